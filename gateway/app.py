@@ -1,0 +1,203 @@
+"""Builds every object once and wires it; the only file that knows everybody."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from . import __version__
+from .accounting.budgets import Amounts, BudgetBook, Exceeded, Line, Reservation, lines_for
+from .config.settings import Settings
+from .edge import server
+from .edge.admin import Admin
+from .edge.supervisor import Supervisor
+from .edge.upstream import HttpUpstream
+from .exchange import Exchange
+from .exporters import table
+from .exporters.prometheus import Metrics
+from .routing.health import HealthBook
+from .sessions.identity import SessionBook
+from .stores.journal import Journal
+from .stores.ledger import QUEUE_MAX, Ledger
+from .stores.ledger_sqlite import SqliteLedger
+from .stores.restore import restore
+from .values.world import World
+
+log = logging.getLogger(__name__)
+
+_HOUSEKEEPING_SECONDS = 30.0
+_LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
+
+
+class SystemChance:
+    """The machine's randomness. Request ids are 16 random hex characters after a second-resolution time: they sort."""
+
+    def request_id(self) -> str:
+        """A fresh id, unique across replicas."""
+        return f"{int(time.time()):08x}{secrets.token_hex(8)}"
+
+    jitter = staticmethod(random.random)
+
+
+class LocalBudgets:
+    """The budget book of this process behind the exchange's Protocol."""
+
+    def __init__(self, book: BudgetBook) -> None:
+        self.book = book
+        self.settle = book.settle
+
+    async def reserve(
+        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
+    ) -> Reservation | Exceeded:
+        """Awaits nothing: in process the book answers at once."""
+        return self.book.reserve(reservation_id, lines, offers, now=now, lease=lease)
+
+
+class App:
+    """One gateway process: `start`, serve, `stop`."""
+
+    def __init__(self, settings: Settings, world: World) -> None:
+        self._settings = settings
+        self._world = world
+        self._clock = SystemClock()
+        self._book = BudgetBook()
+        self._sessions = SessionBook()
+        self._health = HealthBook()
+        self._metrics = Metrics(self._gauges)
+        self._draining = False
+        self._runners: list[web.ServerRunner] = []
+        self._supervisor = Supervisor()
+        self.port = settings.port
+        self.admin_port = settings.admin_port
+
+    async def start(self) -> None:
+        """Recover the ledger, open the doors. Raises OSError if a port or the data folder cannot be had."""
+        settings = self._settings
+        self._store = SqliteLedger(settings.data / "ledger.sqlite")
+        self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
+        found = self._ledger.start()
+        lost = sum(1 for entry in found if entry.outcome == "expired")
+        if found:
+            log.info("recovered %d ledger entries, %d of them calls that were open", len(found), lost)
+        restore(self._book, self._world, self._store, now=self._clock.now())
+        self._upstream = HttpUpstream()
+        exchange = Exchange(
+            world=lambda: self._world,
+            budgets=LocalBudgets(self._book),
+            sessions=self._sessions,
+            health=self._health,
+            upstream=self._upstream,
+            ledger=self._ledger,
+            clock=self._clock,
+            chance=SystemChance(),
+        )
+        self._front = server.Front(
+            exchange=exchange,
+            world=lambda: self._world,
+            admin=self._admin(with_data=settings.admin_port is None),
+            body_bytes_max=settings.body_bytes_max,
+            calls_max=settings.calls_max,
+            count_error=self._metrics.count_error,
+        )
+        self.port = await self._listen(self._front.handle, settings.port, settings.drain_seconds)
+        if settings.admin_port is not None:
+            self.admin_port = await self._listen(self._admin(with_data=True).handle, settings.admin_port, 1.0)
+        self._supervisor.every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
+
+    async def stop(self) -> None:
+        """Let streams end, settle, write the ledger, close."""
+        self._draining = True
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._supervisor.stop()
+        await self._upstream.close()
+        await asyncio.to_thread(self._ledger.close)
+
+    async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
+        runner = server.runner(handler, drain_seconds=drain_seconds)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, self._settings.host, port, backlog=1024)
+        await site.start()
+        bound: int = runner.addresses[0][1]
+        return bound
+
+    def _admin(self, *, with_data: bool) -> Admin:
+        token = self._settings.admin_token
+        return Admin(
+            ready=self._not_ready,
+            render=self._metrics.render,
+            export=lambda asked: export(self._settings.data, asked, now=self._clock.now()),
+            token=token.get_secret_value() if token is not None else None,
+            local=self._settings.host in _LOCAL,
+            with_data=with_data,
+        )
+
+    def _not_ready(self) -> list[str]:
+        reasons = ["draining: finishing what is open"] if self._draining else []
+        if self._ledger.failing or self._ledger.backlog >= QUEUE_MAX:
+            reasons.append("ledger: cannot be written, or too far behind")
+        return reasons
+
+    async def _housekeeping(self) -> None:
+        late = self._book.expire(self._clock.now())
+        if late:
+            log.error("%d holds expired and were charged in full", len(late))
+
+    def _gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:
+        """What is read when metrics are scraped."""
+        now = self._clock.now()
+        front = getattr(self, "_front", None)
+        yield "penstock_info", "Version and configuration.", ["version", "config"], [
+            ([__version__, self._world.generation], 1.0)
+        ]
+        yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
+        yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(self._book.open_holds))]
+        yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]
+        named = [
+            (budget, line)
+            for budget in self._world.budgets
+            if "*" not in budget.scope.values()
+            for line in lines_for((budget,), budget.scope, now=now)
+        ]
+        for place, name in enumerate(("spent", "held")):
+            yield f"penstock_budget_{name}_ratio", f"Share of the limit that is {name}.", ["budget"], [
+                ([budget.name], self._book.standing(line)[place] / line.limit) for budget, line in named if line.limit
+            ]
+        healthy = [
+            ([name], float(self._health.healthy(name, now=self._clock.monotonic()))) for name in self._world.deployments
+        ]
+        yield "penstock_deployment_healthy", "1 unless the deployment rests after failures.", ["deployment"], healthy
+
+
+def export(data: Path, asked: Mapping[str, str], *, now: float) -> tuple[str, str]:
+    """(text, content type) of an export: parameters from, to, by, format. Raises ValueError.
+
+    Reads over a connection of its own, beside a gateway that may be running on the same folder.
+    """
+    unknown = set(asked) - {"from", "to", "by", "format"}
+    if unknown:
+        raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}")
+    format_ = asked.get("format", "csv")
+    question = table.question(
+        by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now
+    )
+    store = SqliteLedger(data / "ledger.sqlite")
+    try:
+        rows = store.grouped(question.by, question.start_ms, question.end_ms)
+    finally:
+        store.close()
+    return table.render(rows, question, format_), table.CONTENT_TYPES[format_]

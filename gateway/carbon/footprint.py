@@ -1,0 +1,38 @@
+"""Footprint of one request: (energy x intensity) + embodied, low-mid-high (Software Carbon Intensity, ISO/IEC 21031).
+
+Location-based average intensity; training is outside the boundary (the gateway is a consumer in SCI-for-AI's terms).
+"""
+
+from ..values.catalog import EnergyModel, Footprint, Intensity
+from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, Bounds
+from ..values.usage import Usage
+from .energy import METHOD
+
+# Embodied gCO2e per accelerator kWh: 8xH100 server 7,884 kg over 3 years at 550 W a GPU = 68; Google's own share 71.
+_EMBODIED_GRAMS_PER_KWH = (40.0, 70.0, 140.0)
+_MILLI = 1000.0
+_MICROGRAMS_PER_JOULE = MICROGRAMS_PER_GRAM / JOULES_PER_KWH
+
+UNKNOWN = Footprint(energy_millijoules=Bounds(0, 0, 0), carbon_micrograms=Bounds(0, 0, 0), method="unknown-model")
+
+
+def footprint(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: Intensity, usage: Usage) -> Footprint:
+    """Energy at the facility's meter and carbon of `usage`."""
+    grid = intensity.grams_per_kwh
+    energy, carbon = [], []
+    for bound, embodied in zip(model, _EMBODIED_GRAMS_PER_KWH, strict=True):
+        accelerator = bound.accelerator_joules(usage.input, usage.cached_input, usage.output)
+        facility = accelerator * bound.facility
+        energy.append(round(facility * _MILLI))
+        carbon.append(round((facility * grid + accelerator * embodied) * _MICROGRAMS_PER_JOULE))
+    return Footprint(
+        energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=f"{METHOD}/{intensity.method}"
+    )
+
+
+def energy_millijoules_mid(
+    model: tuple[EnergyModel, EnergyModel, EnergyModel], input_tokens: int, output_tokens: int
+) -> int:
+    """The mid estimate alone, nothing cached: what plans compare and budgets hold."""
+    mid = model[1]
+    return round(mid.accelerator_joules(input_tokens, 0, output_tokens) * mid.facility * _MILLI)

@@ -1,0 +1,1 @@
+"""One file a command: parses arguments, prints, nothing else. Start with `main.py`."""

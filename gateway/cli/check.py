@@ -1,0 +1,27 @@
+"""`penstock check FILE`: every mistake in a routing file at once, as file:line:column."""
+
+import argparse
+import os
+from pathlib import Path
+
+from ..config.load import load
+
+HELP = "check a routing file"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Secrets need not be present unless asked for."""
+    parser.add_argument("config", type=Path, help="routing file")
+    parser.add_argument("--secrets", action="store_true", help="secrets must be there too")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print notes and a summary; complaints leave as ConfigError."""
+    world, notes = load(chosen.config, os.environ, need_secrets=chosen.secrets)
+    for note in notes:
+        print(f"note: {note}")
+    print(
+        f"{chosen.config}: ok, configuration {world.generation}: {len(world.routes)} routes, "
+        f"{len(world.deployments)} deployments, {len(world.budgets)} budgets"
+    )
+    return 0

@@ -1,0 +1,52 @@
+"""`penstock serve`: run the gateway until SIGTERM or Ctrl-C."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..app import App
+from ..config.load import load
+from ..config.settings import Settings, read_settings
+from ..values.world import World
+
+HELP = "run the gateway"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The routing file may be named here instead of in PENSTOCK_CONFIG."""
+    parser.add_argument("config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Start, serve, drain."""
+    settings = read_settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    world, notes = load(chosen.config or settings.config, os.environ)
+    for note in notes:
+        logging.getLogger(__name__).warning(note)
+    try:
+        asyncio.run(_serve(settings, world))
+    except OSError as error:
+        print(f"penstock: cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings, world: World) -> None:
+    app = App(settings, world)
+    await app.start()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    admin = f"http://{host}:{app.admin_port or app.port}"
+    print(f"penstock serves http://{host}:{app.port}/v1 (models: {', '.join(world.routes)})", flush=True)
+    print(f"metrics {admin}/metrics, export {admin}/export?by=task_type", flush=True)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await ended.wait()
+    print(f"penstock drains: open streams may end within {settings.drain_seconds:g} s", flush=True)
+    await app.stop()

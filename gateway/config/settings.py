@@ -1,0 +1,52 @@
+"""Process settings from PENSTOCK_* environment variables; no .env file is read unless PENSTOCK_ENV_FILE names one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ..errors import ConfigError
+
+PREFIX = "PENSTOCK_"
+
+
+class Settings(BaseSettings):
+    """How this process runs; what it does stands in routing.yaml."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    config: Path = Field(Path("config/routing.yaml"), description="the routing file")
+    data: Path = Field(Path("var"), description="folder of the ledger and its journal")
+    host: str = Field("127.0.0.1", description="address that callers reach")
+    port: int = Field(8080, ge=0, le=65535, description="port that callers reach; 0 picks one")
+    admin_port: int | None = Field(None, ge=0, le=65535, description="own port for /metrics and /export")
+    admin_token: SecretStr | None = Field(None, description="bearer token for /export beyond this machine")
+    body_bytes_max: int = Field(32 * 1024 * 1024, gt=0, description="largest request body in bytes")
+    calls_max: int = Field(10_000, gt=0, description="calls in flight at once; more are answered 503")
+    drain_seconds: float = Field(120.0, ge=0, description="how long open streams may go on after SIGTERM")
+    redis_url: SecretStr | None = Field(None, description="budgets shared by replicas; unset: in this process")
+    measure_self: bool = Field(False, description="measure the gateway's own energy with CodeCarbon")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
+    env_file: Path | None = Field(None, description="file of further PENSTOCK_* lines")
+
+
+def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment. Raises ConfigError; unknown PENSTOCK_* names are mistakes too."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    # Keys of callers and providers live in variables of any name; only our own prefix without `_KEY_` is ours.
+    unknown = sorted(
+        name for name in env if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "KEY_")
+    )
+    complaints = [f"environment: unknown variable {name}; known are {', '.join(sorted(known))}" for name in unknown]
+    try:
+        settings = Settings(_env_file=env.get(PREFIX + "ENV_FILE"))  # type: ignore[call-arg]
+    except ValidationError as error:
+        complaints += [
+            f"environment: {PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+    if complaints:
+        raise ConfigError(complaints)
+    return settings

@@ -1,0 +1,111 @@
+"""YAML with positions: plain data, and where in the file each value and key stands.
+
+Read as YAML 1.2's core schema: only true and false are booleans (so `NO` is Norway and `on` is a word), numbers keep
+their decimal text, a key given twice is a complaint. Anchors and merges are refused: a policy is read as it stands.
+"""
+
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+try:
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
+Path = tuple[str | int, ...]
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+@dataclass(slots=True)
+class Tree:
+    """The document and its positions (line, column from 1); `complaints` are (line, column, sentence)."""
+
+    data: Any = None
+    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    complaints: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Where the value at `path` stands, else its nearest parent."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values.get(path, (1, 1))
+
+
+def read(text: str) -> Tree:
+    """Parse one document; syntax errors become complaints."""
+    tree = Tree()
+    try:
+        loader = _Loader(text)
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+                tree.complaints.append((1, 1, "anchors and aliases are not supported; write the value out"))
+                return tree
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        tree.complaints.append((line, column, f"not valid YAML: {error.problem or error.context}"))
+        return tree
+    except yaml.YAMLError as error:
+        tree.complaints.append((1, 1, f"not valid YAML: {error}"))
+        return tree
+    tree.data = _value(node, (), tree) if node is not None else None
+    return tree
+
+
+def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
+    tree.values[path] = _mark(node)
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, tree)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, number), tree) for number, item in enumerate(node.value)]
+    return _scalar(node)
+
+
+def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            tree.complaints.append((*_mark(key_node), "a key must be plain text"))
+            continue
+        key = str(key_node.value)
+        if key == "<<":
+            tree.complaints.append((*_mark(key_node), "merge keys (<<) are not supported; write the values out"))
+        elif key in result:
+            first = tree.keys[(*path, key)]
+            tree.complaints.append(
+                (*_mark(key_node), f"key '{key}' is given twice (first on line {first[0]}); keep one of them")
+            )
+        else:
+            tree.keys[(*path, key)] = _mark(key_node)
+            result[key] = _value(value_node, (*path, key), tree)
+    return result
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text = str(node.value)
+    if node.style:
+        return text
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return Decimal(text)
+    return text
+
+
+def _mark(node: yaml.Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1

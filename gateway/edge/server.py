@@ -1,0 +1,262 @@
+"""The street door for callers: aiohttp's low-level server, one function from HTTP request to HTTP response.
+
+No router, no middleware: a table of paths. Every error leaves here in the caller's dialect, and none of aiohttp's
+exceptions or texts passes.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from ..errors import (
+    BadRequest,
+    BodyTooLarge,
+    CallerGone,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    PenstockError,
+    Unauthenticated,
+)
+from ..exchange import Exchange
+from ..providers.openai_compatible import forwarded
+from ..values.answer import Answer
+from ..values.request import Caller, Hints
+from ..values.world import World
+from ..wire import chat, models
+from .admin import Admin
+
+log = logging.getLogger(__name__)
+
+# A body that dribbles in longer than this is given up.
+_BODY_SECONDS = 60.0
+# Over the longest call that the configuration allows: after it even a caller who does not read is given up.
+_CALL_GRACE_SECONDS = 30.0
+_KEEPALIVE_SECONDS = 75.0
+_READ_BUFFER = 256 * 1024
+_SESSION_CHARS_MAX = 128
+_TASK_HEADER = "x-penstock-task-type"
+_SERVER = {"Server": "penstock"}
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class StreamReply:
+    """The caller's side of a stream; nothing is sent before `begin`."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.response: web.StreamResponse | None = None
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the status line. Raises CallerGone."""
+        self.response = web.StreamResponse(status=status, headers={**headers, **_SERVER, "Cache-Control": "no-cache"})
+        try:
+            await self.response.prepare(self._request)
+        except ConnectionError as error:
+            raise CallerGone("The caller hung up.") from error
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; waits while the caller's socket is full. Raises CallerGone."""
+        assert self.response is not None, "a stream begins before it is written"
+        try:
+            await self.response.write(data)
+        except ConnectionError as error:
+            raise CallerGone("The caller hung up.") from error
+
+
+class Front:
+    """Answers every request on the callers' port."""
+
+    def __init__(
+        self,
+        *,
+        exchange: Exchange,
+        world: Callable[[], World],
+        admin: Admin,
+        body_bytes_max: int,
+        calls_max: int,
+        count_error: Callable[[str], None],
+    ) -> None:
+        self._exchange = exchange
+        self._world = world
+        self._admin = admin
+        self._body_bytes_max = body_bytes_max
+        self._calls_max = calls_max
+        self._count_error = count_error
+        self.calls = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The outermost handler: one of two places where any exception is caught."""
+        try:
+            if request.path == "/v1/chat/completions":
+                return await self._chat(request)
+            if request.path.startswith("/v1/models"):
+                return self._models(request)
+            found = await self._admin.answer(request)
+            if found is not None:
+                return found
+            raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
+        except CallerGone:
+            # Nobody is there to read this; aiohttp needs some response to end the exchange.
+            return web.Response(status=CallerGone.status)
+        except PenstockError as error:
+            self._count_error(error.code)
+            return _response(chat.failed(error))
+        except Exception:
+            log.exception("a request failed in an unforeseen way")
+            self._count_error(PenstockError.code)
+            return _response(chat.failed(PenstockError("Something went wrong here; it has been logged.")))
+
+    async def _chat(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method != "POST":
+            raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
+        world = self._world()
+        caller = authenticate(request.headers, world)
+        if self.calls >= self._calls_max:
+            raise Overloaded("Too many calls are in flight here; try again in a moment.")
+        body = await self._body(request)
+        parsed = chat.parse(body)
+        reply = StreamReply(request)
+        limit = max(deployment.timeouts.total for deployment in world.deployments.values()) + _CALL_GRACE_SECONDS
+        self.calls += 1
+        try:
+            async with asyncio.timeout(limit):
+                answer = await self._exchange.serve(parsed, caller, hints_of(request.headers, parsed.document, world), reply)
+        except TimeoutError as error:
+            raise CallerGone("The caller did not read its answer.") from error
+        finally:
+            self.calls -= 1
+        if not answer.streamed:
+            return _response(answer)
+        assert reply.response is not None
+        try:
+            await reply.response.write_eof()
+        except ConnectionError as error:
+            raise CallerGone("The caller hung up.") from error
+        return reply.response
+
+    def _models(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "GET":
+            raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
+        world = self._world()
+        authenticate(request.headers, world)
+        name = request.path.removeprefix("/v1/models").strip("/")
+        if name and name not in world.routes:
+            raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
+        return _response(models.one(name) if name else models.all_of(world.routes))
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """The whole body, bounded in size and time."""
+        limit, content = self._body_bytes_max, request.content
+        if (request.content_length or 0) > limit:
+            raise BodyTooLarge(f"The body is over {limit} bytes.")
+        if content.is_eof():
+            body = content.read_nowait(-1)
+            if len(body) > limit:
+                raise BodyTooLarge(f"The body is over {limit} bytes.")
+            return body
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while data := await content.readany():
+                    size += len(data)
+                    if size > limit:
+                        raise BodyTooLarge(f"The body is over {limit} bytes.")
+                    parts.append(data)
+        except TimeoutError as error:
+            raise BadRequest("The body did not arrive in time.", code="body_timeout") from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise BadRequest("The body could not be read to its end.", code="body_broken") from error
+        return b"".join(parts)
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's protocol, with our words where it would echo what it could not parse."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        error = PenstockError("Something went wrong here; it has been logged.")
+        if status < 500:
+            error = BadRequest("This is not a valid HTTP request.", code="bad_http")
+            error.status = status
+        elif exc is not None:
+            log.error("the HTTP layer failed", exc_info=exc)
+        self.force_close()
+        return _response(chat.failed(error))
+
+
+class _LowLevelServer(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(
+            self,
+            loop=self._loop,
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            read_bufsize=_READ_BUFFER,
+        )
+
+
+def runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
+    """A server for one handler. `handler_cancellation`: a caller who hangs up cancels the call, whatever it waits for."""
+    server = _LowLevelServer(handler, handler_cancellation=True)
+    return web.ServerRunner(server, shutdown_timeout=drain_seconds)
+
+
+def authenticate(headers: Mapping[str, str], world: World) -> Caller:
+    """Whose key this is. Raises Unauthenticated."""
+    given = headers.get("Authorization", "")
+    scheme, _, token = given.partition(" ")
+    secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key") or ""
+    if secret and world.callers:
+        caller = world.callers.get(hashlib.sha256(secret.encode()).digest())
+        if caller is not None:
+            return caller
+    if world.open_caller is not None:
+        return world.open_caller
+    if not secret:
+        raise Unauthenticated("No key was given; send it as 'Authorization: Bearer ...'.", code="missing_api_key")
+    raise Unauthenticated("This key is not known here.")
+
+
+def hints_of(headers: Mapping[str, str], document: Mapping[str, object], world: World) -> Hints:
+    """What headers and well-known body fields say beyond the request itself."""
+    session, source = _session_of(headers, document, world.session_headers)
+    return Hints(
+        session=session, session_source=source, task_type=headers.get(_TASK_HEADER), forward=forwarded(headers)
+    )
+
+
+def _session_of(
+    headers: Mapping[str, str], document: Mapping[str, object], names: tuple[str, ...]
+) -> tuple[str | None, str]:
+    for name in names:
+        value = headers.get(name)
+        if value:
+            return _clean(value), name
+    value = document.get("prompt_cache_key")
+    if isinstance(value, str) and value:
+        return _clean(value), "prompt_cache_key"
+    return None, ""
+
+
+def _clean(session: str) -> str:
+    """A session id fit for headers, logs and labels."""
+    short = session[:_SESSION_CHARS_MAX]
+    return short if short.isascii() and short.isprintable() else hashlib.sha256(session.encode()).hexdigest()[:32]
+
+
+def _response(answer: Answer) -> web.Response:
+    headers = {**answer.headers, **_SERVER}
+    if "x-penstock-request-id" in headers and not any(name.lower() == "x-request-id" for name in headers):
+        headers["x-request-id"] = headers["x-penstock-request-id"]
+    return web.Response(status=answer.status, headers=headers, body=answer.body)

@@ -1,0 +1,143 @@
+"""The door to providers: one aiohttp client for all of them.
+
+Four clocks watch a call: connecting, the first byte, silence between bytes, and the whole. Bytes pass as they come;
+compressed answers are decoded by aiohttp, and we ask for none.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import aiohttp
+from yarl import URL
+
+from ..errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
+from ..providers.openai_compatible import UpstreamCall
+from ..values.catalog import Timeouts
+
+# What aiohttp would add by itself; providers get what we say and nothing else.
+_NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
+# Idle connections are dropped by us before providers do (theirs are 60 s and more), else a request meets a closed one.
+_KEEPALIVE_SECONDS = 15.0
+_READ_BUFFER = 256 * 1024
+
+
+class HttpAnswer:
+    """A provider's answer that has begun; closes itself when it stays silent or lasts too long."""
+
+    def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
+        self._response = response
+        self._content = response.content
+        self._loop = asyncio.get_running_loop()
+        self._idle = timeouts.idle
+        self._deadline = started + timeouts.total
+        self._last = self._loop.time()
+        self._late = ""
+        self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the provider."""
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the provider; names are case-insensitive."""
+        return self._response.headers
+
+    async def chunk(self) -> bytes:
+        """What has arrived, b"" at the end. Raises UpstreamTimeout or BrokenAnswer."""
+        try:
+            data = await self._content.readany()
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            raise self._translated(error) from error
+        self._last = self._loop.time()
+        return data
+
+    async def read(self, limit: int) -> bytes:
+        """The whole answer, at most `limit` bytes. Raises UpstreamTimeout or BrokenAnswer."""
+        parts, size = [], 0
+        while data := await self.chunk():
+            size += len(data)
+            if size > limit:
+                raise BrokenAnswer("The provider's answer is larger than any answer.")
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Give the connection back, or end it if the answer was not read to its end."""
+        self._timer.cancel()
+        if self._content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if now >= self._deadline:
+            self._late = "The provider's answer took longer than the deployment's total timeout."
+        elif now >= self._last + self._idle:
+            self._late = "The provider stayed silent longer than the deployment's idle timeout."
+        else:
+            self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
+            return
+        self._response.close()
+
+    def _translated(self, error: Exception) -> UpstreamError:
+        if self._late:
+            return UpstreamTimeout(self._late)
+        return BrokenAnswer(f"The provider broke off its answer ({type(error).__name__}).")
+
+
+class HttpUpstream:
+    """Dials. Close it when the process ends."""
+
+    def __init__(self) -> None:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        self._client = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_NO_AUTO_HEADERS,
+            read_bufsize=_READ_BUFFER,
+        )
+        self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+
+    async def dial(self, call: UpstreamCall) -> HttpAnswer:
+        """Send the request and wait for the status line. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
+        timeouts = call.deployment.timeouts
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(timeouts.first_byte):
+                response = await self._client.post(
+                    self._url(call.url),
+                    data=call.body,
+                    headers=call.headers,
+                    allow_redirects=False,
+                    timeout=self._timeout(timeouts.connect),
+                )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise Unreachable(f"No connection to the provider of '{call.deployment.name}'.") from error
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"No answer from '{call.deployment.name}' within its first-byte timeout.") from error
+        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+            broken = BrokenAnswer(f"The provider of '{call.deployment.name}' broke off ({type(error).__name__}).")
+            broken.retryable = True
+            raise broken from error
+        return HttpAnswer(response, timeouts, started)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    def _url(self, url: str) -> URL:
+        """Parsed once per deployment; the configuration bounds their number."""
+        parsed = self._urls.get(url)
+        if parsed is None:
+            parsed = self._urls[url] = URL(url)
+        return parsed
+
+    def _timeout(self, connect: float) -> aiohttp.ClientTimeout:
+        timeout = self._timeouts.get(connect)
+        if timeout is None:
+            timeout = self._timeouts[connect] = aiohttp.ClientTimeout(total=None, sock_connect=connect)
+        return timeout

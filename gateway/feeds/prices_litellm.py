@@ -1,0 +1,96 @@
+"""Price sheets and limits from the price list that litellm ships (MIT), read without importing litellm.
+
+The list gives US dollars per token as JSON floats; their shortest decimal form is exact and becomes integer nUSD per
+million tokens. Entries without a price, or with a zero input price, are unpriced: they are not free.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from ..values.catalog import PriceSheet, Rates
+from ..values.units import NUSD_PER_USD, TOKENS_PER_MTOK
+from .package_data import data_file
+
+_ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+# Keys of the list that are not models.
+_META = frozenset({"sample_spec", "fallback_generalizations"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """What the list knows of one model."""
+
+    sheet: PriceSheet | None
+    context_tokens: int | None
+    output_tokens: int | None
+    vision: bool | None
+    tools: bool | None
+
+
+def load() -> Mapping[str, Mapping[str, Any]]:
+    """The whole list; empty where litellm is not installed."""
+    path = data_file("litellm", "model_prices_and_context_window_backup.json")
+    if path is None:
+        return {}
+    listed: dict[str, Mapping[str, Any]] = orjson.loads(path.read_bytes())
+    return {name: entry for name, entry in listed.items() if name not in _META}
+
+
+def listed_model(listed: Mapping[str, Mapping[str, Any]], name: str) -> ListedModel | None:
+    """One model of the list under its exact name; no guessing by similarity."""
+    entry = listed.get(name)
+    if entry is None:
+        return None
+    return ListedModel(
+        sheet=_sheet(entry, f"litellm:{name}"),
+        context_tokens=_whole(entry.get("max_input_tokens")),
+        output_tokens=_whole(entry.get("max_output_tokens")),
+        vision=entry.get("supports_vision"),
+        tools=entry.get("supports_function_calling"),
+    )
+
+
+def _sheet(entry: Mapping[str, Any], source: str) -> PriceSheet | None:
+    base = _rates(entry, "")
+    if base is None:
+        return None
+    limits = sorted(int(found[1]) for key in entry if (found := _ABOVE.fullmatch(key)))
+    steps = [(limit * 1000, rates) for limit in limits if (rates := _rates(entry, f"_above_{limit}k_tokens"))]
+    return PriceSheet(base=base, source=source, steps=tuple(steps))
+
+
+def _rates(entry: Mapping[str, Any], suffix: str) -> Rates | None:
+    given = _price(entry, f"input_cost_per_token{suffix}")
+    written = _price(entry, f"output_cost_per_token{suffix}")
+    if suffix:
+        given = _price(entry, "input_cost_per_token") if given is None else given
+        written = _price(entry, "output_cost_per_token") if written is None else written
+    if not given or written is None:
+        return None
+    return Rates(
+        input=given,
+        output=written,
+        cached_input=_or(_price(entry, f"cache_read_input_token_cost{suffix}"), given),
+        cache_write=_or(_price(entry, f"cache_creation_input_token_cost{suffix}"), given),
+        reasoning=_or(_price(entry, f"output_cost_per_reasoning_token{suffix}"), written),
+    )
+
+
+def _price(entry: Mapping[str, Any], key: str) -> int | None:
+    value = entry.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        return None
+    return round(Decimal(repr(value)) * NUSD_PER_USD * TOKENS_PER_MTOK)
+
+
+def _or(price: int | None, other: int) -> int:
+    return other if price is None else price
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,103 @@
+"""Facts about a request: counts and flags taken in one pass over the parsed messages, no text kept but a word set.
+
+Long histories are not scanned: text is looked at only in the newest turns and the head of the system prompt, each up
+to a fixed number of characters.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..accounting import estimate
+from ..values.plan import Facts
+from ..values.request import Request
+
+# Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
+_NEWEST_CHARS = 2000
+_SYSTEM_CHARS = 600
+# How many of the newest messages are looked at for failed tool calls.
+_RECENT = 8
+_ERROR_CHARS = 200
+_WORD = re.compile(r"[a-z][a-z_]{2,}")
+_ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE)
+
+
+def facts_of(request: Request) -> Facts:
+    """Read what routing needs from one request."""
+    messages, document = request.messages, request.document
+    tools = document.get("tools")
+    images, media_bytes = _media(messages)
+    newest = _newest_text(messages)
+    system = _text(messages[0].get("content"))[:_SYSTEM_CHARS] if messages[0]["role"] in ("system", "developer") else ""
+    format_ = document.get("response_format")
+    tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
+    most = len(request.body) - media_bytes + images * estimate.IMAGE_TOKENS_MAX
+    return Facts(
+        input_tokens=tokens,
+        input_tokens_max=most + (estimate.TOOL_PREAMBLE_TOKENS if tools else 0),
+        turns=len(messages),
+        tool_names=_tool_names(tools) if tools else frozenset(),
+        tool_errors=_tool_errors(messages[-_RECENT:]),
+        has_images=images > 0,
+        has_schema=isinstance(format_, Mapping) and format_.get("type") in ("json_schema", "json_object"),
+        code_share=_code_share(newest),
+        words=frozenset(_WORD.findall(f"{newest} {system}".lower())),
+        newest_chars=len(newest),
+    )
+
+
+def _newest_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The newest user text, else the newest text of anyone; head and tail of it if it is long."""
+    found = ""
+    for message in reversed(messages):
+        text = _text(message.get("content"))
+        if text and message["role"] == "user":
+            found = text
+            break
+        found = found or text
+    half = _NEWEST_CHARS // 2
+    return found if len(found) <= _NEWEST_CHARS else f"{found[:half]} {found[-half:]}"
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return " ".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return ""
+
+
+def _media(messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many pictures, and how many bytes of the body are inline media."""
+    images = size = 0
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for part in content:
+            url = part.get("image_url") if isinstance(part, dict) else None
+            url = url.get("url") if isinstance(url, dict) else url
+            if isinstance(url, str):
+                images += 1
+                size += len(url) if url.startswith("data:") and url.isascii() else 0
+    return images, size
+
+
+def _tool_names(tools: Any) -> frozenset[str]:
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return frozenset(f["name"] for f in functions if isinstance(f, dict) and isinstance(f.get("name"), str))
+
+
+def _tool_errors(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(
+        1 for m in messages if m["role"] == "tool" and _ERROR.search(_text(m.get("content"))[:_ERROR_CHARS]) is not None
+    )
+
+
+def _code_share(text: str) -> float:
+    """Share of characters that prose seldom uses, in [0, 1]."""
+    if not text:
+        return 0.0
+    return sum(map(text.count, "{}()[];=<>_")) / len(text)

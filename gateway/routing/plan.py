@@ -1,0 +1,134 @@
+"""The decision: which deployments are tried for this request, in which order, and what is held for each.
+
+An `auto` route starts at the lowest tier whose ceiling covers the complexity. Within a tier the order is by expected
+charge plus the internal carbon price. Behind the choice stand the rest of its tier, the tiers above (nearest first),
+and then the tiers below: they are used when an attempt fails, or when a budget cannot hold the ones before.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ..accounting import pricing
+from ..carbon.footprint import energy_millijoules_mid
+from ..values.catalog import Deployment, Intensity, Policy, Route, Tier
+from ..values.plan import Attempt, Facts, Plan, Refusal, Verdict
+from ..values.request import Request
+from ..values.units import JOULES_PER_KWH
+from ..values.usage import Usage
+from .rules import FORBIDDING
+from .rules.candidate import Candidate
+
+# Length of a usual answer in tokens where the caller sets no limit (median of public agent traces is under 300).
+_USUAL_OUTPUT_TOKENS = 300
+_MICROGRAMS_PER_KG = 1_000_000_000
+
+
+def decide(
+    route: Route,
+    request: Request,
+    facts: Facts,
+    verdict: Verdict,
+    policy: Policy,
+    healthy: Callable[[str], bool],
+) -> Plan | Refusal:
+    """Order the route's candidates; a Refusal if every one of them is struck."""
+    struck: dict[str, str] = {}
+    eligible: list[Candidate] = []
+    for deployment in route.candidates:
+        candidate = _candidate(deployment, request, facts, policy)
+        reason = next((why for rule in FORBIDDING if (why := rule(candidate, facts)) is not None), None)
+        if reason is None:
+            eligible.append(candidate)
+        else:
+            struck[deployment.name] = reason
+    if not eligible:
+        return _nobody(route, struck)
+    wanted = _wanted_tier(route, verdict, policy)
+    price = policy.carbon_nusd_per_kg
+    eligible.sort(
+        key=lambda c: (
+            not healthy(c.deployment.name),
+            _distance(c.deployment.tier, wanted) if route.auto else route.candidates.index(c.deployment),
+            _objective(c, price),
+        )
+    )
+    return Plan(
+        attempts=tuple(_attempt(c, place, wanted, route, verdict, healthy) for place, c in enumerate(eligible)),
+        struck=struck,
+    )
+
+
+def output_limit(request: Request, deployment: Deployment, policy: Policy) -> int:
+    """The most output tokens that the request can produce there, all choices together."""
+    limit = request.max_output_tokens or deployment.output_tokens or policy.default_output_tokens
+    return min(limit, deployment.output_tokens or limit) * request.choices
+
+
+def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: Policy) -> Candidate:
+    output_max = output_limit(request, deployment, policy)
+    output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
+    sheet, model = deployment.sheet, deployment.energy
+    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model else 0
+    return Candidate(
+        deployment=deployment,
+        hold_nusd=pricing.worst_case(sheet, facts.input_tokens_max, output_max) if sheet else None,
+        hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else 0,
+        expected_nusd=pricing.charge(sheet, Usage(input=facts.input_tokens, output=output)) if sheet else None,
+        expected_millijoules=expected_mj,
+        expected_micrograms=_micrograms(expected_mj, deployment.intensity),
+        millijoules_cap=policy.max_request_millijoules,
+    )
+
+
+def _micrograms(millijoules: int, intensity: Intensity) -> int:
+    # mJ x g/kWh / (J/kWh) x 1e6 ug/g / 1e3 mJ/J
+    return round(millijoules * intensity.grams_per_kwh * 1000 / JOULES_PER_KWH)
+
+
+def _objective(candidate: Candidate, carbon_nusd_per_kg: int) -> float:
+    """Expected charge plus carbon at the internal price, in nUSD; the unpriced stand behind the priced."""
+    if candidate.expected_nusd is None:
+        return float("inf")
+    return candidate.expected_nusd + candidate.expected_micrograms * carbon_nusd_per_kg / _MICROGRAMS_PER_KG
+
+
+def _wanted_tier(route: Route, verdict: Verdict, policy: Policy) -> Tier:
+    if not route.auto:
+        return route.candidates[0].tier
+    return next((tier for tier in Tier if verdict.complexity <= policy.tier_ceilings.get(tier, 0.0)), max(Tier))
+
+
+def _distance(tier: Tier, wanted: Tier) -> int:
+    """Tiers above come first, nearest first; then those below, nearest first."""
+    return tier - wanted if tier >= wanted else len(Tier) + (wanted - tier)
+
+
+def _attempt(
+    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, healthy: Callable[[str], bool]
+) -> Attempt:
+    deployment = candidate.deployment
+    if not route.auto:
+        why = "named" if place == 0 else "fallback"
+    elif deployment.tier == wanted:
+        why = f"complexity {verdict.complexity:.2f} suits {wanted.name}"
+    elif deployment.tier > wanted:
+        why = f"above {wanted.name}" if place else f"no {wanted.name} candidate"
+    else:
+        why = f"below {wanted.name}"
+    if not healthy(deployment.name):
+        why += ", resting"
+    return Attempt(
+        deployment=deployment,
+        hold_nusd=candidate.hold_nusd,
+        hold_millijoules=candidate.hold_millijoules,
+        expected_nusd=candidate.expected_nusd or 0,
+        reason=why,
+    )
+
+
+def _nobody(route: Route, struck: Mapping[str, str]) -> Refusal:
+    reasons = "; ".join(f"{name}: {why}" for name, why in struck.items())
+    return Refusal(
+        code="no_eligible_deployment",
+        message=f"No deployment of '{route.name}' can take this request ({reasons}).",
+        details={"route": route.name, "struck": dict(struck)},
+    )

@@ -1,0 +1,8 @@
+"""Rules: each takes what is known and says why a candidate may not serve (a reason), or None. Pure.
+
+To add one: a file like `capability.py`, a line here, a table of accept and refuse.
+"""
+
+from . import capability, energy_cap
+
+FORBIDDING = (capability.forbids, energy_cap.forbids)

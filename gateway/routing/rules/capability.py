@@ -1,0 +1,16 @@
+"""A candidate that cannot take the request is struck: context, pictures, tools."""
+
+from ...values.plan import Facts
+from .candidate import Candidate
+
+
+def forbids(candidate: Candidate, facts: Facts) -> str | None:
+    """Why this deployment cannot serve the request, None if it can."""
+    deployment = candidate.deployment
+    if facts.input_tokens > deployment.context_tokens:
+        return f"context: about {facts.input_tokens} tokens, takes {deployment.context_tokens}"
+    if facts.has_images and not deployment.vision:
+        return "no vision"
+    if facts.tool_names and not deployment.tools:
+        return "no tools"
+    return None

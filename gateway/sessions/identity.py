@@ -1,0 +1,127 @@
+"""Whose request this is: an id that the agent sends, else the conversation's own lineage.
+
+Agents that send nothing still send their whole history each time: the next request's history up to its newest answer
+is the previous request, message for message. A node is remembered for each request under a digest of its messages'
+shapes, within the caller's key. Requests that open a conversation always open a session: equal openings are the rule
+in batch work. Two continuations of one node part: the second is a new session that inherits the path's totals.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Sessions and nodes kept in this process, oldest out first: about 1 kB each.
+SESSIONS_MAX = 50_000
+# How many trailing answers are tried as the end of the previous request (agents may add several at once).
+_ANSWERS_TRIED = 4
+_TAIL_CHARS = 256
+
+
+@dataclass(slots=True)
+class Session:
+    """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
+    `tip` is the digest of its newest request."""
+
+    id: str
+    source: str
+    started_at: float
+    tip: int = 0
+    inherited_calls: int = 0
+    inherited_nusd: int = 0
+    calls: int = 0
+    charge_nusd: int = 0
+    messages_seen: int = 0
+    loop_score: float = 0.0
+    steps: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One request of a session and what its path had taken before it was served."""
+
+    session: Session
+    calls: int
+    nusd: int
+
+
+class SessionBook:
+    """Sessions by id and by lineage, bounded; the least recently used are forgotten."""
+
+    def __init__(self, capacity: int = SESSIONS_MAX) -> None:
+        self._capacity = capacity
+        self._named: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._nodes: OrderedDict[int, _Node] = OrderedDict()
+
+    def named(self, key: str, session_id: str, source: str, *, now: float) -> Session:
+        """The session that the caller names, within its own key."""
+        name = (key, session_id)
+        session = self._named.get(name)
+        if session is None:
+            session = self._named[name] = Session(id=session_id, source=source, started_at=now)
+            _trim(self._named, self._capacity)
+        else:
+            self._named.move_to_end(name)
+        return session
+
+    def inferred(self, key: str, messages: Sequence[Mapping[str, Any]], *, fresh_id: str, now: float) -> Session:
+        """The session whose previous request this one continues, else a new one called `fresh_id`."""
+        digest = _digest(key, messages, len(messages))
+        parent = self._parent(key, messages)
+        if parent is None:
+            session = Session(id=fresh_id, source="new", started_at=now)
+        elif parent[1].session.tip in (parent[0], digest):
+            session = parent[1].session
+            session.source = "lineage"
+        else:
+            session = _parted(parent[1], fresh_id)
+        session.tip = digest
+        self._nodes[digest] = _Node(
+            session, session.inherited_calls + session.calls, session.inherited_nusd + session.charge_nusd
+        )
+        self._nodes.move_to_end(digest)
+        _trim(self._nodes, self._capacity)
+        return session
+
+    def __len__(self) -> int:
+        return len(self._named) + len(self._nodes)
+
+    def _parent(self, key: str, messages: Sequence[Mapping[str, Any]]) -> tuple[int, _Node] | None:
+        answers = [place for place in range(len(messages) - 1, 0, -1) if messages[place]["role"] == "assistant"]
+        for place in answers[:_ANSWERS_TRIED]:
+            digest = _digest(key, messages, place)
+            node = self._nodes.get(digest)
+            if node is not None:
+                return digest, node
+        return None
+
+
+def _parted(node: _Node, fresh_id: str) -> Session:
+    """A session that parts from another at `node`: it inherits the totals of the path, the request itself included."""
+    return Session(
+        id=fresh_id,
+        source="lineage",
+        started_at=node.session.started_at,
+        inherited_calls=node.calls + 1,
+        inherited_nusd=node.nusd,
+    )
+
+
+def _digest(key: str, messages: Sequence[Mapping[str, Any]], count: int) -> int:
+    """Digest of the first `count` messages: every length, and the text at the ends of the first and last two.
+
+    Python's keyed hash: cheap, and of no use outside this process.
+    """
+    lengths = tuple([len(text) if isinstance(text := m.get("content"), str | list) else 0 for m in messages[:count]])
+    ends = [_tail(m) for m in (*messages[:2], *messages[max(0, count - 2) : count])]
+    return hash((key, lengths, *ends))
+
+
+def _tail(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content[:_TAIL_CHARS] + content[-_TAIL_CHARS:] if isinstance(content, str) else ""
+
+
+def _trim(table: OrderedDict[Any, Any], capacity: int) -> None:
+    while len(table) > capacity:
+        table.popitem(last=False)

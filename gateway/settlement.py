@@ -1,0 +1,200 @@
+"""What one call took: usage -> charge -> footprint -> ledger entry. Pure; used by the exchange when a call ends."""
+
+from dataclasses import dataclass
+
+from .accounting import estimate, pricing
+from .carbon.footprint import UNKNOWN, footprint
+from .providers.openai_compatible import usage_of
+from .routing.plan import output_limit
+from .sessions.identity import Session
+from .values.catalog import Deployment, Footprint, Route
+from .values.entry import LedgerEntry
+from .values.plan import Attempt, Facts, Refusal, Verdict
+from .values.request import Caller, Request
+from .values.usage import NO_USAGE, Usage
+from .values.world import World
+from .wire.chat_stream import ChatStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds."""
+
+    request_id: str
+    at: float
+    started: float
+    world: World
+    caller: Caller
+    request: Request
+    session: Session
+    route: Route
+    facts: Facts
+    verdict: Verdict
+    loop_step: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far one attempt has come; written only by the exchange while the attempt runs.
+
+    It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
+    `refused` means that the provider answered with an error status, which none of them charges for.
+    """
+
+    number: int
+    attempt: Attempt
+    dialled: bool = False
+    refused: bool = False
+    first_byte: float | None = None
+    stream: ChatStream | None = None
+    usage: Usage | None = None
+    text_bytes: int = 0
+    answered: bool = False
+    outcome: str = "cancelled"
+    status: int = 499
+    code: str = "caller_gone"
+
+
+def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
+    """What the attempt took: the provider's count, else what was seen of the answer, else the worst case.
+
+    An answer of which nothing was seen may have cost anything up to its hold; it is charged as that.
+    """
+    if not progress.dialled or progress.refused:
+        return NO_USAGE
+    if progress.stream is not None:
+        exact = usage_of(progress.stream.usage)
+        if exact is not None:
+            return exact
+        text_bytes, text_events = progress.stream.text()
+        return _seen(decided, estimate.output_tokens(text_bytes, text_events))
+    if progress.usage is not None:
+        return progress.usage
+    if progress.answered:
+        return _seen(decided, estimate.output_tokens(progress.text_bytes, 0))
+    limit = output_limit(decided.request, progress.attempt.deployment, decided.world.policy)
+    return Usage(input=decided.facts.input_tokens_max, output=limit, exact=False)
+
+
+def entry_of_attempt(decided: Decided, progress: Progress, *, final: bool, now: float) -> LedgerEntry:
+    """The fact about an attempt that was dialled or tried; `now` is monotonic."""
+    usage = usage_of_attempt(decided, progress)
+    attempt = progress.attempt
+    return _entry(
+        decided,
+        number=progress.number,
+        final=final,
+        deployment=attempt.deployment,
+        usage=usage,
+        hold_nusd=attempt.hold_nusd or 0,
+        outcome=progress.outcome,
+        status=progress.status,
+        code=progress.code,
+        reason=attempt.reason,
+        first_byte=progress.first_byte,
+        now=now,
+    )
+
+
+def entry_of_refusal(decided: Decided, refusal: Refusal, *, status: int, attempts: int, now: float) -> LedgerEntry:
+    """The fact about a request that was refused: nothing was dialled (after `attempts` failed ones)."""
+    return _entry(
+        decided,
+        number=attempts + 1,
+        final=True,
+        deployment=None,
+        usage=NO_USAGE,
+        hold_nusd=0,
+        outcome="refused",
+        status=status,
+        code=refusal.code,
+        reason=refusal.code,
+        first_byte=None,
+        now=now,
+    )
+
+
+def _seen(decided: Decided, output_tokens: int) -> Usage:
+    return Usage(input=decided.facts.input_tokens, output=output_tokens, exact=False)
+
+
+def _entry(
+    decided: Decided,
+    *,
+    number: int,
+    final: bool,
+    deployment: Deployment | None,
+    usage: Usage,
+    hold_nusd: int,
+    outcome: str,
+    status: int,
+    code: str,
+    reason: str,
+    first_byte: float | None,
+    now: float,
+) -> LedgerEntry:
+    """One straight table from what is known to the ledger's columns."""
+    charge, priced = _charge(deployment, usage)
+    took = _footprint(deployment, usage)
+    reference_charge, reference_priced = _charge(decided.route.reference, usage)
+    reference_energy = _footprint(decided.route.reference, usage).energy_millijoules.mid
+    return LedgerEntry(
+        id=f"{decided.request_id}.{number}",
+        at_ms=int(decided.at * 1000),
+        request_id=decided.request_id,
+        final=int(final),
+        key=decided.caller.key,
+        team=decided.caller.team,
+        session=decided.session.id,
+        session_source=decided.session.source,
+        route=decided.route.name,
+        stream=int(decided.request.stream),
+        task_type=decided.verdict.task_type,
+        complexity=decided.verdict.complexity,
+        tier=deployment.tier.name if deployment else "none",
+        provider=deployment.provider if deployment else "none",
+        deployment=deployment.name if deployment else "none",
+        model=deployment.model if deployment else "none",
+        attempts=number,
+        outcome=outcome,
+        status=status,
+        code=code,
+        reason=reason,
+        usage_basis="none" if usage is NO_USAGE else "exact" if usage.exact else "estimated",
+        input_tokens=usage.input,
+        cached_input_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        output_tokens=usage.output,
+        reasoning_tokens=usage.reasoning,
+        priced=int(priced),
+        charge_nusd=charge,
+        hold_nusd=hold_nusd,
+        reference_nusd=reference_charge if reference_priced else charge,
+        energy_mj_low=took.energy_millijoules.low,
+        energy_mj_mid=took.energy_millijoules.mid,
+        energy_mj_high=took.energy_millijoules.high,
+        carbon_ug_low=took.carbon_micrograms.low,
+        carbon_ug_mid=took.carbon_micrograms.mid,
+        carbon_ug_high=took.carbon_micrograms.high,
+        reference_energy_mj=reference_energy or took.energy_millijoules.mid,
+        footprint_method=took.method,
+        loop_step=decided.loop_step,
+        first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
+        duration_ms=round((now - decided.started) * 1000),
+        world=decided.world.generation,
+    )
+
+
+def _charge(deployment: Deployment | None, usage: Usage) -> tuple[int, bool]:
+    """(nUSD, whether a price is known). Nothing used costs nothing, priced or not."""
+    if usage is NO_USAGE:
+        return 0, True
+    if deployment is None or deployment.sheet is None:
+        return 0, False
+    return pricing.charge(deployment.sheet, usage), True
+
+
+def _footprint(deployment: Deployment | None, usage: Usage) -> Footprint:
+    if deployment is None or deployment.energy is None or usage is NO_USAGE:
+        return UNKNOWN
+    return footprint(deployment.energy, deployment.intensity, usage)

@@ -1,0 +1,109 @@
+"""The ledger in SQLite (WAL): append-only, keyed by entry id, so that writing the same fact twice changes nothing.
+
+All calls block; `ledger.py` makes them from its writer thread.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ..values.entry import GROUPS, LedgerEntry
+
+_COLUMNS = tuple(field.name for field in fields(LedgerEntry))
+_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS entries (
+    {", ".join(f"{field.name} {_TYPES[field.type]} NOT NULL" for field in fields(LedgerEntry))},
+    PRIMARY KEY (id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
+"""
+_INSERT = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_COLUMNS))})"
+_SUMS = (
+    "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
+    "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
+    "carbon_ug_high", "reference_energy_mj",
+)  # fmt: skip
+
+
+class SqliteLedger:
+    """One connection to one file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False, isolation_level=None)
+        # NORMAL in WAL: a commit survives the death of the process; the journal covers what is not yet committed.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def append(self, entries: Iterable[LedgerEntry]) -> None:
+        """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error."""
+        rows = [_row(entry) for entry in entries]
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany(_INSERT, rows)
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def entries(self) -> Iterator[LedgerEntry]:
+        """Every entry, oldest first."""
+        for row in self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM entries ORDER BY at_ms, id"):
+            yield LedgerEntry(**dict(zip(_COLUMNS, row, strict=True)))
+
+    def grouped(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, str | int]]:
+        """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUPS."""
+        assert set(by) <= set(GROUPS), "only known columns reach the statement"
+        columns = [f"{_expression(name)} AS {name}" for name in by]
+        names = (
+            *by, "requests", "refused", "failed", "loops_stopped", "small_requests", "frontier_requests",
+            "estimated_entries", "unpriced_entries", *_SUMS,
+        )  # fmt: skip
+        aggregates = [
+            "SUM(final)",
+            "SUM(final AND outcome = 'refused')",
+            "SUM(final AND outcome NOT IN ('completed', 'refused'))",
+            "COUNT(DISTINCT CASE WHEN code = 'loop_stopped' THEN session END)",
+            "SUM(final AND tier = 'small')",
+            "SUM(final AND tier = 'frontier')",
+            "SUM(usage_basis = 'estimated')",
+            "SUM(NOT priced)",
+            *(f"SUM({name})" for name in _SUMS),
+        ]
+        grouping = f" GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else ""
+        statement = f"SELECT {', '.join([*columns, *aggregates])} FROM entries WHERE at_ms >= ? AND at_ms < ?{grouping}"
+        rows = self._db.execute(statement, (start_ms, end_ms))
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def spent(self, scope: Mapping[str, str], start_ms: int) -> tuple[int, int, int]:
+        """(nUSD, mJ, calls) of entries since `start_ms` whose columns equal `scope`."""
+        assert set(scope) <= set(GROUPS), "only known columns reach the statement"
+        where = "".join(f" AND {name} = ?" for name in scope)
+        row = self._db.execute(
+            "SELECT COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(usage_basis != 'none'), 0)"
+            f" FROM entries WHERE at_ms >= ?{where}",
+            (start_ms, *scope.values()),
+        ).fetchone()
+        return row[0], row[1], row[2]
+
+    def values_of(self, columns: Sequence[str], start_ms: int) -> list[tuple[str, ...]]:
+        """The distinct values of some columns since `start_ms`."""
+        assert set(columns) <= set(GROUPS), "only known columns reach the statement"
+        rows = self._db.execute(f"SELECT DISTINCT {', '.join(columns)} FROM entries WHERE at_ms >= ?", (start_ms,))
+        return rows.fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def _row(entry: LedgerEntry) -> tuple[str | int | float, ...]:
+    """The entry's columns in order; dataclasses.astuple copies deeply, which 40 plain values do not need."""
+    return tuple([getattr(entry, name) for name in _COLUMNS])
+
+
+def _expression(name: str) -> str:
+    return "date(at_ms / 1000, 'unixepoch')" if name == "day" else name

@@ -1,0 +1,149 @@
+"""Agent sessions to replay: recorded ones from JSON Lines (gz or not), or a few dozen made up for the demo.
+
+A session is the list of chat messages as an agent sent them; every assistant message stands for one call, whose request
+is the history before it. Keys that begin with "_" are annotations and are not sent; `_demo` messages were not live.
+"""
+
+import gzip
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSession:
+    """One run: an id, its messages, and the tools that it used."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Message, ...]
+
+    def calls(self) -> Iterator[tuple[list[Message], Message]]:
+        """(history, reply) of each live call."""
+        for place, message in enumerate(self.messages):
+            if message["role"] == "assistant" and place > 0 and not message.get("_demo"):
+                yield [_sent(earlier) for earlier in self.messages[:place]], _sent(message)
+
+    @property
+    def count(self) -> int:
+        """How many calls there are."""
+        return sum(1 for place, m in enumerate(self.messages) if m["role"] == "assistant" and place and not m.get("_demo"))
+
+
+def load(paths: Iterable[Path]) -> Iterator[AgentSession]:
+    """Recorded sessions. Raises ValueError with file and line if one cannot be read."""
+    for path in paths:
+        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+        with opened as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    document = json.loads(line)
+                    messages = tuple(document["messages"])
+                    yield AgentSession(id=str(document["id"]), messages=messages, tools=_tools(messages))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}:{number}: not a session: {error!r}") from error
+
+
+def made_up(seed: int = 7) -> list[AgentSession]:
+    """Forty-eight sessions of six task types, three of which turn in circles."""
+    chance = random.Random(seed)
+    sessions = []
+    for number in range(45):
+        kind = _KINDS[number % len(_KINDS)]
+        sessions.append(_session(f"demo-{kind[0]}-{number}", kind, chance))
+    sessions += [_looping(f"demo-loop-{number}") for number in range(3)]
+    chance.shuffle(sessions)
+    return sessions
+
+
+def _sent(message: Message) -> Message:
+    return {name: value for name, value in message.items() if not name.startswith("_")}
+
+
+def _tools(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The tools that the session called, as an agent offers them: names and parameters seen."""
+    parameters: dict[str, set[str]] = {}
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") or {}
+            if isinstance(function.get("name"), str):
+                parameters.setdefault(function["name"], set()).update(_argument_names(function.get("arguments")))
+    return tuple(
+        {
+            "type": "function",
+            "function": {
+                "name": name,
+                "parameters": {"type": "object", "properties": {one: {"type": "string"} for one in sorted(names)}},
+            },
+        }
+        for name, names in sorted(parameters.items())
+    )
+
+
+def _argument_names(arguments: Any) -> list[str]:
+    try:
+        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return []
+    return [str(name) for name in parsed] if isinstance(parsed, dict) else []
+
+
+# (task type, system prompt, what is asked, tools, how many tool turns, what a result looks like)
+_KINDS = (
+    ("code", "You are a coding agent in a repository.", "Debug why the parser fails on nested brackets and fix the function.",
+     ("read_file", "edit_file", "run_tests"), 7, "def parse(text):\n    stack = []\n    for char in text:\n        if char == '(':"),
+    ("research", "You are a research agent with a browser.", "Investigate how the three largest ports cut emissions and compare their strategy.",
+     ("web_search", "open_page"), 6, "The port authority reports that shore power reached 61 percent of calls in the year."),
+    ("extraction", "You extract fields from documents as JSON.", "Extract invoice number, date and total from this document.",
+     (), 0, ""),
+    ("support", "You are an airline support agent.", "Hi, I want to change my reservation to the Tuesday flight.",
+     ("get_reservation", "update_reservation"), 4, '{"reservation": "JX81", "flights": ["HAT083"], "cabin": "economy"}'),
+    ("summary", "You summarize meetings.", "Summarize this meeting and list the action items.", (), 0, ""),
+    ("chat", "You are a helpful assistant.", "Hello! What is a good name for a friendly robot?", (), 2, ""),
+)  # fmt: skip
+_TEXT = "The committee met at nine and went through the open points of the last session one by one. "
+
+
+def _session(name: str, kind: tuple[str, str, str, tuple[str, ...], int, str], chance: random.Random) -> AgentSession:
+    task, system, ask, tools, turns, result = kind
+    bulk = _TEXT * chance.randint(5, 60) if task in ("extraction", "summary") else ""
+    messages: list[Message] = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"{ask} (case {chance.randint(1000, 9999)}) {bulk}".strip()},
+    ]
+    for turn in range(chance.randint(max(1, turns - 2), turns + 2) if turns else 0):
+        if tools:
+            tool = tools[turn % len(tools)]
+            messages += _step(f"{name}-{turn}", tool, {"target": f"item-{turn}"}, f"{result}\n# {turn} {_TEXT * chance.randint(1, 8)}")
+        else:
+            messages.append({"role": "assistant", "content": f"How about option {turn}? {_TEXT * 2}"})
+            messages.append({"role": "user", "content": f"Nice, and another one, please? ({turn})"})
+    messages.append({"role": "assistant", "content": f"Done: {_TEXT * chance.randint(1, 6)}"})
+    return AgentSession(id=name, messages=tuple(messages), tools=_tools(messages))
+
+
+def _looping(name: str) -> AgentSession:
+    """An agent that asks the same question for ever."""
+    messages: list[Message] = [
+        {"role": "system", "content": "You are a coding agent in a repository."},
+        {"role": "user", "content": f"Find out why the build fails. ({name})"},
+    ]
+    for turn in range(40):
+        messages += _step(f"{name}-{turn}", "run_tests", {"path": "tests/"}, "error: module 'build' not found")
+    messages.append({"role": "assistant", "content": "I give up."})
+    return AgentSession(id=name, messages=tuple(messages), tools=_tools(messages))
+
+
+def _step(call_id: str, tool: str, arguments: Message, result: str) -> list[Message]:
+    call = {"id": call_id, "type": "function", "function": {"name": tool, "arguments": json.dumps(arguments)}}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call_id, "content": result},
+    ]

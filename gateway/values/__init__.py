@@ -1,0 +1,4 @@
+"""What flows through the house: frozen values that check themselves once, at birth.
+
+Pure; imports nothing but the standard library. Start with `request.py`, then `plan.py` and `entry.py`.
+"""

@@ -1,0 +1,68 @@
+"""The ledger entry: one immutable fact about one call, everything that metrics and exports are made of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """What one call was, took and cost. Written once; corrected only by a further entry.
+
+    Money in nUSD, energy in mJ, carbon in ug CO2e, times in ms (`at_ms` since the Unix epoch). `outcome` is one of
+    OUTCOMES; `usage_basis` is exact, estimated or none; `final` is 0 for an attempt that may have cost money and was
+    followed by another. `priced` 0 means that no price sheet was known: the charge is then 0 and must be read as
+    unknown. `reference_nusd` is what the same tokens cost on the route's most capable candidate (equal tokens
+    assumed). `hold_nusd` is what was set aside before dialling.
+    """
+
+    id: str
+    at_ms: int
+    request_id: str
+    final: int
+    key: str
+    team: str
+    session: str
+    session_source: str
+    route: str
+    stream: int
+    task_type: str
+    complexity: float
+    tier: str
+    provider: str
+    deployment: str
+    model: str
+    attempts: int
+    outcome: str
+    status: int
+    code: str
+    reason: str
+    usage_basis: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    priced: int
+    charge_nusd: int
+    hold_nusd: int
+    reference_nusd: int
+    energy_mj_low: int
+    energy_mj_mid: int
+    energy_mj_high: int
+    carbon_ug_low: int
+    carbon_ug_mid: int
+    carbon_ug_high: int
+    reference_energy_mj: int
+    footprint_method: str
+    loop_step: str
+    first_byte_ms: int
+    duration_ms: int
+    world: str
+
+
+# completed: answered in full. refused: a budget, cap or loop said no, nothing was dialled. cancelled: the caller hung
+# up. cut: the provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between
+# dialling and settling; charged as held.
+OUTCOMES = ("completed", "refused", "cancelled", "cut", "upstream_error", "expired")
+
+# What an export can be broken down by: columns of the entry, and the UTC day it falls on.
+GROUPS = ("task_type", "tier", "deployment", "provider", "model", "team", "key", "session", "route", "outcome", "day")

@@ -1,0 +1,69 @@
+"""Decisions: what the request looks like, how it was classified, what will be tried, and what was refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .catalog import Deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What routing looks at: counts and flags, no prompt text except the bounded word set of the newest turns.
+
+    `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
+    """
+
+    input_tokens: int
+    input_tokens_max: int
+    turns: int
+    tool_names: frozenset[str]
+    tool_errors: int
+    has_images: bool
+    has_schema: bool
+    code_share: float
+    words: frozenset[str] = field(repr=False)
+    newest_chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why."""
+
+    complexity: float
+    task_type: str
+    confidence: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One call that may be made: the worst case that is held for it, the expected charge it was ranked by, and why it
+    stands at this place. `hold_nusd` None means unpriced."""
+
+    deployment: Deployment
+    hold_nusd: int | None
+    hold_millijoules: int
+    expected_nusd: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Attempts in the order in which they are tried; never empty. `struck` says why other candidates are not in it."""
+
+    attempts: tuple[Attempt, ...]
+    struck: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A decision not to serve: which limit, what was used and how to go on.
+
+    `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md).
+    """
+
+    code: str
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    retry_after_seconds: int | None = None

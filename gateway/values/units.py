@@ -1,0 +1,61 @@
+"""Units: integers for what is summed, and the conversions between what people read and what we add up.
+
+Money is integer nano-dollars (nUSD, 1e-9 US dollar), energy integer millijoules, carbon integer micrograms CO2e, so
+that sums are exact in any order. 2**63 nUSD is 9.2 billion dollars.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+NUSD_PER_USD = 1_000_000_000
+TOKENS_PER_MTOK = 1_000_000
+MILLIJOULES_PER_WH = 3_600_000
+MICROGRAMS_PER_GRAM = 1_000_000
+JOULES_PER_KWH = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A figure with its systematic bounds, low <= mid <= high, in the unit its name gives.
+
+    Bounds are systematic, not noise: lows add to lows and highs to highs (they never shrink by the root of n).
+    """
+
+    low: int
+    mid: int
+    high: int
+
+    def __add__(self, other: "Bounds") -> "Bounds":
+        return Bounds(self.low + other.low, self.mid + other.mid, self.high + other.high)
+
+
+NOTHING = Bounds(0, 0, 0)
+
+
+def usd_to_nusd(usd: Decimal) -> int:
+    """Dollars to nano-dollars; raises ValueError if the amount is finer than a nano-dollar."""
+    nusd = usd * NUSD_PER_USD
+    if nusd != nusd.to_integral_value():
+        raise ValueError("finer than a nano-dollar")
+    return int(nusd)
+
+
+def nusd_to_usd(nusd: int) -> str:
+    """Nano-dollars as an exact decimal text in dollars, without exponent: 1_500_000 -> '0.0015'."""
+    sign = "-" if nusd < 0 else ""
+    whole, part = divmod(abs(nusd), NUSD_PER_USD)
+    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """Integer division rounded half to even; the denominator is positive."""
+    quotient, rest = divmod(numerator, denominator)
+    twice = rest * 2
+    if twice > denominator or (twice == denominator and quotient & 1):
+        quotient += 1
+    return quotient
+
+
+def divide_up(numerator: int, denominator: int) -> int:
+    """Integer division rounded up; the denominator is positive."""
+    return -(-numerator // denominator)

@@ -1,0 +1,164 @@
+"""A chat-completions stream on its way through: forwarded as it comes, metered, the unasked usage chunk withheld.
+
+Blocks of whole events are forwarded as the provider's own bytes. A block is looked at only where it can matter: where
+it carries usage, an error or the end. What the answer's text would weigh is worked out later and only if the provider
+never says: the blocks are kept until SETTLE_BYTES of them have gathered, then read and dropped.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from ..errors import BrokenAnswer
+
+# Within JSON strings a quote is escaped, so these never match inside text that the model wrote.
+_MATTERS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|data:\s*\[DONE\]')
+_BOUNDARY = re.compile(rb"\r?\n\r?\n")
+# One event larger than this is not an answer but a flood (the largest real ones, inline images, stay under 8 MB).
+EVENT_BYTES_MAX = 8 * 1024 * 1024
+# Kept per open stream before it is read: 1,000 streams hold 16 MB.
+SETTLE_BYTES = 16 * 1024
+
+
+class ChatStream:
+    """State of one stream: `usage` is the provider's usage object once seen, `done` whether [DONE] was, `error` the
+    provider's error object if it sent one in the stream."""
+
+    __slots__ = ("_kept", "_kept_bytes", "_pending", "_text_bytes", "_text_events", "_withhold", "done", "error", "finished", "usage")
+
+    def __init__(self, *, withhold_usage: bool) -> None:
+        self._withhold = withhold_usage
+        self._pending = b""
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._text_bytes = 0
+        self._text_events = 0
+        self.usage: dict[str, Any] | None = None
+        self.error: Any = None
+        self.done = False
+        self.finished = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived, give what the caller may have now. Raises BrokenAnswer on an event without end."""
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        if not data.endswith(b"\n\n"):
+            whole = _whole_events(data)
+            self._pending = data[whole:]
+            if len(self._pending) > EVENT_BYTES_MAX:
+                raise BrokenAnswer("The provider sent an event that does not end.")
+            data = data[:whole]
+        if not data or self.done:
+            return b""
+        if _MATTERS.search(data) is None:
+            self._keep(data)
+            return data
+        return self._event_by_event(data)
+
+    def finish(self) -> bytes:
+        """The provider closed the connection: what is left over, if it is a whole event without its blank line."""
+        rest, self._pending = self._pending, b""
+        if not rest.strip() or self.done:
+            return b""
+        return self._event_by_event(rest + b"\n\n")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer came to its own end: [DONE], or a finish reason from providers that do not send it."""
+        if not self.done:
+            self.text()
+        return self.done or self.finished
+
+    def text(self) -> tuple[int, int]:
+        """UTF-8 bytes of answer text so far (content, reasoning, tool arguments), and how many events carried any."""
+        for block in self._kept:
+            for event in _BOUNDARY.split(block):
+                payload = _payload(event)
+                if payload is not None:
+                    self._weigh(payload)
+        self._kept.clear()
+        self._kept_bytes = 0
+        return self._text_bytes, self._text_events
+
+    def _keep(self, block: bytes) -> None:
+        self._kept.append(block)
+        self._kept_bytes += len(block)
+        if self._kept_bytes > SETTLE_BYTES:
+            self.text()
+
+    def _event_by_event(self, block: bytes) -> bytes:
+        out, start = [], 0
+        for boundary in _BOUNDARY.finditer(block):
+            event = block[start : boundary.end()]
+            start = boundary.end()
+            if not self.done and self._passes(event):
+                out.append(event)
+        return b"".join(out)
+
+    def _passes(self, event: bytes) -> bool:
+        """Read one event; False if it is the usage chunk that the caller did not ask for."""
+        if _data(event) == b"[DONE]":
+            self.done = True
+            return True
+        payload = _payload(event)
+        if payload is None:
+            return True
+        if payload.get("error"):
+            self.error = payload["error"]
+        self._keep(event)
+        usage = payload.get("usage")
+        if not isinstance(usage, dict):
+            return True
+        self.usage = usage
+        return not self._withhold or bool(payload.get("choices"))
+
+    def _weigh(self, payload: dict[str, Any]) -> None:
+        weight = 0
+        for choice in payload.get("choices") or ():
+            if not isinstance(choice, dict):
+                continue
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                weight += text_bytes(delta)
+            self.finished = self.finished or choice.get("finish_reason") is not None
+        self._text_bytes += weight
+        self._text_events += weight > 0
+
+
+def text_bytes(message: dict[str, Any]) -> int:
+    """UTF-8 bytes that the model wrote in a message or delta: content, refusal, reasoning, tool names and arguments."""
+    weight = 0
+    for name in ("content", "reasoning_content", "reasoning", "refusal"):
+        value = message.get(name)
+        if isinstance(value, str):
+            weight += len(value.encode(errors="replace"))
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            weight += sum(len(str(function.get(part) or "").encode(errors="replace")) for part in ("name", "arguments"))
+    return weight
+
+
+def _whole_events(data: bytes) -> int:
+    """How many bytes of `data` are whole events."""
+    unix, dos = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(unix + 2 if unix >= 0 else 0, dos + 4 if dos >= 0 else 0)
+
+
+def _data(event: bytes) -> bytes:
+    return b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+
+
+def _payload(event: bytes) -> dict[str, Any] | None:
+    """The JSON object of one event, None for comments, [DONE] and anything that is not an object."""
+    data = _data(event)
+    if not data.startswith(b"{"):
+        return None
+    try:
+        payload = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return payload if isinstance(payload, dict) else None
