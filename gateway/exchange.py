@@ -10,7 +10,7 @@ from typing import Protocol
 
 from . import settlement
 from .accounting import budgets as books
-from .accounting.budgets import Amounts, Exceeded, Line, Reservation, lines_for
+from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
 from .errors import BrokenAnswer, NotFound, Overloaded, Unreachable, UpstreamError, UpstreamTimeout
 from .providers import PROVIDERS
 from .providers.openai_compatible import UpstreamCall
@@ -23,7 +23,7 @@ from .sessions import caps, loops
 from .sessions.identity import Session, SessionBook
 from .settlement import Decided, Progress
 from .values.answer import Answer
-from .values.entry import LedgerEntry
+from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Plan, Refusal
 from .values.request import Caller, Hints, Request
 from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
@@ -64,10 +64,10 @@ class Budgets(Protocol):
 
 
 class Ledger(Protocol):
-    """The memory. `hold` writes the entry that a crash would leave behind and raises Overloaded if it cannot;
-    `record` takes the fact and never fails for the request."""
+    """The memory. `hold` writes down what a crash would leave behind and raises Overloaded if it cannot; `record` takes
+    the fact and never fails for the request."""
 
-    def hold(self, entry: LedgerEntry) -> None: ...
+    def hold(self, hold: Hold) -> None: ...
     def record(self, entry: LedgerEntry) -> None: ...
 
 
@@ -130,6 +130,7 @@ class Exchange:
         self._ledger = ledger
         self._clock = clock
         self._chance = chance
+        self._lines = LineCache()
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
@@ -170,7 +171,7 @@ class Exchange:
     def _session(self, request: Request, caller: Caller, hints: Hints, request_id: str, at: float) -> Session:
         if hints.session is not None:
             return self._sessions.named(caller.key, hints.session, hints.session_source, now=at)
-        return self._sessions.inferred(caller.key, request.messages, fresh_id=f"s-{request_id}", now=at)
+        return self._sessions.inferred(caller.key, request, fresh_id=f"s-{request_id}", now=at)
 
     def _plan(self, decided: Decided) -> Plan | Refusal:
         world, session = decided.world, decided.session
@@ -213,15 +214,9 @@ class Exchange:
     async def _reserve(self, decided: Decided, plan: Plan, place: int, number: int) -> int | Refusal:
         """Hold the attempt at `place`, else the next one after it that takes no more; gives the place that fitted."""
         world = decided.world
-        scope = {
-            "key": decided.caller.key,
-            "team": decided.caller.team,
-            "task_type": decided.verdict.task_type,
-            "session": decided.session.id,
-        }
-        now = self._clock.now()
-        lines = lines_for(world.budgets, scope, now=now)
-        lines += caps.lines_of(world.caps, decided.session, decided.caller.key, now=now)
+        caller, now = decided.caller, self._clock.now()
+        lines = self._lines.of(world.budgets, (caller.key, caller.team, decided.verdict.task_type), now=now)
+        lines += caps.lines_of(world.caps, decided.session, caller.key, now=now)
         places = _affordable(plan.attempts, place)
         offers = [(a.hold_nusd, a.hold_millijoules, 1) for a in (plan.attempts[at] for at in places)]
         lease = plan.attempts[place].deployment.timeouts.total + _LEASE_GRACE_SECONDS
@@ -231,15 +226,12 @@ class Exchange:
         return places[reserved.choice]
 
     def _journal(self, decided: Decided, progress: Progress) -> None:
-        """Write down, before dialling, what a crash would leave behind: the whole hold, charged."""
-        lost = Progress(
-            number=progress.number, attempt=progress.attempt, dialled=True, outcome="expired", status=0, code="expired"
-        )
-        entry = settlement.entry_of_attempt(decided, lost, final=True, now=decided.started)
+        """Write down, before dialling, what a crash would leave behind."""
+        hold = settlement.hold_of_attempt(decided, progress.number, progress.attempt)
         try:
-            self._ledger.hold(entry)
+            self._ledger.hold(hold)
         except Overloaded:
-            self._budgets.settle(entry.id, (0, 0, 0))
+            self._budgets.settle(hold.id, (0, 0, 0))
             raise
 
     async def _attempt(

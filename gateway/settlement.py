@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from .accounting import estimate, pricing
-from .carbon.footprint import UNKNOWN, footprint
+from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
 from .providers.openai_compatible import usage_of
-from .routing.plan import output_limit
 from .sessions.identity import Session
 from .values.catalog import Deployment, Footprint, Route
-from .values.entry import LedgerEntry
+from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Refusal, Verdict
 from .values.request import Caller, Request
 from .values.usage import NO_USAGE, Usage
@@ -72,8 +71,38 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
         return progress.usage
     if progress.answered:
         return _seen(decided, estimate.output_tokens(progress.text_bytes, 0))
-    limit = output_limit(decided.request, progress.attempt.deployment, decided.world.policy)
-    return Usage(input=decided.facts.input_tokens_max, output=limit, exact=False)
+    return Usage(input=decided.facts.input_tokens_max, output=progress.attempt.output_tokens_max, exact=False)
+
+
+def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
+    """What is written down before `attempt` is dialled."""
+    deployment = attempt.deployment
+    return Hold(
+        id=f"{decided.request_id}.{number}",
+        at_ms=int(decided.at * 1000),
+        request_id=decided.request_id,
+        key=decided.caller.key,
+        team=decided.caller.team,
+        session=decided.session.id,
+        session_source=decided.session.source,
+        route=decided.route.name,
+        stream=int(decided.request.stream),
+        task_type=decided.verdict.task_type,
+        complexity=decided.verdict.complexity,
+        tier=deployment.tier.name,
+        provider=deployment.provider,
+        deployment=deployment.name,
+        model=deployment.model,
+        attempts=number,
+        reason=attempt.reason,
+        input_tokens=decided.facts.input_tokens_max,
+        output_tokens=attempt.output_tokens_max,
+        priced=int(attempt.hold_nusd is not None),
+        hold_nusd=attempt.hold_nusd or 0,
+        hold_millijoules=attempt.hold_millijoules,
+        hold_micrograms=micrograms_mid(attempt.hold_millijoules, deployment.intensity),
+        world=decided.world.generation,
+    )
 
 
 def entry_of_attempt(decided: Decided, progress: Progress, *, final: bool, now: float) -> LedgerEntry:
@@ -136,8 +165,9 @@ def _entry(
     """One straight table from what is known to the ledger's columns."""
     charge, priced = _charge(deployment, usage)
     took = _footprint(deployment, usage)
-    reference_charge, reference_priced = _charge(decided.route.reference, usage)
-    reference_energy = _footprint(decided.route.reference, usage).energy_millijoules.mid
+    reference_charge, reference_energy = charge, took.energy_millijoules.mid
+    if deployment is not None and decided.route.reference is not deployment:
+        reference_charge, reference_energy = _reference(decided.route.reference, usage, charge, reference_energy)
     return LedgerEntry(
         id=f"{decided.request_id}.{number}",
         at_ms=int(decided.at * 1000),
@@ -169,14 +199,14 @@ def _entry(
         priced=int(priced),
         charge_nusd=charge,
         hold_nusd=hold_nusd,
-        reference_nusd=reference_charge if reference_priced else charge,
+        reference_nusd=reference_charge,
         energy_mj_low=took.energy_millijoules.low,
         energy_mj_mid=took.energy_millijoules.mid,
         energy_mj_high=took.energy_millijoules.high,
         carbon_ug_low=took.carbon_micrograms.low,
         carbon_ug_mid=took.carbon_micrograms.mid,
         carbon_ug_high=took.carbon_micrograms.high,
-        reference_energy_mj=reference_energy or took.energy_millijoules.mid,
+        reference_energy_mj=reference_energy,
         footprint_method=took.method,
         loop_step=decided.loop_step,
         first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
@@ -192,6 +222,15 @@ def _charge(deployment: Deployment | None, usage: Usage) -> tuple[int, bool]:
     if deployment is None or deployment.sheet is None:
         return 0, False
     return pricing.charge(deployment.sheet, usage), True
+
+
+def _reference(reference: Deployment, usage: Usage, charge: int, energy: int) -> tuple[int, int]:
+    """(nUSD, mJ) of the same tokens on the route's most capable candidate; where that is unknown, what was really so."""
+    if reference.sheet is not None:
+        charge = pricing.charge(reference.sheet, usage)
+    if reference.energy is not None:
+        energy = energy_millijoules_mid(reference.energy, usage.input, usage.output, usage.cached_input)
+    return charge, energy
 
 
 def _footprint(deployment: Deployment | None, usage: Usage) -> Footprint:

@@ -16,7 +16,10 @@ from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
 
 # Session accounts are forgotten after a day without a call; calendar accounts when their window has passed.
 SESSION_KEEP_SECONDS = 24 * 3600.0
-_SECONDS = {Window.hour: 3600, Window.day: 86_400, Window.week: 7 * 86_400}
+_HOUR_SECONDS = 3600
+# Callers x task types remembered at once.
+LINES_MAX = 10_000
+_SECONDS = {Window.hour: _HOUR_SECONDS, Window.day: 86_400, Window.week: 7 * 86_400}
 # 1970-01-01 was a Thursday; weeks begin on Monday (ISO 8601).
 _WEEK_OFFSET_SECONDS = 3 * 86_400
 
@@ -141,6 +144,26 @@ class BudgetBook:
         if account.keep_until < line.keep_until:
             account.keep_until = line.keep_until
         return account
+
+
+class LineCache:
+    """Remembers the lines of each caller and task type for the current hour: no calendar window ends within one."""
+
+    def __init__(self) -> None:
+        self._budgets: tuple[Budget, ...] = ()
+        self._hour = -1
+        self._lines: dict[tuple[str, str, str], tuple[Line, ...]] = {}
+
+    def of(self, budgets: tuple[Budget, ...], who: tuple[str, str, str], *, now: float) -> tuple[Line, ...]:
+        """The lines for (key, team, task type)."""
+        hour = int(now) // _HOUR_SECONDS
+        if hour != self._hour or budgets is not self._budgets or len(self._lines) > LINES_MAX:
+            self._budgets, self._hour, self._lines = budgets, hour, {}
+        lines = self._lines.get(who)
+        if lines is None:
+            scope = dict(zip(("key", "team", "task_type"), who, strict=True))
+            lines = self._lines[who] = lines_for(budgets, scope, now=now)
+        return lines
 
 
 def lines_for(budgets: Iterable[Budget], scope: Mapping[str, str], *, now: float) -> tuple[Line, ...]:

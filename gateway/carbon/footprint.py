@@ -6,7 +6,6 @@ Location-based average intensity; training is outside the boundary (the gateway 
 from ..values.catalog import EnergyModel, Footprint, Intensity
 from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, Bounds
 from ..values.usage import Usage
-from .energy import METHOD
 
 # Embodied gCO2e per accelerator kWh: 8xH100 server 7,884 kg over 3 years at 550 W a GPU = 68; Google's own share 71.
 _EMBODIED_GRAMS_PER_KWH = (40.0, 70.0, 140.0)
@@ -26,13 +25,18 @@ def footprint(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: In
         energy.append(round(facility * _MILLI))
         carbon.append(round((facility * grid + accelerator * embodied) * _MICROGRAMS_PER_JOULE))
     return Footprint(
-        energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=f"{METHOD}/{intensity.method}"
+        energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=intensity.label
     )
 
 
+def micrograms_mid(millijoules: int, intensity: Intensity) -> int:
+    """Operational carbon of facility energy alone: what plans compare."""
+    return round(millijoules / _MILLI * intensity.grams_per_kwh * _MICROGRAMS_PER_JOULE)
+
+
 def energy_millijoules_mid(
-    model: tuple[EnergyModel, EnergyModel, EnergyModel], input_tokens: int, output_tokens: int
+    model: tuple[EnergyModel, EnergyModel, EnergyModel], input_tokens: int, output_tokens: int, cached_tokens: int = 0
 ) -> int:
-    """The mid estimate alone, nothing cached: what plans compare and budgets hold."""
+    """The mid estimate alone: what plans compare and budgets hold."""
     mid = model[1]
-    return round(mid.accelerator_joules(input_tokens, 0, output_tokens) * mid.facility * _MILLI)
+    return round(mid.accelerator_joules(input_tokens, cached_tokens, output_tokens) * mid.facility * _MILLI)

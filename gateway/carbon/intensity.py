@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..values.catalog import Intensity
+from .energy import METHOD
 
 # World average, gCO2e/kWh, life-cycle (Our World in Data / Ember 2023, as codecarbon ships it).
 WORLD_GRAMS_PER_KWH = 475.0
@@ -15,9 +16,13 @@ def resolve(zone: str | None, override: float | None, tables: Mapping[str, Mappi
     zone wins, then the country part of it.
     """
     if override is not None:
-        return Intensity(zone=zone or "world", grams_per_kwh=override, method="override")
+        return _of(zone or "world", override, "override")
     for candidate in (zone, zone.split("-")[0]) if zone else ():
         for method, values in tables.items():
             if candidate in values:
-                return Intensity(zone=candidate, grams_per_kwh=values[candidate], method=method)
-    return Intensity(zone="world", grams_per_kwh=WORLD_GRAMS_PER_KWH, method="world")
+                return _of(candidate, values[candidate], method)
+    return _of("world", WORLD_GRAMS_PER_KWH, "world")
+
+
+def _of(zone: str, grams_per_kwh: float, method: str) -> Intensity:
+    return Intensity(zone=zone, grams_per_kwh=grams_per_kwh, method=method, label=f"{METHOD}/{method}")

@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 
 # A body that dribbles in longer than this is given up.
 _BODY_SECONDS = 60.0
-# Over the longest call that the configuration allows: after it even a caller who does not read is given up.
-_CALL_GRACE_SECONDS = 30.0
+# A caller who does not read is given up after this; watched only while its socket is full.
+_STALL_SECONDS = 60.0
+_WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
 _SESSION_CHARS_MAX = 128
@@ -63,8 +64,15 @@ class StreamReply:
     async def write(self, data: bytes) -> None:
         """Send bytes; waits while the caller's socket is full. Raises CallerGone."""
         assert self.response is not None, "a stream begins before it is written"
+        transport = self._request.transport
         try:
-            await self.response.write(data)
+            if transport is None or transport.get_write_buffer_size() < _WRITE_BUFFER:
+                await self.response.write(data)
+            else:
+                async with asyncio.timeout(_STALL_SECONDS):
+                    await self.response.write(data)
+        except TimeoutError as error:
+            raise CallerGone("The caller did not read its answer.") from error
         except ConnectionError as error:
             raise CallerGone("The caller hung up.") from error
 
@@ -122,13 +130,10 @@ class Front:
         body = await self._body(request)
         parsed = chat.parse(body)
         reply = StreamReply(request)
-        limit = max(deployment.timeouts.total for deployment in world.deployments.values()) + _CALL_GRACE_SECONDS
+        hints = hints_of(request.headers, parsed.document, world)
         self.calls += 1
         try:
-            async with asyncio.timeout(limit):
-                answer = await self._exchange.serve(parsed, caller, hints_of(request.headers, parsed.document, world), reply)
-        except TimeoutError as error:
-            raise CallerGone("The caller did not read its answer.") from error
+            answer = await self._exchange.serve(parsed, caller, hints, reply)
         finally:
             self.calls -= 1
         if not answer.streamed:
@@ -257,6 +262,6 @@ def _clean(session: str) -> str:
 
 def _response(answer: Answer) -> web.Response:
     headers = {**answer.headers, **_SERVER}
-    if "x-penstock-request-id" in headers and not any(name.lower() == "x-request-id" for name in headers):
+    if "x-request-id" not in headers and "x-penstock-request-id" in headers:
         headers["x-request-id"] = headers["x-penstock-request-id"]
     return web.Response(status=answer.status, headers=headers, body=answer.body)

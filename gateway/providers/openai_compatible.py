@@ -63,13 +63,15 @@ def call(request: Request, deployment: Deployment, forward: Mapping[str, str]) -
 
 
 def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """The caller's headers that travel on to the provider."""
-    return {name: value for name, value in headers.items() if _travels(name.lower(), _FORWARD, _FORWARD_PREFIXES)}
+    """The caller's headers that travel on to the provider; names in lower case."""
+    lowered = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lowered if name in _FORWARD or name.startswith(_FORWARD_PREFIXES)}
 
 
 def returned(headers: Mapping[str, str]) -> dict[str, str]:
-    """The provider's headers that travel back to the caller."""
-    return {name: value for name, value in headers.items() if _travels(name.lower(), _RETURN, _RETURN_PREFIXES)}
+    """The provider's headers that travel back to the caller; names in lower case."""
+    lowered = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lowered if name in _RETURN or name.startswith(_RETURN_PREFIXES)}
 
 
 def usage_of(usage: Any) -> Usage | None:
@@ -115,10 +117,6 @@ def failure_of(status: int, body: bytes) -> Failure:
         return Failure(retry_same=True, try_other=True, code=code, hide=status != 429)
     # The provider understood the request and rejects it: so would the next one; its own words help the caller most.
     return Failure(retry_same=False, try_other=False, code="provider_rejected", hide=False)
-
-
-def _travels(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> bool:
-    return name in names or name.startswith(prefixes)
 
 
 def _error_code(body: bytes) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..accounting import estimate
 from ..values.plan import Facts
-from ..values.request import Request
+from ..values.request import PARTS, Request
 
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
 _NEWEST_CHARS = 2000
@@ -18,6 +18,7 @@ _SYSTEM_CHARS = 600
 # How many of the newest messages are looked at for failed tool calls.
 _RECENT = 8
 _ERROR_CHARS = 200
+_SYSTEM_ROLES = ("system", "developer")
 _WORD = re.compile(r"[a-z][a-z_]{2,}")
 _ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE)
 
@@ -26,9 +27,9 @@ def facts_of(request: Request) -> Facts:
     """Read what routing needs from one request."""
     messages, document = request.messages, request.document
     tools = document.get("tools")
-    images, media_bytes = _media(messages)
-    newest = _newest_text(messages)
-    system = _text(messages[0].get("content"))[:_SYSTEM_CHARS] if messages[0]["role"] in ("system", "developer") else ""
+    images, media_bytes = _media(messages) if PARTS in request.sizes else (0, 0)
+    newest = _newest_text(request)
+    system = _text(messages[0].get("content"))[:_SYSTEM_CHARS] if request.roles[0] in _SYSTEM_ROLES else ""
     format_ = document.get("response_format")
     tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
     most = len(request.body) - media_bytes + images * estimate.IMAGE_TOKENS_MAX
@@ -46,15 +47,11 @@ def facts_of(request: Request) -> Facts:
     )
 
 
-def _newest_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The newest user text, else the newest text of anyone; head and tail of it if it is long."""
-    found = ""
-    for message in reversed(messages):
-        text = _text(message.get("content"))
-        if text and message["role"] == "user":
-            found = text
-            break
-        found = found or text
+def _newest_text(request: Request) -> str:
+    """The newest user text, else the newest message's; head and tail of it if it is long."""
+    messages, roles = request.messages, request.roles
+    place = next((at for at in range(len(roles) - 1, -1, -1) if roles[at] == "user"), len(roles) - 1)
+    found = _text(messages[place].get("content"))
     half = _NEWEST_CHARS // 2
     return found if len(found) <= _NEWEST_CHARS else f"{found[:half]} {found[-half:]}"
 

@@ -5,14 +5,13 @@ charge plus the internal carbon price. Behind the choice stand the rest of its t
 and then the tiers below: they are used when an attempt fails, or when a budget cannot hold the ones before.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..accounting import pricing
-from ..carbon.footprint import energy_millijoules_mid
-from ..values.catalog import Deployment, Intensity, Policy, Route, Tier
+from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
+from ..values.catalog import Deployment, Policy, Route, Tier
 from ..values.plan import Attempt, Facts, Plan, Refusal, Verdict
 from ..values.request import Request
-from ..values.units import JOULES_PER_KWH
 from ..values.usage import Usage
 from .rules import FORBIDDING
 from .rules.candidate import Candidate
@@ -33,8 +32,9 @@ def decide(
     """Order the route's candidates; a Refusal if every one of them is struck."""
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
+    roomiest = max(deployment.context_tokens for deployment in route.candidates)
     for deployment in route.candidates:
-        candidate = _candidate(deployment, request, facts, policy)
+        candidate = _candidate(deployment, request, facts, policy, roomiest)
         reason = next((why for rule in FORBIDDING if (why := rule(candidate, facts)) is not None), None)
         if reason is None:
             eligible.append(candidate)
@@ -44,44 +44,46 @@ def decide(
         return _nobody(route, struck)
     wanted = _wanted_tier(route, verdict, policy)
     price = policy.carbon_nusd_per_kg
-    eligible.sort(
-        key=lambda c: (
-            not healthy(c.deployment.name),
-            _distance(c.deployment.tier, wanted) if route.auto else route.candidates.index(c.deployment),
-            _objective(c, price),
+    resting = [candidate.deployment.name for candidate in eligible if not healthy(candidate.deployment.name)]
+    ranks = {
+        candidate.deployment.name: (
+            candidate.deployment.name in resting,
+            _distance(candidate.deployment.tier, wanted) if route.auto else place,
+            _objective(candidate, price),
         )
-    )
+        for place, candidate in enumerate(eligible)
+    }
+    eligible.sort(key=lambda candidate: ranks[candidate.deployment.name])
     return Plan(
-        attempts=tuple(_attempt(c, place, wanted, route, verdict, healthy) for place, c in enumerate(eligible)),
+        attempts=tuple([_attempt(c, place, wanted, route, verdict, resting) for place, c in enumerate(eligible)]),
         struck=struck,
     )
 
 
-def output_limit(request: Request, deployment: Deployment, policy: Policy) -> int:
+def _output_limit(request: Request, deployment: Deployment, policy: Policy) -> int:
     """The most output tokens that the request can produce there, all choices together."""
     limit = request.max_output_tokens or deployment.output_tokens or policy.default_output_tokens
     return min(limit, deployment.output_tokens or limit) * request.choices
 
 
-def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: Policy) -> Candidate:
-    output_max = output_limit(request, deployment, policy)
+def _candidate(
+    deployment: Deployment, request: Request, facts: Facts, policy: Policy, roomiest: int
+) -> Candidate:
+    output_max = _output_limit(request, deployment, policy)
     output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
     sheet, model = deployment.sheet, deployment.energy
     expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model else 0
     return Candidate(
         deployment=deployment,
+        output_tokens_max=output_max,
         hold_nusd=pricing.worst_case(sheet, facts.input_tokens_max, output_max) if sheet else None,
         hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else 0,
         expected_nusd=pricing.charge(sheet, Usage(input=facts.input_tokens, output=output)) if sheet else None,
         expected_millijoules=expected_mj,
-        expected_micrograms=_micrograms(expected_mj, deployment.intensity),
+        expected_micrograms=micrograms_mid(expected_mj, deployment.intensity),
         millijoules_cap=policy.max_request_millijoules,
+        roomiest=deployment.context_tokens >= roomiest,
     )
-
-
-def _micrograms(millijoules: int, intensity: Intensity) -> int:
-    # mJ x g/kWh / (J/kWh) x 1e6 ug/g / 1e3 mJ/J
-    return round(millijoules * intensity.grams_per_kwh * 1000 / JOULES_PER_KWH)
 
 
 def _objective(candidate: Candidate, carbon_nusd_per_kg: int) -> float:
@@ -103,7 +105,7 @@ def _distance(tier: Tier, wanted: Tier) -> int:
 
 
 def _attempt(
-    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, healthy: Callable[[str], bool]
+    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: Collection[str]
 ) -> Attempt:
     deployment = candidate.deployment
     if not route.auto:
@@ -114,13 +116,13 @@ def _attempt(
         why = f"above {wanted.name}" if place else f"no {wanted.name} candidate"
     else:
         why = f"below {wanted.name}"
-    if not healthy(deployment.name):
+    if deployment.name in resting:
         why += ", resting"
     return Attempt(
         deployment=deployment,
+        output_tokens_max=candidate.output_tokens_max,
         hold_nusd=candidate.hold_nusd,
         hold_millijoules=candidate.hold_millijoules,
-        expected_nusd=candidate.expected_nusd or 0,
         reason=why,
     )
 

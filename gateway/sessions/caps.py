@@ -6,14 +6,22 @@ from ..values.catalog import Measure, SessionCaps
 from ..values.plan import Refusal
 from .identity import Session
 
+_HOUR_SECONDS = 3600
+
 
 def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tuple[Line, ...]:
-    """The session's own budget lines; what its path took before it parted from another lowers them."""
+    """The session's own budget lines; what its path took before it parted from another lowers them.
+
+    Kept on the session for an hour, which also renews how long its accounts are remembered.
+    """
+    hour = int(now) // _HOUR_SECONDS
+    if session.lines_hour == hour and session.lines_caps is caps:
+        return session.lines
     limits = (
         (Measure.calls, "session-calls", caps.calls, session.inherited_calls),
         (Measure.nusd, "session-usd", caps.nusd, session.inherited_nusd),
     )
-    return tuple(
+    session.lines = tuple(
         Line(
             account=account_of(name, key, session.id),
             name=name,
@@ -25,6 +33,8 @@ def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tu
         for measure, name, cap, inherited in limits
         if cap is not None
     )
+    session.lines_hour, session.lines_caps = hour, caps
+    return session.lines
 
 
 def account_of(name: str, key: str, session_id: str) -> str:

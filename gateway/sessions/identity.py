@@ -7,9 +7,13 @@ in batch work. Two continuations of one node part: the second is a new session t
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..accounting.budgets import Line
+from ..values.catalog import SessionCaps
+from ..values.request import Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each.
 SESSIONS_MAX = 50_000
@@ -34,6 +38,9 @@ class Session:
     messages_seen: int = 0
     loop_score: float = 0.0
     steps: dict[int, int] = field(default_factory=dict)
+    lines: tuple[Line, ...] = ()
+    lines_hour: int = -1
+    lines_caps: SessionCaps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,10 @@ class SessionBook:
             self._named.move_to_end(name)
         return session
 
-    def inferred(self, key: str, messages: Sequence[Mapping[str, Any]], *, fresh_id: str, now: float) -> Session:
+    def inferred(self, key: str, request: Request, *, fresh_id: str, now: float) -> Session:
         """The session whose previous request this one continues, else a new one called `fresh_id`."""
-        digest = _digest(key, messages, len(messages))
-        parent = self._parent(key, messages)
+        digest = _digest(key, request, len(request.messages))
+        parent = self._parent(key, request)
         if parent is None:
             session = Session(id=fresh_id, source="new", started_at=now)
         elif parent[1].session.tip in (parent[0], digest):
@@ -86,13 +93,18 @@ class SessionBook:
     def __len__(self) -> int:
         return len(self._named) + len(self._nodes)
 
-    def _parent(self, key: str, messages: Sequence[Mapping[str, Any]]) -> tuple[int, _Node] | None:
-        answers = [place for place in range(len(messages) - 1, 0, -1) if messages[place]["role"] == "assistant"]
-        for place in answers[:_ANSWERS_TRIED]:
-            digest = _digest(key, messages, place)
+    def _parent(self, key: str, request: Request) -> tuple[int, _Node] | None:
+        roles, tried = request.roles, 0
+        for place in range(len(roles) - 1, 0, -1):
+            if roles[place] != "assistant":
+                continue
+            digest = _digest(key, request, place)
             node = self._nodes.get(digest)
             if node is not None:
                 return digest, node
+            tried += 1
+            if tried == _ANSWERS_TRIED:
+                break
         return None
 
 
@@ -107,14 +119,14 @@ def _parted(node: _Node, fresh_id: str) -> Session:
     )
 
 
-def _digest(key: str, messages: Sequence[Mapping[str, Any]], count: int) -> int:
+def _digest(key: str, request: Request, count: int) -> int:
     """Digest of the first `count` messages: every length, and the text at the ends of the first and last two.
 
     Python's keyed hash: cheap, and of no use outside this process.
     """
-    lengths = tuple([len(text) if isinstance(text := m.get("content"), str | list) else 0 for m in messages[:count]])
+    messages = request.messages
     ends = [_tail(m) for m in (*messages[:2], *messages[max(0, count - 2) : count])]
-    return hash((key, lengths, *ends))
+    return hash((key, tuple(request.sizes[:count]), *ends))
 
 
 def _tail(message: Mapping[str, Any]) -> str:

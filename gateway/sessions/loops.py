@@ -14,6 +14,8 @@ from ..values.plan import Refusal
 from .identity import Session
 
 STEPS_MAX = 1000
+# Of a long history that was never seen before (after a restart), only the newest messages are read.
+FIRST_LOOK = 128
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
 _SCORE_MAX = 50.0
@@ -27,6 +29,7 @@ def observe(session: Session, messages: Sequence[Mapping[str, Any]]) -> None:
     seen, session.messages_seen = session.messages_seen, len(messages)
     if seen >= len(messages):
         return
+    seen = max(seen, len(messages) - FIRST_LOOK)
     for step in _steps(messages, seen):
         count = session.steps.pop(step, 0) + 1
         session.steps[step] = count

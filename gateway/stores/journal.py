@@ -1,7 +1,7 @@
 """The journal: one line appended before dialling (the hold) and one when the call ended (the fact).
 
 An append is one write(2) without fsync: it survives the death of the process, not of the machine. Lines are
-`{"hold": entry}` or `{"fact": entry}`; a torn last line is what a kill in the middle of a write leaves and is dropped.
+`{"hold": ...}` or `{"fact": ...}`; a torn last line is what a kill in the middle of a write leaves and is dropped.
 Two generations of the file are kept: when one is full the next begins with the holds that are still open.
 """
 
@@ -15,13 +15,16 @@ from typing import Any
 import orjson
 
 from ..errors import Overloaded
-from ..values.entry import LedgerEntry
+from ..values.entry import Hold, LedgerEntry, expired
 
 log = logging.getLogger(__name__)
 
 # A generation is about 25,000 calls; replaying one takes well under a second.
 GENERATION_BYTES_MAX = 32 * 1024 * 1024
-_NAMES = {field.name for field in fields(LedgerEntry)}
+_NAMES = {
+    "hold": tuple(field.name for field in fields(Hold)),
+    "fact": tuple(field.name for field in fields(LedgerEntry)),
+}
 
 
 class Journal:
@@ -31,7 +34,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._generation = max((int(path.stem) for path in self._files()), default=0)
-        self._open: dict[str, LedgerEntry] = {}
+        self._open: dict[str, Hold] = {}
         self._size = 0
         self._fd = -1
 
@@ -40,24 +43,27 @@ class Journal:
 
         The result may repeat what the ledger already has; its ids tell. Raises OSError.
         """
-        holds: dict[str, LedgerEntry] = {}
+        holds: dict[str, Hold] = {}
         facts: dict[str, LedgerEntry] = {}
         for path in self._files():
-            for kind, entry in _lines(path):
-                (holds if kind == "hold" else facts)[entry.id] = entry
-        return [*facts.values(), *(entry for key, entry in holds.items() if key not in facts)]
+            for line in _lines(path):
+                if isinstance(line, Hold):
+                    holds[line.id] = line
+                else:
+                    facts[line.id] = line
+        return [*facts.values(), *(expired(hold) for key, hold in holds.items() if key not in facts)]
 
     def start(self) -> None:
         """Begin a fresh generation; the older ones stay until `forget_before`."""
         self._rotate()
 
-    def hold(self, entry: LedgerEntry) -> None:
+    def hold(self, hold: Hold) -> None:
         """Write a hold down before dialling. Raises Overloaded if the file cannot be written."""
         try:
-            self._append(b'{"hold":', entry)
+            self._append(b'{"hold":', hold)
         except OSError as error:
             raise Overloaded(f"The ledger cannot be written ({error.strerror}); no call is made unrecorded.") from error
-        self._open[entry.id] = entry
+        self._open[hold.id] = hold
 
     def fact(self, entry: LedgerEntry) -> None:
         """Write down how it ended. Raises OSError; the hold then stays in the file and in memory."""
@@ -83,8 +89,8 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
 
-    def _append(self, opening: bytes, entry: LedgerEntry) -> None:
-        line = opening + orjson.dumps(entry) + b"}\n"
+    def _append(self, opening: bytes, record: Hold | LedgerEntry) -> None:
+        line = opening + orjson.dumps(record) + b"}\n"
         written = os.write(self._fd, line)
         self._size += written
         if written != len(line):
@@ -98,19 +104,20 @@ class Journal:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.close()
         self._fd, self._generation, self._size = fd, generation, 0
-        for entry in self._open.values():
-            self._append(b'{"hold":', entry)
+        for hold in self._open.values():
+            self._append(b'{"hold":', hold)
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
 
 
-def _lines(path: Path) -> Iterator[tuple[str, LedgerEntry]]:
+def _lines(path: Path) -> Iterator[Hold | LedgerEntry]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             document: dict[str, Any] = orjson.loads(line)
             ((kind, values),) = document.items()
-            yield kind, LedgerEntry(**{name: values[name] for name in _NAMES})
+            given = {name: values[name] for name in _NAMES[kind]}
+            yield Hold(**given) if kind == "hold" else LedgerEntry(**given)
         except (orjson.JSONDecodeError, ValueError, KeyError, TypeError, AttributeError):
             if line.strip():
                 log.warning("journal %s line %d is torn and was dropped", path.name, number)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import Overloaded
-from ..values.entry import LedgerEntry
+from ..values.entry import Hold, LedgerEntry
 from .journal import Journal
 from .ledger_sqlite import SqliteLedger
 
@@ -46,11 +46,11 @@ class Ledger:
         self._thread.start()
         return found
 
-    def hold(self, entry: LedgerEntry) -> None:
+    def hold(self, hold: Hold) -> None:
         """Write a hold down before dialling; raises Overloaded if it cannot be, or the writer is too far behind."""
         if self._queue.qsize() >= QUEUE_MAX:
             raise Overloaded("The ledger's queue is full; no call is made unrecorded.")
-        self._journal.hold(entry)
+        self._journal.hold(hold)
 
     def record(self, entry: LedgerEntry) -> None:
         """Take a fact. A journal that cannot be written is reported; the fact still goes to the store."""

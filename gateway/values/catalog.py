@@ -93,11 +93,15 @@ class EnergyModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intensity:
-    """Carbon intensity of a grid zone, location-based average, in gCO2e per kWh, with where it came from."""
+    """Carbon intensity of a grid zone, location-based average, in gCO2e per kWh, with where it came from.
+
+    `label` is what figures made with it carry: energy method and grid method.
+    """
 
     zone: str
     grams_per_kwh: float
     method: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,88 @@ class LedgerEntry:
     world: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What is written down before dialling: who asks, for what, and the worst case that a crash would leave behind.
+
+    Fields mean what they mean in LedgerEntry; `input_tokens` and `output_tokens` are upper bounds.
+    """
+
+    id: str
+    at_ms: int
+    request_id: str
+    key: str
+    team: str
+    session: str
+    session_source: str
+    route: str
+    stream: int
+    task_type: str
+    complexity: float
+    tier: str
+    provider: str
+    deployment: str
+    model: str
+    attempts: int
+    reason: str
+    input_tokens: int
+    output_tokens: int
+    priced: int
+    hold_nusd: int
+    hold_millijoules: int
+    hold_micrograms: int
+    world: str
+
+
+def expired(hold: Hold) -> LedgerEntry:
+    """The entry of a call that was open when the gateway died: charged as held, never refunded in silence."""
+    return LedgerEntry(
+        id=hold.id,
+        at_ms=hold.at_ms,
+        request_id=hold.request_id,
+        final=1,
+        key=hold.key,
+        team=hold.team,
+        session=hold.session,
+        session_source=hold.session_source,
+        route=hold.route,
+        stream=hold.stream,
+        task_type=hold.task_type,
+        complexity=hold.complexity,
+        tier=hold.tier,
+        provider=hold.provider,
+        deployment=hold.deployment,
+        model=hold.model,
+        attempts=hold.attempts,
+        outcome="expired",
+        status=0,
+        code="expired",
+        reason=hold.reason,
+        usage_basis="estimated",
+        input_tokens=hold.input_tokens,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        output_tokens=hold.output_tokens,
+        reasoning_tokens=0,
+        priced=hold.priced,
+        charge_nusd=hold.hold_nusd,
+        hold_nusd=hold.hold_nusd,
+        reference_nusd=hold.hold_nusd,
+        energy_mj_low=hold.hold_millijoules,
+        energy_mj_mid=hold.hold_millijoules,
+        energy_mj_high=hold.hold_millijoules,
+        carbon_ug_low=hold.hold_micrograms,
+        carbon_ug_mid=hold.hold_micrograms,
+        carbon_ug_high=hold.hold_micrograms,
+        reference_energy_mj=hold.hold_millijoules,
+        footprint_method="held",
+        loop_step="",
+        first_byte_ms=0,
+        duration_ms=0,
+        world=hold.world,
+    )
+
+
 # completed: answered in full. refused: a budget, cap or loop said no, nothing was dialled. cancelled: the caller hung
 # up. cut: the provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between
 # dialling and settling; charged as held.

@@ -38,13 +38,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call that may be made: the worst case that is held for it, the expected charge it was ranked by, and why it
-    stands at this place. `hold_nusd` None means unpriced."""
+    """One call that may be made: the worst case that is held for it, and why it stands at this place.
+
+    `hold_nusd` None means unpriced. `output_tokens_max` is the limit behind the hold, all choices together.
+    """
 
     deployment: Deployment
+    output_tokens_max: int
     hold_nusd: int | None
     hold_millijoules: int
-    expected_nusd: int
     reason: str
 
 

@@ -22,12 +22,18 @@ class Splice:
     text: bytes
 
 
+# The size of a message whose content is a list of parts.
+PARTS = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One parsed request. `body` stays the caller's own bytes; `document` is its parsed form, to be read only.
 
     `model_span` is where the raw value of the top-level `model` lies in `body`. `usage_splice` is the edit that makes
-    the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice.
+    the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `roles`
+    and `sizes` follow `messages`: who spoke, and characters of text (PARTS where content is a list, 0 where it is none);
+    they are taken once so that long histories need not be walked again.
     """
 
     dialect: str
@@ -36,6 +42,8 @@ class Request:
     model: str
     model_span: tuple[int, int]
     messages: Sequence[Mapping[str, Any]] = field(repr=False)
+    roles: Sequence[str] = field(repr=False)
+    sizes: Sequence[int] = field(repr=False)
     stream: bool
     wants_usage: bool
     usage_splice: Splice | None

@@ -14,7 +14,7 @@ import orjson
 from ..errors import BadRequest, CallerError, Overloaded, PenstockError
 from ..values.answer import Answer
 from ..values.plan import Refusal
-from ..values.request import Request, Splice
+from ..values.request import PARTS, Request, Splice
 
 # A key of the same length that takes the place of "model" while the body is parsed: if `model` is then gone from the
 # top level, the key that we renamed was the top level's only one, written in any way JSON allows.
@@ -42,12 +42,7 @@ def parse(body: bytes) -> Request:
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("'messages' must be a non-empty array.", param="messages")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            position = messages.index(message)
-            raise BadRequest(
-                f"'messages[{position}]' must be an object with a string 'role'.", param=f"messages[{position}]"
-            )
+    roles = _roles(messages)
     stream = _flag(document, "stream")
     options = document.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -60,6 +55,8 @@ def parse(body: bytes) -> Request:
         model=model,
         model_span=span,
         messages=messages,
+        roles=roles,
+        sizes=[_size(message.get("content")) for message in messages],
         stream=stream,
         wants_usage=wants_usage,
         usage_splice=_usage_splice(body, options) if stream and not wants_usage else None,
@@ -197,6 +194,19 @@ def _only_key(body: bytes, key: bytes) -> int:
         if name not in _loads(body[: match.start()] + renamed + body[match.end() :]):
             return match.end()
     raise BadRequest(f"'{name}' must be given exactly once, written plainly.", param=name)
+
+
+def _roles(messages: list[Any]) -> list[str]:
+    """Who spoke, message by message. Raises BadRequest on anything that is not a message."""
+    roles = [message.get("role") if type(message) is dict else None for message in messages]
+    if not all(type(role) is str for role in roles):
+        wrong = next(place for place, role in enumerate(roles) if type(role) is not str)
+        raise BadRequest(f"'messages[{wrong}]' must be an object with a string 'role'.", param=f"messages[{wrong}]")
+    return roles
+
+
+def _size(content: Any) -> int:
+    return len(content) if type(content) is str else PARTS if type(content) is list else 0
 
 
 def _flag(document: Mapping[str, Any], name: str) -> bool:

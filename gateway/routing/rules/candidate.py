@@ -10,12 +10,15 @@ class Candidate:
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
     `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.
+    `roomiest`: no candidate of the route takes a longer context.
     """
 
     deployment: Deployment
+    output_tokens_max: int
     hold_nusd: int | None
     hold_millijoules: int
     expected_nusd: int | None
     expected_millijoules: int
     expected_micrograms: int
     millijoules_cap: int | None
+    roomiest: bool

@@ -7,7 +7,8 @@ from .candidate import Candidate
 def forbids(candidate: Candidate, facts: Facts) -> str | None:
     """Why this deployment cannot serve the request, None if it can."""
     deployment = candidate.deployment
-    if facts.input_tokens > deployment.context_tokens:
+    # The count is an estimate: the roomiest is never struck for it, its provider knows and says so in its own words.
+    if facts.input_tokens > deployment.context_tokens and not candidate.roomiest:
         return f"context: about {facts.input_tokens} tokens, takes {deployment.context_tokens}"
     if facts.has_images and not deployment.vision:
         return "no vision"
