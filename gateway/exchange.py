@@ -5,8 +5,9 @@ be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec import structs
 
 from . import settlement
 from .accounting import budgets as books
@@ -23,6 +24,7 @@ from .sessions import caps, loops
 from .sessions.identity import Session, SessionBook
 from .settlement import Decided, Progress
 from .values.answer import Answer
+from .values.base import Value
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Plan, Refusal
 from .values.request import Caller, Hints, Request
@@ -96,8 +98,7 @@ class Reply(Protocol):
     async def write(self, data: bytes) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Failed:
+class _Failed(Value):
     """An attempt that did not serve: what to tell the caller if it was the last, what may be tried, what will be."""
 
     answer: Answer
@@ -268,7 +269,7 @@ class Exchange:
             retry_after=failed.retry_after,
             jitter=self._chance.jitter(),
         )
-        return replace(failed, following=following)
+        return structs.replace(failed, following=following)
 
     async def _answered(
         self, decided: Decided, progress: Progress, answering: Answering, reply: Reply

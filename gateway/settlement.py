@@ -6,6 +6,7 @@ from .accounting import estimate, pricing
 from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
 from .providers.openai_compatible import usage_of
 from .sessions.identity import Session
+from .values.base import Value
 from .values.catalog import Deployment, Footprint, Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Refusal, Verdict
@@ -15,8 +16,7 @@ from .values.world import World
 from .wire.chat_stream import ChatStream
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decided:
+class Decided(Value):
     """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds."""
 
     request_id: str

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..values.base import Value
 from ..values.catalog import Budget, Measure, Window
 from ..values.plan import Refusal
 from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
@@ -30,8 +31,7 @@ _UNITS = {Measure.nusd: ("USD", NUSD_PER_USD), Measure.millijoules: ("Wh", MILLI
 Amounts = tuple[int | None, int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Value):
     """One limit that applies to one request: the account it books on and when that account starts again."""
 
     account: str
@@ -42,8 +42,7 @@ class Line:
     keep_until: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(Value):
     """What was set aside: which offer fitted, and how much on which account. Resolved once, by its id."""
 
     id: str
@@ -53,8 +52,7 @@ class Reservation:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exceeded:
+class Exceeded(Value):
     """No offer fitted: the line that the cheapest one broke, and how it stood."""
 
     line: Line
@@ -75,7 +73,7 @@ class BudgetBook:
 
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
-        self._open: dict[str, Reservation] = {}
+        self._open: dict[str, tuple[Reservation, list[_Account]]] = {}
 
     def reserve(
         self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
@@ -92,7 +90,7 @@ class BudgetBook:
                 reservation = Reservation(
                     id=reservation_id, choice=choice, amounts=amounts, lines=lines, expires_at=now + lease
                 )
-                self._open[reservation_id] = reservation
+                self._open[reservation_id] = (reservation, accounts)
                 return reservation
             exceeded = broken
         assert exceeded is not None, "offers are never empty"
@@ -100,11 +98,11 @@ class BudgetBook:
 
     def settle(self, reservation_id: str, spent: Amounts) -> bool:
         """Replace the hold by what was really spent; False if it was resolved before (nothing changes then)."""
-        reservation = self._open.pop(reservation_id, None)
-        if reservation is None:
+        found = self._open.pop(reservation_id, None)
+        if found is None:
             return False
-        for line in reservation.lines:
-            account = self._account(line)
+        reservation, accounts = found
+        for line, account in zip(reservation.lines, accounts, strict=True):
             account.held -= reservation.amounts[line.measure] or 0
             account.spent += spent[line.measure] or 0
         return True
@@ -115,7 +113,7 @@ class BudgetBook:
 
     def expire(self, now: float) -> list[Reservation]:
         """Resolve holds whose lease ran out, charged as held, and forget accounts whose time is over."""
-        late = [reservation for reservation in self._open.values() if reservation.expires_at <= now]
+        late = [reservation for reservation, _ in self._open.values() if reservation.expires_at <= now]
         for reservation in late:
             self.settle(reservation.id, reservation.amounts)
         over = [name for name, account in self._accounts.items() if account.keep_until <= now and account.held == 0]

@@ -20,15 +20,18 @@ def charge(sheet: PriceSheet, usage: Usage) -> int:
     return divide_half_even(scaled, TOKENS_PER_MTOK)
 
 
+def expected(sheet: PriceSheet, input_tokens: int, output_tokens: int) -> int:
+    """What plans compare, in nUSD rounded down: nothing cached, no reasoning."""
+    rates = sheet.rates(input_tokens)
+    return (input_tokens * rates.input + output_tokens * rates.output) // TOKENS_PER_MTOK
+
+
 def worst_case(sheet: PriceSheet, input_tokens_max: int, output_tokens_max: int) -> int:
     """The most that a request can cost in nUSD: every input token at the dearest kind, no cache hit, all output."""
-    reachable = [sheet.base, *(rates for above, rates in sheet.steps if input_tokens_max > above)]
-    return max(
-        divide_up(
-            input_tokens_max * max(rate.input, rate.cached_input, rate.cache_write)
-            + output_tokens_max * max(rate.output, rate.reasoning),
-            TOKENS_PER_MTOK,
-        )
-        for rate in reachable
-    )
-
+    scaled = input_tokens_max * sheet.base.dearest_input + output_tokens_max * sheet.base.dearest_output
+    for above, rates in sheet.steps:
+        if input_tokens_max > above:
+            # A step may be cheaper than the one before; which one it will be depends on the real count.
+            step = input_tokens_max * rates.dearest_input + output_tokens_max * rates.dearest_output
+            scaled = max(scaled, step)
+    return divide_up(scaled, TOKENS_PER_MTOK)

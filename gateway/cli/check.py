@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..config.load import load
 
-HELP = "check a routing file"
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Secrets need not be present unless asked for."""

@@ -17,8 +17,6 @@ from ..app import export
 from ..testing import sessions
 from ..testing.replay import Tally, replay
 
-HELP = "watch agents run through a gateway in front of two simulated providers"
-
 _CONFIG = Path(__file__).parent.parent / "testing" / "demo.yaml"
 # (first token in seconds, tokens a second): about what small and frontier models of 2026 do.
 _SPEEDS = {"normal": ("0.08:180", "0.25:90"), "max": ("0:0", "0:0")}

@@ -7,8 +7,6 @@ import time
 from ..app import export
 from ..config.settings import read_settings
 
-HELP = "print what was spent, per task type or another group"
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Times are ISO 8601, UTC unless they say otherwise; `to` is not included."""

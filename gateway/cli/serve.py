@@ -14,8 +14,6 @@ from ..config.load import load
 from ..config.settings import Settings, read_settings
 from ..values.world import World
 
-HELP = "run the gateway"
-
 # Net new containers between young collections: a few long histories, some tens of MB at worst.
 _COLLECT_ALLOCATIONS = 50_000
 

@@ -25,7 +25,7 @@ from ..errors import (
 from ..exchange import Exchange
 from ..providers.openai_compatible import forwarded
 from ..values.answer import Answer
-from ..values.request import Caller, Hints
+from ..values.request import Caller, Hints, Request
 from ..values.world import World
 from ..wire import chat, models
 from .admin import Admin
@@ -130,7 +130,7 @@ class Front:
         body = await self._body(request)
         parsed = chat.parse(body)
         reply = StreamReply(request)
-        hints = hints_of(request.headers, parsed.document, world)
+        hints = hints_of(request.headers, parsed, world)
         self.calls += 1
         try:
             answer = await self._exchange.serve(parsed, caller, hints, reply)
@@ -233,24 +233,23 @@ def authenticate(headers: Mapping[str, str], world: World) -> Caller:
     raise Unauthenticated("This key is not known here.")
 
 
-def hints_of(headers: Mapping[str, str], document: Mapping[str, object], world: World) -> Hints:
+def hints_of(headers: Mapping[str, str], request: Request, world: World) -> Hints:
     """What headers and well-known body fields say beyond the request itself."""
-    session, source = _session_of(headers, document, world.session_headers)
+    session, source = _session_of(headers, request, world.session_headers)
     return Hints(
         session=session, session_source=source, task_type=headers.get(_TASK_HEADER), forward=forwarded(headers)
     )
 
 
 def _session_of(
-    headers: Mapping[str, str], document: Mapping[str, object], names: tuple[str, ...]
+    headers: Mapping[str, str], request: Request, names: tuple[str, ...]
 ) -> tuple[str | None, str]:
     for name in names:
         value = headers.get(name)
         if value:
             return _clean(value), name
-    value = document.get("prompt_cache_key")
-    if isinstance(value, str) and value:
-        return _clean(value), "prompt_cache_key"
+    if request.session is not None:
+        return _clean(request.session), "prompt_cache_key"
     return None, ""
 
 

@@ -5,6 +5,7 @@ Labels come from closed sets (the configuration's names); a float64 renders 2**5
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add, attrgetter
 
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -35,6 +36,7 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
 )  # fmt: skip
 _EXTRA = {"penstock_tokens": "kind", "penstock_energy_joules": "bound", "penstock_carbon_grams": "bound"}
 _FIELDS = tuple(field for _, _, _, field, _ in _SUMS)
+_figures = attrgetter(*_FIELDS)
 
 Gauges = Callable[[], Iterable[tuple[str, str, list[str], list[tuple[list[str], float]]]]]
 
@@ -71,8 +73,7 @@ class Metrics:
             with self._lock:
                 sums = self._sums[key] = [0] * len(_FIELDS)
         if entry.usage_basis != "none":
-            for place, field in enumerate(_FIELDS):
-                sums[place] += getattr(entry, field)
+            sums[:] = map(add, sums, _figures(entry))
             if not entry.priced:
                 self._count(self._errors, ("unpriced",))
         if not entry.final:

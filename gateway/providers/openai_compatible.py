@@ -4,11 +4,11 @@ Request -> call, response -> usage, failure -> what it means.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from ..values.base import Value
 from ..values.catalog import Deployment
 from ..values.request import Request
 from ..values.usage import Usage
@@ -29,18 +29,16 @@ _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OURS = frozenset({401, 402, 403})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamCall:
+class UpstreamCall(Value):
     """One HTTP call to a provider. `body` is complete; headers hold the provider's key."""
 
     deployment: Deployment
     url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Value):
     """What an error status means: try this deployment again, try another one, or hand it to the caller."""
 
     retry_same: bool

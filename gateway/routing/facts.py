@@ -5,12 +5,12 @@ to a fixed number of characters.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..accounting import estimate
 from ..values.plan import Facts
-from ..values.request import PARTS, Request
+from ..values.request import PARTS, Message, Request
 
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
 _NEWEST_CHARS = 2000
@@ -25,22 +25,20 @@ _ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|de
 
 def facts_of(request: Request) -> Facts:
     """Read what routing needs from one request."""
-    messages, document = request.messages, request.document
-    tools = document.get("tools")
+    messages = request.messages
     images, media_bytes = _media(messages) if PARTS in request.sizes else (0, 0)
     newest = _newest_text(request)
-    system = _text(messages[0].get("content"))[:_SYSTEM_CHARS] if request.roles[0] in _SYSTEM_ROLES else ""
-    format_ = document.get("response_format")
+    system = _text(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
     tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
     most = len(request.body) - media_bytes + images * estimate.IMAGE_TOKENS_MAX
     return Facts(
         input_tokens=tokens,
-        input_tokens_max=most + (estimate.TOOL_PREAMBLE_TOKENS if tools else 0),
+        input_tokens_max=most + (estimate.TOOL_PREAMBLE_TOKENS if request.tool_names else 0),
         turns=len(messages),
-        tool_names=_tool_names(tools) if tools else frozenset(),
+        tool_names=request.tool_names,
         tool_errors=_tool_errors(messages[-_RECENT:]),
         has_images=images > 0,
-        has_schema=isinstance(format_, Mapping) and format_.get("type") in ("json_schema", "json_object"),
+        has_schema=request.has_schema,
         code_share=_code_share(newest),
         words=frozenset(_WORD.findall(f"{newest} {system}".lower())),
         newest_chars=len(newest),
@@ -49,9 +47,9 @@ def facts_of(request: Request) -> Facts:
 
 def _newest_text(request: Request) -> str:
     """The newest user text, else the newest message's; head and tail of it if it is long."""
-    messages, roles = request.messages, request.roles
-    place = next((at for at in range(len(roles) - 1, -1, -1) if roles[at] == "user"), len(roles) - 1)
-    found = _text(messages[place].get("content"))
+    messages = request.messages
+    newest = next((message for message in reversed(messages) if message.role == "user"), messages[-1])
+    found = _text(newest.content)
     half = _NEWEST_CHARS // 2
     return found if len(found) <= _NEWEST_CHARS else f"{found[:half]} {found[-half:]}"
 
@@ -66,11 +64,11 @@ def _text(content: Any) -> str:
     return ""
 
 
-def _media(messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _media(messages: Sequence[Message]) -> tuple[int, int]:
     """How many pictures, and how many bytes of the body are inline media."""
     images = size = 0
     for message in messages:
-        content = message.get("content")
+        content = message.content
         if not isinstance(content, list):
             continue
         for part in content:
@@ -82,14 +80,9 @@ def _media(messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return images, size
 
 
-def _tool_names(tools: Any) -> frozenset[str]:
-    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    return frozenset(f["name"] for f in functions if isinstance(f, dict) and isinstance(f.get("name"), str))
-
-
-def _tool_errors(messages: Sequence[Mapping[str, Any]]) -> int:
+def _tool_errors(messages: Sequence[Message]) -> int:
     return sum(
-        1 for m in messages if m["role"] == "tool" and _ERROR.search(_text(m.get("content"))[:_ERROR_CHARS]) is not None
+        1 for m in messages if m.role == "tool" and _ERROR.search(_text(m.content)[:_ERROR_CHARS]) is not None
     )
 
 

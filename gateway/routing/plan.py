@@ -12,7 +12,6 @@ from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
 from ..values.catalog import Deployment, Policy, Route, Tier
 from ..values.plan import Attempt, Facts, Plan, Refusal, Verdict
 from ..values.request import Request
-from ..values.usage import Usage
 from .rules import FORBIDDING
 from .rules.candidate import Candidate
 
@@ -78,7 +77,7 @@ def _candidate(
         output_tokens_max=output_max,
         hold_nusd=pricing.worst_case(sheet, facts.input_tokens_max, output_max) if sheet else None,
         hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else 0,
-        expected_nusd=pricing.charge(sheet, Usage(input=facts.input_tokens, output=output)) if sheet else None,
+        expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
         expected_micrograms=micrograms_mid(expected_mj, deployment.intensity),
         millijoules_cap=policy.max_request_millijoules,

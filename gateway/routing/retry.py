@@ -1,6 +1,6 @@
 """What follows a failed attempt: the same deployment once more, another one, or the end. Pure."""
 
-from dataclasses import dataclass
+from ..values.base import Value
 
 # Waits before trying the same deployment again: short, because the caller waits too; with jitter in [0.5, 1).
 _BACKOFF_SECONDS = (0.1, 0.4, 1.0)
@@ -8,8 +8,7 @@ _BACKOFF_SECONDS = (0.1, 0.4, 1.0)
 _RETRY_AFTER_SECONDS_MAX = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Next:
+class Next(Value):
     """Try attempt number `place` of the plan after `wait_seconds`."""
 
     place: int

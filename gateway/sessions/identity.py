@@ -7,13 +7,12 @@ in batch work. Two continuations of one node part: the second is a new session t
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..accounting.budgets import Line
 from ..values.catalog import SessionCaps
-from ..values.request import Request
+from ..values.request import Message, Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each.
 SESSIONS_MAX = 50_000
@@ -94,9 +93,9 @@ class SessionBook:
         return len(self._named) + len(self._nodes)
 
     def _parent(self, key: str, request: Request) -> tuple[int, _Node] | None:
-        roles, tried = request.roles, 0
-        for place in range(len(roles) - 1, 0, -1):
-            if roles[place] != "assistant":
+        messages, tried = request.messages, 0
+        for place in range(len(messages) - 1, 0, -1):
+            if messages[place].role != "assistant":
                 continue
             digest = _digest(key, request, place)
             node = self._nodes.get(digest)
@@ -129,8 +128,8 @@ def _digest(key: str, request: Request, count: int) -> int:
     return hash((key, tuple(request.sizes[:count]), *ends))
 
 
-def _tail(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
+def _tail(message: Message) -> str:
+    content = message.content
     return content[:_TAIL_CHARS] + content[-_TAIL_CHARS:] if isinstance(content, str) else ""
 
 

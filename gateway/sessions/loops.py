@@ -4,13 +4,15 @@ Reads only messages that it has not seen. Repeats add 1, a new step takes 1 off,
 not accumulate, a run of any period does. Digests only; at most STEPS_MAX per session.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import orjson
 
 from ..values.catalog import LoopLimits
 from ..values.plan import Refusal
+from ..values.request import Message
 from .identity import Session
 
 STEPS_MAX = 1000
@@ -21,7 +23,20 @@ _CANONICAL_CHARS = 4096
 _SCORE_MAX = 50.0
 
 
-def observe(session: Session, messages: Sequence[Mapping[str, Any]]) -> None:
+class _Function(msgspec.Struct, gc=False):
+    name: Any = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    id: Any = None
+    function: _Function | None = None
+
+
+_CALLS = msgspec.json.Decoder(list[_Call] | None)
+
+
+def observe(session: Session, messages: Sequence[Message]) -> None:
     """Read what is new in the history and move the session's score.
 
     A history that became shorter (compacted by the client) is taken as read.
@@ -65,38 +80,42 @@ def refusal(session: Session, limits: LoopLimits) -> Refusal:
     )
 
 
-def _steps(messages: Sequence[Mapping[str, Any]], start: int) -> Iterator[int]:
+def _steps(messages: Sequence[Message], start: int) -> Iterator[int]:
     """Digests of (call, result) for every tool result from `start` on; text agents: (answer, reply)."""
     for place in range(start, len(messages)):
         message = messages[place]
-        role = message["role"]
-        if role == "tool":
+        if message.role == "tool":
             call = _call_of(messages, place)
             if call is not None:
                 yield hash((call, _result(message)))
-        elif role == "user" and place > 0 and messages[place - 1]["role"] == "assistant":
+        elif message.role == "user" and place > 0 and messages[place - 1].role == "assistant":
             answer = messages[place - 1]
-            if not answer.get("tool_calls"):
+            if not memoryview(answer.tool_calls).nbytes:
                 yield hash((_result(answer), _result(message)))
 
 
-def _call_of(messages: Sequence[Mapping[str, Any]], place: int) -> int | None:
+def _call_of(messages: Sequence[Message], place: int) -> int | None:
     """Digest of the call that the tool result at `place` answers: by id, else by position after the assistant turn."""
     first = place
-    while first > 0 and messages[first - 1]["role"] == "tool":
+    while first > 0 and messages[first - 1].role == "tool":
         first -= 1
-    calls = messages[first - 1].get("tool_calls") if first > 0 else None
-    if not isinstance(calls, list):
-        return None
-    wanted = messages[place].get("tool_call_id")
-    matching = [call for call in calls if isinstance(call, dict) and wanted and call.get("id") == wanted]
+    calls = _calls(messages[first - 1]) if first > 0 else []
+    wanted = messages[place].tool_call_id
+    matching = [call for call in calls if wanted and call.id == wanted]
     position = place - first
-    if len(matching) != 1 and position < len(calls):
-        matching = [calls[position]]
-    function = matching[0].get("function") if matching and isinstance(matching[0], dict) else None
-    if not isinstance(function, dict):
-        return None
-    return hash((str(function.get("name")), _canonical(function.get("arguments"))))
+    if len(matching) != 1:
+        matching = calls[position : position + 1]
+    function = matching[0].function if matching else None
+    return hash((function.name, _canonical(function.arguments))) if function is not None else None
+
+
+def _calls(message: Message) -> list[_Call]:
+    if not memoryview(message.tool_calls).nbytes:
+        return []
+    try:
+        return _CALLS.decode(message.tool_calls) or []
+    except msgspec.ValidationError:
+        return []
 
 
 def _canonical(arguments: Any) -> Any:
@@ -111,6 +130,6 @@ def _canonical(arguments: Any) -> Any:
     return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
 
 
-def _result(message: Mapping[str, Any]) -> Any:
-    content = message.get("content")
+def _result(message: Message) -> Any:
+    content = message.content
     return content if isinstance(content, str) else orjson.dumps(content)

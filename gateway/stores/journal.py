@@ -8,11 +8,9 @@ Two generations of the file are kept: when one is full the next begins with the 
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-import orjson
+import msgspec
 
 from ..errors import Overloaded
 from ..values.entry import Hold, LedgerEntry, expired
@@ -21,10 +19,15 @@ log = logging.getLogger(__name__)
 
 # A generation is about 25,000 calls; replaying one takes well under a second.
 GENERATION_BYTES_MAX = 32 * 1024 * 1024
-_NAMES = {
-    "hold": tuple(field.name for field in fields(Hold)),
-    "fact": tuple(field.name for field in fields(LedgerEntry)),
-}
+
+
+class _Line(msgspec.Struct):
+    hold: Hold | None = None
+    fact: LedgerEntry | None = None
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_encode = msgspec.json.Encoder().encode
 
 
 class Journal:
@@ -90,7 +93,7 @@ class Journal:
             self._fd = -1
 
     def _append(self, opening: bytes, record: Hold | LedgerEntry) -> None:
-        line = opening + orjson.dumps(record) + b"}\n"
+        line = opening + _encode(record) + b"}\n"
         written = os.write(self._fd, line)
         self._size += written
         if written != len(line):
@@ -114,10 +117,11 @@ class Journal:
 def _lines(path: Path) -> Iterator[Hold | LedgerEntry]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            document: dict[str, Any] = orjson.loads(line)
-            ((kind, values),) = document.items()
-            given = {name: values[name] for name in _NAMES[kind]}
-            yield Hold(**given) if kind == "hold" else LedgerEntry(**given)
-        except (orjson.JSONDecodeError, ValueError, KeyError, TypeError, AttributeError):
-            if line.strip():
-                log.warning("journal %s line %d is torn and was dropped", path.name, number)
+            read = _LINE.decode(line)
+        except msgspec.DecodeError:
+            read = _Line()
+        record = read.hold or read.fact
+        if record is not None:
+            yield record
+        elif line.strip():
+            log.warning("journal %s line %d is torn and was dropped", path.name, number)

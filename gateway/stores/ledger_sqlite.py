@@ -5,8 +5,9 @@ All calls block; `ledger.py` makes them from its writer thread.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
+
+from msgspec.structs import astuple, fields
 
 from ..values.entry import GROUPS, LedgerEntry
 
@@ -15,8 +16,8 @@ _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS entries (
     {", ".join(f"{field.name} {_TYPES[field.type]} NOT NULL" for field in fields(LedgerEntry))},
-    PRIMARY KEY (id)
-) WITHOUT ROWID;
+    UNIQUE (id)
+);
 CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
 """
 _INSERT = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -40,7 +41,7 @@ class SqliteLedger:
 
     def append(self, entries: Iterable[LedgerEntry]) -> None:
         """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error."""
-        rows = [_row(entry) for entry in entries]
+        rows = [astuple(entry) for entry in entries]
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany(_INSERT, rows)
@@ -98,11 +99,6 @@ class SqliteLedger:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-
-def _row(entry: LedgerEntry) -> tuple[str | int | float, ...]:
-    """The entry's columns in order; dataclasses.astuple copies deeply, which 40 plain values do not need."""
-    return tuple([getattr(entry, name) for name in _COLUMNS])
 
 
 def _expression(name: str) -> str:

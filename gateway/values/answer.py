@@ -1,14 +1,14 @@
 """What goes back to the caller when it is not a stream."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from .base import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Value):
     """A whole answer; `streamed` True means that it has already been sent through the caller's Reply."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = b""
     streamed: bool = False

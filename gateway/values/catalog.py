@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from .base import Value
 from .units import Bounds
 
 
@@ -20,16 +21,23 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Prices in nUSD per million tokens of each kind; cache_write covers the five-minute cache."""
+    """Prices in nUSD per million tokens of each kind; cache_write covers the five-minute cache.
+
+    `dearest_input` and `dearest_output` are what worst cases are held at.
+    """
 
     input: int
     output: int
     cached_input: int
     cache_write: int
     reasoning: int
+    dearest_input: int = field(init=False)
+    dearest_output: int = field(init=False)
 
     def __post_init__(self) -> None:
         assert min(self.input, self.output, self.cached_input, self.cache_write, self.reasoning) >= 0
+        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write))
+        object.__setattr__(self, "dearest_output", max(self.output, self.reasoning))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,8 @@ class PriceSheet:
 
     def rates(self, input_tokens: int) -> Rates:
         """The rates for a request with so much input."""
+        if not self.steps:
+            return self.base
         return next((rates for above, rates in reversed(self.steps) if input_tokens > above), self.base)
 
 
@@ -230,8 +240,7 @@ class Policy:
     default_output_tokens: int = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
+class Footprint(Value):
     """Energy (mJ, facility boundary) and carbon (ug CO2e, operational + embodied) of one call, with its method."""
 
     energy_millijoules: Bounds

@@ -1,10 +1,9 @@
 """The ledger entry: one immutable fact about one call, everything that metrics and exports are made of."""
 
-from dataclasses import dataclass
+from .base import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
+class LedgerEntry(Value):
     """What one call was, took and cost. Written once; corrected only by a further entry.
 
     Money in nUSD, energy in mJ, carbon in ug CO2e, times in ms (`at_ms` since the Unix epoch). `outcome` is one of
@@ -59,8 +58,7 @@ class LedgerEntry:
     world: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Value):
     """What is written down before dialling: who asks, for what, and the worst case that a crash would leave behind.
 
     Fields mean what they mean in LedgerEntry; `input_tokens` and `output_tokens` are upper bounds.

@@ -1,14 +1,13 @@
 """Decisions: what the request looks like, how it was classified, what will be tried, and what was refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from .base import Value
 from .catalog import Deployment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Value):
     """What routing looks at: counts and flags, no prompt text except the bounded word set of the newest turns.
 
     `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
@@ -22,12 +21,11 @@ class Facts:
     has_images: bool
     has_schema: bool
     code_share: float
-    words: frozenset[str] = field(repr=False)
+    words: frozenset[str]
     newest_chars: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Value):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why."""
 
     complexity: float
@@ -36,8 +34,7 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Value):
     """One call that may be made: the worst case that is held for it, and why it stands at this place.
 
     `hold_nusd` None means unpriced. `output_tokens_max` is the limit behind the hold, all choices together.
@@ -50,16 +47,14 @@ class Attempt:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Value):
     """Attempts in the order in which they are tried; never empty. `struck` says why other candidates are not in it."""
 
     attempts: tuple[Attempt, ...]
     struck: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(Value):
     """A decision not to serve: which limit, what was used and how to go on.
 
     `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md).
@@ -67,5 +62,5 @@ class Refusal:
 
     code: str
     message: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = {}
     retry_after_seconds: int | None = None

@@ -1,20 +1,21 @@
 """What a caller asks: who they are and what they sent, with the few fields that the gateway acts on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+from .base import Value
+
+
+class Caller(Value):
     """Who asks: the id of the key that was shown, and the team it belongs to. The secret itself is not kept."""
 
     key: str
     team: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Splice:
+class Splice(Value):
     """Replace body[start:end] by `text`; start == end inserts."""
 
     start: int
@@ -22,41 +23,53 @@ class Splice:
     text: bytes
 
 
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One message of the conversation; what is not named here is not read. `tool_calls` stays raw until somebody asks."""
+
+    role: str
+    content: str | list[Any] | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()
+    tool_call_id: Any = None
+
+
 # The size of a message whose content is a list of parts.
 PARTS = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One parsed request. `body` stays the caller's own bytes; `document` is its parsed form, to be read only.
+class Request(Value):
+    """One parsed request. `body` stays the caller's own bytes.
 
     `model_span` is where the raw value of the top-level `model` lies in `body`. `usage_splice` is the edit that makes
-    the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `roles`
-    and `sizes` follow `messages`: who spoke, and characters of text (PARTS where content is a list, 0 where it is none);
-    they are taken once so that long histories need not be walked again.
+    the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `sizes`
+    follows `messages`: characters of text (PARTS where content is a list, 0 where it is none); taken once so that long
+    histories need not be walked again. `session` is an id that the body itself names.
     """
 
     dialect: str
-    body: bytes = field(repr=False)
-    document: Mapping[str, Any] = field(repr=False)
+    body: bytes
     model: str
     model_span: tuple[int, int]
-    messages: Sequence[Mapping[str, Any]] = field(repr=False)
-    roles: Sequence[str] = field(repr=False)
-    sizes: Sequence[int] = field(repr=False)
+    messages: Sequence[Message]
+    sizes: Sequence[int]
     stream: bool
     wants_usage: bool
     usage_splice: Splice | None
     max_output_tokens: int | None
     choices: int
+    tool_names: frozenset[str]
+    has_schema: bool
+    session: str | None
+
+    def __repr__(self) -> str:
+        # Bodies hold prompts, which belong in no log.
+        return f"Request(model={self.model!r}, messages={len(self.messages)}, bytes={len(self.body)})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hints:
+class Hints(Value):
     """What the headers say beyond the body: the session (and which header said so), the task type, and the headers
     that are passed on to the provider."""
 
     session: str | None = None
     session_source: str = ""
     task_type: str | None = None
-    forward: Mapping[str, str] = field(default_factory=dict, repr=False)
+    forward: Mapping[str, str] = {}

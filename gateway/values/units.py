@@ -4,8 +4,9 @@ Money is integer nano-dollars (nUSD, 1e-9 US dollar), energy integer millijoules
 that sums are exact in any order. 2**63 nUSD is 9.2 billion dollars.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
+
+import msgspec
 
 NUSD_PER_USD = 1_000_000_000
 TOKENS_PER_MTOK = 1_000_000
@@ -14,8 +15,7 @@ MICROGRAMS_PER_GRAM = 1_000_000
 JOULES_PER_KWH = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, gc=False):
     """A figure with its systematic bounds, low <= mid <= high, in the unit its name gives.
 
     Bounds are systematic, not noise: lows add to lows and highs to highs (they never shrink by the root of n).

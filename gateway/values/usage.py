@@ -1,10 +1,9 @@
 """Usage: how many tokens one call took, as the provider says or as we estimate."""
 
-from dataclasses import dataclass
+from .base import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Value):
     """Token counts of one call, normalised: cached_input and cache_write lie within input, reasoning within output.
 
     `exact` is True only when every count came from the provider.

@@ -9,17 +9,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import orjson
 
 from ..errors import BadRequest, CallerError, Overloaded, PenstockError
 from ..values.answer import Answer
 from ..values.plan import Refusal
-from ..values.request import PARTS, Request, Splice
+from ..values.request import PARTS, Message, Request, Splice
 
 # A key of the same length that takes the place of "model" while the body is parsed: if `model` is then gone from the
 # top level, the key that we renamed was the top level's only one, written in any way JSON allows.
-_KEY, _RENAMED = b'"model"', b'"\x7fodel"'
-_RENAMED_NAME = "\x7fodel"
+_KEY, _RENAMED = b'"model"', b'"_odel"'
 _KEY_AND_QUOTE = re.compile(rb'"model"\s*:\s*"')
 _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 # Where the key is looked for first: SDKs write it at the head, or after the messages, near the tail.
@@ -33,35 +33,65 @@ _CHOICES_MAX = 128
 _JSON = "application/json"
 
 
+class _Body(msgspec.Struct, gc=False):
+    """The fields that we act on; everything else is checked to be JSON and skipped."""
+
+    messages: list[Message]
+    model: Any = None
+    renamed: Any = msgspec.field(default=None, name="_odel")
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    tools: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
+    prompt_cache_key: Any = None
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct, gc=False):
+    function: _Function | None = None
+
+
+class _Format(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+_BODY = msgspec.json.Decoder(_Body)
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+_FORMAT = msgspec.json.Decoder(_Format)
+
+
 def parse(body: bytes) -> Request:
     """Read one chat-completions body. Raises BadRequest with a sentence that names the field."""
     document, span = _parse_around_model(body)
-    model = document.pop(_RENAMED_NAME)
+    model, messages = document.renamed, document.messages
     if not model or len(model) > _MODEL_CHARS_MAX:
         raise BadRequest("'model' must be a non-empty string of at most 256 characters.", param="model")
-    messages = document.get("messages")
-    if not isinstance(messages, list) or not messages:
+    if not messages:
         raise BadRequest("'messages' must be a non-empty array.", param="messages")
-    roles = _roles(messages)
-    stream = _flag(document, "stream")
-    options = document.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise BadRequest("'stream_options' must be an object.", param="stream_options")
+    stream, options = bool(document.stream), document.stream_options
     wants_usage = bool(options and options.get("include_usage") is True)
+    cache_key = document.prompt_cache_key
     return Request(
         dialect="chat",
         body=body,
-        document=document,
         model=model,
         model_span=span,
         messages=messages,
-        roles=roles,
-        sizes=[_size(message.get("content")) for message in messages],
+        sizes=[_size(message.content) for message in messages],
         stream=stream,
         wants_usage=wants_usage,
         usage_splice=_usage_splice(body, options) if stream and not wants_usage else None,
         max_output_tokens=_max_output(document),
-        choices=_count(document, "n", _CHOICES_MAX) or 1,
+        choices=_count("n", document.n, _CHOICES_MAX) or 1,
+        tool_names=_tool_names(document.tools),
+        has_schema=_has_schema(document.response_format),
+        session=cache_key if isinstance(cache_key, str) and cache_key else None,
     )
 
 
@@ -72,11 +102,11 @@ def spliced(request: Request, model: str, *, ask_usage: bool) -> bytes:
     if ask_usage and request.usage_splice is not None:
         edits.append(request.usage_splice)
         edits.sort(key=lambda edit: edit.start)
-    parts, at = [], 0
+    view, parts, at = memoryview(request.body), [], 0
     for edit in edits:
-        parts += (request.body[at : edit.start], edit.text)
+        parts += (view[at : edit.start], edit.text)
         at = edit.end
-    parts.append(request.body[at:])
+    parts.append(view[at:])
     return b"".join(parts)
 
 
@@ -116,52 +146,55 @@ def _error(message: str, kind: str, code: str, param: str | None, details: Mappi
     return orjson.dumps({"error": error})
 
 
-def _parse_around_model(body: bytes) -> tuple[dict[str, Any], tuple[int, int]]:
+def _parse_around_model(body: bytes) -> tuple[_Body, tuple[int, int]]:
     """Parse with the top-level `model` renamed; return the document and the span of the raw value."""
+    view = memoryview(body)
     for position in _model_keys(body):
         value = _VALUE.match(body, position + len(_KEY))
         if value is None:
             continue
-        document = _loads(body[:position] + _RENAMED + body[position + len(_KEY) :])
-        if "model" not in document and _RENAMED_NAME in document:
+        document = _decoded(b"".join((view[:position], _RENAMED, view[position + len(_KEY) :])))
+        if document.model is None and isinstance(document.renamed, str):
             return document, value.span(1)
-    document = _loads(body)
-    if "model" not in document:
+    document = _decoded(body)
+    if document.model is None:
         raise BadRequest("'model' is missing.", param="model")
-    if not isinstance(document["model"], str):
+    if not isinstance(document.model, str):
         raise BadRequest("'model' must be a string.", param="model")
     raise BadRequest("'model' must be given exactly once, written plainly.", param="model")
 
 
 def _model_keys(body: bytes) -> Iterator[int]:
-    """Positions where the key may stand: near the head, near the tail, then anywhere; never the same one twice."""
-    seen = set()
-    head = _KEY_AND_QUOTE.search(body, 0, _HEAD)
-    if head is not None:
-        seen.add(head.start())
-        yield head.start()
-    if len(body) > _HEAD:
-        for match in _KEY_AND_QUOTE.finditer(body, max(_HEAD, len(body) - _TAIL)):
-            if len(seen) < _CANDIDATES_MAX and match.start() not in seen:
-                seen.add(match.start())
-                yield match.start()
-        for match in _KEY_AND_QUOTE.finditer(body):
-            if len(seen) >= _CANDIDATES_MAX:
-                return
+    """Positions where the key may stand: near the head, near the tail, then anywhere; at most _CANDIDATES_MAX."""
+    seen: set[int] = set()
+    tail = max(0, len(body) - _TAIL)
+    for start, end in ((0, _HEAD), (tail, len(body)), (0, len(body))):
+        for match in _KEY_AND_QUOTE.finditer(body, start, end):
             if match.start() not in seen:
                 seen.add(match.start())
                 yield match.start()
+            if len(seen) >= _CANDIDATES_MAX:
+                return
 
 
-def _loads(body: bytes) -> dict[str, Any]:
+def _decoded(body: bytes) -> _Body:
+    """Read the fields; what msgspec says names a path or a byte, never the text around it."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as broken:
-        # The message names a position only, never the text around it.
-        raise BadRequest(f"The body is not valid JSON: {broken.msg} at byte {broken.pos}.", code="invalid_json") from None
-    if not isinstance(document, dict):
-        raise BadRequest("The body must be a JSON object.", code="invalid_json")
-    return document
+        return _BODY.decode(body)
+    except msgspec.ValidationError as wrong:
+        sentence, _, path = str(wrong).partition(" - at ")
+        param = path.strip("`").removeprefix("$").removeprefix(".") or None
+        if param is None and "missing required field" in sentence:
+            param = "messages"
+        raise BadRequest(f"'{param or 'body'}': {sentence[0].lower()}{sentence[1:]}.", param=param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        raise BadRequest(f"The body is not valid JSON: {_where(broken)}.", code="invalid_json") from None
+
+
+def _where(broken: Exception) -> str:
+    if isinstance(broken, msgspec.DecodeError):
+        return str(broken).removeprefix("JSON is malformed: ").rstrip(".")
+    return "it is nested too deeply" if isinstance(broken, RecursionError) else "it is not UTF-8"
 
 
 def _usage_splice(body: bytes, options: Mapping[str, Any] | None) -> Splice:
@@ -191,41 +224,42 @@ def _only_key(body: bytes, key: bytes) -> int:
     for number, match in enumerate(re.finditer(re.escape(key), body)):
         if number >= _CANDIDATES_MAX:
             break
-        if name not in _loads(body[: match.start()] + renamed + body[match.end() :]):
+        trial = body[: match.start()] + renamed + body[match.end() :]
+        if name not in orjson.loads(trial):
             return match.end()
     raise BadRequest(f"'{name}' must be given exactly once, written plainly.", param=name)
 
 
-def _roles(messages: list[Any]) -> list[str]:
-    """Who spoke, message by message. Raises BadRequest on anything that is not a message."""
-    roles = [message.get("role") if type(message) is dict else None for message in messages]
-    if not all(type(role) is str for role in roles):
-        wrong = next(place for place, role in enumerate(roles) if type(role) is not str)
-        raise BadRequest(f"'messages[{wrong}]' must be an object with a string 'role'.", param=f"messages[{wrong}]")
-    return roles
-
-
-def _size(content: Any) -> int:
+def _size(content: str | list[Any] | None) -> int:
     return len(content) if type(content) is str else PARTS if type(content) is list else 0
 
 
-def _flag(document: Mapping[str, Any], name: str) -> bool:
-    value = document.get(name)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise BadRequest(f"'{name}' must be true or false.", param=name)
+def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
+    """Names of the offered functions; tools of other kinds are the provider's business."""
+    if not memoryview(tools).nbytes:
+        return frozenset()
+    try:
+        return frozenset(tool.function.name for tool in _TOOLS.decode(tools) if tool.function is not None)
+    except msgspec.ValidationError:
+        return frozenset()
 
 
-def _count(document: Mapping[str, Any], name: str, most: int) -> int | None:
-    value = document.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise BadRequest(f"'{name}' must be a whole number from 1 to {most}.", param=name)
-    return value
+def _has_schema(format_: msgspec.Raw) -> bool:
+    if not memoryview(format_).nbytes:
+        return False
+    try:
+        return _FORMAT.decode(format_).type in ("json_schema", "json_object")
+    except msgspec.ValidationError:
+        return False
 
 
-def _max_output(document: Mapping[str, Any]) -> int | None:
-    newer = _count(document, "max_completion_tokens", _MAX_TOKENS_MAX)
-    older = _count(document, "max_tokens", _MAX_TOKENS_MAX)
+def _count(name: str, value: int | None, most: int) -> int | None:
+    if value is None or 1 <= value <= most:
+        return value
+    raise BadRequest(f"'{name}' must be a whole number from 1 to {most}.", param=name)
+
+
+def _max_output(document: _Body) -> int | None:
+    newer = _count("max_completion_tokens", document.max_completion_tokens, _MAX_TOKENS_MAX)
+    older = _count("max_tokens", document.max_tokens, _MAX_TOKENS_MAX)
     return newer if older is None else older if newer is None else max(newer, older)

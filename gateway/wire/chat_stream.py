@@ -1,8 +1,9 @@
 """A chat-completions stream on its way through: forwarded as it comes, metered, the unasked usage chunk withheld.
 
-Blocks of whole events are forwarded as the provider's own bytes. A block is looked at only where it can matter: where
-it carries usage, an error or the end. What the answer's text would weigh is worked out later and only if the provider
-never says: the blocks are kept until SETTLE_BYTES of them have gathered, then read and dropped.
+Blocks of whole events are forwarded as the provider's own bytes and, as a rule, only counted. A block is read where it
+can matter: at the beginning (to learn how many bytes around the text every event has), and where it carries usage, an
+error, a finish reason or the end. What the text weighs is then bytes minus envelopes, good enough for the estimate that
+is needed when a provider never says, and free of cost when it does.
 """
 
 import re
@@ -13,25 +14,32 @@ import orjson
 from ..errors import BrokenAnswer
 
 # Within JSON strings a quote is escaped, so these never match inside text that the model wrote.
-_MATTERS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|data:\s*\[DONE\]')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 # One event larger than this is not an answer but a flood (the largest real ones, inline images, stay under 8 MB).
 EVENT_BYTES_MAX = 8 * 1024 * 1024
-# Kept per open stream before it is read: 1,000 streams hold 16 MB.
-SETTLE_BYTES = 16 * 1024
+# Events with text that are read to learn the size of the envelope.
+_LEARNT_FROM = 3
 
 
 class ChatStream:
-    """State of one stream: `usage` is the provider's usage object once seen, `done` whether [DONE] was, `error` the
-    provider's error object if it sent one in the stream."""
+    """State of one stream: `usage` is the provider's usage object once seen, `done` whether [DONE] was, `finished`
+    whether a finish reason was, `error` the provider's error object if it sent one in the stream."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_pending", "_text_bytes", "_text_events", "_withhold", "done", "error", "finished", "usage")
+    __slots__ = (
+        "_bytes", "_envelope", "_events", "_learnt", "_pending", "_text_bytes", "_text_events", "_withhold",
+        "done", "error", "finished", "usage",
+    )  # fmt: skip
 
     def __init__(self, *, withhold_usage: bool) -> None:
         self._withhold = withhold_usage
         self._pending = b""
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
+        # Blocks that were only counted: their bytes and events, and what is known of an event's envelope.
+        self._bytes = 0
+        self._events = 0
+        self._envelope = 0
+        self._learnt = 0
+        # Events that were read.
         self._text_bytes = 0
         self._text_events = 0
         self.usage: dict[str, Any] | None = None
@@ -52,10 +60,11 @@ class ChatStream:
             data = data[:whole]
         if not data or self.done:
             return b""
-        if _MATTERS.search(data) is None:
-            self._keep(data)
-            return data
-        return self._event_by_event(data)
+        if self._learnt < _LEARNT_FROM or _matters(data):
+            return self._event_by_event(data)
+        self._bytes += len(data)
+        self._events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
+        return data
 
     def finish(self) -> bytes:
         """The provider closed the connection: what is left over, if it is a whole event without its blank line."""
@@ -67,26 +76,12 @@ class ChatStream:
     @property
     def ended(self) -> bool:
         """Whether the answer came to its own end: [DONE], or a finish reason from providers that do not send it."""
-        if not self.done:
-            self.text()
         return self.done or self.finished
 
     def text(self) -> tuple[int, int]:
-        """UTF-8 bytes of answer text so far (content, reasoning, tool arguments), and how many events carried any."""
-        for block in self._kept:
-            for event in _BOUNDARY.split(block):
-                payload = _payload(event)
-                if payload is not None:
-                    self._weigh(payload)
-        self._kept.clear()
-        self._kept_bytes = 0
-        return self._text_bytes, self._text_events
-
-    def _keep(self, block: bytes) -> None:
-        self._kept.append(block)
-        self._kept_bytes += len(block)
-        if self._kept_bytes > SETTLE_BYTES:
-            self.text()
+        """Bytes of answer text so far (content, reasoning, tool arguments), and how many events carried any."""
+        counted = max(self._bytes - self._events * self._envelope, 0)
+        return self._text_bytes + counted, self._text_events + self._events
 
     def _event_by_event(self, block: bytes) -> bytes:
         out, start = [], 0
@@ -107,14 +102,14 @@ class ChatStream:
             return True
         if payload.get("error"):
             self.error = payload["error"]
-        self._keep(event)
+        self._weigh(payload, len(event))
         usage = payload.get("usage")
         if not isinstance(usage, dict):
             return True
         self.usage = usage
         return not self._withhold or bool(payload.get("choices"))
 
-    def _weigh(self, payload: dict[str, Any]) -> None:
+    def _weigh(self, payload: dict[str, Any], event_bytes: int) -> None:
         weight = 0
         for choice in payload.get("choices") or ():
             if not isinstance(choice, dict):
@@ -123,8 +118,22 @@ class ChatStream:
             if isinstance(delta, dict):
                 weight += text_bytes(delta)
             self.finished = self.finished or choice.get("finish_reason") is not None
-        self._text_bytes += weight
-        self._text_events += weight > 0
+        if weight:
+            self._text_bytes += weight
+            self._text_events += 1
+            self._learnt += 1
+            self._envelope = event_bytes - weight if self._envelope == 0 else min(self._envelope, event_bytes - weight)
+
+
+def _matters(data: bytes) -> bool:
+    """Whether a block has to be read: usage, an error, a finish reason, the end."""
+    return (
+        b"[DONE]" in data
+        or b'_reason":"' in data
+        or b'_reason": "' in data
+        or b'"error"' in data
+        or (b'"usage"' in data and _USAGE.search(data) is not None)
+    )
 
 
 def text_bytes(message: dict[str, Any]) -> int:

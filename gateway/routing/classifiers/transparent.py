@@ -5,7 +5,7 @@ takes this one's place where labels exist. Complexity is the logistic of their s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ...values.catalog import TaskType
 from ...values.plan import Facts, Verdict
@@ -23,18 +23,18 @@ _ROUTINE = frozenset(
 
 # Log-odds of a plain short question: most such requests are served well by a small model.
 _BASE = -1.2
-# (name in the reason, weight, value of the signal in [0, 1]). Order is that of the reason's text.
-_SIGNALS: Sequence[tuple[str, float, Callable[[Facts], float]]] = (
-    ("long-input", 1.6, lambda f: min(1.0, math.log2(1 + f.input_tokens / 1000) / 5)),
-    ("long-ask", 0.8, lambda f: min(1.0, f.newest_chars / 2000)),
-    ("reasoning-words", 1.8, lambda f: min(1.0, len(f.words & _REASONING) / 3)),
-    ("routine-words", -1.2, lambda f: min(1.0, len(f.words & _ROUTINE) / 2)),
-    ("code", 0.9, lambda f: min(1.0, f.code_share / 0.08)),
-    ("many-tools", 0.7, lambda f: min(1.0, len(f.tool_names) / 20)),
-    ("failed-tools", 1.4, lambda f: min(1.0, f.tool_errors / 3)),
-    ("long-session", 0.6, lambda f: min(1.0, f.turns / 60)),
-    ("schema", -0.3, lambda f: float(f.has_schema)),
-    ("images", 0.6, lambda f: float(f.has_images)),
+# (name in the reason, weight); `_values` gives each signal's value in [0, 1] in the same order.
+_SIGNALS = (
+    ("long-input", 1.6),
+    ("long-ask", 0.8),
+    ("reasoning-words", 1.8),
+    ("routine-words", -1.2),
+    ("code", 0.9),
+    ("many-tools", 0.7),
+    ("failed-tools", 1.4),
+    ("long-session", 0.6),
+    ("schema", -0.3),
+    ("images", 0.6),
 )
 # A signal is named in the reason when it moves the sum by at least this.
 _NAMED = 0.25
@@ -45,16 +45,31 @@ _BY_CALLER, _BY_TOOLS = 1.0, 0.9
 def classify(facts: Facts, task_types: Sequence[TaskType], *, declared: str | None = None) -> Verdict:
     """Complexity and task type of a request. `declared` is the caller's own task type; unknown names count as other."""
     task, confidence = _task_type(facts, task_types, declared)
-    moves = [(name, weight * value(facts)) for name, weight, value in _SIGNALS]
+    moves = [(name, weight * value) for (name, weight), value in zip(_SIGNALS, _values(facts), strict=True) if value]
     if task is not None and task.complexity_shift:
         moves.append((f"task-{task.name}", task.complexity_shift))
     log_odds = _BASE + sum(move for _, move in moves)
-    named = [f"{name}{move:+.1f}" for name, move in moves if abs(move) >= _NAMED]
+    named = [f"{name}{move:+.1f}" for name, move in moves if not -_NAMED < move < _NAMED]
     return Verdict(
         complexity=round(1 / (1 + math.exp(-log_odds)), 3),
         task_type=task.name if task is not None else OTHER,
         confidence=confidence,
         reason=",".join(named) or "plain",
+    )
+
+
+def _values(f: Facts) -> tuple[float, ...]:
+    return (
+        min(1.0, math.log2(1 + f.input_tokens / 1000) / 5),
+        min(1.0, f.newest_chars / 2000),
+        min(1.0, len(f.words & _REASONING) / 3),
+        min(1.0, len(f.words & _ROUTINE) / 2),
+        min(1.0, f.code_share / 0.08),
+        min(1.0, len(f.tool_names) / 20),
+        min(1.0, f.tool_errors / 3),
+        min(1.0, f.turns / 60),
+        float(f.has_schema),
+        float(f.has_images),
     )
 
 

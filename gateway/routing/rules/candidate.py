@@ -1,12 +1,10 @@
 """What rules and the plan know about one candidate: the deployment and what this request is expected to take there."""
 
-from dataclasses import dataclass
-
+from ...values.base import Value
 from ...values.catalog import Deployment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Value):
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
     `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.
