@@ -256,7 +256,9 @@ class Exchange:
             if isinstance(result, _Failed):
                 result = self._followed(decided, plan, progress, tries, result)
             entry = self._settle(decided, progress, final=not isinstance(result, _Failed) or result.following is None)
-        return _with_figures(result, entry) if isinstance(result, Answer) else result
+        if isinstance(result, _Failed):
+            return structs.replace(result, answer=_told(result.answer, decided, progress.attempt, entry))
+        return _told(result, decided, progress.attempt, entry)
 
     def _followed(self, decided: Decided, plan: Plan, progress: Progress, tries: int, failed: _Failed) -> _Failed:
         following = next_attempt(
@@ -278,7 +280,7 @@ class Exchange:
         provider = PROVIDERS[progress.attempt.deployment.dialect]
         if not 200 <= answering.status < 300:
             return await self._rejected(decided, progress, answering)
-        headers = {**provider.returned(answering.headers), **_story(decided, progress.attempt)}
+        headers = provider.returned(answering.headers)
         if decided.request.stream and "event-stream" in answering.headers.get("Content-Type", ""):
             return await self._stream(decided, progress, answering, headers, reply)
         body = await answering.read(ANSWER_BYTES_MAX)
@@ -294,6 +296,7 @@ class Exchange:
         self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
     ) -> Answer:
         """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
+        headers = {**headers, **_story(decided, progress.attempt)}
         stream = progress.stream = ChatStream(withhold_usage=not decided.request.wants_usage)
         begun, received = False, 0
         while data := await answering.chunk():
@@ -337,9 +340,6 @@ class Exchange:
         else:
             answer = Answer(status=answering.status, headers=provider.returned(answering.headers), body=body)
         progress.status = answer.status
-        answer = Answer(
-            status=answer.status, headers={**answer.headers, **_story(decided, progress.attempt)}, body=answer.body
-        )
         if not failure.try_other and not failure.retry_same:
             return answer
         return _Failed(
@@ -359,12 +359,8 @@ class Exchange:
         if begun:
             await reply.write(chat.error_event(error))
             return Answer(status=200, headers={}, streamed=True)
-        answer = chat.failed(error)
-        answer = Answer(
-            status=answer.status, headers={**answer.headers, **_story(decided, progress.attempt)}, body=answer.body
-        )
         same = error.retryable and not isinstance(error, UpstreamTimeout)
-        return _Failed(answer=answer, retry_same=same, try_other=True, retry_after=None)
+        return _Failed(answer=chat.failed(error), retry_same=same, try_other=True, retry_after=None)
 
     def _completed(self, progress: Progress, status: int) -> None:
         progress.outcome, progress.status, progress.code = "completed", status, ""
@@ -424,16 +420,16 @@ def _story(decided: Decided, attempt: Attempt) -> dict[str, str]:
     return headers
 
 
-def _with_figures(answer: Answer, entry: LedgerEntry) -> Answer:
-    """A whole answer also says what it took; a stream's headers have left before anybody knows."""
-    if answer.streamed or entry.usage_basis == "none":
+def _told(answer: Answer, decided: Decided, attempt: Attempt, entry: LedgerEntry) -> Answer:
+    """The answer with its story; a whole one also says what it took (a stream's headers left before anybody knew)."""
+    if answer.streamed:
         return answer
-    figures = {
-        "x-penstock-cost-usd": nusd_to_usd(entry.charge_nusd) if entry.priced else "unpriced",
-        "x-penstock-energy-wh": f"{entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g}",
-        "x-penstock-carbon-g": f"{entry.carbon_ug_mid / MICROGRAMS_PER_GRAM:.6g}",
-    }
-    return Answer(status=answer.status, headers={**answer.headers, **figures}, body=answer.body)
+    headers = {**answer.headers, **_story(decided, attempt)}
+    if entry.usage_basis != "none":
+        headers["x-penstock-cost-usd"] = nusd_to_usd(entry.charge_nusd) if entry.priced else "unpriced"
+        headers["x-penstock-energy-wh"] = "%.6g" % (entry.energy_mj_mid / MILLIJOULES_PER_WH)
+        headers["x-penstock-carbon-g"] = "%.6g" % (entry.carbon_ug_mid / MICROGRAMS_PER_GRAM)
+    return Answer(status=answer.status, headers=headers, body=answer.body)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -1,6 +1,6 @@
 """What one call took: usage -> charge -> footprint -> ledger entry. Pure; used by the exchange when a call ends."""
 
-from dataclasses import dataclass
+import msgspec
 
 from .accounting import estimate, pricing
 from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
@@ -32,8 +32,7 @@ class Decided(Value):
     loop_step: str
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
+class Progress(msgspec.Struct, kw_only=True):
     """How far one attempt has come; written only by the exchange while the attempt runs.
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.

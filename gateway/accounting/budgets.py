@@ -8,7 +8,8 @@ happened: usage above its hold is booked in full, never trimmed.
 import calendar
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ..values.base import Value
 from ..values.catalog import Budget, Measure, Window
@@ -61,8 +62,7 @@ class Exceeded(Value):
     wanted: int | None
 
 
-@dataclass(slots=True)
-class _Account:
+class _Account(msgspec.Struct, gc=False):
     spent: int = 0
     held: int = 0
     keep_until: float = 0.0

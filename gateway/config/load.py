@@ -348,8 +348,13 @@ def _routes(
                 reader.complain(("routes", name, "candidates", number), f"'{candidate}' is listed twice")
         candidates = tuple(deployments[candidate] for candidate in doc.candidates if candidate in deployments)
         if candidates:
-            reference = max(candidates, key=lambda deployment: deployment.tier)
-            routes[name] = catalog.Route(name=name, candidates=candidates, auto=doc.auto, reference=reference)
+            routes[name] = catalog.Route(
+                name=name,
+                candidates=candidates,
+                auto=doc.auto,
+                reference=max(candidates, key=lambda deployment: deployment.tier),
+                roomiest_tokens=max(deployment.context_tokens for deployment in candidates),
+            )
     return routes
 
 

@@ -41,7 +41,6 @@ _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
 _SESSION_CHARS_MAX = 128
 _TASK_HEADER = "x-penstock-task-type"
-_SERVER = {"Server": "penstock"}
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -55,7 +54,7 @@ class StreamReply:
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the status line. Raises CallerGone."""
-        self.response = web.StreamResponse(status=status, headers={**headers, **_SERVER, "Cache-Control": "no-cache"})
+        self.response = web.StreamResponse(status=status, headers={**headers, "Server": "penstock", "Cache-Control": "no-cache"})
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:
@@ -124,13 +123,14 @@ class Front:
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
         world = self._world()
-        caller = authenticate(request.headers, world)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        caller = authenticate(headers, world)
         if self.calls >= self._calls_max:
             raise Overloaded("Too many calls are in flight here; try again in a moment.")
         body = await self._body(request)
         parsed = chat.parse(body)
         reply = StreamReply(request)
-        hints = hints_of(request.headers, parsed, world)
+        hints = hints_of(headers, parsed, world)
         self.calls += 1
         try:
             answer = await self._exchange.serve(parsed, caller, hints, reply)
@@ -149,7 +149,7 @@ class Front:
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
         world = self._world()
-        authenticate(request.headers, world)
+        authenticate({name.lower(): value for name, value in request.headers.items()}, world)
         name = request.path.removeprefix("/v1/models").strip("/")
         if name and name not in world.routes:
             raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
@@ -218,8 +218,8 @@ def runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
 
 
 def authenticate(headers: Mapping[str, str], world: World) -> Caller:
-    """Whose key this is. Raises Unauthenticated."""
-    given = headers.get("Authorization", "")
+    """Whose key this is; header names are in lower case. Raises Unauthenticated."""
+    given = headers.get("authorization", "")
     scheme, _, token = given.partition(" ")
     secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key") or ""
     if secret and world.callers:
@@ -234,7 +234,7 @@ def authenticate(headers: Mapping[str, str], world: World) -> Caller:
 
 
 def hints_of(headers: Mapping[str, str], request: Request, world: World) -> Hints:
-    """What headers and well-known body fields say beyond the request itself."""
+    """What headers (names in lower case) and well-known body fields say beyond the request itself."""
     session, source = _session_of(headers, request, world.session_headers)
     return Hints(
         session=session, session_source=source, task_type=headers.get(_TASK_HEADER), forward=forwarded(headers)
@@ -260,7 +260,8 @@ def _clean(session: str) -> str:
 
 
 def _response(answer: Answer) -> web.Response:
-    headers = {**answer.headers, **_SERVER}
-    if "x-request-id" not in headers and "x-penstock-request-id" in headers:
-        headers["x-request-id"] = headers["x-penstock-request-id"]
-    return web.Response(status=answer.status, headers=headers, body=answer.body)
+    response = web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    response.headers["Server"] = "penstock"
+    if "x-request-id" not in answer.headers and "x-penstock-request-id" in answer.headers:
+        response.headers["x-request-id"] = answer.headers["x-penstock-request-id"]
+    return response

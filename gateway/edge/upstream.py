@@ -27,12 +27,12 @@ class HttpAnswer:
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
         self._response = response
         self._content = response.content
-        self._loop = asyncio.get_running_loop()
-        self._idle = timeouts.idle
-        self._deadline = started + timeouts.total
-        self._last = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
         self._late = ""
-        self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
+        self._last = started
+        # A whole answer often comes with its head: then there is nothing left to watch.
+        if not self._content.is_eof():
+            self._watch(timeouts, started)
 
     @property
     def status(self) -> int:
@@ -50,7 +50,8 @@ class HttpAnswer:
             data = await self._content.readany()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise self._translated(error) from error
-        self._last = self._loop.time()
+        if self._timer is not None:
+            self._last = self._loop.time()
         return data
 
     async def read(self, limit: int) -> bytes:
@@ -65,11 +66,23 @@ class HttpAnswer:
 
     def close(self) -> None:
         """Give the connection back, or end it if the answer was not read to its end."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._content.at_eof():
             self._response.release()
         else:
             self._response.close()
+
+    def _watch(self, timeouts: Timeouts, started: float) -> None:
+        """Our own clock takes over from aiohttp's, which would be set anew at every chunk."""
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = None
+        self._loop = asyncio.get_running_loop()
+        self._idle = timeouts.idle
+        self._deadline = started + timeouts.total
+        self._last = self._loop.time()
+        self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
 
     def _check(self) -> None:
         now = self._loop.time()
@@ -83,8 +96,8 @@ class HttpAnswer:
         self._response.close()
 
     def _translated(self, error: Exception) -> UpstreamError:
-        if self._late:
-            return UpstreamTimeout(self._late)
+        if self._late or isinstance(error, TimeoutError):
+            return UpstreamTimeout(self._late or "The provider sent no first byte in time.")
         return BrokenAnswer(f"The provider broke off its answer ({type(error).__name__}).")
 
 
@@ -100,21 +113,20 @@ class HttpUpstream:
             read_bufsize=_READ_BUFFER,
         )
         self._urls: dict[str, URL] = {}
-        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
 
     async def dial(self, call: UpstreamCall) -> HttpAnswer:
         """Send the request and wait for the status line. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
         timeouts = call.deployment.timeouts
         started = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(timeouts.first_byte):
-                response = await self._client.post(
-                    self._url(call.url),
-                    data=call.body,
-                    headers=call.headers,
-                    allow_redirects=False,
-                    timeout=self._timeout(timeouts.connect),
-                )
+            response = await self._client.post(
+                self._url(call.url),
+                data=call.body,
+                headers=call.headers,
+                allow_redirects=False,
+                timeout=self._timeout(timeouts),
+            )
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise Unreachable(f"No connection to the provider of '{call.deployment.name}'.") from error
         except TimeoutError as error:
@@ -136,8 +148,12 @@ class HttpUpstream:
             parsed = self._urls[url] = URL(url)
         return parsed
 
-    def _timeout(self, connect: float) -> aiohttp.ClientTimeout:
-        timeout = self._timeouts.get(connect)
+    def _timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
+        """aiohttp's own clocks watch the connection and the first byte: of the headers, then of the body."""
+        key = (timeouts.connect, timeouts.first_byte)
+        timeout = self._timeouts.get(key)
         if timeout is None:
-            timeout = self._timeouts[connect] = aiohttp.ClientTimeout(total=None, sock_connect=connect)
+            timeout = self._timeouts[key] = aiohttp.ClientTimeout(
+                total=None, sock_connect=timeouts.connect, sock_read=timeouts.first_byte
+            )
         return timeout

@@ -4,19 +4,21 @@ Labels come from closed sets (the configuration's names); a float64 renders 2**5
 """
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from operator import add, attrgetter
 
-from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, disable_created_metrics, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..values.entry import LedgerEntry
 from ..values.units import NUSD_PER_USD
 
 _LABELS = ["task_type", "tier", "deployment", "team"]
 _MILLI, _MICRO = 1e3, 1e6
-# Seconds; OpenTelemetry's advice for gen_ai durations, plus the fast end.
-_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+# OpenTelemetry's buckets for gen_ai durations, in ms.
+_BUCKETS_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40960, 81920)
 # (metric, help, extra label value or "", entry field, units per base unit)
 _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_tokens", "Tokens by kind; cached_input and cache_write lie within input, reasoning within output.", "input", "input_tokens", 1),
@@ -57,13 +59,8 @@ class Metrics:
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)  # type: ignore[arg-type]
-        self._duration = Histogram(
-            "penstock_request_duration_seconds", "From request to last byte.", ["tier"], buckets=_BUCKETS, registry=self._registry
-        )  # fmt: skip
-        self._first_byte = Histogram(
-            "penstock_first_byte_seconds", "From request to the provider's first byte.", ["tier"], buckets=_BUCKETS, registry=self._registry
-        )  # fmt: skip
-        self._durations: dict[str, tuple[Histogram, Histogram]] = {}
+        self._durations = _Histograms("penstock_request_duration_seconds", "From request to last byte.")
+        self._first_bytes = _Histograms("penstock_first_byte_seconds", "From request to the provider's first byte.")
 
     def publish(self, entry: LedgerEntry) -> None:
         """Count one fact."""
@@ -82,10 +79,9 @@ class Metrics:
         if entry.outcome == "refused":
             self._count(self._refusals, (entry.code, entry.team))
         else:
-            duration, first_byte = self._durations.get(entry.tier) or self._children(entry.tier)
-            duration.observe(entry.duration_ms / _MILLI)
+            self._durations.observe(entry.tier, entry.duration_ms)
             if entry.first_byte_ms:
-                first_byte.observe(entry.first_byte_ms / _MILLI)
+                self._first_bytes.observe(entry.tier, entry.first_byte_ms)
 
     def count_error(self, code: str) -> None:
         """An answer that never became a ledger entry: a bad request, an unknown key, an overload."""
@@ -108,6 +104,8 @@ class Metrics:
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family
+        yield self._durations.family()
+        yield self._first_bytes.family()
         for name, text, labels_, values in self._gauges():
             gauge = GaugeMetricFamily(name, text, labels=labels_)
             for label_values, value in values:
@@ -121,9 +119,31 @@ class Metrics:
             with self._lock:
                 table[key] = 1
 
-    def _children(self, tier: str) -> tuple[Histogram, Histogram]:
-        pair = self._durations[tier] = (self._duration.labels(tier), self._first_byte.labels(tier))
-        return pair
+
+class _Histograms:
+    """Latency per tier in whole milliseconds: prometheus_client's own histogram walks its buckets in Python."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        # Per tier: a count for each bucket, one for what is beyond the last, and the sum in ms.
+        self._tiers: dict[str, list[int]] = {}
+
+    def observe(self, tier: str, milliseconds: int) -> None:
+        """Count one duration."""
+        counts = self._tiers.get(tier)
+        if counts is None:
+            counts = self._tiers[tier] = [0] * (len(_BUCKETS_MS) + 2)
+        counts[bisect_left(_BUCKETS_MS, milliseconds)] += 1
+        counts[-1] += milliseconds
+
+    def family(self) -> HistogramMetricFamily:
+        """What is exposed, in seconds."""
+        family = HistogramMetricFamily(self._name, self._text, labels=["tier"])
+        for tier, counts in list(self._tiers.items()):
+            *buckets, total_ms = counts
+            bounds = [*(str(bound / _MILLI) for bound in _BUCKETS_MS), "+Inf"]
+            family.add_metric([tier], list(zip(bounds, accumulate(buckets), strict=True)), total_ms / _MILLI)
+        return family
 
 
 def _sum_families(sums: dict[tuple[str, ...], tuple[int, ...]]) -> Iterator[Metric]:

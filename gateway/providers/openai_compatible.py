@@ -61,9 +61,10 @@ def call(request: Request, deployment: Deployment, forward: Mapping[str, str]) -
 
 
 def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """The caller's headers that travel on to the provider; names in lower case."""
-    lowered = ((name.lower(), value) for name, value in headers.items())
-    return {name: value for name, value in lowered if name in _FORWARD or name.startswith(_FORWARD_PREFIXES)}
+    """The caller's headers (names in lower case) that travel on to the provider."""
+    return {
+        name: value for name, value in headers.items() if name in _FORWARD or name.startswith(_FORWARD_PREFIXES)
+    }
 
 
 def returned(headers: Mapping[str, str]) -> dict[str, str]:
@@ -95,13 +96,12 @@ def answer_of(body: bytes) -> tuple[Usage | None, int] | None:
         return None
     if not isinstance(document, dict):
         return None
-    choices = document.get("choices")
-    messages = [choice.get("message") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    weight = 0
     usage = usage_of(document.get("usage"))
-    if usage is None:
-        weight = sum(text_bytes(message) for message in messages if isinstance(message, dict))
-    return usage, weight
+    if usage is not None:
+        return usage, 0
+    choices = document.get("choices")
+    messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return None, sum(text_bytes(message) for message in messages if isinstance(message, dict))
 
 
 def failure_of(status: int, body: bytes) -> Failure:

@@ -19,7 +19,8 @@ _SYSTEM_CHARS = 600
 _RECENT = 8
 _ERROR_CHARS = 200
 _SYSTEM_ROLES = ("system", "developer")
-_WORD = re.compile(r"[a-z][a-z_]{2,}")
+# Everything but letters, digits and _ separates words.
+_SEPARATORS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")})
 _ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE)
 
 
@@ -40,7 +41,7 @@ def facts_of(request: Request) -> Facts:
         has_images=images > 0,
         has_schema=request.has_schema,
         code_share=_code_share(newest),
-        words=frozenset(_WORD.findall(f"{newest} {system}".lower())),
+        words=frozenset(f"{newest} {system}".lower().translate(_SEPARATORS).split()),
         newest_chars=len(newest),
     )
 
@@ -87,7 +88,7 @@ def _tool_errors(messages: Sequence[Message]) -> int:
 
 
 def _code_share(text: str) -> float:
-    """Share of characters that prose seldom uses, in [0, 1]."""
+    """Share of characters that code is full of and prose is not, in [0, 1]."""
     if not text:
         return 0.0
-    return sum(map(text.count, "{}()[];=<>_")) / len(text)
+    return sum(map(text.count, "{}();=")) / len(text)

@@ -5,7 +5,7 @@ charge plus the internal carbon price. Behind the choice stand the rest of its t
 and then the tiers below: they are used when an attempt fails, or when a budget cannot hold the ones before.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from ..accounting import pricing
 from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
@@ -31,30 +31,34 @@ def decide(
     """Order the route's candidates; a Refusal if every one of them is struck."""
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
-    roomiest = max(deployment.context_tokens for deployment in route.candidates)
+    roomiest = route.roomiest_tokens
     for deployment in route.candidates:
         candidate = _candidate(deployment, request, facts, policy, roomiest)
-        reason = next((why for rule in FORBIDDING if (why := rule(candidate, facts)) is not None), None)
-        if reason is None:
-            eligible.append(candidate)
+        for rule in FORBIDDING:
+            reason = rule(candidate, facts)
+            if reason is not None:
+                struck[deployment.name] = reason
+                break
         else:
-            struck[deployment.name] = reason
+            eligible.append(candidate)
     if not eligible:
         return _nobody(route, struck)
     wanted = _wanted_tier(route, verdict, policy)
     price = policy.carbon_nusd_per_kg
-    resting = [candidate.deployment.name for candidate in eligible if not healthy(candidate.deployment.name)]
-    ranks = {
-        candidate.deployment.name: (
-            candidate.deployment.name in resting,
-            _distance(candidate.deployment.tier, wanted) if route.auto else place,
-            _objective(candidate, price),
-        )
-        for place, candidate in enumerate(eligible)
-    }
-    eligible.sort(key=lambda candidate: ranks[candidate.deployment.name])
+    ranked = []
+    for place, candidate in enumerate(eligible):
+        deployment = candidate.deployment
+        resting = not healthy(deployment.name)
+        distance = _distance(deployment.tier, wanted) if route.auto else place
+        ranked.append((resting, distance, _objective(candidate, price), place))
+    ranked.sort()
     return Plan(
-        attempts=tuple([_attempt(c, place, wanted, route, verdict, resting) for place, c in enumerate(eligible)]),
+        attempts=tuple(
+            [
+                _attempt(eligible[place], number, wanted, route, verdict, resting)
+                for number, (resting, _, _, place) in enumerate(ranked)
+            ]
+        ),
         struck=struck,
     )
 
@@ -71,7 +75,9 @@ def _candidate(
     output_max = _output_limit(request, deployment, policy)
     output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
     sheet, model = deployment.sheet, deployment.energy
-    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model else 0
+    # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.
+    weighed = policy.carbon_nusd_per_kg or policy.max_request_millijoules is not None
+    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model and weighed else 0
     return Candidate(
         deployment=deployment,
         output_tokens_max=output_max,
@@ -79,7 +85,7 @@ def _candidate(
         hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else 0,
         expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
-        expected_micrograms=micrograms_mid(expected_mj, deployment.intensity),
+        expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,
         millijoules_cap=policy.max_request_millijoules,
         roomiest=deployment.context_tokens >= roomiest,
     )
@@ -95,7 +101,10 @@ def _objective(candidate: Candidate, carbon_nusd_per_kg: int) -> float:
 def _wanted_tier(route: Route, verdict: Verdict, policy: Policy) -> Tier:
     if not route.auto:
         return route.candidates[0].tier
-    return next((tier for tier in Tier if verdict.complexity <= policy.tier_ceilings.get(tier, 0.0)), max(Tier))
+    for tier, ceiling in policy.tier_ceilings.items():
+        if verdict.complexity <= ceiling:
+            return tier
+    return Tier.frontier
 
 
 def _distance(tier: Tier, wanted: Tier) -> int:
@@ -104,7 +113,7 @@ def _distance(tier: Tier, wanted: Tier) -> int:
 
 
 def _attempt(
-    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: Collection[str]
+    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: bool
 ) -> Attempt:
     deployment = candidate.deployment
     if not route.auto:
@@ -115,7 +124,7 @@ def _attempt(
         why = f"above {wanted.name}" if place else f"no {wanted.name} candidate"
     else:
         why = f"below {wanted.name}"
-    if deployment.name in resting:
+    if resting:
         why += ", resting"
     return Attempt(
         deployment=deployment,

@@ -7,8 +7,9 @@ in batch work. Two continuations of one node part: the second is a new session t
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..accounting.budgets import Line
 from ..values.catalog import SessionCaps
@@ -21,8 +22,7 @@ _ANSWERS_TRIED = 4
 _TAIL_CHARS = 256
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
     `tip` is the digest of its newest request."""
 
@@ -36,14 +36,13 @@ class Session:
     charge_nusd: int = 0
     messages_seen: int = 0
     loop_score: float = 0.0
-    steps: dict[int, int] = field(default_factory=dict)
+    steps: dict[int, int] | None = None
     lines: tuple[Line, ...] = ()
     lines_hour: int = -1
     lines_caps: SessionCaps | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(msgspec.Struct, frozen=True):
     """One request of a session and what its path had taken before it was served."""
 
     session: Session

@@ -45,11 +45,14 @@ def observe(session: Session, messages: Sequence[Message]) -> None:
     if seen >= len(messages):
         return
     seen = max(seen, len(messages) - FIRST_LOOK)
+    steps = session.steps
     for step in _steps(messages, seen):
-        count = session.steps.pop(step, 0) + 1
-        session.steps[step] = count
-        if len(session.steps) > STEPS_MAX:
-            del session.steps[next(iter(session.steps))]
+        if steps is None:
+            steps = session.steps = {}
+        count = steps.pop(step, 0) + 1
+        steps[step] = count
+        if len(steps) > STEPS_MAX:
+            del steps[next(iter(steps))]
         session.loop_score = min(_SCORE_MAX, session.loop_score + 1) if count > 1 else max(0.0, session.loop_score - 1)
 
 
@@ -62,7 +65,7 @@ def step_of(session: Session, limits: LoopLimits) -> str:
 
 def refusal(session: Session, limits: LoopLimits) -> Refusal:
     """The stop, with its evidence."""
-    repeats = max(session.steps.values(), default=0)
+    repeats = max((session.steps or {}).values(), default=0)
     return Refusal(
         code="loop_stopped",
         message=(

@@ -37,6 +37,8 @@ class SqliteLedger:
         # NORMAL in WAL: a commit survives the death of the process; the journal covers what is not yet committed.
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
+        self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA)
 
     def append(self, entries: Iterable[LedgerEntry]) -> None:

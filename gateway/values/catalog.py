@@ -153,13 +153,15 @@ class Deployment:
 class Route:
     """A public model name and its candidate deployments. `auto` routes pick the tier by complexity.
 
-    `reference` is the most capable candidate: what an all-frontier policy would have called.
+    `reference` is the most capable candidate (what an all-frontier policy would have called), `roomiest_tokens` the
+    longest context that any candidate takes.
     """
 
     name: str
     candidates: tuple[Deployment, ...]
     auto: bool
     reference: Deployment
+    roomiest_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,7 @@ class LoopLimits:
 class Policy:
     """The numbers behind routing: tier thresholds on complexity, and what energy and carbon weigh.
 
-    `tier_ceilings` gives, per tier, the highest complexity it may serve. `carbon_nusd_per_kg` is the internal carbon
+    `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve. `carbon_nusd_per_kg` is the internal carbon
     price that is added to the expected charge when deployments of a tier are compared; `max_request_millijoules`
     forbids candidates whose expected energy is above it.
     """

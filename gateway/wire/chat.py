@@ -166,7 +166,10 @@ def _parse_around_model(body: bytes) -> tuple[_Body, tuple[int, int]]:
 
 def _model_keys(body: bytes) -> Iterator[int]:
     """Positions where the key may stand: near the head, near the tail, then anywhere; at most _CANDIDATES_MAX."""
-    seen: set[int] = set()
+    first = _KEY_AND_QUOTE.search(body, 0, _HEAD)
+    if first is not None:
+        yield first.start()
+    seen = {first.start()} if first is not None else set()
     tail = max(0, len(body) - _TAIL)
     for start, end in ((0, _HEAD), (tail, len(body)), (0, len(body))):
         for match in _KEY_AND_QUOTE.finditer(body, start, end):
