@@ -9,6 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
+try:
+    from uvloop import run as run_loop
+except ImportError:  # not on every platform; asyncio's own loop does the same, a tenth slower
+    from asyncio import run as run_loop
+
 from ..app import App
 from ..config.load import load
 from ..config.settings import Settings, read_settings
@@ -31,7 +36,7 @@ def run(chosen: argparse.Namespace) -> int:
     for note in notes:
         logging.getLogger(__name__).warning(note)
     try:
-        asyncio.run(_serve(settings, world))
+        run_loop(_serve(settings, world))
     except OSError as error:
         print(f"penstock: cannot start: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,56 @@
+# What every target needs is set up on demand: a virtual environment from the lock file, by uv, which is bootstrapped
+# into .tools where the machine has none. Needs git, make and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+UV_VERSION := 0.13.8
+LOOPS ?= ../shared/data/loops
+
+.PHONY: demo run test check fix report bench replay setup schema clean
+
+demo: setup  ## agents running through the gateway in front of two simulated providers
+	$(BIN)/penstock demo
+
+run: setup  ## serve with config/routing.yaml
+	$(BIN)/penstock serve config/routing.yaml
+
+test: setup  ## the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## what CI runs: lint, types, layers, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+fix: setup  ## format and mend what a machine can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+report: setup  ## the tail of the house: longest files and functions, import cycles, swallowed exceptions
+	$(BIN)/python tests/report.py
+
+bench: setup  ## CPU per request beside a bare proxy, into bench.json (about two minutes)
+	$(BIN)/python loadtest/bench.py
+
+replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs that folder
+	$(BIN)/python loadtest/reconcile.py $(LOOPS)
+
+schema: setup  ## the JSON Schema of routing.yaml, for editors
+	$(BIN)/python -m gateway.config.schema > config/routing.schema.json
+
+setup: $(VENV)/.synced
+
+$(VENV)/.synced: pyproject.toml uv.lock | $(UV)
+	UV_PYTHON=$(PYTHON) $(UV) sync --frozen --quiet
+	@touch $@
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet uv==$(UV_VERSION)
+
+clean:  ## everything that was built here
+	rm -rf $(VENV) .tools var bench.json
