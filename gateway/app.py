@@ -164,9 +164,12 @@ class App:
         """What is read when metrics are scraped."""
         now = self._clock.now()
         front = getattr(self, "_front", None)
-        yield "penstock_info", "Version and configuration.", ["version", "config"], [
-            ([__version__, self._world.generation], 1.0)
-        ]
+        yield (
+            "penstock_info",
+            "Version and configuration.",
+            ["version", "config"],
+            [([__version__, self._world.generation], 1.0)],
+        )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(self._book.open_holds))]
         yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]
@@ -177,9 +180,16 @@ class App:
             for line in lines_for((budget,), budget.scope, now=now)
         ]
         for place, name in enumerate(("spent", "held")):
-            yield f"penstock_budget_{name}_ratio", f"Share of the limit that is {name}.", ["budget"], [
-                ([budget.name], self._book.standing(line)[place] / line.limit) for budget, line in named if line.limit
-            ]
+            yield (
+                f"penstock_budget_{name}_ratio",
+                f"Share of the limit that is {name}.",
+                ["budget"],
+                [
+                    ([budget.name], self._book.standing(line)[place] / line.limit)
+                    for budget, line in named
+                    if line.limit
+                ],
+            )
         healthy = [
             ([name], float(self._health.healthy(name, now=self._clock.monotonic()))) for name in self._world.deployments
         ]
@@ -195,9 +205,7 @@ def export(data: Path, asked: Mapping[str, str], *, now: float) -> tuple[str, st
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}")
     format_ = asked.get("format", "csv")
-    question = table.question(
-        by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now
-    )
+    question = table.question(by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now)
     store = SqliteLedger(data / "ledger.sqlite")
     try:
         rows = store.grouped(question.by, question.start_ms, question.end_ms)

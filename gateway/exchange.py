@@ -98,7 +98,7 @@ class Reply(Protocol):
     async def write(self, data: bytes) -> None: ...
 
 
-class _Failed(Value):
+class _Failed(Value, frozen=True, kw_only=True):
     """An attempt that did not serve: what to tell the caller if it was the last, what may be tried, what will be."""
 
     answer: Answer
@@ -331,9 +331,7 @@ class Exchange:
         progress.outcome, progress.status, progress.code = "upstream_error", answering.status, failure.code
         retry_after = _seconds(answering.headers.get("Retry-After"))
         if failure.retry_same:
-            self._health.failed(
-                progress.attempt.deployment.name, now=self._clock.monotonic(), retry_after=retry_after
-            )
+            self._health.failed(progress.attempt.deployment.name, now=self._clock.monotonic(), retry_after=retry_after)
         if failure.hide:
             error = UpstreamError(f"The provider answered with status {answering.status}.", code=failure.code)
             answer = chat.failed(error)

@@ -16,7 +16,7 @@ from .values.world import World
 from .wire.chat_stream import ChatStream
 
 
-class Decided(Value):
+class Decided(Value, frozen=True, kw_only=True):
     """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds."""
 
     request_id: str

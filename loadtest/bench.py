@@ -32,7 +32,7 @@ KEY = "bench-key"
 
 def body(size: int, *, stream: bool = False) -> bytes:
     """A chat request of about `size` bytes: an agent's history with tool calls."""
-    words = "the quick agent reads a file and reports what it found there before the next step is planned ".split()
+    words = ["the", "quick", "agent", "reads", "a", "file", "and", "reports", "what", "it", "found", "there", "before", "the", "next", "step", "is", "planned"]
     text = " ".join(words)
     messages = [
         {"role": "system", "content": "You are an agent with a shell."},
@@ -41,9 +41,15 @@ def body(size: int, *, stream: bool = False) -> bytes:
     turn = 0
     while len(json.dumps(messages)) < size - 1800 if size > 4000 else False:
         for _ in range(max(1, size // 40_000)):
-            call = {"id": f"call_{turn}", "type": "function", "function": {"name": "bash", "arguments": json.dumps({"cmd": f"cat file{turn}.py"})}}
+            call = {
+                "id": f"call_{turn}",
+                "type": "function",
+                "function": {"name": "bash", "arguments": json.dumps({"cmd": f"cat file{turn}.py"})},
+            }
             messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-            messages.append({"role": "tool", "tool_call_id": f"call_{turn}", "content": f"file {turn}\n" + f"{text}\n" * 16})
+            messages.append(
+                {"role": "tool", "tool_call_id": f"call_{turn}", "content": f"file {turn}\n" + f"{text}\n" * 16}
+            )
             turn += 1
     document = {"model": "auto", "messages": messages, "temperature": 0.2}
     if stream:
@@ -278,7 +284,11 @@ def report(figures: dict, out: Path) -> None:
     ratios = {size: round(ours["cpu_us_per_request"][size] / bare["cpu_us_per_request"][size], 2) for size in SIZES}
     ratios["chunk"] = round(ours["cpu_us_per_chunk"] / bare["cpu_us_per_chunk"], 2)
     out.write_text(json.dumps({"targets": targets, "ratios": ratios}, indent=2) + "\n")
-    print(f"{'CPU us per':<12}" + "".join(f"{size:>10}" for size in SIZES) + f"{'chunk':>10}{'RSS MB*':>10}{'start s':>10}")
+    print(
+        f"{'CPU us per':<12}"
+        + "".join(f"{size:>10}" for size in SIZES)
+        + f"{'chunk':>10}{'RSS MB*':>10}{'start s':>10}"
+    )
     for name, values in targets.items():
         cells = [*(f"{values['cpu_us_per_request'][size]:.0f}" for size in SIZES), f"{values['cpu_us_per_chunk']:.1f}"]
         cells += [f"{values['rss_mb_1000_streams']:.0f}", f"{values['start_to_first_answer_seconds']:.2f}"]

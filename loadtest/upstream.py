@@ -32,10 +32,14 @@ def _chunk(document: dict | None) -> bytes:
 
 
 _HEAD = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1, "model": "sim-small"}
-_EVENT = _chunk({**_HEAD, "choices": [{"index": 0, "delta": {"content": " word"}, "finish_reason": None}], "usage": None})
+_EVENT = _chunk(
+    {**_HEAD, "choices": [{"index": 0, "delta": {"content": " word"}, "finish_reason": None}], "usage": None}
+)
 _LAST = (
     _chunk({**_HEAD, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": None})
-    + _chunk({**_HEAD, "choices": [], "usage": {"prompt_tokens": 200, "completion_tokens": EVENTS, "total_tokens": 300}})
+    + _chunk(
+        {**_HEAD, "choices": [], "usage": {"prompt_tokens": 200, "completion_tokens": EVENTS, "total_tokens": 300}}
+    )
     + _chunk(None)
     + b"0\r\n\r\n"
 )
@@ -73,7 +77,7 @@ class Upstream(asyncio.Protocol):
             del self.buffer[: self.need]
             self.need = -1
             if stream:
-                asyncio.ensure_future(self._stream())
+                self.task = asyncio.ensure_future(self._stream())
             else:
                 self.transport.write(_ANSWER)
 

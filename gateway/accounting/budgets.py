@@ -26,13 +26,17 @@ _SECONDS = {Window.hour: _HOUR_SECONDS, Window.day: 86_400, Window.week: 7 * 86_
 _WEEK_OFFSET_SECONDS = 3 * 86_400
 
 # How people read a measure: its unit, and how many of our integer units make one.
-_UNITS = {Measure.nusd: ("USD", NUSD_PER_USD), Measure.millijoules: ("Wh", MILLIJOULES_PER_WH), Measure.calls: ("calls", 1)}
+_UNITS = {
+    Measure.nusd: ("USD", NUSD_PER_USD),
+    Measure.millijoules: ("Wh", MILLIJOULES_PER_WH),
+    Measure.calls: ("calls", 1),
+}
 
 # Amounts in the order of Measure: (nUSD or None if unpriced, mJ, calls).
 Amounts = tuple[int | None, int, int]
 
 
-class Line(Value):
+class Line(Value, frozen=True, kw_only=True):
     """One limit that applies to one request: the account it books on and when that account starts again."""
 
     account: str
@@ -43,7 +47,7 @@ class Line(Value):
     keep_until: float
 
 
-class Reservation(Value):
+class Reservation(Value, frozen=True, kw_only=True):
     """What was set aside: which offer fitted, and how much on which account. Resolved once, by its id."""
 
     id: str
@@ -53,7 +57,7 @@ class Reservation(Value):
     expires_at: float
 
 
-class Exceeded(Value):
+class Exceeded(Value, frozen=True, kw_only=True):
     """No offer fitted: the line that the cheapest one broke, and how it stood."""
 
     line: Line
@@ -206,7 +210,6 @@ def _line(budget: Budget, scope: Mapping[str, str], now: float) -> Line:
         resets_at=resets_at,
         keep_until=resets_at if resets_at is not None else float("inf"),
     )
-
 
 
 def refusal(exceeded: Exceeded, now: float) -> Refusal:

@@ -24,9 +24,7 @@ def footprint(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: In
         facility = accelerator * bound.facility
         energy.append(round(facility * _MILLI))
         carbon.append(round((facility * grid + accelerator * embodied) * _MICROGRAMS_PER_JOULE))
-    return Footprint(
-        energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=intensity.label
-    )
+    return Footprint(energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=intensity.label)
 
 
 def micrograms_mid(millijoules: int, intensity: Intensity) -> int:

@@ -28,7 +28,9 @@ _STARTS_MAX = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Without --sessions a few dozen made-up sessions are replayed."""
-    parser.add_argument("--sessions", nargs="+", type=Path, metavar="FILE", help="recorded trajectories, JSON Lines, .gz or not")
+    parser.add_argument(
+        "--sessions", nargs="+", type=Path, metavar="FILE", help="recorded trajectories, JSON Lines, .gz or not"
+    )
     parser.add_argument("--speed", choices=tuple(_SPEEDS), help="max: no pauses, providers answer at once")
     parser.add_argument("--data", type=Path, default=Path("var/demo"), help="folder for the ledger, emptied first")
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port, another if it is taken")
@@ -130,7 +132,13 @@ class Gateway:
         env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         env |= {"PENSTOCK_DATA": str(self._data), "PENSTOCK_PORT": str(self._port)}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.cli.main", "serve", str(self._config), env=env, stdout=asyncio.subprocess.DEVNULL
+            sys.executable,
+            "-m",
+            "gateway.cli.main",
+            "serve",
+            str(self._config),
+            env=env,
+            stdout=asyncio.subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _START_SECONDS_MAX
         while not _listens(self._port):
@@ -224,11 +232,24 @@ def _report(data: Path, tally: Tally, seconds: float) -> None:
     for row in rows:
         print(_line(_cells(row)))
     print("\nWh and gCO2e are modelled, low–mid–high; all-frontier assumes the same tokens.")
-    print(f"{tally.answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.stopped) or 'none'}", end="")
+    print(
+        f"{tally.answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.stopped) or 'none'}", end=""
+    )
     print(f"; failed: {dict(tally.failed) or 'none'}; interrupted and repeated: {tally.interrupted}", flush=True)
 
 
-_HEADINGS = ["task type ", "requests", "small %", "front. %", "        USD", "all-frontier", "saved", "Wh low–mid–high        ", "gCO2e low–mid–high   ", "loops"]
+_HEADINGS = [
+    "task type ",
+    "requests",
+    "small %",
+    "front. %",
+    "        USD",
+    "all-frontier",
+    "saved",
+    "Wh low–mid–high        ",
+    "gCO2e low–mid–high   ",
+    "loops",
+]
 
 
 def _cells(row: dict[str, int | str]) -> list[str]:
@@ -258,11 +279,14 @@ def _line(cells: Sequence[str]) -> str:
 
 def _next_steps(port: int, data: Path) -> None:
     base = f"http://127.0.0.1:{port}"
-    print(f"""
+    print(
+        f"""
 What to open next:
   base URL   {base}/v1      (any OpenAI client, any key, model "auto")
   metrics    {base}/metrics
   export     {base}/export?by=task_type,tier&format=csv
              PENSTOCK_DATA={data} penstock export --by team,day --format json
   routing    {data}/routing.yaml
-Ctrl-C ends it.""", flush=True)
+Ctrl-C ends it.""",
+        flush=True,
+    )

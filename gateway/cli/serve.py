@@ -12,7 +12,7 @@ from pathlib import Path
 try:
     from uvloop import run as run_loop
 except ImportError:  # not on every platform; asyncio's own loop does the same, a tenth slower
-    from asyncio import run as run_loop
+    from asyncio import run as run_loop  # type: ignore[assignment]
 
 from ..app import App
 from ..config.load import load
@@ -25,7 +25,9 @@ _COLLECT_ALLOCATIONS = 50_000
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The routing file may be named here instead of in PENSTOCK_CONFIG."""
-    parser.add_argument("config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)")
+    parser.add_argument(
+        "config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:

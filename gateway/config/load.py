@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ..carbon import energy as energy_models
 from ..carbon import intensity
@@ -66,7 +66,9 @@ class _Reader:
         value = self.env.get(ref.env) if ref.env is not None else _file(ref.file or "")
         if value:
             return value
-        what = f"environment variable {ref.env} is not set" if ref.env else f"file {ref.file} cannot be read or is empty"
+        what = (
+            f"environment variable {ref.env} is not set" if ref.env else f"file {ref.file} cannot be read or is empty"
+        )
         if self.need_secrets:
             self.complain(path, f"{what}; the secret it should hold is needed to start")
         else:
@@ -144,7 +146,9 @@ def _explain(reader: _Reader, error: ValidationError) -> None:
         elif kind == "string_type":
             reader.complain(path, f"'{last}' must be text, not {_shown(problem['input'])}; put it in quotes")
         elif kind == "string_pattern_mismatch":
-            reader.complain(path, f"{_shown(problem['input'])} does not fit here; it must match {context.get('pattern')}")
+            reader.complain(
+                path, f"{_shown(problem['input'])} does not fit here; it must match {context.get('pattern')}"
+            )
         elif kind in ("model_type", "dict_type"):
             reader.complain(path, f"'{last}' must be a mapping (key: value), not {_shown(problem['input'])}")
         elif kind == "value_error":
@@ -213,7 +217,9 @@ def _callers(reader: _Reader, document: schema.Document) -> dict[bytes, Caller]:
             continue
         digest = hashlib.sha256(secret.encode()).digest()
         if digest in callers:
-            reader.complain(("keys", number, "secret"), f"the same secret as key '{callers[digest].key}'; secrets differ")
+            reader.complain(
+                ("keys", number, "secret"), f"the same secret as key '{callers[digest].key}'; secrets differ"
+            )
         callers[digest] = Caller(key=key.id, team=key.team)
     return callers
 
@@ -234,7 +240,10 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
         known = _known(reader, doc, path, listed)
         sheet = _sheet(reader, doc.price, (*path, "price")) if doc.price else known.sheet if known else None
         if sheet is None:
-            reader.note(path, f"deployment '{name}' has no known price: its calls count as unpriced, and no budget in usd admits it")
+            reader.note(
+                path,
+                f"deployment '{name}' has no known price: its calls count as unpriced, and no budget in usd admits it",
+            )
         if doc.energy is None:
             reader.note(path, f"deployment '{name}' has no energy profile: its footprint counts as unknown")
         built[name] = catalog.Deployment(
@@ -407,11 +416,17 @@ def _policy(reader: _Reader, document: schema.Document) -> catalog.Policy:
         reader.complain(("tiers", "small", "max_complexity"), "the small tier's ceiling is above the medium tier's")
     rules = document.energy
     return catalog.Policy(
-        tier_ceilings={catalog.Tier.small: float(small), catalog.Tier.medium: float(medium), catalog.Tier.frontier: 1.0},
+        tier_ceilings={
+            catalog.Tier.small: float(small),
+            catalog.Tier.medium: float(medium),
+            catalog.Tier.frontier: 1.0,
+        },
         carbon_nusd_per_kg=_nusd(
             reader, rules.carbon_price_usd_per_tonne / _KG_PER_TONNE, ("energy", "carbon_price_usd_per_tonne")
         ),
-        max_request_millijoules=int(rules.max_wh_per_request * MILLIJOULES_PER_WH) if rules.max_wh_per_request else None,
+        max_request_millijoules=int(rules.max_wh_per_request * MILLIJOULES_PER_WH)
+        if rules.max_wh_per_request
+        else None,
         max_retries=document.retries.same_deployment,
     )
 
@@ -447,5 +462,7 @@ def _shown(value: Any) -> str:
 
 
 def _field_names() -> set[str]:
-    models = [model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, schema.BaseModel)]
+    models = [
+        model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)
+    ]
     return {name for model in models for name in model.model_fields}

@@ -54,7 +54,9 @@ class StreamReply:
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the status line. Raises CallerGone."""
-        self.response = web.StreamResponse(status=status, headers={**headers, "Server": "penstock", "Cache-Control": "no-cache"})
+        self.response = web.StreamResponse(
+            status=status, headers={**headers, "Server": "penstock", "Cache-Control": "no-cache"}
+        )
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:
@@ -205,7 +207,7 @@ class _LowLevelServer(web.Server):
         return _Protocol(
             self,
             loop=self._loop,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"
             keepalive_timeout=_KEEPALIVE_SECONDS,
             read_bufsize=_READ_BUFFER,
         )
@@ -241,9 +243,7 @@ def hints_of(headers: Mapping[str, str], request: Request, world: World) -> Hint
     )
 
 
-def _session_of(
-    headers: Mapping[str, str], request: Request, names: tuple[str, ...]
-) -> tuple[str | None, str]:
+def _session_of(headers: Mapping[str, str], request: Request, names: tuple[str, ...]) -> tuple[str | None, str]:
     for name in names:
         value = headers.get(name)
         if value:

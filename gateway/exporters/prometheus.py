@@ -50,7 +50,7 @@ class Metrics:
     """
 
     def __init__(self, gauges: Gauges) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._gauges = gauges
         self._sums: dict[tuple[str, ...], list[int]] = {}
         self._requests: dict[tuple[str, ...], int] = {}
@@ -58,7 +58,7 @@ class Metrics:
         self._errors: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
         self._durations = _Histograms("penstock_request_duration_seconds", "From request to last byte.")
         self._first_bytes = _Histograms("penstock_first_byte_seconds", "From request to the provider's first byte.")
 
@@ -99,7 +99,9 @@ class Metrics:
         yield from _sum_families(sums)
         requests = CounterMetricFamily("penstock_requests", "Requests by how they ended.", labels=[*_LABELS, "outcome"])
         refusals = CounterMetricFamily("penstock_refusals", "Refusals by code.", labels=["code", "team"])
-        errors = CounterMetricFamily("penstock_errors", "Answers without a ledger entry, and unpriced ones.", labels=["code"])
+        errors = CounterMetricFamily(
+            "penstock_errors", "Answers without a ledger entry, and unpriced ones.", labels=["code"]
+        )
         for family, table in zip((requests, refusals, errors), tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)

@@ -29,7 +29,7 @@ _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OURS = frozenset({401, 402, 403})
 
 
-class UpstreamCall(Value):
+class UpstreamCall(Value, frozen=True, kw_only=True):
     """One HTTP call to a provider. `body` is complete; headers hold the provider's key."""
 
     deployment: Deployment
@@ -38,7 +38,7 @@ class UpstreamCall(Value):
     body: bytes
 
 
-class Failure(Value):
+class Failure(Value, frozen=True, kw_only=True):
     """What an error status means: try this deployment again, try another one, or hand it to the caller."""
 
     retry_same: bool
@@ -62,9 +62,7 @@ def call(request: Request, deployment: Deployment, forward: Mapping[str, str]) -
 
 def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
     """The caller's headers (names in lower case) that travel on to the provider."""
-    return {
-        name: value for name, value in headers.items() if name in _FORWARD or name.startswith(_FORWARD_PREFIXES)
-    }
+    return {name: value for name, value in headers.items() if name in _FORWARD or name.startswith(_FORWARD_PREFIXES)}
 
 
 def returned(headers: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +81,9 @@ def usage_of(usage: Any) -> Usage | None:
     given, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if given is None or written is None or given + written == 0:
         return None
-    cached = _detail(usage, "prompt_tokens_details", "cached_tokens") or _count(usage.get("prompt_cache_hit_tokens")) or 0
+    cached = (
+        _detail(usage, "prompt_tokens_details", "cached_tokens") or _count(usage.get("prompt_cache_hit_tokens")) or 0
+    )
     reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens") or 0
     return Usage(input=given, output=written, cached_input=min(cached, given), reasoning=min(reasoning, written))
 

@@ -82,9 +82,7 @@ def _media(messages: Sequence[Message]) -> tuple[int, int]:
 
 
 def _tool_errors(messages: Sequence[Message]) -> int:
-    return sum(
-        1 for m in messages if m.role == "tool" and _ERROR.search(_text(m.content)[:_ERROR_CHARS]) is not None
-    )
+    return sum(1 for m in messages if m.role == "tool" and _ERROR.search(_text(m.content)[:_ERROR_CHARS]) is not None)
 
 
 def _code_share(text: str) -> float:

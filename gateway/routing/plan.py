@@ -69,9 +69,7 @@ def _output_limit(request: Request, deployment: Deployment, policy: Policy) -> i
     return min(limit, deployment.output_tokens or limit) * request.choices
 
 
-def _candidate(
-    deployment: Deployment, request: Request, facts: Facts, policy: Policy, roomiest: int
-) -> Candidate:
+def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: Policy, roomiest: int) -> Candidate:
     output_max = _output_limit(request, deployment, policy)
     output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
     sheet, model = deployment.sheet, deployment.energy
@@ -112,9 +110,7 @@ def _distance(tier: Tier, wanted: Tier) -> int:
     return tier - wanted if tier >= wanted else len(Tier) + (wanted - tier)
 
 
-def _attempt(
-    candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: bool
-) -> Attempt:
+def _attempt(candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: bool) -> Attempt:
     deployment = candidate.deployment
     if not route.auto:
         why = "named" if place == 0 else "fallback"

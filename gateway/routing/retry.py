@@ -8,7 +8,7 @@ _BACKOFF_SECONDS = (0.1, 0.4, 1.0)
 _RETRY_AFTER_SECONDS_MAX = 2.0
 
 
-class Next(Value):
+class Next(Value, frozen=True, kw_only=True):
     """Try attempt number `place` of the plan after `wait_seconds`."""
 
     place: int

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-_WORDS = "the agent reads the file, finds the cause, changes one line and runs the tests again until they pass. ".split(" ")
+_WORDS = ["the", "agent", "reads", "the", "file,", "finds", "the", "cause,", "changes", "one", "line", "and", "runs", "the", "tests", "again", "until", "they", "pass.", ""]
 _CHARS_PER_TOKEN = 4
 _FLOOD_BYTES = 200 * 1024 * 1024
 _CACHE_BLOCK_TOKENS, _CACHE_MIN_TOKENS, _CACHE_ENTRIES = 128, 1024, 10_000
@@ -75,7 +75,9 @@ class SimulatedProvider:
             self.hung_up += 1
             raise
 
-    async def _answer(self, request: web.Request, asked: dict[str, Any], sim: dict[str, Any], fault: str) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, asked: dict[str, Any], sim: dict[str, Any], fault: str
+    ) -> web.StreamResponse:
         if fault.startswith("status:"):
             return _error(int(fault.removeprefix("status:")))
         if asked["model"] != self._personality.model:
@@ -101,10 +103,18 @@ class SimulatedProvider:
             document["usage"] = usage
         if fault == "garbage":
             return web.Response(body=b"\xff\xfe{{{", content_type="application/json")
-        return web.Response(body=orjson.dumps(document), content_type="application/json", headers={"x-request-id": head["id"]})
+        return web.Response(
+            body=orjson.dumps(document), content_type="application/json", headers={"x-request-id": head["id"]}
+        )
 
     async def _stream(
-        self, request: web.Request, asked: dict[str, Any], reply: dict[str, Any], usage: dict[str, Any], head: dict[str, Any], fault: str
+        self,
+        request: web.Request,
+        asked: dict[str, Any],
+        reply: dict[str, Any],
+        usage: dict[str, Any],
+        head: dict[str, Any],
+        fault: str,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-request-id": head["id"]})
         await response.prepare(request)
@@ -135,8 +145,15 @@ class SimulatedProvider:
 
     def _usage(self, asked: dict[str, Any], reply: dict[str, Any], sim: dict[str, Any]) -> dict[str, Any]:
         messages = asked["messages"]
-        texts = [len(orjson.dumps(message.get("content"))) + len(orjson.dumps(message.get("tool_calls"))) for message in messages]
-        given = sum(texts) // _CHARS_PER_TOKEN + 4 * len(messages) + len(orjson.dumps(asked.get("tools"))) // _CHARS_PER_TOKEN
+        texts = [
+            len(orjson.dumps(message.get("content"))) + len(orjson.dumps(message.get("tool_calls")))
+            for message in messages
+        ]
+        given = (
+            sum(texts) // _CHARS_PER_TOKEN
+            + 4 * len(messages)
+            + len(orjson.dumps(asked.get("tools"))) // _CHARS_PER_TOKEN
+        )
         written = int(sim.get("output_tokens") or len(orjson.dumps(reply)) // _CHARS_PER_TOKEN + 1)
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
         return {
@@ -207,7 +224,9 @@ def _event(document: dict[str, Any]) -> bytes:
 
 
 def _error(status: int) -> web.Response:
-    error = {"error": {"message": f"simulated status {status}", "type": "simulated", "param": None, "code": "simulated"}}
+    error = {
+        "error": {"message": f"simulated status {status}", "type": "simulated", "param": None, "code": "simulated"}
+    }
     return web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
 
 

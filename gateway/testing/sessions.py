@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 Message = dict[str, Any]
 
@@ -32,14 +32,15 @@ class AgentSession:
     @property
     def count(self) -> int:
         """How many calls there are."""
-        return sum(1 for place, m in enumerate(self.messages) if m["role"] == "assistant" and place and not m.get("_demo"))
+        return sum(
+            1 for place, m in enumerate(self.messages) if m["role"] == "assistant" and place and not m.get("_demo")
+        )
 
 
 def load(paths: Iterable[Path]) -> Iterator[AgentSession]:
     """Recorded sessions. Raises ValueError with file and line if one cannot be read."""
     for path in paths:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
+        with _opened(path) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -49,6 +50,12 @@ def load(paths: Iterable[Path]) -> Iterator[AgentSession]:
                     yield AgentSession(id=str(document["id"]), messages=messages, tools=_tools(messages))
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: not a session: {error!r}") from error
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+    return path.open(encoding="utf-8")
 
 
 def made_up(seed: int = 7) -> list[AgentSession]:
@@ -121,7 +128,9 @@ def _session(name: str, kind: tuple[str, str, str, tuple[str, ...], int, str], c
     for turn in range(chance.randint(max(1, turns - 2), turns + 2) if turns else 0):
         if tools:
             tool = tools[turn % len(tools)]
-            messages += _step(f"{name}-{turn}", tool, {"target": f"item-{turn}"}, f"{result}\n# {turn} {_TEXT * chance.randint(1, 8)}")
+            messages += _step(
+                f"{name}-{turn}", tool, {"target": f"item-{turn}"}, f"{result}\n# {turn} {_TEXT * chance.randint(1, 8)}"
+            )
         else:
             messages.append({"role": "assistant", "content": f"How about option {turn}? {_TEXT * 2}"})
             messages.append({"role": "user", "content": f"Nice, and another one, please? ({turn})"})

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from .base import Value
 
 
-class Answer(Value):
+class Answer(Value, frozen=True, kw_only=True):
     """A whole answer; `streamed` True means that it has already been sent through the caller's Reply."""
 
     status: int

@@ -1,7 +1,8 @@
 """What every value of the hot path is: a frozen struct, several times cheaper to make than a frozen dataclass.
 
-Keyword-only like the catalog's dataclasses; made by the dozen for each request, so they stay out of the garbage
-collector's sight (a frozen value cannot be part of a cycle). docs/adr/0002 has the figures.
+Made by the dozen for each request, so they stay out of the garbage collector's sight (a frozen value cannot be part of
+a cycle). Subclasses repeat `frozen=True, kw_only=True`: type checkers read it there, and keyword-only is per class.
+docs/adr/0002 has the figures.
 """
 
 import msgspec

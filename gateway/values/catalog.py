@@ -242,7 +242,7 @@ class Policy:
     default_output_tokens: int = 4096
 
 
-class Footprint(Value):
+class Footprint(Value, frozen=True, kw_only=True):
     """Energy (mJ, facility boundary) and carbon (ug CO2e, operational + embodied) of one call, with its method."""
 
     energy_millijoules: Bounds

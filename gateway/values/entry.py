@@ -3,7 +3,7 @@
 from .base import Value
 
 
-class LedgerEntry(Value):
+class LedgerEntry(Value, frozen=True, kw_only=True):
     """What one call was, took and cost. Written once; corrected only by a further entry.
 
     Money in nUSD, energy in mJ, carbon in ug CO2e, times in ms (`at_ms` since the Unix epoch). `outcome` is one of
@@ -58,7 +58,7 @@ class LedgerEntry(Value):
     world: str
 
 
-class Hold(Value):
+class Hold(Value, frozen=True, kw_only=True):
     """What is written down before dialling: who asks, for what, and the worst case that a crash would leave behind.
 
     Fields mean what they mean in LedgerEntry; `input_tokens` and `output_tokens` are upper bounds.

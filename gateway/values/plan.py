@@ -7,7 +7,7 @@ from .base import Value
 from .catalog import Deployment
 
 
-class Facts(Value):
+class Facts(Value, frozen=True, kw_only=True):
     """What routing looks at: counts and flags, no prompt text except the bounded word set of the newest turns.
 
     `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
@@ -25,7 +25,7 @@ class Facts(Value):
     newest_chars: int
 
 
-class Verdict(Value):
+class Verdict(Value, frozen=True, kw_only=True):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why."""
 
     complexity: float
@@ -34,7 +34,7 @@ class Verdict(Value):
     reason: str
 
 
-class Attempt(Value):
+class Attempt(Value, frozen=True, kw_only=True):
     """One call that may be made: the worst case that is held for it, and why it stands at this place.
 
     `hold_nusd` None means unpriced. `output_tokens_max` is the limit behind the hold, all choices together.
@@ -47,14 +47,14 @@ class Attempt(Value):
     reason: str
 
 
-class Plan(Value):
+class Plan(Value, frozen=True, kw_only=True):
     """Attempts in the order in which they are tried; never empty. `struck` says why other candidates are not in it."""
 
     attempts: tuple[Attempt, ...]
     struck: Mapping[str, str]
 
 
-class Refusal(Value):
+class Refusal(Value, frozen=True, kw_only=True):
     """A decision not to serve: which limit, what was used and how to go on.
 
     `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md).

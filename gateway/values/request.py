@@ -8,14 +8,14 @@ import msgspec
 from .base import Value
 
 
-class Caller(Value):
+class Caller(Value, frozen=True, kw_only=True):
     """Who asks: the id of the key that was shown, and the team it belongs to. The secret itself is not kept."""
 
     key: str
     team: str
 
 
-class Splice(Value):
+class Splice(Value, frozen=True, kw_only=True):
     """Replace body[start:end] by `text`; start == end inserts."""
 
     start: int
@@ -36,7 +36,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 PARTS = -1
 
 
-class Request(Value):
+class Request(Value, frozen=True, kw_only=True):
     """One parsed request. `body` stays the caller's own bytes.
 
     `model_span` is where the raw value of the top-level `model` lies in `body`. `usage_splice` is the edit that makes
@@ -65,7 +65,7 @@ class Request(Value):
         return f"Request(model={self.model!r}, messages={len(self.messages)}, bytes={len(self.body)})"
 
 
-class Hints(Value):
+class Hints(Value, frozen=True, kw_only=True):
     """What the headers say beyond the body: the session (and which header said so), the task type, and the headers
     that are passed on to the provider."""
 

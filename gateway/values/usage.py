@@ -3,7 +3,7 @@
 from .base import Value
 
 
-class Usage(Value):
+class Usage(Value, frozen=True, kw_only=True):
     """Token counts of one call, normalised: cached_input and cache_write lie within input, reasoning within output.
 
     `exact` is True only when every count came from the provider.

@@ -102,7 +102,8 @@ def spliced(request: Request, model: str, *, ask_usage: bool) -> bytes:
     if ask_usage and request.usage_splice is not None:
         edits.append(request.usage_splice)
         edits.sort(key=lambda edit: edit.start)
-    view, parts, at = memoryview(request.body), [], 0
+    view, at = memoryview(request.body), 0
+    parts: list[bytes | memoryview] = []
     for edit in edits:
         parts += (view[at : edit.start], edit.text)
         at = edit.end

@@ -12,7 +12,9 @@ _HEADERS = {"content-type": "application/json"}
 
 def all_of(names: Iterable[str]) -> Answer:
     """The list of routes."""
-    return Answer(status=200, headers=_HEADERS, body=orjson.dumps({"object": "list", "data": [_model(n) for n in names]}))
+    return Answer(
+        status=200, headers=_HEADERS, body=orjson.dumps({"object": "list", "data": [_model(n) for n in names]})
+    )
 
 
 def one(name: str) -> Answer:

@@ -4,7 +4,7 @@ from ...values.base import Value
 from ...values.catalog import Deployment
 
 
-class Candidate(Value):
+class Candidate(Value, frozen=True, kw_only=True):
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
     `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.

@@ -1,0 +1,108 @@
+"""Money: exact, monotone, additive, and the same as litellm's own arithmetic."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.accounting import pricing
+from gateway.feeds import prices_litellm
+from gateway.values.catalog import PriceSheet, Rates
+from gateway.values.units import NUSD_PER_USD, divide_half_even, nusd_to_usd, usd_to_nusd
+from gateway.values.usage import Usage
+
+PLAIN = PriceSheet(
+    base=Rates(input=250_000_000, output=2_000_000_000, cached_input=25_000_000, cache_write=312_500_000, reasoning=2_000_000_000),
+    source="test",
+)
+CLIFF = PriceSheet(
+    base=PLAIN.base,
+    source="test",
+    steps=((1000, Rates(input=500_000_000, output=3_000_000_000, cached_input=50_000_000, cache_write=625_000_000, reasoning=3_000_000_000)),),
+)
+COUNTS = st.integers(0, 2_000_000)
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    given_, written = draw(COUNTS), draw(COUNTS)
+    cached = draw(st.integers(0, given_))
+    return Usage(
+        input=given_,
+        output=written,
+        cached_input=cached,
+        cache_write=draw(st.integers(0, given_ - cached)),
+        reasoning=draw(st.integers(0, written)),
+    )
+
+
+@given(usage=usages(), more=st.integers(0, 10_000))
+def test_more_tokens_never_cost_less(usage, more):
+    for sheet in (PLAIN, CLIFF):
+        dearer = Usage(input=usage.input + more, output=usage.output + more, cached_input=usage.cached_input, cache_write=usage.cache_write, reasoning=usage.reasoning)
+        assert pricing.charge(sheet, dearer) >= pricing.charge(sheet, usage)
+
+
+@given(one=usages(), two=usages())
+def test_charges_add_up_but_for_the_rounding_of_each(one, two):
+    both = Usage(
+        input=one.input + two.input, output=one.output + two.output, cached_input=one.cached_input + two.cached_input,
+        cache_write=one.cache_write + two.cache_write, reasoning=one.reasoning + two.reasoning,
+    )  # fmt: skip
+    assert abs(pricing.charge(PLAIN, both) - pricing.charge(PLAIN, one) - pricing.charge(PLAIN, two)) <= 1
+
+
+@given(usage=usages(), slack=st.integers(0, 10_000))
+def test_no_usage_within_its_limits_costs_more_than_the_worst_case(usage, slack):
+    for sheet in (PLAIN, CLIFF):
+        assert pricing.charge(sheet, usage) <= pricing.worst_case(sheet, usage.input + slack, usage.output + slack)
+
+
+def test_the_long_context_cliff_takes_the_whole_request_and_begins_strictly_above():
+    at, above = Usage(input=1000, output=100), Usage(input=1001, output=100)
+    assert pricing.charge(CLIFF, at) == 250_000 + 200_000
+    assert pricing.charge(CLIFF, above) == 500_500 + 300_000
+
+
+def test_half_a_nano_dollar_goes_to_the_even_one():
+    assert [divide_half_even(n, 2) for n in (1, 3, 5)] == [0, 2, 2]
+
+
+@given(nusd=st.integers(-(10**15), 10**15))
+def test_dollars_in_text_are_exact(nusd):
+    from decimal import Decimal
+
+    assert usd_to_nusd(Decimal(nusd_to_usd(nusd))) == nusd
+
+
+@pytest.fixture(scope="module")
+def litellm():
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ["LITELLM_MODE"] = "PRODUCTION"
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("litellm")
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-5", "gpt-5-mini", "claude-haiku-5-5", "gpt-6.1-sol"])
+@pytest.mark.parametrize("tokens", [(100, 20, 0), (99_000, 500, 50_000), (150_000, 500, 0), (300_000, 10, 1_000)])
+def test_the_charge_is_that_of_litellm_s_cost_per_token(litellm, model, tokens):
+    given_, written, cached = tokens
+    known = prices_litellm.listed_model(prices_litellm.load(), model)
+    assert known is not None and known.sheet is not None
+    prompt, completion = litellm.cost_per_token(
+        model=model, prompt_tokens=given_, completion_tokens=written, cache_read_input_tokens=cached
+    )
+    ours = pricing.charge(known.sheet, Usage(input=given_, output=written, cached_input=cached))
+    assert ours == pytest.approx((prompt + completion) * NUSD_PER_USD, rel=1e-9, abs=1)
+
+
+def test_a_model_without_a_price_is_unpriced_and_never_free():
+    listed = {"free": {"input_cost_per_token": 0, "output_cost_per_token": 0}, "none": {"mode": "chat"}}
+    for name in listed:
+        known = prices_litellm.listed_model(listed, name)
+        assert known is not None and known.sheet is None
+    assert prices_litellm.listed_model(listed, "nearly") is None
