@@ -32,7 +32,26 @@ KEY = "bench-key"
 
 def body(size: int, *, stream: bool = False) -> bytes:
     """A chat request of about `size` bytes: an agent's history with tool calls."""
-    words = ["the", "quick", "agent", "reads", "a", "file", "and", "reports", "what", "it", "found", "there", "before", "the", "next", "step", "is", "planned"]
+    words = [
+        "the",
+        "quick",
+        "agent",
+        "reads",
+        "a",
+        "file",
+        "and",
+        "reports",
+        "what",
+        "it",
+        "found",
+        "there",
+        "before",
+        "the",
+        "next",
+        "step",
+        "is",
+        "planned",
+    ]
     text = " ".join(words)
     messages = [
         {"role": "system", "content": "You are an agent with a shell."},

@@ -32,6 +32,8 @@ retries: {{same_deployment: 1}}
 ENV = {"KEY_ONE": "secret-one", "KEY_TWO": "secret-two", "PROVIDER_KEY": "provider-secret"}
 
 
-def world(*, more: str = "", small: str = "", near: str = "http://127.0.0.1:1/v1", far: str = "http://127.0.0.1:2/v1") -> World:
+def world(
+    *, more: str = "", small: str = "", near: str = "http://127.0.0.1:1/v1", far: str = "http://127.0.0.1:2/v1"
+) -> World:
     """A small and a frontier deployment behind `auto`, two keys; `more` is appended, `small` adds to that deployment."""
     return parse(BASE.format(more=more, small=small, near=near, far=far), "test.yaml", ENV)[0]

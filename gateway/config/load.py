@@ -462,7 +462,5 @@ def _shown(value: Any) -> str:
 
 
 def _field_names() -> set[str]:
-    models = [
-        model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)
-    ]
+    models = [model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)]
     return {name for model in models for name in model.model_fields}

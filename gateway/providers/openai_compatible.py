@@ -110,7 +110,10 @@ def failure_of(status: int, body: bytes) -> Failure:
     money = code in _MONEY_CODES
     if status in _OURS or money:
         return Failure(retry_same=False, try_other=True, code="provider_account", hide=True)
-    if status in _RETRYABLE or status >= 500 or status < 400:
+    if status < 400:
+        # A redirect is not followed: it would carry the key elsewhere.
+        return Failure(retry_same=False, try_other=True, code="upstream_error", hide=True)
+    if status in _RETRYABLE or status >= 500:
         code = "provider_rate_limited" if status == 429 else "upstream_error"
         return Failure(retry_same=True, try_other=True, code=code, hide=status != 429)
     # The provider understood the request and rejects it: so would the next one; its own words help the caller most.

@@ -101,8 +101,8 @@ def _wanted_tier(route: Route, verdict: Verdict, policy: Policy) -> Tier:
         return route.candidates[0].tier
     for tier, ceiling in policy.tier_ceilings.items():
         if verdict.complexity <= ceiling:
-            return tier
-    return Tier.frontier
+            return min([one.tier for one in route.candidates if one.tier >= tier], default=route.reference.tier)
+    return route.reference.tier
 
 
 def _distance(tier: Tier, wanted: Tier) -> int:

@@ -1,7 +1,9 @@
 """The loop guard: a score that grows when the same tool call brings the same result again, and falls with each new step.
 
-Reads only messages that it has not seen. Repeats add 1, a new step takes 1 off, the floor is 0: long healthy work does
-not accumulate, a run of any period does. Digests only; at most STEPS_MAX per session.
+Reads only messages that it has not seen. A turn all of whose calls and results were seen before adds 1, a new one takes
+1 off, the floor is 0: long healthy work does
+not accumulate, a run of any period does. A user turn that was not seen before starts afresh. Digests only; at most
+STEPS_MAX per session.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,16 +46,29 @@ def observe(session: Session, messages: Sequence[Message]) -> None:
     seen, session.messages_seen = session.messages_seen, len(messages)
     if seen >= len(messages):
         return
-    seen = max(seen, len(messages) - FIRST_LOOK)
+    for step in _steps(messages, max(seen, len(messages) - FIRST_LOOK)):
+        repeated = _remember(session, step.digests)
+        if step.turn:
+            session.loop_score = session.loop_score if repeated else 0.0
+        elif repeated:
+            session.loop_score = min(_SCORE_MAX, session.loop_score + 1)
+        else:
+            session.loop_score = max(0.0, session.loop_score - 1)
+
+
+def _remember(session: Session, digests: Sequence[int]) -> bool:
+    """Count what happened; True if all of it had happened before."""
     steps = session.steps
-    for step in _steps(messages, seen):
-        if steps is None:
-            steps = session.steps = {}
-        count = steps.pop(step, 0) + 1
-        steps[step] = count
+    if steps is None:
+        steps = session.steps = {}
+    repeated = True
+    for digest in digests:
+        count = steps.pop(digest, 0) + 1
+        steps[digest] = count
+        repeated = repeated and count > 1
         if len(steps) > STEPS_MAX:
             del steps[next(iter(steps))]
-        session.loop_score = min(_SCORE_MAX, session.loop_score + 1) if count > 1 else max(0.0, session.loop_score - 1)
+    return repeated
 
 
 def step_of(session: Session, limits: LoopLimits) -> str:
@@ -83,18 +98,35 @@ def refusal(session: Session, limits: LoopLimits) -> Refusal:
     )
 
 
-def _steps(messages: Sequence[Message], start: int) -> Iterator[int]:
-    """Digests of (call, result) for every tool result from `start` on; text agents: (answer, reply)."""
+class _Step(msgspec.Struct, frozen=True, gc=False):
+    """What one turn did, and whether the turn was the user's rather than the agent's."""
+
+    digests: Sequence[int]
+    turn: bool = False
+
+
+def _steps(messages: Sequence[Message], start: int) -> Iterator[_Step]:
+    """From `start` on: the (call, result) pairs of each agent turn together, every user turn, and for text agents
+    (answer, reply)."""
+    pairs: list[int] = []
     for place in range(start, len(messages)):
         message = messages[place]
         if message.role == "tool":
             call = _call_of(messages, place)
             if call is not None:
-                yield hash((call, _result(message)))
-        elif message.role == "user" and place > 0 and messages[place - 1].role == "assistant":
-            answer = messages[place - 1]
-            if not memoryview(answer.tool_calls).nbytes:
-                yield hash((_result(answer), _result(message)))
+                pairs.append(hash((call, _result(message))))
+            continue
+        if pairs:
+            yield _Step(pairs)
+            pairs = []
+        if message.role == "user":
+            said = _result(message)
+            yield _Step((hash(said),), turn=True)
+            answer = messages[place - 1] if place > 0 else message
+            if answer.role == "assistant" and not memoryview(answer.tool_calls).nbytes:
+                yield _Step((hash((_result(answer), said)),))
+    if pairs:
+        yield _Step(pairs)
 
 
 def _call_of(messages: Sequence[Message], place: int) -> int | None:

@@ -19,7 +19,28 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-_WORDS = ["the", "agent", "reads", "the", "file,", "finds", "the", "cause,", "changes", "one", "line", "and", "runs", "the", "tests", "again", "until", "they", "pass.", ""]
+_WORDS = [
+    "the",
+    "agent",
+    "reads",
+    "the",
+    "file,",
+    "finds",
+    "the",
+    "cause,",
+    "changes",
+    "one",
+    "line",
+    "and",
+    "runs",
+    "the",
+    "tests",
+    "again",
+    "until",
+    "they",
+    "pass.",
+    "",
+]
 _CHARS_PER_TOKEN = 4
 _FLOOD_BYTES = 200 * 1024 * 1024
 _CACHE_BLOCK_TOKENS, _CACHE_MIN_TOKENS, _CACHE_ENTRIES = 128, 1024, 10_000

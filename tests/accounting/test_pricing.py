@@ -13,13 +13,30 @@ from gateway.values.units import NUSD_PER_USD, divide_half_even, nusd_to_usd, us
 from gateway.values.usage import Usage
 
 PLAIN = PriceSheet(
-    base=Rates(input=250_000_000, output=2_000_000_000, cached_input=25_000_000, cache_write=312_500_000, reasoning=2_000_000_000),
+    base=Rates(
+        input=250_000_000,
+        output=2_000_000_000,
+        cached_input=25_000_000,
+        cache_write=312_500_000,
+        reasoning=2_000_000_000,
+    ),
     source="test",
 )
 CLIFF = PriceSheet(
     base=PLAIN.base,
     source="test",
-    steps=((1000, Rates(input=500_000_000, output=3_000_000_000, cached_input=50_000_000, cache_write=625_000_000, reasoning=3_000_000_000)),),
+    steps=(
+        (
+            1000,
+            Rates(
+                input=500_000_000,
+                output=3_000_000_000,
+                cached_input=50_000_000,
+                cache_write=625_000_000,
+                reasoning=3_000_000_000,
+            ),
+        ),
+    ),
 )
 COUNTS = st.integers(0, 2_000_000)
 
@@ -40,7 +57,13 @@ def usages(draw: st.DrawFn) -> Usage:
 @given(usage=usages(), more=st.integers(0, 10_000))
 def test_more_tokens_never_cost_less(usage, more):
     for sheet in (PLAIN, CLIFF):
-        dearer = Usage(input=usage.input + more, output=usage.output + more, cached_input=usage.cached_input, cache_write=usage.cache_write, reasoning=usage.reasoning)
+        dearer = Usage(
+            input=usage.input + more,
+            output=usage.output + more,
+            cached_input=usage.cached_input,
+            cache_write=usage.cache_write,
+            reasoning=usage.reasoning,
+        )
         assert pricing.charge(sheet, dearer) >= pricing.charge(sheet, usage)
 
 

@@ -101,7 +101,11 @@ def test_a_key_called_model_elsewhere_is_left_alone():
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":-5}', "invalid_request", "max_tokens"),
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":99999999999}', "invalid_request", "max_tokens"),
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":true}', "invalid_request", "max_tokens"),
-        (b'{"model":"a","messages":[{"role":"user"}],"max_completion_tokens":0}', "invalid_request", "max_completion_tokens"),
+        (
+            b'{"model":"a","messages":[{"role":"user"}],"max_completion_tokens":0}',
+            "invalid_request",
+            "max_completion_tokens",
+        ),
         (b'{"model":"a","messages":[{"role":"user"}],"n":1000}', "invalid_request", "n"),
     ],
 )

@@ -13,10 +13,56 @@ from ...values.plan import Facts, Verdict
 OTHER = "other"
 
 _REASONING = frozenset(
-    ["prove", "proof", "derive", "theorem", "why", "optimize", "optimise", "refactor", "architecture", "design", "debug", "diagnose", "tradeoffs", "concurrency", "deadlock", "race", "complexity", "algorithm", "integral", "equation", "legal", "clinical", "investigate", "strategy", "plan", "migrate", "security"]
+    [
+        "prove",
+        "proof",
+        "derive",
+        "theorem",
+        "why",
+        "optimize",
+        "optimise",
+        "refactor",
+        "architecture",
+        "design",
+        "debug",
+        "diagnose",
+        "tradeoffs",
+        "concurrency",
+        "deadlock",
+        "race",
+        "complexity",
+        "algorithm",
+        "integral",
+        "equation",
+        "legal",
+        "clinical",
+        "investigate",
+        "strategy",
+        "plan",
+        "migrate",
+        "security",
+    ]
 )
 _ROUTINE = frozenset(
-    ["summarize", "summarise", "translate", "extract", "classify", "rephrase", "rewrite", "format", "list", "convert", "capitalize", "spell", "greet", "hello", "hi", "thanks", "thank"]
+    [
+        "summarize",
+        "summarise",
+        "translate",
+        "extract",
+        "classify",
+        "rephrase",
+        "rewrite",
+        "format",
+        "list",
+        "convert",
+        "capitalize",
+        "spell",
+        "greet",
+        "hello",
+        "hi",
+        "thanks",
+        "thank",
+    ]
 )
 
 # Log-odds of a plain short question: most such requests are served well by a small model.

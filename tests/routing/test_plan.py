@@ -1,0 +1,111 @@
+"""The decision: which deployments, in which order, and why."""
+
+import json
+
+import pytest
+
+from gateway.routing.facts import facts_of
+from gateway.routing.plan import decide
+from gateway.values.plan import Plan, Refusal, Verdict
+from gateway.wire import chat
+from gateway.config.load import parse
+from tests.worlds import BASE, ENV, world
+
+
+def request(**fields: object):
+    return chat.parse(json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], **fields}).encode())
+
+
+def verdict(complexity: float) -> Verdict:
+    return Verdict(complexity=complexity, task_type="other", confidence=0.0, reason="test")
+
+
+def plan(
+    complexity: float = 0.1,
+    *,
+    route: str = "auto",
+    resting: tuple[str, ...] = (),
+    more: str = "",
+    small: str = "",
+    **fields: object,
+):
+    at, asked = world(more=more, small=small), request(**fields)
+    return decide(
+        at.routes[route], asked, facts_of(asked), verdict(complexity), at.policy, lambda name: name not in resting
+    )
+
+
+def names(decided: Plan | Refusal) -> list[str]:
+    assert isinstance(decided, Plan)
+    return [attempt.deployment.name for attempt in decided.attempts]
+
+
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"complexity": 0.1}, ["small", "frontier"]),
+        ({"complexity": 0.45}, ["small", "frontier"]),
+        ({"complexity": 0.9}, ["frontier", "small"]),
+        ({"complexity": 0.1, "resting": ("small",)}, ["frontier", "small"]),
+        ({"complexity": 0.9, "route": "small"}, ["small"]),
+        ({"complexity": 0.1, "more": "tiers: {small: {max_complexity: 0.05}}"}, ["frontier", "small"]),
+        ({"complexity": 0.1, "small": ", vision: false", "messages": PICTURE}, ["frontier"]),
+        ({"complexity": 0.1, "small": ", tools: false", "tools": [{"function": {"name": "f"}}]}, ["frontier"]),
+        ({"complexity": 0.1, "small": ", context_tokens: 10", "messages": [{"role": "user", "content": "x" * 400}]}, ["frontier"]),
+        ({"complexity": 0.9, "more": "energy: {max_wh_per_request: 0.05}"}, ["small"]),
+    ],
+    ids=[
+        "simple goes to the small tier", "the ceiling itself still suits", "hard goes to the frontier",
+        "a resting deployment is tried last", "a plain route has no choice", "the operator's ceiling decides",
+        "pictures need vision", "tools need tools", "a context that is too short is struck", "the energy cap strikes the frontier",
+    ],
+)  # fmt: skip
+def test_the_order_of_attempts(given, expected):
+    assert names(plan(**given)) == expected
+
+
+def test_what_is_struck_says_why():
+    decided = plan(small=", vision: false", messages=PICTURE)
+    assert isinstance(decided, Plan)
+    assert decided.struck == {"small": "no vision"}
+
+
+def test_when_nobody_can_the_refusal_says_why_for_each():
+    decided = plan(route="small", small=", tools: false", tools=[{"function": {"name": "f"}}])
+    assert isinstance(decided, Refusal)
+    assert "small: no tools" in decided.message
+
+
+def test_an_estimate_never_strikes_the_roomiest_deployment():
+    long = [{"role": "user", "content": "x" * 4000}]
+    assert names(plan(route="small", small=", context_tokens: 10", messages=long)) == ["small"]
+
+
+@pytest.mark.parametrize(
+    "fields, tokens",
+    [({}, 4000), ({"max_tokens": 50}, 50), ({"max_tokens": 50, "n": 3}, 150), ({"max_tokens": 9999}, 4000)],
+)
+def test_the_hold_covers_all_choices_up_to_the_model_s_own_limit(fields, tokens):
+    decided = plan(**fields)
+    assert isinstance(decided, Plan)
+    first = decided.attempts[0]
+    assert first.output_tokens_max == tokens
+    asked = facts_of(request(**fields))
+    assert first.hold_nusd == -(-(asked.input_tokens_max * 250_000_000 + tokens * 2_000_000_000) // 10**6)
+    assert asked.input_tokens_max >= asked.input_tokens
+
+
+GREEN = "  green: {provider: far, model: g, tier: small, price: {input: 0.2501, output: 2.0001}, energy: {active_params_b: 8}, grams_co2e_per_kwh: 0}\nroutes:\n  auto: {candidates: [small, green,"
+
+
+@pytest.mark.parametrize("price, first", [(0, "small"), (100, "green")])
+def test_a_carbon_price_turns_the_order_within_a_tier(price, first):
+    more = f"energy: {{carbon_price_usd_per_tonne: {price}}}"
+    text = BASE.format(more=more, small=", grams_co2e_per_kwh: 2000", near="http://a/v1", far="http://b/v1")
+    at = parse(text.replace("routes:\n  auto: {candidates: [small,", GREEN), "test.yaml", ENV)[0]
+    asked = request()
+    decided = decide(at.routes["auto"], asked, facts_of(asked), verdict(0.1), at.policy, lambda _: True)
+    assert names(decided)[0] == first

@@ -1,0 +1,324 @@
+"""The corridor, as a script: what provider and caller do, and the exact sequence that follows."""
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamTimeout
+from gateway.config.load import parse
+from gateway.testing.playbook import SSE, Answers, Playbook
+from tests.worlds import BASE, ENV, world
+
+EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
+STREAM = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+WHOLE = json.dumps({"choices": [{"message": {"content": "hello there"}}], "usage": USAGE}).encode()
+
+
+def event(content: str) -> bytes:
+    return b'data: {"choices":[{"index":0,"delta":{"content":"' + content.encode() + b'"}}]}\n\n'
+
+
+END = b'data: {"choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\ndata: [DONE]\n\n"
+
+
+def answers(body: bytes = WHOLE, status: int = 200, **headers: str) -> Answers:
+    return Answers(status=status, headers={"Content-Type": "application/json", **headers}, body=[body])
+
+
+def error(message: str = "no", code: str = "x", status: int = 400, **headers: str) -> Answers:
+    return answers(json.dumps({"error": {"message": message, "code": code}}).encode(), status, **headers)
+
+
+async def test_an_answer_is_held_dialled_settled_and_written_down():
+    book = Playbook(world(), [answers()])
+    answer = await book.ask(EASY)
+    assert book.events == ["reserve", "hold", "dial small", "settle", "entry completed"]
+    assert answer.body == WHOLE
+    assert answer.headers["x-penstock-deployment"] == "small"
+    assert answer.headers["x-penstock-cost-usd"] == "0.000025"  # 20 * 0.25 + 10 * 2 dollars per million
+    (entry,) = book.entries
+    assert (entry.charge_nusd, entry.usage_basis, entry.final) == (25_000, "exact", 1)
+    assert entry.reference_nusd == 125_000
+    assert book.book.open_holds == 0
+
+
+async def test_a_stream_is_forwarded_and_settled_at_its_end():
+    book = Playbook(world(), [Answers(headers=SSE, body=[event("a"), event("b"), END])])
+    answer = await book.ask(STREAM)
+    assert book.events == [
+        "reserve",
+        "hold",
+        "dial small",
+        "begin 200",
+        "chunk",
+        "chunk",
+        "chunk",
+        "settle",
+        "entry completed",
+    ]
+    assert answer.streamed
+    assert book.reply.data == event("a") + event("b") + b"data: [DONE]\n\n"
+    assert book.reply.headers["x-penstock-tier"] == "small"
+    assert book.entries[0].output_tokens == 10
+
+
+async def test_an_unreachable_provider_costs_nothing_and_the_next_one_serves():
+    book = Playbook(world(), [Unreachable("down"), answers()])
+    await book.ask(EASY)
+    assert book.events == [
+        "reserve", "hold", "dial small", "void", "entry upstream_error",
+        "reserve", "hold", "dial frontier", "settle", "entry completed",
+    ]  # fmt: skip
+    assert [entry.final for entry in book.entries] == [0, 1]
+    assert book.entries[0].charge_nusd == 0
+    assert book.entries[1].attempts == 2
+
+
+async def test_a_timeout_may_have_cost_anything_up_to_its_hold():
+    book = Playbook(world(), [UpstreamTimeout("slow"), answers()])
+    await book.ask(EASY)
+    first, second = book.entries
+    assert first.charge_nusd == first.hold_nusd > 0
+    assert (first.usage_basis, first.final, second.outcome) == ("estimated", 0, "completed")
+
+
+async def test_the_same_deployment_is_tried_again_only_when_no_other_is_left():
+    book = Playbook(world(), [error(status=503), answers()])
+    started = book.clock.at
+    answer = await book.ask(EASY.replace(b"auto", b"small"))
+    assert answer.status == 200
+    assert book.clock.at > started, "it waited in between"
+    assert [call.deployment.name for call in book.calls] == ["small", "small"]
+
+
+async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_final():
+    book = Playbook(world(), [error(status=500), error(status=500), error(status=500)])
+    answer = await book.ask(EASY)
+    assert answer.status == 502
+    assert answer.headers["x-should-retry"] == "false"
+    assert [entry.final for entry in book.entries] == [0, 0, 1]
+    assert sum(entry.charge_nusd for entry in book.entries) == 0
+
+
+@pytest.mark.parametrize(
+    "does, status, hidden",
+    [
+        (error("bad temperature", status=400), 400, False),
+        (error("no such model", status=404), 404, False),
+        (error("your key sk-123 is wrong", status=401), 502, True),
+        (error("slow down", status=429, **{"Retry-After": "3600"}), 429, False),
+        (error("pay", code="insufficient_quota", status=429), 502, True),
+        (error("moved", status=302), 502, True),
+    ],
+    ids=["the caller's mistake passes", "so does not found", "our key's trouble is hidden", "rate limits pass", "our money's trouble is hidden", "redirects are not followed"],
+)  # fmt: skip
+async def test_what_a_provider_s_error_means_for_the_caller(does, status, hidden):
+    message = json.loads(does.body[0])["error"]["message"]
+    book = Playbook(world(), [does])
+    answer = await book.ask(EASY.replace(b"auto", b"small"))
+    assert answer.status == status
+    assert (message.encode() not in answer.body) is hidden
+    assert book.entries[-1].charge_nusd == 0
+    assert book.book.open_holds == 0
+
+
+async def test_a_stream_that_breaks_before_its_first_byte_is_tried_elsewhere():
+    book = Playbook(
+        world(), [Answers(headers=SSE, body=[BrokenAnswer("cut")]), Answers(headers=SSE, body=[event("a"), END])]
+    )
+    await book.ask(STREAM)
+    assert [call.deployment.name for call in book.calls] == ["small", "frontier"]
+    assert book.reply.data.startswith(event("a"))
+
+
+@pytest.mark.parametrize("ending", [[BrokenAnswer("cut")], []], ids=["broken off", "ended without its end"])
+async def test_a_stream_that_breaks_later_ends_in_an_error_event_and_is_charged_for_what_was_seen(ending):
+    book = Playbook(world(), [Answers(headers=SSE, body=[event("abcd"), event("efgh"), *ending])])
+    await book.ask(STREAM)
+    assert len(book.calls) == 1, "no second attempt after the first byte"
+    last = book.reply.data.split(b"\n\n")[-3]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_broken"
+    (entry,) = book.entries
+    assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cut", "estimated", 2)
+    assert 0 < entry.charge_nusd < entry.hold_nusd
+
+
+async def test_a_caller_who_hangs_up_is_charged_for_what_was_written_so_far():
+    upstream = Answers(headers=SSE, body=[event("abcd"), event("efgh"), event("ijkl"), END])
+    book = Playbook(world(), [upstream])
+    book.reply._gone_after = 1
+    with pytest.raises(CallerGone):
+        await book.ask(STREAM)
+    assert upstream.closed
+    (entry,) = book.entries
+    assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cancelled", "estimated", 2)
+    assert book.book.open_holds == 0
+
+
+async def test_cancellation_while_the_provider_is_silent_settles_exactly_once():
+    class Silent(Answers):
+        async def chunk(self) -> bytes:
+            await asyncio.sleep(3600)
+            return b""
+
+    book = Playbook(world(), [Silent(headers=SSE)])
+    task = asyncio.ensure_future(book.ask(STREAM))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert book.events[-2:] == ["settle", "entry cancelled"]
+    assert book.book.open_holds == 0
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[1]", b""], ids=["html", "not utf-8", "a list", "nothing"])
+async def test_garbage_from_a_provider_is_a_clean_502(body):
+    book = Playbook(world(), [answers(body), answers(body), answers(body)])
+    answer = await book.ask(EASY.replace(b"auto", b"small"))
+    assert answer.status == 502
+    assert json.loads(answer.body)["error"]["code"] == "upstream_broken"
+    assert book.entries[-1].usage_basis == "estimated"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": -1, "completion_tokens": 5},
+        {"prompt_tokens": "9"},
+        7,
+    ],
+)
+async def test_usage_that_is_missing_or_absurd_is_estimated(usage):
+    body = json.dumps({"choices": [{"message": {"content": "x" * 400}}], "usage": usage}).encode()
+    book = Playbook(world(), [answers(body)])
+    await book.ask(EASY)
+    (entry,) = book.entries
+    assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
+    assert entry.input_tokens > 0
+
+
+async def test_a_full_disk_stops_the_call_before_it_is_made():
+    book = Playbook(world(), [answers()], disk_full=True)
+    with pytest.raises(Overloaded):
+        await book.ask(EASY)
+    assert book.events == ["reserve", "void"]
+    assert book.book.open_holds == 0
+
+
+async def test_an_unknown_model_is_named():
+    with pytest.raises(NotFound) as refused:
+        await Playbook(world(), []).ask(EASY.replace(b"auto", b"gpt-99"))
+    assert refused.value.code == "model_not_found"
+
+
+BUDGET = "budgets: {{day: {{scope: {{team: research}}, limit: {{{limit}}}, window: day}}}}"
+
+
+async def test_a_budget_refuses_before_dialling_and_says_how_it_stands():
+    book = Playbook(world(more=BUDGET.format(limit="usd: 0.0001")), [])
+    answer = await book.ask(EASY)
+    assert book.events == ["reserve", "entry refused"]
+    assert (answer.status, answer.headers["x-should-retry"]) == (400, "false")
+    problem = json.loads(answer.body)["error"]
+    assert problem["code"] == "budget_exceeded"
+    assert problem["details"]["limit"] == 0.0001
+    assert "starts again" in problem["message"]
+
+
+async def test_a_budget_that_is_too_tight_for_the_frontier_falls_back_to_the_small_one():
+    hard = json.dumps({"model": "auto", "max_tokens": 1000, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode()  # fmt: skip
+    book = Playbook(world(more=BUDGET.format(limit="usd: 0.004")), [answers()])
+    answer = await book.ask(hard)
+    assert answer.headers["x-penstock-deployment"] == "small"
+    assert "below frontier" in answer.headers["x-penstock-reason"]
+
+
+@pytest.mark.parametrize("limit", ["wh: 0.0001", "calls: 0"])
+async def test_watt_hours_and_calls_are_limits_too(limit):
+    answer = await Playbook(world(more=BUDGET.format(limit=limit)), []).ask(EASY)
+    assert json.loads(answer.body)["error"]["code"] == "budget_exceeded"
+
+
+async def test_concurrent_calls_cannot_slip_past_a_budget():
+    # Each call may take up to 0.00042 USD; only two fit into 0.001.
+    book = Playbook(world(more=BUDGET.format(limit="usd: 0.001")), [answers() for _ in range(20)])
+    book.dial = _slow(book.dial)  # type: ignore[method-assign]
+    results = await asyncio.gather(*(book.ask(EASY) for _ in range(20)))
+    assert sum(answer.status == 200 for answer in results) <= 4
+    assert sum(entry.charge_nusd for entry in book.entries) <= 1_000_000
+
+
+def _slow(dial):
+    async def slowly(call):
+        await asyncio.sleep(0.01)
+        return await dial(call)
+
+    return slowly
+
+
+async def test_a_session_s_caps_are_its_own():
+    more = "sessions: {caps: {calls: 2}}"
+    book = Playbook(world(more=more), [answers() for _ in range(5)])
+    statuses = [(await book.ask(EASY, session="run-1")).status for _ in range(3)]
+    assert statuses == [200, 200, 400]
+    assert (await book.ask(EASY, session="run-2")).status == 200
+    assert book.entries[2].code == "cap_exceeded"
+
+
+async def test_a_session_ends_when_its_time_is_up():
+    book = Playbook(world(more="sessions: {caps: {minutes: 10}}"), [answers(), answers()])
+    await book.ask(EASY, session="run-1")
+    book.clock.at += 601
+    answer = await book.ask(EASY, session="run-1")
+    assert json.loads(answer.body)["error"]["code"] == "session_time_exceeded"
+
+
+def looping(turns: int) -> bytes:
+    call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+    history = [{"role": "user", "content": "go"}]
+    for _ in range(turns):
+        history += [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "no"}]
+    return json.dumps({"model": "auto", "messages": history}).encode()
+
+
+async def test_a_loop_is_warned_and_then_stopped():
+    book = Playbook(world(more="loops: {warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 7)]
+    assert [answer.status for answer in seen] == [200, 200, 200, 200, 400, 400]
+    assert [answer.headers.get("x-penstock-loop", "")[:4] for answer in seen] == [
+        "",
+        "",
+        "warn",
+        "warn",
+        "stop",
+        "stop",
+    ]
+    assert json.loads(seen[-1].body)["error"]["code"] == "loop_stopped"
+
+
+async def test_in_shadow_mode_a_loop_is_only_reported():
+    book = Playbook(world(more="loops: {mode: shadow, warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 8)]
+    assert {answer.status for answer in seen} == {200}
+    assert seen[-1].headers["x-penstock-loop"].startswith("stop")
+
+
+async def test_an_unpriced_deployment_serves_where_no_money_budget_forbids_it():
+    text = "price: {input: 0.25, output: 2, cached_input: 0.025}"
+    raw = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(f" {text},", "")
+    book = Playbook(parse(raw, "t", ENV)[0], [answers()])
+    answer = await book.ask(EASY.replace(b"auto", b"small"))
+    assert answer.headers["x-penstock-cost-usd"] == "unpriced"
+    assert (book.entries[0].priced, book.entries[0].charge_nusd) == (0, 0)
+
+
+async def test_the_world_of_the_start_is_kept_to_the_end():
+    book = Playbook(world(), [answers()])
+    await book.ask(EASY)
+    assert book.entries[0].world == world().generation
