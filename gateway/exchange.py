@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from . import settlement
+from . import settlement, story
 from .accounting import budgets as books
 from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
 from .errors import BrokenAnswer, NotFound, Overloaded, Unreachable, UpstreamError, UpstreamTimeout
@@ -28,7 +28,6 @@ from .values.base import Value
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Plan, Refusal
 from .values.request import Caller, Hints, Request
-from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
 from .values.world import World
 from .wire import chat
 from .wire.chat_stream import ChatStream
@@ -257,8 +256,8 @@ class Exchange:
                 result = self._followed(decided, plan, progress, tries, result)
             entry = self._settle(decided, progress, final=not isinstance(result, _Failed) or result.following is None)
         if isinstance(result, _Failed):
-            return structs.replace(result, answer=_told(result.answer, decided, progress.attempt, entry))
-        return _told(result, decided, progress.attempt, entry)
+            return structs.replace(result, answer=story.told(result.answer, decided, progress.attempt, entry))
+        return story.told(result, decided, progress.attempt, entry)
 
     def _followed(self, decided: Decided, plan: Plan, progress: Progress, tries: int, failed: _Failed) -> _Failed:
         following = next_attempt(
@@ -296,7 +295,7 @@ class Exchange:
         self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
     ) -> Answer:
         """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
-        headers = {**headers, **_story(decided, progress.attempt)}
+        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
         stream = progress.stream = ChatStream(withhold_usage=not decided.request.wants_usage)
         begun, received = False, 0
         while data := await answering.chunk():
@@ -381,7 +380,7 @@ class Exchange:
         self._ledger.record(
             settlement.entry_of_refusal(decided, refusal, status=answer.status, attempts=attempts, now=now)
         )
-        return Answer(status=answer.status, headers={**answer.headers, **_case(decided)}, body=answer.body)
+        return Answer(status=answer.status, headers={**answer.headers, **story.of_case(decided)}, body=answer.body)
 
 
 def _affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
@@ -393,41 +392,6 @@ def _affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
         if first is None or ((hold := attempts[at].hold_nusd) is not None and hold < first)
     ]
     return [place, *cheaper]
-
-
-def _case(decided: Decided) -> dict[str, str]:
-    """Headers that every answer carries once its request was understood."""
-    headers = {
-        "x-penstock-request-id": decided.request_id,
-        "x-penstock-session": decided.session.id,
-        "x-penstock-task-type": decided.verdict.task_type,
-        "x-penstock-complexity": f"{decided.verdict.complexity:.3f}",
-        "x-penstock-config": decided.world.generation,
-    }
-    if decided.loop_step:
-        headers["x-penstock-loop"] = f"{decided.loop_step}; score={decided.session.loop_score:g}"
-    return headers
-
-
-def _story(decided: Decided, attempt: Attempt) -> dict[str, str]:
-    """What was decided, and why."""
-    headers = _case(decided)
-    headers["x-penstock-deployment"] = attempt.deployment.name
-    headers["x-penstock-tier"] = attempt.deployment.tier.name
-    headers["x-penstock-reason"] = f"{attempt.reason}; {decided.verdict.reason}"
-    return headers
-
-
-def _told(answer: Answer, decided: Decided, attempt: Attempt, entry: LedgerEntry) -> Answer:
-    """The answer with its story; a whole one also says what it took (a stream's headers left before anybody knew)."""
-    if answer.streamed:
-        return answer
-    headers = {**answer.headers, **_story(decided, attempt)}
-    if entry.usage_basis != "none":
-        headers["x-penstock-cost-usd"] = nusd_to_usd(entry.charge_nusd) if entry.priced else "unpriced"
-        headers["x-penstock-energy-wh"] = "%.6g" % (entry.energy_mj_mid / MILLIJOULES_PER_WH)
-        headers["x-penstock-carbon-g"] = "%.6g" % (entry.carbon_ug_mid / MICROGRAMS_PER_GRAM)
-    return Answer(status=answer.status, headers=headers, body=answer.body)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from gateway.errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamTimeout
 from gateway.config.load import parse
+from gateway.errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamTimeout
 from gateway.testing.playbook import SSE, Answers, Playbook
 from tests.worlds import BASE, ENV, world
 

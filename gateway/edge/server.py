@@ -198,8 +198,9 @@ class _Protocol(RequestHandler):
             error.status = status
         elif exc is not None:
             log.error("the HTTP layer failed", exc_info=exc)
-        self.force_close()
-        return _response(chat.failed(error))
+        response = _response(chat.failed(error))
+        response.force_close()
+        return response
 
 
 class _LowLevelServer(web.Server):

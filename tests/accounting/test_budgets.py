@@ -1,5 +1,7 @@
 """The book: never over the limit, all lines or none, each hold resolved once."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
@@ -102,8 +104,6 @@ def test_accounts_whose_time_is_over_are_forgotten():
     ],
 )  # fmt: skip
 def test_calendar_windows_end_when_the_calendar_says(window, ends):
-    from datetime import UTC, datetime
-
     end = window_of(window, NOW)[1]
     assert end is not None and datetime.fromtimestamp(end, UTC).isoformat().startswith(ends)
     assert window_of(window, end - 1)[0] == window_of(window, NOW)[0] != window_of(window, end)[0]

@@ -1,6 +1,8 @@
 """Money: exact, monotone, additive, and the same as litellm's own arithmetic."""
 
 import os
+import warnings
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -94,8 +96,6 @@ def test_half_a_nano_dollar_goes_to_the_even_one():
 
 @given(nusd=st.integers(-(10**15), 10**15))
 def test_dollars_in_text_are_exact(nusd):
-    from decimal import Decimal
-
     assert usd_to_nusd(Decimal(nusd_to_usd(nusd))) == nusd
 
 
@@ -103,8 +103,6 @@ def test_dollars_in_text_are_exact(nusd):
 def litellm():
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["LITELLM_MODE"] = "PRODUCTION"
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip("litellm")

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from gateway.config.load import parse
 from gateway.routing.facts import facts_of
 from gateway.routing.plan import decide
 from gateway.values.plan import Plan, Refusal, Verdict
 from gateway.wire import chat
-from gateway.config.load import parse
 from tests.worlds import BASE, ENV, world
 
 

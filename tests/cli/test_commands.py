@@ -1,0 +1,194 @@
+"""The commands, as a user runs them: real processes, a real kill."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from gateway.testing.provider import Personality, SimulatedProvider
+from tests.worlds import BASE, ENV
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+
+
+def penstock(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", *arguments],
+        env=ENVIRONMENT | env, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+def test_check_is_content_with_the_example_and_says_what_it_saw():
+    done = penstock("check", "config/routing.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "3 routes, 2 deployments, 3 budgets" in done.stdout
+
+
+def test_check_prints_every_mistake_and_fails(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(BASE.format(more="", small="", near="x", far="http://b/v1").replace("tier: frontier", "tier: top"))
+    done = penstock("check", str(path))
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 2
+    assert done.stderr.startswith(f"{path}:")
+
+
+def test_wrong_usage_is_status_2():
+    assert penstock("chek").returncode == 2
+    assert penstock().returncode == 2
+    assert penstock("export", "--by", "nonsense", PENSTOCK_DATA="nowhere").returncode == 1
+    assert "serve" in penstock("--help").stdout
+
+
+def test_serve_says_why_it_cannot_start(tmp_path):
+    done = penstock("serve", "config/routing.yaml", PENSTOCK_DATA=str(tmp_path))
+    assert done.returncode == 1
+    assert "PENSTOCK_KEY_MY_AGENT is not set" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Serving:
+    """`penstock serve` as a process."""
+
+    def __init__(self, config: Path, data: Path, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway.cli.main", "serve", str(config)],
+            env=ENVIRONMENT | ENV | {"PENSTOCK_DATA": str(data), "PENSTOCK_PORT": str(port)}, cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.wait()
+
+    def wait(self) -> None:
+        for _ in range(500):
+            try:
+                urllib.request.urlopen(f"{self.base}/livez", timeout=1).read()
+                return
+            except (urllib.error.URLError, ConnectionError):
+                assert self.process.poll() is None, self.process.stdout.read()
+                time.sleep(0.02)
+        raise AssertionError("it did not start")
+
+    def post(self, **body: object) -> dict:
+        document = {"model": "small", "messages": [{"role": "user", "content": "hi"}], **body}
+        request = urllib.request.Request(
+            f"{self.base}/v1/chat/completions", json.dumps(document).encode(), {"Authorization": "Bearer secret-one"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def end(self, number: int) -> str:
+        self.process.send_signal(number)
+        text, _ = self.process.communicate(timeout=20)
+        return text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
+    provider = SimulatedProvider(Personality(model="sim-small"))
+    config, data, port = tmp_path / "r.yaml", tmp_path / "data", free_port()
+    budget = "budgets: {calls: {limit: {calls: 12}, window: total}}"
+    config.write_text(BASE.format(more=budget, small="", near=await provider.start(), far="http://127.0.0.1:1/v1"))
+    serving = await asyncio.to_thread(Serving, config, data, port)
+    for _ in range(9):
+        await asyncio.to_thread(serving.post)
+    hanging = asyncio.ensure_future(asyncio.to_thread(_ignoring, serving.post, sim={"fault": "hang"}))
+    for _ in range(500):
+        if len(provider.received) == 10:
+            break
+        await asyncio.sleep(0.01)
+    serving.process.kill()
+    await asyncio.to_thread(serving.process.communicate)
+    await hanging
+    again = await asyncio.to_thread(Serving, config, data, port)
+    rows = (
+        sqlite3.connect(data / "ledger.sqlite")
+        .execute("SELECT outcome, charge_nusd, hold_nusd FROM entries")
+        .fetchall()
+    )
+    assert sorted(outcome for outcome, _, _ in rows) == ["completed"] * 9 + ["expired"]
+    assert all(charge == held for outcome, charge, held in rows if outcome == "expired")
+    # Ten of twelve calls are booked, so two more fit and the third does not: the budget survived as well.
+    await asyncio.to_thread(again.post)
+    await asyncio.to_thread(again.post)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        await asyncio.to_thread(again.post)
+    assert json.loads(refused.value.read())["error"]["code"] == "cap_exceeded"
+    refused.value.close()
+    text = await asyncio.to_thread(again.end, signal.SIGTERM)
+    assert again.process.returncode == 0
+    assert "recovered 10 ledger entries, 1 of them calls that were open" in text
+    await provider.stop()
+
+
+def _ignoring(call, **arguments: object) -> None:
+    try:
+        call(**arguments)
+    except (urllib.error.URLError, ConnectionError, OSError):
+        return
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo itself, on a handful of recorded sessions."""
+    folder = tmp_path_factory.mktemp("demo")
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "Summarize the meeting."}]
+    lines = []
+    for number in range(6):
+        history = [*messages, {"role": "assistant", "content": f"part {number}"}, {"role": "user", "content": "go on"}, {"role": "assistant", "content": "done", "_note": "not sent"}]  # fmt: skip
+        lines.append(json.dumps({"id": f"run/{number}", "messages": history}))
+    (folder / "runs.jsonl").write_text("\n".join(lines))
+    done = penstock(
+        "demo", "--exit", "--speed", "max", "--port", str(free_port()), "--data", str(folder / "data"), "--sessions", str(folder / "runs.jsonl")
+    )  # fmt: skip
+    return done, folder / "data"
+
+
+def test_the_demo_replays_recorded_sessions_and_prints_its_table(demo):
+    done, data = demo
+    assert done.returncode == 0, done.stderr
+    assert "6 sessions, 12 calls" in done.stdout
+    assert "failed: none" in done.stdout
+    rows = (
+        sqlite3.connect(data / "ledger.sqlite")
+        .execute("SELECT session, COUNT(*) FROM entries GROUP BY session")
+        .fetchall()
+    )
+    assert rows == [(f"run/{number}", 2) for number in range(6)]
+
+
+@pytest.mark.parametrize("format_", ["csv", "json"])
+def test_the_export_prints_what_the_ledger_holds(demo, format_):
+    done = penstock(
+        "export", "--by", "task_type,tier", "--format", format_, "--from", "2026-01-01", PENSTOCK_DATA=str(demo[1])
+    )
+    assert done.returncode == 0, done.stderr
+    total = sqlite3.connect(demo[1] / "ledger.sqlite").execute("SELECT SUM(charge_nusd) FROM entries").fetchone()[0]
+    if format_ == "json":
+        assert sum(row["charge_nusd"] for row in json.loads(done.stdout)["rows"]) == total
+    else:
+        heading, *rows = [line.split(",") for line in done.stdout.strip().splitlines()]
+        assert sum(int(row[heading.index("charge_nusd")]) for row in rows) == total
+
+
+def test_the_demo_names_a_file_that_is_not_there_or_no_session():
+    assert penstock("demo", "--sessions", "nowhere.jsonl").returncode == 2
+    done = penstock("demo", "--exit", "--sessions", "pyproject.toml", "--data", "var/none")
+    assert done.returncode == 1
+    assert "pyproject.toml:1: not a session" in done.stderr

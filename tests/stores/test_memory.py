@@ -1,0 +1,159 @@
+"""The ledger's memory: what a kill leaves behind is found again, once."""
+
+import sqlite3
+import threading
+
+import msgspec
+import pytest
+
+from gateway.accounting.budgets import BudgetBook, lines_for
+from gateway.errors import Overloaded
+from gateway.stores import journal as journals
+from gateway.stores.journal import Journal
+from gateway.stores.ledger import Ledger
+from gateway.stores.ledger_sqlite import SqliteLedger
+from gateway.stores.restore import restore
+from gateway.values.entry import Hold, LedgerEntry, expired
+from tests.worlds import world
+
+NOW = 1_790_000_000.0
+
+
+def hold(name: str, **change: object) -> Hold:
+    base = Hold(
+        id=f"{name}.1", at_ms=round(NOW * 1000), request_id=name, key="k1", team="research", session="s", session_source="h",
+        route="auto", stream=0, task_type="code", complexity=0.5, tier="small", provider="p", deployment="d", model="m",
+        attempts=1, reason="r", input_tokens=10, output_tokens=20, priced=1, hold_nusd=500, hold_millijoules=70,
+        hold_micrograms=9, world="w",
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **change)
+
+
+def fact(name: str, **change: object) -> LedgerEntry:
+    return msgspec.structs.replace(expired(hold(name)), **{"outcome": "completed", "charge_nusd": 100, **change})
+
+
+def opened(tmp_path) -> Journal:
+    journal = Journal(tmp_path / "journal")
+    journal.start()
+    return journal
+
+
+def test_facts_and_open_holds_are_found_after_a_kill(tmp_path):
+    journal = opened(tmp_path)
+    for name in ("a", "b", "c"):
+        journal.hold(hold(name))
+    journal.fact(fact("a"))
+    found = {entry.request_id: entry for entry in Journal(tmp_path / "journal").recover()}
+    assert found["a"].outcome == "completed"
+    assert [found[name].outcome for name in ("b", "c")] == ["expired", "expired"]
+    assert found["b"].charge_nusd == 500, "an open hold is charged in full, never refunded in silence"
+
+
+def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path, caplog):
+    journal = opened(tmp_path)
+    journal.hold(hold("a"))
+    journal.fact(fact("a"))
+    (path,) = (tmp_path / "journal").glob("*.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"fact":{"id":"b.1","at_')
+    assert [entry.request_id for entry in Journal(tmp_path / "journal").recover()] == ["a"]
+    assert "torn" in caplog.text
+
+
+@pytest.mark.parametrize("noise", [b"\x00" * 100, b"{}\n", b"[]\n7\nnull\n", b"\xff\xfe\n"])
+def test_noise_in_the_journal_never_stops_a_start(tmp_path, noise):
+    journal = opened(tmp_path)
+    journal.fact(fact("a"))
+    (path,) = (tmp_path / "journal").glob("*.jsonl")
+    path.write_bytes(noise + b"\n" + path.read_bytes())
+    assert [entry.request_id for entry in Journal(tmp_path / "journal").recover()] == ["a"]
+
+
+def test_a_new_generation_begins_with_the_holds_that_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "GENERATION_BYTES_MAX", 1000)
+    journal = opened(tmp_path)
+    journal.hold(hold("open"))
+    for number in range(10):
+        journal.hold(hold(f"n{number}"))
+        journal.fact(fact(f"n{number}"))
+    journal.forget_before(journal.generation)
+    assert len(list((tmp_path / "journal").glob("*.jsonl"))) == 1
+    assert "open" in {entry.request_id for entry in Journal(tmp_path / "journal").recover()}
+
+
+def test_a_disk_that_is_full_refuses_holds_and_keeps_facts(tmp_path):
+    journal, published = opened(tmp_path), []
+    store = SqliteLedger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(journal, store, published.append)
+    ledger.start()
+    journal.close()
+    with pytest.raises(Overloaded):
+        ledger.hold(hold("a"))
+    ledger.record(fact("b"))
+    assert ledger.failing
+    assert [entry.request_id for entry in published] == ["b"]
+    ledger.close()
+    assert [entry.request_id for entry in SqliteLedger(tmp_path / "ledger.sqlite").entries()] == ["b"]
+
+
+def test_the_same_fact_twice_is_one_entry(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact("a"), fact("b")])
+    store.append([fact("a", charge_nusd=999)])
+    assert [(entry.request_id, entry.charge_nusd) for entry in store.entries()] == [("a", 100), ("b", 100)]
+
+
+def test_an_entry_comes_back_as_it_went_in(tmp_path):
+    store, entry = SqliteLedger(tmp_path / "l.sqlite"), fact("a", complexity=0.123, session="é' --")
+    store.append([entry])
+    assert list(store.entries()) == [entry]
+
+
+def test_a_restart_writes_what_the_journal_knew_and_starts_afresh(tmp_path):
+    journal = opened(tmp_path)
+    journal.hold(hold("a"))
+    journal.hold(hold("b"))
+    journal.fact(fact("a"))
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    ledger = Ledger(Journal(tmp_path / "journal"), store, lambda _: None)
+    assert {entry.outcome for entry in ledger.start()} == {"completed", "expired"}
+    ledger.close()
+    assert Journal(tmp_path / "journal").recover() == []
+
+
+def test_facts_reach_the_store_while_sqlite_is_locked_for_a_while(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    ledger = Ledger(opened(tmp_path), store, lambda _: None)
+    ledger.start()
+    other = sqlite3.connect(tmp_path / "l.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.record(fact("a"))
+    threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
+    ledger.close()
+    other.close()
+    assert len(list(SqliteLedger(tmp_path / "l.sqlite").entries())) == 1
+
+
+def test_budgets_come_back_at_what_the_ledger_says(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    long_ago = round((NOW - 40 * 86_400) * 1000)
+    store.append([fact("a"), fact("b", key="k2", team="sales"), fact("old", at_ms=long_ago)])
+    at = world(
+        more="budgets: {day: {scope: {team: research}, limit: {usd: 1}, window: day}, each: {scope: {key: '*'}, limit: {wh: 1}, window: month},"
+        " ever: {limit: {calls: 9}, window: total}}\nsessions: {caps: {calls: 5}}"
+    )
+    book = BudgetBook()
+    restore(book, at, store, now=NOW)
+    lines = {
+        line.name: line
+        for line in lines_for(at.budgets, {"key": "k1", "team": "research", "task_type": "code"}, now=NOW)
+    }
+    assert {name: book.standing(line)[0] for name, line in lines.items()} == {"day": 100, "each": 70, "ever": 3}
+
+
+def test_groups_sum_exactly(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact(f"n{number}", charge_nusd=number, task_type="ab"[number % 2]) for number in range(10)])
+    rows = store.grouped(("task_type",), 0, 2**60)
+    assert {row["task_type"]: row["charge_nusd"] for row in rows} == {"a": 20, "b": 25}
+    assert store.grouped((), 0, 1)[0]["requests"] is None
