@@ -8,7 +8,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.13.8
 LOOPS ?= ../shared/data/loops
 
-.PHONY: demo run test check fix report bench replay setup schema clean
+.PHONY: demo run test check fix report bench replay setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -39,8 +39,8 @@ bench: setup  ## CPU per request beside a bare proxy, into bench.json (about two
 replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs that folder
 	$(BIN)/python loadtest/reconcile.py $(LOOPS)
 
-schema: setup  ## the JSON Schema of routing.yaml, for editors
-	$(BIN)/python -m gateway.config.schema > config/routing.schema.json
+docs: setup  ## what is generated: docs/configuration.md and the JSON Schema of routing.yaml
+	$(BIN)/python -m tests.docs_tables
 
 setup: $(VENV)/.synced
 

@@ -91,10 +91,7 @@ class App:
         settings = self._settings
         self._store = SqliteLedger(settings.data / "ledger.sqlite")
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
-        found = self._ledger.start()
-        lost = sum(1 for entry in found if entry.outcome == "expired")
-        if found:
-            log.info("recovered %d ledger entries, %d of them calls that were open", len(found), lost)
+        self._ledger.start()
         restore(self._book, self._world, self._store, now=self._clock.now())
         self._upstream = HttpUpstream()
         exchange = Exchange(

@@ -37,14 +37,18 @@ class Ledger:
         self.failing = False
 
     def start(self) -> list[LedgerEntry]:
-        """Bring the store up to what the journal knows; gives the entries that were found there."""
+        """Bring the store up to what the journal knows; gives the calls that were open when the last process died."""
         found = self._journal.recover()
-        if found:
-            self._store.append(found)
+        new = self._store.append(found) if found else 0
+        lost = [entry for entry in found if entry.outcome == "expired"]
+        if new:
+            log.info(
+                "the journal had %d entries that the ledger had not, %d of them calls that were open", new, len(lost)
+            )
         self._journal.start()
         self._journal.forget_before(self._journal.generation)
         self._thread.start()
-        return found
+        return lost
 
     def hold(self, hold: Hold) -> None:
         """Write a hold down before dialling; raises Overloaded if it cannot be, or the writer is too far behind."""

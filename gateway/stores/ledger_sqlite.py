@@ -41,9 +41,13 @@ class SqliteLedger:
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA)
 
-    def append(self, entries: Iterable[LedgerEntry]) -> None:
-        """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error."""
+    def append(self, entries: Iterable[LedgerEntry]) -> int:
+        """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error.
+
+        Gives how many were new.
+        """
         rows = [astuple(entry) for entry in entries]
+        before = self._db.total_changes
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany(_INSERT, rows)
@@ -51,6 +55,7 @@ class SqliteLedger:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        return self._db.total_changes - before
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Every entry, oldest first."""
