@@ -16,10 +16,12 @@ from .config.settings import Settings
 from .edge import server
 from .edge.admin import Admin
 from .edge.supervisor import Supervisor
+from .edge.token_counter import TokenCounter
 from .edge.upstream import HttpUpstream
 from .exchange import Exchange
 from .exporters import table
 from .exporters.prometheus import Metrics
+from .feeds.self_energy import SelfMeter
 from .routing.health import HealthBook
 from .sessions.identity import SessionBook
 from .stores.journal import Journal
@@ -31,6 +33,7 @@ from .values.world import World
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 30.0
+_SELF_SECONDS = 15.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -83,6 +86,7 @@ class App:
         self._draining = False
         self._runners: list[web.ServerRunner] = []
         self._supervisor = Supervisor()
+        self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
         self.admin_port = settings.admin_port
 
@@ -100,6 +104,7 @@ class App:
             sessions=self._sessions,
             health=self._health,
             upstream=self._upstream,
+            counter=TokenCounter(),
             ledger=self._ledger,
             clock=self._clock,
             chance=SystemChance(),
@@ -116,6 +121,8 @@ class App:
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._admin(with_data=True).handle, settings.admin_port, 1.0)
         self._supervisor.every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
+        if self._self_meter is not None:
+            self._supervisor.every(_SELF_SECONDS, "self-footprint", self._measure_self)
 
     async def stop(self) -> None:
         """Let streams end, settle, write the ledger, close."""
@@ -124,6 +131,8 @@ class App:
             await runner.cleanup()
         await self._supervisor.stop()
         await self._upstream.close()
+        if self._self_meter is not None:
+            await asyncio.to_thread(self._self_meter.stop)
         await asyncio.to_thread(self._ledger.close)
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
@@ -157,6 +166,10 @@ class App:
         if late:
             log.error("%d holds expired and were charged in full", len(late))
 
+    async def _measure_self(self) -> None:
+        assert self._self_meter is not None
+        await asyncio.to_thread(self._self_meter.read)
+
     def _gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:
         """What is read when metrics are scraped."""
         now = self._clock.now()
@@ -167,6 +180,19 @@ class App:
             ["version", "config"],
             [([__version__, self._world.generation], 1.0)],
         )
+        if self._self_meter is not None:
+            yield (
+                "penstock_self_energy_joules",
+                "The gateway's own energy since its start (CodeCarbon).",
+                [],
+                [([], self._self_meter.joules)],
+            )
+            yield (
+                "penstock_self_carbon_grams",
+                "The gateway's own gCO2e since its start (CodeCarbon).",
+                [],
+                [([], self._self_meter.grams)],
+            )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(self._book.open_holds))]
         yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]

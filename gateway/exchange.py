@@ -27,7 +27,7 @@ from .values.answer import Answer
 from .values.base import Value
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Plan, Refusal
-from .values.request import Caller, Hints, Request
+from .values.request import Caller, Hints, Message, Request
 from .values.world import World
 from .wire import chat
 from .wire.chat_stream import ChatStream
@@ -70,6 +70,12 @@ class Ledger(Protocol):
 
     def hold(self, hold: Hold) -> None: ...
     def record(self, entry: LedgerEntry) -> None: ...
+
+
+class Counter(Protocol):
+    """Counts tokens with a vocabulary, slowly; None if it cannot."""
+
+    async def count(self, messages: Sequence[Message]) -> int | None: ...
 
 
 class Answering(Protocol):
@@ -118,6 +124,7 @@ class Exchange:
         sessions: SessionBook,
         health: HealthBook,
         upstream: Upstream,
+        counter: Counter,
         ledger: Ledger,
         clock: Clock,
         chance: Chance,
@@ -127,6 +134,7 @@ class Exchange:
         self._sessions = sessions
         self._health = health
         self._upstream = upstream
+        self._counter = counter
         self._ledger = ledger
         self._clock = clock
         self._chance = chance
@@ -135,6 +143,8 @@ class Exchange:
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
         decided = self._decide(request, caller, hints)
+        if planning.close_to_a_limit(decided.facts, decided.route):
+            decided = await self._counted(decided)
         plan = self._plan(decided)
         if isinstance(plan, Refusal):
             return self._refuse(decided, plan, attempts=0)
@@ -167,6 +177,14 @@ class Exchange:
             verdict=verdict,
             loop_step=loops.step_of(session, world.loops),
         )
+
+    async def _counted(self, decided: Decided) -> Decided:
+        """The same with an exact input count: here the number decides whether a candidate is struck."""
+        count = await self._counter.count(decided.request.messages)
+        if count is None:
+            return decided
+        facts = structs.replace(decided.facts, input_tokens=min(count, decided.facts.input_tokens_max))
+        return structs.replace(decided, facts=facts)
 
     def _session(self, request: Request, caller: Caller, hints: Hints, request_id: str, at: float) -> Session:
         if hints.session is not None:

@@ -17,6 +17,8 @@ from .rules.candidate import Candidate
 
 # Length of a usual answer in tokens where the caller sets no limit (median of public agent traces is under 300).
 _USUAL_OUTPUT_TOKENS = 300
+# Bytes / 4 is within this factor on prose, code and tool output (docs/methodology.md).
+_ESTIMATE_ERROR = 1.5
 _MICROGRAMS_PER_KG = 1_000_000_000
 
 
@@ -60,6 +62,18 @@ def decide(
             ]
         ),
         struck=struck,
+    )
+
+
+def close_to_a_limit(facts: Facts, route: Route) -> bool:
+    """Whether an exact token count could change which candidates fit: the estimate is near a context that is not the
+    route's roomiest."""
+    return any(
+        deployment.context_tokens < route.roomiest_tokens
+        and deployment.context_tokens / _ESTIMATE_ERROR
+        < facts.input_tokens
+        < deployment.context_tokens * _ESTIMATE_ERROR
+        for deployment in route.candidates
     )
 
 

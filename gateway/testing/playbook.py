@@ -16,7 +16,7 @@ from ..routing.health import HealthBook
 from ..sessions.identity import SessionBook
 from ..values.answer import Answer
 from ..values.entry import Hold, LedgerEntry
-from ..values.request import Caller, Hints
+from ..values.request import Caller, Hints, Message
 from ..values.world import World
 from ..wire import chat
 
@@ -130,6 +130,7 @@ class Playbook:
             sessions=SessionBook(),
             health=HealthBook(),
             upstream=self,
+            counter=self,
             ledger=self,
             clock=self.clock,
             chance=FakeChance(),
@@ -150,6 +151,11 @@ class Playbook:
         """The real book, overheard."""
         self.events.append("settle" if any(spent) else "void")
         return self.book.settle(reservation_id, spent)
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        """A count of one token a word."""
+        self.events.append("count")
+        return sum(len(str(message.content).split()) for message in messages)
 
     def hold(self, hold: Hold) -> None:
         """The journal before dialling."""

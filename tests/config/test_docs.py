@@ -43,8 +43,8 @@ def test_every_make_target_that_is_named_exists():
     makefile = (ROOT / "Makefile").read_text()
     named = set()
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")):
-        named |= set(re.findall(r"`?make ([a-z]+)", path.read_text()))
-    assert {one for one in named if not re.search(rf"^{one}:", makefile, re.MULTILINE)} <= {"a", "more", "no", "tokens"}
+        named |= set(re.findall(r"(?:`|^)make ([a-z]+)", path.read_text(), re.MULTILINE))
+    assert {one for one in named if not re.search(rf"^{one}:", makefile, re.MULTILINE)} == set()
 
 
 def test_links_between_documents_lead_somewhere():

@@ -1,0 +1,60 @@
+"""The lazy doors: what stands behind them works, and nobody who does not need it pays for it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gateway.edge.token_counter import TokenCounter
+from gateway.feeds.package_data import data_file
+from gateway.feeds.self_energy import SelfMeter
+from gateway.testing.playbook import Playbook
+from gateway.wire import chat
+from tests.test_exchange import answers
+from tests.worlds import world
+
+
+def messages(content: object):
+    return chat.parse(json.dumps({"model": "a", "messages": [{"role": "user", "content": content}]}).encode()).messages
+
+
+async def test_tokens_are_counted_with_a_real_vocabulary_offline():
+    counter = TokenCounter()
+    assert await counter.count(messages("hello world")) == 2 + 4
+    assert await counter.count(messages("<|endoftext|>")) > 5, "text that looks like a control token is text"
+    assert await counter.count(messages([{"type": "text", "text": "hello"}, 7])) == 1 + 4
+    assert await counter.count(messages("x" * 5_000_000)) is None
+
+
+async def test_a_history_near_a_context_limit_is_counted_before_a_candidate_is_struck():
+    words = "word " * 900  # estimated 1,150 tokens, counted 900
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]}).encode()
+    book = Playbook(
+        world(small=", context_tokens: 1000", more="tiers: {small: {max_complexity: 1}, medium: {max_complexity: 1}}"),
+        [answers()],
+    )
+    answer = await book.ask(body)
+    assert book.events[:2] == ["count", "reserve"]
+    assert answer.headers["x-penstock-deployment"] == "small"
+
+
+def test_serving_loads_none_of_the_heavy_packages():
+    code = "import sys, gateway.cli.serve; print([n for n in ('litellm','codecarbon','tiktoken','openai','pandas','numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_package_that_is_not_there_has_no_data():
+    assert data_file("no_such_package", "x.json") is None
+    assert data_file("orjson", "no_such_file") is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_gateway_s_own_energy_is_measured():
+    meter = SelfMeter("FRA")
+    meter.read()
+    meter.read()
+    meter.stop()
+    assert meter.joules > 0
+    assert meter.grams > 0
