@@ -1,0 +1,170 @@
+"""Dashboard, rules and image speak of what the gateway really exposes, and of files that are really there."""
+
+import asyncio
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.app import App
+from gateway.config.settings import Settings, read_settings
+from gateway.values.entry import LedgerEntry
+from tests.worlds import world
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/penstock.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+RULES = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy/prometheus/penstock.rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDS = {rule["record"] for rule in RULES if "record" in rule}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+BUDGETS = "budgets: {day: {limit: {usd: 1}, window: day}}"
+# Prometheus' own; what it adds to every scraped series.
+PROMETHEUS_METRICS, PROMETHEUS_LABELS = {"up"}, {"job", "instance"}
+# A name that is no label or function, with or without its selector.
+_METRIC = re.compile(r"(?<![\w:\"$.])((?:\w+:)?penstock_\w+(?::\w+)?|up)\b(?:\{([^}]*)\})?(?!\s*\()")
+_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_GROUPED = re.compile(r"\bby \(([^)]*)\)")
+
+FACT = LedgerEntry(
+    id="a.1", at_ms=1, request_id="a", final=1, key="k1", team="research", session="s", session_source="header",
+    route="auto", stream=0, task_type="code", complexity=0.5, tier="small", provider="near", deployment="small",
+    model="m", attempts=1, outcome="completed", status=200, code="", reason="r", usage_basis="exact", input_tokens=10,
+    cached_input_tokens=1, cache_write_tokens=1, output_tokens=20, reasoning_tokens=1, priced=0, charge_nusd=100,
+    hold_nusd=500, reference_nusd=400, energy_mj_low=1, energy_mj_mid=2, energy_mj_high=3, carbon_ug_low=1,
+    carbon_ug_mid=2, carbon_ug_high=3, reference_energy_mj=4, footprint_method="test", loop_step="", first_byte_ms=5,
+    duration_ms=9, world="w",
+)  # fmt: skip
+
+
+async def _rendered(data: Path) -> str:
+    """What a started gateway exposes after one unpriced answer and one refusal."""
+    app = App(Settings(data=data, port=0), world(more=BUDGETS))
+    await app.start()
+    try:
+        app._metrics.publish(FACT)
+        app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
+        return app._metrics.render()[0].decode()
+    finally:
+        await app.stop()
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory) -> dict[str, set[str]]:
+    """Series name -> its labels."""
+    text = asyncio.run(_rendered(tmp_path_factory.mktemp("data")))
+    series: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            series.setdefault(sample.name, set()).update(sample.labels)
+    return series
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """(where, expression) of everything that asks Prometheus."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            yield f"panel {panel['title']} {target['refId']}", target["expr"]
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+            yield f"variable {variable['name']}", f"{name}{{{label}='x'}}"
+    for rule in RULES:
+        yield f"rule {rule.get('alert') or rule['record']}", rule["expr"]
+
+
+def copied() -> Iterator[str]:
+    """Sources of COPY that come from the build context."""
+    for line in DOCKERFILE.splitlines():
+        if line.startswith("COPY ") and "--from=" not in line:
+            *sources, _ = (word for word in shlex.split(line)[1:] if not word.startswith("--"))
+            yield from sources
+
+
+@pytest.mark.parametrize("where, expression", [pytest.param(*query, id=query[0]) for query in queries()])
+def test_every_query_names_series_and_labels_that_exist(exposed, where, expression):
+    found = _METRIC.findall(expression)
+    assert found, f"{where} asks for nothing of ours"
+    for name, selector in found:
+        assert name in exposed or name in RECORDS or name in PROMETHEUS_METRICS, f"{where}: {name} is not exposed"
+        if name in exposed:
+            unknown = set(_LABEL.findall(selector)) - exposed[name] - PROMETHEUS_LABELS
+            assert not unknown, f"{where}: {name} has no {unknown}"
+    if all(name in exposed for name, _ in found):
+        grouped = {label.strip() for labels in _GROUPED.findall(expression) for label in labels.split(",")}
+        unknown = grouped - set.union(*(exposed[name] for name, _ in found)) - PROMETHEUS_LABELS
+        assert not unknown, f"{where}: grouped by {unknown}"
+
+
+def test_every_series_that_we_expose_is_looked_at(exposed):
+    asked = {name for _, expression in queries() for name, _ in _METRIC.findall(expression)}
+    assert {name for name in exposed if not name.endswith(("_sum", "_count"))} - asked == set()
+
+
+def test_the_labels_that_a_record_keeps_are_those_its_name_says():
+    for rule in RULES:
+        if "record" in rule and " by (" in rule["expr"]:
+            (labels,) = _GROUPED.findall(rule["expr"])
+            assert rule["record"].split(":")[0] == labels.replace(", ", "_"), rule["record"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
+    assert panel["title"] and panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["targets"] and panel["datasource"]["uid"] == "${datasource}"
+    references = [target["refId"] for target in panel["targets"]]
+    assert len(references) == len(set(references))
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap():
+    boxes = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(boxes)
+    assert all(box["x"] >= 0 and box["x"] + box["w"] <= 24 for box in boxes)
+    for one, other in combinations(boxes, 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_says_how_bad_it_is_what_happened_and_what_to_do(alert):
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+    assert set(alert["annotations"]) == {"summary", "description"}
+    assert all(text.endswith(".") for text in alert["annotations"].values())
+
+
+def test_every_alert_has_a_unit_test_and_a_line_in_the_readme():
+    tests = yaml.safe_load((ROOT / "deploy/prometheus/penstock.rules.test.yml").read_text())["tests"]
+    fired = {one["alertname"] for test in tests for one in test.get("alert_rule_test", ()) if one["exp_alerts"]}
+    told = set(re.findall(r"^\| (Penstock\w+) \|", (ROOT / "deploy/README.md").read_text(), re.MULTILINE))
+    assert fired == told == {alert["alert"] for alert in ALERTS}
+
+
+@pytest.mark.parametrize("source", list(copied()))
+def test_what_the_image_copies_exists_and_is_let_through(source):
+    assert (ROOT / source).exists()
+    assert f"!{source.removeprefix('./')}" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_the_image_sets_variables_that_the_gateway_knows():
+    settings = dict(re.findall(r"(PENSTOCK_\w+)=(\S+)", DOCKERFILE))
+    read_settings(settings)
+    assert settings["PENSTOCK_HOST"] == "0.0.0.0"
+    assert re.search(rf"^VOLUME {settings['PENSTOCK_DATA']}$", DOCKERFILE, re.MULTILINE)
+    assert f"EXPOSE {settings['PENSTOCK_PORT']} {settings['PENSTOCK_ADMIN_PORT']}" in DOCKERFILE
