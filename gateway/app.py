@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ from .edge.admin import Admin
 from .edge.supervisor import Supervisor
 from .edge.token_counter import TokenCounter
 from .edge.upstream import HttpUpstream
-from .exchange import Exchange
+from .exchange import Budgets, Exchange
 from .exporters import table
 from .exporters.prometheus import Metrics
 from .feeds.self_energy import SelfMeter
@@ -28,12 +29,19 @@ from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
 from .stores.restore import restore
+from .values.catalog import Budget
 from .values.world import World
+
+if TYPE_CHECKING:
+    from .stores.budgets_redis import RedisBudgets
 
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 30.0
 _SELF_SECONDS = 15.0
+# How long a settled call may wait before the shared store hears of it, and how often metrics ask it.
+_FLUSH_SECONDS = 0.02
+_STANDINGS_SECONDS = 5.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -80,6 +88,8 @@ class App:
         self._world = world
         self._clock = SystemClock()
         self._book = BudgetBook()
+        self._shared: RedisBudgets | None = None
+        self._standings: dict[str, tuple[int, int]] = {}
         self._sessions = SessionBook()
         self._health = HealthBook()
         self._metrics = Metrics(self._gauges)
@@ -96,11 +106,11 @@ class App:
         self._store = SqliteLedger(settings.data / "ledger.sqlite")
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
         self._ledger.start()
-        restore(self._book, self._world, self._store, now=self._clock.now())
+        budgets = self._budgets()
         self._upstream = HttpUpstream()
         exchange = Exchange(
             world=lambda: self._world,
-            budgets=LocalBudgets(self._book),
+            budgets=budgets,
             sessions=self._sessions,
             health=self._health,
             upstream=self._upstream,
@@ -121,6 +131,9 @@ class App:
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._admin(with_data=True).handle, settings.admin_port, 1.0)
         self._supervisor.every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
+        if self._shared is not None:
+            self._supervisor.every(_FLUSH_SECONDS, "budget-resolutions", self._shared.flush)
+            self._supervisor.every(_STANDINGS_SECONDS, "budget-standings", self._look_at_budgets)
         if self._self_meter is not None:
             self._supervisor.every(_SELF_SECONDS, "self-footprint", self._measure_self)
 
@@ -131,9 +144,22 @@ class App:
             await runner.cleanup()
         await self._supervisor.stop()
         await self._upstream.close()
+        if self._shared is not None:
+            await self._shared.close()
         if self._self_meter is not None:
             await asyncio.to_thread(self._self_meter.stop)
         await asyncio.to_thread(self._ledger.close)
+
+    def _budgets(self) -> Budgets:
+        """The shared store where one is configured, else this process's own book, brought up to the ledger."""
+        if self._settings.redis_url is None:
+            restore(self._book, self._world, self._store, now=self._clock.now())
+            return LocalBudgets(self._book)
+        # Lazy door: redis-py takes a third of the start-up time, and most gateways stand alone.
+        from .stores.budgets_redis import RedisBudgets  # noqa: PLC0415
+
+        self._shared = RedisBudgets(self._settings.redis_url.get_secret_value())
+        return self._shared
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
         runner = server.runner(handler, drain_seconds=drain_seconds)
@@ -159,6 +185,8 @@ class App:
         reasons = ["draining: finishing what is open"] if self._draining else []
         if self._ledger.failing or self._ledger.backlog >= QUEUE_MAX:
             reasons.append("ledger: cannot be written, or too far behind")
+        if self._shared is not None and self._shared.failing:
+            reasons.append("budgets: the shared store does not answer")
         return reasons
 
     async def _housekeeping(self) -> None:
@@ -166,13 +194,31 @@ class App:
         if late:
             log.error("%d holds expired and were charged in full", len(late))
 
+    async def _look_at_budgets(self) -> None:
+        """Ask the shared store how the named budgets stand, for the metrics."""
+        assert self._shared is not None
+        for _, line in self._named_lines():
+            self._standings[line.account] = await self._shared.standing(line)
+
+    def _named_lines(self) -> list[tuple[Budget, Line]]:
+        """Budgets whose accounts the configuration bounds, with their current line."""
+        now = self._clock.now()
+        return [
+            (budget, line)
+            for budget in self._world.budgets
+            if "*" not in budget.scope.values()
+            for line in lines_for((budget,), budget.scope, now=now)
+        ]
+
+    def _standing(self, line: Line) -> tuple[int, int]:
+        return self._book.standing(line) if self._shared is None else self._standings.get(line.account, (0, 0))
+
     async def _measure_self(self) -> None:
         assert self._self_meter is not None
         await asyncio.to_thread(self._self_meter.read)
 
     def _gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:
         """What is read when metrics are scraped."""
-        now = self._clock.now()
         front = getattr(self, "_front", None)
         yield (
             "penstock_info",
@@ -194,24 +240,22 @@ class App:
                 [([], self._self_meter.grams)],
             )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
-        yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(self._book.open_holds))]
+        holds = self._shared.open_holds if self._shared is not None else self._book.open_holds
+        yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(holds))]
+        yield (
+            "penstock_ledger_failing",
+            "1 while the journal or the store cannot be written.",
+            [],
+            [([], float(self._ledger.failing))],
+        )
         yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]
-        named = [
-            (budget, line)
-            for budget in self._world.budgets
-            if "*" not in budget.scope.values()
-            for line in lines_for((budget,), budget.scope, now=now)
-        ]
+        named = self._named_lines()
         for place, name in enumerate(("spent", "held")):
             yield (
                 f"penstock_budget_{name}_ratio",
                 f"Share of the limit that is {name}.",
                 ["budget"],
-                [
-                    ([budget.name], self._book.standing(line)[place] / line.limit)
-                    for budget, line in named
-                    if line.limit
-                ],
+                [([budget.name], self._standing(line)[place] / line.limit) for budget, line in named if line.limit],
             )
         healthy = [
             ([name], float(self._health.healthy(name, now=self._clock.monotonic()))) for name in self._world.deployments

@@ -345,7 +345,9 @@ class Exchange:
         progress.refused = True
         body = await answering.read(_ERROR_BYTES_MAX)
         failure = provider.failure_of(answering.status, body)
-        progress.outcome, progress.status, progress.code = "upstream_error", answering.status, failure.code
+        passed = not failure.retry_same and not failure.try_other
+        progress.outcome = "rejected" if passed else "upstream_error"
+        progress.status, progress.code = answering.status, failure.code
         retry_after = _seconds(answering.headers.get("Retry-After"))
         if failure.retry_same:
             self._health.failed(progress.attempt.deployment.name, now=self._clock.monotonic(), retry_after=retry_after)
@@ -355,7 +357,7 @@ class Exchange:
         else:
             answer = Answer(status=answering.status, headers=provider.returned(answering.headers), body=body)
         progress.status = answer.status
-        if not failure.try_other and not failure.retry_same:
+        if passed:
             return answer
         return _Failed(
             answer=answer, retry_same=failure.retry_same, try_other=failure.try_other, retry_after=retry_after

@@ -18,6 +18,8 @@ from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
 
 # Session accounts are forgotten after a day without a call; calendar accounts when their window has passed.
 SESSION_KEEP_SECONDS = 24 * 3600.0
+# Accounts kept in this process, about 300 bytes each.
+ACCOUNTS_MAX = 200_000
 _HOUR_SECONDS = 3600
 # Callers x task types remembered at once.
 LINES_MAX = 10_000
@@ -37,7 +39,10 @@ Amounts = tuple[int | None, int, int]
 
 
 class Line(Value, frozen=True, kw_only=True):
-    """One limit that applies to one request: the account it books on and when that account starts again."""
+    """One limit that applies to one request: the account it books on and when that account starts again.
+
+    `session`: the account is one session's own, of which there is no end; the oldest may be forgotten.
+    """
 
     account: str
     name: str
@@ -45,6 +50,7 @@ class Line(Value, frozen=True, kw_only=True):
     limit: int
     resets_at: float | None
     keep_until: float
+    session: bool = False
 
 
 class Reservation(Value, frozen=True, kw_only=True):
@@ -67,6 +73,7 @@ class Exceeded(Value, frozen=True, kw_only=True):
 
 
 class _Account(msgspec.Struct, gc=False):
+    session: bool
     spent: int = 0
     held: int = 0
     keep_until: float = 0.0
@@ -123,7 +130,16 @@ class BudgetBook:
         over = [name for name, account in self._accounts.items() if account.keep_until <= now and account.held == 0]
         for name in over:
             del self._accounts[name]
+        self._forget_oldest(len(self._accounts) - ACCOUNTS_MAX)
         return late
+
+    def _forget_oldest(self, count: int) -> None:
+        """Bound the memory: sessions' accounts that have gone longest without a call give way; budgets never do."""
+        if count <= 0:
+            return
+        idle = [name for name, account in self._accounts.items() if account.session and account.held == 0]
+        for name in idle[:count]:
+            del self._accounts[name]
 
     def restore(self, line: Line, spent: int) -> None:
         """Book what the ledger says was spent before this process began."""
@@ -142,7 +158,7 @@ class BudgetBook:
     def _account(self, line: Line) -> _Account:
         account = self._accounts.get(line.account)
         if account is None:
-            account = self._accounts[line.account] = _Account()
+            account = self._accounts[line.account] = _Account(session=line.session)
         if account.keep_until < line.keep_until:
             account.keep_until = line.keep_until
         return account

@@ -1,7 +1,6 @@
 """Process settings from PENSTOCK_* environment variables; no .env file is read unless PENSTOCK_ENV_FILE names one."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError
@@ -26,14 +25,18 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(32 * 1024 * 1024, gt=0, description="largest request body in bytes")
     calls_max: int = Field(10_000, gt=0, description="calls in flight at once; more are answered 503")
     drain_seconds: float = Field(120.0, ge=0, description="how long open streams may go on after SIGTERM")
+    redis_url: SecretStr | None = Field(
+        None, description="redis:// of budgets shared by replicas; unset: in this process"
+    )
     measure_self: bool = Field(False, description="measure the gateway's own energy with CodeCarbon")
     self_country: str = Field("USA", pattern="^[A-Z]{3}$", description="grid of the gateway's own machine, ISO alpha-3")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
     env_file: Path | None = Field(None, description="file of further PENSTOCK_* lines")
 
 
-def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
+def read_settings() -> Settings:
     """Settings from the environment. Raises ConfigError; unknown PENSTOCK_* names are mistakes too."""
+    env = os.environ
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     # Keys of callers and providers live in variables of any name; only our own prefix without `_KEY_` is ours.
     unknown = sorted(

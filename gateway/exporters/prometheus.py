@@ -55,7 +55,10 @@ class Metrics:
         self._sums: dict[tuple[str, ...], list[int]] = {}
         self._requests: dict[tuple[str, ...], int] = {}
         self._refusals: dict[tuple[str, ...], int] = {}
-        self._errors: dict[tuple[str, ...], int] = {}
+        # Born at zero, so that a rate sees the first one too.
+        self._errors: dict[tuple[str, ...], int] = {(code,): 0 for code in ("internal_error", "overloaded")}
+        self._unpriced: dict[tuple[str, ...], int] = {}
+        self._failures: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -72,7 +75,9 @@ class Metrics:
         if entry.usage_basis != "none":
             sums[:] = map(add, sums, _figures(entry))
             if not entry.priced:
-                self._count(self._errors, ("unpriced",))
+                self._count(self._unpriced, (entry.deployment, entry.team))
+        if entry.outcome in ("upstream_error", "cut"):
+            self._count(self._failures, (entry.deployment, entry.code))
         if not entry.final:
             return
         self._count(self._requests, (*key, entry.outcome))
@@ -95,14 +100,20 @@ class Metrics:
         """prometheus_client's collector interface."""
         with self._lock:
             sums = {key: tuple(values) for key, values in self._sums.items()}
-            tables = [dict(self._requests), dict(self._refusals), dict(self._errors)]
+            tables = [
+                dict(table) for table in (self._requests, self._refusals, self._errors, self._unpriced, self._failures)
+            ]
         yield from _sum_families(sums)
         requests = CounterMetricFamily("penstock_requests", "Requests by how they ended.", labels=[*_LABELS, "outcome"])
         refusals = CounterMetricFamily("penstock_refusals", "Refusals by code.", labels=["code", "team"])
-        errors = CounterMetricFamily(
-            "penstock_errors", "Answers without a ledger entry, and unpriced ones.", labels=["code"]
+        errors = CounterMetricFamily("penstock_errors", "Answers without a ledger entry.", labels=["code"])
+        unpriced = CounterMetricFamily(
+            "penstock_unpriced", "Attempts whose price is not known.", labels=["deployment", "team"]
         )
-        for family, table in zip((requests, refusals, errors), tables, strict=True):
+        failures = CounterMetricFamily(
+            "penstock_attempt_failures", "Attempts that did not serve.", labels=["deployment", "code"]
+        )
+        for family, table in zip((requests, refusals, errors, unpriced, failures), tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family

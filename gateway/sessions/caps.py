@@ -29,6 +29,7 @@ def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tu
             limit=max(0, cap - inherited),
             resets_at=None,
             keep_until=now + SESSION_KEEP_SECONDS,
+            session=True,
         )
         for measure, name, cap, inherited in limits
         if cap is not None

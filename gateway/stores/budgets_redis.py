@@ -121,11 +121,10 @@ class RedisBudgets:
             self._open[reservation_id] = lines
             return _reservation(reservation_id, 0, offers, lines, now + lease)
         amounts = [_text(offer[line.measure]) for offer in offers for line in lines]
-        arguments = [reservation_id, _PREFIX, round(lease), _KEEP_SECONDS, len(lines)]
+        arguments: list[str | int] = [reservation_id, _PREFIX, round(lease), _KEEP_SECONDS, len(lines)]
+        arguments += [*(line.limit for line in lines), *amounts]
         try:
-            answer = await self._reserve(
-                keys=_keys(reservation_id, lines), args=[*arguments, *(line.limit for line in lines), *amounts]
-            )
+            answer = await self._reserve(keys=_keys(reservation_id, lines), args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
             # It may have been taken all the same: give it back, whenever the store hears of it.
             self._pending.append((reservation_id, lines, (0, 0, 0)))
@@ -181,7 +180,8 @@ class RedisBudgets:
 
     async def standing(self, line: Line) -> tuple[int, int]:
         """(spent, held) of the line's account now."""
-        spent, held = await self._client.hmget(_account(line), ["spent", "held"])
+        found = await self._client.hmget(_account(line), ["spent", "held"])
+        spent, held = found
         return int(spent or 0), int(held or 0)
 
     async def close(self) -> None:

@@ -73,7 +73,7 @@ class SqliteLedger:
         aggregates = [
             "SUM(final)",
             "SUM(final AND outcome = 'refused')",
-            "SUM(final AND outcome NOT IN ('completed', 'refused'))",
+            "SUM(final AND outcome NOT IN ('completed', 'refused', 'rejected'))",
             "COUNT(DISTINCT CASE WHEN code = 'loop_stopped' THEN session END)",
             "SUM(final AND tier = 'small')",
             "SUM(final AND tier = 'frontier')",

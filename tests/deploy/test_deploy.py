@@ -49,12 +49,13 @@ FACT = LedgerEntry(
 
 
 async def _rendered(data: Path) -> str:
-    """What a started gateway exposes after one unpriced answer and one refusal."""
+    """What a started gateway exposes after one unpriced answer, one refusal and one failed attempt."""
     app = App(Settings(data=data, port=0), world(more=BUDGETS))
     await app.start()
     try:
         app._metrics.publish(FACT)
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
+        app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
         return app._metrics.render()[0].decode()
     finally:
         await app.stop()
@@ -162,9 +163,11 @@ def test_what_the_image_copies_exists_and_is_let_through(source):
     assert f"!{source.removeprefix('./')}" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
-def test_the_image_sets_variables_that_the_gateway_knows():
+def test_the_image_sets_variables_that_the_gateway_knows(monkeypatch):
     settings = dict(re.findall(r"(PENSTOCK_\w+)=(\S+)", DOCKERFILE))
-    read_settings(settings)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().host == "0.0.0.0"
     assert settings["PENSTOCK_HOST"] == "0.0.0.0"
     assert re.search(rf"^VOLUME {settings['PENSTOCK_DATA']}$", DOCKERFILE, re.MULTILINE)
     assert f"EXPOSE {settings['PENSTOCK_PORT']} {settings['PENSTOCK_ADMIN_PORT']}" in DOCKERFILE

@@ -215,7 +215,7 @@ async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(hou
 @pytest.mark.parametrize(
     "fault, status, outcome",
     [
-        ("status:503", 502, "upstream_error"), ("status:400", 400, "upstream_error"), ("not_json", 502, "upstream_error"),
+        ("status:503", 502, "upstream_error"), ("status:400", 400, "rejected"), ("not_json", 502, "upstream_error"),
         ("garbage", None, None), ("no_usage", 200, "completed"),
     ],
 )  # fmt: skip
