@@ -326,6 +326,9 @@ class Exchange:
                     await reply.begin(answering.status, headers)
                     begun = progress.answered = True
                 await reply.write(out)
+            if stream.done:
+                # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
+                break
         rest = stream.finish()
         if not stream.ended and stream.error is None:
             raise BrokenAnswer("The provider ended the stream before the answer was complete.")

@@ -64,6 +64,14 @@ async def test_a_stream_is_forwarded_and_settled_at_its_end():
     assert book.entries[0].output_tokens == 10
 
 
+async def test_nothing_is_awaited_once_the_caller_has_its_end():
+    upstream = Answers(headers=SSE, body=[event("a"), END, BrokenAnswer("nobody reads on")])
+    book = Playbook(world(), [upstream])
+    await book.ask(STREAM)
+    assert book.events[-2:] == ["settle", "entry completed"]
+    assert upstream.closed
+
+
 async def test_an_unreachable_provider_costs_nothing_and_the_next_one_serves():
     book = Playbook(world(), [Unreachable("down"), answers()])
     await book.ask(EASY)

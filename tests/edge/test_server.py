@@ -199,6 +199,19 @@ async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_within_
     assert 0 < entry["charge_nusd"] < entry["hold_nusd"]
 
 
+async def test_a_client_that_closes_once_it_has_seen_the_end_had_a_complete_answer(house):
+    async with house() as at:
+        async with openai.AsyncOpenAI(base_url=f"{at.base}/v1", api_key="secret-one", max_retries=0) as client:
+            for _ in range(10):
+                stream = await client.chat.completions.create(
+                    model="small", stream=True, messages=[{"role": "user", "content": "hi"}]
+                )
+                async for _chunk in stream:
+                    pass
+        await eventually(lambda: len(entries(at)) == 10)
+        assert {entry["outcome"] for entry in entries(at)} == {"completed"}
+
+
 async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(house):
     async with house() as at:
         request = asyncio.ensure_future(at.post(stream=True, sim={"fault": "hang"}).__aenter__())
