@@ -227,10 +227,12 @@ def _report(data: Path, tally: Tally, seconds: float) -> None:
     text, _ = export(data, {"by": "task_type", "format": "json"}, now=time.time())
     total, _ = export(data, {"by": "", "format": "json"}, now=time.time())
     rows = [*json.loads(text)["rows"], {"task_type": "TOTAL", **json.loads(total)["rows"][0]}]
-    print("\n\n" + _line(_HEADINGS))
-    print(_line(["-" * len(heading) for heading in _HEADINGS]))
-    for row in rows:
-        print(_line(_cells(row)))
+    table = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    print("\n")
+    for cells in table:
+        print(_line(cells, widths))
     print("\nWh and gCO2e are modelled, low–mid–high; all-frontier assumes the same tokens.")
     print(
         f"{tally.answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.stopped) or 'none'}", end=""
@@ -239,17 +241,9 @@ def _report(data: Path, tally: Tally, seconds: float) -> None:
 
 
 _HEADINGS = [
-    "task type ",
-    "requests",
-    "small %",
-    "front. %",
-    "        USD",
-    "all-frontier",
-    "saved",
-    "Wh low–mid–high        ",
-    "gCO2e low–mid–high   ",
-    "loops",
-]
+    "task type", "requests", "small %", "frontier %", "USD", "all-frontier", "saved", "Wh low–mid–high",
+    "gCO2e low–mid–high", "loops stopped",
+]  # fmt: skip
 
 
 def _cells(row: dict[str, int | str]) -> list[str]:
@@ -269,12 +263,9 @@ def _cells(row: dict[str, int | str]) -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    widths = [len(heading) for heading in _HEADINGS]
-    return "  ".join(
-        cell.ljust(width) if place == 0 else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
 
 def _next_steps(port: int, data: Path) -> None:
