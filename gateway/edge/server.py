@@ -249,8 +249,6 @@ def _session_of(headers: Mapping[str, str], request: Request, names: tuple[str, 
         value = headers.get(name)
         if value:
             return _clean(value), name
-    if request.session is not None:
-        return _clean(request.session), "prompt_cache_key"
     return None, ""
 
 

@@ -15,14 +15,19 @@ from ..values.usage import Usage
 from ..wire import chat
 from ..wire.chat_stream import text_bytes
 
-# Caller headers that the provider may want; everything else stays with us (cookies, our own, hop-by-hop, keys).
-_FORWARD_PREFIXES = ("openai-", "x-stainless-")
-_FORWARD = frozenset({"user-agent", "traceparent", "tracestate", "idempotency-key", "http-referer", "x-title"})
+# Caller headers that the provider may want; everything else stays with us (cookies, our own, hop-by-hop, keys, and
+# openai-organization and -project: who is billed goes with the key, which is ours).
+_FORWARD_PREFIXES = ("x-stainless-",)
+_FORWARD = frozenset(
+    {"openai-beta", "user-agent", "traceparent", "tracestate", "idempotency-key", "http-referer", "x-title"}
+)
 # Provider headers that clients read.
 _RETURN_PREFIXES = ("openai-", "x-ratelimit-")
 _RETURN = frozenset({"content-type", "retry-after", "retry-after-ms", "x-request-id"})
 # Refusals about the account's money: retrying them is useless (platform.openai.com error codes, 2026).
 _MONEY_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
+# No model of the field reads or writes a hundred million tokens in one call; a larger count is nonsense, and estimated.
+_TOKENS_MAX = 100_000_000
 # Status codes that another try may cure.
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 # Our key or account is wrong there, which is nothing the caller can mend: another deployment may do.
@@ -133,7 +138,7 @@ def _error_code(body: bytes) -> str:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
 
 
 def _detail(usage: Mapping[str, Any], group: str, name: str) -> int | None:

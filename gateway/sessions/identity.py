@@ -15,11 +15,20 @@ from ..accounting.budgets import Line
 from ..values.catalog import SessionCaps
 from ..values.request import Message, Request
 
-# Sessions and nodes kept in this process, oldest out first: about 1 kB each.
+# Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
 SESSIONS_MAX = 50_000
 # How many trailing answers are tried as the end of the previous request (agents may add several at once).
 _ANSWERS_TRIED = 4
 _TAIL_CHARS = 256
+_TAIL_PARTS = 8
+
+
+class Conversation(msgspec.Struct):
+    """What the loop guard knows of one conversation: messages read, score, and how often each step happened."""
+
+    seen: int = 0
+    score: float = 0.0
+    steps: dict[int, int] | None = None
 
 
 class Session(msgspec.Struct):
@@ -34,9 +43,9 @@ class Session(msgspec.Struct):
     inherited_nusd: int = 0
     calls: int = 0
     charge_nusd: int = 0
-    messages_seen: int = 0
     loop_score: float = 0.0
-    steps: dict[int, int] | None = None
+    loop_repeats: int = 0
+    talks: dict[int, Conversation] = {}
     lines: tuple[Line, ...] = ()
     lines_hour: int = -1
     lines_caps: SessionCaps | None = None
@@ -123,13 +132,17 @@ def _digest(key: str, request: Request, count: int) -> int:
     Python's keyed hash: cheap, and of no use outside this process.
     """
     messages = request.messages
-    ends = [_tail(m) for m in (*messages[:2], *messages[max(0, count - 2) : count])]
+    ends = [text_ends(m) for m in (*messages[: min(2, count)], *messages[max(0, count - 2) : count])]
     return hash((key, tuple(request.sizes[:count]), *ends))
 
 
-def _tail(message: Message) -> str:
-    content = message.content
-    return content[:_TAIL_CHARS] + content[-_TAIL_CHARS:] if isinstance(content, str) else ""
+def text_ends(message: Message) -> str:
+    """Head and tail of what a message says, enough to tell it from another of the same length."""
+    content, calls = message.content, bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
+    if isinstance(content, list):
+        texts = [str(part.get("text"))[:_TAIL_CHARS] for part in content[:_TAIL_PARTS] if isinstance(part, dict)]
+        return f"{len(content)}{texts}{calls!r}"
+    return f"{content[:_TAIL_CHARS]}{content[-_TAIL_CHARS:]}{calls!r}" if content else f"{calls!r}"
 
 
 def _trim(table: OrderedDict[Any, Any], capacity: int) -> None:

@@ -2,10 +2,10 @@
 
 Reads only messages that it has not seen. A turn all of whose calls and results were seen before adds 1, a new one takes
 1 off, the floor is 0: long healthy work does
-not accumulate, a run of any period does. A user turn that was not seen before starts afresh. Digests only; at most
-STEPS_MAX per session.
+not accumulate, a run of any period does. A user turn that was not seen before starts afresh. Digests only, bounded.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,9 +15,11 @@ import orjson
 from ..values.catalog import LoopLimits
 from ..values.plan import Refusal
 from ..values.request import Message
-from .identity import Session
+from .identity import Conversation, Session, text_ends
 
-STEPS_MAX = 1000
+# Steps remembered of one conversation, and conversations of one session; the oldest are forgotten.
+STEPS_MAX = 256
+CONVERSATIONS_MAX = 4
 # Of a long history that was never seen before (after a restart), only the newest messages are read.
 FIRST_LOOK = 128
 # Arguments longer than this are compared as text, not by their parsed value.
@@ -39,28 +41,39 @@ _CALLS = msgspec.json.Decoder(list[_Call] | None)
 
 
 def observe(session: Session, messages: Sequence[Message]) -> None:
-    """Read what is new in the history and move the session's score.
+    """Read what is new in the history and move the score of its conversation, which becomes the session's.
 
-    A history that became shorter (compacted by the client) is taken as read.
+    One session holds several conversations (sub-agents, title generation): each is known by its opening and read on its
+    own. A history that became shorter (compacted by the client) is taken as read.
     """
-    seen, session.messages_seen = session.messages_seen, len(messages)
-    if seen >= len(messages):
-        return
-    for step in _steps(messages, max(seen, len(messages) - FIRST_LOOK)):
-        repeated = _remember(session, step.digests)
-        if step.turn:
-            session.loop_score = session.loop_score if repeated else 0.0
-        elif repeated:
-            session.loop_score = min(_SCORE_MAX, session.loop_score + 1)
-        else:
-            session.loop_score = max(0.0, session.loop_score - 1)
+    talk = _conversation(session, messages)
+    seen, talk.seen = talk.seen, len(messages)
+    if seen < len(messages):
+        for step in _steps(messages, max(seen, len(messages) - FIRST_LOOK)):
+            repeated = _remember(talk, step.digests)
+            if step.turn:
+                talk.score = talk.score if repeated else 0.0
+            elif repeated:
+                talk.score = min(_SCORE_MAX, talk.score + 1)
+            else:
+                talk.score = max(0.0, talk.score - 1)
+    session.loop_score, session.loop_repeats = talk.score, max((talk.steps or {}).values(), default=0)
 
 
-def _remember(session: Session, digests: Sequence[int]) -> bool:
+def _conversation(session: Session, messages: Sequence[Message]) -> Conversation:
+    opening = hash(tuple([text_ends(message) for message in messages[:2] if message.role != "assistant"]))
+    talk = session.talks.pop(opening, None) or Conversation()
+    session.talks[opening] = talk
+    if len(session.talks) > CONVERSATIONS_MAX:
+        del session.talks[next(iter(session.talks))]
+    return talk
+
+
+def _remember(talk: Conversation, digests: Sequence[int]) -> bool:
     """Count what happened; True if all of it had happened before."""
-    steps = session.steps
+    steps = talk.steps
     if steps is None:
-        steps = session.steps = {}
+        steps = talk.steps = {}
     repeated = True
     for digest in digests:
         count = steps.pop(digest, 0) + 1
@@ -80,7 +93,7 @@ def step_of(session: Session, limits: LoopLimits) -> str:
 
 def refusal(session: Session, limits: LoopLimits) -> Refusal:
     """The stop, with its evidence."""
-    repeats = max((session.steps or {}).values(), default=0)
+    repeats = session.loop_repeats
     return Refusal(
         code="loop_stopped",
         message=(
@@ -108,17 +121,23 @@ class _Step(msgspec.Struct, frozen=True, gc=False):
 def _steps(messages: Sequence[Message], start: int) -> Iterator[_Step]:
     """From `start` on: the (call, result) pairs of each agent turn together, every user turn, and for text agents
     (answer, reply)."""
+    while 0 < start < len(messages) and messages[start].role == "tool":
+        start -= 1
+    calls: list[_Call] = []
     pairs: list[int] = []
+    position = 0
     for place in range(start, len(messages)):
         message = messages[place]
         if message.role == "tool":
-            call = _call_of(messages, place)
+            call = _answered(calls, message, position)
+            position += 1
             if call is not None:
                 pairs.append(hash((call, _result(message))))
             continue
         if pairs:
             yield _Step(pairs)
             pairs = []
+        position, calls = 0, _calls(message)
         if message.role == "user":
             said = _result(message)
             yield _Step((hash(said),), turn=True)
@@ -129,19 +148,14 @@ def _steps(messages: Sequence[Message], start: int) -> Iterator[_Step]:
         yield _Step(pairs)
 
 
-def _call_of(messages: Sequence[Message], place: int) -> int | None:
-    """Digest of the call that the tool result at `place` answers: by id, else by position after the assistant turn."""
-    first = place
-    while first > 0 and messages[first - 1].role == "tool":
-        first -= 1
-    calls = _calls(messages[first - 1]) if first > 0 else []
-    wanted = messages[place].tool_call_id
+def _answered(calls: Sequence[_Call], message: Message, position: int) -> int | None:
+    """Digest of the call that a tool result answers: by id, else by position after the assistant turn."""
+    wanted = message.tool_call_id
     matching = [call for call in calls if wanted and call.id == wanted]
-    position = place - first
     if len(matching) != 1:
-        matching = calls[position : position + 1]
+        matching = list(calls[position : position + 1])
     function = matching[0].function if matching else None
-    return hash((function.name, _canonical(function.arguments))) if function is not None else None
+    return hash((repr(function.name), _canonical(function.arguments))) if function is not None else None
 
 
 def _calls(message: Message) -> list[_Call]:
@@ -153,18 +167,18 @@ def _calls(message: Message) -> list[_Call]:
         return []
 
 
-def _canonical(arguments: Any) -> Any:
-    """Arguments as one text whatever the order and spacing of their keys."""
-    if isinstance(arguments, str) and len(arguments) <= _CANONICAL_CHARS:
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            return arguments
-    if isinstance(arguments, str):
+def _canonical(arguments: Any) -> str:
+    """Arguments as one text whatever the order and spacing of their keys; text that is no JSON as it is."""
+    if not isinstance(arguments, str):
+        return json.dumps(arguments, sort_keys=True, default=str)
+    if len(arguments) > _CANONICAL_CHARS:
         return arguments
-    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return arguments
 
 
-def _result(message: Message) -> Any:
+def _result(message: Message) -> str:
     content = message.content
-    return content if isinstance(content, str) else orjson.dumps(content)
+    return content if isinstance(content, str) else repr(content)

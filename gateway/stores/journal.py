@@ -5,6 +5,8 @@ An append is one write(2) without fsync: it survives the death of the process, n
 Two generations of the file are kept: when one is full the next begins with the holds that are still open.
 """
 
+import errno
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -40,6 +42,18 @@ class Journal:
         self._open: dict[str, Hold] = {}
         self._size = 0
         self._fd = -1
+        self._lock = -1
+        self._torn = False
+
+    def lock(self) -> None:
+        """Keep other processes away from this folder. Raises OSError if one is already at work there."""
+        self._lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = -1
+            raise OSError(error.errno, f"another gateway works on {self._folder.parent}") from error
 
     def recover(self) -> list[LedgerEntry]:
         """What earlier processes left: every fact, and for every hold without one the hold itself, charged in full.
@@ -84,31 +98,49 @@ class Journal:
         """Everything in older generations is in the ledger by now."""
         for path in self._files():
             if int(path.stem) < generation:
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.error("%s cannot be removed: %s", path.name, error.strerror)
+
+    def writable(self) -> bool:
+        """Whether a line can be written now; an empty one says nothing."""
+        try:
+            return os.write(self._fd, b"\n") == 1
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the file; it is read again at the next start."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock = -1
 
     def _append(self, opening: bytes, record: Hold | LedgerEntry) -> None:
         line = opening + _encode(record) + b"}\n"
+        if self._torn:
+            # What a full disk cut off must not swallow this line.
+            line = b"\n" + line
         written = os.write(self._fd, line)
         self._size += written
-        if written != len(line):
-            # A short write leaves a torn line; a newline keeps it from swallowing the next one.
-            os.write(self._fd, b"\n")
-            raise OSError(28, "No space left on device")
+        self._torn = written != len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _rotate(self) -> None:
+        """Begin the next file with the open holds; if that cannot be written, stay with this one."""
         generation = self._generation + 1
         path = self._folder / f"{generation:08}.jsonl"
+        carried = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open.values())
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.close()
-        self._fd, self._generation, self._size = fd, generation, 0
-        for hold in self._open.values():
-            self._append(b'{"hold":', hold)
+        if os.write(fd, carried) != len(carried):
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._generation, self._size, self._torn = fd, generation, len(carried), False
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
@@ -124,4 +156,4 @@ def _lines(path: Path) -> Iterator[Hold | LedgerEntry]:
         if record is not None:
             yield record
         elif line.strip():
-            log.warning("journal %s line %d is torn and was dropped", path.name, number)
+            log.warning("journal %s line %d cannot be read and was dropped", path.name, number)

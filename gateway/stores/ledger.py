@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import Overloaded
 from ..values.entry import Hold, LedgerEntry
@@ -23,6 +23,8 @@ _BATCH_MAX = 1_000
 # Between batches: fewer commits under load, and an export is at most this far behind.
 _BATCH_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+# What SQLite says of a value that it can never take (an integer beyond 64 bits), as opposed to a disk that is full.
+_NOT_STORABLE = (OverflowError, ValueError, TypeError, sqlite3.DataError, sqlite3.InterfaceError)
 
 
 class Ledger:
@@ -34,12 +36,20 @@ class Ledger:
         self._publish = publish
         self._queue: queue.SimpleQueue[tuple[int, LedgerEntry] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self.failing = False
+        self._journal_failing = False
+        self._store_failing = False
 
     def start(self) -> list[LedgerEntry]:
-        """Bring the store up to what the journal knows; gives the calls that were open when the last process died."""
+        """Bring the store up to what the journal knows; gives the calls that were open when the last process died.
+
+        Raises OSError if another process works on the same folder.
+        """
+        self._journal.lock()
         found = self._journal.recover()
-        new = self._store.append(found) if found else 0
+        try:
+            new = self._store.append(found) if found else 0
+        except _NOT_STORABLE:
+            new = self._append_each(found)
         lost = [entry for entry in found if entry.outcome == "expired"]
         if new:
             log.info(
@@ -55,17 +65,28 @@ class Ledger:
         if self._queue.qsize() >= QUEUE_MAX:
             raise Overloaded("The ledger's queue is full; no call is made unrecorded.")
         self._journal.hold(hold)
+        self._journal_failing = False
 
     def record(self, entry: LedgerEntry) -> None:
         """Take a fact. A journal that cannot be written is reported; the fact still goes to the store."""
         try:
             self._journal.fact(entry)
-            self.failing = False
+            self._journal_failing = False
         except OSError as error:
-            self.failing = True
+            self._journal_failing = True
             log.error("the journal cannot be written: %s", error.strerror)
         self._queue.put((self._journal.generation, entry))
         self._publish(entry)
+
+    def probe(self) -> None:
+        """See whether a journal that could not be written can be again, though nobody calls."""
+        if self._journal_failing:
+            self._journal_failing = not self._journal.writable()
+
+    @property
+    def failing(self) -> bool:
+        """Whether journal or store cannot be written."""
+        return self._journal_failing or self._store_failing or not self._thread.is_alive()
 
     @property
     def backlog(self) -> int:
@@ -80,33 +101,49 @@ class Ledger:
         self._store.close()
 
     def _write(self) -> None:
-        running = True
-        while running:
-            batch = []
-            item = self._queue.get()
-            while item is not None:
-                batch.append(item)
-                if len(batch) >= _BATCH_MAX:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            running = item is not None
+        """The writer thread: batches, until the end is queued."""
+        going_on = True
+        while going_on:
+            batch, going_on = self._batch()
             if batch:
                 self._append([entry for _, entry in batch])
                 # Generations older than the batch's first are wholly in the store: their facts were queued before it.
                 self._journal.forget_before(batch[0][0])
-            if running and len(batch) < _BATCH_MAX:
+            if going_on and len(batch) < _BATCH_MAX:
                 time.sleep(_BATCH_SECONDS)
 
-    def _append(self, entries: list[LedgerEntry]) -> None:
+    def _batch(self) -> tuple[list[tuple[int, LedgerEntry]], bool]:
+        """What is queued, at least one item; False with it when the end was among them."""
+        batch = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) >= _BATCH_MAX or self._queue.empty():
+                return batch, True
+            item = self._queue.get()
+        return batch, False
+
+    def _append(self, entries: Sequence[LedgerEntry]) -> None:
         """Write one batch, trying until it is written or the process ends; the journal has it meanwhile."""
         while True:
             try:
                 self._store.append(entries)
+                self._store_failing = False
+                return
+            except _NOT_STORABLE:
+                self._append_each(entries)
                 return
             except sqlite3.Error as error:
-                self.failing = True
+                self._store_failing = True
                 log.error("the ledger cannot be written, trying again: %s", error)
                 time.sleep(_RETRY_SECONDS)
+
+    def _append_each(self, entries: Sequence[LedgerEntry]) -> int:
+        """Write what can be written and say what cannot: one bad entry must not stop the others. Gives how many were new."""
+        new = 0
+        for entry in entries:
+            try:
+                new += self._store.append([entry])
+            except _NOT_STORABLE as error:
+                log.error("entry %s cannot be stored and was set aside: %s", entry.id, error)
+        return new

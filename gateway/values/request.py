@@ -42,7 +42,7 @@ class Request(Value, frozen=True, kw_only=True):
     `model_span` is where the raw value of the top-level `model` lies in `body`. `usage_splice` is the edit that makes
     the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `sizes`
     follows `messages`: characters of text (PARTS where content is a list, 0 where it is none); taken once so that long
-    histories need not be walked again. `session` is an id that the body itself names.
+    histories need not be walked again.
     """
 
     dialect: str
@@ -58,7 +58,6 @@ class Request(Value, frozen=True, kw_only=True):
     choices: int
     tool_names: frozenset[str]
     has_schema: bool
-    session: str | None
 
     def __repr__(self) -> str:
         # Bodies hold prompts, which belong in no log.

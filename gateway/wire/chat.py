@@ -5,8 +5,10 @@ The body is parsed once, for reading. What is sent on is the caller's own bytes 
 reach the provider unchanged.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -26,6 +28,8 @@ _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 _HEAD, _TAIL = 512, 8192
 # More keys called "model" than this, none of them the request's own, and the body is refused rather than searched.
 _CANDIDATES_MAX = 8
+# Each try parses the body; long ones get fewer.
+_CANDIDATES_MAX_LONG, _LONG_BODY = 3, 1_000_000
 _MODEL_CHARS_MAX = 256
 # Above any model's output limit; larger numbers are mistakes, and would lock a budget.
 _MAX_TOKENS_MAX = 10_000_000
@@ -33,20 +37,34 @@ _CHOICES_MAX = 128
 _JSON = "application/json"
 
 
-class _Body(msgspec.Struct, gc=False):
+class _Fields(msgspec.Struct, gc=False):
     """The fields that we act on; everything else is checked to be JSON and skipped."""
 
     messages: list[Message]
-    model: Any = None
+    model: Any = msgspec.UNSET
     renamed: Any = msgspec.field(default=None, name="_odel")
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
     tools: msgspec.Raw = msgspec.Raw()
     response_format: msgspec.Raw = msgspec.Raw()
-    prompt_cache_key: Any = None
+
+
+# Some upstreams match keys whatever their case (Go's encoding/json): "Model" would then name another model there than
+# the one that was routed, held and priced here.
+_OTHER_SPELLINGS = tuple(
+    "".join(letters) for letters in itertools.product(*zip("model", "MODEL", strict=True)) if letters != tuple("model")
+)
+_Body = msgspec.defstruct(
+    "_Body",
+    [(f"other_{number}", Any, msgspec.UNSET) for number in range(len(_OTHER_SPELLINGS))],
+    bases=(_Fields,),
+    rename={f"other_{number}": name for number, name in enumerate(_OTHER_SPELLINGS)},
+    gc=False,
+)
+_others = attrgetter(*(f"other_{number}" for number in range(len(_OTHER_SPELLINGS))))
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -61,9 +79,11 @@ class _Format(msgspec.Struct, gc=False):
     type: str = ""
 
 
-_BODY = msgspec.json.Decoder(_Body)
+_BODY: msgspec.json.Decoder[_Fields] = msgspec.json.Decoder(_Body)
 _TOOLS = msgspec.json.Decoder(list[_Tool])
 _FORMAT = msgspec.json.Decoder(_Format)
+_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+_USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
 def parse(body: bytes) -> Request:
@@ -74,9 +94,9 @@ def parse(body: bytes) -> Request:
         raise BadRequest("'model' must be a non-empty string of at most 256 characters.", param="model")
     if not messages:
         raise BadRequest("'messages' must be a non-empty array.", param="messages")
-    stream, options = bool(document.stream), document.stream_options
-    wants_usage = bool(options and options.get("include_usage") is True)
-    cache_key = document.prompt_cache_key
+    stream = bool(document.stream)
+    options = _stream_options(document.stream_options)
+    wants_usage = bool(options and options.get("include_usage"))
     return Request(
         dialect="chat",
         body=body,
@@ -86,12 +106,11 @@ def parse(body: bytes) -> Request:
         sizes=[_size(message.content) for message in messages],
         stream=stream,
         wants_usage=wants_usage,
-        usage_splice=_usage_splice(body, options) if stream and not wants_usage else None,
+        usage_splice=_usage_splice(body, document.stream_options, options) if stream and not wants_usage else None,
         max_output_tokens=_max_output(document),
         choices=_count("n", document.n, _CHOICES_MAX) or 1,
         tool_names=_tool_names(document.tools),
         has_schema=_has_schema(document.response_format),
-        session=cache_key if isinstance(cache_key, str) and cache_key else None,
     )
 
 
@@ -147,7 +166,7 @@ def _error(message: str, kind: str, code: str, param: str | None, details: Mappi
     return orjson.dumps({"error": error})
 
 
-def _parse_around_model(body: bytes) -> tuple[_Body, tuple[int, int]]:
+def _parse_around_model(body: bytes) -> tuple[_Fields, tuple[int, int]]:
     """Parse with the top-level `model` renamed; return the document and the span of the raw value."""
     view = memoryview(body)
     for position in _model_keys(body):
@@ -155,10 +174,12 @@ def _parse_around_model(body: bytes) -> tuple[_Body, tuple[int, int]]:
         if value is None:
             continue
         document = _decoded(b"".join((view[:position], _RENAMED, view[position + len(_KEY) :])))
-        if document.model is None and isinstance(document.renamed, str):
+        if document.model is msgspec.UNSET and isinstance(document.renamed, str):
+            if any(other is not msgspec.UNSET for other in _others(document)):
+                break
             return document, value.span(1)
     document = _decoded(body)
-    if document.model is None:
+    if document.model is msgspec.UNSET:
         raise BadRequest("'model' is missing.", param="model")
     if not isinstance(document.model, str):
         raise BadRequest("'model' must be a string.", param="model")
@@ -172,16 +193,17 @@ def _model_keys(body: bytes) -> Iterator[int]:
         yield first.start()
     seen = {first.start()} if first is not None else set()
     tail = max(0, len(body) - _TAIL)
+    most = _CANDIDATES_MAX if len(body) < _LONG_BODY else _CANDIDATES_MAX_LONG
     for start, end in ((0, _HEAD), (tail, len(body)), (0, len(body))):
         for match in _KEY_AND_QUOTE.finditer(body, start, end):
             if match.start() not in seen:
                 seen.add(match.start())
                 yield match.start()
-            if len(seen) >= _CANDIDATES_MAX:
+            if len(seen) >= most:
                 return
 
 
-def _decoded(body: bytes) -> _Body:
+def _decoded(body: bytes) -> _Fields:
     """Read the fields; what msgspec says names a path or a byte, never the text around it."""
     try:
         return _BODY.decode(body)
@@ -201,35 +223,48 @@ def _where(broken: Exception) -> str:
     return "it is nested too deeply" if isinstance(broken, RecursionError) else "it is not UTF-8"
 
 
-def _usage_splice(body: bytes, options: Mapping[str, Any] | None) -> Splice:
-    """The edit that switches usage reporting on; `options` is the parsed stream_options, without include_usage true."""
-    if options is None and b'"stream_options"' not in body:
+def _stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | None:
+    """The parsed stream_options, None where they are absent or null."""
+    if isinstance(raw, msgspec.UnsetType):
+        return None
+    try:
+        options: dict[str, Any] | None = _OPTIONS.decode(raw)
+    except msgspec.ValidationError:
+        raise BadRequest("'stream_options' must be an object.", param="stream_options") from None
+    if options and not isinstance(options.get("include_usage"), bool | None):
+        raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
+    return options
+
+
+def _usage_splice(body: bytes, raw: msgspec.Raw | msgspec.UnsetType, options: dict[str, Any] | None) -> Splice:
+    """The edit that switches usage reporting on and touches nothing else."""
+    if isinstance(raw, msgspec.UnsetType):
         opening = body.index(b"{") + 1
         return Splice(start=opening, end=opening, text=b'"stream_options":{"include_usage":true},')
-    position = _only_key(body, b'"stream_options"')
+    text = bytes(raw)
+    start = _value_of(body, b'"stream_options"', text)
     if options is None:
-        match = re.compile(rb"\s*:\s*(null)").match(body, position)
-        text = b'{"include_usage":true}'
-    elif "include_usage" in options:
-        match = re.compile(rb'"include_usage"\s*:\s*(false|null)').search(body, position)
-        text = b"true"
-    else:
-        match = re.compile(rb"\s*:\s*\{()").match(body, position)
-        text = b'"include_usage":true' + (b"," if options else b"")
-    if match is None:
-        raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
-    return Splice(start=match.start(1), end=match.end(1), text=text)
+        return Splice(start=start, end=start + len(text), text=b'{"include_usage":true}')
+    if "include_usage" not in options:
+        addition = b'"include_usage":true' + (b"," if options else b"")
+        return Splice(start=start + 1, end=start + 1, text=addition)
+    wanted = {**options, "include_usage": True}
+    for match in _USAGE_OFF.finditer(text):
+        if _OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == wanted:
+            return Splice(start=start + match.start(1), end=start + match.end(1), text=b"true")
+    raise BadRequest(
+        "'stream_options.include_usage' must be written plainly, once.", param="stream_options.include_usage"
+    )
 
 
-def _only_key(body: bytes, key: bytes) -> int:
-    """Where the value of the top level's only `key` begins (just after the key)."""
-    name = key.strip(b'"').decode()
-    renamed = b'"\x7f' + key[2:]
-    for number, match in enumerate(re.finditer(re.escape(key), body)):
-        if number >= _CANDIDATES_MAX:
+def _value_of(body: bytes, key: bytes, text: bytes) -> int:
+    """Where `text`, the value of the top level's only `key`, begins. Raises BadRequest if the key is not plain or twice."""
+    name, renamed = key.strip(b'"').decode(), b'"_' + key[2:]
+    for number, match in enumerate(re.finditer(re.escape(key) + rb"\s*:\s*", body)):
+        if number >= _CANDIDATES_MAX_LONG:
             break
-        trial = body[: match.start()] + renamed + body[match.end() :]
-        if name not in orjson.loads(trial):
+        trial = b"".join((body[: match.start()], renamed, body[match.start() + len(key) :]))
+        if body.startswith(text, match.end()) and isinstance(_decoded(trial).stream_options, msgspec.UnsetType):
             return match.end()
     raise BadRequest(f"'{name}' must be given exactly once, written plainly.", param=name)
 
@@ -263,7 +298,7 @@ def _count(name: str, value: int | None, most: int) -> int | None:
     raise BadRequest(f"'{name}' must be a whole number from 1 to {most}.", param=name)
 
 
-def _max_output(document: _Body) -> int | None:
+def _max_output(document: _Fields) -> int | None:
     newer = _count("max_completion_tokens", document.max_completion_tokens, _MAX_TOKENS_MAX)
     older = _count("max_tokens", document.max_tokens, _MAX_TOKENS_MAX)
     return newer if older is None else older if newer is None else max(newer, older)

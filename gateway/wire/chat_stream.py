@@ -27,13 +27,15 @@ class ChatStream:
     whether a finish reason was, `error` the provider's error object if it sent one in the stream."""
 
     __slots__ = (
-        "_bytes", "_envelope", "_events", "_learnt", "_pending", "_text_bytes", "_text_events", "_withhold",
+        "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events", "_withhold",
         "done", "error", "finished", "usage",
     )  # fmt: skip
 
     def __init__(self, *, withhold_usage: bool) -> None:
         self._withhold = withhold_usage
-        self._pending = b""
+        # The beginning of an event whose end has not arrived.
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         # Blocks that were only counted: their bytes and events, and what is known of an event's envelope.
         self._bytes = 0
         self._events = 0
@@ -50,13 +52,11 @@ class ChatStream:
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the caller may have now. Raises BrokenAnswer on an event without end."""
         if self._pending:
-            data = self._pending + data
-            self._pending = b""
+            data = self._joined(data)
         if not data.endswith(b"\n\n"):
             whole = _whole_events(data)
-            self._pending = data[whole:]
-            if len(self._pending) > EVENT_BYTES_MAX:
-                raise BrokenAnswer("The provider sent an event that does not end.")
+            if whole < len(data):
+                self._keep(data[whole:])
             data = data[:whole]
         if not data or self.done:
             return b""
@@ -67,11 +67,28 @@ class ChatStream:
         return data
 
     def finish(self) -> bytes:
-        """The provider closed the connection: what is left over, if it is a whole event without its blank line."""
-        rest, self._pending = self._pending, b""
-        if not rest.strip() or self.done:
+        """The provider closed the connection: what is left over, if it is a whole event but for its blank line."""
+        rest = b"".join(self._pending)
+        self._pending.clear()
+        if self.done or (_data(rest) != b"[DONE]" and _payload(rest) is None):
             return b""
-        return self._event_by_event(rest + b"\n\n")
+        return self._event_by_event(rest.rstrip(b"\r\n") + b"\n\n")
+
+    def _joined(self, data: bytes) -> bytes:
+        """What was kept and what arrived; b"" while no line has ended, so that a slow drip is not copied at every byte."""
+        if b"\n" not in data:
+            self._keep(data)
+            return b""
+        data = b"".join((*self._pending, data))
+        self._pending.clear()
+        self._pending_bytes = 0
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes > EVENT_BYTES_MAX:
+            raise BrokenAnswer("The provider sent an event that does not end.")
 
     @property
     def ended(self) -> bool:
@@ -111,7 +128,8 @@ class ChatStream:
 
     def _weigh(self, payload: dict[str, Any], event_bytes: int) -> None:
         weight = 0
-        for choice in payload.get("choices") or ():
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
             delta = choice.get("delta")

@@ -124,6 +124,31 @@ def test_the_loop_guard(results, arguments, expected):
     assert loops.step_of(run(results, arguments=arguments), LIMITS) == expected
 
 
+def test_a_side_call_in_the_same_session_does_not_make_the_history_look_repeated():
+    session, history = Session(id="s", source="", started_at=NOW), opening()
+    for turn in range(14):
+        history = history + step(turn, f"result {turn}")
+        loops.observe(session, parsed(history).messages)
+        loops.observe(session, parsed([{"role": "user", "content": "Give this chat a title."}]).messages)
+    loops.observe(session, parsed(history + step(99, "another")).messages)
+    assert session.loop_score == 0
+
+
+def test_conversations_of_one_session_are_bounded():
+    session = Session(id="s", source="", started_at=NOW)
+    for number in range(50):
+        loops.observe(session, parsed(opening(f"task {number}")).messages)
+    assert len(session.talks) == loops.CONVERSATIONS_MAX
+
+
+def test_parts_tell_sessions_apart():
+    agents = Agents()
+    for text in ("alice", "carol"):
+        agents.ask([{"role": "user", "content": [{"type": "text", "text": text}]}])
+    history = [{"role": "user", "content": [{"type": "text", "text": "alice"}]}, *step(1, "x")]
+    assert agents.ask(history).id == "s1"
+
+
 def test_new_steps_take_the_score_down_again():
     assert run(["same"] * 5 + [f"new {n}" for n in range(10)]).loop_score == 0
 
@@ -152,6 +177,9 @@ def test_text_agents_loop_too():
         {"role": "assistant", "tool_calls": [1, None, {"function": 7}]},
         {"role": "assistant", "tool_calls": None, "content": None},
         {"role": "tool", "tool_call_id": 7, "content": [{"type": "text", "text": "x"}]},
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": {}, "arguments": {"n": 10**40}}}]},
+        {"role": "user", "content": [10**40]},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 300 + "]" * 300}}]},
     ],
 )
 def test_odd_histories_do_not_break_the_guard(message):

@@ -17,7 +17,7 @@ JSON_VALUES = st.recursive(
     max_leaves=12,
 )
 FREE_NAMES = st.text(min_size=1).filter(
-    lambda name: name not in chat._Body.__struct_encode_fields__ and name not in ("model", "_odel")
+    lambda name: name not in chat._Body.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
 )
 
 
@@ -63,6 +63,16 @@ def test_a_stream_is_made_to_report_usage_and_nothing_else_changes(options, expe
     assert len(sent) <= len(raw) + 45
 
 
+def test_only_the_top_level_s_own_switch_is_turned():
+    raw = (
+        b'{"model":"auto","metadata":{"stream_options":null,"include_usage":false},"messages":[{"role":"user"}],'
+        b'"stream":true,"stream_options":{"x":{"include_usage":false},"include_usage":null}}'
+    )
+    sent = json.loads(chat.spliced(chat.parse(raw), "m", ask_usage=True))
+    assert sent["stream_options"] == {"x": {"include_usage": False}, "include_usage": True}
+    assert sent["metadata"] == {"stream_options": None, "include_usage": False}
+
+
 def test_a_caller_who_asks_for_usage_gets_its_own_bytes():
     raw = b'{"model":"auto","messages":[{"role":"user"}],"stream":true,"stream_options":{"include_usage":true}}'
     assert chat.spliced(chat.parse(raw), "auto", ask_usage=True) == raw
@@ -92,6 +102,24 @@ def test_a_key_called_model_elsewhere_is_left_alone():
         (b'{"model":"","messages":[{"role":"user"}]}', "invalid_request", "model"),
         (b'{"model":"a","model":"b","messages":[{"role":"user"}]}', "invalid_request", "model"),
         (b'{"model":"a","mod\\u0065l":"a","messages":[{"role":"user"}]}', "invalid_request", "model"),
+        (b'{"model":"a","model":"b","model":null,"messages":[{"role":"user"}]}', "invalid_request", "model"),
+        (b'{"model":"a","Model":"b","messages":[{"role":"user"}]}', "invalid_request", "model"),
+        (b'{"model":"a","\\u004dODEL":"b","messages":[{"role":"user"}]}', "invalid_request", "model"),
+        (
+            b'{"model":"a","messages":[{"role":"user"}],"stream":true,"stream_options":{"include_usage":0}}',
+            "invalid_request",
+            "stream_options.include_usage",
+        ),
+        (
+            b'{"model":"a","messages":[{"role":"user"}],"stream":true,"stream_options":[1]}',
+            "invalid_request",
+            "stream_options",
+        ),
+        (
+            b'{"model":"a","messages":[{"role":"user"}],"stream":true,"stream\\u005foptions":null}',
+            "invalid_request",
+            "stream_options",
+        ),
         (b'{"model":"a"}', "invalid_request", "messages"),
         (b'{"model":"a","messages":[]}', "invalid_request", "messages"),
         (b'{"model":"a","messages":"hi"}', "invalid_request", "messages"),

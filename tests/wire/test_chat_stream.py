@@ -81,6 +81,16 @@ def test_a_last_event_without_its_blank_line_still_counts():
     assert stream.done
 
 
+def test_half_an_event_at_the_end_is_not_forwarded():
+    raw = event("a") + b'data: {"choices":[],"usage":{"prompt_to'
+    assert run(raw, [], withhold=True)[0] == event("a")
+
+
+def test_choices_of_another_type_do_not_break_the_stream():
+    raw = event("a") + b'data: {"choices":5}\n\n' + b'data: {"choices":{"a":1},"usage":{"x":1}}\n\n' + DONE
+    assert run(raw, [], withhold=False)[0] == raw
+
+
 def test_an_error_event_is_seen_and_passed_on():
     raw = event("a") + b'data: {"error":{"message":"overloaded"}}\n\n'
     out, stream = run(raw, [], withhold=True)
