@@ -190,6 +190,7 @@ class App:
         return reasons
 
     async def _housekeeping(self) -> None:
+        self._ledger.probe()
         late = self._book.expire(self._clock.now())
         if late:
             log.error("%d holds expired and were charged in full", len(late))

@@ -12,7 +12,7 @@ from msgspec import structs
 from . import settlement, story
 from .accounting import budgets as books
 from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
-from .errors import BrokenAnswer, NotFound, Overloaded, Unreachable, UpstreamError, UpstreamTimeout
+from .errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamError, UpstreamTimeout
 from .providers import PROVIDERS
 from .providers.openai_compatible import UpstreamCall
 from .routing import plan as planning
@@ -36,8 +36,8 @@ from .wire.chat_stream import ChatStream
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 # Of a provider's error body; enough for its message.
 _ERROR_BYTES_MAX = 256 * 1024
-# A lease outlives the longest call by this much.
-_LEASE_GRACE_SECONDS = 60.0
+# A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
+_LEASE_GRACE_SECONDS = 300.0
 
 
 class Clock(Protocol):
@@ -211,23 +211,31 @@ class Exchange:
     async def _run(self, decided: Decided, plan: Plan, hints: Hints, reply: Reply) -> Answer:
         """Attempts one after the other until one serves, none is left, or no budget holds the next."""
         place, number, tries = 0, 0, [0] * len(plan.attempts)
-        while True:
-            number += 1
-            reserved = await self._reserve(decided, plan, place, number)
-            if isinstance(reserved, Refusal):
-                return self._refuse(decided, reserved, attempts=number - 1)
-            place = reserved
-            tries[place] += 1
-            progress = Progress(number=number, attempt=plan.attempts[place])
-            self._journal(decided, progress)
-            result = await self._attempt(decided, plan, progress, tries[place], hints, reply)
-            if isinstance(result, Answer):
-                return result
-            if result.following is None:
-                return result.answer
-            place = result.following.place
-            if result.following.wait_seconds:
-                await self._clock.sleep(result.following.wait_seconds)
+        between = False
+        try:
+            while True:
+                number += 1
+                reserved = await self._reserve(decided, plan, place, number)
+                if isinstance(reserved, Refusal):
+                    between = False
+                    return self._refuse(decided, reserved, attempts=number - 1)
+                place = reserved
+                tries[place] += 1
+                progress = Progress(number=number, attempt=plan.attempts[place])
+                self._journal(decided, progress)
+                between = False
+                result = await self._attempt(decided, plan, progress, tries[place], hints, reply)
+                if isinstance(result, Answer):
+                    return result
+                if result.following is None:
+                    return result.answer
+                between, place = True, result.following.place
+                if result.following.wait_seconds:
+                    await self._clock.sleep(result.following.wait_seconds)
+        finally:
+            if between:
+                # The caller hung up, or we had to give up, between two attempts: the request still ends in one entry.
+                self._ledger.record(settlement.entry_of_end(decided, attempts=number, now=self._clock.monotonic()))
 
     async def _reserve(self, decided: Decided, plan: Plan, place: int, number: int) -> int | Refusal:
         """Hold the attempt at `place`, else the next one after it that takes no more; gives the place that fitted."""
@@ -237,7 +245,7 @@ class Exchange:
         lines += caps.lines_of(world.caps, decided.session, caller.key, now=now)
         places = _affordable(plan.attempts, place)
         offers = [(a.hold_nusd, a.hold_millijoules, 1) for a in (plan.attempts[at] for at in places)]
-        lease = plan.attempts[place].deployment.timeouts.total + _LEASE_GRACE_SECONDS
+        lease = max(plan.attempts[at].deployment.timeouts.total for at in places) + _LEASE_GRACE_SECONDS
         reserved = await self._budgets.reserve(f"{decided.request_id}.{number}", lines, offers, now=now, lease=lease)
         if isinstance(reserved, Exceeded):
             return books.refusal(reserved, now)
@@ -267,6 +275,11 @@ class Exchange:
             result = await self._answered(decided, progress, answering, reply)
         except UpstreamError as error:
             result = await self._broken(decided, progress, error, reply)
+        except CallerGone:
+            raise
+        except Exception:
+            progress.outcome, progress.status, progress.code = "cut", 500, "internal_error"
+            raise
         finally:
             if answering is not None:
                 answering.close()
@@ -390,8 +403,8 @@ class Exchange:
         """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
         entry = settlement.entry_of_attempt(decided, progress, final=final, now=self._clock.monotonic())
         spent = (entry.charge_nusd, entry.energy_mj_mid, int(entry.usage_basis != "none"))
-        resolved = self._budgets.settle(entry.id, spent)
-        assert resolved, "a reservation is resolved exactly once"
+        # False if the lease ran out first: the budget was charged in full then, and the ledger says what it really was.
+        self._budgets.settle(entry.id, spent)
         decided.session.calls += spent[2]
         decided.session.charge_nusd += entry.charge_nusd
         self._ledger.record(entry)
@@ -408,13 +421,14 @@ class Exchange:
 
 def _affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
     """`place`, then the places after it whose holds are smaller: what a budget that is too tight may fall back to."""
-    first = attempts[place].hold_nusd
-    cheaper = [
-        at
-        for at in range(place + 1, len(attempts))
-        if first is None or ((hold := attempts[at].hold_nusd) is not None and hold < first)
-    ]
-    return [place, *cheaper]
+    first = attempts[place]
+    return [place, *(at for at in range(place + 1, len(attempts)) if _takes_less(attempts[at], first))]
+
+
+def _takes_less(other: Attempt, first: Attempt) -> bool:
+    """Less money or less energy; what is unknown is more than anything known."""
+    pairs = ((other.hold_nusd, first.hold_nusd), (other.hold_millijoules, first.hold_millijoules))
+    return any(less is not None and (more is None or less < more) for less, more in pairs)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -98,8 +98,8 @@ def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
         output_tokens=attempt.output_tokens_max,
         priced=int(attempt.hold_nusd is not None),
         hold_nusd=attempt.hold_nusd or 0,
-        hold_millijoules=attempt.hold_millijoules,
-        hold_micrograms=micrograms_mid(attempt.hold_millijoules, deployment.intensity),
+        hold_millijoules=attempt.hold_millijoules or 0,
+        hold_micrograms=micrograms_mid(attempt.hold_millijoules or 0, deployment.intensity),
         world=decided.world.generation,
     )
 
@@ -137,6 +137,24 @@ def entry_of_refusal(decided: Decided, refusal: Refusal, *, status: int, attempt
         status=status,
         code=refusal.code,
         reason=refusal.code,
+        first_byte=None,
+        now=now,
+    )
+
+
+def entry_of_end(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
+    """The fact about a request that ended between two attempts: the earlier ones stand in entries of their own."""
+    return _entry(
+        decided,
+        number=attempts + 1,
+        final=True,
+        deployment=None,
+        usage=NO_USAGE,
+        hold_nusd=0,
+        outcome="cancelled",
+        status=499,
+        code="caller_gone",
+        reason="ended between attempts",
         first_byte=None,
         now=now,
     )

@@ -330,3 +330,44 @@ async def test_the_world_of_the_start_is_kept_to_the_end():
     book = Playbook(world(), [answers()])
     await book.ask(EASY)
     assert book.entries[0].world == world().generation
+
+
+async def test_a_hold_whose_lease_ran_out_still_leaves_its_fact():
+    class Slow(Answers):
+        async def chunk(self) -> bytes:
+            book.clock.at += 10_000
+            book.book.expire(book.clock.at)
+            return await Answers.chunk(self)
+
+    book = Playbook(world(), [Slow(body=[WHOLE])])
+    answer = await book.ask(EASY)
+    assert answer.status == 200
+    assert [entry.outcome for entry in book.entries] == ["completed"]
+
+
+async def test_a_lease_outlives_the_slowest_deployment_that_may_be_tried():
+    book = Playbook(world(small=", timeouts: {total: 5}"), [answers()])
+    seen = []
+    reserve = book.book.reserve
+    book.book.reserve = lambda *given, lease, now: (seen.append(lease), reserve(*given, lease=lease, now=now))[1]
+    await book.ask(json.dumps({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode())  # fmt: skip
+    assert seen[0] > 600
+
+
+async def test_a_caller_who_leaves_between_two_attempts_leaves_one_final_entry():
+    book = Playbook(world(), [error(status=503)])
+
+    async def asleep(_: float) -> None:
+        raise asyncio.CancelledError
+
+    book.clock.sleep = asleep
+    with pytest.raises(asyncio.CancelledError):
+        await book.ask(EASY.replace(b"auto", b"small"))
+    assert [(entry.outcome, entry.final) for entry in book.entries] == [("upstream_error", 0), ("cancelled", 1)]
+
+
+async def test_a_deployment_of_unknown_weights_meets_no_energy_budget():
+    raw = BASE.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
+    book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
+    answer = await book.ask(EASY.replace(b"auto", b"small"))
+    assert "not known" in json.loads(answer.body)["error"]["message"]

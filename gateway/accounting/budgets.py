@@ -34,8 +34,8 @@ _UNITS = {
     Measure.calls: ("calls", 1),
 }
 
-# Amounts in the order of Measure: (nUSD or None if unpriced, mJ, calls).
-Amounts = tuple[int | None, int, int]
+# Amounts in the order of Measure: (nUSD or None if unpriced, mJ or None if the weights are unknown, calls).
+Amounts = tuple[int | None, int | None, int]
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -237,7 +237,9 @@ def refusal(exceeded: Exceeded, now: float) -> Refusal:
         "budget": line.name, "unit": unit, "used": used, "held": held, "limit": limit, "account": line.account,
     }  # fmt: skip
     if exceeded.wanted is None:
-        wants = "this call has no known price, so it cannot be held against a money budget"
+        wants = (
+            f"what this call may take in {unit} is not known, so it cannot be held (no price sheet or energy profile)"
+        )
     else:
         details["wanted"] = exceeded.wanted / scale
         wants = f"this call may take up to {exceeded.wanted / scale:.6g}"

@@ -22,6 +22,8 @@ _CONFIG = Path(__file__).parent.parent / "testing" / "demo.yaml"
 _SPEEDS = {"normal": ("0.08:180", "0.25:90"), "max": ("0:0", "0:0")}
 _AT_ONCE = {"normal": 16, "max": 8}
 _BAR_CHARS = 30
+# Says that a folder is a demo's and may be emptied.
+_MARKER = ".penstock-demo"
 _START_SECONDS_MAX = 20.0
 _STARTS_MAX = 20
 
@@ -91,8 +93,8 @@ async def _demo(chosen: argparse.Namespace) -> int:
         tally = replaying.result()
         await asyncio.sleep(0.5)
         _report(data, tally, time.monotonic() - started)
-        _next_steps(port, data)
         if not chosen.exit:
+            _next_steps(port, data)
             await stopping
         stopping.cancel()
     return 1 if tally.failed else 0
@@ -195,8 +197,11 @@ def _configured(data: Path, bases: Sequence[str]) -> Path:
 
 
 def _empty(data: Path) -> None:
-    """Forget an earlier demo; nothing but what a demo leaves is touched."""
+    """Forget an earlier demo. Raises ValueError if the folder holds something else: a ledger is not a demo's to delete."""
     data.mkdir(parents=True, exist_ok=True)
+    if not (data / _MARKER).exists() and any(data.iterdir()):
+        raise ValueError(f"{data} is not empty and not an earlier demo's; name another folder with --data")
+    (data / _MARKER).touch()
     shutil.rmtree(data / "journal", ignore_errors=True)
     for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "routing.yaml"):
         (data / name).unlink(missing_ok=True)
@@ -276,7 +281,7 @@ What to open next:
   base URL   {base}/v1      (any OpenAI client, any key, model "auto")
   metrics    {base}/metrics
   export     {base}/export?by=task_type,tier&format=csv
-             PENSTOCK_DATA={data} penstock export --by team,day --format json
+             PENSTOCK_DATA={data} {Path(sys.argv[0]).parent / "penstock"} export --by team,day --format json
   routing    {data}/routing.yaml
 Ctrl-C ends it.""",
         flush=True,

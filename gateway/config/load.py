@@ -245,7 +245,10 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
                 f"deployment '{name}' has no known price: its calls count as unpriced, and no budget in usd admits it",
             )
         if doc.energy is None:
-            reader.note(path, f"deployment '{name}' has no energy profile: its footprint counts as unknown")
+            reader.note(
+                path,
+                f"deployment '{name}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
+            )
         built[name] = catalog.Deployment(
             name=name,
             provider=doc.provider,

@@ -76,7 +76,7 @@ class Admin:
                 return
             raise Unauthenticated("Set PENSTOCK_ADMIN_TOKEN to read /export from beyond this machine.")
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode(), self._token.encode()):
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
             raise Unauthenticated("The admin token is needed here.")
 
     def _failed(self, error: PenstockError) -> web.Response:

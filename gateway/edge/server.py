@@ -25,7 +25,7 @@ from ..errors import (
 from ..exchange import Exchange
 from ..providers.openai_compatible import forwarded
 from ..values.answer import Answer
-from ..values.request import Caller, Hints, Request
+from ..values.request import Caller, Hints
 from ..values.world import World
 from ..wire import chat, models
 from .admin import Admin
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # A body that dribbles in longer than this is given up.
 _BODY_SECONDS = 60.0
 # A caller who does not read is given up after this; watched only while its socket is full.
-_STALL_SECONDS = 60.0
+STALL_SECONDS = 60.0
 _WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
@@ -66,16 +66,28 @@ class StreamReply:
         """Send bytes; waits while the caller's socket is full. Raises CallerGone."""
         assert self.response is not None, "a stream begins before it is written"
         transport = self._request.transport
+        if transport is None:
+            raise CallerGone("The caller hung up.")
         try:
-            if transport is None or transport.get_write_buffer_size() < _WRITE_BUFFER:
+            if transport.get_write_buffer_size() + len(data) < _WRITE_BUFFER:
+                # Fits below aiohttp's own mark: this write waits for nobody.
                 await self.response.write(data)
             else:
-                async with asyncio.timeout(_STALL_SECONDS):
+                async with asyncio.timeout(STALL_SECONDS):
                     await self.response.write(data)
         except TimeoutError as error:
+            self.abort()
             raise CallerGone("The caller did not read its answer.") from error
         except ConnectionError as error:
             raise CallerGone("The caller hung up.") from error
+
+    def abort(self) -> None:
+        """End the connection: after a stream has begun there is no other way to say that it went wrong."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+_REPLY = web.RequestKey("reply", StreamReply)
 
 
 class Front:
@@ -104,7 +116,7 @@ class Front:
         try:
             if request.path == "/v1/chat/completions":
                 return await self._chat(request)
-            if request.path.startswith("/v1/models"):
+            if request.path == "/v1/models" or request.path.startswith("/v1/models/"):
                 return self._models(request)
             found = await self._admin.answer(request)
             if found is not None:
@@ -112,14 +124,15 @@ class Front:
             raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
         except CallerGone:
             # Nobody is there to read this; aiohttp needs some response to end the exchange.
-            return web.Response(status=CallerGone.status)
+            return _begun(request) or web.Response(status=CallerGone.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _response(chat.failed(error))
+            return _begun(request) or _response(chat.failed(error))
         except Exception:
             log.exception("a request failed in an unforeseen way")
             self._count_error(PenstockError.code)
-            return _response(chat.failed(PenstockError("Something went wrong here; it has been logged.")))
+            answer = chat.failed(PenstockError("Something went wrong here; it has been logged."))
+            return _begun(request) or _response(answer)
 
     async def _chat(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method != "POST":
@@ -129,13 +142,13 @@ class Front:
         caller = authenticate(headers, world)
         if self.calls >= self._calls_max:
             raise Overloaded("Too many calls are in flight here; try again in a moment.")
-        body = await self._body(request)
-        parsed = chat.parse(body)
-        reply = StreamReply(request)
-        hints = hints_of(headers, parsed, world)
+        reply = request[_REPLY] = StreamReply(request)
         self.calls += 1
         try:
-            answer = await self._exchange.serve(parsed, caller, hints, reply)
+            if "expect" in headers:
+                _go_ahead(request, headers["expect"])
+            parsed = chat.parse(await self._body(request))
+            answer = await self._exchange.serve(parsed, caller, hints_of(headers, world), reply)
         finally:
             self.calls -= 1
         if not answer.streamed:
@@ -226,7 +239,8 @@ def authenticate(headers: Mapping[str, str], world: World) -> Caller:
     scheme, _, token = given.partition(" ")
     secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key") or ""
     if secret and world.callers:
-        caller = world.callers.get(hashlib.sha256(secret.encode()).digest())
+        # Headers are bytes: what is no UTF-8 arrives as lone surrogates and must not break anything.
+        caller = world.callers.get(hashlib.sha256(secret.encode(errors="surrogateescape")).digest())
         if caller is not None:
             return caller
     if world.open_caller is not None:
@@ -236,15 +250,15 @@ def authenticate(headers: Mapping[str, str], world: World) -> Caller:
     raise Unauthenticated("This key is not known here.")
 
 
-def hints_of(headers: Mapping[str, str], request: Request, world: World) -> Hints:
-    """What headers (names in lower case) and well-known body fields say beyond the request itself."""
-    session, source = _session_of(headers, request, world.session_headers)
+def hints_of(headers: Mapping[str, str], world: World) -> Hints:
+    """What headers (names in lower case) say beyond the request itself."""
+    session, source = _session_of(headers, world.session_headers)
     return Hints(
         session=session, session_source=source, task_type=headers.get(_TASK_HEADER), forward=forwarded(headers)
     )
 
 
-def _session_of(headers: Mapping[str, str], request: Request, names: tuple[str, ...]) -> tuple[str | None, str]:
+def _session_of(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str | None, str]:
     for name in names:
         value = headers.get(name)
         if value:
@@ -255,7 +269,27 @@ def _session_of(headers: Mapping[str, str], request: Request, names: tuple[str, 
 def _clean(session: str) -> str:
     """A session id fit for headers, logs and labels."""
     short = session[:_SESSION_CHARS_MAX]
-    return short if short.isascii() and short.isprintable() else hashlib.sha256(session.encode()).hexdigest()[:32]
+    return short if short.isascii() and short.isprintable() else _fingerprint(session)
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _begun(request: web.BaseRequest) -> web.StreamResponse | None:
+    """The stream that had begun when things went wrong, its connection ended; None if nothing was sent yet."""
+    reply: StreamReply | None = request.get(_REPLY)
+    if reply is None or reply.response is None:
+        return None
+    reply.abort()
+    begun: web.StreamResponse = reply.response
+    return begun
+
+
+def _go_ahead(request: web.BaseRequest, expectation: str) -> None:
+    """`Expect: 100-continue`: the caller waits with its body until it is told to send it."""
+    if expectation.lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _response(answer: Answer) -> web.Response:

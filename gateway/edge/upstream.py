@@ -29,10 +29,11 @@ class HttpAnswer:
         self._content = response.content
         self._timer: asyncio.TimerHandle | None = None
         self._late = ""
-        self._last = started
+        self._timeouts = timeouts
+        self._waiting_since: float | None = None
         # A whole answer often comes with its head: then there is nothing left to watch.
         if not self._content.is_eof():
-            self._watch(timeouts, started)
+            self._watch(started)
 
     @property
     def status(self) -> int:
@@ -46,12 +47,14 @@ class HttpAnswer:
 
     async def chunk(self) -> bytes:
         """What has arrived, b"" at the end. Raises UpstreamTimeout or BrokenAnswer."""
+        if self._timer is not None:
+            self._waiting_since = self._loop.time()
         try:
             data = await self._content.readany()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise self._translated(error) from error
-        if self._timer is not None:
-            self._last = self._loop.time()
+        # From here on it is the caller whom we may wait for, and the provider is not to blame.
+        self._waiting_since, self._patience = None, self._timeouts.idle
         return data
 
     async def read(self, limit: int) -> bytes:
@@ -73,25 +76,27 @@ class HttpAnswer:
         else:
             self._response.close()
 
-    def _watch(self, timeouts: Timeouts, started: float) -> None:
+    def _watch(self, started: float) -> None:
         """Our own clock takes over from aiohttp's, which would be set anew at every chunk."""
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = None
         self._loop = asyncio.get_running_loop()
-        self._idle = timeouts.idle
-        self._deadline = started + timeouts.total
-        self._last = self._loop.time()
-        self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
+        self._deadline = started + self._timeouts.total
+        self._patience = self._timeouts.first_byte
+        self._waiting_since = self._loop.time()
+        self._check()
 
     def _check(self) -> None:
-        now = self._loop.time()
+        now, since = self._loop.time(), self._waiting_since
         if now >= self._deadline:
             self._late = "The provider's answer took longer than the deployment's total timeout."
-        elif now >= self._last + self._idle:
-            self._late = "The provider stayed silent longer than the deployment's idle timeout."
+        elif since is not None and now >= since + self._patience:
+            self._late = "The provider stayed silent longer than the deployment's timeout."
         else:
-            self._timer = self._loop.call_at(min(self._last + self._idle, self._deadline), self._check)
+            # Patience shrinks from first_byte to idle once bytes have come, so look again no later than idle from now.
+            due = min((since if since is not None else now) + self._patience, now + self._timeouts.idle)
+            self._timer = self._loop.call_at(min(due, self._deadline), self._check)
             return
         self._response.close()
 

@@ -94,7 +94,7 @@ def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: P
         deployment=deployment,
         output_tokens_max=output_max,
         hold_nusd=pricing.worst_case(sheet, facts.input_tokens_max, output_max) if sheet else None,
-        hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else 0,
+        hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else None,
         expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
         expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,

@@ -27,11 +27,12 @@ _CONNECTIONS = 16
 # Resolutions that wait for the store. Beyond it new calls are refused: their holds could not be resolved either.
 PENDING_MAX = 20_000
 _FLUSH_BATCH = 200
-# Idle accounts are forgotten this long after their last hold; longer than any window but "total" (a month).
-_KEEP_SECONDS = 40 * 86_400
+# Accounts of a window are forgotten this long after their last hold (longer than a month), those of a session sooner;
+# those of "total" budgets never.
+_KEEP_SECONDS, _KEEP_SESSION_SECONDS = 40 * 86_400, 2 * 86_400
 _PREFIX = "penstock:{budgets}:"
 
-# KEYS: leases, hold, tombstone, account... ARGV: id, prefix, lease, keep, number of lines, limits..., offers...
+# KEYS: leases, hold, tombstone, account... ARGV: id, prefix, lease, number of lines, limits..., keeps..., offers...
 _RESERVE = """
 local now = tonumber(redis.call('TIME')[1])
 for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
@@ -44,19 +45,19 @@ for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT',
   redis.call('ZREM', KEYS[1], late)
 end
 if redis.call('EXISTS', KEYS[3]) == 1 then return {'dead'} end
-local lines = tonumber(ARGV[5])
+local lines = tonumber(ARGV[4])
 local spent, held = {}, {}
 for i = 1, lines do
   local found = redis.call('HMGET', KEYS[3 + i], 'spent', 'held')
   spent[i], held[i] = found[1] or '0', found[2] or '0'
 end
 local broken
-local offer, first = 0, 5 + lines
+local offer, first = 0, 4 + 2 * lines
 while first < #ARGV do
   broken = nil
   for i = 1, lines do
     local wanted = tonumber(ARGV[first + i])
-    if wanted < 0 or tonumber(spent[i]) + tonumber(held[i]) + wanted > tonumber(ARGV[5 + i]) then
+    if wanted < 0 or tonumber(spent[i]) + tonumber(held[i]) + wanted > tonumber(ARGV[4 + i]) then
       broken = {'no', offer, i - 1, spent[i], held[i]}
       break
     end
@@ -64,7 +65,7 @@ while first < #ARGV do
   if not broken then
     for i = 1, lines do
       redis.call('HINCRBY', KEYS[3 + i], 'held', ARGV[first + i])
-      redis.call('EXPIRE', KEYS[3 + i], ARGV[4])
+      if ARGV[4 + lines + i] ~= '0' then redis.call('EXPIRE', KEYS[3 + i], ARGV[4 + lines + i]) end
       redis.call('HSET', KEYS[2], KEYS[3 + i], ARGV[first + i])
     end
     redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
@@ -121,15 +122,18 @@ class RedisBudgets:
             self._open[reservation_id] = lines
             return _reservation(reservation_id, 0, offers, lines, now + lease)
         amounts = [_text(offer[line.measure]) for offer in offers for line in lines]
-        arguments: list[str | int] = [reservation_id, _PREFIX, round(lease), _KEEP_SECONDS, len(lines)]
-        arguments += [*(line.limit for line in lines), *amounts]
+        arguments: list[str | int] = [reservation_id, _PREFIX, round(lease), len(lines)]
+        arguments += [*(line.limit for line in lines), *(_keep_seconds(line) for line in lines), *amounts]
         try:
             answer = await self._reserve(keys=_keys(reservation_id, lines), args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
-            # It may have been taken all the same: give it back, whenever the store hears of it.
-            self._pending.append((reservation_id, lines, (0, 0, 0)))
+            self._give_back(reservation_id, lines)
             self._failed(error)
             raise Overloaded("The shared budget store does not answer; no call is made unbudgeted.") from error
+        except BaseException:
+            # The caller hung up while we waited.
+            self._give_back(reservation_id, lines)
+            raise
         self.failing = False
         if answer[0] == b"yes":
             self._open[reservation_id] = lines
@@ -193,6 +197,10 @@ class RedisBudgets:
             )
         await self._client.aclose()
 
+    def _give_back(self, reservation_id: str, lines: tuple[Line, ...]) -> None:
+        """The hold may have been taken all the same: undo it, whenever the store hears of it."""
+        self._pending.append((reservation_id, lines, (0, 0, 0)))
+
     def _failed(self, error: Exception) -> None:
         if not self.failing:
             log.error("the shared budget store does not answer: %s", type(error).__name__)
@@ -208,6 +216,12 @@ def _reservation(
 def _keys(reservation_id: str, lines: Sequence[Line]) -> list[str]:
     fixed = [f"{_PREFIX}leases", f"{_PREFIX}hold:{reservation_id}", f"{_PREFIX}tomb:{reservation_id}"]
     return [*fixed, *map(_account, lines)]
+
+
+def _keep_seconds(line: Line) -> int:
+    if line.session:
+        return _KEEP_SESSION_SECONDS
+    return 0 if line.resets_at is None else _KEEP_SECONDS
 
 
 def _account(line: Line) -> str:

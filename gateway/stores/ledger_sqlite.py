@@ -97,6 +97,14 @@ class SqliteLedger:
         ).fetchone()
         return row[0], row[1], row[2]
 
+    def spent_by_named_sessions(self, start_ms: int) -> list[tuple[str, str, int, int, int]]:
+        """(key, session, nUSD, mJ, calls) since `start_ms` of the sessions that callers name."""
+        return self._db.execute(
+            "SELECT key, session, SUM(charge_nusd), SUM(energy_mj_mid), SUM(usage_basis != 'none') FROM entries"
+            " WHERE at_ms >= ? AND session_source NOT IN ('new', 'lineage') GROUP BY key, session",
+            (start_ms,),
+        ).fetchall()
+
     def values_of(self, columns: Sequence[str], start_ms: int) -> list[tuple[str, ...]]:
         """The distinct values of some columns since `start_ms`."""
         assert set(columns) <= set(GROUPS), "only known columns reach the statement"

@@ -1,6 +1,6 @@
 """After a start: book on every budget what the ledger says was spent in its current window."""
 
-from ..accounting.budgets import SESSION_KEEP_SECONDS, BudgetBook, Line, lines_for, window_of
+from ..accounting.budgets import SESSION_KEEP_SECONDS, BudgetBook, lines_for, window_of
 from ..sessions import caps
 from ..sessions.identity import Session
 from ..values.catalog import Budget, Window
@@ -24,13 +24,9 @@ def restore(book: BudgetBook, world: World, ledger: SqliteLedger, *, now: float)
 def _restore_sessions(book: BudgetBook, world: World, ledger: SqliteLedger, now: float) -> None:
     """Sessions that agents name go on after a restart; inferred ones begin anew."""
     start_ms = round((now - SESSION_KEEP_SECONDS) * 1000)
-    for key, session_id in ledger.values_of(("key", "session"), start_ms):
-        session = Session(id=session_id, source="", started_at=now)
-        lines: tuple[Line, ...] = caps.lines_of(world.caps, session, key, now=now)
-        if lines:
-            spent = ledger.spent({"key": key, "session": session_id}, start_ms)
-            for line in lines:
-                book.restore(line, spent[line.measure])
+    for key, session_id, *spent in ledger.spent_by_named_sessions(start_ms):
+        for line in caps.lines_of(world.caps, Session(id=session_id, source="", started_at=now), key, now=now):
+            book.restore(line, spent[line.measure])
 
 
 def _scopes(budget: Budget, ledger: SqliteLedger, start_ms: int) -> list[dict[str, str]]:

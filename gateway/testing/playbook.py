@@ -55,7 +55,7 @@ class Answers:
         self.closed = True
 
 
-@dataclass(slots=True)
+@dataclass
 class FakeClock:
     """Time that moves only when told to, or when somebody sleeps."""
 

@@ -42,6 +42,8 @@ _WORDS = [
     "",
 ]
 _CHARS_PER_TOKEN = 4
+# However much usage is claimed, this is the longest text that is written.
+_WORDS_MAX = 50_000
 _FLOOD_BYTES = 200 * 1024 * 1024
 _CACHE_BLOCK_TOKENS, _CACHE_MIN_TOKENS, _CACHE_ENTRIES = 128, 1024, 10_000
 _BODY_BYTES_MAX = 64 * 1024 * 1024
@@ -216,7 +218,7 @@ def _reply(asked: dict[str, Any], sim: dict[str, Any]) -> dict[str, Any]:
     if isinstance(sim.get("reply"), dict):
         return {"role": "assistant", "content": None, **sim["reply"]}
     limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or 10**9
-    count = min(int(sim.get("output_tokens") or 40), limit)
+    count = min(int(sim.get("output_tokens") or 40), limit, _WORDS_MAX)
     return {"role": "assistant", "content": " ".join(itertools.islice(itertools.cycle(_WORDS), count))}
 
 

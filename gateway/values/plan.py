@@ -37,13 +37,13 @@ class Verdict(Value, frozen=True, kw_only=True):
 class Attempt(Value, frozen=True, kw_only=True):
     """One call that may be made: the worst case that is held for it, and why it stands at this place.
 
-    `hold_nusd` None means unpriced. `output_tokens_max` is the limit behind the hold, all choices together.
+    `hold_nusd` None means unpriced, `hold_millijoules` None that the weights are unknown. `output_tokens_max` is the limit behind the hold, all choices together.
     """
 
     deployment: Deployment
     output_tokens_max: int
     hold_nusd: int | None
-    hold_millijoules: int
+    hold_millijoules: int | None
     reason: str
 
 

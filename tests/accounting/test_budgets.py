@@ -78,7 +78,7 @@ TestBook = Book.TestCase
 def test_an_unpriced_call_meets_no_money_budget():
     result = BudgetBook().reserve("a", LINES[:1], [(None, 1, 1)], now=NOW, lease=1)
     assert isinstance(result, Exceeded)
-    assert "no known price" in refusal(result, NOW).message
+    assert "not known" in refusal(result, NOW).message
 
 
 def test_usage_above_its_hold_is_booked_in_full():

@@ -192,3 +192,11 @@ def test_the_demo_names_a_file_that_is_not_there_or_no_session():
     done = penstock("demo", "--exit", "--sessions", "pyproject.toml", "--data", "var/none")
     assert done.returncode == 1
     assert "pyproject.toml:1: not a session" in done.stderr
+
+
+def test_the_demo_never_empties_a_folder_that_is_not_a_demo_s(tmp_path):
+    (tmp_path / "ledger.sqlite").write_text("precious")
+    done = penstock("demo", "--exit", "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert "not an earlier demo's" in done.stderr
+    assert (tmp_path / "ledger.sqlite").read_text() == "precious"

@@ -2,12 +2,14 @@
 
 import asyncio
 import gzip
+import json
 import sqlite3
 
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.edge import server
 from tests.conftest import KEY
 
 
@@ -372,3 +374,70 @@ async def test_three_hundred_calls_at_once_lose_none(house):
         assert set(statuses) == {200}
         await eventually(lambda: len(entries(at)) == 300)
         assert at.app._book.open_holds == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Authorization: Bearer \xff\xfe\r\n",
+        b"Authorization: Bearer secret-one\r\nx-session-id: caf\xe9\r\n",
+        b"Authorization: Bearer secret-one\r\nx-penstock-task-type: caf\xe9\r\n",
+    ],
+    ids=["key", "session", "task type"],
+)
+async def test_header_bytes_that_are_no_text_never_make_a_500(house, raw):
+    body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
+    async with house() as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + raw)
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        status = (await asyncio.wait_for(reader.readline(), 5)).split()[1]
+        writer.close()
+    assert status in (b"200", b"400", b"401")
+
+
+async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(house):
+    body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
+    async with house() as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
+        writer.write(b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        assert b"100 Continue" in await asyncio.wait_for(reader.readline(), 2)
+        await reader.readline()
+        writer.write(body)
+        assert b"200" in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+
+
+async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(house, monkeypatch):
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
+    async with house() as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port, limit=1024)
+        reply = json.dumps({"model": "small", "stream": True, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
+        await reader.readline()
+        writer.transport.pause_reading()
+        await eventually(lambda: entries(at), seconds=15)
+        assert at.app._book.open_holds == 0
+        assert at.app._front.calls == 0
+        writer.transport.abort()
+
+
+async def test_one_folder_has_one_gateway(house, tmp_path):
+    async with house(data=tmp_path / "shared") as at:
+        with pytest.raises(OSError, match="another gateway"):
+            async with house(data=tmp_path / "shared"):
+                pass
+        async with at.post() as answer:
+            assert answer.status == 200
+
+
+async def test_absurd_usage_is_estimated_and_the_ledger_goes_on(house):
+    async with house() as at:
+        async with at.post(sim={"output_tokens": 2**53 - 1}) as answer:
+            await answer.read()
+        async with at.post() as answer:
+            await answer.read()
+        await eventually(lambda: len(entries(at)) == 2)
+        assert [entry["usage_basis"] for entry in entries(at)] == ["estimated", "exact"]

@@ -158,3 +158,34 @@ def test_groups_sum_exactly(tmp_path):
     rows = store.grouped(("task_type",), 0, 2**60)
     assert {row["task_type"]: row["charge_nusd"] for row in rows} == {"a": 20, "b": 25}
     assert store.grouped((), 0, 1)[0]["requests"] is None
+
+
+def test_a_value_that_sqlite_cannot_take_is_set_aside_and_the_others_are_written(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    ledger = Ledger(Journal(tmp_path / "journal"), store, lambda _: None)
+    ledger.start()
+    for entry in (fact("a"), fact("huge", charge_nusd=2**63), fact("b")):
+        ledger.record(entry)
+    ledger.close()
+    reopened = SqliteLedger(tmp_path / "l.sqlite")
+    assert [entry.request_id for entry in reopened.entries()] == ["a", "b"]
+    again = Ledger(Journal(tmp_path / "journal"), reopened, lambda _: None)
+    again.start()
+    assert not again.failing
+    again.close()
+
+
+def test_a_line_after_a_torn_one_is_not_swallowed(tmp_path, monkeypatch):
+    journal, write = opened(tmp_path), journals.os.write
+    monkeypatch.setattr(journals.os, "write", lambda fd, data: write(fd, data[:20]))
+    with pytest.raises(Overloaded):
+        journal.hold(hold("a"))
+    monkeypatch.setattr(journals.os, "write", write)
+    journal.hold(hold("b"))
+    assert [entry.request_id for entry in Journal(tmp_path / "journal").recover()] == ["b"]
+
+
+def test_only_sessions_that_callers_name_come_back(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact("a"), fact("b", session="s-b", session_source="new")])
+    assert [row[:2] for row in store.spent_by_named_sessions(0)] == [("k1", "s")]

@@ -14,7 +14,7 @@ class Candidate(Value, frozen=True, kw_only=True):
     deployment: Deployment
     output_tokens_max: int
     hold_nusd: int | None
-    hold_millijoules: int
+    hold_millijoules: int | None
     expected_nusd: int | None
     expected_millijoules: int
     expected_micrograms: int
