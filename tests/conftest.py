@@ -53,13 +53,15 @@ def house(tmp_path: Path) -> Callable:
         at = world(more=more, small=small, near=await near.start(), far=await far.start())
         folder = data or tmp_path / "data"
         app = App(Settings(data=folder, port=0, drain_seconds=2.0, **settings), at)  # type: ignore[arg-type]
-        await app.start()
-        async with aiohttp.ClientSession() as client:
-            try:
-                yield House(app, near, far, client, folder)
-            finally:
-                await app.stop()
-                await near.stop()
-                await far.stop()
+        try:
+            await app.start()
+            async with aiohttp.ClientSession() as client:
+                try:
+                    yield House(app, near, far, client, folder)
+                finally:
+                    await app.stop()
+        finally:
+            await near.stop()
+            await far.stop()
 
     return start

@@ -14,7 +14,7 @@ IMAGE_TOKENS_MAX = 3000
 _ASCII = bytes(range(128))
 
 
-def input_tokens(body: bytes, *, skip_bytes: int = 0) -> int:
+def input_tokens(body: bytes | bytearray, *, skip_bytes: int = 0) -> int:
     """Best estimate of the tokens in a request body; `skip_bytes` of inline media are left out."""
     size = len(body) - skip_bytes
     if body.isascii():

@@ -170,29 +170,28 @@ class Front:
             raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
         return _response(models.one(name) if name else models.all_of(world.routes))
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
         """The whole body, bounded in size and time."""
         limit, content = self._body_bytes_max, request.content
         if (request.content_length or 0) > limit:
             raise BodyTooLarge(f"The body is over {limit} bytes.")
         if content.is_eof():
-            body = content.read_nowait(-1)
-            if len(body) > limit:
+            whole = content.read_nowait(-1)
+            if len(whole) > limit:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
-            return body
-        parts, size = [], 0
+            return whole
+        body = bytearray()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 while data := await content.readany():
-                    size += len(data)
-                    if size > limit:
+                    body += data
+                    if len(body) > limit:
                         raise BodyTooLarge(f"The body is over {limit} bytes.")
-                    parts.append(data)
         except TimeoutError as error:
             raise BadRequest("The body did not arrive in time.", code="body_timeout") from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise BadRequest("The body could not be read to its end.", code="body_broken") from error
-        return b"".join(parts)
+        return body
 
 
 class _Protocol(RequestHandler):

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Mapping
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 from yarl import URL
 
 from ..errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
@@ -19,6 +21,7 @@ _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
 # Idle connections are dropped by us before providers do (theirs are 60 s and more), else a request meets a closed one.
 _KEEPALIVE_SECONDS = 15.0
 _READ_BUFFER = 256 * 1024
+_JOINED_BYTES_MAX = 128 * 1024
 
 
 class HttpAnswer:
@@ -106,6 +109,33 @@ class HttpAnswer:
         return BrokenAnswer(f"The provider broke off its answer ({type(error).__name__}).")
 
 
+class _Pieces(Payload):
+    """A request body in pieces, of known length: no piece is copied to be joined with the others."""
+
+    def __init__(self, pieces: tuple[bytes | memoryview, ...]) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = sum(map(len, pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The whole as text; aiohttp asks for it in its own debugging only."""
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it."""
+        for piece in self._value:
+            if piece:
+                await writer.write(piece)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Send it; the length is ours to know."""
+        await self.write(writer)
+
+
+def _payload(pieces: tuple[bytes | memoryview, ...]) -> bytes | Payload:
+    """Short bodies are joined, which is cheaper than several writes; long ones are not."""
+    return b"".join(pieces) if sum(map(len, pieces)) < _JOINED_BYTES_MAX else _Pieces(pieces)
+
+
 class HttpUpstream:
     """Dials. Close it when the process ends."""
 
@@ -127,7 +157,7 @@ class HttpUpstream:
         try:
             response = await self._client.post(
                 self._url(call.url),
-                data=call.body,
+                data=_payload(call.body),
                 headers=call.headers,
                 allow_redirects=False,
                 timeout=self._timeout(timeouts),

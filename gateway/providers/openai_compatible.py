@@ -35,12 +35,12 @@ _OURS = frozenset({401, 402, 403})
 
 
 class UpstreamCall(Value, frozen=True, kw_only=True):
-    """One HTTP call to a provider. `body` is complete; headers hold the provider's key."""
+    """One HTTP call to a provider. The pieces of `body` are sent one after the other; headers hold the provider's key."""
 
     deployment: Deployment
     url: str
     headers: Mapping[str, str]
-    body: bytes
+    body: tuple[bytes | memoryview, ...]
 
 
 class Failure(Value, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ class Request(Value, frozen=True, kw_only=True):
     """
 
     dialect: str
-    body: bytes
+    body: bytes | bytearray
     model: str
     model_span: tuple[int, int]
     messages: Sequence[Message]

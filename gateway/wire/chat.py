@@ -19,9 +19,9 @@ from ..values.answer import Answer
 from ..values.plan import Refusal
 from ..values.request import PARTS, Message, Request, Splice
 
-# A key of the same length that takes the place of "model" while the body is parsed: if `model` is then gone from the
-# top level, the key that we renamed was the top level's only one, written in any way JSON allows.
-_KEY, _RENAMED = b'"model"', b'"_odel"'
+# While the body is parsed its "model" is called "_odel": if `model` is then gone from the top level, the key that we
+# renamed was the top level's only one, written in any way JSON allows.
+_KEY, _OTHER_LETTER = b'"model"', ord("_")
 _KEY_AND_QUOTE = re.compile(rb'"model"\s*:\s*"')
 _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 # Where the key is looked for first: SDKs write it at the head, or after the messages, near the tail.
@@ -86,8 +86,13 @@ _OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
-def parse(body: bytes) -> Request:
-    """Read one chat-completions body. Raises BadRequest with a sentence that names the field."""
+def parse(body: bytes | bytearray) -> Request:
+    """Read one chat-completions body. Raises BadRequest with a sentence that names the field.
+
+    A bytearray is taken over: nobody else may change it from now on.
+    """
+    if isinstance(body, bytes):
+        body = bytearray(body)
     document, span = _parse_around_model(body)
     model, messages = document.renamed, document.messages
     if not model or len(model) > _MODEL_CHARS_MAX:
@@ -114,8 +119,11 @@ def parse(body: bytes) -> Request:
     )
 
 
-def spliced(request: Request, model: str, *, ask_usage: bool) -> bytes:
-    """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
+def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+    """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on.
+
+    In pieces, to be sent one after the other: a long history is not copied to change a few bytes of it.
+    """
     start, end = request.model_span
     edits = [Splice(start=start, end=end, text=orjson.dumps(model))]
     if ask_usage and request.usage_splice is not None:
@@ -127,7 +135,7 @@ def spliced(request: Request, model: str, *, ask_usage: bool) -> bytes:
         parts += (view[at : edit.start], edit.text)
         at = edit.end
     parts.append(view[at:])
-    return b"".join(parts)
+    return tuple(parts)
 
 
 def refused(refusal: Refusal) -> Answer:
@@ -166,14 +174,20 @@ def _error(message: str, kind: str, code: str, param: str | None, details: Mappi
     return orjson.dumps({"error": error})
 
 
-def _parse_around_model(body: bytes) -> tuple[_Fields, tuple[int, int]]:
-    """Parse with the top-level `model` renamed; return the document and the span of the raw value."""
-    view = memoryview(body)
+def _parse_around_model(body: bytearray) -> tuple[_Fields, tuple[int, int]]:
+    """Parse with the top-level `model` renamed; return the document and the span of the raw value.
+
+    One letter of the body is changed for the time of the parse: a long history is not copied for it.
+    """
     for position in _model_keys(body):
         value = _VALUE.match(body, position + len(_KEY))
         if value is None:
             continue
-        document = _decoded(b"".join((view[:position], _RENAMED, view[position + len(_KEY) :])))
+        body[position + 1] = _OTHER_LETTER
+        try:
+            document = _decoded(body)
+        finally:
+            body[position + 1] = _KEY[1]
         if document.model is msgspec.UNSET and isinstance(document.renamed, str):
             if any(other is not msgspec.UNSET for other in _others(document)):
                 break
@@ -186,7 +200,7 @@ def _parse_around_model(body: bytes) -> tuple[_Fields, tuple[int, int]]:
     raise BadRequest("'model' must be given exactly once, written plainly.", param="model")
 
 
-def _model_keys(body: bytes) -> Iterator[int]:
+def _model_keys(body: bytearray) -> Iterator[int]:
     """Positions where the key may stand: near the head, near the tail, then anywhere; at most _CANDIDATES_MAX."""
     first = _KEY_AND_QUOTE.search(body, 0, _HEAD)
     if first is not None:
@@ -203,7 +217,7 @@ def _model_keys(body: bytes) -> Iterator[int]:
                 return
 
 
-def _decoded(body: bytes) -> _Fields:
+def _decoded(body: bytearray) -> _Fields:
     """Read the fields; what msgspec says names a path or a byte, never the text around it."""
     try:
         return _BODY.decode(body)
@@ -236,7 +250,7 @@ def _stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | No
     return options
 
 
-def _usage_splice(body: bytes, raw: msgspec.Raw | msgspec.UnsetType, options: dict[str, Any] | None) -> Splice:
+def _usage_splice(body: bytearray, raw: msgspec.Raw | msgspec.UnsetType, options: dict[str, Any] | None) -> Splice:
     """The edit that switches usage reporting on and touches nothing else."""
     if isinstance(raw, msgspec.UnsetType):
         opening = body.index(b"{") + 1
@@ -257,13 +271,13 @@ def _usage_splice(body: bytes, raw: msgspec.Raw | msgspec.UnsetType, options: di
     )
 
 
-def _value_of(body: bytes, key: bytes, text: bytes) -> int:
+def _value_of(body: bytearray, key: bytes, text: bytes) -> int:
     """Where `text`, the value of the top level's only `key`, begins. Raises BadRequest if the key is not plain or twice."""
     name, renamed = key.strip(b'"').decode(), b'"_' + key[2:]
     for number, match in enumerate(re.finditer(re.escape(key) + rb"\s*:\s*", body)):
         if number >= _CANDIDATES_MAX_LONG:
             break
-        trial = b"".join((body[: match.start()], renamed, body[match.start() + len(key) :]))
+        trial = bytearray().join((body[: match.start()], renamed, body[match.start() + len(key) :]))
         if body.startswith(text, match.end()) and isinstance(_decoded(trial).stream_options, msgspec.UnsetType):
             return match.end()
     raise BadRequest(f"'{name}' must be given exactly once, written plainly.", param=name)

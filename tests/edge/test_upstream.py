@@ -29,7 +29,7 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
     upstream = HttpUpstream()
     try:
         answering = await upstream.dial(
-            UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=b"{}")
+            UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
         )
         try:
             return await answering.read(1_000_000)
@@ -80,5 +80,7 @@ async def test_nobody_there_is_unreachable():
     deployment = world(near="http://127.0.0.1:9/v1").deployments["small"]
     upstream = HttpUpstream()
     with pytest.raises(Unreachable, match="small"):
-        await upstream.dial(UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=b"{}"))
+        await upstream.dial(
+            UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
+        )
     await upstream.close()

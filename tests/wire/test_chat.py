@@ -21,6 +21,10 @@ FREE_NAMES = st.text(min_size=1).filter(
 )
 
 
+def joined(request, model: str, *, ask_usage: bool) -> bytes:
+    return b"".join(chat.spliced(request, model, ask_usage=ask_usage))
+
+
 def body(**fields: object) -> bytes:
     return json.dumps({"model": "auto", "messages": MESSAGES, **fields}).encode()
 
@@ -37,12 +41,12 @@ def test_unknown_fields_reach_the_provider_byte_for_byte_wherever_model_stands(u
         return
     start, end = request.model_span
     assert raw[start:end] == b'"auto"'
-    assert chat.spliced(request, "gpt-5", ask_usage=True) == raw[:start] + b'"gpt-5"' + raw[end:]
+    assert joined(request, "gpt-5", ask_usage=True) == raw[:start] + b'"gpt-5"' + raw[end:]
 
 
 def test_big_numbers_and_field_order_survive():
     raw = b'{"z": 123456789012345678901234567890, "model" : "auto","a":1e400,"messages":[{"role":"user"}]}'
-    assert chat.spliced(chat.parse(raw), "m", ask_usage=False) == raw.replace(b'"auto"', b'"m"')
+    assert joined(chat.parse(raw), "m", ask_usage=False) == raw.replace(b'"auto"', b'"m"')
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,7 @@ def test_big_numbers_and_field_order_survive():
 )
 def test_a_stream_is_made_to_report_usage_and_nothing_else_changes(options, expected):
     raw = b'{"model":"auto","messages":[{"role":"user"}],"stream":true' + options + b"}"
-    sent = chat.spliced(chat.parse(raw), "m", ask_usage=True)
+    sent = joined(chat.parse(raw), "m", ask_usage=True)
     assert expected in sent
     assert json.loads(sent)["stream_options"]["include_usage"] is True
     assert len(sent) <= len(raw) + 45
@@ -68,14 +72,14 @@ def test_only_the_top_level_s_own_switch_is_turned():
         b'{"model":"auto","metadata":{"stream_options":null,"include_usage":false},"messages":[{"role":"user"}],'
         b'"stream":true,"stream_options":{"x":{"include_usage":false},"include_usage":null}}'
     )
-    sent = json.loads(chat.spliced(chat.parse(raw), "m", ask_usage=True))
+    sent = json.loads(joined(chat.parse(raw), "m", ask_usage=True))
     assert sent["stream_options"] == {"x": {"include_usage": False}, "include_usage": True}
     assert sent["metadata"] == {"stream_options": None, "include_usage": False}
 
 
 def test_a_caller_who_asks_for_usage_gets_its_own_bytes():
     raw = b'{"model":"auto","messages":[{"role":"user"}],"stream":true,"stream_options":{"include_usage":true}}'
-    assert chat.spliced(chat.parse(raw), "auto", ask_usage=True) == raw
+    assert joined(chat.parse(raw), "auto", ask_usage=True) == raw
 
 
 def test_a_key_called_model_elsewhere_is_left_alone():
@@ -84,7 +88,7 @@ def test_a_key_called_model_elsewhere_is_left_alone():
         b'"messages":[{"role":"user","content":[{"model":"z"}]}],"model":"auto"}'
     )
     request = chat.parse(raw)
-    assert chat.spliced(request, "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
+    assert joined(request, "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
     assert request.tool_names == {"f"}
 
 
