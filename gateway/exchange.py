@@ -427,8 +427,11 @@ def _affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
 
 def _takes_less(other: Attempt, first: Attempt) -> bool:
     """Less money or less energy; what is unknown is more than anything known."""
-    pairs = ((other.hold_nusd, first.hold_nusd), (other.hold_millijoules, first.hold_millijoules))
-    return any(less is not None and (more is None or less < more) for less, more in pairs)
+    return _less(other.hold_nusd, first.hold_nusd) or _less(other.hold_millijoules, first.hold_millijoules)
+
+
+def _less(one: int | None, other: int | None) -> bool:
+    return one is not None and (other is None or one < other)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -87,9 +87,6 @@ class StreamReply:
             self._request.transport.abort()
 
 
-_REPLY = web.RequestKey("reply", StreamReply)
-
-
 class Front:
     """Answers every request on the callers' port."""
 
@@ -113,9 +110,10 @@ class Front:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The outermost handler: one of two places where any exception is caught."""
+        reply = StreamReply(request)
         try:
             if request.path == "/v1/chat/completions":
-                return await self._chat(request)
+                return await self._chat(request, reply)
             if request.path == "/v1/models" or request.path.startswith("/v1/models/"):
                 return self._models(request)
             found = await self._admin.answer(request)
@@ -124,17 +122,17 @@ class Front:
             raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
         except CallerGone:
             # Nobody is there to read this; aiohttp needs some response to end the exchange.
-            return _begun(request) or web.Response(status=CallerGone.status)
+            return _begun(reply) or web.Response(status=CallerGone.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _begun(request) or _response(chat.failed(error))
+            return _begun(reply) or _response(chat.failed(error))
         except Exception:
             log.exception("a request failed in an unforeseen way")
             self._count_error(PenstockError.code)
             answer = chat.failed(PenstockError("Something went wrong here; it has been logged."))
-            return _begun(request) or _response(answer)
+            return _begun(reply) or _response(answer)
 
-    async def _chat(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _chat(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
         world = self._world()
@@ -142,7 +140,6 @@ class Front:
         caller = authenticate(headers, world)
         if self.calls >= self._calls_max:
             raise Overloaded("Too many calls are in flight here; try again in a moment.")
-        reply = request[_REPLY] = StreamReply(request)
         self.calls += 1
         try:
             if "expect" in headers:
@@ -275,14 +272,11 @@ def _fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _begun(request: web.BaseRequest) -> web.StreamResponse | None:
+def _begun(reply: StreamReply) -> web.StreamResponse | None:
     """The stream that had begun when things went wrong, its connection ended; None if nothing was sent yet."""
-    reply: StreamReply | None = request.get(_REPLY)
-    if reply is None or reply.response is None:
-        return None
-    reply.abort()
-    begun: web.StreamResponse = reply.response
-    return begun
+    if reply.response is not None:
+        reply.abort()
+    return reply.response
 
 
 def _go_ahead(request: web.BaseRequest, expectation: str) -> None:

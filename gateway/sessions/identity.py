@@ -13,7 +13,7 @@ import msgspec
 
 from ..accounting.budgets import Line
 from ..values.catalog import SessionCaps
-from ..values.request import Message, Request
+from ..values.request import NO_CALLS, Message, Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
 SESSIONS_MAX = 50_000
@@ -138,7 +138,8 @@ def _digest(key: str, request: Request, count: int) -> int:
 
 def text_ends(message: Message) -> str:
     """Head and tail of what a message says, enough to tell it from another of the same length."""
-    content, calls = message.content, bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
+    content = message.content
+    calls = b"" if message.tool_calls is NO_CALLS else bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
     if isinstance(content, list):
         texts = [str(part.get("text"))[:_TAIL_CHARS] for part in content[:_TAIL_PARTS] if isinstance(part, dict)]
         return f"{len(content)}{texts}{calls!r}"

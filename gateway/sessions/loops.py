@@ -25,6 +25,8 @@ FIRST_LOOK = 128
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
 _SCORE_MAX = 50.0
+# A system prompt and a question: shorter histories hold no step.
+_OPENING = 3
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -46,6 +48,10 @@ def observe(session: Session, messages: Sequence[Message]) -> None:
     One session holds several conversations (sub-agents, title generation): each is known by its opening and read on its
     own. A history that became shorter (compacted by the client) is taken as read.
     """
+    if len(messages) < _OPENING:
+        # Nothing has happened yet that could repeat itself.
+        session.loop_score, session.loop_repeats = 0.0, 0
+        return
     talk = _conversation(session, messages)
     seen, talk.seen = talk.seen, len(messages)
     if seen < len(messages):

@@ -23,12 +23,15 @@ class Splice(Value, frozen=True, kw_only=True):
     text: bytes
 
 
+NO_CALLS = msgspec.Raw()
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message of the conversation; what is not named here is not read. `tool_calls` stays raw until somebody asks."""
 
     role: str
     content: str | list[Any] | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = NO_CALLS
     tool_call_id: Any = None
 
 

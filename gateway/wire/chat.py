@@ -64,6 +64,7 @@ _Body = msgspec.defstruct(
     rename={f"other_{number}": name for number, name in enumerate(_OTHER_SPELLINGS)},
     gc=False,
 )
+_NO_OTHERS = (msgspec.UNSET,) * len(_OTHER_SPELLINGS)
 _others = attrgetter(*(f"other_{number}" for number in range(len(_OTHER_SPELLINGS))))
 
 
@@ -189,7 +190,7 @@ def _parse_around_model(body: bytearray) -> tuple[_Fields, tuple[int, int]]:
         finally:
             body[position + 1] = _KEY[1]
         if document.model is msgspec.UNSET and isinstance(document.renamed, str):
-            if any(other is not msgspec.UNSET for other in _others(document)):
+            if _others(document) != _NO_OTHERS:
                 break
             return document, value.span(1)
     document = _decoded(body)

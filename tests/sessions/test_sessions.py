@@ -137,7 +137,7 @@ def test_a_side_call_in_the_same_session_does_not_make_the_history_look_repeated
 def test_conversations_of_one_session_are_bounded():
     session = Session(id="s", source="", started_at=NOW)
     for number in range(50):
-        loops.observe(session, parsed(opening(f"task {number}")).messages)
+        loops.observe(session, parsed(opening(f"task {number}") + step(1, "x")).messages)
     assert len(session.talks) == loops.CONVERSATIONS_MAX
 
 
