@@ -231,7 +231,7 @@ def main() -> None:
     """Run the rounds, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer requests and rounds")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args()
     rounds, share = (3, 4) if chosen.quick else (chosen.rounds, 1)
@@ -270,6 +270,8 @@ def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
     """Medians of interleaved rounds, per target."""
     figures: dict = {target.name: {name: [] for name in (*SIZES, "stream", "rss")} for target in targets}
     for target in targets:
+        figures[target.name]["rss"].append(asyncio.run(hold_streams(target.port, OPEN_STREAMS, target.rss_mb)))
+        figures[target.name]["start"] = [target.start_seconds]
         asyncio.run(load(target.port, body(1000), 500, AT_ONCE))
     for _ in range(rounds):
         for name, size in SIZES.items():
@@ -280,9 +282,6 @@ def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
         for target in targets:
             cost = measure(target, payload, STREAMS, STREAMS_AT_ONCE, stream=True)
             figures[target.name]["stream"].append(cost)
-    for target in targets:
-        figures[target.name]["rss"].append(asyncio.run(hold_streams(target.port, OPEN_STREAMS, target.rss_mb)))
-        figures[target.name]["start"] = [target.start_seconds]
     return figures
 
 

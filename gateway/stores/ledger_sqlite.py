@@ -20,7 +20,10 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
 """
-_INSERT = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_COLUMNS))})"
+_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+# Rows of one statement: below the 999 variables that older SQLite builds allow. Fewer statements, because sqlite3 lets go
+# of the interpreter's lock at each, and the event loop then takes it.
+_ROWS_MAX = 20
 _SUMS = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
     "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
@@ -47,10 +50,13 @@ class SqliteLedger:
         Gives how many were new.
         """
         rows = [astuple(entry) for entry in entries]
+        chunks = [rows[at : at + _ROWS_MAX] for at in range(0, len(rows), _ROWS_MAX)]
         before = self._db.total_changes
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(_INSERT, rows)
+            for chunk in chunks:
+                statement = f"INSERT OR IGNORE INTO entries VALUES {', '.join([_ROW] * len(chunk))}"
+                self._db.execute(statement, [value for row in chunk for value in row])
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
