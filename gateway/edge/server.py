@@ -177,17 +177,22 @@ class Front:
             if len(whole) > limit:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
             return whole
-        body = bytearray()
+        # Room for the whole at once where its length is told, rather than growing and copying.
+        body = bytearray(0 if request.headers.get("Content-Encoding") else request.content_length or 0)
+        size = 0
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 while data := await content.readany():
-                    body += data
-                    if len(body) > limit:
+                    end = size + len(data)
+                    if end > limit:
                         raise BodyTooLarge(f"The body is over {limit} bytes.")
+                    body[size:end] = data
+                    size = end
         except TimeoutError as error:
             raise BadRequest("The body did not arrive in time.", code="body_timeout") from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise BadRequest("The body could not be read to its end.", code="body_broken") from error
+        del body[size:]
         return body
 
 

@@ -15,6 +15,8 @@ from ..values.request import PARTS, Message, Request
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
 _NEWEST_CHARS = 2000
 _SYSTEM_CHARS = 600
+# Where the newest user text is looked for: an agent's own steps may have gone on for long since its task was given.
+_RECENT_TURNS, _OPENING_TURNS = 64, 4
 # How many of the newest messages are looked at for failed tool calls.
 _RECENT = 8
 _ERROR_CHARS = 200
@@ -47,9 +49,12 @@ def facts_of(request: Request) -> Facts:
 
 
 def _newest_text(request: Request) -> str:
-    """The newest user text, else the newest message's; head and tail of it if it is long."""
+    """The newest user text, else the task at the opening; head and tail of it if it is long."""
     messages = request.messages
-    newest = next((message for message in reversed(messages) if message.role == "user"), messages[-1])
+    recent, opening = messages[-_RECENT_TURNS:], messages[:_OPENING_TURNS]
+    newest = next(
+        (message for message in (*reversed(recent), *reversed(opening)) if message.role == "user"), messages[-1]
+    )
     found = _text(newest.content)
     half = _NEWEST_CHARS // 2
     return found if len(found) <= _NEWEST_CHARS else f"{found[:half]} {found[-half:]}"

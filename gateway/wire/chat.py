@@ -109,7 +109,10 @@ def parse(body: bytes | bytearray) -> Request:
         model=model,
         model_span=span,
         messages=messages,
-        sizes=[_size(message.content) for message in messages],
+        sizes=[
+            len(content) if type(content := message.content) is str else PARTS if content is not None else 0
+            for message in messages
+        ],
         stream=stream,
         wants_usage=wants_usage,
         usage_splice=_usage_splice(body, document.stream_options, options) if stream and not wants_usage else None,
@@ -282,10 +285,6 @@ def _value_of(body: bytearray, key: bytes, text: bytes) -> int:
         if body.startswith(text, match.end()) and isinstance(_decoded(trial).stream_options, msgspec.UnsetType):
             return match.end()
     raise BadRequest(f"'{name}' must be given exactly once, written plainly.", param=name)
-
-
-def _size(content: str | list[Any] | None) -> int:
-    return len(content) if type(content) is str else PARTS if type(content) is list else 0
 
 
 def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
