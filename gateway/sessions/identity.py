@@ -18,7 +18,7 @@ from ..values.request import NO_CALLS, Message, Request
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
 SESSIONS_MAX = 50_000
 # How many trailing answers are tried as the end of the previous request (agents may add several at once).
-_ANSWERS_TRIED = 3
+_ANSWERS_TRIED = 2
 _TAIL_CHARS = 256
 _TAIL_PARTS = 8
 

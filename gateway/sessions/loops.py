@@ -20,8 +20,8 @@ from .identity import Conversation, Session, text_ends
 # Steps remembered of one conversation, and conversations of one session; the oldest are forgotten.
 STEPS_MAX = 256
 CONVERSATIONS_MAX = 4
-# Of a long history that was never seen before (after a restart), only the newest messages are read.
-FIRST_LOOK = 64
+# Of a long history that was never seen before (after a restart), only the newest messages are read: enough for a stop.
+FIRST_LOOK = 32
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
 _SCORE_MAX = 50.0
