@@ -273,6 +273,12 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
 
+def _command() -> str:
+    """`penstock` as this user can type it: beside the interpreter, unless it is on the path anyway."""
+    beside = Path(sys.executable).with_name("penstock")
+    return "penstock" if shutil.which("penstock") or not beside.exists() else os.path.relpath(beside)
+
+
 def _next_steps(port: int, data: Path) -> None:
     base = f"http://127.0.0.1:{port}"
     print(
@@ -281,7 +287,7 @@ What to open next:
   base URL   {base}/v1      (any OpenAI client, any key, model "auto")
   metrics    {base}/metrics
   export     {base}/export?by=task_type,tier&format=csv
-             PENSTOCK_DATA={data} {Path(sys.argv[0]).parent / "penstock"} export --by team,day --format json
+             PENSTOCK_DATA={data} {_command()} export --by team,day --format json
   routing    {data}/routing.yaml
 Ctrl-C ends it.""",
         flush=True,
