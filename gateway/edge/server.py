@@ -81,6 +81,22 @@ class StreamReply:
         except ConnectionError as error:
             raise CallerGone("The caller hung up.") from error
 
+    async def send(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Send the rest, or the whole of a large answer: a caller who does not read is given up here as well."""
+        if isinstance(response, web.Response) and isinstance(response.body, bytes):
+            if len(response.body) < _WRITE_BUFFER:
+                return response
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await response.prepare(self._request)
+                await response.write_eof()
+        except TimeoutError as error:
+            self.abort()
+            raise CallerGone("The caller did not read its answer.") from error
+        except ConnectionError as error:
+            raise CallerGone("The caller hung up.") from error
+        return response
+
     def abort(self) -> None:
         """End the connection: after a stream has begun there is no other way to say that it went wrong."""
         if self._request.transport is not None:
@@ -149,13 +165,9 @@ class Front:
         finally:
             self.calls -= 1
         if not answer.streamed:
-            return _response(answer)
+            return await reply.send(_response(answer))
         assert reply.response is not None
-        try:
-            await reply.response.write_eof()
-        except ConnectionError as error:
-            raise CallerGone("The caller hung up.") from error
-        return reply.response
+        return await reply.send(reply.response)
 
     def _models(self, request: web.BaseRequest) -> web.Response:
         if request.method != "GET":

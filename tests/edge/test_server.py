@@ -409,18 +409,19 @@ async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(house):
         writer.close()
 
 
-async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(house, monkeypatch):
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(house, monkeypatch, stream):
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
     async with house() as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port, limit=1024)
-        reply = json.dumps({"model": "small", "stream": True, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
+        reply = json.dumps({"model": "small", "stream": stream, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
         writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
         await reader.readline()
         writer.transport.pause_reading()
-        await eventually(lambda: entries(at), seconds=15)
+        await eventually(lambda: entries(at) and at.app._front.calls == 0, seconds=15)
         assert at.app._book.open_holds == 0
-        assert at.app._front.calls == 0
+        await eventually(lambda: not at.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()
 
 
