@@ -83,9 +83,9 @@ class StreamReply:
 
     async def send(self, response: web.StreamResponse) -> web.StreamResponse:
         """Send the rest, or the whole of a large answer: a caller who does not read is given up here as well."""
-        if isinstance(response, web.Response) and isinstance(response.body, bytes):
-            if len(response.body) < _WRITE_BUFFER:
-                return response
+        body = response.body if isinstance(response, web.Response) else None
+        if isinstance(body, bytes) and len(body) < _WRITE_BUFFER:
+            return response
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 await response.prepare(self._request)
