@@ -238,6 +238,7 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
         if provider is None:
             continue
         known = _known(reader, doc, path, listed)
+        output_tokens = doc.output_tokens or (known.output_tokens if known else None)
         sheet = _sheet(reader, doc.price, (*path, "price")) if doc.price else known.sheet if known else None
         if sheet is None:
             reader.note(
@@ -261,7 +262,8 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
             energy=energy_models.model_of(_profile(reader, doc.energy, path)) if doc.energy else None,
             intensity=_intensity(reader, doc, path, tables),
             context_tokens=doc.context_tokens or (known and known.context_tokens) or _CONTEXT_TOKENS,
-            output_tokens=doc.output_tokens or (known and known.output_tokens) or _OUTPUT_TOKENS,
+            output_tokens=output_tokens or _OUTPUT_TOKENS,
+            output_tokens_known=output_tokens is not None,
             vision=_first(doc.vision, known.vision if known else None),
             tools=_first(doc.tools, known.tools if known else None),
             stream_usage=doc.stream_usage,

@@ -77,14 +77,16 @@ def close_to_a_limit(facts: Facts, route: Route) -> bool:
     )
 
 
-def _output_limit(request: Request, deployment: Deployment, policy: Policy) -> int:
+def _output_limit(request: Request, deployment: Deployment) -> int:
     """The most output tokens that the request can produce there, all choices together."""
-    limit = request.max_output_tokens or deployment.output_tokens or policy.default_output_tokens
-    return min(limit, deployment.output_tokens or limit) * request.choices
+    limit = request.max_output_tokens or deployment.output_tokens
+    if deployment.output_tokens_known:
+        limit = min(limit, deployment.output_tokens)
+    return limit * request.choices
 
 
 def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: Policy, roomiest: int) -> Candidate:
-    output_max = _output_limit(request, deployment, policy)
+    output_max = _output_limit(request, deployment)
     output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
     sheet, model = deployment.sheet, deployment.energy
     # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.

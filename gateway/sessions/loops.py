@@ -169,7 +169,7 @@ def _calls(message: Message) -> list[_Call]:
         return []
     try:
         return _CALLS.decode(message.tool_calls) or []
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return []
 
 

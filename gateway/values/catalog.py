@@ -129,6 +129,7 @@ class Deployment:
     """Provider x model x region x account: the thing that is dialled.
 
     `sheet` None means unpriced, never free. `energy` is the low, mid and high model, None where the weights are unknown.
+    `output_tokens_known` False means that `output_tokens` is our assumption, which may not bound what a caller asks for.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Deployment:
     intensity: Intensity
     context_tokens: int
     output_tokens: int
+    output_tokens_known: bool
     vision: bool
     tools: bool
     stream_usage: bool
@@ -239,7 +241,6 @@ class Policy:
     carbon_nusd_per_kg: int = 0
     max_request_millijoules: int | None = None
     max_retries: int = 1
-    default_output_tokens: int = 4096
 
 
 class Footprint(Value, frozen=True, kw_only=True):

@@ -25,9 +25,3 @@ class World:
     callers: Mapping[bytes, Caller] = field(repr=False)
     open_caller: Caller | None
     session_headers: tuple[str, ...]
-
-    @property
-    def teams(self) -> frozenset[str]:
-        """Every team that metrics may name."""
-        named = {caller.team for caller in self.callers.values()}
-        return frozenset(named | ({self.open_caller.team} if self.open_caller else set()))

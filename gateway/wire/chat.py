@@ -84,6 +84,8 @@ _BODY: msgspec.json.Decoder[_Fields] = msgspec.json.Decoder(_Body)
 _TOOLS = msgspec.json.Decoder(list[_Tool])
 _FORMAT = msgspec.json.Decoder(_Format)
 _OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+# What reading a raw part may say: another shape, or text that skipping it did not have to understand.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
@@ -247,7 +249,7 @@ def _stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | No
         return None
     try:
         options: dict[str, Any] | None = _OPTIONS.decode(raw)
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         raise BadRequest("'stream_options' must be an object.", param="stream_options") from None
     if options and not isinstance(options.get("include_usage"), bool | None):
         raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
@@ -293,7 +295,7 @@ def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
         return frozenset()
     try:
         return frozenset(tool.function.name for tool in _TOOLS.decode(tools) if tool.function is not None)
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         return frozenset()
 
 
@@ -302,7 +304,7 @@ def _has_schema(format_: msgspec.Raw) -> bool:
         return False
     try:
         return _FORMAT.decode(format_).type in ("json_schema", "json_object")
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         return False
 
 

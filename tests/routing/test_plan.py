@@ -109,3 +109,11 @@ def test_a_carbon_price_turns_the_order_within_a_tier(price, first):
     asked = request()
     decided = decide(at.routes["auto"], asked, facts_of(asked), verdict(0.1), at.policy, lambda _: True)
     assert names(decided)[0] == first
+
+
+def test_an_assumed_output_limit_does_not_lower_what_the_caller_asks_for():
+    text = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(", output_tokens: 4000", "")
+    at, asked = parse(text, "test.yaml", ENV)[0], request(max_tokens=100_000)
+    decided = decide(at.routes["small"], asked, facts_of(asked), verdict(0.1), at.policy, lambda _: True)
+    assert isinstance(decided, Plan)
+    assert decided.attempts[0].output_tokens_max == 100_000

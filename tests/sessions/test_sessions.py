@@ -188,6 +188,13 @@ def test_odd_histories_do_not_break_the_guard(message):
     assert session.loop_score >= 0
 
 
+def test_a_call_that_is_no_text_does_not_break_the_guard():
+    raw = b'{"model":"a","messages":[{"role":"user"},{"role":"user"},{"role":"assistant","tool_calls":[{"function":{"name":"\xff"}}]},{"role":"tool","content":"x"}]}'
+    session = Session(id="s", source="", started_at=NOW)
+    loops.observe(session, chat.parse(raw).messages)
+    assert session.loop_score == 0
+
+
 def test_the_stop_carries_its_evidence():
     refusal = loops.refusal(run(["same"] * 9), LIMITS)
     assert refusal.code == "loop_stopped"

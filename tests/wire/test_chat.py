@@ -67,6 +67,20 @@ def test_a_stream_is_made_to_report_usage_and_nothing_else_changes(options, expe
     assert len(sent) <= len(raw) + 45
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'"tools":[{"function":{"name":"\xff"}}]',
+        b'"response_format":{"type":"\xff"}',
+        b'"tools":7',
+        b'"response_format":[1]',
+    ],
+)
+def test_parts_that_only_the_provider_understands_are_passed_on(part):
+    raw = b'{"model":"auto","messages":[{"role":"user"}],' + part + b"}"
+    assert joined(chat.parse(raw), "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
+
+
 def test_only_the_top_level_s_own_switch_is_turned():
     raw = (
         b'{"model":"auto","metadata":{"stream_options":null,"include_usage":false},"messages":[{"role":"user"}],'
@@ -121,6 +135,11 @@ def test_a_key_called_model_elsewhere_is_left_alone():
         ),
         (
             b'{"model":"a","messages":[{"role":"user"}],"stream":true,"stream\\u005foptions":null}',
+            "invalid_request",
+            "stream_options",
+        ),
+        (
+            b'{"model":"a","messages":[{"role":"user"}],"stream":true,"stream_options":{"\xff":1}}',
             "invalid_request",
             "stream_options",
         ),
