@@ -16,6 +16,7 @@ from .accounting.budgets import Amounts, BudgetBook, Exceeded, Line, Reservation
 from .config.settings import Settings
 from .edge import server
 from .edge.admin import Admin
+from .edge.litellm_adapter import LitellmDoor
 from .edge.supervisor import Supervisor
 from .edge.token_counter import TokenCounter
 from .edge.upstream import HttpUpstream
@@ -23,6 +24,8 @@ from .exchange import Budgets, Exchange
 from .exporters import table
 from .exporters.prometheus import Metrics
 from .feeds.self_energy import SelfMeter
+from .providers.call import UpstreamCall
+from .relay import Answering
 from .routing.health import HealthBook
 from .sessions.identity import SessionBook
 from .stores.journal import Journal
@@ -80,6 +83,23 @@ class LocalBudgets:
         return self.book.reserve(reservation_id, lines, offers, now=now, lease=lease)
 
 
+class Doors:
+    """The doors to all providers behind the exchange's Protocol."""
+
+    def __init__(self, http: HttpUpstream, litellm: LitellmDoor) -> None:
+        self._http = http
+        self._litellm = litellm
+
+    async def dial(self, call: UpstreamCall) -> Answering:
+        """Each deployment through its own door."""
+        return await (self._litellm if call.deployment.dialect == "litellm" else self._http).dial(call)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.close()
+        await self._litellm.close()
+
+
 class App:
     """One gateway process: `start`, serve, `stop`."""
 
@@ -107,7 +127,8 @@ class App:
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
         self._ledger.start()
         budgets = self._budgets()
-        self._upstream = HttpUpstream()
+        litellm = LitellmDoor(self._supervisor)
+        self._upstream = Doors(HttpUpstream(), litellm)
         exchange = Exchange(
             world=lambda: self._world,
             budgets=budgets,
@@ -130,6 +151,9 @@ class App:
         self.port = await self._listen(self._front.handle, settings.port, settings.drain_seconds)
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._admin(with_data=True).handle, settings.admin_port, 1.0)
+        if any(deployment.dialect == "litellm" for deployment in self._world.deployments.values()):
+            # Four seconds that the first call need not wait for.
+            self._supervisor.start("litellm-import", litellm.warm(), lambda error: log.error("%s", error))
         self._supervisor.every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
         if self._shared is not None:
             self._supervisor.every(_FLUSH_SECONDS, "budget-resolutions", self._shared.flush)

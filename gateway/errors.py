@@ -3,10 +3,12 @@
     PenstockError
     ├── CallerError         4xx: the caller sent something that cannot be served; sending it again will not help
     │   ├── BadRequest          400
+    │   ├── NotCarriable        400: a field that cannot be said in the dialect of a deployment
     │   ├── Unauthenticated     401
     │   ├── NotFound            404
     │   ├── MethodNotAllowed    405
-    │   └── BodyTooLarge        413
+    │   ├── BodyTooLarge        413
+    │   └── UpgradeRequired     426
     ├── UpstreamError       502/503/504: a provider failed; `retryable` says whether another attempt makes sense
     │   ├── Unreachable         nothing was sent, so nothing was spent
     │   ├── UpstreamTimeout     sent, and nothing came in time: what it cost is unknown
@@ -26,6 +28,7 @@ class PenstockError(Exception):
 
     status = 500
     code = "internal_error"
+    retry_after_seconds: int | None = None
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -44,6 +47,15 @@ class CallerError(PenstockError):
 
 class BadRequest(CallerError):
     """The body or a header cannot be understood."""
+
+
+class NotCarriable(CallerError):
+    """A part of the request that has no counterpart in the dialect that a deployment speaks; `param` names it."""
+
+    code = "not_carriable"
+
+    def __init__(self, param: str, why: str) -> None:
+        super().__init__(f"'{param}' cannot be carried over: {why}.", param=param)
 
 
 class Unauthenticated(CallerError):
@@ -72,6 +84,13 @@ class BodyTooLarge(CallerError):
 
     status = 413
     code = "body_too_large"
+
+
+class UpgradeRequired(CallerError):
+    """Another protocol was asked for than the one that is spoken here."""
+
+    status = 426
+    code = "upgrade_required"
 
 
 class UpstreamError(PenstockError):

@@ -4,7 +4,7 @@ Reserving may await, resolving never does: asyncio switches only at `await`, so 
 be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import structs
@@ -12,32 +12,36 @@ from msgspec import structs
 from . import settlement, story
 from .accounting import budgets as books
 from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
-from .errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamError, UpstreamTimeout
+from .crossing import Carrier
+from .errors import CallerGone, NotFound, Overloaded, UpstreamError
 from .providers import PROVIDERS
-from .providers.openai_compatible import UpstreamCall
+from .providers.call import UpstreamCall
+from .relay import Answering, Failed, Relay, Reply, carried_of
 from .routing import plan as planning
+from .routing.bonds import bonds_of
 from .routing.classifiers import CLASSIFIERS
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
 from .sessions import caps, loops
 from .sessions.identity import Session, SessionBook
+from .sessions.origins import Origin, OriginBook
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
+from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
-from .values.plan import Attempt, Plan, Refusal
+from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
 from .values.world import World
-from .wire import chat
-from .wire.chat_stream import ChatStream
+from .wire import DIALECTS, responses
 
-# More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
-# Of a provider's error body; enough for its message.
-_ERROR_BYTES_MAX = 256 * 1024
 # A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
 _LEASE_GRACE_SECONDS = 300.0
+
+
+# Dialects whose answers may be referred to by their id later.
+_REFERRED_TO = ("responses", "passage")
 
 
 class Clock(Protocol):
@@ -78,39 +82,18 @@ class Counter(Protocol):
     async def count(self, messages: Sequence[Message]) -> int | None: ...
 
 
-class Answering(Protocol):
-    """A provider's answer that has begun. `chunk` gives b"" at the end; both raise UpstreamError."""
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    async def read(self, limit: int) -> bytes: ...
-    async def chunk(self) -> bytes: ...
-    def close(self) -> None: ...
-
-
 class Upstream(Protocol):
     """The door to providers; raises Unreachable or UpstreamTimeout."""
 
     async def dial(self, call: UpstreamCall) -> Answering: ...
 
 
-class Reply(Protocol):
-    """The caller's side of a stream; `begin` and `write` raise CallerGone."""
+class _Place(Value, frozen=True):
+    """Where in its plan an attempt stands, and how often its deployment was tried."""
 
-    async def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
-    async def write(self, data: bytes) -> None: ...
-
-
-class _Failed(Value, frozen=True, kw_only=True):
-    """An attempt that did not serve: what to tell the caller if it was the last, what may be tried, what will be."""
-
-    answer: Answer
-    retry_same: bool
-    try_other: bool
-    retry_after: float | None
-    following: Next | None = None
+    at: int
+    of: int
+    tries: int
 
 
 class Exchange:
@@ -132,7 +115,9 @@ class Exchange:
         self._world = world
         self._budgets = budgets
         self._sessions = sessions
+        self._origins = OriginBook()
         self._health = health
+        self._relay = Relay(health)
         self._upstream = upstream
         self._counter = counter
         self._ledger = ledger
@@ -150,19 +135,42 @@ class Exchange:
             return self._refuse(decided, plan, attempts=0)
         return await self._run(decided, plan, hints, reply)
 
-    def _decide(self, request: Request, caller: Caller, hints: Hints) -> Decided:
-        world, at = self._world(), self._clock.now()
-        route = world.routes.get(request.model)
-        if route is None:
+    def route_of(self, request: Request, hints: Hints) -> Route:
+        """The route that a request names; what passes through without a model takes the header's, or the first that
+        leads to a provider of its dialect. Raises NotFound."""
+        world, name = self._world(), request.model
+        if request.passage is not None and not name:
+            dialect, name = request.passage.dialect, hints.route or ""
+            for route in world.routes.values() if not name else ():
+                if any(one.dialect == dialect for one in route.candidates):
+                    return route
+        found = world.route(name)
+        if found is None:
             raise NotFound(
-                f"The model '{request.model}' does not exist here. GET /v1/models lists what does.",
+                f"The model '{name}' does not exist here. GET /v1/models lists what does.",
                 code="model_not_found",
                 param="model",
             )
+        return found
+
+    def counted(self, request: Request, hints: Hints) -> int | None:
+        """Our estimate of a request's input tokens; None where the route leads to Anthropic, which counts itself."""
+        route = self.route_of(request, hints)
+        return None if any(one.dialect == "anthropic" for one in route.candidates) else facts_of(request).input_tokens
+
+    def _decide(self, request: Request, caller: Caller, hints: Hints) -> Decided:
+        world, at = self._world(), self._clock.now()
+        route = self.route_of(request, hints)
         request_id = self._chance.request_id()
-        session = self._session(request, caller, hints, request_id, at)
+        origins: Sequence[Origin] = ()
+        if request.references:
+            found = [self._origins.of(caller.key, reference, now=at) for reference in request.references]
+            origins = [origin for origin in found if origin is not None]
+            if request.previous is not None and found[0] is not None and found[0].transcript is not None:
+                request = responses.continued(request, found[0].transcript)
+        session = self._session(request, caller, hints, origins, request_id, at)
         loops.observe(session, request.messages)
-        facts = facts_of(request)
+        facts = self._facts(request, route, session, origins)
         verdict = CLASSIFIERS["transparent"](facts, world.task_types, declared=hints.task_type)
         return Decided(
             request_id=request_id,
@@ -171,12 +179,26 @@ class Exchange:
             world=world,
             caller=caller,
             request=request,
+            carrier=Carrier(request),
             session=session,
             route=route,
             facts=facts,
             verdict=verdict,
             loop_step=loops.step_of(session, world.loops),
         )
+
+    def _facts(self, request: Request, route: Route, session: Session, origins: Sequence[Origin]) -> Facts:
+        """What the request looks like, and what binds it. What lies with a provider counts as input, too."""
+        if not request.state and not request.references and request.dialect != "embeddings":
+            return facts_of(request)
+        lies_with = {origin.provider for origin in origins}
+        facts = facts_of(request, bonds_of(request, route, minted_by=session.provider, origins=lies_with))
+        if not request.references or request.passage is not None:
+            return facts
+        known = len(origins) == len(request.references)
+        stored = sum(origin.tokens for origin in origins) if known else route.roomiest_tokens
+        more = facts.input_tokens_max + stored
+        return structs.replace(facts, input_tokens=facts.input_tokens + stored * known, input_tokens_max=more)
 
     async def _counted(self, decided: Decided) -> Decided:
         """The same with an exact input count: here the number decides whether a candidate is struck."""
@@ -186,9 +208,20 @@ class Exchange:
         facts = structs.replace(decided.facts, input_tokens=min(count, decided.facts.input_tokens_max))
         return structs.replace(decided, facts=facts)
 
-    def _session(self, request: Request, caller: Caller, hints: Hints, request_id: str, at: float) -> Session:
+    def _session(
+        self,
+        request: Request,
+        caller: Caller,
+        hints: Hints,
+        origins: Sequence[Origin],
+        request_id: str,
+        at: float,
+    ) -> Session:
         if hints.session is not None:
             return self._sessions.named(caller.key, hints.session, hints.session_source, now=at)
+        if origins:
+            # The answer that this one continues was given within a session.
+            return origins[0].session
         return self._sessions.inferred(caller.key, request, fresh_id=f"s-{request_id}", now=at)
 
     def _plan(self, decided: Decided) -> Plan | Refusal:
@@ -205,47 +238,54 @@ class Exchange:
             decided.facts,
             decided.verdict,
             world.policy,
-            lambda name: self._health.healthy(name, now=now),
+            lambda name: self._health.standing(name, now=now),
+            decided.carrier,
         )
 
     async def _run(self, decided: Decided, plan: Plan, hints: Hints, reply: Reply) -> Answer:
         """Attempts one after the other until one serves, none is left, or no budget holds the next."""
-        place, number, tries = 0, 0, [0] * len(plan.attempts)
+        attempts = list(plan.attempts)
+        place, number, tries = 0, 0, [0] * len(attempts)
         between = False
         try:
             while True:
                 number += 1
-                reserved = await self._reserve(decided, plan, place, number)
+                reserved = await self._reserve(decided, attempts, place, number)
                 if isinstance(reserved, Refusal):
                     between = False
                     return self._refuse(decided, reserved, attempts=number - 1)
                 place = reserved
                 tries[place] += 1
-                progress = Progress(number=number, attempt=plan.attempts[place])
+                progress = Progress(number=number, attempt=attempts[place])
                 self._journal(decided, progress)
                 between = False
-                result = await self._attempt(decided, plan, progress, tries[place], hints, reply)
+                result, following = await self._attempt(
+                    decided, progress, _Place(place, len(attempts), tries[place]), hints, reply
+                )
                 if isinstance(result, Answer):
                     return result
-                if result.following is None:
+                if following is None:
                     return result.answer
-                between, place = True, result.following.place
-                if result.following.wait_seconds:
-                    await self._clock.sleep(result.following.wait_seconds)
+                if result.speech is not None:
+                    attempts[place] = structs.replace(attempts[place], speech=result.speech)
+                    tries[place] -= 1
+                between, place = True, following.place
+                if following.wait_seconds:
+                    await self._clock.sleep(following.wait_seconds)
         finally:
             if between:
                 # The caller hung up, or we had to give up, between two attempts: the request still ends in one entry.
                 self._ledger.record(settlement.entry_of_end(decided, attempts=number, now=self._clock.monotonic()))
 
-    async def _reserve(self, decided: Decided, plan: Plan, place: int, number: int) -> int | Refusal:
+    async def _reserve(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> int | Refusal:
         """Hold the attempt at `place`, else the next one after it that takes no more; gives the place that fitted."""
         world = decided.world
         caller, now = decided.caller, self._clock.now()
         lines = self._lines.of(world.budgets, (caller.key, caller.team, decided.verdict.task_type), now=now)
         lines += caps.lines_of(world.caps, decided.session, caller.key, now=now)
-        places = _affordable(plan.attempts, place)
-        offers = [(a.hold_nusd, a.hold_millijoules, 1) for a in (plan.attempts[at] for at in places)]
-        lease = max(plan.attempts[at].deployment.timeouts.total for at in places) + _LEASE_GRACE_SECONDS
+        places = _affordable(attempts, place)
+        offers = [(a.hold_nusd, a.hold_millijoules, 1) for a in (attempts[at] for at in places)]
+        lease = max(attempts[at].deployment.timeouts.total for at in places) + _LEASE_GRACE_SECONDS
         reserved = await self._budgets.reserve(f"{decided.request_id}.{number}", lines, offers, now=now, lease=lease)
         if isinstance(reserved, Exceeded):
             return books.refusal(reserved, now)
@@ -261,20 +301,22 @@ class Exchange:
             raise
 
     async def _attempt(
-        self, decided: Decided, plan: Plan, progress: Progress, tries: int, hints: Hints, reply: Reply
-    ) -> Answer | _Failed:
-        """One call: dial, meter, settle. Exactly one ledger entry, however it ends."""
+        self, decided: Decided, progress: Progress, place: "_Place", hints: Hints, reply: Reply
+    ) -> tuple[Answer | Failed, Next | None]:
+        """One call: dial, meter, settle. Exactly one ledger entry, however it ends. Gives what follows a failure."""
         deployment = progress.attempt.deployment
         answering: Answering | None = None
-        result: Answer | _Failed | None = None
+        result: Answer | Failed | None = None
+        following: Next | None = None
         try:
-            call = PROVIDERS[deployment.dialect].call(decided.request, deployment, hints.forward)
+            call = self._call(decided, progress, hints)
             progress.dialled = True
+            self._health.dialled(deployment.name, now=self._clock.monotonic())
             answering = await self._upstream.dial(call)
-            progress.first_byte = self._clock.monotonic()
-            result = await self._answered(decided, progress, answering, reply)
+            now = progress.first_byte = self._clock.monotonic()
+            result = await self._relay.answered(decided, progress, answering, reply, now=now)
         except UpstreamError as error:
-            result = await self._broken(decided, progress, error, reply)
+            result = await self._relay.broken(decided, progress, error, reply, now=self._clock.monotonic())
         except CallerGone:
             raise
         except Exception:
@@ -283,121 +325,55 @@ class Exchange:
         finally:
             if answering is not None:
                 answering.close()
-            if isinstance(result, _Failed):
-                result = self._followed(decided, plan, progress, tries, result)
-            entry = self._settle(decided, progress, final=not isinstance(result, _Failed) or result.following is None)
-        if isinstance(result, _Failed):
-            return structs.replace(result, answer=story.told(result.answer, decided, progress.attempt, entry))
-        return story.told(result, decided, progress.attempt, entry)
+            if isinstance(result, Failed):
+                following = self._followed(decided, place, result)
+            elif result is None:
+                self._health.released(deployment.name, now=self._clock.monotonic())
+            entry = self._settle(decided, progress, final=not isinstance(result, Failed) or following is None)
+        if isinstance(result, Failed):
+            told = story.told(result.answer, decided, progress.attempt, entry)
+            return structs.replace(result, answer=told), following
+        return story.told(result, decided, progress.attempt, entry), None
 
-    def _followed(self, decided: Decided, plan: Plan, progress: Progress, tries: int, failed: _Failed) -> _Failed:
-        following = next_attempt(
-            place=plan.attempts.index(progress.attempt),
-            places=len(plan.attempts),
-            tries_here=tries,
+    def _call(self, decided: Decided, progress: Progress, hints: Hints) -> UpstreamCall:
+        """The HTTP call: the caller's own bytes in the same dialect, else what they were carried to."""
+        request, attempt = decided.request, progress.attempt
+        deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
+        carried = carried_of(decided, progress)
+        if carried is not None:
+            body: tuple[bytes | memoryview, ...] = (provider.finished(carried.document, attempt.speech, deployment),)
+            return provider.call(attempt.speech, body, deployment, hints.headers)
+        body = DIALECTS[request.dialect].spliced(request, deployment.model, ask_usage=deployment.stream_usage)
+        if request.passage is not None:
+            return provider.passage(request.passage.method, request.passage.path, body, deployment, hints.headers)
+        return provider.call(attempt.speech, body, deployment, hints.headers)
+
+    def _followed(self, decided: Decided, place: "_Place", failed: Failed) -> Next | None:
+        if failed.speech is not None:
+            return Next(place=place.at, wait_seconds=0.0)
+        return next_attempt(
+            place=place.at,
+            places=place.of,
+            tries_here=place.tries,
             max_retries=decided.world.policy.max_retries,
             retry_same=failed.retry_same,
             try_other=failed.try_other,
             retry_after=failed.retry_after,
             jitter=self._chance.jitter(),
         )
-        return structs.replace(failed, following=following)
 
-    async def _answered(
-        self, decided: Decided, progress: Progress, answering: Answering, reply: Reply
-    ) -> Answer | _Failed:
-        """The provider's status line is here."""
-        provider = PROVIDERS[progress.attempt.deployment.dialect]
-        if not 200 <= answering.status < 300:
-            return await self._rejected(decided, progress, answering)
-        headers = provider.returned(answering.headers)
-        if decided.request.stream and "event-stream" in answering.headers.get("Content-Type", ""):
-            return await self._stream(decided, progress, answering, headers, reply)
-        body = await answering.read(ANSWER_BYTES_MAX)
-        progress.answered, progress.text_bytes = True, len(body)
-        answer = provider.answer_of(body)
-        if answer is None:
-            raise BrokenAnswer("The provider's answer is not JSON.")
-        progress.usage, progress.text_bytes = answer
-        self._completed(progress, answering.status)
-        return Answer(status=answering.status, headers=headers, body=body)
-
-    async def _stream(
-        self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
-    ) -> Answer:
-        """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
-        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
-        stream = progress.stream = ChatStream(withhold_usage=not decided.request.wants_usage)
-        begun, received = False, 0
-        while data := await answering.chunk():
-            received += len(data)
-            if received > ANSWER_BYTES_MAX:
-                raise BrokenAnswer("The provider's answer is longer than any answer.")
-            out = stream.feed(data)
-            if out:
-                if not begun:
-                    await reply.begin(answering.status, headers)
-                    begun = progress.answered = True
-                await reply.write(out)
-            if stream.done:
-                # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
-                break
-        rest = stream.finish()
-        if not stream.ended and stream.error is None:
-            raise BrokenAnswer("The provider ended the stream before the answer was complete.")
-        if not begun:
-            await reply.begin(answering.status, headers)
-            progress.answered = True
-        if rest:
-            await reply.write(rest)
-        self._completed(progress, answering.status)
-        if stream.error is not None:
-            progress.outcome, progress.code = "cut", "upstream_error"
-        return Answer(status=answering.status, headers=headers, streamed=True)
-
-    async def _rejected(self, decided: Decided, progress: Progress, answering: Answering) -> Answer | _Failed:
-        """The provider answered with an error status; none of them charges for that."""
-        provider = PROVIDERS[progress.attempt.deployment.dialect]
-        progress.refused = True
-        body = await answering.read(_ERROR_BYTES_MAX)
-        failure = provider.failure_of(answering.status, body)
-        passed = not failure.retry_same and not failure.try_other
-        progress.outcome = "rejected" if passed else "upstream_error"
-        progress.status, progress.code = answering.status, failure.code
-        retry_after = _seconds(answering.headers.get("Retry-After"))
-        if failure.retry_same:
-            self._health.failed(progress.attempt.deployment.name, now=self._clock.monotonic(), retry_after=retry_after)
-        if failure.hide:
-            error = UpstreamError(f"The provider answered with status {answering.status}.", code=failure.code)
-            answer = chat.failed(error)
-        else:
-            answer = Answer(status=answering.status, headers=provider.returned(answering.headers), body=body)
-        progress.status = answer.status
-        if passed:
-            return answer
-        return _Failed(
-            answer=answer, retry_same=failure.retry_same, try_other=failure.try_other, retry_after=retry_after
-        )
-
-    async def _broken(
-        self, decided: Decided, progress: Progress, error: UpstreamError, reply: Reply
-    ) -> Answer | _Failed:
-        """No usable answer. Before the first byte another attempt may follow; after it, the stream ends with an error."""
-        begun = progress.stream is not None and progress.answered
-        progress.outcome = "cut" if begun else "upstream_error"
-        progress.status, progress.code = error.status, error.code
-        if isinstance(error, Unreachable):
-            progress.dialled = False
-        self._health.failed(progress.attempt.deployment.name, now=self._clock.monotonic())
-        if begun:
-            await reply.write(chat.error_event(error))
-            return Answer(status=200, headers={}, streamed=True)
-        same = error.retryable and not isinstance(error, UpstreamTimeout)
-        return _Failed(answer=chat.failed(error), retry_same=same, try_other=True, retry_after=None)
-
-    def _completed(self, progress: Progress, status: int) -> None:
-        progress.outcome, progress.status, progress.code = "completed", status, ""
-        self._health.succeeded(progress.attempt.deployment.name)
+    def _remember(self, decided: Decided, progress: Progress, tokens: int) -> None:
+        """Where an answer lies that a caller may refer to: with its provider, or with us if it was crossed."""
+        request, provider = decided.request, progress.attempt.deployment.provider
+        transcript, answer_id = None, progress.answer_id
+        if progress.back is not None:
+            answer_id, output = progress.back.kept()
+            transcript = responses.transcript(request, output) if answer_id else None
+        if answer_id and (transcript is not None or progress.back is None):
+            origin = Origin(
+                provider=provider, session=decided.session, tokens=tokens, at=decided.at, transcript=transcript
+            )
+            self._origins.remember(decided.caller.key, answer_id, origin)
 
     def _settle(self, decided: Decided, progress: Progress, *, final: bool) -> LedgerEntry:
         """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
@@ -405,13 +381,17 @@ class Exchange:
         spent = (entry.charge_nusd, entry.energy_mj_mid, int(entry.usage_basis != "none"))
         # False if the lease ran out first: the budget was charged in full then, and the ledger says what it really was.
         self._budgets.settle(entry.id, spent)
+        if progress.outcome == "completed":
+            decided.session.provider = entry.provider
+            if decided.request.dialect in _REFERRED_TO:
+                self._remember(decided, progress, entry.input_tokens + entry.output_tokens)
         decided.session.calls += spent[2]
         decided.session.charge_nusd += entry.charge_nusd
         self._ledger.record(entry)
         return entry
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
-        answer = chat.refused(refusal)
+        answer = DIALECTS[decided.request.dialect].refused(refusal)
         now = self._clock.monotonic()
         self._ledger.record(
             settlement.entry_of_refusal(decided, refusal, status=answer.status, attempts=attempts, now=now)
@@ -432,12 +412,3 @@ def _takes_less(other: Attempt, first: Attempt) -> bool:
 
 def _less(one: int | None, other: int | None) -> bool:
     return one is not None and (other is None or one < other)
-
-
-def _seconds(text: str | None) -> float | None:
-    """A Retry-After of plain seconds; dates and nonsense count as not given."""
-    try:
-        seconds = float(text) if text is not None else -1.0
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 86_400 else None

@@ -4,7 +4,9 @@ import msgspec
 
 from .accounting import estimate, pricing
 from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
-from .providers.openai_compatible import usage_of
+from .crossing import Carrier
+from .crossing.carried import Back
+from .providers import PROVIDERS
 from .sessions.identity import Session
 from .values.base import Value
 from .values.catalog import Deployment, Footprint, Route
@@ -13,7 +15,10 @@ from .values.plan import Attempt, Facts, Refusal, Verdict
 from .values.request import Caller, Request
 from .values.usage import NO_USAGE, Usage
 from .values.world import World
-from .wire.chat_stream import ChatStream
+from .wire.sse import Meter
+
+# Something passed through that said nothing of tokens.
+_PASSED = Usage(input=0, output=0, exact=False)
 
 
 class Decided(Value, frozen=True, kw_only=True):
@@ -30,13 +35,15 @@ class Decided(Value, frozen=True, kw_only=True):
     facts: Facts
     verdict: Verdict
     loop_step: str
+    carrier: Carrier
 
 
 class Progress(msgspec.Struct, kw_only=True):
     """How far one attempt has come; written only by the exchange while the attempt runs.
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
-    `refused` means that the provider answered with an error status, which none of them charges for.
+    `refused` means that the provider answered with an error status, which none of them charges for. `pieces` are what
+    was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect.
     """
 
     number: int
@@ -44,8 +51,11 @@ class Progress(msgspec.Struct, kw_only=True):
     dialled: bool = False
     refused: bool = False
     first_byte: float | None = None
-    stream: ChatStream | None = None
+    stream: Meter | None = None
+    back: Back | None = None
     usage: Usage | None = None
+    answer_id: str = ""
+    pieces: int | None = None
     text_bytes: int = 0
     answered: bool = False
     outcome: str = "cancelled"
@@ -58,17 +68,22 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
 
     An answer of which nothing was seen may have cost anything up to its hold; it is charged as that.
     """
-    if not progress.dialled or progress.refused:
+    passage = decided.request.passage
+    if not progress.dialled or progress.refused or (passage is not None and passage.free):
         return NO_USAGE
     if progress.stream is not None:
-        exact = usage_of(progress.stream.usage)
+        exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream.usage)
         if exact is not None:
             return exact
+        if passage is not None:
+            return _PASSED
         text_bytes, text_events = progress.stream.text()
         return _seen(decided, estimate.output_tokens(text_bytes, text_events))
     if progress.usage is not None:
         return progress.usage
     if progress.answered:
+        if passage is not None:
+            return _PASSED
         return _seen(decided, estimate.output_tokens(progress.text_bytes, 0))
     return Usage(input=decided.facts.input_tokens_max, output=progress.attempt.output_tokens_max, exact=False)
 
@@ -114,6 +129,7 @@ def entry_of_attempt(decided: Decided, progress: Progress, *, final: bool, now: 
         final=final,
         deployment=attempt.deployment,
         usage=usage,
+        charged=_charge(decided, progress, usage),
         hold_nusd=attempt.hold_nusd or 0,
         outcome=progress.outcome,
         status=progress.status,
@@ -171,6 +187,7 @@ def _entry(
     final: bool,
     deployment: Deployment | None,
     usage: Usage,
+    charged: tuple[int, bool] = (0, True),
     hold_nusd: int,
     outcome: str,
     status: int,
@@ -180,7 +197,7 @@ def _entry(
     now: float,
 ) -> LedgerEntry:
     """One straight table from what is known to the ledger's columns."""
-    charge, priced = _charge(deployment, usage)
+    charge, priced = charged
     took = _footprint(deployment, usage)
     reference_charge, reference_energy = charge, took.energy_millijoules.mid
     if deployment is not None and decided.route.reference is not deployment:
@@ -232,18 +249,24 @@ def _entry(
     )
 
 
-def _charge(deployment: Deployment | None, usage: Usage) -> tuple[int, bool]:
-    """(nUSD, whether a price is known). Nothing used costs nothing, priced or not."""
+def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bool]:
+    """(nUSD, whether a price is known). Nothing used costs nothing, priced or not; what is paid for by the piece is
+    charged as the answer says, else as held."""
+    deployment, passage = progress.attempt.deployment, decided.request.passage
     if usage is NO_USAGE:
         return 0, True
-    if deployment is None or deployment.sheet is None:
+    if passage is not None and passage.pieces is not None and not usage.exact:
+        unit, most = passage.pieces
+        price = deployment.unit_prices.get(unit)
+        return (0, False) if price is None else (price * (most if progress.pieces is None else progress.pieces), True)
+    if deployment.sheet is None or usage is _PASSED:
         return 0, False
     return pricing.charge(deployment.sheet, usage), True
 
 
 def _reference(reference: Deployment, usage: Usage, charge: int, energy: int) -> tuple[int, int]:
     """(nUSD, mJ) of the same tokens on the route's most capable candidate; where that is unknown, what was really so."""
-    if reference.sheet is not None:
+    if reference.sheet is not None and usage is not _PASSED:
         charge = pricing.charge(reference.sheet, usage)
     if reference.energy is not None:
         energy = energy_millijoules_mid(reference.energy, usage.input, usage.output, usage.cached_input)
@@ -251,6 +274,6 @@ def _reference(reference: Deployment, usage: Usage, charge: int, energy: int) ->
 
 
 def _footprint(deployment: Deployment | None, usage: Usage) -> Footprint:
-    if deployment is None or deployment.energy is None or usage is NO_USAGE:
+    if deployment is None or deployment.energy is None or usage in (NO_USAGE, _PASSED):
         return UNKNOWN
     return footprint(deployment.energy, deployment.intensity, usage)

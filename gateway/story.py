@@ -1,5 +1,6 @@
 """What a caller is told beside the answer: the x-penstock-* headers. Pure."""
 
+from .crossing.carried import Carried
 from .settlement import Decided
 from .values.answer import Answer
 from .values.entry import LedgerEntry
@@ -27,6 +28,11 @@ def of_attempt(decided: Decided, attempt: Attempt) -> dict[str, str]:
     headers["x-penstock-deployment"] = attempt.deployment.name
     headers["x-penstock-tier"] = attempt.deployment.tier.name
     headers["x-penstock-reason"] = f"{attempt.reason}; {decided.verdict.reason}"
+    if attempt.speech != decided.request.dialect:
+        headers["x-penstock-crossed"] = f"{decided.request.dialect} to {attempt.speech}"
+        carried = decided.carrier.to(attempt.speech, extended=attempt.deployment.dialect == "litellm")
+        if isinstance(carried, Carried) and carried.dropped:
+            headers["x-penstock-dropped"] = "; ".join(carried.dropped)
     return headers
 
 

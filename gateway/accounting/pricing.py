@@ -1,6 +1,6 @@
 """From usage to money: integer nUSD, rounded once; holds round up, charges half to even."""
 
-from ..values.catalog import PriceSheet
+from ..values.catalog import PriceSheet, Rates
 from ..values.units import TOKENS_PER_MTOK, divide_half_even, divide_up
 from ..values.usage import Usage
 
@@ -13,7 +13,8 @@ def charge(sheet: PriceSheet, usage: Usage) -> int:
     scaled = (
         plain_input * rates.input
         + usage.cached_input * rates.cached_input
-        + usage.cache_write * rates.cache_write
+        + (usage.cache_write - usage.cache_write_long) * rates.cache_write
+        + usage.cache_write_long * rates.cache_write_long
         + plain_output * rates.output
         + usage.reasoning * rates.reasoning
     )
@@ -26,12 +27,19 @@ def expected(sheet: PriceSheet, input_tokens: int, output_tokens: int) -> int:
     return (input_tokens * rates.input + output_tokens * rates.output) // TOKENS_PER_MTOK
 
 
-def worst_case(sheet: PriceSheet, input_tokens_max: int, output_tokens_max: int) -> int:
-    """The most that a request can cost in nUSD: every input token at the dearest kind, no cache hit, all output."""
-    scaled = input_tokens_max * sheet.base.dearest_input + output_tokens_max * sheet.base.dearest_output
+def worst_case(sheet: PriceSheet, input_tokens_max: int, output_tokens_max: int, *, long_cache: bool = False) -> int:
+    """The most that a request can cost in nUSD: every input token at the dearest kind, no cache hit, all output.
+
+    `long_cache`: the request may write to the cache that is kept for an hour.
+    """
+    scaled = _dearest(sheet.base, input_tokens_max, output_tokens_max, long_cache)
     for above, rates in sheet.steps:
         if input_tokens_max > above:
             # A step may be cheaper than the one before; which one it will be depends on the real count.
-            step = input_tokens_max * rates.dearest_input + output_tokens_max * rates.dearest_output
-            scaled = max(scaled, step)
+            scaled = max(scaled, _dearest(rates, input_tokens_max, output_tokens_max, long_cache))
     return divide_up(scaled, TOKENS_PER_MTOK)
+
+
+def _dearest(rates: Rates, input_tokens: int, output_tokens: int, long_cache: bool) -> int:
+    dearest = rates.dearest_long if long_cache else rates.dearest_input
+    return input_tokens * dearest + output_tokens * rates.dearest_output

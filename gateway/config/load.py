@@ -15,6 +15,7 @@ from ..carbon import energy as energy_models
 from ..carbon import intensity
 from ..errors import ConfigError
 from ..feeds import intensity_tables, prices_litellm
+from ..providers import PROVIDERS
 from ..values import catalog
 from ..values.request import Caller
 from ..values.units import MILLIJOULES_PER_WH, usd_to_nusd
@@ -231,6 +232,13 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
         name: reader.secret(provider.api_key, ("providers", name, "api_key")) if provider.api_key else None
         for name, provider in document.providers.items()
     }
+    options = {
+        name: {
+            **provider.options,
+            **{key: reader.secret(ref, ("providers", name, "secrets", key)) for key, ref in provider.secrets.items()},
+        }
+        for name, provider in document.providers.items()
+    }
     built = {}
     for name, doc in document.deployments.items():
         path: Path = ("deployments", name)
@@ -254,7 +262,7 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
             name=name,
             provider=doc.provider,
             dialect=provider.dialect,
-            base_url=provider.base_url.rstrip("/"),
+            base_url=_base_url(reader, doc.provider, provider),
             secret=secrets[doc.provider],
             model=doc.model,
             tier=catalog.Tier[doc.tier],
@@ -273,8 +281,29 @@ def _deployments(reader: _Reader, document: schema.Document) -> dict[str, catalo
                 idle=float(doc.timeouts.idle),
                 total=float(doc.timeouts.total),
             ),
+            speaks=tuple(provider.speaks or PROVIDERS[provider.dialect].SPEAKS),
+            learnt=PROVIDERS[provider.dialect].LEARNT if provider.speaks is None else frozenset(),
+            reasons=_first(doc.reasoning, known.reasons if known else None, default=False),
+            adaptive=_first(doc.adaptive_thinking, known.adaptive if known else None, default=False),
+            unit_prices=known.unit_prices if known else {},
+            options=options[doc.provider],
         )
     return built
+
+
+def _base_url(reader: _Reader, name: str, provider: schema.Provider) -> str:
+    given = reader.section("providers").get(name)
+    if (
+        provider.base_url is None
+        and provider.dialect != "litellm"
+        and not (isinstance(given, dict) and "base_url" in given)
+    ):
+        reader.complain(("providers", name), "'base_url' is missing; add it here")
+    if provider.speaks is not None and provider.dialect != "openai":
+        reader.complain(("providers", name, "speaks"), "'speaks' is for dialect 'openai' only; leave it out")
+    if (provider.options or provider.secrets) and provider.dialect != "litellm":
+        reader.complain(("providers", name), "'options' and 'secrets' are for dialect 'litellm' only; leave them out")
+    return (provider.base_url or "").rstrip("/")
 
 
 def _known(
@@ -305,12 +334,14 @@ def _rates(reader: _Reader, doc: schema.Rates, path: Path) -> catalog.Rates:
     def other(name: str, value: Decimal | None, default: int) -> int:
         return default if value is None else _nusd(reader, value, (*path, name))
 
+    stored = other("cache_write", doc.cache_write, given)
     return catalog.Rates(
         input=given,
         output=written,
         cached_input=other("cached_input", doc.cached_input, given),
-        cache_write=other("cache_write", doc.cache_write, given),
+        cache_write=stored,
         reasoning=other("reasoning", doc.reasoning, written),
+        cache_write_long=other("cache_write_long", doc.cache_write_long, stored),
     )
 
 
@@ -444,9 +475,9 @@ def _nusd(reader: _Reader, usd: Decimal, path: Path) -> int:
         return 0
 
 
-def _first(*values: bool | None) -> bool:
-    """The first that is given, else True: what is not known is not forbidden."""
-    return next((value for value in values if value is not None), True)
+def _first(*values: bool | None, default: bool = True) -> bool:
+    """The first that is given, else the default: what is not known is not forbidden."""
+    return next((value for value in values if value is not None), default)
 
 
 def _file(path: str) -> str | None:

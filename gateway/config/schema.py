@@ -25,6 +25,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 
 
+# A public name; one that ends in * stands for every name that begins so.
+RouteName = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@-]{0,126}\*?)$")]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -45,11 +49,17 @@ class Key(_Strict):
 
 
 class Provider(_Strict):
-    """An API and its account."""
+    """An API and its account. `speaks` says which of OpenAI's dialects a server has; without it `responses` is tried and
+    its absence remembered. `options` and `secrets` are litellm's own parameters (regions, cloud credentials)."""
 
-    dialect: Literal["openai"] = "openai"
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+    dialect: Literal["openai", "anthropic", "litellm"] = "openai"
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")] | None = None
     api_key: SecretRef | None = None
+    speaks: Annotated[list[Literal["chat", "responses", "embeddings", "completions"]], Field(min_length=1)] | None = (
+        None
+    )
+    options: dict[str, str | int | bool] = {}
+    secrets: dict[str, SecretRef] = {}
 
 
 class Rates(_Strict):
@@ -59,6 +69,7 @@ class Rates(_Strict):
     output: NotNegative
     cached_input: NotNegative | None = None
     cache_write: NotNegative | None = None
+    cache_write_long: NotNegative | None = None
     reasoning: NotNegative | None = None
 
 
@@ -109,6 +120,8 @@ class Deployment(_Strict):
     output_tokens: Count | None = None
     vision: bool | None = None
     tools: bool | None = None
+    reasoning: bool | None = None
+    adaptive_thinking: bool | None = None
     stream_usage: bool = True
     timeouts: Timeouts = Timeouts()
 
@@ -212,7 +225,7 @@ class Document(_Strict):
     keys: list[Key] = []
     providers: dict[Name, Provider]
     deployments: dict[Name, Deployment]
-    routes: Annotated[dict[ModelName, Route], Field(min_length=1)]
+    routes: Annotated[dict[RouteName, Route], Field(min_length=1)]
     tiers: Tiers = Tiers()
     task_types: dict[Name, TaskType] = {}
     budgets: dict[Name, Budget] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from ..errors import BadRequest, CallerError, MethodNotAllowed, PenstockError, Unauthenticated
-from ..wire import chat
+from ..wire import openai_errors
 
 # Query parameters -> (text, content type); raises ValueError with what is wrong about them.
 Export = Callable[[Mapping[str, str]], tuple[str, str]]
@@ -80,5 +80,5 @@ class Admin:
             raise Unauthenticated("The admin token is needed here.")
 
     def _failed(self, error: PenstockError) -> web.Response:
-        answer = chat.failed(error)
+        answer = openai_errors.failed(error)
         return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)

@@ -21,13 +21,13 @@ from ..errors import (
     Overloaded,
     PenstockError,
     Unauthenticated,
+    UpgradeRequired,
 )
 from ..exchange import Exchange
-from ..providers.openai_compatible import forwarded
 from ..values.answer import Answer
 from ..values.request import Caller, Hints
 from ..values.world import World
-from ..wire import chat, models
+from ..wire import DIALECTS, PARSERS, Dialect, models, openai_errors, passage
 from .admin import Admin
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,15 @@ _WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
 _SESSION_CHARS_MAX = 128
-_TASK_HEADER = "x-penstock-task-type"
+_TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
+# What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
+_PATHS = {
+    "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
+    "/v1/embeddings": "embeddings", "/v1/completions": "completions", "/anthropic/v1/messages": "messages",
+}  # fmt: skip
+_PREFIX, _COUNT_TOKENS = "/anthropic", "/v1/messages/count_tokens"
+# The account's own administration is nobody's business here.
+_CLOSED = ("/v1/organization", "/v1/organizations", "/v1/projects", "/v1/api_keys")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -128,58 +136,111 @@ class Front:
         """The outermost handler: one of two places where any exception is caught."""
         reply = StreamReply(request)
         try:
-            if request.path == "/v1/chat/completions":
-                return await self._chat(request, reply)
-            if request.path == "/v1/models" or request.path.startswith("/v1/models/"):
-                return self._models(request)
-            found = await self._admin.answer(request)
-            if found is not None:
-                return found
-            raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
+            name = _PATHS.get(request.path)
+            if name is not None and request.method == "POST":
+                return await self._serve(request, reply, name)
+            return await self._other(request, reply)
         except CallerGone:
             # Nobody is there to read this; aiohttp needs some response to end the exchange.
             return _begun(reply) or web.Response(status=CallerGone.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _begun(reply) or _response(chat.failed(error))
+            return _begun(reply) or _response(_dialect(request).failed(error))
         except Exception:
             log.exception("a request failed in an unforeseen way")
             self._count_error(PenstockError.code)
-            answer = chat.failed(PenstockError("Something went wrong here; it has been logged."))
+            answer = _dialect(request).failed(PenstockError("Something went wrong here; it has been logged."))
             return _begun(reply) or _response(answer)
 
-    async def _chat(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
-        if request.method != "POST":
+    async def _serve(self, request: web.BaseRequest, reply: StreamReply, name: str) -> web.StreamResponse:
+        """A request in one of the dialects."""
+        headers, caller = self._known(request)
+        self._enter()
+        try:
+            parsed = PARSERS[name](await self._body(request, headers))
+            answer = await self._exchange.serve(parsed, caller, hints_of(headers, self._world()), reply)
+        finally:
+            self.calls -= 1
+        return await _sent(answer, reply)
+
+    async def _other(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+        """Everything that is no request in a dialect."""
+        path = request.path.removeprefix(_PREFIX)
+        if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
+            # Codex asks for a WebSocket first; this is the one status at which it falls back to POST at once.
+            return _response(openai_errors.failed(UpgradeRequired("WebSockets are not spoken here; use POST.")))
+        if path in _PATHS:
             raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
-        world = self._world()
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            return self._models(request, path)
+        if path == _COUNT_TOKENS and request.method == "POST":
+            return await self._count_tokens(request, reply)
+        found = await self._admin.answer(request)
+        if found is not None:
+            return found
+        if not path.startswith("/v1/") or path.startswith(_CLOSED) or "/../" in f"{path}/":
+            raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
+        return await self._pass(request, reply)
+
+    async def _pass(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+        """Images, audio, files, ...: on to the provider, metered."""
+        headers, caller = self._known(request)
+        self._enter()
+        try:
+            body = await self._body(request, headers)
+            path = str(request.rel_url).removeprefix(_PREFIX).removeprefix("/v1")
+            dialect = "anthropic" if _speaks_anthropic(request) else "openai"
+            parsed = passage.parse(request.method, path, headers.get("content-type", ""), body, dialect)
+            answer = await self._exchange.serve(parsed, caller, hints_of(headers, self._world()), reply)
+        finally:
+            self.calls -= 1
+        return await _sent(answer, reply)
+
+    async def _count_tokens(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+        """Anthropic's own count where the route leads to it, else our estimate."""
+        headers, caller = self._known(request)
+        self._enter()
+        try:
+            body = await self._body(request, headers)
+            hints = hints_of(headers, self._world())
+            parsed = PARSERS["messages"](body)
+            estimate = self._exchange.counted(parsed, hints)
+            if estimate is not None:
+                return _response(models.json({"input_tokens": estimate}))
+            path = str(request.rel_url).removeprefix(_PREFIX).removeprefix("/v1")
+            passing = passage.parse("POST", path, "application/json", body, "anthropic")
+            answer = await self._exchange.serve(passing, caller, hints, reply)
+        finally:
+            self.calls -= 1
+        return await _sent(answer, reply)
+
+    def _known(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
+        """The headers, names in lower case, and whose they are. Raises Unauthenticated."""
         headers = {name.lower(): value for name, value in request.headers.items()}
-        caller = authenticate(headers, world)
+        caller = authenticate(headers, self._world())
+        if "expect" in headers and self.calls < self._calls_max:
+            _go_ahead(request, headers["expect"])
+        return headers, caller
+
+    def _enter(self) -> None:
+        """One more call in flight. Raises Overloaded."""
         if self.calls >= self._calls_max:
             raise Overloaded("Too many calls are in flight here; try again in a moment.")
         self.calls += 1
-        try:
-            if "expect" in headers:
-                _go_ahead(request, headers["expect"])
-            parsed = chat.parse(await self._body(request))
-            answer = await self._exchange.serve(parsed, caller, hints_of(headers, world), reply)
-        finally:
-            self.calls -= 1
-        if not answer.streamed:
-            return await reply.send(_response(answer))
-        assert reply.response is not None
-        return await reply.send(reply.response)
 
-    def _models(self, request: web.BaseRequest) -> web.Response:
+    def _models(self, request: web.BaseRequest, path: str) -> web.Response:
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
         world = self._world()
         authenticate({name.lower(): value for name, value in request.headers.items()}, world)
-        name = request.path.removeprefix("/v1/models").strip("/")
-        if name and name not in world.routes:
+        name = path.removeprefix("/v1/models").strip("/")
+        if name and world.route(name) is None:
             raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
-        return _response(models.one(name) if name else models.all_of(world.routes))
+        anthropic = _speaks_anthropic(request)
+        listed = [route for route in world.routes if not route.endswith("*")]
+        return _response(models.one(name, anthropic=anthropic) if name else models.all_of(listed, anthropic=anthropic))
 
-    async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
+    async def _body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
         """The whole body, bounded in size and time."""
         limit, content = self._body_bytes_max, request.content
         if (request.content_length or 0) > limit:
@@ -190,7 +251,7 @@ class Front:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
             return whole
         # Room for the whole at once where its length is told, rather than growing and copying.
-        body = bytearray(0 if request.headers.get("Content-Encoding") else request.content_length or 0)
+        body = bytearray(0 if "content-encoding" in headers else request.content_length or 0)
         size = 0
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -224,7 +285,7 @@ class _Protocol(RequestHandler):
             error.status = status
         elif exc is not None:
             log.error("the HTTP layer failed", exc_info=exc)
-        response = _response(chat.failed(error))
+        response = _response(openai_errors.failed(error))
         response.force_close()
         return response
 
@@ -267,8 +328,32 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
     """What headers (names in lower case) say beyond the request itself."""
     session, source = _session_of(headers, world.session_headers)
     return Hints(
-        session=session, session_source=source, task_type=headers.get(_TASK_HEADER), forward=forwarded(headers)
+        session=session,
+        session_source=source,
+        task_type=headers.get(_TASK_HEADER),
+        route=headers.get(_ROUTE_HEADER),
+        headers=headers,
     )
+
+
+def _speaks_anthropic(request: web.BaseRequest) -> bool:
+    return (
+        "anthropic-version" in request.headers
+        or request.path.startswith(_PREFIX)
+        or request.path.startswith("/v1/messages")
+    )
+
+
+def _dialect(request: web.BaseRequest) -> Dialect:
+    """In which dialect errors are told."""
+    return DIALECTS["messages" if _speaks_anthropic(request) else _PATHS.get(request.path, "chat")]
+
+
+async def _sent(answer: Answer, reply: StreamReply) -> web.StreamResponse:
+    if not answer.streamed:
+        return await reply.send(_response(answer))
+    assert reply.response is not None
+    return await reply.send(reply.response)
 
 
 def _session_of(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str | None, str]:

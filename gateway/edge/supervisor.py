@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 5.0
+
+Cancel = Callable[[], object]
 
 
 class Supervisor:
@@ -17,15 +19,31 @@ class Supervisor:
 
     def every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` every so many seconds."""
-        task = asyncio.get_running_loop().create_task(self._run(seconds, name, work), name=name)
-        self._tasks.add(task)
+        self._keep(self._run(seconds, name, work), name)
+
+    def start(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> Cancel:
+        """Do `work` once; `failed` hears of what it raised. Gives what cancels it."""
+        return self._keep(self._once(name, work, failed), name).cancel
 
     async def stop(self) -> None:
         """Cancel everything and wait for it."""
-        for task in self._tasks:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _once(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            log.warning("'%s' failed: %s", name, type(error).__name__)
+            failed(error)
 
     async def _run(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:

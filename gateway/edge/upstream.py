@@ -13,7 +13,7 @@ from aiohttp.payload import Payload
 from yarl import URL
 
 from ..errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
-from ..providers.openai_compatible import UpstreamCall
+from ..providers.call import UpstreamCall
 from ..values.catalog import Timeouts
 
 # What aiohttp would add by itself; providers get what we say and nothing else.
@@ -131,8 +131,10 @@ class _Pieces(Payload):
         await self.write(writer)
 
 
-def _payload(pieces: tuple[bytes | memoryview, ...]) -> bytes | Payload:
-    """Short bodies are joined, which is cheaper than several writes; long ones are not."""
+def _payload(pieces: tuple[bytes | memoryview, ...]) -> bytes | Payload | None:
+    """Short bodies are joined, which is cheaper than several writes; long ones are not. None where there is none."""
+    if not any(pieces):
+        return None
     return b"".join(pieces) if sum(map(len, pieces)) < _JOINED_BYTES_MAX else _Pieces(pieces)
 
 
@@ -155,8 +157,9 @@ class HttpUpstream:
         timeouts = call.deployment.timeouts
         started = asyncio.get_running_loop().time()
         try:
-            response = await self._client.post(
-                self._url(call.url),
+            response = await self._client.request(
+                call.method,
+                self._url(call),
                 data=_payload(call.body),
                 headers=call.headers,
                 allow_redirects=False,
@@ -176,11 +179,13 @@ class HttpUpstream:
         """Close every connection."""
         await self._client.close()
 
-    def _url(self, url: str) -> URL:
-        """Parsed once per deployment; the configuration bounds their number."""
-        parsed = self._urls.get(url)
+    def _url(self, call: UpstreamCall) -> URL:
+        """Parsed once per deployment and dialect, whose number the configuration bounds; other paths each time."""
+        if call.speech == "passage":
+            return URL(call.url, encoded=True)
+        parsed = self._urls.get(call.url)
         if parsed is None:
-            parsed = self._urls[url] = URL(url)
+            parsed = self._urls[call.url] = URL(call.url)
         return parsed
 
     def _timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:

@@ -16,6 +16,12 @@ from ..values.catalog import PriceSheet, Rates
 from ..values.units import NUSD_PER_USD, TOKENS_PER_MTOK
 from .package_data import data_file
 
+_UNIT_KEYS = {
+    "image": ("output_cost_per_image",),
+    "second": ("input_cost_per_second", "output_cost_per_second"),
+    "query": ("input_cost_per_query",),
+    "character": ("input_cost_per_character",),
+}
 _ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 # Keys of the list that are not models.
 _META = frozenset({"sample_spec", "fallback_generalizations"})
@@ -30,6 +36,9 @@ class ListedModel:
     output_tokens: int | None
     vision: bool | None
     tools: bool | None
+    reasons: bool | None
+    adaptive: bool | None
+    unit_prices: Mapping[str, int]
 
 
 def load() -> Mapping[str, Mapping[str, Any]]:
@@ -52,6 +61,9 @@ def listed_model(listed: Mapping[str, Mapping[str, Any]], name: str) -> ListedMo
         output_tokens=_whole(entry.get("max_output_tokens")),
         vision=entry.get("supports_vision"),
         tools=entry.get("supports_function_calling"),
+        reasons=entry.get("supports_reasoning"),
+        adaptive=entry.get("supports_adaptive_thinking"),
+        unit_prices=_unit_prices(entry),
     )
 
 
@@ -72,13 +84,25 @@ def _rates(entry: Mapping[str, Any], suffix: str) -> Rates | None:
         written = _price(entry, "output_cost_per_token") if written is None else written
     if not given or written is None:
         return None
+    stored = _or(_price(entry, f"cache_creation_input_token_cost{suffix}"), given)
     return Rates(
         input=given,
         output=written,
         cached_input=_or(_price(entry, f"cache_read_input_token_cost{suffix}"), given),
-        cache_write=_or(_price(entry, f"cache_creation_input_token_cost{suffix}"), given),
+        cache_write=stored,
         reasoning=_or(_price(entry, f"output_cost_per_reasoning_token{suffix}"), written),
+        cache_write_long=_or(_price(entry, "cache_creation_input_token_cost_above_1hr"), stored),
     )
+
+
+def _unit_prices(entry: Mapping[str, Any]) -> dict[str, int]:
+    """nUSD a piece, under the names of catalog.UNITS."""
+    found = {}
+    for unit, keys in _UNIT_KEYS.items():
+        prices = [price for key in keys if (price := _price(entry, key))]
+        if prices:
+            found[unit] = round(sum(prices) / TOKENS_PER_MTOK)
+    return found
 
 
 def _price(entry: Mapping[str, Any], key: str) -> int | None:

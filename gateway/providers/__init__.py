@@ -1,8 +1,46 @@
-"""One upstream dialect per file: request -> call, bytes -> usage, failure -> outcome. Pure.
+"""One upstream dialect per file: request -> call, usage -> Usage, failure -> outcome. Pure.
 
 To add a provider: a file like `openai_compatible.py`, a line here, recorded bytes and a test.
 """
 
-from . import openai_compatible
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-PROVIDERS = {"openai": openai_compatible}
+from ..values.catalog import Deployment
+from ..values.usage import Usage
+from . import anthropic, openai_compatible, through_litellm
+from .call import Failure, UpstreamCall
+
+
+class Provider(Protocol):
+    """What the gateway needs of a provider; each is a module.
+
+    `SPEAKS` are dialects in the order of preference; of those in LEARNT it may turn out that this server lacks them.
+    """
+
+    @property
+    def SPEAKS(self) -> tuple[str, ...]: ...
+    @property
+    def LEARNT(self) -> frozenset[str]: ...
+    def call(
+        self, speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+    ) -> UpstreamCall: ...
+    def passage(
+        self,
+        method: str,
+        path: str,
+        body: tuple[bytes | memoryview, ...],
+        deployment: Deployment,
+        headers: Mapping[str, str],
+    ) -> UpstreamCall: ...
+    def finished(self, document: dict[str, Any], speech: str, deployment: Deployment) -> bytes: ...
+    def returned(self, headers: Mapping[str, str]) -> dict[str, str]: ...
+    def usage_of(self, usage: Any) -> Usage | None: ...
+    def failure_of(self, status: int, body: bytes) -> Failure: ...
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    "openai": openai_compatible,
+    "anthropic": anthropic,
+    "litellm": through_litellm,
+}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..accounting import estimate
-from ..values.plan import Facts
+from ..values.plan import Bond, Facts
 from ..values.request import PARTS, Message, Request
 
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
@@ -20,14 +20,16 @@ _RECENT_TURNS, _OPENING_TURNS = 64, 4
 # How many of the newest messages are looked at for failed tool calls.
 _RECENT = 8
 _ERROR_CHARS = 200
+# Who asks Anthropic to keep its input for an hour says so in these words (docs.anthropic.com, prompt caching, 2026).
+_LONG_CACHE = b'"1h"'
 _SYSTEM_ROLES = ("system", "developer")
 # Everything but letters, digits and _ separates words.
 _SEPARATORS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")})
 _ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE)
 
 
-def facts_of(request: Request) -> Facts:
-    """Read what routing needs from one request."""
+def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
+    """Read what routing needs from one request; `bonds` are what its history binds it to."""
     messages = request.messages
     images, media_bytes = _media(messages) if PARTS in request.sizes else (0, 0)
     newest = _newest_text(request)
@@ -45,7 +47,15 @@ def facts_of(request: Request) -> Facts:
         code_share=_code_share(newest),
         words=frozenset(f"{newest} {system}".lower().translate(_SEPARATORS).split()),
         newest_chars=len(newest),
+        long_cache=_keeps_long(request),
+        bonds=bonds,
     )
+
+
+def _keeps_long(request: Request) -> bool:
+    """Whether a cache mark for an hour may stand in the body. In chat completions marks stand on parts only."""
+    marks = request.dialect == "messages" or (request.dialect == "chat" and PARTS in request.sizes)
+    return marks and _LONG_CACHE in request.body
 
 
 def _newest_text(request: Request) -> str:
@@ -78,9 +88,14 @@ def _media(messages: Sequence[Message]) -> tuple[int, int]:
         if not isinstance(content, list):
             continue
         for part in content:
-            url = part.get("image_url") if isinstance(part, dict) else None
+            if not isinstance(part, dict):
+                continue
+            url = part.get("image_url")
             url = url.get("url") if isinstance(url, dict) else url
-            if isinstance(url, str):
+            if "media_bytes" in part:
+                images += 1
+                size += part["media_bytes"]
+            elif isinstance(url, str):
                 images += 1
                 size += len(url) if url.startswith("data:") and url.isascii() else 0
     return images, size

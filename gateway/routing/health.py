@@ -1,14 +1,30 @@
-"""The book of health: a deployment that keeps failing rests for a while and is then tried again by one request.
+"""The book of health: a deployment that keeps failing is left alone for a while and then tried by one request.
 
 Synchronous; every method takes `now` in seconds.
 """
 
 from dataclasses import dataclass
 
-# Failures in a row before a deployment rests, and for how long; doubled at each failed probe up to the longest rest.
+from ..values.base import Value
+
+# Failures in a row before a circuit opens, and for how long; doubled at each failed probe up to the longest.
 FAILURES = 5
 REST_SECONDS = 5.0
 REST_SECONDS_MAX = 60.0
+# A probe that says nothing for so long has failed: the next request may try.
+_PROBE_SECONDS = 30.0
+
+
+class Standing(Value, frozen=True, kw_only=True):
+    """How a deployment stands. `resting`: tried after the others. `open_seconds` > 0: not dialled for so long.
+    `missing`: dialects that it turned out not to speak."""
+
+    resting: bool = False
+    open_seconds: float = 0.0
+    missing: frozenset[str] = frozenset()
+
+
+UP = Standing()
 
 
 @dataclass(slots=True)
@@ -16,6 +32,7 @@ class _State:
     failures: int = 0
     rest_seconds: float = REST_SECONDS
     rests_until: float = 0.0
+    open_until: float = 0.0
 
 
 class HealthBook:
@@ -23,23 +40,58 @@ class HealthBook:
 
     def __init__(self) -> None:
         self._states: dict[str, _State] = {}
+        self._missing: dict[str, frozenset[str]] = {}
 
     def succeeded(self, deployment: str) -> None:
         """An answer came: all is forgiven."""
         if deployment in self._states:
             del self._states[deployment]
 
-    def failed(self, deployment: str, *, now: float, retry_after: float | None = None) -> None:
-        """A retryable failure; `retry_after` is the provider's own wish in seconds."""
+    def failed(self, deployment: str, *, now: float) -> None:
+        """A failure that another try may cure; the circuit opens after a few in a row."""
         state = self._states.setdefault(deployment, _State())
         state.failures += 1
         if state.failures >= FAILURES:
-            state.rests_until = now + state.rest_seconds
+            state.open_until = now + state.rest_seconds
             state.rest_seconds = min(REST_SECONDS_MAX, state.rest_seconds * 2)
+
+    def limited(self, deployment: str, *, now: float, retry_after: float | None) -> None:
+        """It asked for fewer requests; `retry_after` is its wish in seconds. Others come first until then."""
         if retry_after is not None:
+            state = self._states.setdefault(deployment, _State())
             state.rests_until = max(state.rests_until, now + min(retry_after, REST_SECONDS_MAX))
 
-    def healthy(self, deployment: str, *, now: float) -> bool:
-        """Whether it may be tried first; a resting one is still tried when nothing else is left."""
+    def dialled(self, deployment: str, *, now: float) -> None:
+        """It is tried: while a circuit is half open this one request is the probe, and the others wait for its end."""
         state = self._states.get(deployment)
-        return state is None or state.rests_until <= now
+        if state is not None and state.failures >= FAILURES and state.open_until <= now:
+            state.open_until = now + _PROBE_SECONDS
+
+    def released(self, deployment: str, *, now: float) -> None:
+        """A probe ended without saying anything about the deployment: the next request may try."""
+        state = self._states.get(deployment)
+        if state is not None and state.open_until > now:
+            state.open_until = now
+
+    def lacks(self, deployment: str, dialect: str) -> None:
+        """It turned out not to speak a dialect; remembered until the process ends."""
+        self._missing[deployment] = self._missing.get(deployment, frozenset()) | {dialect}
+
+    def standing(self, deployment: str, *, now: float) -> Standing:
+        """How it stands now."""
+        if not self._states and not self._missing:
+            return UP
+        state = self._states.get(deployment)
+        missing = self._missing.get(deployment, frozenset())
+        if state is None:
+            return Standing(missing=missing) if missing else UP
+        return Standing(
+            resting=state.rests_until > now or state.failures >= FAILURES,
+            open_seconds=max(0.0, state.open_until - now),
+            missing=missing,
+        )
+
+    def healthy(self, deployment: str, *, now: float) -> bool:
+        """Whether it stands like any other, for the metrics."""
+        standing = self.standing(deployment, now=now)
+        return not standing.resting and not standing.open_seconds

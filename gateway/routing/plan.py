@@ -5,14 +5,18 @@ charge plus the internal carbon price. Behind the choice stand the rest of its t
 and then the tiers below: they are used when an attempt fails, or when a budget cannot hold the ones before.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 from ..accounting import pricing
 from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
+from ..crossing import Carrier, speech_of
+from ..errors import NotCarriable
 from ..values.catalog import Deployment, Policy, Route, Tier
-from ..values.plan import Attempt, Facts, Plan, Refusal, Verdict
+from ..values.plan import Attempt, Bond, Facts, Plan, Refusal, Verdict
 from ..values.request import Request
-from .rules import FORBIDDING
+from .health import Standing
+from .rules import FORBIDDING, circuit
 from .rules.candidate import Candidate
 
 # Length of a usual answer in tokens where the caller sets no limit (median of public agent traces is under 300).
@@ -28,37 +32,45 @@ def decide(
     facts: Facts,
     verdict: Verdict,
     policy: Policy,
-    healthy: Callable[[str], bool],
+    standing: Callable[[str], Standing],
+    carrier: Carrier,
 ) -> Plan | Refusal:
     """Order the route's candidates; a Refusal if every one of them is struck."""
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
+    resting: list[bool] = []
+    uncarried: NotCarriable | None = None
+    opens: list[float] = []
     roomiest = route.roomiest_tokens
     for deployment in route.candidates:
-        candidate = _candidate(deployment, request, facts, policy, roomiest)
+        stands = standing(deployment.name)
+        candidate = _candidate(deployment, request, facts, policy, roomiest, stands, carrier)
         for rule in FORBIDDING:
             reason = rule(candidate, facts)
             if reason is not None:
                 struck[deployment.name] = reason
+                if rule is circuit.forbids:
+                    opens.append(candidate.open_seconds)
+                uncarried = uncarried or candidate.uncarried
                 break
         else:
             eligible.append(candidate)
+            resting.append(stands.resting)
     if not eligible:
-        return _nobody(route, struck)
+        return _resting(route, struck, min(opens)) if opens else _nobody(route, struck, uncarried)
     wanted = _wanted_tier(route, verdict, policy)
     price = policy.carbon_nusd_per_kg
     ranked = []
     for place, candidate in enumerate(eligible):
         deployment = candidate.deployment
-        resting = not healthy(deployment.name)
         distance = _distance(deployment.tier, wanted) if route.auto else place
-        ranked.append((resting, distance, _objective(candidate, price), place))
+        ranked.append((resting[place], distance, _objective(candidate, price), place))
     ranked.sort()
     return Plan(
         attempts=tuple(
             [
-                _attempt(eligible[place], number, wanted, route, verdict, resting)
-                for number, (resting, _, _, place) in enumerate(ranked)
+                _attempt(eligible[place], number, wanted, route, verdict, rests, facts.bonds)
+                for number, (rests, _, _, place) in enumerate(ranked)
             ]
         ),
         struck=struck,
@@ -79,30 +91,75 @@ def close_to_a_limit(facts: Facts, route: Route) -> bool:
 
 def _output_limit(request: Request, deployment: Deployment) -> int:
     """The most output tokens that the request can produce there, all choices together."""
-    limit = request.max_output_tokens or deployment.output_tokens
+    limit = deployment.output_tokens if request.max_output_tokens is None else request.max_output_tokens
     if deployment.output_tokens_known:
         limit = min(limit, deployment.output_tokens)
     return limit * request.choices
 
 
-def _candidate(deployment: Deployment, request: Request, facts: Facts, policy: Policy, roomiest: int) -> Candidate:
+def _candidate(
+    deployment: Deployment,
+    request: Request,
+    facts: Facts,
+    policy: Policy,
+    roomiest: int,
+    stands: Standing,
+    carrier: Carrier,
+) -> Candidate:
     output_max = _output_limit(request, deployment)
     output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
     sheet, model = deployment.sheet, deployment.energy
     # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.
     weighed = policy.carbon_nusd_per_kg or policy.max_request_millijoules is not None
+    speech = speech_at(request, deployment, stands)
+    free = request.passage is not None and request.passage.free
     expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model and weighed else 0
     return Candidate(
         deployment=deployment,
         output_tokens_max=output_max,
-        hold_nusd=pricing.worst_case(sheet, facts.input_tokens_max, output_max) if sheet else None,
-        hold_millijoules=energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else None,
+        hold_nusd=0 if free else _hold(deployment, request, facts, output_max),
+        hold_millijoules=0
+        if free
+        else energy_millijoules_mid(model, facts.input_tokens_max, output_max)
+        if model
+        else None,
         expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
         expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,
         millijoules_cap=policy.max_request_millijoules,
         roomiest=deployment.context_tokens >= roomiest,
+        speech=speech,
+        uncarried=_uncarried(request, deployment, speech, carrier),
+        open_seconds=stands.open_seconds,
     )
+
+
+def speech_at(request: Request, deployment: Deployment, stands: Standing) -> str | None:
+    """The dialect in which this request is put to the deployment; None if there is no way."""
+    speaks = deployment.speaks
+    if request.passage is not None:
+        return "passage" if deployment.dialect == request.passage.dialect else None
+    if request.dialect in speaks and not stands.missing:
+        return request.dialect
+    return speech_of(request.dialect, [dialect for dialect in speaks if dialect not in stands.missing])
+
+
+def _uncarried(request: Request, deployment: Deployment, speech: str | None, carrier: Carrier) -> NotCarriable | None:
+    if speech is None or speech in (request.dialect, "passage"):
+        return None
+    carried = carrier.to(speech, extended=deployment.dialect == "litellm")
+    return carried if isinstance(carried, NotCarriable) else None
+
+
+def _hold(deployment: Deployment, request: Request, facts: Facts, output_max: int) -> int | None:
+    """The most that the request can cost there, by tokens or by pieces; None where no price is known."""
+    sheet, held = deployment.sheet, []
+    if request.passage is not None and request.passage.pieces is not None:
+        unit, most = request.passage.pieces
+        held += [deployment.unit_prices[unit] * most] if unit in deployment.unit_prices else []
+    if sheet is not None:
+        held.append(pricing.worst_case(sheet, facts.input_tokens_max, output_max, long_cache=facts.long_cache))
+    return max(held, default=None)
 
 
 def _objective(candidate: Candidate, carbon_nusd_per_kg: int) -> float:
@@ -126,8 +183,17 @@ def _distance(tier: Tier, wanted: Tier) -> int:
     return tier - wanted if tier >= wanted else len(Tier) + (wanted - tier)
 
 
-def _attempt(candidate: Candidate, place: int, wanted: Tier, route: Route, verdict: Verdict, resting: bool) -> Attempt:
-    deployment = candidate.deployment
+def _attempt(
+    candidate: Candidate,
+    place: int,
+    wanted: Tier,
+    route: Route,
+    verdict: Verdict,
+    resting: bool,
+    bonds: tuple[Bond, ...],
+) -> Attempt:
+    deployment, speech = candidate.deployment, candidate.speech
+    assert speech is not None, "a candidate that cannot be spoken to is struck"
     if not route.auto:
         why = "named" if place == 0 else "fallback"
     elif deployment.tier == wanted:
@@ -138,8 +204,11 @@ def _attempt(candidate: Candidate, place: int, wanted: Tier, route: Route, verdi
         why = f"below {wanted.name}"
     if resting:
         why += ", resting"
+    if bonds:
+        why += f", bound by {bonds[0].what}"
     return Attempt(
         deployment=deployment,
+        speech=speech,
         output_tokens_max=candidate.output_tokens_max,
         hold_nusd=candidate.hold_nusd,
         hold_millijoules=candidate.hold_millijoules,
@@ -147,10 +216,22 @@ def _attempt(candidate: Candidate, place: int, wanted: Tier, route: Route, verdi
     )
 
 
-def _nobody(route: Route, struck: Mapping[str, str]) -> Refusal:
+def _resting(route: Route, struck: Mapping[str, str], seconds: float) -> Refusal:
+    """All that could serve keep failing: said at once, rather than after another timeout."""
+    return Refusal(
+        code="deployments_resting",
+        message=f"Every deployment of '{route.name}' that could serve this is left alone after failures; try again soon.",
+        details={"route": route.name, "struck": dict(struck)},
+        retry_after_seconds=max(1, math.ceil(seconds)),
+        status=503,
+    )
+
+
+def _nobody(route: Route, struck: Mapping[str, str], uncarried: NotCarriable | None) -> Refusal:
     reasons = "; ".join(f"{name}: {why}" for name, why in struck.items())
     return Refusal(
         code="no_eligible_deployment",
         message=f"No deployment of '{route.name}' can take this request ({reasons}).",
         details={"route": route.name, "struck": dict(struck)},
+        param=uncarried.param if uncarried is not None else None,
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from ..accounting.budgets import Line
 from ..values.catalog import SessionCaps
-from ..values.request import NO_CALLS, Message, Request
+from ..values.request import NOTHING, Message, Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
 SESSIONS_MAX = 50_000
@@ -33,12 +33,13 @@ class Conversation(msgspec.Struct):
 
 class Session(msgspec.Struct):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
-    `tip` is the digest of its newest request."""
+    `tip` is the digest of its newest request, `provider` the one that served it last."""
 
     id: str
     source: str
     started_at: float
     tip: int = 0
+    provider: str = ""
     inherited_calls: int = 0
     inherited_nusd: int = 0
     calls: int = 0
@@ -139,7 +140,7 @@ def _digest(key: str, request: Request, count: int) -> int:
 def text_ends(message: Message) -> str:
     """Head and tail of what a message says, enough to tell it from another of the same length."""
     content = message.content
-    calls = b"" if message.tool_calls is NO_CALLS else bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
+    calls = b"" if message.tool_calls is NOTHING else bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
     if isinstance(content, list):
         texts = [str(part.get("text"))[:_TAIL_CHARS] for part in content[:_TAIL_PARTS] if isinstance(part, dict)]
         return f"{len(content)}{texts}{calls!r}"

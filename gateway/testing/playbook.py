@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..accounting.budgets import Amounts, BudgetBook, Exceeded, Line, Reservation
 from ..errors import CallerGone, Overloaded, UpstreamError
 from ..exchange import Exchange
-from ..providers.openai_compatible import UpstreamCall
+from ..providers.call import UpstreamCall
 from ..routing.health import HealthBook
 from ..sessions.identity import SessionBook
 from ..values.answer import Answer

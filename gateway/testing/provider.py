@@ -1,80 +1,83 @@
-"""A simulated provider that speaks chat completions: latency, token streaming, usage, prompt caching, and faults on order.
+"""A simulated provider that speaks every dialect: latency, token streaming, usage, prompt caching, and faults on order.
 
-A request may carry a `sim` object, an unknown field that a gateway passes through unchanged:
-`{"reply": message}` says what to answer, `{"output_tokens": n}` how much, `{"fault": name}` what should go wrong:
-status:NNN, hang, hang_mid, cut, garbage, not_json, no_usage, flood, error_event. Run it with
+`script.py` says how to order an answer (a `sim` field of the body, or `[[sim {...}]]` in the prompt), `faults.py` what can
+go wrong, `dialects/` how each dialect words it. Run it with
 `python -m gateway.testing.provider --model NAME:FIRST_TOKEN_S:TOKENS_PER_S ...`; it prints one base URL per model.
 """
 
 import argparse
 import asyncio
 import itertools
-import json
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-_WORDS = [
-    "the",
-    "agent",
-    "reads",
-    "the",
-    "file,",
-    "finds",
-    "the",
-    "cause,",
-    "changes",
-    "one",
-    "line",
-    "and",
-    "runs",
-    "the",
-    "tests",
-    "again",
-    "until",
-    "they",
-    "pass.",
-    "",
-]
-_CHARS_PER_TOKEN = 4
-# However much usage is claimed, this is the longest text that is written.
-_WORDS_MAX = 50_000
-_FLOOD_BYTES = 200 * 1024 * 1024
-_CACHE_BLOCK_TOKENS, _CACHE_MIN_TOKENS, _CACHE_ENTRIES = 128, 1024, 10_000
+from . import faults, gate, script
+from .dialects import SPEAKS, every
+from .dialects.base import Body, Dialect, Lookup, Told
+from .dialects.errors import Complaint, anthropic_error, openai_error
+from .meter import Meter
+from .mint import Mint
+
 _BODY_BYTES_MAX = 64 * 1024 * 1024
+_INSTANCES = itertools.count(1)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Personality:
-    """How fast one model answers: seconds to the first token, tokens a second after it; zero seconds = at once."""
+    """How one model answers. `first_token` in seconds, then `tokens_per_second`; zero = at once.
+
+    `speaks`: the dialects that are not answered by 404. `strict`: refuse what the real API refuses. `key`: the only one
+    that is let in. `account`: whose signatures and sealed reasoning are valid here.
+    """
 
     model: str
     first_token: float = 0.0
     tokens_per_second: float = 0.0
+    speaks: frozenset[str] = SPEAKS
+    strict: bool = False
+    key: str | None = None
+    account: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = self.speaks - SPEAKS
+        if unknown:
+            raise ValueError(f"no dialects: {', '.join(sorted(unknown))}; there are {', '.join(sorted(SPEAKS))}")
 
 
 class SimulatedProvider:
-    """One model behind one port. `calls` are the bodies it received, newest last (bounded)."""
+    """One model behind one port. `received`, `headers`, `paths` tell of the requests it got, newest last (bounded)."""
 
     def __init__(self, personality: Personality) -> None:
         self._personality = personality
-        self._cache: OrderedDict[int, int] = OrderedDict()
         self._runner: web.AppRunner | None = None
-        self._numbers = itertools.count(1)
+        self._mint = Mint(personality.account, f"{personality.model}/{next(_INSTANCES)}")
+        self._faulty: Counter[bytes] = Counter()
         self.received: list[bytes] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.hung_up = 0
         self.keep = 1000
 
     async def start(self, port: int = 0) -> str:
         """Listen on loopback; gives the base URL."""
         app = web.Application(client_max_size=_BODY_BYTES_MAX)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        for path, dialect in every(Meter(), self._mint, self._personality.model):
+            if dialect.name not in self._personality.speaks:
+                continue
+            if path:
+                app.router.add_post(path, self._handler(dialect))
+            for route, lookup in dialect.lookups().items():
+                method, _, found = route.partition(" ")
+                app.router.add_route(method, found, self._looker(dialect, lookup))
+        app.router.add_route("*", "/{path:.*}", self._nowhere)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
@@ -85,172 +88,145 @@ class SimulatedProvider:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        if len(self.received) < self.keep:
-            self.received.append(body)
-            self.headers.append(dict(request.headers))
-        asked = orjson.loads(body)
-        sim = asked.get("sim") or {}
-        try:
-            return await self._answer(request, asked, sim, str(sim.get("fault") or ""))
-        except (asyncio.CancelledError, ConnectionError):
-            self.hung_up += 1
-            raise
+    def _handler(self, dialect: Dialect) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            raw = await request.read()
+            if len(self.received) < self.keep:
+                self.received.append(raw)
+                self.headers.append(dict(request.headers))
+                self.paths.append(request.path)
+            try:
+                return await self._answer(request, dialect, raw)
+            except (asyncio.CancelledError, ConnectionError):
+                self.hung_up += 1
+                raise
 
-    async def _answer(
-        self, request: web.Request, asked: dict[str, Any], sim: dict[str, Any], fault: str
-    ) -> web.StreamResponse:
-        if fault.startswith("status:"):
-            return _error(int(fault.removeprefix("status:")))
-        if asked["model"] != self._personality.model:
-            return _error(404)
+        return handle
+
+    def _looker(self, dialect: Dialect, lookup: Lookup) -> Handler:
+        async def look(request: web.Request) -> web.StreamResponse:
+            anthropic, number = gate.is_anthropic(request.path, request.headers), self._mint.number()
+            found = self._turned_away(request, anthropic) or lookup(request.match_info.get("id", ""), anthropic)
+            if isinstance(found, Complaint):
+                return self._worded(found, anthropic, number)
+            if isinstance(found, bytes):
+                return web.Response(body=found, content_type="application/octet-stream")
+            return _json(found, dialect.headers(number))
+
+        return look
+
+    async def _nowhere(self, request: web.Request) -> web.StreamResponse:
+        anthropic = gate.is_anthropic(request.path, request.headers)
+        return self._worded(gate.unknown_path(request.method, request.path, anthropic), anthropic, self._mint.number())
+
+    async def _answer(self, request: web.Request, dialect: Dialect, raw: bytes) -> web.StreamResponse:
+        number = self._mint.number()
+        complaint = self._turned_away(request, dialect.anthropic)
+        if complaint is not None:
+            return self._refused(dialect, number, complaint)
+        try:
+            body, complaint = self._parsed(dialect, request, raw)
+            asked = dialect.read(body)
+            order = script.order_for(body.get("sim"), asked)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            unread = Complaint(message=f"We could not read the body of your request: {error!r}")
+            return self._refused(dialect, number, complaint or unread)
+        fault = self._fault(order, raw)
+        complaint = faults.refusal(fault) or self._unknown(dialect, body) or complaint or dialect.missing(body, asked)
+        if complaint is not None:
+            return self._refused(dialect, number, complaint)
         if fault == "hang":
-            await asyncio.sleep(3600)
+            await faults.hang()
         await asyncio.sleep(self._personality.first_token)
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
-        reply = _reply(asked, sim)
-        usage = self._usage(asked, reply, sim)
-        head = {"id": f"chatcmpl-sim{next(self._numbers)}", "created": int(time.time()), "model": asked["model"]}
-        if asked.get("stream"):
-            return await self._stream(request, asked, reply, usage, head, fault)
+        reply = script.answer({**order, "fault": fault}, asked)
+        usage = dialect.usage(body, asked, reply, order)
+        given = None if fault == "no_usage" else usage
+        told = Told(number=number, created=int(time.time()), body=body, reply=reply, usage=given)
+        if body.get("stream") and dialect.streams:
+            return await self._stream(request, dialect, told, fault)
         if self._personality.tokens_per_second:
-            await asyncio.sleep(usage["completion_tokens"] / self._personality.tokens_per_second)
-        document: dict[str, Any] = {
-            **head,
-            "object": "chat.completion",
-            "choices": [{"index": 0, "message": reply, "finish_reason": _finish(reply)}],
-        }
-        if fault != "no_usage":
-            document["usage"] = usage
-        if fault == "garbage":
-            return web.Response(body=b"\xff\xfe{{{", content_type="application/json")
-        return web.Response(
-            body=orjson.dumps(document), content_type="application/json", headers={"x-request-id": head["id"]}
-        )
+            await asyncio.sleep(usage.written / self._personality.tokens_per_second)
+        return await self._whole(request, dialect, told, fault)
 
-    async def _stream(
-        self,
-        request: web.Request,
-        asked: dict[str, Any],
-        reply: dict[str, Any],
-        usage: dict[str, Any],
-        head: dict[str, Any],
-        fault: str,
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-request-id": head["id"]})
+    def _fault(self, order: script.Order, raw: bytes) -> str:
+        """What is ordered to go wrong with this request."""
+        fault, times = str(order.get("fault") or ""), order.get("times")
+        if order.get("at") not in (None, self._personality.model):
+            return ""
+        if fault and times is not None:
+            self._faulty[raw] += 1
+            return fault if self._faulty[raw] <= times else ""
+        return fault
+
+    def _turned_away(self, request: web.Request, anthropic: bool) -> Complaint | None:
+        return gate.turned_away(request.headers, self._personality.key, self._personality.strict, anthropic)
+
+    def _parsed(self, dialect: Dialect, request: web.Request, raw: bytes) -> tuple[Body, Complaint | None]:
+        """The body, and what a strict provider has against it."""
+        body = dialect.parse(raw, request.headers.get("Content-Type", ""))
+        strict = self._personality.strict
+        return body, next(dialect.complaints(body, request.headers), None) if strict else None
+
+    def _unknown(self, dialect: Dialect, body: Body) -> Complaint | None:
+        model = body.get("model")
+        if not dialect.names_model or model == self._personality.model:
+            return None
+        message = f"The model '{model}' does not exist or you do not have access to it."
+        return Complaint(status=404, message=message, code="model_not_found")
+
+    async def _whole(self, request: web.Request, dialect: Dialect, told: Told, fault: str) -> web.StreamResponse:
+        document, headers = dialect.whole(told), dialect.headers(told.number)
+        if isinstance(document, str):
+            return web.Response(text=document, headers=headers)
+        if fault == "garbage":
+            return web.Response(body=b"\xff\xfe{{{", content_type="application/json", headers=headers)
+        if fault not in faults.BREAKS:
+            return _json(document, headers)
+        response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
         await response.prepare(request)
-        pace = 1 / self._personality.tokens_per_second if self._personality.tokens_per_second else 0.0
-        head = {**head, "object": "chat.completion.chunk"}
-        asks_usage = (asked.get("stream_options") or {}).get("include_usage") and fault != "no_usage"
-        events: list[bytes] = []
-        for number, delta in enumerate(_deltas(reply)):
-            if fault in ("cut", "hang_mid", "error_event", "flood") and number == 3:
-                await response.write(b"".join(events))
-                return await _break(request, response, fault)
-            chunk: dict[str, Any] = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-            if asks_usage:
-                chunk["usage"] = None
-            events.append(_event(chunk))
-            if pace:
-                await response.write(events.pop())
-                await asyncio.sleep(pace)
-        events.append(_event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": _finish(reply)}]}))
-        if fault == "garbage":
-            events.insert(0, b"data: \xff{not json\n\n")
-        if asks_usage:
-            events.append(_event({**head, "choices": [], "usage": usage}))
-        events.append(b"data: [DONE]\n\n")
-        await response.write(b"".join(events))
-        await response.write_eof()
+        encoded = orjson.dumps(document)
+        await response.write(encoded[: len(encoded) // 2])
+        await faults.break_off(request, response, fault)
         return response
 
-    def _usage(self, asked: dict[str, Any], reply: dict[str, Any], sim: dict[str, Any]) -> dict[str, Any]:
-        messages = asked["messages"]
-        texts = [
-            len(orjson.dumps(message.get("content"))) + len(orjson.dumps(message.get("tool_calls")))
-            for message in messages
-        ]
-        given = (
-            sum(texts) // _CHARS_PER_TOKEN
-            + 4 * len(messages)
-            + len(orjson.dumps(asked.get("tools"))) // _CHARS_PER_TOKEN
-        )
-        written = int(sim.get("output_tokens") or len(orjson.dumps(reply)) // _CHARS_PER_TOKEN + 1)
-        limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
-        return {
-            "prompt_tokens": given,
-            "completion_tokens": min(written, limit) if limit else written,
-            "total_tokens": given + written,
-            "prompt_tokens_details": {"cached_tokens": self._cached(messages, given)},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        }
-
-    def _cached(self, messages: Sequence[dict[str, Any]], given: int) -> int:
-        """Like OpenAI's prompt cache: the prefix seen before, in whole blocks, from a minimum on."""
-        opening = hash(orjson.dumps(messages[:2]))
-        before = self._cache.get(opening, 0)
-        self._cache[opening] = given
-        if len(self._cache) > _CACHE_ENTRIES:
-            self._cache.popitem(last=False)
-        shared = min(before, given)
-        return shared // _CACHE_BLOCK_TOKENS * _CACHE_BLOCK_TOKENS if shared >= _CACHE_MIN_TOKENS else 0
-
-
-async def _break(request: web.Request, response: web.StreamResponse, fault: str) -> web.StreamResponse:
-    """What goes wrong in the middle of a stream."""
-    if fault == "hang_mid":
-        await asyncio.sleep(3600)
-    if fault == "error_event":
-        await response.write(_event({"error": {"message": "overloaded", "type": "server_error", "code": "overloaded"}}))
-        await response.write_eof()
+    async def _stream(self, request: web.Request, dialect: Dialect, told: Told, fault: str) -> web.StreamResponse:
+        headers = {"Content-Type": "text/event-stream", **dialect.headers(told.number)}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        rate = self._personality.tokens_per_second
+        events = list(dialect.events(told))
+        end = faults.breaks_at(fault, events)
+        waiting: list[bytes] = [dialect.garbage()] if fault == "garbage" else []
+        for event, token in events[:end]:
+            waiting.append(event)
+            if rate and token:
+                await response.write(b"".join(waiting))
+                waiting = []
+                await asyncio.sleep(1 / rate)
+        if fault == "error_event":
+            waiting.append(dialect.broken(told, end or 0))
+        await response.write(b"".join(waiting))
+        if fault in faults.BREAKS:
+            await faults.break_off(request, response, fault)
+        else:
+            await response.write_eof()
         return response
-    if fault == "flood":
-        for _ in range(_FLOOD_BYTES // 65_536):
-            await response.write(b"x" * 65_536)
-    assert request.transport is not None
-    request.transport.abort()
-    return response
+
+    def _refused(self, dialect: Dialect, number: int, complaint: Complaint) -> web.Response:
+        headers = {**dialect.headers(number), **complaint.headers}
+        return _json(dialect.error(complaint, number), headers, complaint.status)
+
+    def _worded(self, complaint: Complaint, anthropic: bool, number: int) -> web.Response:
+        """A refusal on a path that belongs to nobody, or to both."""
+        id = self._mint.id("req_", number)
+        document = anthropic_error(complaint, id) if anthropic else openai_error(complaint)
+        return _json(document, {"request-id" if anthropic else "x-request-id": id}, complaint.status)
 
 
-def _reply(asked: dict[str, Any], sim: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(sim.get("reply"), dict):
-        return {"role": "assistant", "content": None, **sim["reply"]}
-    limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or 10**9
-    count = min(int(sim.get("output_tokens") or 40), limit, _WORDS_MAX)
-    return {"role": "assistant", "content": " ".join(itertools.islice(itertools.cycle(_WORDS), count))}
-
-
-def _deltas(reply: dict[str, Any]) -> list[dict[str, Any]]:
-    """The reply in pieces of about a token, as providers send them."""
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    content = reply.get("content")
-    text = content if isinstance(content, str) else ""
-    deltas += [{"content": text[at : at + _CHARS_PER_TOKEN]} for at in range(0, len(text), _CHARS_PER_TOKEN)]
-    for index, call in enumerate(reply.get("tool_calls") or []):
-        function = call.get("function") or {}
-        arguments = function.get("arguments")
-        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        first = {"index": index, "id": call.get("id") or f"call_{index}", "type": "function"}
-        deltas.append({"tool_calls": [{**first, "function": {"name": function.get("name"), "arguments": ""}}]})
-        deltas.append({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
-    return deltas
-
-
-def _finish(reply: dict[str, Any]) -> str:
-    return "tool_calls" if reply.get("tool_calls") else "stop"
-
-
-def _event(document: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(document) + b"\n\n"
-
-
-def _error(status: int) -> web.Response:
-    error = {
-        "error": {"message": f"simulated status {status}", "type": "simulated", "param": None, "code": "simulated"}
-    }
-    return web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
+def _json(document: Body, headers: Mapping[str, str], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=headers)
 
 
 async def _main(personalities: Sequence[Personality]) -> None:
@@ -265,10 +241,15 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description="simulated provider")
     parser.add_argument("--model", action="append", required=True, help="NAME:FIRST_TOKEN_SECONDS:TOKENS_PER_SECOND")
+    parser.add_argument("--speaks", default=",".join(sorted(SPEAKS)), help="dialects, with commas between")
+    parser.add_argument("--strict", action="store_true", help="refuse what the real API refuses")
+    parser.add_argument("--key", help="the only key that is let in")
+    given = parser.parse_args()
+    common: dict[str, Any] = {"speaks": frozenset(given.speaks.split(",")), "strict": given.strict, "key": given.key}
     personalities = []
-    for given in parser.parse_args().model:
-        name, first, rate = given.split(":")
-        personalities.append(Personality(model=name, first_token=float(first), tokens_per_second=float(rate)))
+    for model in given.model:
+        name, first, rate = model.split(":")
+        personalities.append(Personality(model=name, first_token=float(first), tokens_per_second=float(rate), **common))
     asyncio.run(_main(personalities))
 
 

@@ -6,9 +6,13 @@ All of it is built once from the configuration and never changes; a reload build
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from .base import Value
 from .units import Bounds
+
+# What is priced by the piece rather than by tokens, on paths that pass through.
+UNITS = ("image", "second", "query", "character")
 
 
 class Tier(IntEnum):
@@ -21,9 +25,11 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Prices in nUSD per million tokens of each kind; cache_write covers the five-minute cache.
+    """Prices in nUSD per million tokens of each kind; cache_write is for the five-minute cache, cache_write_long for
+    the one of an hour.
 
-    `dearest_input` and `dearest_output` are what worst cases are held at.
+    `dearest_input` and `dearest_output` are what worst cases are held at; `dearest_long` where the request asks for the
+    long cache.
     """
 
     input: int
@@ -31,12 +37,18 @@ class Rates:
     cached_input: int
     cache_write: int
     reasoning: int
+    cache_write_long: int
     dearest_input: int = field(init=False)
+    dearest_long: int = field(init=False)
     dearest_output: int = field(init=False)
 
     def __post_init__(self) -> None:
-        assert min(self.input, self.output, self.cached_input, self.cache_write, self.reasoning) >= 0
+        assert (
+            min(self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.cache_write_long)
+            >= 0
+        )
         object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write))
+        object.__setattr__(self, "dearest_long", max(self.dearest_input, self.cache_write_long))
         object.__setattr__(self, "dearest_output", max(self.output, self.reasoning))
 
 
@@ -130,6 +142,11 @@ class Deployment:
 
     `sheet` None means unpriced, never free. `energy` is the low, mid and high model, None where the weights are unknown.
     `output_tokens_known` False means that `output_tokens` is our assumption, which may not bound what a caller asks for.
+
+    `speaks` are the dialects that it serves, the preferred first; those in `learnt` may turn out to be missing.
+    `unit_prices` are nUSD for an image, a second of sound, a query, a character (UNITS), where the list has them.
+    `reasons`, `adaptive`: whether the model takes a reasoning effort, and whether it decides itself how long to think.
+    `options` are litellm's own parameters, secrets among them.
     """
 
     name: str
@@ -149,6 +166,12 @@ class Deployment:
     tools: bool
     stream_usage: bool
     timeouts: Timeouts
+    speaks: tuple[str, ...]
+    learnt: frozenset[str] = frozenset()
+    reasons: bool = False
+    adaptive: bool = False
+    unit_prices: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

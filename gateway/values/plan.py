@@ -7,10 +7,19 @@ from .base import Value
 from .catalog import Deployment
 
 
+class Bond(Value, frozen=True, kw_only=True):
+    """Something in the history that binds the conversation to these providers or models; None binds to none."""
+
+    what: str
+    providers: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+
+
 class Facts(Value, frozen=True, kw_only=True):
     """What routing looks at: counts and flags, no prompt text except the bounded word set of the newest turns.
 
     `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
+    `long_cache`: part of the input may be written to a cache that is kept for an hour. `bonds` tie the conversation down.
     """
 
     input_tokens: int
@@ -23,6 +32,8 @@ class Facts(Value, frozen=True, kw_only=True):
     code_share: float
     words: frozenset[str]
     newest_chars: int
+    long_cache: bool = False
+    bonds: tuple[Bond, ...] = ()
 
 
 class Verdict(Value, frozen=True, kw_only=True):
@@ -35,12 +46,14 @@ class Verdict(Value, frozen=True, kw_only=True):
 
 
 class Attempt(Value, frozen=True, kw_only=True):
-    """One call that may be made: the worst case that is held for it, and why it stands at this place.
+    """One call that may be made: the worst case that is held for it, and why it stands at this place. `speech` is the
+    dialect in which the deployment is spoken to.
 
     `hold_nusd` None means unpriced, `hold_millijoules` None that the weights are unknown. `output_tokens_max` is the limit behind the hold, all choices together.
     """
 
     deployment: Deployment
+    speech: str
     output_tokens_max: int
     hold_nusd: int | None
     hold_millijoules: int | None
@@ -57,10 +70,13 @@ class Plan(Value, frozen=True, kw_only=True):
 class Refusal(Value, frozen=True, kw_only=True):
     """A decision not to serve: which limit, what was used and how to go on.
 
-    `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md).
+    `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md) unless `status`
+    says otherwise. `param` names the field of the request that is in the way, if one is.
     """
 
     code: str
     message: str
     details: Mapping[str, Any] = {}
     retry_after_seconds: int | None = None
+    param: str | None = None
+    status: int | None = None

@@ -23,16 +23,33 @@ class Splice(Value, frozen=True, kw_only=True):
     text: bytes
 
 
-NO_CALLS = msgspec.Raw()
+# A raw part that was not given.
+NOTHING = msgspec.Raw()
+NO_STATE: frozenset[str] = frozenset()
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message of the conversation; what is not named here is not read. `tool_calls` stays raw until somebody asks."""
+    """One message of the conversation in the shape of chat completions, to which the other dialects are mapped; what is
+    not named here is not read. `tool_calls` stays raw until somebody asks."""
 
     role: str
     content: str | list[Any] | None = None
-    tool_calls: msgspec.Raw = NO_CALLS
+    tool_calls: msgspec.Raw = NOTHING
     tool_call_id: Any = None
+    thinking_blocks: msgspec.Raw = NOTHING
+
+
+class Passage(Value, frozen=True, kw_only=True):
+    """What of a request that passes through is not in its body. `dialect` is that of the providers that may get it;
+    `free` that none of them charges for it; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
+    most) of what is paid for by the piece."""
+
+    method: str
+    path: str
+    dialect: str
+    free: bool
+    quoted: bool = True
+    pieces: tuple[str, int] | None = None
 
 
 # The size of a message whose content is a list of parts.
@@ -46,6 +63,9 @@ class Request(Value, frozen=True, kw_only=True):
     the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `sizes`
     follows `messages`: characters of text (PARTS where content is a list, 0 where it is none); taken once so that long
     histories need not be walked again.
+
+    `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
+    lie with a provider, `previous` among them the answer that this request continues.
     """
 
     dialect: str
@@ -61,17 +81,27 @@ class Request(Value, frozen=True, kw_only=True):
     choices: int
     tool_names: frozenset[str]
     has_schema: bool
+    state: frozenset[str] = NO_STATE
+    references: tuple[str, ...] = ()
+    passage: Passage | None = None
+    previous: str | None = None
 
     def __repr__(self) -> str:
         # Bodies hold prompts, which belong in no log.
         return f"Request(model={self.model!r}, messages={len(self.messages)}, bytes={len(self.body)})"
 
 
+# thinking: signed thinking blocks. unsigned_thinking: thinking that a deployment without signatures wrote.
+# encrypted_reasoning: sealed reasoning items. file: files by id. stored: items or answers by id.
+STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "file", "stored")
+
+
 class Hints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the task type, and the headers
-    that are passed on to the provider."""
+    """What the headers say beyond the body: the session (and which header said so), the task type, the route where the
+    body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
 
     session: str | None = None
     session_source: str = ""
     task_type: str | None = None
-    forward: Mapping[str, str] = {}
+    route: str | None = None
+    headers: Mapping[str, str] = {}

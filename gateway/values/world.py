@@ -17,6 +17,7 @@ class World:
     generation: str
     deployments: Mapping[str, Deployment]
     routes: Mapping[str, Route]
+    patterns: tuple[str, ...] = field(init=False)
     task_types: tuple[TaskType, ...]
     budgets: tuple[Budget, ...]
     caps: SessionCaps
@@ -25,3 +26,16 @@ class World:
     callers: Mapping[bytes, Caller] = field(repr=False)
     open_caller: Caller | None
     session_headers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
+        object.__setattr__(self, "patterns", tuple(patterns))
+
+    def route(self, name: str) -> Route | None:
+        """The route of that name, else the longest pattern (a name that ends in *) that fits."""
+        found = self.routes.get(name)
+        if found is None:
+            for pattern in self.patterns:
+                if name.startswith(pattern[:-1]):
+                    return self.routes[pattern]
+        return found

@@ -1,4 +1,44 @@
 """The callers' dialects: bytes to values and back, incrementally. Pure.
 
-`chat.py` reads a chat-completions body without ever re-serialising it; `chat_stream.py` meters a stream as it passes.
+One file per dialect reads its body and words its errors, with a `_stream` file that meters its streams; what they share
+is in `body.py` (read and splice JSON without re-serialising it) and `sse.py`. DIALECTS names them all.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..errors import PenstockError
+from ..values.answer import Answer
+from ..values.plan import Refusal
+from ..values.request import Request
+from . import chat, completions, embeddings, messages, passage, responses
+from .sse import Meter
+
+
+class Dialect(Protocol):
+    """What the gateway needs of a dialect; each is a module."""
+
+    def spliced(self, request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]: ...
+    def meter(self, request: Request) -> Meter: ...
+    def answered(self, document: Mapping[str, Any]) -> tuple[Any, int, str]: ...
+    def refused(self, refusal: Refusal) -> Answer: ...
+    def failed(self, error: PenstockError) -> Answer: ...
+    def error_event(self, error: PenstockError) -> bytes: ...
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "chat": chat,
+    "responses": responses,
+    "messages": messages,
+    "embeddings": embeddings,
+    "completions": completions,
+    "passage": passage,
+}
+# How the bodies of those that name their model are read.
+PARSERS: Mapping[str, Callable[[bytes | bytearray], Request]] = {
+    "chat": chat.parse,
+    "responses": responses.parse,
+    "messages": messages.parse,
+    "embeddings": embeddings.parse,
+    "completions": completions.parse,
+}

@@ -152,7 +152,7 @@ async def test_models_are_the_routes(house):
         ("POST", "/v1/chat/completions", b" " * 3000, 413, "body_too_large"),
         ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
         ("DELETE", "/v1/models", None, 405, "method_not_allowed"),
-        ("GET", "/v1/nothing", None, 404, "not_found"),
+        ("GET", "/nothing", None, 404, "not_found"),
         ("GET", "/../../etc/passwd", None, 404, "not_found"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.edge.upstream import HttpUpstream
 from gateway.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
-from gateway.providers.openai_compatible import UpstreamCall
+from gateway.providers.call import UpstreamCall
 from tests.worlds import world
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -29,7 +29,7 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
     upstream = HttpUpstream()
     try:
         answering = await upstream.dial(
-            UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
+            UpstreamCall(deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
         )
         try:
             return await answering.read(1_000_000)
@@ -81,6 +81,6 @@ async def test_nobody_there_is_unreachable():
     upstream = HttpUpstream()
     with pytest.raises(Unreachable, match="small"):
         await upstream.dial(
-            UpstreamCall(deployment=deployment, url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
+            UpstreamCall(deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
         )
     await upstream.close()

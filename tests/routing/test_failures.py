@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.routing.health import FAILURES, REST_SECONDS, HealthBook
+from gateway.routing.health import FAILURES, REST_SECONDS, UP, HealthBook, Standing
 from gateway.routing.retry import Next, next_attempt
 
 GIVEN = {"place": 0, "places": 1, "tries_here": 1, "max_retries": 1, "retry_same": True, "try_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
@@ -33,23 +33,51 @@ def test_the_next_attempt(change, expected):
     )
 
 
-def test_a_deployment_rests_after_failures_in_a_row_and_is_probed_again():
+def opened() -> HealthBook:
     book = HealthBook()
     for count in range(FAILURES):
         assert book.healthy("a", now=0.0), count
         book.failed("a", now=0.0)
-    assert not book.healthy("a", now=REST_SECONDS - 0.1)
-    assert book.healthy("a", now=REST_SECONDS)
-    book.failed("a", now=REST_SECONDS)
-    assert not book.healthy("a", now=REST_SECONDS * 2.5), "each failed probe doubles the rest"
+    return book
+
+
+def test_the_circuit_opens_after_failures_in_a_row_and_one_request_probes_it():
+    book = opened()
+    assert book.standing("a", now=REST_SECONDS - 0.1).open_seconds > 0
+    assert book.standing("a", now=REST_SECONDS).open_seconds == 0, "half open: somebody may try"
+    book.dialled("a", now=REST_SECONDS)
+    assert book.standing("a", now=REST_SECONDS).open_seconds > 0, "and nobody else beside it"
+    book.failed("a", now=REST_SECONDS + 1)
+    assert book.standing("a", now=REST_SECONDS * 2.5).open_seconds > 0, "each failed probe doubles the rest"
     book.succeeded("a")
     assert book.healthy("a", now=0.0)
 
 
+def test_a_probe_that_told_nothing_lets_the_next_one_try():
+    book = opened()
+    book.dialled("a", now=REST_SECONDS)
+    book.released("a", now=REST_SECONDS + 1)
+    assert book.standing("a", now=REST_SECONDS + 1).open_seconds == 0
+
+
+def test_a_call_that_began_before_the_circuit_opened_closes_it_when_it_succeeds():
+    book = opened()
+    book.succeeded("a")
+    assert book.standing("a", now=0.0) is UP
+
+
 def test_a_provider_s_own_pause_is_respected_up_to_a_minute():
     book = HealthBook()
-    book.failed("a", now=0.0, retry_after=7.0)
-    assert not book.healthy("a", now=6.9)
+    book.limited("a", now=0.0, retry_after=7.0)
+    assert book.standing("a", now=6.9) == Standing(resting=True), "tried after the others, not shut out"
     assert book.healthy("a", now=7.0)
-    book.failed("a", now=10.0, retry_after=9999.0)
+    book.limited("a", now=10.0, retry_after=9999.0)
     assert book.healthy("a", now=70.0)
+
+
+def test_what_a_deployment_does_not_speak_is_remembered():
+    book = HealthBook()
+    book.lacks("a", "responses")
+    book.succeeded("a")
+    assert book.standing("a", now=0.0).missing == {"responses"}
+    assert book.standing("b", now=0.0) is UP

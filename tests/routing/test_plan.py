@@ -5,7 +5,9 @@ import json
 import pytest
 
 from gateway.config.load import parse
+from gateway.crossing import Carrier
 from gateway.routing.facts import facts_of
+from gateway.routing.health import Standing
 from gateway.routing.plan import decide
 from gateway.values.plan import Plan, Refusal, Verdict
 from gateway.wire import chat
@@ -31,8 +33,12 @@ def plan(
 ):
     at, asked = world(more=more, small=small), request(**fields)
     return decide(
-        at.routes[route], asked, facts_of(asked), verdict(complexity), at.policy, lambda name: name not in resting
+        at.routes[route], asked, facts_of(asked), verdict(complexity), at.policy, standing(resting), Carrier(asked)
     )
+
+
+def standing(resting: tuple[str, ...] = ()):
+    return lambda name: Standing(resting=name in resting)
 
 
 def names(decided: Plan | Refusal) -> list[str]:
@@ -107,13 +113,13 @@ def test_a_carbon_price_turns_the_order_within_a_tier(price, first):
     text = BASE.format(more=more, small=", grams_co2e_per_kwh: 2000", near="http://a/v1", far="http://b/v1")
     at = parse(text.replace("routes:\n  auto: {candidates: [small,", GREEN), "test.yaml", ENV)[0]
     asked = request()
-    decided = decide(at.routes["auto"], asked, facts_of(asked), verdict(0.1), at.policy, lambda _: True)
+    decided = decide(at.routes["auto"], asked, facts_of(asked), verdict(0.1), at.policy, standing(), Carrier(asked))
     assert names(decided)[0] == first
 
 
 def test_an_assumed_output_limit_does_not_lower_what_the_caller_asks_for():
     text = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(", output_tokens: 4000", "")
     at, asked = parse(text, "test.yaml", ENV)[0], request(max_tokens=100_000)
-    decided = decide(at.routes["small"], asked, facts_of(asked), verdict(0.1), at.policy, lambda _: True)
+    decided = decide(at.routes["small"], asked, facts_of(asked), verdict(0.1), at.policy, standing(), Carrier(asked))
     assert isinstance(decided, Plan)
     assert decided.attempts[0].output_tokens_max == 100_000

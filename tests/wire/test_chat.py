@@ -17,7 +17,7 @@ JSON_VALUES = st.recursive(
     max_leaves=12,
 )
 FREE_NAMES = st.text(min_size=1).filter(
-    lambda name: name not in chat._Body.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
+    lambda name: name not in chat._Fields.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
 )
 
 

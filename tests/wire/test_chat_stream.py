@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BrokenAnswer
-from gateway.wire.chat_stream import EVENT_BYTES_MAX, ChatStream
+from gateway.wire.chat_stream import ChatStream
+from gateway.wire.sse import EVENT_BYTES_MAX
 
 
 def event(content: str | None = None, end: str = "\n\n", **more: object) -> bytes:

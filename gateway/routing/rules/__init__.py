@@ -3,6 +3,6 @@
 To add one: a file like `capability.py`, a line here, a table of accept and refuse.
 """
 
-from . import capability, energy_cap
+from . import binding, capability, carriage, circuit, energy_cap
 
-FORBIDDING = (capability.forbids, energy_cap.forbids)
+FORBIDDING = (capability.forbids, binding.forbids, carriage.forbids, energy_cap.forbids, circuit.forbids)

@@ -1,5 +1,6 @@
 """What rules and the plan know about one candidate: the deployment and what this request is expected to take there."""
 
+from ...errors import NotCarriable
 from ...values.base import Value
 from ...values.catalog import Deployment
 
@@ -8,7 +9,9 @@ class Candidate(Value, frozen=True, kw_only=True):
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
     `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.
-    `roomiest`: no candidate of the route takes a longer context.
+    `roomiest`: no candidate of the route takes a longer context. `speech` is the dialect in which it would be spoken to,
+    None if there is none; `uncarried` says what of the request cannot be said there. `open_seconds` > 0: its circuit is
+    open for so long.
     """
 
     deployment: Deployment
@@ -20,3 +23,6 @@ class Candidate(Value, frozen=True, kw_only=True):
     expected_micrograms: int
     millijoules_cap: int | None
     roomiest: bool
+    speech: str | None
+    uncarried: NotCarriable | None = None
+    open_seconds: float = 0.0

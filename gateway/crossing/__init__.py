@@ -1,0 +1,77 @@
+"""Between dialects: a caller of one before a deployment that speaks another. Pure; one file per pair and direction.
+
+`Carrier` decides in which dialect a deployment is spoken to and carries the request there; `CrossedStream` brings a
+stream back. Where a deployment speaks the caller's dialect nothing here is used.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from ..errors import NotCarriable
+from ..values.request import Request
+from ..wire import body as bodies
+from ..wire import sse
+from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
+from .carried import Back, Carried, Crossing
+
+_CROSSINGS: Mapping[tuple[str, str], Crossing] = {
+    ("messages", "chat"): messages_to_chat,
+    ("responses", "chat"): responses_to_chat,
+    ("chat", "messages"): chat_to_messages,
+    ("responses", "messages"): responses_to_messages,
+}
+
+
+def speech_of(dialect: str, speaks: Iterable[str]) -> str | None:
+    """The dialect in which a caller of `dialect` is served by who speaks `speaks`: the same, else one that can be
+    crossed to; None if there is no way."""
+    return dialect if dialect in speaks else next((other for other in speaks if (dialect, other) in _CROSSINGS), None)
+
+
+class Carrier:
+    """Carries one request to other dialects, each once."""
+
+    __slots__ = ("_document", "_done", "_request")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._document: dict[str, object] | None = None
+        self._done: dict[tuple[str, bool], Carried | NotCarriable] = {}
+
+    def to(self, speech: str, *, extended: bool) -> Carried | NotCarriable:
+        """The request in another dialect, or why it cannot be said there."""
+        found = self._done.get((speech, extended))
+        if found is None:
+            if self._document is None:
+                self._document = bodies.whole(self._request.body)
+            try:
+                crossing = _CROSSINGS[self._request.dialect, speech]
+                found = crossing.carry(self._document, extended=extended)
+            except NotCarriable as why:
+                found = why
+            self._done[speech, extended] = found
+        return found
+
+    def back(self, carried: Carried, speech: str, *, answer_id: str, created: int) -> Back:
+        """The way back of the answer to what was carried."""
+        return _CROSSINGS[self._request.dialect, speech].back(carried, answer_id=answer_id, created=created)
+
+
+class CrossedStream:
+    """Events of the provider's dialect in, bytes of the caller's out; the meter has read them before."""
+
+    __slots__ = ("_back", "_chat")
+
+    def __init__(self, back: Back, *, chat: bool) -> None:
+        self._back = back
+        self._chat = chat
+
+    def feed(self, block: bytes) -> bytes:
+        """What a block of whole events becomes."""
+        payloads = (sse.payload_of(event) for event in sse.events_of(block))
+        events = (event for payload in payloads if payload is not None for event in self._back.feed(payload))
+        return b"".join(sse.written(event, named=not self._chat) for event in events)
+
+    def finish(self) -> bytes:
+        """What ends the stream."""
+        last = b"".join(sse.written(event, named=not self._chat) for event in self._back.end())
+        return last + b"data: [DONE]\n\n" if self._chat else last

@@ -1,0 +1,85 @@
+"""What a crossing makes of a request, and how the answer comes back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..errors import NotCarriable
+from ..values.base import Value
+
+
+class Carried(Value, frozen=True, kw_only=True):
+    """A request in another dialect: its document without `model`, and what the way back has to know.
+
+    `asked` is the caller's own document. `dropped` names what was left out because no answer depends on it: hints,
+    labels, cache marks; the caller is told. `tools` maps names used upstream to (kind, name, namespace) as the caller
+    knows them, where those differ.
+    """
+
+    document: dict[str, Any]
+    asked: dict[str, Any]
+    dropped: tuple[str, ...] = ()
+    tools: Mapping[str, tuple[str, str, str]] = {}
+
+
+class Back(Protocol):
+    """The way back of one answer: whole, or event by event; `end` closes what is open. `kept` gives the answer's id and
+    items where the caller may refer to it later and nobody but us keeps it, else ("", [])."""
+
+    def whole(self, document: dict[str, Any]) -> dict[str, Any]: ...
+    def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]: ...
+    def end(self) -> list[dict[str, Any]]: ...
+    def kept(self) -> tuple[str, list[dict[str, Any]]]: ...
+
+
+class Crossing(Protocol):
+    """One pair of dialects; each is a module. `extended` targets understand litellm's additions to chat completions
+    (cache_control on parts, thinking_blocks on messages)."""
+
+    def carry(self, document: dict[str, Any], *, extended: bool) -> Carried: ...
+    def back(self, carried: Carried, *, answer_id: str, created: int) -> Back: ...
+
+
+class Fields:
+    """Takes the fields of a body one by one; what nobody took is an error, what is harmless is remembered as dropped."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._left = {name: value for name, value in document.items() if value is not None}
+        self.dropped: list[str] = []
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """The value of a field, which then counts as carried."""
+        return self._left.pop(name, default)
+
+    def drop(self, *names: str) -> None:
+        """Leave these out; the caller is told of those that were given."""
+        for name in names:
+            if name in self._left:
+                del self._left[name]
+                self.dropped.append(name)
+
+    def refuse(self, why: str, *names: str, harmless: Sequence[Any] = (False, 0, 1, [], {}, "")) -> None:
+        """Refuse these unless their value says nothing. Raises NotCarriable."""
+        for name in names:
+            value = self._left.pop(name, None)
+            if value is not None and value not in harmless:
+                raise NotCarriable(name, why)
+
+    def done(self) -> tuple[str, ...]:
+        """What was dropped. Raises NotCarriable if a field is left that we do not know."""
+        for name in self._left:
+            raise NotCarriable(name, "it has no known counterpart in the dialect of this deployment")
+        return tuple(self.dropped)
+
+
+def of_type(value: Any, kind: type, param: str) -> Any:
+    """`value` if it is of that type. Raises NotCarriable naming the field."""
+    if not isinstance(value, kind):
+        raise NotCarriable(param, f"it must be of type {kind.__name__}")
+    return value
+
+
+def objects(value: Any, param: str) -> list[dict[str, Any]]:
+    """`value` if it is a list of objects. Raises NotCarriable naming the field."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise NotCarriable(param, "it must be a list of objects")
+    return value

@@ -1,0 +1,138 @@
+"""Anthropic and what speaks its Messages dialect.
+
+Request -> call, usage -> Usage, failure -> what it means.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..values.catalog import Deployment
+from ..values.usage import Usage
+from . import call as calls
+from .call import Failure, UpstreamCall, detail, error_in, tokens
+
+SPEAKS = ("messages",)
+LEARNT: frozenset[str] = frozenset()
+_FORWARD_PREFIXES = (*calls.FORWARD_PREFIXES, "anthropic-")
+_RETURN_PREFIXES = ("anthropic-",)
+# The version that callers of other dialects are served with (docs.anthropic.com, API versions).
+_VERSION = "2023-06-01"
+# Thinking for models that take a budget rather than "adaptive": Anthropic's least, and what each effort gets.
+_BUDGET_MIN = 1024
+_BUDGETS = {"low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 24576}
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def call(
+    speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+) -> UpstreamCall:
+    """The call for one attempt; `headers` are the caller's, names in lower case."""
+    # Beta features are asked for in a header, and by SDKs that use one in the query as well.
+    path = "/messages?beta=true" if "anthropic-beta" in headers else "/messages"
+    return _call(speech, path, body, deployment, headers, "application/json")
+
+
+def passage(
+    method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+) -> UpstreamCall:
+    """A call to any path below /v1, with the caller's own type of content."""
+    return _call("passage", path, body, deployment, headers, headers.get("content-type", ""), method)
+
+
+def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
+    """The body of a carried request, fitted to what this deployment takes: Anthropic wants `max_tokens` always, and its
+    generations differ in how they are told to think."""
+    fitted = {"model": deployment.model, "max_tokens": deployment.output_tokens, **document}
+    if "thinking" in fitted and not deployment.reasons:
+        del fitted["thinking"]
+    config = dict(fitted.pop("output_config", {}))
+    if "thinking" in fitted and not deployment.adaptive:
+        budget = min(_BUDGETS.get(str(config.pop("effort", "medium")), _BUDGET_MIN), fitted["max_tokens"] - 1)
+        fitted["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        if budget < _BUDGET_MIN:
+            del fitted["thinking"]
+    if not deployment.adaptive:
+        config.pop("effort", None)
+    if config:
+        fitted["output_config"] = config
+    choice = fitted.get("tool_choice")
+    if "thinking" in fitted and isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
+        # Anthropic takes no forced tool while it thinks.
+        del fitted["thinking"]
+    if "thinking" in fitted:
+        for name in _SAMPLING:
+            fitted.pop(name, None)
+    return orjson.dumps(fitted)
+
+
+def returned(headers: Mapping[str, str]) -> dict[str, str]:
+    """The provider's headers that travel back to the caller; names in lower case."""
+    return calls.returned(headers, _RETURN_PREFIXES)
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """Normalise a `usage` object; None where it is missing, malformed or all zero (then we estimate).
+
+    Anthropic counts what it reads from and writes to its cache beside `input_tokens`; thinking lies within output.
+    """
+    if not isinstance(usage, Mapping):
+        return None
+    plain, written = tokens(usage.get("input_tokens")), tokens(usage.get("output_tokens"))
+    cached, stored = (
+        tokens(usage.get("cache_read_input_tokens")) or 0,
+        tokens(usage.get("cache_creation_input_tokens")) or 0,
+    )
+    if plain is None or written is None or plain + cached + stored + written == 0:
+        return None
+    thought = detail(usage, "output_tokens_details", "thinking_tokens")
+    return Usage(
+        input=plain + cached + stored,
+        output=written,
+        cached_input=cached,
+        cache_write=stored,
+        cache_write_long=min(detail(usage, "cache_creation", "ephemeral_1h_input_tokens"), stored),
+        reasoning=min(thought, written),
+    )
+
+
+def failure_of(status: int, body: bytes) -> Failure:
+    """What an error status of the provider means for this request.
+
+    Spend limits come as a 429 without retry-after, or for a workspace as a 400 (docs.anthropic.com, errors, 2026).
+    """
+    error = error_in(body)
+    message = str(error.get("message") or "")
+    details = error.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    lowered = message.lower()
+    money = (
+        error.get("type") == "billing_error"
+        or code == "enforced_spend_limit_reached"
+        or (status == 400 and ("usage limits" in lowered or "credit balance is too low" in lowered))
+    )
+    return calls.failure(status, message, money=money)
+
+
+def _call(
+    speech: str,
+    path: str,
+    body: tuple[bytes | memoryview, ...],
+    deployment: Deployment,
+    headers: Mapping[str, str],
+    content_type: str,
+    method: str = "POST",
+) -> UpstreamCall:
+    base = deployment.base_url
+    forward = {
+        "anthropic-version": _VERSION,
+        **calls.forwarded(headers, calls.FORWARD, _FORWARD_PREFIXES),
+        "Accept-Encoding": "identity",
+    }
+    if content_type:
+        forward["Content-Type"] = content_type
+    if deployment.secret is not None:
+        forward["x-api-key"] = deployment.secret
+    url = f"{base}{path}" if base.endswith("/v1") else f"{base}/v1{path}"
+    return UpstreamCall(deployment=deployment, speech=speech, url=url, headers=forward, body=body, method=method)

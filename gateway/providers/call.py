@@ -1,0 +1,93 @@
+"""What every provider file deals in: the call that is made, and what a failure means."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..values.base import Value
+from ..values.catalog import Deployment
+
+# No model of the field reads or writes a hundred million tokens in one call; a larger count is nonsense, and estimated.
+_TOKENS_MAX = 100_000_000
+# Headers of callers that travel on to any provider; everything else stays with us (cookies, our own, hop-by-hop, keys).
+FORWARD_PREFIXES = ("x-stainless-",)
+FORWARD = frozenset({"user-agent", "traceparent", "tracestate", "idempotency-key"})
+# Headers of any provider that clients read.
+_RETURN = frozenset({"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"})
+# Status codes that another try may cure, and those that say that our key or account is wrong there.
+_RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OURS = frozenset({401, 402, 403})
+
+
+class UpstreamCall(Value, frozen=True, kw_only=True):
+    """One HTTP call to a provider. The pieces of `body` are sent one after the other; headers hold the provider's key.
+
+    `speech` is the dialect of the body.
+    """
+
+    deployment: Deployment
+    speech: str
+    url: str
+    headers: Mapping[str, str]
+    body: tuple[bytes | memoryview, ...]
+    method: str = "POST"
+
+
+class Failure(Value, frozen=True, kw_only=True):
+    """What an error status means: try this deployment again, try another one, or hand it to the caller.
+
+    `hide` keeps the provider's words from the caller; `message` holds them in plain text.
+    """
+
+    retry_same: bool
+    try_other: bool
+    code: str
+    hide: bool
+    message: str = ""
+
+
+def forwarded(headers: Mapping[str, str], names: frozenset[str], prefixes: tuple[str, ...]) -> dict[str, str]:
+    """The caller's headers (names in lower case) that travel on."""
+    return {name: value for name, value in headers.items() if name in names or name.startswith(prefixes)}
+
+
+def returned(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
+    """The provider's headers that travel back to the caller; names in lower case."""
+    lowered = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lowered if name in _RETURN or name.startswith(prefixes)}
+
+
+def failure(status: int, message: str, *, money: bool) -> Failure:
+    """What an error status of any provider means; `money`: it refuses because of what our account may spend."""
+    if status in _OURS or money:
+        return Failure(retry_same=False, try_other=True, code="provider_account", hide=True)
+    if status < 400:
+        # A redirect is not followed: it would carry the key elsewhere.
+        return Failure(retry_same=False, try_other=True, code="upstream_error", hide=True)
+    if status in _RETRYABLE or status >= 500:
+        code = "provider_rate_limited" if status == 429 else "upstream_error"
+        return Failure(retry_same=True, try_other=True, code=code, hide=status != 429, message=message)
+    # The provider understood the request and rejects it: so would the next one; its own words help the caller most.
+    return Failure(retry_same=False, try_other=False, code="provider_rejected", hide=False, message=message)
+
+
+def error_in(body: bytes) -> dict[str, Any]:
+    """The `error` object of an error body, {} where there is none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
+
+
+def tokens(value: Any) -> int | None:
+    """A count of tokens, None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
+
+
+def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    """A count within a group of counts, 0 where it is missing."""
+    details = usage.get(group)
+    return (tokens(details.get(name)) or 0) if isinstance(details, Mapping) else 0

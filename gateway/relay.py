@@ -1,0 +1,321 @@
+"""One provider's answer on its way to the caller: whole, streamed, rejected or broken, in the caller's dialect.
+
+The meter reads what the provider sends, in the dialect that it speaks; where that is not the caller's, what the meter
+lets through is crossed back before it is sent.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from . import story
+from .crossing import CrossedStream
+from .crossing.carried import Back, Carried
+from .errors import BrokenAnswer, NotCarriable, PenstockError, Unreachable, UpstreamError, UpstreamTimeout
+from .providers import PROVIDERS
+from .providers.call import Failure
+from .routing import plan as planning
+from .routing.health import HealthBook
+from .settlement import Decided, Progress
+from .values.answer import Answer
+from .values.base import Value
+from .wire import DIALECTS, passage
+
+# More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+# Files that pass through may be larger than any answer (OpenAI's upload limit is 512 MB).
+_FILE_BYTES_MAX = 1024 * 1024 * 1024
+# Of a provider's error body; enough for its message.
+_ERROR_BYTES_MAX = 256 * 1024
+# How a server says that a path does not exist there.
+_NO_SUCH_PATH = (404, 405, 501)
+
+
+class Answering(Protocol):
+    """A provider's answer that has begun. `chunk` gives b"" at the end; both raise UpstreamError."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    async def read(self, limit: int) -> bytes: ...
+    async def chunk(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Reply(Protocol):
+    """The caller's side of a stream; `begin` and `write` raise CallerGone."""
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
+    async def write(self, data: bytes) -> None: ...
+
+
+class Failed(Value, frozen=True, kw_only=True):
+    """An attempt that did not serve: what to tell the caller if it was the last, and what may be tried.
+
+    `speech`: the same deployment should be spoken to in this dialect instead, at once.
+    """
+
+    answer: Answer
+    retry_same: bool
+    try_other: bool
+    retry_after: float | None
+    speech: str | None = None
+
+
+class Relay:
+    """Brings answers back. Knows the book of health, for an answer tells how its deployment stands."""
+
+    def __init__(self, health: HealthBook) -> None:
+        self._health = health
+
+    async def answered(
+        self, decided: Decided, progress: Progress, answering: Answering, reply: Reply, *, now: float
+    ) -> Answer | Failed:
+        """The provider's status line is here."""
+        request, attempt = decided.request, progress.attempt
+        provider = PROVIDERS[attempt.deployment.dialect]
+        if not 200 <= answering.status < 300:
+            return await self._rejected(decided, progress, answering, now=now)
+        headers = provider.returned(answering.headers)
+        kind = answering.headers.get("Content-Type", "")
+        if request.stream and "event-stream" in kind:
+            return await self._stream(decided, progress, answering, headers, reply)
+        if request.passage is not None and "json" not in kind:
+            return await self._file(decided, progress, answering, headers, reply)
+        body = await answering.read(ANSWER_BYTES_MAX)
+        progress.answered, progress.text_bytes = True, len(body)
+        document = _object(body)
+        if document is None:
+            raise BrokenAnswer("The provider's answer is not JSON.")
+        usage, progress.text_bytes, progress.answer_id = DIALECTS[attempt.speech].answered(document)
+        progress.usage = provider.usage_of(usage)
+        if request.passage is not None:
+            progress.pieces = passage.pieces_of(document)
+        carried = carried_of(decided, progress)
+        if carried is not None:
+            headers["content-type"] = "application/json"
+            back = progress.back = _back(decided, progress, carried)
+            body = _crossed(back, document)
+        self._completed(progress, answering.status)
+        return Answer(status=answering.status, headers=headers, body=body)
+
+    async def _stream(
+        self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
+    ) -> Answer:
+        """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
+        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
+        meter = progress.stream = DIALECTS[progress.attempt.speech].meter(decided.request)
+        crossed = self._crossed_stream(decided, progress)
+        if crossed is not None:
+            headers["content-type"] = "text/event-stream; charset=utf-8"
+        begun, received = False, 0
+        while data := await answering.chunk():
+            received += len(data)
+            if received > ANSWER_BYTES_MAX:
+                raise BrokenAnswer("The provider's answer is longer than any answer.")
+            out = meter.feed(data)
+            if crossed is not None:
+                out = _fed(crossed, out)
+                if meter.error is not None:
+                    break
+            if out:
+                if not begun:
+                    await reply.begin(answering.status, headers)
+                    begun = progress.answered = True
+                await reply.write(out)
+            if meter.done:
+                # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
+                break
+        rest = meter.finish()
+        if crossed is not None:
+            if meter.error is not None:
+                raise BrokenAnswer(f"The provider ended its answer with an error: {_words(meter.error)}")
+            rest = (_fed(crossed, rest) if rest else b"") + (crossed.finish() if meter.ended else b"")
+        if not meter.ended and meter.error is None:
+            raise BrokenAnswer("The provider ended the stream before the answer was complete.")
+        if not begun:
+            await reply.begin(answering.status, headers)
+            progress.answered = True
+        if rest:
+            await reply.write(rest)
+        self._completed(progress, answering.status)
+        progress.answer_id = meter.id
+        if meter.error is not None:
+            progress.outcome, progress.code = "cut", "upstream_error"
+        return Answer(status=answering.status, headers=headers, streamed=True)
+
+    async def _file(
+        self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
+    ) -> Answer:
+        """Something that is no JSON passes through as it comes: sound, pictures, files."""
+        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
+        progress.stream = passage.PassageStream()
+        received = 0
+        await reply.begin(answering.status, headers)
+        progress.answered = True
+        while data := await answering.chunk():
+            received += len(data)
+            if received > _FILE_BYTES_MAX:
+                raise BrokenAnswer("The provider's file is larger than what passes through here.")
+            await reply.write(data)
+        self._completed(progress, answering.status)
+        return Answer(status=answering.status, headers=headers, streamed=True)
+
+    def _crossed_stream(self, decided: Decided, progress: Progress) -> CrossedStream | None:
+        carried = carried_of(decided, progress)
+        if carried is None:
+            return None
+        back = progress.back = _back(decided, progress, carried)
+        return CrossedStream(back, chat=decided.request.dialect == "chat")
+
+    async def _rejected(
+        self, decided: Decided, progress: Progress, answering: Answering, *, now: float
+    ) -> Answer | Failed:
+        """The provider answered with an error status; none of them charges for that."""
+        deployment = progress.attempt.deployment
+        provider = PROVIDERS[deployment.dialect]
+        progress.refused = True
+        body = await answering.read(_ERROR_BYTES_MAX)
+        failure = provider.failure_of(answering.status, body)
+        passed = not failure.retry_same and not failure.try_other
+        progress.outcome = "rejected" if passed else "upstream_error"
+        progress.status, progress.code = answering.status, failure.code
+        retry_after = _seconds(answering.headers.get("Retry-After"))
+        speech = self._other_speech(decided, progress, answering.status, body, now=now)
+        self._stands(deployment.name, failure, answering.status, retry_after, now=now)
+        answer = _told(decided, progress, failure, answering, body)
+        progress.status = answer.status
+        if passed and speech is None:
+            return answer
+        return Failed(
+            answer=answer,
+            retry_same=failure.retry_same,
+            try_other=failure.try_other,
+            retry_after=retry_after,
+            speech=speech,
+        )
+
+    def _stands(self, name: str, failure: Failure, status: int, retry_after: float | None, *, now: float) -> None:
+        if status == 429 and failure.retry_same:
+            self._health.released(name, now=now)
+            self._health.limited(name, now=now, retry_after=retry_after)
+        elif failure.retry_same:
+            self._health.failed(name, now=now)
+        elif failure.try_other:
+            self._health.released(name, now=now)
+        else:
+            self._health.succeeded(name)
+
+    def _other_speech(
+        self, decided: Decided, progress: Progress, status: int, body: bytes, *, now: float
+    ) -> str | None:
+        """The dialect to go on in, where the server turns out not to have the path of the one that was tried."""
+        deployment, speech = progress.attempt.deployment, progress.attempt.speech
+        if speech not in deployment.learnt or status not in _NO_SUCH_PATH or b"model_not_found" in body:
+            return None
+        self._health.lacks(deployment.name, speech)
+        other = planning.speech_at(decided.request, deployment, self._health.standing(deployment.name, now=now))
+        if other is None or isinstance(decided.carrier.to(other, extended=False), NotCarriable):
+            return None
+        return other
+
+    async def broken(
+        self, decided: Decided, progress: Progress, error: UpstreamError, reply: Reply, *, now: float
+    ) -> Answer | Failed:
+        """No usable answer. Before the first byte another attempt may follow; after it, the stream ends with an error."""
+        begun = progress.stream is not None and progress.answered
+        progress.outcome = "cut" if begun else "upstream_error"
+        progress.status, progress.code = error.status, error.code
+        if isinstance(error, Unreachable):
+            progress.dialled = False
+        self._health.failed(progress.attempt.deployment.name, now=now)
+        dialect = DIALECTS[decided.request.dialect]
+        if begun:
+            await reply.write(dialect.error_event(error))
+            return Answer(status=200, headers={}, streamed=True)
+        same = error.retryable and not isinstance(error, UpstreamTimeout)
+        return Failed(answer=dialect.failed(error), retry_same=same, try_other=True, retry_after=None)
+
+    def _completed(self, progress: Progress, status: int) -> None:
+        progress.outcome, progress.status, progress.code = "completed", status, ""
+        self._health.succeeded(progress.attempt.deployment.name)
+
+
+def carried_of(decided: Decided, progress: Progress) -> Carried | None:
+    """What was sent instead of the caller's own words; None where these were sent."""
+    attempt = progress.attempt
+    if attempt.speech == decided.request.dialect:
+        return None
+    carried = decided.carrier.to(attempt.speech, extended=attempt.deployment.dialect == "litellm")
+    assert isinstance(carried, Carried), "what cannot be carried was struck"
+    return carried
+
+
+def _back(decided: Decided, progress: Progress, carried: Carried) -> Back:
+    return decided.carrier.back(
+        carried, progress.attempt.speech, answer_id=f"{decided.request_id}{progress.number}", created=int(decided.at)
+    )
+
+
+def _crossed(back: Back, document: dict[str, Any]) -> bytes:
+    """The whole answer in the caller's dialect. Raises BrokenAnswer where the provider's has no such shape."""
+    try:
+        return orjson.dumps(back.whole(document))
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        raise BrokenAnswer("The provider's answer does not have the shape of its dialect.") from error
+
+
+def _fed(crossed: CrossedStream, block: bytes) -> bytes:
+    try:
+        return crossed.feed(block)
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        raise BrokenAnswer("The provider's stream does not have the shape of its dialect.") from error
+
+
+def _told(decided: Decided, progress: Progress, failure: Failure, answering: Answering, body: bytes) -> Answer:
+    """What the caller hears of a provider's error: its own bytes in the same dialect, else its words in the caller's."""
+    provider, dialect = PROVIDERS[progress.attempt.deployment.dialect], DIALECTS[decided.request.dialect]
+    if failure.hide:
+        error: PenstockError = UpstreamError(
+            f"The provider answered with status {answering.status}.", code=failure.code
+        )
+        return dialect.failed(error)
+    headers = provider.returned(answering.headers)
+    if progress.attempt.speech == decided.request.dialect:
+        return Answer(status=answering.status, headers=headers, body=body)
+    error = PenstockError(
+        failure.message or f"The provider answered with status {answering.status}.", code=failure.code
+    )
+    error.status = answering.status
+    answer = dialect.failed(error)
+    if "retry-after" in headers:
+        answer = Answer(
+            status=answer.status, headers={"content-type": "application/json", "retry-after": headers["retry-after"]},
+            body=answer.body,
+        )  # fmt: skip
+    return answer
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _words(error: Any) -> str:
+    """The provider's own words for what went wrong."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:500]
+
+
+def _seconds(text: str | None) -> float | None:
+    """A Retry-After of plain seconds; dates and nonsense count as not given."""
+    try:
+        seconds = float(text) if text is not None else -1.0
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 86_400 else None

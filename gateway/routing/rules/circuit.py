@@ -1,0 +1,12 @@
+"""A candidate whose circuit is open is struck: it kept failing, and one request at a time tries it again."""
+
+import math
+
+from ...values.plan import Facts
+from .candidate import Candidate
+
+
+def forbids(candidate: Candidate, facts: Facts) -> str | None:
+    """For how long it is not dialled, None if it is. `facts` are not needed here."""
+    seconds = candidate.open_seconds
+    return f"circuit open for {math.ceil(seconds)} s after failures" if seconds > 0 else None

@@ -1,0 +1,108 @@
+"""The smallest value that a JSON schema accepts, always the same one, as a model would write that keeps to it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Deeper than this a recursive schema is closed with an empty value.
+_DEPTH_MAX = 16
+_TEXT = "text"
+# RFC 3339 and friends, for the formats that OpenAI's and Anthropic's structured outputs name.
+_FORMATS = {
+    "date": "2026-01-01",
+    "date-time": "2026-01-01T00:00:00Z",
+    "time": "00:00:00Z",
+    "duration": "P1D",
+    "email": "a@example.com",
+    "hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uri": "https://example.com/",
+    "url": "https://example.com/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+
+
+def minimal(schema: Any) -> Any:
+    """A value that keeps to the schema: required properties only, the first of each choice."""
+    return _value(schema, schema, 0)
+
+
+def _value(schema: Any, root: Any, depth: int) -> Any:
+    if not isinstance(schema, Mapping) or depth > _DEPTH_MAX:
+        return {}
+    if isinstance(schema.get("$ref"), str):
+        return _value(_resolved(schema["$ref"], root), root, depth + 1)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for choice in ("anyOf", "oneOf"):
+        if schema.get(choice):
+            return _value(schema[choice][0], root, depth + 1)
+    if schema.get("allOf"):
+        return _together(schema, root, depth)
+    return _typed(schema, root, depth)
+
+
+def _resolved(reference: str, root: Any) -> Any:
+    """What `#/$defs/x` points to; nothing for a reference that leaves the document."""
+    found = root
+    for step in reference.removeprefix("#").strip("/").split("/"):
+        if step:
+            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+def _together(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
+    parts = [_value(part, root, depth + 1) for part in schema["allOf"]]
+    own = {name: value for name, value in schema.items() if name != "allOf"}
+    if "properties" in own or "type" in own:
+        parts.append(_value(own, root, depth + 1))
+    if all(isinstance(part, dict) for part in parts):
+        return {name: value for part in parts for name, value in part.items()}
+    return parts[0]
+
+
+def _typed(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = kind[0] if kind else None
+    if kind == "string":
+        return _string(schema)
+    if kind in ("integer", "number"):
+        return _number(schema)
+    if kind == "boolean":
+        return True
+    if kind == "null":
+        return None
+    if kind == "array":
+        items = [_value(one, root, depth + 1) for one in schema.get("prefixItems") or ()]
+        while len(items) < (schema.get("minItems") or 0):
+            items.append(_value(schema.get("items"), root, depth + 1))
+        return items
+    return _object(schema, root, depth)
+
+
+def _object(schema: Mapping[str, Any], root: Any, depth: int) -> dict[str, Any]:
+    properties = schema.get("properties") or {}
+    required = schema.get("required") or ()
+    return {name: _value(properties.get(name), root, depth + 1) for name in required}
+
+
+def _string(schema: Mapping[str, Any]) -> str:
+    text = _FORMATS.get(schema.get("format") or "", _TEXT)
+    shortest, longest = schema.get("minLength") or 0, schema.get("maxLength")
+    return text.ljust(shortest, "x")[:longest]
+
+
+def _number(schema: Mapping[str, Any]) -> int | float:
+    step = schema.get("multipleOf") or 1
+    least = schema.get("minimum")
+    if least is None and schema.get("exclusiveMinimum") is not None:
+        least = schema["exclusiveMinimum"] + step
+    if least is not None:
+        return -(-least // step) * step if least % step else least  # type: ignore[no-any-return]
+    most = schema.get("maximum")
+    if most is None and schema.get("exclusiveMaximum") is not None:
+        most = schema["exclusiveMaximum"] - step
+    return step if most is None or most >= step else most

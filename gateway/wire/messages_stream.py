@@ -1,0 +1,42 @@
+"""Anthropic's stream: what is read of it. Usage begins in message_start and ends, cumulative, in message_delta."""
+
+from typing import Any
+
+from .sse import Meter, weight_of
+
+
+class MessagesStream(Meter):
+    """Meters one stream; nothing of it is withheld."""
+
+    __slots__ = ()
+
+    def _matters(self, data: bytes) -> bool:
+        """Everything but the deltas of a block; the type of an event stands on its own line as well as in its data."""
+        return b'"message_' in data or b'"error"' in data or b"message_stop" in data
+
+    def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
+        kind = payload.get("type")
+        if kind == "content_block_delta":
+            delta = payload.get("delta")
+            names = ("text", "partial_json", "thinking")
+            self._weigh(sum(weight_of(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes)
+        elif kind == "message_start":
+            message = payload.get("message")
+            if isinstance(message, dict):
+                self.id = str(message.get("id") or "")
+                self._count(message.get("usage"))
+        elif kind == "message_delta":
+            delta = payload.get("delta")
+            self.finished = self.finished or (isinstance(delta, dict) and delta.get("stop_reason") is not None)
+            self._count(payload.get("usage"))
+        elif kind == "message_stop":
+            self.done = True
+        elif kind == "error":
+            self.error = payload.get("error") or payload
+        return True
+
+    def _count(self, usage: Any) -> None:
+        """Later counts replace earlier ones; what a later one leaves out stands."""
+        if isinstance(usage, dict):
+            given = {name: value for name, value in usage.items() if value is not None}
+            self.usage = {**(self.usage or {}), **given}

@@ -1,0 +1,176 @@
+"""Everything else under /v1/: images, audio, files, batches, rerank, moderations. It passes through and is metered.
+
+Only what the gateway acts on is read: the model, in JSON or in a form, and how many pieces are asked for where pieces
+are what is paid for. The rest goes on as it came.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import BadRequest, PenstockError
+from ..values.answer import Answer
+from ..values.plan import Refusal
+from ..values.request import Message, Passage, Request, Splice
+from . import body as bodies
+from . import openai_errors
+from .body import UNREADABLE, count
+from .sse import Meter
+
+# The value of a form's field called model (RFC 7578): headers, a blank line, one line.
+_FORM_MODEL = re.compile(rb'name="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{0,256})\r\n')
+# Paths that go on after the id of a thing that lies with a provider.
+_THING = re.compile(r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)")
+_PIECES_MAX = 128
+# Sound is at least so many bytes a second: 8 kbit/s, the lowest rate that speech is stored at (AMR, Opus).
+_BYTES_A_SECOND = 1000
+# What no provider of the field charges for: looking things up, keeping files, asking whether text is harmful.
+_FREE = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
+
+
+class _Fields(bodies.Fields, gc=False, kw_only=True):
+    """The fields that we act on."""
+
+    stream: bool | None = None
+    n: int | None = None
+    input: Any = None
+
+
+class _Peek(msgspec.Struct, gc=False):
+    model: Any = None
+
+
+_READER = bodies.Reader(_Fields, required="model")
+_PEEK = msgspec.json.Decoder(_Peek)
+
+
+def parse(method: str, path: str, content_type: str, body: bytes | bytearray, dialect: str) -> Request:
+    """Read one request to `path` (below /v1, with its query). Raises BadRequest where `model` cannot be told."""
+    if isinstance(body, bytes):
+        body = bytearray(body)
+    free = method in ("GET", "HEAD", "DELETE") or path.startswith(_FREE) or path.partition("?")[0].endswith("/cancel")
+    model, span, quoted, stream, pieces = "", (0, 0), True, False, _pieces(path, body, None)
+    if content_type.startswith("multipart/form-data"):
+        found = _FORM_MODEL.findall(body)
+        if len(found) > 1:
+            raise BadRequest("'model' must be given exactly once.", param="model")
+        if found:
+            match = _FORM_MODEL.search(body)
+            assert match is not None
+            model, span, quoted = match.group(1).decode(errors="replace"), match.span(1), False
+    elif body and _names_model(body):
+        document, span = _READER.read(body)
+        model, stream = document.renamed, bool(document.stream)
+        pieces = _pieces(path, body, document)
+    return Request(
+        dialect="passage",
+        body=body,
+        model=model,
+        model_span=span,
+        messages=[Message("user", "")],
+        sizes=[0],
+        stream=stream,
+        wants_usage=True,
+        usage_splice=None,
+        max_output_tokens=None,
+        choices=1,
+        tool_names=frozenset(),
+        has_schema=False,
+        references=tuple(_THING.findall(path)),
+        passage=Passage(method=method, path=path, dialect=dialect, free=free, quoted=quoted, pieces=pieces),
+    )
+
+
+def _names_model(body: bytearray) -> bool:
+    try:
+        return _PEEK.decode(body).model is not None
+    except UNREADABLE:
+        return False
+
+
+def _pieces(path: str, body: bytearray, document: _Fields | None) -> tuple[str, int] | None:
+    """(unit, how many at most) of what is paid for by the piece."""
+    if path.startswith("/images/"):
+        return "image", count("n", document.n if document is not None else None, _PIECES_MAX) or 1
+    if path.startswith("/audio/speech"):
+        text = document.input if document is not None else None
+        return "character", len(text) if isinstance(text, str) else len(body)
+    if path.startswith("/audio/"):
+        return "second", -(-len(body) // _BYTES_A_SECOND)
+    return ("query", 1) if path.startswith("/rerank") else None
+
+
+def pieces_of(document: Mapping[str, Any]) -> int | None:
+    """How many pieces a whole answer holds: seconds of sound or images; None where it does not say."""
+    usage = document.get("usage")
+    told = [usage.get("seconds") if isinstance(usage, Mapping) else None, document.get("duration")]
+    seconds = next((one for one in told if isinstance(one, int | float) and not isinstance(one, bool)), None)
+    if seconds is not None:
+        return max(0, -int(-seconds // 1))
+    data = document.get("data")
+    return len(data) if isinstance(data, list) and data and _is_image(data[0]) else None
+
+
+def _is_image(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)
+
+
+def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+    """The caller's body with the deployment's model name in it, if it names one."""
+    assert request.passage is not None
+    if not request.model:
+        return (memoryview(request.body),)
+    if request.passage.quoted:
+        return bodies.spliced(request, model)
+    return bodies.replaced(
+        request.body, [Splice(start=request.model_span[0], end=request.model_span[1], text=model.encode())]
+    )
+
+
+def meter(request: Request) -> "PassageStream":
+    """What reads the answer as it streams by."""
+    return PassageStream()
+
+
+class PassageStream(Meter):
+    """Meters a stream of events of whatever kind: usage is read where an event names it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Nobody knows how such a stream says that it is complete.
+        self.finished = True
+
+    def _matters(self, data: bytes) -> bool:
+        return b'"usage"' in data or b'"error"' in data or b"[DONE]" in data
+
+    def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
+        self._learnt += 1
+        if isinstance(payload.get("usage"), dict):
+            self.usage = payload["usage"]
+        if payload.get("error"):
+            self.error = payload["error"]
+        return True
+
+
+def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
+    """(the provider's usage object, bytes of text, id) of a whole answer."""
+    return document.get("usage"), 0, str(document.get("id") or "")
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal in OpenAI's shape."""
+    return openai_errors.refused(refusal)
+
+
+def failed(error: PenstockError) -> Answer:
+    """An error of the tree in OpenAI's shape."""
+    return openai_errors.failed(error)
+
+
+def error_event(error: PenstockError) -> bytes:
+    """A failure after the answer began."""
+    return b"data: " + openai_errors.body_of(error) + b"\n\n"

@@ -1,0 +1,41 @@
+"""The Responses stream: what is read of it. Usage stands in the event that ends it."""
+
+from typing import Any
+
+from .sse import Meter, weight_of
+
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
+
+
+class ResponsesStream(Meter):
+    """Meters one stream; nothing of it is withheld."""
+
+    __slots__ = ()
+
+    def _matters(self, data: bytes) -> bool:
+        """The first and the last events of a response, and errors."""
+        return (
+            b'"response.c' in data
+            or b'"response.failed"' in data
+            or b'"response.incomplete"' in data
+            or b'"error"' in data
+            or b"[DONE]" in data
+        )
+
+    def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
+        kind = str(payload.get("type"))
+        if kind.endswith(".delta"):
+            self._weigh(weight_of(payload.get("delta")), event_bytes)
+            return True
+        response = payload.get("response")
+        if isinstance(response, dict):
+            self.id = str(response.get("id") or self.id)
+        if kind in _ENDS and isinstance(response, dict):
+            usage = response.get("usage")
+            self.usage = usage if isinstance(usage, dict) else None
+            self.done = self.finished = True
+            if kind == "response.failed":
+                self.error = response.get("error") or response
+        elif kind == "error" or payload.get("error"):
+            self.error = payload.get("error") or payload
+        return True
