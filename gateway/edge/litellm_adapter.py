@@ -31,6 +31,8 @@ _NOT_FROM_ENVIRONMENT = (
 # Without a key litellm would take one from the environment and send it to whatever base URL the deployment has.
 _NO_KEY = "none"
 _KEYLESS = ("bedrock/", "vertex_ai/", "sagemaker/")
+# Families whose streams litellm does not mark as complete.
+_UNMARKED = ("gemini/", "vertex_ai/")
 # Chunks that wait for a caller who reads slowly.
 _CHUNKS_MAX = 64
 _DELTA = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls")
@@ -107,7 +109,7 @@ class LitellmDoor:
             return self._failed(error, deployment)
         headers = {"Content-Type": "application/json"}
         if asked.get("stream"):
-            chunks = _Reader(self._supervisor, answer)
+            chunks = _Reader(self._supervisor, answer, unmarked=deployment.model.startswith(_UNMARKED))
             return LitellmAnswer(200, {"Content-Type": "text/event-stream"}, chunks, deployment.timeouts)
         return LitellmAnswer(200, headers, _once(_whole(answer)), deployment.timeouts)
 
@@ -141,9 +143,10 @@ class LitellmDoor:
 class _Reader(AsyncIterator[bytes]):
     """Reads litellm's stream in a task of its own: cancelling that task is what closes the connection surely."""
 
-    def __init__(self, supervisor: Supervisor, answer: Any) -> None:
+    def __init__(self, supervisor: Supervisor, answer: Any, *, unmarked: bool) -> None:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_MAX)
         self._answer = answer
+        self._unmarked = unmarked
         self._error: Exception | None = None
         self.cancel = supervisor.start("litellm-stream", self._read(), self._failed)
 
@@ -156,6 +159,8 @@ class _Reader(AsyncIterator[bytes]):
         if found:
             return found
         if self._error is not None:
+            if isinstance(self._error, BrokenAnswer):
+                raise self._error
             kind = type(self._error).__name__
             raise BrokenAnswer(f"The provider broke off its answer ({kind}).") from self._error
         raise StopAsyncIteration
@@ -167,11 +172,17 @@ class _Reader(AsyncIterator[bytes]):
             self._queue.put_nowait(b"")
 
     async def _read(self) -> None:
+        last: list[bytes] = []
         async for chunk in self._answer:
-            await self._queue.put(_event(chunk))
-        # A connection that ends early looks complete to litellm: only its own mark tells.
-        if self._answer.received_finish_reason is not None:
-            await self._queue.put(b"data: [DONE]\n\n")
+            event, ends = _event(chunk)
+            if ends or last:
+                last.append(event)
+            else:
+                await self._queue.put(event)
+        # A connection that ends early looks complete to litellm, with a reason of its own making: only its mark tells.
+        if self._answer.received_finish_reason is None and not self._unmarked:
+            raise BrokenAnswer("The provider ended the stream before the answer was complete.")
+        await self._queue.put(b"".join([*last, b"data: [DONE]\n\n"]))
         await self._queue.put(b"")
 
 
@@ -211,8 +222,9 @@ def _whole(answer: Any) -> bytes:
     return orjson.dumps(document, default=str)
 
 
-def _event(chunk: Any) -> bytes:
-    """One chunk as OpenAI would send it: litellm's own has nulls and names of its own."""
+def _event(chunk: Any) -> tuple[bytes, bool]:
+    """One chunk as OpenAI would send it, for litellm's own has nulls and names of its own; and whether it says why the
+    answer ended."""
     document = chunk.model_dump(exclude_none=True)
     choices = []
     for choice in document.get("choices") or ():
@@ -229,7 +241,8 @@ def _event(chunk: Any) -> bytes:
     }  # fmt: skip
     if usage is not None:
         event["usage"] = usage
-    return b"data: " + orjson.dumps(event, default=str) + b"\n\n"
+    ends = any(choice["finish_reason"] for choice in choices)
+    return b"data: " + orjson.dumps(event, default=str) + b"\n\n", ends
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -30,9 +30,9 @@ def refusal(fault: str) -> Complaint | None:
         return simulated(int(fault.removeprefix("status:")))
     if fault.startswith("retry_after:"):
         after = {"Retry-After": fault.removeprefix("retry_after:")}
-        return Complaint(status=429, message=_RATE_LIMITED, kind="requests", code="rate_limit_exceeded", headers=after)
+        return Complaint(status=429, message=_RATE_LIMITED, kind="requests", slug="rate_limit_exceeded", headers=after)
     if fault == "insufficient_quota":
-        return Complaint(status=429, message=_QUOTA, kind=fault, code=fault)
+        return Complaint(status=429, message=_QUOTA, kind=fault, slug=fault)
     return None
 
 

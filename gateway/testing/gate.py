@@ -40,7 +40,7 @@ def _openai(bearer: str | None, key: str) -> Complaint | None:
         return None
     if not bearer:
         return Complaint(status=401, message=_NO_KEY)
-    return Complaint(status=401, message=f"Incorrect API key provided: {bearer[:3]}***.", code="invalid_api_key")
+    return Complaint(status=401, message=f"Incorrect API key provided: {bearer[:3]}***.", slug="invalid_api_key")
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -174,7 +174,7 @@ class SimulatedProvider:
         if not dialect.names_model or model == self._personality.model:
             return None
         message = f"The model '{model}' does not exist or you do not have access to it."
-        return Complaint(status=404, message=message, code="model_not_found")
+        return Complaint(status=404, message=message, slug="model_not_found")
 
     async def _whole(self, request: web.Request, dialect: Dialect, told: Told, fault: str) -> web.StreamResponse:
         document, headers = dialect.whole(told), dialect.headers(told.number)

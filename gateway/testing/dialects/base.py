@@ -54,7 +54,7 @@ class Dialect:
         """What the real API would reject, the first thing first."""
         for name in body:
             if name not in self.parameters and name != "sim":
-                yield Complaint(message=f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
+                yield Complaint(message=f"Unknown parameter: '{name}'.", slug="unknown_parameter", param=name)
 
     def missing(self, body: Body, asked: Asked) -> Complaint | None:
         """What the request refers to and is not here; looked for whether strict or not."""

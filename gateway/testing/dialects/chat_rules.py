@@ -44,7 +44,7 @@ def complaints(body: Body) -> Iterator[Complaint]:
         message = (
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead."
         )
-        yield Complaint(message=message, code="empty_array", param="messages")
+        yield Complaint(message=message, slug="empty_array", param="messages")
     else:
         for place, one in enumerate(messages):
             yield from _message(one, f"messages[{place}]")
@@ -78,7 +78,7 @@ def _message(message: Body, path: str) -> Iterator[Complaint]:
         text = (
             f"Invalid '{path}.tool_calls': empty array. Expected an array with minimum length 1, but got an empty array"
         )
-        yield Complaint(message=f"{text} instead.", code="empty_array", param=f"{path}.tool_calls")
+        yield Complaint(message=f"{text} instead.", slug="empty_array", param=f"{path}.tool_calls")
 
 
 def _part(part: Body, path: str) -> Iterator[Complaint]:
@@ -107,7 +107,7 @@ def _call(call: Body, path: str) -> Iterator[Complaint]:
             f"Invalid '{path}.id': string too long. Expected a string with maximum length {_CALL_ID_CHARS_MAX}, but got a"
             f" string with length {len(id)} instead."
         )
-        yield Complaint(message=message, code="string_above_max_length", param=f"{path}.id")
+        yield Complaint(message=message, slug="string_above_max_length", param=f"{path}.id")
 
 
 def _pairs(messages: Sequence[Body]) -> Iterator[Complaint]:

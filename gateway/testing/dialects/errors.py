@@ -22,19 +22,22 @@ _SIMULATED = "simulated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complaint:
-    """Why a request is refused, before a dialect words it."""
+    """Why a request is refused, before a dialect words it.
+
+    `slug` is OpenAI's `code`; by another name, since a `code` in this package is one of the gateway's own, which its docs list.
+    """
 
     message: str
     status: int = 400
     kind: str = "invalid_request_error"
-    code: str | None = None
+    slug: str | None = None
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
 def simulated(status: int) -> Complaint:
     """A refusal that was ordered."""
-    return Complaint(status=status, message=f"simulated status {status}", kind=_SIMULATED, code=_SIMULATED)
+    return Complaint(status=status, message=f"simulated status {status}", kind=_SIMULATED, slug=_SIMULATED)
 
 
 def openai_error(complaint: Complaint) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def openai_error(complaint: Complaint) -> dict[str, Any]:
             "message": complaint.message,
             "type": complaint.kind,
             "param": complaint.param,
-            "code": complaint.code,
+            "code": complaint.slug,
         }
     }
 
@@ -53,6 +56,6 @@ def anthropic_error(complaint: Complaint, request_id: str) -> dict[str, Any]:
     """As Anthropic words it: the type follows from the status, a code goes into the details."""
     kind = _ANTHROPIC_TYPES.get(complaint.status, "api_error" if complaint.status >= 500 else "invalid_request_error")
     error: dict[str, Any] = {"type": kind, "message": complaint.message}
-    if complaint.code == "insufficient_quota":
+    if complaint.slug == "insufficient_quota":
         error["details"] = {"error_code": "enforced_spend_limit_reached"}
     return {"type": "error", "error": error, "request_id": request_id}

@@ -39,7 +39,7 @@ class Form(Dialect):
         yield from super().complaints(body, headers)
         if not isinstance(body.get("file"), tuple):
             yield Complaint(
-                message="Missing required parameter: 'file'.", code="missing_required_parameter", param="file"
+                message="Missing required parameter: 'file'.", slug="missing_required_parameter", param="file"
             )
 
     def read(self, body: Body) -> Asked:

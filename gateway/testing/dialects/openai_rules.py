@@ -14,12 +14,12 @@ _ARTICLES = {"dict": "an object", "list": "an array", "str": "a string", "int": 
 
 def unknown(path: str) -> Complaint:
     """A field that the API does not know."""
-    return Complaint(message=f"Unknown parameter: '{path}'.", code="unknown_parameter", param=path)
+    return Complaint(message=f"Unknown parameter: '{path}'.", slug="unknown_parameter", param=path)
 
 
 def missing(path: str) -> Complaint:
     """A field that must be there."""
-    return Complaint(message=f"Missing required parameter: '{path}'.", code="missing_required_parameter", param=path)
+    return Complaint(message=f"Missing required parameter: '{path}'.", slug="missing_required_parameter", param=path)
 
 
 def invalid(path: str, value: object, supported: Sequence[str]) -> Complaint:
@@ -27,14 +27,14 @@ def invalid(path: str, value: object, supported: Sequence[str]) -> Complaint:
     *most, last = (f"'{one}'" for one in supported)
     listed = f"{', '.join(most)}, and {last}" if len(most) > 1 else " and ".join([*most, last])
     message = f"Invalid value: '{value}'. Supported values are: {listed}."
-    return Complaint(message=message, code="invalid_value", param=path)
+    return Complaint(message=message, slug="invalid_value", param=path)
 
 
 def wrong_type(path: str, expected: str, value: object) -> Complaint:
     """A value of the wrong JSON type."""
     got = _ARTICLES.get(type(value).__name__, "another type")
     message = f"Invalid type for '{path}': expected {expected}, but got {got} instead."
-    return Complaint(message=message, code="invalid_type", param=path)
+    return Complaint(message=message, slug="invalid_type", param=path)
 
 
 def below(path: str, value: object, least: int) -> Iterator[Complaint]:
@@ -45,7 +45,7 @@ def below(path: str, value: object, least: int) -> Iterator[Complaint]:
         message = (
             f"Invalid '{path}': integer below minimum value. Expected a value >= {least}, but got {value} instead."
         )
-        yield Complaint(message=message, code="integer_below_min_value", param=path)
+        yield Complaint(message=message, slug="integer_below_min_value", param=path)
 
 
 def unknown_fields(fields: Body, known: Collection[str], path: str) -> Iterator[Complaint]:
@@ -71,7 +71,7 @@ def function(tool: Body, path: str) -> Iterator[Complaint]:
         yield missing(f"{path}.name")
     elif not _NAME.fullmatch(name):
         message = f"Invalid '{path}.name': string does not match pattern. Expected a string that matches the pattern"
-        yield Complaint(message=f"{message} '{NAME}'.", code="invalid_value", param=f"{path}.name")
+        yield Complaint(message=f"{message} '{NAME}'.", slug="invalid_value", param=f"{path}.name")
     parameters = tool.get("parameters")
     if parameters is None:
         return
@@ -81,7 +81,7 @@ def function(tool: Body, path: str) -> Iterator[Complaint]:
         kind = parameters.get("type") if isinstance(parameters, dict) else parameters
         problem = f"""schema must be a JSON Schema of 'type: "object"', got 'type: "{kind}"'."""
     if problem:
-        yield Complaint(message=start + problem, code="invalid_function_parameters", param=f"{path}.parameters")
+        yield Complaint(message=start + problem, slug="invalid_function_parameters", param=f"{path}.parameters")
 
 
 def schema(wanted: Body, path: str, place: str) -> Iterator[Complaint]:
@@ -91,7 +91,7 @@ def schema(wanted: Body, path: str, place: str) -> Iterator[Complaint]:
     problem = _loose(wanted.get("schema")) if wanted.get("strict") else None
     if problem:
         message = f"Invalid schema for {place} '{wanted.get('name')}': {problem}"
-        yield Complaint(message=message, code="invalid_json_schema", param=place)
+        yield Complaint(message=message, slug="invalid_json_schema", param=place)
 
 
 def _loose(schema: Any, context: tuple[str, ...] = ()) -> str | None:

@@ -64,7 +64,7 @@ class Responses(Dialect):
         if previous and previous not in self.stored:
             return Complaint(
                 message=f"Previous response with id '{previous}' not found.",
-                code="previous_response_not_found",
+                slug="previous_response_not_found",
                 param="previous_response_id",
             )
         for item in _listed(body.get("input")):

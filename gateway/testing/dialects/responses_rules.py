@@ -56,7 +56,7 @@ def complaints(body: Body, before: Sequence[Body], mint: Mint) -> Iterator[Compl
     given = body.get("input")
     if given is None and not body.keys() & {"previous_response_id", "prompt", "conversation"}:
         message = "One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' must be provided."
-        yield Complaint(message=message, code="missing_required_parameter", param="input")
+        yield Complaint(message=message, slug="missing_required_parameter", param="input")
     elif isinstance(given, list):
         for place, item in enumerate(given):
             yield from _item(item, f"input[{place}]", mint)
@@ -81,7 +81,7 @@ def _item(item: Body, path: str, mint: Mint) -> Iterator[Complaint]:
     prefix, id = _PREFIXES.get(kind), item.get("id")
     if prefix and isinstance(id, str) and not id.startswith(prefix):
         message = f"Invalid '{path}.id': '{id}'. Expected an ID that begins with '{prefix}'."
-        yield Complaint(message=message, code="invalid_value", param=f"{path}.id")
+        yield Complaint(message=message, slug="invalid_value", param=f"{path}.id")
     if kind == "message":
         yield from _message(item, path)
     if kind in ("function_call", "function_call_output"):
@@ -93,7 +93,7 @@ def _item(item: Body, path: str, mint: Mint) -> Iterator[Complaint]:
             f"The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or"
             " parsed."
         )
-        yield Complaint(message=message, code="invalid_encrypted_content")
+        yield Complaint(message=message, slug="invalid_encrypted_content")
 
 
 def _message(message: Body, path: str) -> Iterator[Complaint]:
@@ -122,7 +122,7 @@ def _call(item: Body, path: str) -> Iterator[Complaint]:
             f"Invalid '{path}.call_id': string too long. Expected a string with maximum length {_CALL_ID_CHARS_MAX}, but got"
             f" a string with length {len(id)} instead."
         )
-        yield Complaint(message=message, code="string_above_max_length", param=f"{path}.call_id")
+        yield Complaint(message=message, slug="string_above_max_length", param=f"{path}.call_id")
     if item["type"] == "function_call" and not isinstance(item.get("arguments"), str):
         yield openai_rules.wrong_type(f"{path}.arguments", "a string", item.get("arguments"))
     if item["type"] == "function_call_output" and not isinstance(item.get("output"), str | list):

@@ -43,7 +43,7 @@ class Models(Dialect):
     def _one(self, id: str, anthropic: bool) -> Body | Complaint:
         if id == self._model:
             return _model(id, anthropic)
-        return Complaint(status=404, message=f"The model '{id}' does not exist", code="model_not_found", param="model")
+        return Complaint(status=404, message=f"The model '{id}' does not exist", slug="model_not_found", param="model")
 
 
 class Moderations(Dialect):
@@ -94,7 +94,7 @@ class Images(Dialect):
         yield from super().complaints(body, headers)
         if not isinstance(body.get("prompt"), str):
             yield Complaint(
-                message="Missing required parameter: 'prompt'.", code="missing_required_parameter", param="prompt"
+                message="Missing required parameter: 'prompt'.", slug="missing_required_parameter", param="prompt"
             )
 
     def read(self, body: Body) -> Asked:
