@@ -153,6 +153,9 @@ def _part(block: Any, path: str, fields: Fields, extended: bool) -> dict[str, An
         return _marked(
             {"type": "text", "text": of_type(block.get("text"), str, f"{path}.text")}, block, fields, extended
         )
+    if kind == "tool_reference":
+        # All tools are offered at once there: that one was found is all there is to say.
+        return {"type": "text", "text": f"The tool {block.get('tool_name')} is available."}
     source = block.get("source") if isinstance(block.get("source"), dict) else {}
     if source.get("type") == "file":
         raise NotCarriable(f"{path}.source", "the file lies with Anthropic")

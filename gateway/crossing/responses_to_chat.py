@@ -24,18 +24,23 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
     fields = Fields(document)
     fields.take("model")
     tools: dict[str, tuple[str, str, str]] = {}
-    out: dict[str, Any] = {"messages": _messages(fields, extended)}
+    given = fields.take("input")
+    items = [] if isinstance(given, str) else objects(given or [], "input")
+    out: dict[str, Any] = {"messages": _messages(fields, given, items, extended)}
     if fields.take("stream"):
         out |= {"stream": True, "stream_options": {"include_usage": True}}
     for name, theirs in (("max_output_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
         value = fields.take(name)
         if value is not None:
             out[theirs] = value
-    _tools(fields, out, tools)
+    _tools(fields, items, out, tools)
     _format(fields, out)
     reasoning = fields.take("reasoning") or {}
     if of_type(reasoning, dict, "reasoning").get("effort") not in (None, "none"):
         out["reasoning_effort"] = reasoning["effort"]
+    fields.dropped += [
+        f"reasoning.{name}" for name in reasoning if name not in ("effort", "summary", "generate_summary")
+    ]
     # Kept by the way back (responses_back.py) and by the exchange.
     fields.take("include")
     fields.take("store")
@@ -54,16 +59,15 @@ def back(carried: Carried, *, answer_id: str, created: int) -> Back:
     return Back(carried, answer_id, created)
 
 
-def _messages(fields: Fields, extended: bool) -> list[dict[str, Any]]:
+def _messages(fields: Fields, given: Any, items: list[dict[str, Any]], extended: bool) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     instructions = fields.take("instructions")
     if instructions:
         messages.append({"role": "system", "content": of_type(instructions, str, "instructions")})
-    given = fields.take("input")
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
     thoughts: list[dict[str, Any]] = []
-    for place, item in enumerate(objects(given or [], "input")):
+    for place, item in enumerate(items):
         _item(item, f"input.{place}", messages, thoughts, fields, extended)
     return messages
 
@@ -97,7 +101,7 @@ def _item(
         _output(item, path, messages)
     elif kind == "reasoning":
         _reasoning(item, path, thoughts, fields, extended)
-    else:
+    elif kind != "additional_tools":
         raise NotCarriable(path, f"chat completions have no item like '{kind}'")
 
 
@@ -182,9 +186,14 @@ def _part(part: dict[str, Any], path: str) -> dict[str, Any]:
     raise NotCarriable(path, f"chat completions have no part like '{kind}'")
 
 
-def _tools(fields: Fields, out: dict[str, Any], known: dict[str, tuple[str, str, str]]) -> None:
+def _tools(
+    fields: Fields, items: list[dict[str, Any]], out: dict[str, Any], known: dict[str, tuple[str, str, str]]
+) -> None:
+    """Tools stand in a field of their own, or among the input: newer Codex does so."""
     offered: list[dict[str, Any]] = []
     given = objects(fields.take("tools") or [], "tools")
+    for item in items:
+        given = given + objects(item.get("tools") or [], "input") if item.get("type") == "additional_tools" else given
     for place, tool in enumerate(given):
         kind, path = tool.get("type"), f"tools.{place}"
         if kind == "namespace":
@@ -219,7 +228,7 @@ def _function(
     kind, name = str(tool.get("type") or "function"), str(tool.get("name"))
     flat = _flat(namespace, name)
     if kind not in ("function", "custom") or flat in known:
-        raise NotCarriable(path, f"'{kind}' tools within a namespace, or two of one name, have no counterpart")
+        raise NotCarriable(path, f"'{kind}' tools, or two of one name, have no counterpart")
     known[flat] = (kind, name, namespace)
     function: dict[str, Any] = {"name": flat}
     if tool.get("description"):

@@ -45,6 +45,7 @@ class _Item(msgspec.Struct, gc=False):
     output: Any = None
     id: Any = None
     encrypted_content: Any = None
+    tools: msgspec.Raw = NOTHING
 
 
 class _Fields(bodies.Fields, gc=False, kw_only=True):
@@ -61,7 +62,11 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
 
 
 class _Tool(msgspec.Struct, gc=False):
+    """A tool, or a namespace of them."""
+
+    type: str = ""
     name: str = ""
+    tools: list["_Tool"] = []
 
 
 class _Format(msgspec.Struct, gc=False):
@@ -101,7 +106,7 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=None,
         max_output_tokens=count("max_output_tokens", document.max_output_tokens, bodies.TOKENS_MAX),
         choices=1,
-        tool_names=_tool_names(document.tools),
+        tool_names=_tool_names(document),
         has_schema=_has_schema(document.text),
         state=frozenset(kinds) if kinds else NO_STATE,
         references=references,
@@ -252,13 +257,16 @@ def _references(document: _Fields) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
-    if not present(tools):
-        return frozenset()
+def _tool_names(document: _Fields) -> frozenset[str]:
+    """Names of the offered tools, those in namespaces and among the input included."""
+    raws = [document.tools]
+    if isinstance(document.input, list):
+        raws += [item.tools for item in document.input if item.type == "additional_tools"]
     try:
-        return frozenset(tool.name for tool in _TOOLS.decode(tools) if tool.name)
+        tools = [tool for raw in raws if present(raw) for tool in _TOOLS.decode(raw)]
     except UNREADABLE:
         return frozenset()
+    return frozenset(one.name for tool in tools for one in (tool.tools or [tool]) if one.name)
 
 
 def _has_schema(text: msgspec.Raw) -> bool:
