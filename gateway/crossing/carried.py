@@ -57,7 +57,7 @@ class Fields:
                 del self._left[name]
                 self.dropped.append(name)
 
-    def refuse(self, why: str, *names: str, harmless: Sequence[Any] = (False, 0, 1, [], {}, "")) -> None:
+    def refuse(self, why: str, *names: str, harmless: Sequence[Any] = (False, 0, [], {}, "")) -> None:
         """Refuse these unless their value says nothing. Raises NotCarriable."""
         for name in names:
             value = self._left.pop(name, None)

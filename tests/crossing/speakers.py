@@ -39,7 +39,6 @@ class Chat:
     """OpenAI chat completions."""
 
     path = "/v1/chat/completions"
-    headers: dict[str, str] = {}
 
     def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "messages": turns, "max_completion_tokens": 4000}
@@ -111,7 +110,6 @@ class Responses:
     """OpenAI Responses."""
 
     path = "/v1/responses"
-    headers: dict[str, str] = {}
 
     def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "input": turns, "max_output_tokens": 4000, "store": False}
@@ -169,7 +167,6 @@ class Messages:
     """Anthropic Messages."""
 
     path = "/v1/messages"
-    headers = {"anthropic-version": "2023-06-01"}
 
     def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "messages": turns, "max_tokens": 4000}

@@ -31,20 +31,18 @@ def port(tmp_path_factory) -> Iterator[int]:
             process.kill()
 
 
-def post(port: int, speaker, body: dict) -> tuple[int, dict[str, str], bytes]:
+def post(port: int, speaker, body: dict) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request(
-            "POST", speaker.path, json.dumps(body), {"Content-Type": "application/json", **speaker.headers}
-        )
+        connection.request("POST", speaker.path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        return answer.status, answer.read()
     finally:
         connection.close()
 
 
 def ask(port: int, speaker, model: str, turns: list, *, stream: bool, **more: object) -> Heard:
-    status, headers, body = post(port, speaker, speaker.ask(model, turns, stream=stream, **more))
+    status, body = post(port, speaker, speaker.ask(model, turns, stream=stream, **more))
     assert status == 200, (status, body)
     heard = speaker.hear_stream(body) if stream else speaker.hear(json.loads(body))
     assert heard.input > 0 and heard.output > 0, "usage arrives"
