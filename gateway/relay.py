@@ -116,10 +116,10 @@ class Relay:
             if received > ANSWER_BYTES_MAX:
                 raise BrokenAnswer("The provider's answer is longer than any answer.")
             out = meter.feed(data)
+            if meter.error is not None and (crossed is not None or not begun):
+                break
             if crossed is not None:
                 out = _fed(crossed, out)
-                if meter.error is not None:
-                    break
             if out:
                 if not begun:
                     await reply.begin(answering.status, headers)
@@ -129,9 +129,10 @@ class Relay:
                 # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
                 break
         rest = meter.finish()
+        if meter.error is not None and (crossed is not None or not begun):
+            # Before the first byte another deployment may do better; a crossed stream ends in an event of our own.
+            raise BrokenAnswer(f"The provider ended its answer with an error: {_words(meter.error)}")
         if crossed is not None:
-            if meter.error is not None:
-                raise BrokenAnswer(f"The provider ended its answer with an error: {_words(meter.error)}")
             rest = (_fed(crossed, rest) if rest else b"") + (crossed.finish() if meter.ended else b"")
         if not meter.ended and meter.error is None:
             raise BrokenAnswer("The provider ended the stream before the answer was complete.")
@@ -187,7 +188,9 @@ class Relay:
         self._stands(deployment.name, failure, answering.status, retry_after, now=now)
         answer = _told(decided, progress, failure, answering, body)
         progress.status = answer.status
-        if passed and speech is None:
+        if speech is not None:
+            progress.outcome, progress.code = "upstream_error", "dialect_not_spoken"
+        elif passed:
             return answer
         return Failed(
             answer=answer,

@@ -1,6 +1,7 @@
 """What one call took: usage -> charge -> footprint -> ledger entry. Pure; used by the exchange when a call ends."""
 
 import msgspec
+from msgspec import structs
 
 from .accounting import estimate, pricing
 from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
@@ -73,12 +74,16 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
         return NO_USAGE
     if progress.stream is not None:
         exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream.usage)
-        if exact is not None:
+        if exact is not None and not progress.stream.counting:
             return exact
         if passage is not None:
             return _PASSED
         text_bytes, text_events = progress.stream.text()
-        return _seen(decided, estimate.output_tokens(text_bytes, text_events))
+        seen = estimate.output_tokens(text_bytes, text_events)
+        if exact is not None:
+            # What went in was told at the beginning; what came out was not, for the stream broke off.
+            return structs.replace(exact, output=max(exact.output, seen), exact=False)
+        return _seen(decided, seen)
     if progress.usage is not None:
         return progress.usage
     if progress.answered:
@@ -255,7 +260,7 @@ def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bo
     deployment, passage = progress.attempt.deployment, decided.request.passage
     if usage is NO_USAGE:
         return 0, True
-    if passage is not None and passage.pieces is not None and not usage.exact:
+    if passage is not None and passage.pieces is not None and (deployment.sheet is None or not usage.exact):
         unit, most = passage.pieces
         price = deployment.unit_prices.get(unit)
         return (0, False) if price is None else (price * (most if progress.pieces is None else progress.pieces), True)

@@ -25,10 +25,12 @@ class MessagesStream(Meter):
             if isinstance(message, dict):
                 self.id = str(message.get("id") or "")
                 self._count(message.get("usage"))
+                self.counting = True
         elif kind == "message_delta":
             delta = payload.get("delta")
             self.finished = self.finished or (isinstance(delta, dict) and delta.get("stop_reason") is not None)
             self._count(payload.get("usage"))
+            self.counting = False
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":

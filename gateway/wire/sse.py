@@ -30,7 +30,7 @@ class Meter:
 
     __slots__ = (
         "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events",
-        "done", "error", "finished", "id", "usage",
+        "counting", "done", "error", "finished", "id", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -47,6 +47,8 @@ class Meter:
         self._text_events = 0
         self.usage: dict[str, Any] | None = None
         self.error: Any = None
+        # The usage seen so far does not hold all of the output yet.
+        self.counting = False
         self.id = ""
         self.done = False
         self.finished = False

@@ -29,7 +29,9 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
     upstream = HttpUpstream()
     try:
         answering = await upstream.dial(
-            UpstreamCall(deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
+            UpstreamCall(
+                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+            )
         )
         try:
             return await answering.read(1_000_000)
@@ -81,6 +83,8 @@ async def test_nobody_there_is_unreachable():
     upstream = HttpUpstream()
     with pytest.raises(Unreachable, match="small"):
         await upstream.dial(
-            UpstreamCall(deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))
+            UpstreamCall(
+                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+            )
         )
     await upstream.close()
