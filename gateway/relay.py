@@ -116,7 +116,8 @@ class Relay:
             if received > ANSWER_BYTES_MAX:
                 raise BrokenAnswer("The provider's answer is longer than any answer.")
             out = meter.feed(data)
-            if meter.error is not None and (crossed is not None or not begun):
+            if meter.error is not None and not begun and not meter.text()[0]:
+                # Nothing was said yet: another deployment may do better.
                 break
             if crossed is not None:
                 out = _fed(crossed, out)
@@ -125,12 +126,12 @@ class Relay:
                     await reply.begin(answering.status, headers)
                     begun = progress.answered = True
                 await reply.write(out)
-            if meter.done:
+            if meter.done or (crossed is not None and meter.error is not None):
                 # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
                 break
         rest = meter.finish()
         if meter.error is not None and (crossed is not None or not begun):
-            # Before the first byte another deployment may do better; a crossed stream ends in an event of our own.
+            # A crossed stream ends in an event of our own.
             raise BrokenAnswer(f"The provider ended its answer with an error: {_words(meter.error)}")
         if crossed is not None:
             rest = (_fed(crossed, rest) if rest else b"") + (crossed.finish() if meter.ended else b"")

@@ -123,17 +123,6 @@ async def test_a_provider_s_rejection_is_told_in_the_caller_s_dialect(tmp_path, 
         assert (await at.ledger())[-1].outcome == "rejected"
 
 
-@pytest.mark.parametrize("name", PATHS)
-async def test_an_error_before_the_first_byte_is_another_deployment_s_chance(tmp_path, name):
-    text = '[[sim {"fault": "error_event", "at": "sim-chatonly"}]]'
-    async with stage(tmp_path) as at:
-        status, headers, said = await at.post(PATHS[name], body(name, text, "all", stream=True))
-        assert (status, headers["x-penstock-deployment"]) == (200, "openai")
-        assert not [event for event in events(said) if event.get("error")]
-        entries = await at.ledger()
-        assert [entry.final for entry in entries][-1] == 1 and len(entries) >= 2
-
-
 async def test_a_server_without_responses_is_learnt_once(tmp_path):
     async with stage(tmp_path) as at:
         for _ in range(3):

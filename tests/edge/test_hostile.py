@@ -181,3 +181,20 @@ async def test_a_hostile_upstream_ends_in_a_clean_error(hostile, stream, tmp_pat
     grown = memory_kb(peak=True) - before_it
     # Six at once; the largest answer that is allowed is 64 MB.
     assert grown < 6 * 80_000, f"{grown // 1000} MB more at the peak"
+
+
+async def overloaded(writer):
+    event = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    await said(writer, OK, b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize("name", SPEAKERS)
+async def test_an_error_before_the_first_word_is_no_answer_but_a_failure(name, tmp_path):
+    """Anthropic says so when it is overloaded: another deployment may then do better, and the status says what happened."""
+    speaker = SPEAKERS[name]
+    async with before(overloaded, tmp_path) as (app, client):
+        for model in ("openai", "anthropic"):
+            asked = speaker.ask(model, [speaker.user("hi")], stream=True)
+            async with client.post(f"http://127.0.0.1:{app.port}{speaker.path}", json=asked) as answer:
+                assert answer.status == 502
+                assert "Overloaded" in (await answer.json())["error"]["message"]
