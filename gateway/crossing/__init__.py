@@ -35,10 +35,12 @@ class Carrier:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._document: dict[str, object] | None = None
-        self._done: dict[tuple[str, bool], Carried | NotCarriable] = {}
+        self._done: dict[tuple[str, bool], Carried | NotCarriable] | None = None
 
     def to(self, speech: str, *, extended: bool) -> Carried | NotCarriable:
         """The request in another dialect, or why it cannot be said there."""
+        if self._done is None:
+            self._done = {}
         found = self._done.get((speech, extended))
         if found is None:
             if self._document is None:

@@ -7,6 +7,7 @@ Facts about litellm 1.105.3 that this file relies on are in docs/adr/0007.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -38,6 +39,9 @@ _CHUNKS_MAX = 64
 _DELTA = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls")
 # How a failure without an answer looks by litellm's own status codes.
 _TIMEOUT_STATUS = 408
+# What litellm says of some answers that it cannot read.
+_UNREADABLE_STATUS = 422
+_MESSAGE_CHARS_MAX = 500
 
 
 class LitellmAnswer:
@@ -131,6 +135,8 @@ class LitellmDoor:
             raise UpstreamTimeout(f"No answer from '{deployment.name}' in time.") from error
         if headers is None and status >= 500:
             raise Unreachable(f"No connection to the provider of '{deployment.name}'.") from error
+        if status == _UNREADABLE_STATUS and "valid response" in str(error):
+            raise BrokenAnswer("The provider's answer does not have the shape of its API.") from error
         told = {"Content-Type": "application/json"}
         if headers is not None and headers.get("retry-after"):
             told["Retry-After"] = headers["retry-after"]
@@ -250,5 +256,12 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _message(error: Exception) -> str:
-    """The provider's words without litellm's prefix."""
-    return str(getattr(error, "message", "") or error).partition("Exception - ")[2] or str(error)
+    """The provider's own words: what its JSON says, else litellm's sentence without its prefixes."""
+    text = str(getattr(error, "message", "") or error)
+    try:
+        document = orjson.loads(text[text.index("{") : text.rindex("}") + 1])
+        said = document["error"]["message"] if isinstance(document.get("error"), dict) else document["message"]
+        return str(said)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        plain = text.partition("Exception - ")[2] or text
+        return re.sub(r"^(?:litellm\.)?\w+(?:Error|Exception): ", "", plain)[:_MESSAGE_CHARS_MAX]

@@ -77,7 +77,7 @@ def usage_of(usage: Any) -> Usage | None:
 
     Anthropic counts what it reads from and writes to its cache beside `input_tokens`; thinking lies within output.
     """
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     plain, written = tokens(usage.get("input_tokens")), tokens(usage.get("output_tokens"))
     cached, stored = (

@@ -90,4 +90,4 @@ def tokens(value: Any) -> int | None:
 def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
     """A count within a group of counts, 0 where it is missing."""
     details = usage.get(group)
-    return (tokens(details.get(name)) or 0) if isinstance(details, Mapping) else 0
+    return (tokens(details.get(name)) or 0) if isinstance(details, dict) else 0

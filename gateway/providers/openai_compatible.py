@@ -79,7 +79,7 @@ def usage_of(usage: Any) -> Usage | None:
     OpenAI counts cached tokens within input and reasoning within output, as we do. xAI and Gemini's compatible API count
     reasoning beside output: what the total has more than both is reasoning.
     """
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     given = tokens(usage.get("prompt_tokens", usage.get("input_tokens")))
     total = tokens(usage.get("total_tokens"))

@@ -31,7 +31,8 @@ _ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|de
 def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
     """Read what routing needs from one request; `bonds` are what its history binds it to."""
     messages = request.messages
-    images, media_bytes = _media(messages) if PARTS in request.sizes else (0, 0)
+    has_parts = PARTS in request.sizes
+    images, media_bytes = _media(messages) if has_parts else (0, 0)
     newest = _newest_text(request)
     system = _text(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
     tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
@@ -47,14 +48,14 @@ def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
         code_share=_code_share(newest),
         words=frozenset(f"{newest} {system}".lower().translate(_SEPARATORS).split()),
         newest_chars=len(newest),
-        long_cache=_keeps_long(request),
+        long_cache=_keeps_long(request, has_parts),
         bonds=bonds,
     )
 
 
-def _keeps_long(request: Request) -> bool:
+def _keeps_long(request: Request, has_parts: bool) -> bool:
     """Whether a cache mark for an hour may stand in the body. In chat completions marks stand on parts only."""
-    marks = request.dialect == "messages" or (request.dialect == "chat" and PARTS in request.sizes)
+    marks = request.dialect == "messages" or (request.dialect == "chat" and has_parts)
     return marks and _LONG_CACHE in request.body
 
 

@@ -6,15 +6,15 @@ and then the tiers below: they are used when an attempt fails, or when a budget 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..accounting import pricing
 from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
 from ..crossing import Carrier, speech_of
 from ..errors import NotCarriable
-from ..values.catalog import Deployment, Policy, Route, Tier
+from ..values.catalog import Deployment, Policy, PriceSheet, Route, Tier
 from ..values.plan import Attempt, Bond, Facts, Plan, Refusal, Verdict
-from ..values.request import Request
+from ..values.request import Passage, Request
 from .health import Standing
 from .rules import FORBIDDING, circuit
 from .rules.candidate import Candidate
@@ -38,9 +38,7 @@ def decide(
     """Order the route's candidates; a Refusal if every one of them is struck."""
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
-    resting: list[bool] = []
-    uncarried: NotCarriable | None = None
-    opens: list[float] = []
+    unfit: list[Candidate] = []
     roomiest = route.roomiest_tokens
     for deployment in route.candidates:
         stands = standing(deployment.name)
@@ -49,28 +47,25 @@ def decide(
             reason = rule(candidate, facts)
             if reason is not None:
                 struck[deployment.name] = reason
-                if rule is circuit.forbids:
-                    opens.append(candidate.open_seconds)
-                uncarried = uncarried or candidate.uncarried
+                unfit.append(candidate)
                 break
         else:
             eligible.append(candidate)
-            resting.append(stands.resting)
     if not eligible:
-        return _resting(route, struck, min(opens)) if opens else _nobody(route, struck, uncarried)
+        return _nobody(route, struck, unfit)
     wanted = _wanted_tier(route, verdict, policy)
     price = policy.carbon_nusd_per_kg
     ranked = []
     for place, candidate in enumerate(eligible):
         deployment = candidate.deployment
         distance = _distance(deployment.tier, wanted) if route.auto else place
-        ranked.append((resting[place], distance, _objective(candidate, price), place))
+        ranked.append((candidate.resting, distance, _objective(candidate, price), place))
     ranked.sort()
     return Plan(
         attempts=tuple(
             [
-                _attempt(eligible[place], number, wanted, route, verdict, rests, facts.bonds)
-                for number, (rests, _, _, place) in enumerate(ranked)
+                _attempt(eligible[place], number, wanted, route, verdict, facts.bonds)
+                for number, (_, _, _, place) in enumerate(ranked)
             ]
         ),
         struck=struck,
@@ -112,24 +107,26 @@ def _candidate(
     # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.
     weighed = policy.carbon_nusd_per_kg or policy.max_request_millijoules is not None
     speech = speech_at(request, deployment, stands)
-    free = request.passage is not None and request.passage.free
+    passage = request.passage
+    if passage is not None:
+        hold = 0 if passage.free else _hold_of_passage(deployment, passage, facts, output_max)
+    else:
+        hold = _hold(sheet, facts, output_max) if sheet else None
+    hold_mj = energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else None
     expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model and weighed else 0
     return Candidate(
         deployment=deployment,
         output_tokens_max=output_max,
-        hold_nusd=0 if free else _hold(deployment, request, facts, output_max),
-        hold_millijoules=0
-        if free
-        else energy_millijoules_mid(model, facts.input_tokens_max, output_max)
-        if model
-        else None,
+        hold_nusd=hold,
+        hold_millijoules=0 if passage is not None and passage.free else hold_mj,
         expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
         expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,
         millijoules_cap=policy.max_request_millijoules,
         roomiest=deployment.context_tokens >= roomiest,
         speech=speech,
-        uncarried=_uncarried(request, deployment, speech, carrier),
+        uncarried=None if speech == request.dialect else _uncarried(deployment, speech, carrier),
+        resting=stands.resting,
         open_seconds=stands.open_seconds,
     )
 
@@ -144,21 +141,22 @@ def speech_at(request: Request, deployment: Deployment, stands: Standing) -> str
     return speech_of(request.dialect, [dialect for dialect in speaks if dialect not in stands.missing])
 
 
-def _uncarried(request: Request, deployment: Deployment, speech: str | None, carrier: Carrier) -> NotCarriable | None:
-    if speech is None or speech in (request.dialect, "passage"):
+def _uncarried(deployment: Deployment, speech: str | None, carrier: Carrier) -> NotCarriable | None:
+    if speech is None:
         return None
     carried = carrier.to(speech, extended=deployment.dialect == "litellm")
     return carried if isinstance(carried, NotCarriable) else None
 
 
-def _hold(deployment: Deployment, request: Request, facts: Facts, output_max: int) -> int | None:
-    """The most that the request can cost there, by tokens or by pieces; None where no price is known."""
-    sheet, held = deployment.sheet, []
-    if request.passage is not None and request.passage.pieces is not None:
-        unit, most = request.passage.pieces
-        held += [deployment.unit_prices[unit] * most] if unit in deployment.unit_prices else []
-    if sheet is not None:
-        held.append(pricing.worst_case(sheet, facts.input_tokens_max, output_max, long_cache=facts.long_cache))
+def _hold(sheet: PriceSheet, facts: Facts, output_max: int) -> int:
+    return pricing.worst_case(sheet, facts.input_tokens_max, output_max, long_cache=facts.long_cache)
+
+
+def _hold_of_passage(deployment: Deployment, passage: Passage, facts: Facts, output_max: int) -> int | None:
+    """The most that it can cost there, by tokens or by pieces; None where no price is known."""
+    held = [_hold(deployment.sheet, facts, output_max)] if deployment.sheet is not None else []
+    if passage.pieces is not None and passage.pieces[0] in deployment.unit_prices:
+        held.append(deployment.unit_prices[passage.pieces[0]] * passage.pieces[1])
     return max(held, default=None)
 
 
@@ -189,7 +187,6 @@ def _attempt(
     wanted: Tier,
     route: Route,
     verdict: Verdict,
-    resting: bool,
     bonds: tuple[Bond, ...],
 ) -> Attempt:
     deployment, speech = candidate.deployment, candidate.speech
@@ -202,7 +199,7 @@ def _attempt(
         why = f"above {wanted.name}" if place else f"no {wanted.name} candidate"
     else:
         why = f"below {wanted.name}"
-    if resting:
+    if candidate.resting:
         why += ", resting"
     if bonds:
         why += f", bound by {bonds[0].what}"
@@ -227,7 +224,11 @@ def _resting(route: Route, struck: Mapping[str, str], seconds: float) -> Refusal
     )
 
 
-def _nobody(route: Route, struck: Mapping[str, str], uncarried: NotCarriable | None) -> Refusal:
+def _nobody(route: Route, struck: Mapping[str, str], unfit: Sequence[Candidate]) -> Refusal:
+    opens = [one.open_seconds for one in unfit if struck[one.deployment.name] == circuit.forbids(one)]
+    if opens:
+        return _resting(route, struck, min(opens))
+    uncarried = next((one.uncarried for one in unfit if one.uncarried is not None), None)
     reasons = "; ".join(f"{name}: {why}" for name, why in struck.items())
     return Refusal(
         code="no_eligible_deployment",

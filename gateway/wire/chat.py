@@ -197,12 +197,13 @@ def _max_output(document: _Fields) -> int | None:
 
 def _state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
     """Which kinds of provider-bound state the history holds: files by id, signed thinking."""
-    kinds = set()
-    if PARTS in sizes and any(_has_file_id(message.content) for message in messages):
-        kinds.add("file")
-    if any(message.thinking_blocks is not NOTHING for message in messages):
-        kinds.add("thinking")
-    return frozenset(kinds) if kinds else NO_STATE
+    kinds = None
+    for message, size in zip(messages, sizes, strict=True):
+        if size == PARTS and _has_file_id(message.content):
+            kinds = {*(kinds or ()), "file"}
+        if message.thinking_blocks is not NOTHING:
+            kinds = {*(kinds or ()), "thinking"}
+    return NO_STATE if kinds is None else frozenset(kinds)
 
 
 def _has_file_id(content: Any) -> bool:

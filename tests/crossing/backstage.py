@@ -26,13 +26,15 @@ deployments:
   openai: {{provider: openai, model: sim-openai, tier: frontier, price: {{input: 1, output: 2}}, reasoning: true}}
   chatonly: {{provider: chatonly, model: sim-chatonly, tier: small, price: {{input: 1, output: 2}}}}
   anthropic: {{provider: anthropic, model: sim-anthropic, tier: frontier, price: {{input: 1, output: 2}}, reasoning: true, output_tokens: 8000}}
-  gemini: {{provider: gemini, model: gemini/gemini-2.5-flash, tier: small, price: {{input: 1, output: 2}}, reasoning: true}}
+  gemini: {{provider: gemini, model: gemini/gemini-2.5-flash, tier: small, price: {{input: 1, output: 2}}, reasoning: true,
+           timeouts: {{connect: 5, first_byte: 2, idle: 1, total: 20}}}}
 routes:
   openai: {{candidates: [openai]}}
   chat-only: {{candidates: [chatonly]}}
   anthropic: {{candidates: [anthropic]}}
   gemini: {{candidates: [gemini]}}
   auto: {{candidates: [chatonly, openai, anthropic], auto: true}}
+retries: {{same_deployment: 0}}
 """
 KEYS = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key", "GEMINI": "gemini-key"}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crossing.speakers import SPEAKERS, TOOL, Heard
+from tests.crossing.speakers import SPEAKERS, TOOL, Heard, events
 
 # One red pixel.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -104,3 +104,25 @@ def test_thinking(port, speaker, model, stream):
         assert heard.thinking
     turns += [*heard.turn, *speaker.result([(heard.calls[0][0], "fog")])]
     assert "fog" in ask(port, speaker, model, turns, stream=stream, tools=True, thinking=True).text
+
+
+@pytest.mark.parametrize(
+    "fault, status",
+    [("status:400", 400), ("status:503", 502), ("retry_after:7", 429), ("not_json", 502), ("hang", 504)],
+)
+def test_failures_behind_litellm_look_like_any_other(port, speaker, fault, status):
+    ask(port, speaker, "gemini", [speaker.user("all is forgiven")], stream=False)
+    turns = [speaker.user(f'[[sim {{"fault": "{fault}"}}]]')]
+    found, body = post(port, speaker, speaker.ask("gemini", turns, stream=False))
+    assert found == status, body
+    assert json.loads(body)["error"]["message"]
+    assert b"litellm" not in body.lower()
+
+
+@pytest.mark.parametrize("fault", ["cut", "hang_mid"])
+def test_a_stream_that_breaks_behind_litellm_ends_in_an_error_event(port, speaker, fault):
+    ask(port, speaker, "gemini", [speaker.user("all is forgiven")], stream=False)
+    turns = [speaker.user(f'[[sim {{"fault": "{fault}", "text": "{"word " * 30}"}}]]')]
+    status, body = post(port, speaker, speaker.ask("gemini", turns, stream=True))
+    errors = [event for event in events(body) if event.get("error")] if status == 200 else [json.loads(body)["error"]]
+    assert errors and status in (200, 502, 504), body[-500:]

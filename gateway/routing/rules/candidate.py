@@ -10,8 +10,8 @@ class Candidate(Value, frozen=True, kw_only=True):
 
     `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.
     `roomiest`: no candidate of the route takes a longer context. `speech` is the dialect in which it would be spoken to,
-    None if there is none; `uncarried` says what of the request cannot be said there. `open_seconds` > 0: its circuit is
-    open for so long.
+    None if there is none; `uncarried` says what of the request cannot be said there. `resting`: others come first;
+    `open_seconds` > 0: its circuit is open for so long.
     """
 
     deployment: Deployment
@@ -25,4 +25,5 @@ class Candidate(Value, frozen=True, kw_only=True):
     roomiest: bool
     speech: str | None
     uncarried: NotCarriable | None = None
+    resting: bool = False
     open_seconds: float = 0.0

@@ -6,7 +6,7 @@ from ...values.plan import Facts
 from .candidate import Candidate
 
 
-def forbids(candidate: Candidate, facts: Facts) -> str | None:
+def forbids(candidate: Candidate, facts: Facts | None = None) -> str | None:
     """For how long it is not dialled, None if it is. `facts` are not needed here."""
     seconds = candidate.open_seconds
     return f"circuit open for {math.ceil(seconds)} s after failures" if seconds > 0 else None
