@@ -311,7 +311,7 @@ class Exchange:
         try:
             call = self._call(decided, progress, hints)
             progress.dialled = True
-            self._health.dialled(deployment.name, now=self._clock.monotonic())
+            progress.probe = self._health.dialled(deployment.name, now=self._clock.monotonic())
             answering = await self._upstream.dial(call)
             now = progress.first_byte = self._clock.monotonic()
             result = await self._relay.answered(decided, progress, answering, reply, now=now)
@@ -327,7 +327,7 @@ class Exchange:
                 answering.close()
             if isinstance(result, Failed):
                 following = self._followed(decided, place, result)
-            elif result is None:
+            elif result is None and progress.probe:
                 self._health.released(deployment.name, now=self._clock.monotonic())
             entry = self._settle(decided, progress, final=not isinstance(result, Failed) or following is None)
         if isinstance(result, Failed):

@@ -94,6 +94,8 @@ class Relay:
         if request.passage is not None:
             progress.pieces = passage.pieces_of(document)
         carried = carried_of(decided, progress)
+        if carried is not None and request.stream:
+            raise BrokenAnswer("The provider did not stream its answer.")
         if carried is not None:
             headers["content-type"] = "application/json"
             back = progress.back = _back(decided, progress, carried)
@@ -184,9 +186,9 @@ class Relay:
         passed = not failure.retry_same and not failure.try_other
         progress.outcome = "rejected" if passed else "upstream_error"
         progress.status, progress.code = answering.status, failure.code
-        retry_after = _seconds(answering.headers.get("Retry-After"))
+        retry_after = _pause(answering.headers)
         speech = self._other_speech(decided, progress, answering.status, body, now=now)
-        self._stands(deployment.name, failure, answering.status, retry_after, now=now)
+        self._stands(progress, failure, answering.status, retry_after, now=now)
         answer = _told(decided, progress, failure, answering, body)
         progress.status = answer.status
         if speech is not None:
@@ -201,16 +203,21 @@ class Relay:
             speech=speech,
         )
 
-    def _stands(self, name: str, failure: Failure, status: int, retry_after: float | None, *, now: float) -> None:
+    def _stands(
+        self, progress: Progress, failure: Failure, status: int, retry_after: float | None, *, now: float
+    ) -> None:
+        """What an error status says of its deployment."""
+        name, probe = progress.attempt.deployment.name, progress.probe
         if status == 429 and failure.retry_same:
-            self._health.released(name, now=now)
+            if probe:
+                self._health.released(name, now=now)
             self._health.limited(name, now=now, retry_after=retry_after)
         elif failure.retry_same:
             self._health.failed(name, now=now)
-        elif failure.try_other:
-            self._health.released(name, now=now)
-        else:
+        elif not failure.try_other:
             self._health.succeeded(name)
+        elif probe:
+            self._health.released(name, now=now)
 
     def _other_speech(
         self, decided: Decided, progress: Progress, status: int, body: bytes, *, now: float
@@ -316,10 +323,14 @@ def _words(error: Any) -> str:
     return str(message)[:500]
 
 
-def _seconds(text: str | None) -> float | None:
-    """A Retry-After of plain seconds; dates and nonsense count as not given."""
-    try:
-        seconds = float(text) if text is not None else -1.0
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 86_400 else None
+def _pause(headers: Mapping[str, str]) -> float | None:
+    """The pause in seconds that a provider asks for: Retry-After-Ms, else Retry-After; dates and nonsense count as not
+    given."""
+    for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        if 0 <= seconds < 86_400:
+            return seconds
+    return None

@@ -44,7 +44,8 @@ class Progress(msgspec.Struct, kw_only=True):
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
     `refused` means that the provider answered with an error status, which none of them charges for. `pieces` are what
-    was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect.
+    was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
+    a deployment whose circuit is half open.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Progress(msgspec.Struct, kw_only=True):
     back: Back | None = None
     usage: Usage | None = None
     answer_id: str = ""
+    probe: bool = False
     pieces: int | None = None
     text_bytes: int = 0
     answered: bool = False

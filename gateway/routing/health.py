@@ -61,11 +61,13 @@ class HealthBook:
             state = self._states.setdefault(deployment, _State())
             state.rests_until = max(state.rests_until, now + min(retry_after, REST_SECONDS_MAX))
 
-    def dialled(self, deployment: str, *, now: float) -> None:
-        """It is tried: while a circuit is half open this one request is the probe, and the others wait for its end."""
-        state = self._states.get(deployment)
-        if state is not None and state.failures >= FAILURES and state.open_until <= now:
-            state.open_until = now + _PROBE_SECONDS
+    def dialled(self, deployment: str, *, now: float) -> bool:
+        """It is tried. True while a circuit is half open: this one request is the probe, and the others wait for its end."""
+        state = self._states.get(deployment) if self._states else None
+        if state is None or state.failures < FAILURES or state.open_until > now:
+            return False
+        state.open_until = now + _PROBE_SECONDS
+        return True
 
     def released(self, deployment: str, *, now: float) -> None:
         """A probe ended without saying anything about the deployment: the next request may try."""
