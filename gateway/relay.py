@@ -89,8 +89,9 @@ class Relay:
         document = _object(body)
         if document is None:
             raise BrokenAnswer("The provider's answer is not JSON.")
-        usage, progress.text_bytes, progress.answer_id = DIALECTS[attempt.speech].answered(document)
-        progress.usage = provider.usage_of(usage)
+        usage = progress.usage = provider.usage_of(document.get("usage"))
+        progress.text_bytes = DIALECTS[attempt.speech].weight(document) if usage is None else 0
+        progress.answer_id = str(document.get("id") or "")
         if request.passage is not None:
             progress.pieces = passage.pieces_of(document)
         carried = carried_of(decided, progress)

@@ -108,12 +108,11 @@ def meter(request: Request) -> ChatStream:
     return ChatStream(withhold_usage=not request.wants_usage)
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer."""
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
     choices = document.get("choices")
     messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    weight = sum(text_bytes(message) for message in messages if isinstance(message, dict))
-    return document.get("usage"), weight, ""
+    return sum(text_bytes(message) for message in messages if isinstance(message, dict))
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -75,11 +75,11 @@ def meter(request: Request) -> ChatStream:
     return ChatStream(withhold_usage=not request.wants_usage)
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer."""
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
     choices = document.get("choices")
     texts = [one.get("text") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return document.get("usage"), sum(map(weight_of, texts)), ""
+    return sum(map(weight_of, texts))
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -58,9 +58,9 @@ def meter(request: Request) -> ChatStream:
     return ChatStream(withhold_usage=False)
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer: vectors weigh nothing."""
-    return document.get("usage"), 0, ""
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer: vectors weigh nothing."""
+    return 0
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -114,15 +114,14 @@ def meter(request: Request) -> MessagesStream:
     return MessagesStream()
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer."""
-    content = document.get("content")
-    weight = 0
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
+    content, found = document.get("content"), 0
     for block in content if isinstance(content, list) else ():
         if isinstance(block, dict):
-            weight += weight_of(block.get("text")) + weight_of(block.get("thinking"))
-            weight += len(orjson.dumps(block["input"])) if "input" in block else 0
-    return document.get("usage"), weight, str(document.get("id") or "")
+            found += weight_of(block.get("text")) + weight_of(block.get("thinking"))
+            found += len(orjson.dumps(block["input"])) if "input" in block else 0
+    return found
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -156,9 +156,9 @@ class PassageStream(Meter):
         return True
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer."""
-    return document.get("usage"), 0, str(document.get("id") or "")
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer: nobody estimates what passes through."""
+    return 0
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -144,15 +144,15 @@ def meter(request: Request) -> ResponsesStream:
     return ResponsesStream()
 
 
-def answered(document: Mapping[str, Any]) -> tuple[Any, int, str]:
-    """(the provider's usage object, bytes of text, id) of a whole answer."""
-    output, weight = document.get("output"), 0
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
+    output, found = document.get("output"), 0
     for item in output if isinstance(output, list) else ():
         if isinstance(item, dict):
             parts = item.get("content")
             texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-            weight += sum(map(weight_of, texts)) + weight_of(item.get("arguments")) + weight_of(item.get("input"))
-    return document.get("usage"), weight, str(document.get("id") or "")
+            found += sum(map(weight_of, texts)) + weight_of(item.get("arguments")) + weight_of(item.get("input"))
+    return found
 
 
 def refused(refusal: Refusal) -> Answer:
