@@ -14,7 +14,7 @@ import msgspec
 from ..values.base import Value
 from ..values.catalog import Budget, Measure, Window
 from ..values.plan import Refusal
-from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
+from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD, told
 
 # Session accounts are forgotten after a day without a call; calendar accounts when their window has passed.
 SESSION_KEEP_SECONDS = 24 * 3600.0
@@ -242,7 +242,7 @@ def refusal(exceeded: Exceeded, now: float) -> Refusal:
         )
     else:
         details["wanted"] = exceeded.wanted / scale
-        wants = f"this call may take up to {exceeded.wanted / scale:.6g}"
+        wants = f"this call may take up to {told(exceeded.wanted / scale)}"
     again = "It does not start again by itself."
     if line.resets_at is not None:
         details["resets_in_seconds"] = round(line.resets_at - now)
@@ -250,7 +250,7 @@ def refusal(exceeded: Exceeded, now: float) -> Refusal:
     return Refusal(
         code="budget_exceeded" if line.resets_at is not None else "cap_exceeded",
         message=(
-            f"Budget '{line.name}' is used up: {used:.6g} {unit} spent and {held:.6g} held of {limit:.6g}; {wants}. "
+            f"Budget '{line.name}' is used up: {told(used)} {unit} spent and {told(held)} held of {told(limit)}; {wants}. "
             f"{again} Lower max_tokens, ask for a smaller model, or ask the operator to raise it."
         ),
         details=details,

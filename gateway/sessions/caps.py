@@ -4,6 +4,7 @@ together with all other budgets; wall clock is checked here."""
 from ..accounting.budgets import SESSION_KEEP_SECONDS, Line
 from ..values.catalog import Measure, SessionCaps
 from ..values.plan import Refusal
+from ..values.units import told
 from .identity import Session
 
 _HOUR_SECONDS = 3600
@@ -51,7 +52,7 @@ def overtime(caps: SessionCaps, session: Session, *, now: float) -> Refusal | No
     return Refusal(
         code="session_time_exceeded",
         message=(
-            f"This session has run for {minutes:.0f} minutes; its cap is {cap:g}. "
+            f"This session has run for {told(minutes)} minutes; its cap is {told(cap)}. "
             "Start a new session, or ask the operator to raise sessions.caps.minutes."
         ),
         details={"session": session.id, "used_minutes": round(minutes, 1), "limit_minutes": cap},

@@ -15,6 +15,7 @@ import orjson
 from ..values.catalog import LoopLimits
 from ..values.plan import Refusal
 from ..values.request import Message
+from ..values.units import told
 from .identity import Conversation, Session, text_ends
 
 # Steps remembered of one conversation, and conversations of one session; the oldest are forgotten.
@@ -103,7 +104,7 @@ def refusal(session: Session, limits: LoopLimits) -> Refusal:
     return Refusal(
         code="loop_stopped",
         message=(
-            f"This session repeats itself: the same tool call brought the same result {repeats} times "
+            f"This session repeats itself: the same tool call brought the same result {told(repeats)} times "
             f"(score {session.loop_score:g}, stop at {limits.stop}). Try another approach in a new session, or report "
             "that you are blocked."
         ),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.accounting import pricing
 from gateway.feeds import prices_litellm
 from gateway.values.catalog import PriceSheet, Rates
-from gateway.values.units import NUSD_PER_USD, divide_half_even, nusd_to_usd, usd_to_nusd
+from gateway.values.units import NUSD_PER_USD, divide_half_even, nusd_to_usd, told, usd_to_nusd
 from gateway.values.usage import Usage
 
 PLAIN = PriceSheet(
@@ -129,3 +129,19 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
         known = prices_litellm.listed_model(listed, name)
         assert known is not None and known.sheet is None
     assert prices_litellm.listed_model(listed, "nearly") is None
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (0.0350495, "0.035"),
+        (500, "5.00e+02"),
+        (0.504, "5.04e-01"),
+        (12_500, "1.25e+04"),
+        (4096, "4,096"),
+        (0, "0"),
+        (7.5, "7.5"),
+    ],
+)
+def test_no_agent_reads_a_status_into_a_refusal_s_numbers(number, text):
+    assert told(number) == text
