@@ -1,0 +1,183 @@
+"""The deployments of a routing file: providers, secrets, prices, energy and grid put together."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from ..carbon import energy as energy_models
+from ..carbon import intensity
+from ..feeds import intensity_tables, prices_litellm
+from ..providers import PROVIDERS
+from ..values import catalog
+from . import schema
+from .reader import Reader, meant, nusd
+from .yaml_tree import Path
+
+# Where neither the file nor the price list says: common to current hosted models, and small enough to hold.
+_CONTEXT_TOKENS, _OUTPUT_TOKENS = 128_000, 16_384
+# PUE bounds around the operator's own value: half a point of measurement error each way.
+_PUE_ERROR = 0.02
+
+
+def deployments(reader: Reader, document: schema.Document) -> dict[str, catalog.Deployment]:
+    """Every deployment whose provider exists; what is wrong is complained about."""
+    listed = prices_litellm.load()
+    tables = intensity_tables.load()
+    secrets = {
+        name: reader.secret(provider.api_key, ("providers", name, "api_key")) if provider.api_key else None
+        for name, provider in document.providers.items()
+    }
+    options = {
+        name: {
+            **provider.options,
+            **{key: reader.secret(ref, ("providers", name, "secrets", key)) for key, ref in provider.secrets.items()},
+        }
+        for name, provider in document.providers.items()
+    }
+    built = {}
+    for name, doc in document.deployments.items():
+        path: Path = ("deployments", name)
+        provider = document.providers.get(doc.provider)
+        if provider is None:
+            continue
+        known = _known(reader, doc, path, listed)
+        output_tokens = doc.output_tokens or (known.output_tokens if known else None)
+        sheet = _sheet(reader, doc.price, (*path, "price")) if doc.price else known.sheet if known else None
+        if sheet is None:
+            reader.note(
+                path,
+                f"deployment '{name}' has no known price: its calls count as unpriced, and no budget in usd admits it",
+            )
+        if doc.energy is None:
+            reader.note(
+                path,
+                f"deployment '{name}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
+            )
+        built[name] = catalog.Deployment(
+            name=name,
+            provider=doc.provider,
+            dialect=provider.dialect,
+            base_url=_base_url(reader, doc.provider, provider),
+            secret=secrets[doc.provider],
+            model=doc.model,
+            tier=catalog.Tier[doc.tier],
+            sheet=sheet,
+            energy=energy_models.model_of(_profile(reader, doc.energy, path)) if doc.energy else None,
+            intensity=_intensity(reader, doc, path, tables),
+            context_tokens=doc.context_tokens or (known and known.context_tokens) or _CONTEXT_TOKENS,
+            output_tokens=output_tokens or _OUTPUT_TOKENS,
+            output_tokens_known=output_tokens is not None,
+            vision=_first(doc.vision, known.vision if known else None),
+            tools=_first(doc.tools, known.tools if known else None),
+            stream_usage=doc.stream_usage,
+            timeouts=catalog.Timeouts(
+                connect=float(doc.timeouts.connect),
+                first_byte=float(doc.timeouts.first_byte),
+                idle=float(doc.timeouts.idle),
+                total=float(doc.timeouts.total),
+            ),
+            speaks=tuple(provider.speaks or PROVIDERS[provider.dialect].SPEAKS),
+            learnt=PROVIDERS[provider.dialect].LEARNT if provider.speaks is None else frozenset(),
+            reasons=_first(doc.reasoning, known.reasons if known else None, default=False),
+            adaptive=_first(doc.adaptive_thinking, known.adaptive if known else None, default=False),
+            unit_prices=known.unit_prices if known else {},
+            options=options[doc.provider],
+        )
+    return built
+
+
+def _base_url(reader: Reader, name: str, provider: schema.Provider) -> str:
+    given = reader.section("providers").get(name)
+    if (
+        provider.base_url is None
+        and provider.dialect != "litellm"
+        and not (isinstance(given, dict) and "base_url" in given)
+    ):
+        reader.complain(("providers", name), "'base_url' is missing; add it here")
+    if provider.speaks is not None and provider.dialect != "openai":
+        reader.complain(("providers", name, "speaks"), "'speaks' is for dialect 'openai' only; leave it out")
+    if (provider.options or provider.secrets) and provider.dialect != "litellm":
+        reader.complain(("providers", name), "'options' and 'secrets' are for dialect 'litellm' only; leave them out")
+    return (provider.base_url or "").rstrip("/")
+
+
+def _known(
+    reader: Reader, doc: schema.Deployment, path: Path, listed: Mapping[str, Mapping[str, Any]]
+) -> prices_litellm.ListedModel | None:
+    known = prices_litellm.listed_model(listed, doc.price_list or doc.model)
+    if known is None and doc.price_list is not None:
+        reader.complain(
+            (*path, "price_list"), f"the price list has no '{doc.price_list}'{meant(doc.price_list, listed)}"
+        )
+    return known
+
+
+def _sheet(reader: Reader, doc: schema.Price, path: Path) -> catalog.PriceSheet:
+    steps = [
+        (step.above_input_tokens, _rates(reader, step, (*path, "steps", number)))
+        for number, step in enumerate(doc.steps)
+    ]
+    limits = [above for above, _ in steps]
+    if limits != sorted(set(limits)):
+        reader.complain((*path, "steps"), "steps must be in ascending order of 'above_input_tokens'")
+    return catalog.PriceSheet(base=_rates(reader, doc, path), source="config", steps=tuple(steps))
+
+
+def _rates(reader: Reader, doc: schema.Rates, path: Path) -> catalog.Rates:
+    given, written = nusd(reader, doc.input, (*path, "input")), nusd(reader, doc.output, (*path, "output"))
+
+    def other(name: str, value: Decimal | None, default: int) -> int:
+        return default if value is None else nusd(reader, value, (*path, name))
+
+    stored = other("cache_write", doc.cache_write, given)
+    return catalog.Rates(
+        input=given,
+        output=written,
+        cached_input=other("cached_input", doc.cached_input, given),
+        cache_write=stored,
+        reasoning=other("reasoning", doc.reasoning, written),
+        cache_write_long=other("cache_write_long", doc.cache_write_long, stored),
+    )
+
+
+def _profile(reader: Reader, doc: schema.Energy, path: Path) -> catalog.EnergyProfile:
+    total = doc.total_params_b if doc.total_params_b is not None else doc.active_params_b
+    if total < doc.active_params_b:
+        reader.complain((*path, "energy", "total_params_b"), "'total_params_b' is below 'active_params_b'")
+        total = doc.active_params_b
+    profile = catalog.EnergyProfile(
+        active_params_b=float(doc.active_params_b),
+        total_params_b=float(total),
+        bytes_per_param=float(doc.bits_per_param) / 8,
+        hardware_factor=float(doc.hardware_factor),
+        concurrency=float(doc.concurrency) if doc.concurrency is not None else None,
+    )
+    if doc.pue is None:
+        return profile
+    pue = float(doc.pue)
+    return catalog.EnergyProfile(
+        active_params_b=profile.active_params_b,
+        total_params_b=profile.total_params_b,
+        bytes_per_param=profile.bytes_per_param,
+        hardware_factor=profile.hardware_factor,
+        concurrency=profile.concurrency,
+        pue=(max(1.0, pue - _PUE_ERROR), pue, pue + _PUE_ERROR),
+    )
+
+
+def _intensity(
+    reader: Reader, doc: schema.Deployment, path: Path, tables: Mapping[str, Mapping[str, float]]
+) -> catalog.Intensity:
+    override = float(doc.grams_co2e_per_kwh) if doc.grams_co2e_per_kwh is not None else None
+    found = intensity.resolve(doc.zone, override, tables)
+    if doc.zone is not None and found.method == "world":
+        zones = [zone for table in tables.values() for zone in table]
+        reader.complain(
+            (*path, "zone"), f"unknown grid zone '{doc.zone}'{meant(doc.zone, zones)}; use ISO alpha-3 like USA or FRA"
+        )
+    return found
+
+
+def _first(*values: bool | None, default: bool = True) -> bool:
+    """The first that is given, else the default: what is not known is not forbidden."""
+    return next((value for value in values if value is not None), default)
