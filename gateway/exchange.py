@@ -164,10 +164,10 @@ class Exchange:
         request_id = self._chance.request_id()
         origins: Sequence[Origin] = ()
         if request.references:
-            found = [self._origins.of(caller.key, reference, now=at) for reference in request.references]
-            origins = [origin for origin in found if origin is not None]
-            if request.previous is not None and found[0] is not None and found[0].transcript is not None:
-                request = responses.continued(request, found[0].transcript)
+            origins = self._found(request, caller, now=at)
+            kept = origins[0].transcript if request.previous is not None and origins else None
+            if kept is not None:
+                request = responses.continued(request, kept)
         session = self._session(request, caller, hints, origins, request_id, at)
         loops.observe(session, request.messages)
         facts = self._facts(request, route, session, origins)
@@ -186,6 +186,14 @@ class Exchange:
             verdict=verdict,
             loop_step=loops.step_of(session, world.loops),
         )
+
+    def _found(self, request: Request, caller: Caller, *, now: float) -> list[Origin]:
+        """Where the things lie that the request refers to, as far as we know. Raises NotFound for another caller's."""
+        found = [self._origins.of(reference, now=now) for reference in request.references]
+        for reference, origin in zip(request.references, found, strict=True):
+            if origin is not None and origin.key != caller.key:
+                raise NotFound(f"There is no '{reference[:100]}' here.", param="previous_response_id")
+        return [origin for origin in found if origin is not None]
 
     def _facts(self, request: Request, route: Route, session: Session, origins: Sequence[Origin]) -> Facts:
         """What the request looks like, and what binds it. What lies with a provider counts as input, too."""
@@ -371,9 +379,14 @@ class Exchange:
             transcript = responses.transcript(request, output) if answer_id else None
         if answer_id and (transcript is not None or progress.back is None):
             origin = Origin(
-                provider=provider, session=decided.session, tokens=tokens, at=decided.at, transcript=transcript
+                key=decided.caller.key,
+                provider=provider,
+                session=decided.session,
+                tokens=tokens,
+                at=decided.at,
+                transcript=transcript,
             )
-            self._origins.remember(decided.caller.key, answer_id, origin)
+            self._origins.remember(answer_id, origin)
 
     def _settle(self, decided: Decided, progress: Progress, *, final: bool) -> LedgerEntry:
         """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
@@ -383,11 +396,11 @@ class Exchange:
         self._budgets.settle(entry.id, spent)
         if progress.outcome == "completed":
             decided.session.provider = entry.provider
-            if decided.request.dialect in _REFERRED_TO:
-                self._remember(decided, progress, entry.input_tokens + entry.output_tokens)
         decided.session.calls += spent[2]
         decided.session.charge_nusd += entry.charge_nusd
         self._ledger.record(entry)
+        if progress.outcome == "completed" and decided.request.dialect in _REFERRED_TO:
+            self._remember(decided, progress, entry.input_tokens + entry.output_tokens)
         return entry
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:

@@ -2,7 +2,8 @@
 
 What a crossing answered lies with nobody: then we keep the conversation ourselves for as long as a caller may
 continue it, because the caller asked to have it stored (`store`, which Responses has on by default). It is kept in
-memory only, bounded in bytes and time, and under the caller's own key.
+memory only, bounded in bytes and time, and under the caller's own key. Callers of one provider account could read each
+other's answers there by their ids: those that we know of are told apart.
 """
 
 from collections import OrderedDict
@@ -18,9 +19,10 @@ TRANSCRIPT_SECONDS = 3600.0
 
 
 class Origin(Value, frozen=True, kw_only=True):
-    """Where an answer came from. `tokens` are its conversation's so far, input and output; `transcript` is the
+    """Where an answer to `key` came from. `tokens` are its conversation's so far, input and output; `transcript` is the
     conversation as JSON, where it lies with us."""
 
+    key: str
     provider: str
     session: Session
     tokens: int
@@ -29,18 +31,17 @@ class Origin(Value, frozen=True, kw_only=True):
 
 
 class OriginBook:
-    """Origins by the caller's key and the id; the least recently used are forgotten."""
+    """Origins by the answer's id; the least recently used are forgotten."""
 
     def __init__(self, capacity: int = ORIGINS_MAX, bytes_max: int = TRANSCRIPTS_BYTES_MAX) -> None:
         self._capacity = capacity
         self._bytes_max = bytes_max
-        self._origins: OrderedDict[tuple[str, str], Origin] = OrderedDict()
-        self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._origins: OrderedDict[str, Origin] = OrderedDict()
+        self._kept: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
 
-    def remember(self, key: str, answer_id: str, origin: Origin) -> None:
-        """An answer with an id was given."""
-        name = (key, answer_id)
+    def remember(self, name: str, origin: Origin) -> None:
+        """An answer with this id was given."""
         size = len(origin.transcript or b"")
         if size > TRANSCRIPT_BYTES_MAX:
             return
@@ -54,9 +55,8 @@ class OriginBook:
         while len(self._origins) > self._capacity:
             self._forget(next(iter(self._origins)))
 
-    def of(self, key: str, answer_id: str, *, now: float) -> Origin | None:
+    def of(self, name: str, *, now: float) -> Origin | None:
         """Where it came from; None if nobody remembers, or no longer."""
-        name = (key, answer_id)
         origin = self._origins.get(name)
         if origin is None:
             return None
@@ -71,6 +71,6 @@ class OriginBook:
     def __len__(self) -> int:
         return len(self._origins)
 
-    def _forget(self, name: tuple[str, str]) -> None:
+    def _forget(self, name: str) -> None:
         self._bytes -= self._kept.pop(name, 0)
         self._origins.pop(name, None)

@@ -201,6 +201,20 @@ async def test_an_answer_that_was_crossed_is_continued_from_our_own_memory(tmp_p
         assert status == 400 and json.loads(said)["error"]["param"] == "previous_response_id"
 
 
+async def test_nobody_continues_another_s_answer(tmp_path):
+    keys = "keys: [{id: a, team: a, secret: {env: OPENAI}}, {id: b, team: b, secret: {env: ANTHROPIC}}]"
+    async with stage(tmp_path, more=keys) as at:
+        for model in ("openai", "chat-only"):
+            _, _, said = await at.post(
+                "/v1/responses", {"model": model, "input": "x"}, Authorization="Bearer openai-key"
+            )
+            answer = json.loads(said)["id"]
+            again = {"model": model, "input": "y", "previous_response_id": answer}
+            assert (await at.post("/v1/responses", again, Authorization="Bearer anthropic-key"))[0] == 404
+            assert (await at.ask("GET", f"/v1/responses/{answer}", Authorization="Bearer anthropic-key"))[0] == 404
+            assert (await at.post("/v1/responses", again, Authorization="Bearer openai-key"))[0] == 200
+
+
 async def test_nothing_is_kept_that_is_not_to_be_stored(tmp_path):
     async with stage(tmp_path) as at:
         _, _, said = await at.post("/v1/responses", {"model": "chat-only", "input": "x", "store": False})
