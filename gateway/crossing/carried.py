@@ -39,6 +39,12 @@ class Crossing(Protocol):
     def back(self, carried: Carried, *, answer_id: str, created: int) -> Back: ...
 
 
+# What a caller is told at most, and of each name.
+_NOTES_MAX, _NAME_CHARS_MAX = 32, 96
+# Values that say nothing.
+_EMPTY: tuple[Any, ...] = (None, False, "", [], {})
+
+
 class Fields:
     """Takes the fields of a body one by one; what nobody took is an error, what is harmless is remembered as dropped."""
 
@@ -55,7 +61,19 @@ class Fields:
         for name in names:
             if name in self._left:
                 del self._left[name]
-                self.dropped.append(name)
+                self.note(name)
+
+    def note(self, what: str) -> None:
+        """Something was left out that no answer depends on; the caller is told once, in a header: names are theirs."""
+        plain = "".join(letter for letter in what if letter.isascii() and letter.isprintable())[:_NAME_CHARS_MAX]
+        if plain not in self.dropped and len(self.dropped) < _NOTES_MAX:
+            self.dropped.append(plain)
+
+    def rest(self, value: Any, known: frozenset[str], where: str) -> None:
+        """Note what an object within the request says beyond what is carried."""
+        for name in value if isinstance(value, dict) else ():
+            if name not in known and value[name] not in _EMPTY:
+                self.note(f"{where}.{name}")
 
     def refuse(self, why: str, *names: str, harmless: Sequence[Any] = (False, 0, [], {}, "")) -> None:
         """Refuse these unless their value says nothing. Raises NotCarriable."""

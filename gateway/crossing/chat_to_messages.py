@@ -17,6 +17,21 @@ _CALL_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
 # The tool that stands for "answer with some JSON object": Anthropic's structured output needs a schema.
 JSON_TOOL = "json_answer"
+_MESSAGE = frozenset(
+    {
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "refusal",
+        "reasoning_content",
+        "thinking_blocks",
+        "cache_control",
+    }
+)
+_PART = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
+_IMAGE = frozenset({"url"})
+_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
     "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
@@ -29,7 +44,9 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
     fields = Fields(document)
     fields.take("model")
     out: dict[str, Any] = {}
-    system, messages = _messages(objects(fields.take("messages"), "messages"))
+    given = objects(fields.take("messages"), "messages")
+    system, messages = _messages(given)
+    _unsaid(given, fields)
     if system:
         out["system"] = system
     out["messages"] = messages
@@ -56,7 +73,7 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
         if not _open_tool_turn(messages):
             out["thinking"] = {"type": "adaptive"}
         else:
-            fields.dropped.append("reasoning_effort (its thinking of this tool turn was not sent back)")
+            fields.note("reasoning_effort (its thinking of this tool turn was not sent back)")
     user = fields.take("user") or fields.take("safety_identifier")
     if isinstance(user, str):
         out["metadata"] = {"user_id": user}
@@ -101,6 +118,18 @@ def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
         # Anthropic takes no last answer that ends in white space.
         messages[-1]["content"][-1]["text"] = messages[-1]["content"][-1]["text"].rstrip() or "..."
     return system, messages
+
+
+def _unsaid(given: list[dict[str, Any]], fields: Fields) -> None:
+    """What messages and parts say beyond what is carried is told."""
+    for message in given:
+        fields.rest(message, _MESSAGE, "messages")
+        if message.get("reasoning_content") and not message.get("thinking_blocks"):
+            fields.note("reasoning_content of earlier turns")
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            fields.rest(part, _PART, "content")
+            fields.rest(part.get("image_url"), _IMAGE, "image_url")
 
 
 def _assistant(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
@@ -200,8 +229,9 @@ def _tools(fields: Fields, out: dict[str, Any]) -> None:
         made = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
         if function.get("description"):
             made["description"] = function["description"]
+        fields.rest(function, _FUNCTION, "tools.function")
         if function.get("strict"):
-            _note(fields, "tools.strict")
+            fields.note("tools.strict")
         offered.append(_marked(made, {**tool, **function}))
     used = _used_tools(out["messages"])
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
@@ -258,11 +288,6 @@ def _open_tool_turn(messages: list[dict[str, Any]]) -> bool:
         return False
     turn = messages[-2]["content"]
     return not (turn and str(turn[0].get("type")).endswith("thinking"))
-
-
-def _note(fields: Fields, what: str) -> None:
-    if what not in fields.dropped:
-        fields.dropped.append(what)
 
 
 def back(carried: Carried, *, answer_id: str, created: int) -> "Back":

@@ -18,6 +18,13 @@ _REASONS = {
     "content_filter": "refusal",
 }  # fmt: skip
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_BLOCK = frozenset(
+    {
+        "type", "text", "id", "name", "input", "tool_use_id", "content", "is_error", "signature", "thinking", "data",
+        "source", "title", "cache_control", "citations", "tool_name",
+    }
+)  # fmt: skip
+_TOOL = frozenset({"type", "name", "description", "input_schema", "cache_control"})
 
 
 def carry(document: dict[str, Any], *, extended: bool) -> Carried:
@@ -53,6 +60,8 @@ def _messages(fields: Fields, extended: bool) -> Iterator[dict[str, Any]]:
         yield {"role": "system", "content": _parts(system, "system", fields, extended)}
     for place, said in enumerate(objects(fields.take("messages"), "messages")):
         path, role, content = f"messages.{place}", said.get("role"), said.get("content")
+        for block in content if isinstance(content, list) else ():
+            fields.rest(block, _BLOCK, "content")
         if isinstance(content, str):
             yield {"role": role, "content": content}
         elif role == "assistant":
@@ -109,7 +118,7 @@ def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended
             function = {"name": block.get("name"), "arguments": arguments}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
             if "cache_control" in block:
-                _note(fields, "cache_control")
+                fields.note("cache_control")
         elif kind in ("thinking", "redacted_thinking"):
             thinking.append(_thought(block, f"{path}.content.{place}", fields, extended))
         else:
@@ -126,7 +135,7 @@ def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended
 def _thought(block: dict[str, Any], path: str, fields: Fields, extended: bool) -> dict[str, Any] | None:
     """Signed thinking goes to those who can read it; our own unsigned one is no part of the question."""
     if str(block.get("signature") or "").startswith(UNSIGNED):
-        _note(fields, "thinking (unsigned, of earlier turns)")
+        fields.note("thinking (unsigned, of earlier turns)")
         return None
     if not extended:
         raise NotCarriable(path, "signed thinking can be read by the provider that wrote it only")
@@ -182,15 +191,10 @@ def _marked(part: dict[str, Any], block: dict[str, Any], fields: Fields, extende
         if extended:
             part["cache_control"] = block["cache_control"]
         else:
-            _note(fields, "cache_control")
+            fields.note("cache_control")
     if (block.get("citations") or {}).get("enabled") if isinstance(block.get("citations"), dict) else False:
-        _note(fields, "citations")
+        fields.note("citations")
     return part
-
-
-def _note(fields: Fields, what: str) -> None:
-    if what not in fields.dropped:
-        fields.dropped.append(what)
 
 
 def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
@@ -201,9 +205,10 @@ def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
         if kind != "custom":
             if len(given) > 1 and str(kind).startswith("web_"):
                 # An offer that the model may or may not take up; the others remain.
-                _note(fields, f"tools.{kind}")
+                fields.note(f"tools.{kind}")
                 continue
             raise NotCarriable(f"tools.{place}", f"'{kind}' runs at Anthropic or needs its models")
+        fields.rest(tool, _TOOL, "tools")
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema") or {"type": "object"}}
         if tool.get("description"):
             function["description"] = tool["description"]

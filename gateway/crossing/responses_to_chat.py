@@ -12,6 +12,13 @@ from .carried import Carried, Fields, objects, of_type
 from .responses_back import Back
 
 _SYSTEM = ("system", "developer")
+_REASONING = frozenset({"effort", "summary", "generate_summary"})
+_ITEM = frozenset(
+    {
+        "type", "role", "content", "id", "status", "call_id", "name", "namespace", "arguments", "input", "output",
+        "summary", "encrypted_content", "tools",
+    }
+)  # fmt: skip
 # Longest name of a function that OpenAI takes.
 _NAME_CHARS_MAX = 64
 # Tools that run at OpenAI. Where others are offered too, leaving out an offer that the model may or may not take up
@@ -81,6 +88,7 @@ def _item(
     extended: bool,
 ) -> None:
     kind = item.get("type") or "message"
+    fields.rest(item, _ITEM, "input")
     if kind == "message":
         role = "system" if item.get("role") in _SYSTEM else item.get("role")
         content = _content(item.get("content"), f"{path}.content")
@@ -129,8 +137,8 @@ def _reasoning(item: dict[str, Any], path: str, thoughts: list[dict[str, Any]], 
         thoughts += blocks
     elif blocks:
         raise NotCarriable(path, "signed thinking can be read by the provider that wrote it only")
-    elif "reasoning of earlier turns" not in fields.dropped:
-        fields.dropped.append("reasoning of earlier turns")
+    else:
+        fields.note("reasoning of earlier turns")
 
 
 def unsealed(text: str) -> list[dict[str, Any]] | None:
@@ -202,7 +210,7 @@ def _tools(
         elif kind in ("function", "custom"):
             offered.append(_function(tool, path, "", known))
         elif kind in _OPTIONAL_TOOLS and len(given) > 1:
-            fields.dropped.append(f"tools.{kind}")
+            fields.note(f"tools.{kind}")
         else:
             raise NotCarriable(path, f"'{kind}' runs at OpenAI or needs its models")
     if offered:
@@ -263,7 +271,7 @@ def _format(fields: Fields, out: dict[str, Any]) -> None:
     format_ = text.get("format") or {}
     kind = format_.get("type")
     if text.get("verbosity"):
-        fields.dropped.append("text.verbosity")
+        fields.note("text.verbosity")
     if kind == "json_schema":
         schema = {name: format_[name] for name in ("name", "description", "schema", "strict") if name in format_}
         out["response_format"] = {"type": "json_schema", "json_schema": schema}

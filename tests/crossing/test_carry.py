@@ -120,6 +120,14 @@ def test_what_no_answer_depends_on_is_left_out_and_told(dialect, to, fields, dro
     assert carried(dialect, to, **fields).dropped == dropped
 
 
+def test_names_that_callers_make_up_are_told_in_a_form_that_fits_a_header():
+    turns = [
+        {"role": "user", "content": "hi", "a\r\nset-cookie: x": 1, "ä" * 200: 1, **{f"n{n}": 1 for n in range(99)}}
+    ]
+    told = carried("chat", "messages", messages=turns).dropped
+    assert len(told) == 32 and "; ".join(told).isprintable() and "; ".join(told).isascii()
+
+
 def test_values_that_say_nothing_are_no_reason_to_refuse():
     found = carried("chat", "messages", n=1, logprobs=False, logit_bias={}, presence_penalty=0, functions=[], stop=None)
     assert found.dropped == ()
