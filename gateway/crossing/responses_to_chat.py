@@ -45,9 +45,7 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
     reasoning = fields.take("reasoning") or {}
     if of_type(reasoning, dict, "reasoning").get("effort") not in (None, "none"):
         out["reasoning_effort"] = reasoning["effort"]
-    fields.dropped += [
-        f"reasoning.{name}" for name in reasoning if name not in ("effort", "summary", "generate_summary")
-    ]
+    fields.rest(reasoning, _REASONING, "reasoning")
     # Kept by the way back (responses_back.py) and by the exchange.
     fields.take("include")
     fields.take("store")
