@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.13.8
 LOOPS ?= ../shared/data/loops
+# For example CLIENTS="--profile crossed --client codex"
+CLIENTS ?=
 
-.PHONY: demo run test check fix report bench replay setup docs clean
+.PHONY: demo run test check fix report bench replay clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -38,6 +40,9 @@ bench: setup  ## CPU per request beside a bare proxy, into bench.json (about two
 
 replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs that folder
 	$(BIN)/python loadtest/reconcile.py $(LOOPS)
+
+clients: setup  ## real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
+	tests/clients/run.sh $(CLIENTS)
 
 docs: setup  ## what is generated: docs/configuration.md and the JSON Schema of routing.yaml
 	$(BIN)/python -m tests.docs_tables

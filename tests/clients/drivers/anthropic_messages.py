@@ -1,0 +1,102 @@
+"""anthropic (Python), Messages."""
+
+from typing import Any
+
+from anthropic import Anthropic
+from common import (
+    API_KEY,
+    BASE_URL,
+    EXTRACT,
+    GREETING,
+    LOOK,
+    MODEL,
+    PNG,
+    SYSTEM,
+    TASK,
+    WEATHER_SCHEMA,
+    City,
+    city_of,
+    drive,
+    weather,
+)
+
+client = Anthropic(base_url=BASE_URL, api_key=API_KEY, timeout=60)
+TOOLS: Any = [{"name": "weather", "description": "Weather of a city", "input_schema": WEATHER_SCHEMA}]
+COMMON: Any = {"model": MODEL, "max_tokens": 1000, "system": SYSTEM}
+
+
+def text() -> str:
+    return _said(client.messages.create(**COMMON, messages=[{"role": "user", "content": GREETING}]))
+
+
+def stream() -> str:
+    with client.messages.stream(**COMMON, messages=[{"role": "user", "content": GREETING}]) as events:
+        said = "".join(events.text_stream)
+        usage = events.get_final_message().usage
+    assert usage.output_tokens > 0 and usage.input_tokens > 0, f"no usage in the stream: {usage}"
+    return said
+
+
+def tool() -> str:
+    messages: list[Any] = [{"role": "user", "content": TASK}]
+    answer = client.messages.create(**COMMON, messages=messages, tools=TOOLS)
+    assert answer.stop_reason == "tool_use", answer.stop_reason
+    messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
+    return _said(client.messages.create(**COMMON, messages=messages, tools=TOOLS))
+
+
+def stream_tool() -> str:
+    messages: list[Any] = [{"role": "user", "content": TASK}]
+    for _ in range(3):
+        with client.messages.stream(**COMMON, messages=messages, tools=TOOLS) as events:
+            answer = events.get_final_message()
+        if answer.stop_reason != "tool_use":
+            return _said(answer)
+        messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
+    return ""
+
+
+def structured() -> str:
+    answer = client.messages.parse(**COMMON, messages=[{"role": "user", "content": EXTRACT}], output_format=City)
+    return city_of(answer.parsed_output)
+
+
+def image() -> str:
+    content: Any = [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
+        {"type": "text", "text": LOOK},
+    ]
+    return _said(client.messages.create(**COMMON, messages=[{"role": "user", "content": content}]))
+
+
+def count() -> str:
+    found = client.messages.count_tokens(model=MODEL, system=SYSTEM, messages=[{"role": "user", "content": GREETING}])
+    return f"{found.input_tokens} tokens"
+
+
+def _said(answer: Any) -> str:
+    return "".join(block.text for block in answer.content if block.type == "text")
+
+
+def _results(answer: Any) -> Any:
+    return {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": block.id, "content": weather(**block.input)}
+            for block in answer.content
+            if block.type == "tool_use"
+        ],
+    }
+
+
+drive(
+    {
+        "text": text,
+        "stream": stream,
+        "tool": tool,
+        "stream_tool": stream_tool,
+        "structured": structured,
+        "image": image,
+        "count": count,
+    }
+)

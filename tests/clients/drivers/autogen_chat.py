@@ -1,0 +1,74 @@
+"""AutoGen (AgentChat), chat completions."""
+
+import base64
+from io import BytesIO
+from typing import Any
+
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.messages import ModelClientStreamingChunkEvent, MultiModalMessage, TextMessage
+from autogen_core import Image
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+from common import API_KEY, EXTRACT, GREETING, LOOK, MODEL, OPENAI_URL, PNG, SYSTEM, TASK, City, city_of, drive, weather
+from PIL import Image as Picture
+
+
+def agent(**more: Any) -> AssistantAgent:
+    client = OpenAIChatCompletionClient(
+        model=MODEL,
+        base_url=OPENAI_URL,
+        api_key=API_KEY,
+        timeout=60,
+        model_info={
+            "vision": True,
+            "function_calling": True,
+            "json_output": True,
+            "structured_output": True,
+            "family": "unknown",
+        },
+    )
+    return AssistantAgent("agent", model_client=client, system_message=SYSTEM, reflect_on_tool_use=True, **more)
+
+
+async def answer(agent: AssistantAgent, asked: Any) -> Any:
+    return (await agent.run(task=asked)).messages[-1].content
+
+
+async def streamed(agent: AssistantAgent, asked: str) -> str:
+    text, last = "", ""
+    async for event in agent.run_stream(task=asked):
+        if isinstance(event, ModelClientStreamingChunkEvent):
+            text += event.content
+        if isinstance(event, TextMessage):
+            last = event.content
+    assert last in text, "the pieces are not the whole"
+    return last
+
+
+async def text() -> str:
+    return str(await answer(agent(), GREETING))
+
+
+async def stream() -> str:
+    return await streamed(agent(model_client_stream=True), GREETING)
+
+
+async def tool() -> str:
+    return str(await answer(agent(tools=[weather]), TASK))
+
+
+async def stream_tool() -> str:
+    return await streamed(agent(tools=[weather], model_client_stream=True), TASK)
+
+
+async def structured() -> str:
+    return city_of(await answer(agent(output_content_type=City), EXTRACT))
+
+
+async def image() -> str:
+    picture = Image(Picture.open(BytesIO(base64.b64decode(PNG))))
+    return str(await answer(agent(), MultiModalMessage(content=[LOOK, picture], source="user")))
+
+
+drive(
+    {"text": text, "stream": stream, "tool": tool, "stream_tool": stream_tool, "structured": structured, "image": image}
+)

@@ -1,0 +1,29 @@
+"""OpenAI Codex CLI with its built-in provider turned to another base URL: it tries a WebSocket first."""
+
+from coding import BIN, Setting, drive
+
+MORE = {"image": ["--image", "picture.png"], "structured": ["--output-schema", "schema.json"]}
+
+
+def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
+    folder = setting.home / ".codex"
+    folder.mkdir()
+    (folder / "config.toml").write_text(f"""\
+model = "{setting.model}"
+openai_base_url = "{setting.base_url}/v1"
+check_for_update_on_startup = false
+[features]
+plugins = false
+apps = false
+[analytics]
+enabled = false
+""")
+    command = [str(BIN / "codex"), "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    # The prompt comes first: an option with a list of values would swallow it.
+    return [*command, setting.prompt, *MORE.get(setting.scenario, [])], {
+        "CODEX_HOME": str(folder),
+        "CODEX_API_KEY": setting.api_key,
+    }
+
+
+drive(start)

@@ -1,0 +1,49 @@
+"""LlamaIndex, chat completions."""
+
+import base64
+
+from common import API_KEY, EXTRACT, GREETING, LOOK, MODEL, OPENAI_URL, PNG, SYSTEM, TASK, City, city_of, drive, weather
+from llama_index.core.agent.workflow import AgentStream, FunctionAgent
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.prompts import PromptTemplate
+from llama_index.llms.openai import OpenAI
+from llama_index.llms.openai.utils import ALL_AVAILABLE_MODELS, CHAT_MODELS
+
+# It refuses names that are not in its own table.
+ALL_AVAILABLE_MODELS[MODEL] = CHAT_MODELS[MODEL] = 128_000
+llm = OpenAI(model=MODEL, api_base=OPENAI_URL, api_key=API_KEY, timeout=60)
+
+
+def text() -> str:
+    return str(llm.chat([ChatMessage(role="user", content=GREETING)]).message.content)
+
+
+def stream() -> str:
+    return "".join(piece.delta or "" for piece in llm.stream_chat([ChatMessage(role="user", content=GREETING)]))
+
+
+async def tool() -> str:
+    agent = FunctionAgent(tools=[weather], llm=llm, system_prompt=SYSTEM, streaming=False)
+    return str(await agent.run(TASK, max_iterations=4))
+
+
+async def stream_tool() -> str:
+    agent = FunctionAgent(tools=[weather], llm=llm, system_prompt=SYSTEM)
+    run = agent.run(TASK, max_iterations=4)
+    said = "".join([event.delta async for event in run.stream_events() if isinstance(event, AgentStream)])
+    await run
+    return said
+
+
+def structured() -> str:
+    return city_of(llm.structured_predict(City, PromptTemplate("{asked}"), asked=EXTRACT))
+
+
+def image() -> str:
+    picture = ImageBlock(image=base64.b64decode(PNG), image_mimetype="image/png")
+    return str(llm.chat([ChatMessage(role="user", blocks=[TextBlock(text=LOOK), picture])]).message.content)
+
+
+drive(
+    {"text": text, "stream": stream, "tool": tool, "stream_tool": stream_tool, "structured": structured, "image": image}
+)

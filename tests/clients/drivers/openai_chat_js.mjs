@@ -1,0 +1,69 @@
+// openai (JavaScript), chat completions.
+
+import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, task, weather, weatherSchema } from "./common.mjs";
+
+const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
+const City = z.object({ name: z.string(), inhabitants: z.number().int() });
+const tools = [
+  { type: "function", function: { name: "weather", description: "Weather of a city", parameters: weatherSchema, strict: true } },
+];
+const user = (content) => [{ role: "user", content }];
+const said = (answer) => answer.choices[0].message.content;
+
+async function stream() {
+  let text = "";
+  let usage;
+  const asked = { model, messages: user(greeting), stream: true, stream_options: { include_usage: true } };
+  for await (const chunk of await client.chat.completions.create(asked)) {
+    text += chunk.choices[0]?.delta?.content ?? "";
+    usage = chunk.usage ?? usage;
+  }
+  must(usage?.total_tokens > 0, "no usage in the stream");
+  return text;
+}
+
+async function tool() {
+  const messages = user(task);
+  const answer = (await client.chat.completions.create({ model, messages, tools })).choices[0].message;
+  must(answer.tool_calls?.length, "no tool call");
+  const results = answer.tool_calls.map((call) => ({
+    role: "tool",
+    tool_call_id: call.id,
+    content: weather(JSON.parse(call.function.arguments).city),
+  }));
+  return said(await client.chat.completions.create({ model, messages: [...messages, answer, ...results], tools }));
+}
+
+async function streamTool() {
+  const runner = client.chat.completions.runTools({
+    model,
+    messages: user(task),
+    stream: true,
+    tools: [
+      {
+        type: "function",
+        function: { name: "weather", description: "Weather of a city", parameters: weatherSchema, parse: JSON.parse, function: ({ city }) => weather(city) },
+      },
+    ],
+  });
+  return runner.finalContent();
+}
+
+await drive({
+  text: async () => said(await client.chat.completions.create({ model, messages: user(greeting) })),
+  stream,
+  tool,
+  stream_tool: streamTool,
+  structured: async () => {
+    const asked = { model, messages: user(extract), response_format: zodResponseFormat(City, "city") };
+    return cityOf((await client.chat.completions.parse(asked)).choices[0].message.parsed);
+  },
+  image: async () => {
+    const url = `data:image/png;base64,${png}`;
+    const content = [{ type: "text", text: look }, { type: "image_url", image_url: { url } }];
+    return said(await client.chat.completions.create({ model, messages: user(content) }));
+  },
+});

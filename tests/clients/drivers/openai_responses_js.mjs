@@ -1,0 +1,56 @@
+// openai (JavaScript), Responses.
+
+import OpenAI from "openai";
+import { zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
+import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, task, weather, weatherSchema } from "./common.mjs";
+
+const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
+const City = z.object({ name: z.string(), inhabitants: z.number().int() });
+const tools = [{ type: "function", name: "weather", description: "Weather of a city", parameters: weatherSchema, strict: true }];
+
+function results(answer) {
+  const calls = answer.output.filter((item) => item.type === "function_call");
+  must(calls.length, "no tool call");
+  return calls.map((call) => ({
+    type: "function_call_output",
+    call_id: call.call_id,
+    output: weather(JSON.parse(call.arguments).city),
+  }));
+}
+
+async function stream() {
+  let text = "";
+  let usage;
+  for await (const event of await client.responses.create({ model, input: greeting, stream: true })) {
+    if (event.type === "response.output_text.delta") text += event.delta;
+    if (event.type === "response.completed") usage = event.response.usage;
+  }
+  must(usage?.total_tokens > 0, "no usage in the stream");
+  return text;
+}
+
+async function rounds(ask) {
+  const input = [{ role: "user", content: task }];
+  const first = await ask({ model, input, tools, store: false });
+  const answer = await ask({ model, input: [...input, ...first.output, ...results(first)], tools, store: false });
+  return answer.output_text;
+}
+
+await drive({
+  text: async () => (await client.responses.create({ model, input: greeting })).output_text,
+  stream,
+  tool: () => rounds((asked) => client.responses.create(asked)),
+  stream_tool: () => rounds((asked) => client.responses.stream(asked).finalResponse()),
+  structured: async () => {
+    const asked = { model, input: extract, text: { format: zodTextFormat(City, "city") } };
+    return cityOf((await client.responses.parse(asked)).output_parsed);
+  },
+  image: async () => {
+    const content = [
+      { type: "input_text", text: look },
+      { type: "input_image", image_url: `data:image/png;base64,${png}`, detail: "low" },
+    ];
+    return (await client.responses.create({ model, input: [{ role: "user", content }] })).output_text;
+  },
+});

@@ -1,0 +1,51 @@
+"""pydantic-ai over one of its models."""
+
+import base64
+from typing import Any
+
+from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, weather
+from pydantic_ai import Agent, BinaryContent, NativeOutput
+from pydantic_ai.models import Model
+
+
+def drive_pydantic_ai(model: Model) -> None:
+    def agent(**more: Any) -> Agent[None, Any]:
+        return Agent(model, instructions=SYSTEM, **more)
+
+    async def stream_of(agent: Agent[None, Any], asked: str) -> str:
+        async with agent.run_stream(asked) as result:
+            return "".join([piece async for piece in result.stream_text(delta=True)])
+
+    async def text() -> str:
+        return str((await agent().run(GREETING)).output)
+
+    async def stream() -> str:
+        return await stream_of(agent(), GREETING)
+
+    async def tool() -> str:
+        return str((await agent(tools=[weather]).run(TASK)).output)
+
+    async def stream_tool() -> str:
+        return await stream_of(agent(tools=[weather]), TASK)
+
+    async def structured() -> str:
+        return city_of((await agent(output_type=NativeOutput(City)).run(EXTRACT)).output)
+
+    async def structured_tool() -> str:
+        return city_of((await agent(output_type=City).run(EXTRACT)).output)
+
+    async def image() -> str:
+        picture = BinaryContent(data=base64.b64decode(PNG), media_type="image/png")
+        return str((await agent().run([LOOK, picture])).output)
+
+    drive(
+        {
+            "text": text,
+            "stream": stream,
+            "tool": tool,
+            "stream_tool": stream_tool,
+            "structured": structured,
+            "structured_tool": structured_tool,
+            "image": image,
+        }
+    )
