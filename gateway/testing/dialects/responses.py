@@ -84,7 +84,7 @@ class Responses(Dialect):
             step=turn.step,
             images=images,
             files=files,
-            tools=tuple(_tools(body.get("tools"))),
+            tools=tuple(_tools([*(body.get("tools") or ()), *_added(items)])),
             choice=_choice(body.get("tool_choice")),
             parallel=body.get("parallel_tool_calls") is not False,
             schema=_schema((body.get("text") or {}).get("format")),
@@ -252,6 +252,13 @@ def _attached(items: Sequence[Body]) -> tuple[int, int]:
     contents = [item.get("output") or item.get("content") for item in items]
     kinds = [part.get("type") for content in contents if isinstance(content, list) for part in content]
     return kinds.count("input_image"), kinds.count("input_file") + kinds.count("input_audio")
+
+
+def _added(items: list[Body]) -> Iterator[Any]:
+    """Tools that stand among the input, as newer Codex offers them."""
+    for item in items:
+        if item.get("type") == "additional_tools":
+            yield from item.get("tools") or ()
 
 
 def _tools(tools: Any, namespace: str | None = None) -> Iterator[Tool]:
