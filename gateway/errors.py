@@ -13,6 +13,7 @@
     │   ├── Unreachable         nothing was sent, so nothing was spent
     │   ├── UpstreamTimeout     sent, and nothing came in time: what it cost is unknown
     │   └── BrokenAnswer        the answer began and cannot be understood, or ended too early
+    │       └── UnreadableAnswer    it came whole, in no shape that we know: no sign that its deployment is down
     ├── CallerGone          the caller hung up: there is nobody to answer
     ├── Overloaded          503: one of our own queues is full or the ledger cannot be written
     └── ConfigError         the configuration is wrong; carries every complaint at once
@@ -119,6 +120,10 @@ class BrokenAnswer(UpstreamError):
 
     code = "upstream_broken"
     retryable = False
+
+
+class UnreadableAnswer(BrokenAnswer):
+    """An answer came that we cannot make sense of. It says nothing about whether its deployment is up."""
 
 
 class CallerGone(PenstockError):

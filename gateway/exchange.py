@@ -40,10 +40,6 @@ from .wire import DIALECTS, responses
 _LEASE_GRACE_SECONDS = 300.0
 
 
-# Dialects whose answers may be referred to by their id later.
-_REFERRED_TO = ("responses", "passage")
-
-
 class Clock(Protocol):
     """The time: `now` in seconds since the epoch, `monotonic` in seconds from anywhere."""
 
@@ -399,7 +395,9 @@ class Exchange:
         decided.session.calls += spent[2]
         decided.session.charge_nusd += entry.charge_nusd
         self._ledger.record(entry)
-        if progress.outcome == "completed" and decided.request.dialect in _REFERRED_TO:
+        passage = decided.request.passage
+        creates = decided.request.dialect == "responses" if passage is None else passage.creates
+        if progress.outcome == "completed" and creates:
             self._remember(decided, progress, entry.input_tokens + entry.output_tokens)
         return entry
 

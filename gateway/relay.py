@@ -12,7 +12,15 @@ import orjson
 from . import story
 from .crossing import CrossedStream
 from .crossing.carried import Back, Carried
-from .errors import BrokenAnswer, NotCarriable, PenstockError, Unreachable, UpstreamError, UpstreamTimeout
+from .errors import (
+    BrokenAnswer,
+    NotCarriable,
+    PenstockError,
+    Unreachable,
+    UnreadableAnswer,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from .providers import PROVIDERS
 from .providers.call import Failure
 from .routing import plan as planning
@@ -28,6 +36,10 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _FILE_BYTES_MAX = 1024 * 1024 * 1024
 # Of a provider's error body; enough for its message.
 _ERROR_BYTES_MAX = 256 * 1024
+# What reading a document of the wrong shape may raise.
+_MISSHAPEN = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
+# Of a provider's words within an error of ours.
+_WORDS_MAX = 2000
 # How a server says that a path does not exist there.
 _NO_SUCH_PATH = (404, 405, 501)
 
@@ -82,15 +94,16 @@ class Relay:
         kind = answering.headers.get("Content-Type", "")
         if request.stream and "event-stream" in kind:
             return await self._stream(decided, progress, answering, headers, reply)
-        if request.passage is not None and "json" not in kind:
+        if request.passage is not None and kind.partition(";")[0].strip().lower() != "application/json":
             return await self._file(decided, progress, answering, headers, reply)
         body = await answering.read(ANSWER_BYTES_MAX)
         progress.answered, progress.text_bytes = True, len(body)
         document = _object(body)
-        if document is None:
+        if document is None and request.passage is None:
             raise BrokenAnswer("The provider's answer is not JSON.")
+        document = document or {}
         usage = progress.usage = provider.usage_of(document.get("usage"))
-        progress.text_bytes = DIALECTS[attempt.speech].weight(document) if usage is None else 0
+        progress.text_bytes = _weight(attempt.speech, document, body) if usage is None else 0
         progress.answer_id = str(document.get("id") or "")
         if request.passage is not None:
             progress.pieces = passage.pieces_of(document)
@@ -137,7 +150,7 @@ class Relay:
             # A crossed stream ends in an event of our own.
             raise BrokenAnswer(f"The provider ended its answer with an error: {_words(meter.error)}")
         if crossed is not None:
-            rest = (_fed(crossed, rest) if rest else b"") + (crossed.finish() if meter.ended else b"")
+            rest = _fed(crossed, rest, end=meter.ended)
         if not meter.ended and meter.error is None:
             raise BrokenAnswer("The provider ended the stream before the answer was complete.")
         if not begun:
@@ -182,7 +195,7 @@ class Relay:
         deployment = progress.attempt.deployment
         provider = PROVIDERS[deployment.dialect]
         progress.refused = True
-        body = await answering.read(_ERROR_BYTES_MAX)
+        body = await _start_of(answering, _ERROR_BYTES_MAX)
         failure = provider.failure_of(answering.status, body)
         passed = not failure.retry_same and not failure.try_other
         progress.outcome = "rejected" if passed else "upstream_error"
@@ -242,7 +255,8 @@ class Relay:
         progress.status, progress.code = error.status, error.code
         if isinstance(error, Unreachable):
             progress.dialled = False
-        self._health.failed(progress.attempt.deployment.name, now=now)
+        if not isinstance(error, UnreadableAnswer):
+            self._health.failed(progress.attempt.deployment.name, now=now)
         dialect = DIALECTS[decided.request.dialect]
         if begun:
             await reply.write(dialect.error_event(error))
@@ -275,15 +289,24 @@ def _crossed(back: Back, document: dict[str, Any]) -> bytes:
     """The whole answer in the caller's dialect. Raises BrokenAnswer where the provider's has no such shape."""
     try:
         return orjson.dumps(back.whole(document))
-    except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
-        raise BrokenAnswer("The provider's answer does not have the shape of its dialect.") from error
+    except _MISSHAPEN as error:
+        raise UnreadableAnswer("The provider's answer does not have the shape of its dialect.") from error
 
 
-def _fed(crossed: CrossedStream, block: bytes) -> bytes:
+def _weight(speech: str, document: dict[str, Any], body: bytes) -> int:
+    """Bytes of text of an answer that nobody counted; all of it where its shape cannot be read."""
     try:
-        return crossed.feed(block)
-    except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
-        raise BrokenAnswer("The provider's stream does not have the shape of its dialect.") from error
+        return DIALECTS[speech].weight(document)
+    except _MISSHAPEN:
+        return len(body)
+
+
+def _fed(crossed: CrossedStream, block: bytes, *, end: bool = False) -> bytes:
+    """What a block, and the end, become in the caller's dialect. Raises UnreadableAnswer where it has no such shape."""
+    try:
+        return crossed.feed(block) + (crossed.finish() if end else b"")
+    except _MISSHAPEN as error:
+        raise UnreadableAnswer("The provider's stream does not have the shape of its dialect.") from error
 
 
 def _told(decided: Decided, progress: Progress, failure: Failure, answering: Answering, body: bytes) -> Answer:
@@ -298,7 +321,7 @@ def _told(decided: Decided, progress: Progress, failure: Failure, answering: Ans
     if progress.attempt.speech == decided.request.dialect:
         return Answer(status=answering.status, headers=headers, body=body)
     error = PenstockError(
-        failure.message or f"The provider answered with status {answering.status}.", code=failure.code
+        failure.message[:_WORDS_MAX] or f"The provider answered with status {answering.status}.", code=failure.code
     )
     error.status = answering.status
     answer = dialect.failed(error)
@@ -308,6 +331,15 @@ def _told(decided: Decided, progress: Progress, failure: Failure, answering: Ans
             body=answer.body,
         )  # fmt: skip
     return answer
+
+
+async def _start_of(answering: Answering, limit: int) -> bytes:
+    """The beginning of an error body; nobody needs the rest."""
+    parts, size = [], 0
+    while size < limit and (data := await answering.chunk()):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

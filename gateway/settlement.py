@@ -74,6 +74,9 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
     passage = decided.request.passage
     if not progress.dialled or progress.refused or (passage is not None and passage.free):
         return NO_USAGE
+    if progress.usage is None and progress.answered and decided.request.background:
+        # It goes on behind our back: what it will take is told to nobody but who asks the provider.
+        return Usage(input=decided.facts.input_tokens_max, output=progress.attempt.output_tokens_max, exact=False)
     if progress.stream is not None:
         exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream.usage)
         if exact is not None and not progress.stream.counting:
@@ -265,8 +268,13 @@ def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bo
     if passage is not None and passage.pieces is not None and (deployment.sheet is None or not usage.exact):
         unit, most = passage.pieces
         price = deployment.unit_prices.get(unit)
-        return (0, False) if price is None else (price * (most if progress.pieces is None else progress.pieces), True)
-    if deployment.sheet is None or usage is _PASSED:
+        if price is not None:
+            return price * (most if progress.pieces is None else progress.pieces), True
+    if usage is _PASSED:
+        # It said nothing of what it took: charged as held, where a price is known at all.
+        hold = progress.attempt.hold_nusd
+        return (0, False) if hold is None else (hold, True)
+    if deployment.sheet is None:
         return 0, False
     return pricing.charge(deployment.sheet, usage), True
 

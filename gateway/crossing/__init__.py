@@ -5,14 +5,20 @@ stream back. Where a deployment speaks the caller's dialect nothing here is used
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ..errors import NotCarriable
+import orjson
+
+from ..errors import BadRequest, NotCarriable
+from ..providers import through_litellm
 from ..values.request import Request
 from ..wire import body as bodies
 from ..wire import sse
 from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
 from .carried import Back, Carried, Crossing
 
+# What reading a document of the wrong shape may raise.
+_MISSHAPEN = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
 _CROSSINGS: Mapping[tuple[str, str], Crossing] = {
     ("messages", "chat"): messages_to_chat,
     ("responses", "chat"): responses_to_chat,
@@ -34,7 +40,7 @@ class Carrier:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._document: dict[str, object] | None = None
+        self._document: dict[str, Any] | None = None
         self._done: dict[tuple[str, bool], Carried | NotCarriable] | None = None
 
     def to(self, speech: str, *, extended: bool) -> Carried | NotCarriable:
@@ -43,14 +49,37 @@ class Carrier:
             self._done = {}
         found = self._done.get((speech, extended))
         if found is None:
-            if self._document is None:
-                self._document = bodies.whole(self._request.body)
-            try:
-                crossing = _CROSSINGS[self._request.dialect, speech]
-                found = crossing.carry(self._document, extended=extended)
-            except NotCarriable as why:
-                found = why
-            self._done[speech, extended] = found
+            found = self._done[speech, extended] = self._carried(speech, extended)
+        return found
+
+    def behind_litellm(self, speech: str) -> NotCarriable | None:
+        """What of a request in litellm's own dialect may not reach it, None if all may."""
+        try:
+            return through_litellm.refused(self._whole(), speech)
+        except BadRequest as wrong:
+            return NotCarriable("body", wrong.message)
+
+    def _whole(self) -> dict[str, Any]:
+        if self._document is None:
+            self._document = bodies.whole(self._request.body)
+        return self._document
+
+    def _carried(self, speech: str, extended: bool) -> Carried | NotCarriable:
+        try:
+            document = self._whole()
+            found = _CROSSINGS[self._request.dialect, speech].carry(document, extended=extended)
+            # What cannot be written again is found out here, not once it is paid for.
+            orjson.dumps([found.document, document])
+        except NotCarriable as why:
+            return why
+        except BadRequest as wrong:
+            return NotCarriable("body", wrong.message)
+        except _MISSHAPEN:
+            return NotCarriable(
+                "body", "a field does not have the shape that its dialect gives it, or nests too deeply"
+            )
+        if extended:
+            return through_litellm.refused(found.document, speech) or found
         return found
 
     def back(self, carried: Carried, speech: str, *, answer_id: str, created: int) -> Back:

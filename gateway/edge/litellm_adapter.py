@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
-from ..errors import BrokenAnswer, Unreachable, UpstreamTimeout
+from ..errors import BrokenAnswer, Unreachable, UnreadableAnswer, UpstreamTimeout
 from ..providers.call import UpstreamCall
+from ..providers.through_litellm import FIELDS
 from ..values.catalog import Deployment, Timeouts
 from .supervisor import Supervisor
 
@@ -24,6 +25,8 @@ _BEFORE_IMPORT = {
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_MODE": "PRODUCTION",
     "DISABLE_AIOHTTP_TRUST_ENV": "True",
+    # For some models it would fetch a tokenizer to count with, and wait for it; providers count.
+    "HF_HUB_OFFLINE": "1",
 }
 # Read by litellm at each call even where a key is given; none of them is a deployment's own.
 _NOT_FROM_ENVIRONMENT = (
@@ -42,6 +45,9 @@ _TIMEOUT_STATUS = 408
 # What litellm says of some answers that it cannot read.
 _UNREADABLE_STATUS = 422
 _MESSAGE_CHARS_MAX = 500
+# Names that the HTTP libraries beneath litellm give to a connection that was never made.
+_CONNECTING = ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "gaierror")
+_CAUSES_MAX = 16
 
 
 class LitellmAnswer:
@@ -100,7 +106,9 @@ class LitellmDoor:
         """Make the call. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
         await self.warm()
         deployment = call.deployment
-        asked = {**orjson.loads(b"".join(call.body)), **_keywords(deployment)}
+        known = FIELDS[call.speech]
+        body = orjson.loads(b"".join(call.body))
+        asked = {**{name: body[name] for name in body if name in known}, **_keywords(deployment)}
         function = self._litellm.aembedding if call.speech == "embeddings" else self._litellm.acompletion
         if call.speech == "chat":
             asked["_skip_mcp_handler"] = True
@@ -133,10 +141,12 @@ class LitellmDoor:
         status = getattr(error, "status_code", None) or 400
         if headers is None and status == _TIMEOUT_STATUS:
             raise UpstreamTimeout(f"No answer from '{deployment.name}' in time.") from error
-        if headers is None and status >= 500:
+        if headers is None and status >= 500 and _never_sent(error):
             raise Unreachable(f"No connection to the provider of '{deployment.name}'.") from error
+        if headers is None and status >= 500:
+            raise UnreadableAnswer("litellm could not make this call, or not read its answer.") from error
         if status == _UNREADABLE_STATUS and "valid response" in str(error):
-            raise BrokenAnswer("The provider's answer does not have the shape of its API.") from error
+            raise UnreadableAnswer("The provider's answer does not have the shape of its API.") from error
         told = {"Content-Type": "application/json"}
         if headers is not None and headers.get("retry-after"):
             told["Retry-After"] = headers["retry-after"]
@@ -179,12 +189,20 @@ class _Reader(AsyncIterator[bytes]):
 
     async def _read(self) -> None:
         last: list[bytes] = []
-        async for chunk in self._answer:
-            event, ends = _event(chunk)
-            if ends or last:
-                last.append(event)
-            else:
-                await self._queue.put(event)
+        # Whoever stops reading must close what litellm holds open, the innermost last.
+        inner = getattr(self._answer, "completion_stream", None)
+        try:
+            async for chunk in self._answer:
+                event, ends = _event(chunk)
+                if ends or last:
+                    last.append(event)
+                else:
+                    await self._queue.put(event)
+        finally:
+            for one in (self._answer, inner, getattr(inner, "streaming_response", None)):
+                close = getattr(one, "aclose", None)
+                if close is not None:
+                    await close()
         # A connection that ends early looks complete to litellm, with a reason of its own making: only its mark tells.
         if self._answer.received_finish_reason is None and not self._unmarked:
             raise BrokenAnswer("The provider ended the stream before the answer was complete.")
@@ -203,6 +221,7 @@ def _imported() -> Any:
         raise Unreachable("litellm is not installed here; this deployment needs it.") from error
     litellm.suppress_debug_info = True
     litellm.telemetry = False
+    litellm.disable_hf_tokenizer_download = True
     return litellm
 
 
@@ -253,6 +272,16 @@ def _event(chunk: Any) -> tuple[bytes, bool]:
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+def _never_sent(error: BaseException | None) -> bool:
+    """Whether a failed connection stands among the causes: then nothing was spent."""
+    seen = 0
+    while error is not None and seen < _CAUSES_MAX:
+        if isinstance(error, ConnectionRefusedError) or type(error).__name__ in _CONNECTING:
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def _message(error: Exception) -> str:

@@ -7,6 +7,7 @@ exceptions or texts passes.
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -44,11 +45,16 @@ _TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
 # What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
 _PATHS = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
-    "/v1/embeddings": "embeddings", "/v1/completions": "completions", "/anthropic/v1/messages": "messages",
+    "/v1/embeddings": "embeddings", "/v1/completions": "completions",
 }  # fmt: skip
 _PREFIX, _COUNT_TOKENS = "/anthropic", "/v1/messages/count_tokens"
-# The account's own administration is nobody's business here.
-_CLOSED = ("/v1/organization", "/v1/organizations", "/v1/projects", "/v1/api_keys")
+# The account's own administration, what hands out keys to it, and what others stored with it, are nobody's business here.
+_CLOSED = (
+    "/v1/organization", "/v1/projects", "/v1/api_keys", "/v1/admin", "/v1/realtime", "/v1/chat", "/v1/completions",
+    "/v1/embeddings",
+)  # fmt: skip
+# What may pass through is spelt in one way only: no escapes, no empty segments, none of dots alone.
+_PASSABLE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@=+-]+)+")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -136,7 +142,7 @@ class Front:
         """The outermost handler: one of two places where any exception is caught."""
         reply = StreamReply(request)
         try:
-            name = _PATHS.get(request.path)
+            name = _PATHS.get(_plain(request.path))
             if name is not None and request.method == "POST":
                 return await self._serve(request, reply, name)
             return await self._other(request, reply)
@@ -165,7 +171,7 @@ class Front:
 
     async def _other(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
         """Everything that is no request in a dialect."""
-        path = request.path.removeprefix(_PREFIX)
+        path = _plain(request.path)
         if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
             # Codex asks for a WebSocket first; this is the one status at which it falls back to POST at once.
             return _response(openai_errors.failed(UpgradeRequired("WebSockets are not spoken here; use POST.")))
@@ -178,7 +184,8 @@ class Front:
         found = await self._admin.answer(request)
         if found is not None:
             return found
-        if not path.startswith("/v1/") or path.startswith(_CLOSED) or "/../" in f"{path}/":
+        below = request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix("/v1")
+        if not path.startswith("/v1/") or path.lower().startswith(_CLOSED) or _PASSABLE.fullmatch(below) is None:
             raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
         return await self._pass(request, reply)
 
@@ -188,7 +195,7 @@ class Front:
         self._enter()
         try:
             body = await self._body(request, headers)
-            path = str(request.rel_url).removeprefix(_PREFIX).removeprefix("/v1")
+            path = request.rel_url.raw_path_qs.removeprefix(_PREFIX).removeprefix("/v1")
             dialect = "anthropic" if _speaks_anthropic(request) else "openai"
             parsed = passage.parse(request.method, path, headers.get("content-type", ""), body, dialect)
             answer = await self._exchange.serve(parsed, caller, hints_of(headers, self._world()), reply)
@@ -331,7 +338,7 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
         session=session,
         session_source=source,
         task_type=headers.get(_TASK_HEADER),
-        route=headers.get(_ROUTE_HEADER),
+        route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,
         headers=headers,
     )
 
@@ -346,7 +353,13 @@ def _speaks_anthropic(request: web.BaseRequest) -> bool:
 
 def _dialect(request: web.BaseRequest) -> Dialect:
     """In which dialect errors are told."""
-    return DIALECTS["messages" if _speaks_anthropic(request) else _PATHS.get(request.path, "chat")]
+    name = _PATHS.get(_plain(request.path))
+    return DIALECTS[name or ("messages" if _speaks_anthropic(request) else "chat")]
+
+
+def _plain(path: str) -> str:
+    """A path without Anthropic's prefix and a slash at its end."""
+    return path.removeprefix(_PREFIX).rstrip("/")
 
 
 async def _sent(answer: Answer, reply: StreamReply) -> web.StreamResponse:

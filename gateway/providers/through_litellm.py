@@ -9,15 +9,58 @@ from typing import Any
 
 import orjson
 
+from ..errors import NotCarriable
 from ..values.catalog import Deployment
 from . import openai_compatible
 from .call import UpstreamCall
 
 SPEAKS = ("chat", "embeddings")
+# What of a body may reach litellm, whose own parameters (base URLs, keys, callbacks, canned answers) share its namespace.
+FIELDS = {
+    "chat": frozenset(
+        {
+            "audio", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages",
+            "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty", "reasoning_effort", "response_format",
+            "seed", "service_tier", "stop", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools",
+            "top_k", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+        }
+    ),
+    "embeddings": frozenset({"dimensions", "encoding_format", "input", "user"}),
+}  # fmt: skip
+# Labels that no answer depends on.
+_LABELS = frozenset({"model", "metadata", "store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
 LEARNT: frozenset[str] = frozenset()
 returned = openai_compatible.returned
 usage_of = openai_compatible.usage_of
 failure_of = openai_compatible.failure_of
+
+
+def refused(document: Mapping[str, Any], speech: str) -> NotCarriable | None:
+    """What of a caller's body may not reach litellm, None if all may: a field that it does not take from callers, or
+    something that it would fetch itself, from wherever the caller says."""
+    for name in document:
+        if name not in FIELDS[speech] and name not in _LABELS and document[name] is not None:
+            return NotCarriable(name, "deployments behind litellm do not take it")
+    messages = document.get("messages")
+    for place, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if not _inline(part):
+                return NotCarriable(f"messages.{place}.content", "behind litellm media must be inline, as data URLs")
+    return None
+
+
+def _inline(part: Any) -> bool:
+    if not isinstance(part, dict):
+        return False
+    kind, inner = part.get("type"), part.get(str(part.get("type")))
+    if kind == "image_url":
+        url = inner.get("url") if isinstance(inner, dict) else inner
+        return isinstance(url, str) and url.startswith("data:")
+    if kind == "file":
+        data = inner.get("file_data") if isinstance(inner, dict) else None
+        return isinstance(data, str) and data.startswith("data:")
+    return kind in ("text", "input_audio", "refusal", "thinking", "redacted_thinking")
 
 
 def call(

@@ -125,7 +125,9 @@ def _candidate(
         millijoules_cap=policy.max_request_millijoules,
         roomiest=deployment.context_tokens >= roomiest,
         speech=speech,
-        uncarried=None if speech == request.dialect else _uncarried(deployment, speech, carrier),
+        uncarried=None
+        if speech == request.dialect and deployment.dialect != "litellm"
+        else _uncarried(request, deployment, speech, carrier),
         resting=stands.resting,
         open_seconds=stands.open_seconds,
     )
@@ -141,9 +143,11 @@ def speech_at(request: Request, deployment: Deployment, stands: Standing) -> str
     return speech_of(request.dialect, [dialect for dialect in speaks if dialect not in stands.missing])
 
 
-def _uncarried(deployment: Deployment, speech: str | None, carrier: Carrier) -> NotCarriable | None:
-    if speech is None:
+def _uncarried(request: Request, deployment: Deployment, speech: str | None, carrier: Carrier) -> NotCarriable | None:
+    if speech is None or speech == "passage":
         return None
+    if speech == request.dialect:
+        return carrier.behind_litellm(speech)
     carried = carrier.to(speech, extended=deployment.dialect == "litellm")
     return carried if isinstance(carried, NotCarriable) else None
 
@@ -154,6 +158,8 @@ def _hold(sheet: PriceSheet, facts: Facts, output_max: int) -> int:
 
 def _hold_of_passage(deployment: Deployment, passage: Passage, facts: Facts, output_max: int) -> int | None:
     """The most that it can cost there, by tokens or by pieces; None where no price is known."""
+    if not passage.metered:
+        return None
     held = [_hold(deployment.sheet, facts, output_max)] if deployment.sheet is not None else []
     if passage.pieces is not None and passage.pieces[0] in deployment.unit_prices:
         held.append(deployment.unit_prices[passage.pieces[0]] * passage.pieces[1])

@@ -41,13 +41,16 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 class Passage(Value, frozen=True, kw_only=True):
     """What of a request that passes through is not in its body. `dialect` is that of the providers that may get it;
-    `free` that none of them charges for it; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
+    `free` that none of them charges for it; `metered` that its answer says what it took; `creates` that
+    it makes something that can be referred to by id; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
     most) of what is paid for by the piece."""
 
     method: str
     path: str
     dialect: str
     free: bool
+    metered: bool = True
+    creates: bool = False
     quoted: bool = True
     pieces: tuple[str, int] | None = None
 
@@ -65,7 +68,8 @@ class Request(Value, frozen=True, kw_only=True):
     histories need not be walked again.
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
-    lie with a provider, `previous` among them the answer that this request continues.
+    lie with a provider, `previous` among them the answer that this request continues. `background`: the provider goes on
+    with it after it has answered.
     """
 
     dialect: str
@@ -84,6 +88,7 @@ class Request(Value, frozen=True, kw_only=True):
     state: frozenset[str] = NO_STATE
     references: tuple[str, ...] = ()
     passage: Passage | None = None
+    background: bool = False
     previous: str | None = None
 
     def __repr__(self) -> str:

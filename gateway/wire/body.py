@@ -94,6 +94,14 @@ class Reader(Generic[Read]):
             raise BadRequest("'model' must be a string.", param="model")
         raise BadRequest("'model' must be given exactly once, written plainly.", param="model")
 
+    def if_named(self, body: bytearray) -> tuple[Read, tuple[int, int]] | None:
+        """Like `read`; None where the body names no model, however spelt, or is no object. Raises BadRequest."""
+        if not body.lstrip().startswith(b"{"):
+            return None
+        document = self.decoded(body)
+        named = document.model is not msgspec.UNSET or _others(document) != _NO_OTHERS
+        return self.read(body) if named else None
+
     def decoded(self, body: bytes | bytearray) -> Read:
         """Read the fields; what msgspec says names a path or a byte, never the text around it."""
         try:

@@ -8,24 +8,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from ..errors import BadRequest, PenstockError
 from ..values.answer import Answer
 from ..values.plan import Refusal
 from ..values.request import Message, Passage, Request, Splice
 from . import body as bodies
 from . import openai_errors
-from .body import UNREADABLE, count
+from .body import count
 from .sse import Meter
 
-# The value of a form's field called model (RFC 7578): headers, a blank line, one line.
-_FORM_MODEL = re.compile(rb'name="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{0,256})\r\n')
+# Forms: how many parts are looked through for the model, and how long the headers of one may be (RFC 7578).
+_PARTS_MAX, _PART_HEADERS_MAX = 64, 4096
+_BOUNDARY = re.compile(r'boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
+_FIELD_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
+_FIELD_CHARS_MAX = 256
 # Paths that go on after the id of a thing that lies with a provider.
 _THING = re.compile(r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)")
 _PIECES_MAX = 128
 # Sound is at least so many bytes a second: 8 kbit/s, the lowest rate that speech is stored at (AMR, Opus).
 _BYTES_A_SECOND = 1000
+# Where an answer says what it took, or pieces are paid for. Elsewhere the cost shows up later, or nowhere: unpriced.
+_METERED = ("/images/", "/audio/", "/rerank", "/responses/")
 # What no provider of the field charges for: looking things up, keeping files, asking whether text is harmful.
 _FREE = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
 
@@ -38,32 +41,25 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     input: Any = None
 
 
-class _Peek(msgspec.Struct, gc=False):
-    model: Any = None
-
-
 _READER = bodies.Reader(_Fields, required="model")
-_PEEK = msgspec.json.Decoder(_Peek)
 
 
 def parse(method: str, path: str, content_type: str, body: bytes | bytearray, dialect: str) -> Request:
     """Read one request to `path` (below /v1, with its query). Raises BadRequest where `model` cannot be told."""
     if isinstance(body, bytes):
         body = bytearray(body)
-    free = method in ("GET", "HEAD", "DELETE") or path.startswith(_FREE) or path.partition("?")[0].endswith("/cancel")
+    plain, kind = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
+    free = method in ("GET", "HEAD", "DELETE") or plain.startswith(_FREE) or plain.endswith("/cancel")
     model, span, quoted, stream, pieces = "", (0, 0), True, False, _pieces(path, body, None)
-    if content_type.startswith("multipart/form-data"):
-        found = _FORM_MODEL.findall(body)
-        if len(found) > 1:
-            raise BadRequest("'model' must be given exactly once.", param="model")
-        if found:
-            match = _FORM_MODEL.search(body)
-            assert match is not None
-            model, span, quoted = match.group(1).decode(errors="replace"), match.span(1), False
-    elif body and _names_model(body):
-        document, span = _READER.read(body)
-        model, stream = document.renamed, bool(document.stream)
-        pieces = _pieces(path, body, document)
+    if kind == "multipart/form-data":
+        model, span = _form_field(body, content_type, b"model")
+        quoted, stream = False, _form_field(body, content_type, b"stream")[0].lower() == "true"
+    elif body and kind in ("", "application/json"):
+        found = _READER.if_named(body)
+        if found is not None:
+            document, span = found
+            model, stream = document.renamed, bool(document.stream)
+            pieces = _pieces(path, body, document)
     return Request(
         dialect="passage",
         body=body,
@@ -79,15 +75,40 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
         tool_names=frozenset(),
         has_schema=False,
         references=tuple(_THING.findall(path)),
-        passage=Passage(method=method, path=path, dialect=dialect, free=free, quoted=quoted, pieces=pieces),
+        passage=Passage(
+            method=method,
+            path=path,
+            dialect=dialect,
+            free=free,
+            metered=plain.startswith(_METERED),
+            creates=method == "POST" and not _THING.match(plain),
+            quoted=quoted,
+            pieces=pieces,
+        ),
     )
 
 
-def _names_model(body: bytearray) -> bool:
-    try:
-        return _PEEK.decode(body).model is not None
-    except UNREADABLE:
-        return False
+def _form_field(body: bytearray, content_type: str, name: bytes) -> tuple[str, tuple[int, int]]:
+    """A form's field and where its value stands; ("", (0, 0)) where there is none. Raises BadRequest if there are two."""
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        raise BadRequest("A form needs its boundary in the Content-Type.", param="content-type")
+    mark, value, span = b"--" + boundary.group(1).encode(), "", (0, 0)
+    start = body.find(mark)
+    for _ in range(_PARTS_MAX):
+        end = body.find(mark, start + len(mark)) if start >= 0 else -1
+        if end < 0:
+            return value, span
+        headers_end = body.find(b"\r\n\r\n", start, min(end, start + _PART_HEADERS_MAX))
+        if headers_end >= 0:
+            named = _FIELD_NAME.search(body[start:headers_end])
+            text = body[headers_end + 4 : min(end - 2, headers_end + 4 + _FIELD_CHARS_MAX)]
+            if named is not None and named.group(1).lower() == name:
+                if span != (0, 0):
+                    raise BadRequest(f"'{name.decode()}' must be given exactly once.", param=name.decode())
+                value, span = text.decode(errors="replace"), (headers_end + 4, end - 2)
+        start = end
+    raise BadRequest(f"A form may have at most {_PARTS_MAX} parts here.")
 
 
 def _pieces(path: str, body: bytearray, document: _Fields | None) -> tuple[str, int] | None:

@@ -56,6 +56,7 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     previous_response_id: str | None = None
     conversation: Any = None
     stream: bool | None = None
+    background: bool | None = None
     max_output_tokens: int | None = None
     tools: msgspec.Raw = NOTHING
     text: msgspec.Raw = NOTHING
@@ -111,6 +112,7 @@ def parse(body: bytes | bytearray) -> Request:
         state=frozenset(kinds) if kinds else NO_STATE,
         references=references,
         previous=document.previous_response_id,
+        background=bool(document.background),
     )
 
 
