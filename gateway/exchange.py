@@ -13,7 +13,7 @@ from . import settlement, story
 from .accounting import budgets as books
 from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
 from .crossing import Carrier
-from .errors import CallerGone, NotFound, Overloaded, UpstreamError
+from .errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
 from .providers import PROVIDERS
 from .providers.call import UpstreamCall
 from .relay import Answering, Failed, Relay, Reply, carried_of
@@ -250,7 +250,7 @@ class Exchange:
         """Attempts one after the other until one serves, none is left, or no budget holds the next."""
         attempts = list(plan.attempts)
         place, number, tries = 0, 0, [0] * len(attempts)
-        between = False
+        between, not_spoken = False, ""
         try:
             while True:
                 number += 1
@@ -260,7 +260,8 @@ class Exchange:
                     return self._refuse(decided, reserved, attempts=number - 1)
                 place = reserved
                 tries[place] += 1
-                progress = Progress(number=number, attempt=attempts[place])
+                progress = Progress(number=number, attempt=attempts[place], not_spoken=not_spoken)
+                not_spoken = ""
                 self._journal(decided, progress)
                 between = False
                 result, following = await self._attempt(
@@ -271,6 +272,7 @@ class Exchange:
                 if following is None:
                     return result.answer
                 if result.speech is not None:
+                    not_spoken = attempts[place].speech
                     attempts[place] = structs.replace(attempts[place], speech=result.speech)
                     tries[place] -= 1
                 between, place = True, following.place
@@ -314,6 +316,9 @@ class Exchange:
         following: Next | None = None
         try:
             call = self._call(decided, progress, hints)
+            if self._opened(progress.attempt):
+                # Its circuit opened since the plan was made: others failed meanwhile.
+                raise Unreachable(f"'{deployment.name}' is left alone after failures.")
             progress.dialled = True
             progress.probe = self._health.dialled(deployment.name, now=self._clock.monotonic())
             answering = await self._upstream.dial(call)
@@ -330,7 +335,7 @@ class Exchange:
             if answering is not None:
                 answering.close()
             if isinstance(result, Failed):
-                following = self._followed(decided, place, result)
+                following = self._followed(decided, progress.attempt, place, result)
             elif result is None and progress.probe:
                 self._health.released(deployment.name, now=self._clock.monotonic())
             entry = self._settle(decided, progress, final=not isinstance(result, Failed) or following is None)
@@ -352,7 +357,7 @@ class Exchange:
             return provider.passage(request.passage.method, request.passage.path, body, deployment, hints.headers)
         return provider.call(attempt.speech, body, deployment, hints.headers)
 
-    def _followed(self, decided: Decided, place: "_Place", failed: Failed) -> Next | None:
+    def _followed(self, decided: Decided, attempt: Attempt, place: "_Place", failed: Failed) -> Next | None:
         if failed.speech is not None:
             return Next(place=place.at, wait_seconds=0.0)
         return next_attempt(
@@ -360,11 +365,15 @@ class Exchange:
             places=place.of,
             tries_here=place.tries,
             max_retries=decided.world.policy.max_retries,
-            retry_same=failed.retry_same,
+            retry_same=failed.retry_same and not self._opened(attempt),
             try_other=failed.try_other,
             retry_after=failed.retry_after,
             jitter=self._chance.jitter(),
         )
+
+    def _opened(self, attempt: Attempt) -> bool:
+        """Whether the deployment is now left alone."""
+        return self._health.standing(attempt.deployment.name, now=self._clock.monotonic()).open_seconds > 0
 
     def _remember(self, decided: Decided, progress: Progress, tokens: int) -> None:
         """Where an answer lies that a caller may refer to: with its provider, or with us if it was crossed."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from . import story
-from .crossing import CrossedStream
+from .crossing import CrossedStream, speech_of
 from .crossing.carried import Back, Carried
 from .errors import (
     BrokenAnswer,
@@ -23,7 +23,6 @@ from .errors import (
 )
 from .providers import PROVIDERS
 from .providers.call import Failure
-from .routing import plan as planning
 from .routing.health import HealthBook
 from .settlement import Decided, Progress
 from .values.answer import Answer
@@ -139,6 +138,7 @@ class Relay:
                 out = _fed(crossed, out)
             if out:
                 if not begun:
+                    self._health.succeeded(progress.attempt.deployment.name)
                     await reply.begin(answering.status, headers)
                     begun = progress.answered = True
                 await reply.write(out)
@@ -201,7 +201,7 @@ class Relay:
         progress.outcome = "rejected" if passed else "upstream_error"
         progress.status, progress.code = answering.status, failure.code
         retry_after = _pause(answering.headers)
-        speech = self._other_speech(decided, progress, answering.status, body, now=now)
+        speech = self._other_speech(decided, progress, answering.status, body)
         self._stands(progress, failure, answering.status, retry_after, now=now)
         answer = _told(decided, progress, failure, answering, body)
         progress.status = answer.status
@@ -233,15 +233,12 @@ class Relay:
         elif probe:
             self._health.released(name, now=now)
 
-    def _other_speech(
-        self, decided: Decided, progress: Progress, status: int, body: bytes, *, now: float
-    ) -> str | None:
+    def _other_speech(self, decided: Decided, progress: Progress, status: int, body: bytes) -> str | None:
         """The dialect to go on in, where the server turns out not to have the path of the one that was tried."""
         deployment, speech = progress.attempt.deployment, progress.attempt.speech
         if speech not in deployment.learnt or status not in _NO_SUCH_PATH or b"model_not_found" in body:
             return None
-        self._health.lacks(deployment.name, speech)
-        other = planning.speech_at(decided.request, deployment, self._health.standing(deployment.name, now=now))
+        other = speech_of(decided.request.dialect, [one for one in deployment.speaks if one != speech])
         if other is None or isinstance(decided.carrier.to(other, extended=False), NotCarriable):
             return None
         return other
@@ -266,7 +263,12 @@ class Relay:
 
     def _completed(self, progress: Progress, status: int) -> None:
         progress.outcome, progress.status, progress.code = "completed", status, ""
-        self._health.succeeded(progress.attempt.deployment.name)
+        name, speech = progress.attempt.deployment.name, progress.attempt.speech
+        self._health.succeeded(name)
+        if progress.not_spoken:
+            self._health.lacks(name, progress.not_spoken, now=progress.first_byte or 0.0)
+        elif speech in progress.attempt.deployment.learnt:
+            self._health.spoke(name, speech)
 
 
 def carried_of(decided: Decided, progress: Progress) -> Carried | None:

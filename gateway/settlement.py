@@ -45,7 +45,7 @@ class Progress(msgspec.Struct, kw_only=True):
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
     `refused` means that the provider answered with an error status, which none of them charges for. `pieces` are what
     was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
-    a deployment whose circuit is half open.
+    a deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before.
     """
 
     number: int
@@ -58,6 +58,7 @@ class Progress(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     answer_id: str = ""
     probe: bool = False
+    not_spoken: str = ""
     pieces: int | None = None
     text_bytes: int = 0
     answered: bool = False

@@ -47,6 +47,8 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
     given = objects(fields.take("messages"), "messages")
     system, messages = _messages(given)
     _unsaid(given, fields)
+    if not messages:
+        raise NotCarriable("messages", "Anthropic wants at least one turn that is not the system's")
     if system:
         out["system"] = system
     out["messages"] = messages
@@ -63,8 +65,11 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
                 raise NotCarriable("temperature", "Anthropic takes at most 1")
             out[name] = value
     stop = fields.take("stop")
-    if stop:
-        out["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if any(not isinstance(one, str) or not one.strip() for one in stops):
+        raise NotCarriable("stop", "Anthropic takes no stop sequence of white space alone")
+    if stops:
+        out["stop_sequences"] = stops
     _tools(fields, out)
     _format(fields, out)
     effort = fields.take("reasoning_effort")
@@ -376,7 +381,9 @@ class Back:
         kind = block.get("type")
         if kind == "tool_use" and not self._json:
             number = self._calls[index] = len(self._calls)
-            function = {"name": block.get("name"), "arguments": ""}
+            # Empty at Anthropic; servers that imitate it may send all of it here.
+            given = block.get("input")
+            function = {"name": block.get("name"), "arguments": orjson.dumps(given).decode() if given else ""}
             return [
                 self._chunk(
                     {"tool_calls": [{"index": number, "id": block.get("id"), "type": "function", "function": function}]}
@@ -384,7 +391,7 @@ class Back:
             ]
         if kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
-        return []
+        return [self._chunk({"content": block["text"]})] if kind == "text" and block.get("text") else []
 
     def _deltas(self, index: int, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
         kind = delta.get("type")

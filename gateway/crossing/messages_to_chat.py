@@ -24,6 +24,7 @@ _BLOCK = frozenset(
         "source", "title", "cache_control", "citations", "tool_name",
     }
 )  # fmt: skip
+_CONFIG = frozenset({"effort", "format"})
 _TOOL = frozenset({"type", "name", "description", "input_schema", "cache_control"})
 
 
@@ -123,7 +124,7 @@ def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended
             thinking.append(_thought(block, f"{path}.content.{place}", fields, extended))
         else:
             texts.append(_part(block, f"{path}.content.{place}", fields, extended))
-    message: dict[str, Any] = {"role": "assistant", "content": _plain(texts) if texts else None}
+    message: dict[str, Any] = {"role": "assistant", "content": _plain(texts) if texts else None if calls else ""}
     if calls:
         message["tool_calls"] = calls
     kept = [block for block in thinking if block is not None]
@@ -203,7 +204,7 @@ def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
     for place, tool in enumerate(given):
         kind = tool.get("type", "custom")
         if kind != "custom":
-            if len(given) > 1 and str(kind).startswith("web_"):
+            if str(kind).startswith("web_") and any(one.get("type", "custom") == "custom" for one in given):
                 # An offer that the model may or may not take up; the others remain.
                 fields.note(f"tools.{kind}")
                 continue
@@ -217,6 +218,8 @@ def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
         out["tools"] = offered
     choice = fields.take("tool_choice")
     if isinstance(choice, dict) and offered:
+        if choice.get("type") == "tool" and choice.get("name") not in {one["function"]["name"] for one in offered}:
+            raise NotCarriable("tool_choice", "it names a tool that is not carried over")
         named = {"type": "function", "function": {"name": choice.get("name")}}
         out["tool_choice"] = named if choice.get("type") == "tool" else _CHOICES.get(str(choice.get("type")), "auto")
         if choice.get("disable_parallel_tool_use"):
@@ -235,11 +238,32 @@ def _thinking(fields: Fields, out: dict[str, Any]) -> None:
         effort = "low" if budget <= _LOW_BUDGET else "medium" if budget <= _MEDIUM_BUDGET else "high"
     if effort is not None and thinking:
         out["reasoning_effort"] = {"max": "high", "xhigh": "high"}.get(effort, effort)
+    elif effort is not None:
+        fields.note("output_config.effort")
+    elif thinking and thinking.get("type") != "disabled":
+        fields.note("thinking")
+    fields.rest(config, _CONFIG, "output_config")
     format_ = config.get("format") or fields.take("output_format")
     fields.take("output_format")
     if isinstance(format_, dict):
-        schema = {"name": "answer", "schema": format_.get("schema"), "strict": True}
+        wanted = format_.get("schema")
+        schema = {"name": "answer", "schema": wanted, "strict": _strict(wanted)}
         out["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+
+def _strict(schema: Any) -> bool:
+    """Whether OpenAI takes a schema as strict: every object closed, every property required."""
+    if isinstance(schema, list):
+        return all(_strict(one) for one in schema)
+    if not isinstance(schema, dict):
+        return True
+    if isinstance(schema.get("properties"), dict):
+        required = schema.get("required")
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
+            return False
+        if set(required) != set(schema["properties"]):
+            return False
+    return all(_strict(one) for one in schema.values())
 
 
 def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
@@ -337,6 +361,8 @@ class Back:
         if thought and self._thinks:
             self._write("thinking", {"type": "thinking_delta", "thinking": thought}, out)
         if signed and self._thinks and isinstance(signed, list) and isinstance(signed[-1], dict):
+            if signed[-1].get("type") == "redacted_thinking":
+                self._redacted(signed[-1], out)
             signature = signed[-1].get("signature")
             if signature:
                 self._write("thinking", {"type": "signature_delta", "signature": signature}, out)
@@ -346,6 +372,13 @@ class Back:
                 self._write("text", {"type": "text_delta", "text": text}, out)
         for place, call in enumerate(delta.get("tool_calls") or ()):
             self._call(call, call.get("index", place), out)
+
+    def _redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
+        """Sealed thinking comes whole."""
+        self._close(out)
+        out.append({"type": "content_block_start", "index": self._blocks, "content_block": block})
+        out.append({"type": "content_block_stop", "index": self._blocks})
+        self._blocks += 1
 
     def _write(self, kind: str, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
         if self._open != kind:

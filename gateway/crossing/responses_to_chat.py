@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from .carried import Carried, Fields, objects, of_type
 from .responses_back import Back
 
 _SYSTEM = ("system", "developer")
+_TOOL = frozenset({"type", "name", "description", "parameters", "strict", "format"})
 _REASONING = frozenset({"effort", "summary", "generate_summary"})
 _ITEM = frozenset(
     {
@@ -21,8 +23,10 @@ _ITEM = frozenset(
 )  # fmt: skip
 # Longest name of a function that OpenAI takes.
 _NAME_CHARS_MAX = 64
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 # Tools that run at OpenAI. Where others are offered too, leaving out an offer that the model may or may not take up
 # changes no answer's meaning, and the caller is told.
+_OWN_TOOLS = ("function", "custom", "namespace")
 _OPTIONAL_TOOLS = ("web_search", "web_search_preview", "tool_search")
 
 
@@ -47,7 +51,9 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
         out["reasoning_effort"] = reasoning["effort"]
     fields.rest(reasoning, _REASONING, "reasoning")
     # Kept by the way back (responses_back.py) and by the exchange.
-    fields.take("include")
+    for wanted in fields.take("include") or []:
+        if wanted != "reasoning.encrypted_content":
+            fields.note(f"include.{wanted}")
     fields.take("store")
     fields.drop("metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
     fields.drop("service_tier", "truncation", "stream_options", "client_metadata", "context_management")
@@ -74,6 +80,8 @@ def _messages(fields: Fields, given: Any, items: list[dict[str, Any]], extended:
     thoughts: list[dict[str, Any]] = []
     for place, item in enumerate(items):
         _item(item, f"input.{place}", messages, thoughts, fields, extended)
+    if thoughts:
+        fields.note("reasoning of earlier turns")
     return messages
 
 
@@ -93,6 +101,10 @@ def _item(
         if role == "assistant":
             _turn(messages, thoughts)["content"] = content
         else:
+            if thoughts:
+                # Reasoning that led to nothing belongs to no later turn.
+                fields.note("reasoning of earlier turns")
+                thoughts.clear()
             messages.append({"role": role, "content": content})
     elif kind in ("function_call", "custom_tool_call"):
         arguments = item.get("arguments") if kind == "function_call" else _wrapped(item.get("input"))
@@ -114,7 +126,10 @@ def _item(
 def _turn(messages: list[dict[str, Any]], thoughts: list[dict[str, Any]], *, calling: bool = False) -> dict[str, Any]:
     """The assistant's turn that an item belongs to: calls that follow text or other calls are one turn with it."""
     last = messages[-1] if messages else {}
-    if last.get("role") == "assistant" and (calling or (last.get("content") is None and "tool_calls" not in last)):
+    if last.get("role") == "assistant" and (calling or last.get("content") is None):
+        if thoughts:
+            last.setdefault("thinking_blocks", []).extend(thoughts)
+            thoughts.clear()
         return last
     turn: dict[str, Any] = {"role": "assistant", "content": None}
     if thoughts:
@@ -204,10 +219,10 @@ def _tools(
         kind, path = tool.get("type"), f"tools.{place}"
         if kind == "namespace":
             for inner in objects(tool.get("tools") or [], path):
-                offered.append(_function(inner, path, str(tool.get("name")), known))
+                offered.append(_function(inner, path, str(tool.get("name")), known, fields))
         elif kind in ("function", "custom"):
-            offered.append(_function(tool, path, "", known))
-        elif kind in _OPTIONAL_TOOLS and len(given) > 1:
+            offered.append(_function(tool, path, "", known, fields))
+        elif kind in _OPTIONAL_TOOLS and any(one.get("type") in _OWN_TOOLS for one in given):
             fields.note(f"tools.{kind}")
         else:
             raise NotCarriable(path, f"'{kind}' runs at OpenAI or needs its models")
@@ -228,7 +243,7 @@ def _tools(
 
 
 def _function(
-    tool: dict[str, Any], path: str, namespace: str, known: dict[str, tuple[str, str, str]]
+    tool: dict[str, Any], path: str, namespace: str, known: dict[str, tuple[str, str, str]], fields: Fields
 ) -> dict[str, Any]:
     """A function; tools that take free text become functions of one text."""
     kind, name = str(tool.get("type") or "function"), str(tool.get("name"))
@@ -236,6 +251,7 @@ def _function(
     if kind not in ("function", "custom") or flat in known:
         raise NotCarriable(path, f"'{kind}' tools, or two of one name, have no counterpart")
     known[flat] = (kind, name, namespace)
+    fields.rest(tool, _TOOL, "tools")
     function: dict[str, Any] = {"name": flat}
     if tool.get("description"):
         function["description"] = tool["description"]
@@ -255,9 +271,9 @@ def _function(
 
 
 def _flat(namespace: Any, name: Any) -> str:
-    """A tool's name among all namespaces."""
+    """A tool's name among all namespaces, of letters that every provider takes."""
     flat = f"{namespace}__{name}" if namespace else str(name)
-    return flat[-_NAME_CHARS_MAX:]
+    return _NOT_IN_NAMES.sub("_", flat)[-_NAME_CHARS_MAX:]
 
 
 def _wrapped(text: Any) -> str:

@@ -15,7 +15,7 @@ from .call import Failure, UpstreamCall, detail, error_in, tokens
 
 SPEAKS = ("messages",)
 LEARNT: frozenset[str] = frozenset()
-_FORWARD_PREFIXES = (*calls.FORWARD_PREFIXES, "anthropic-")
+_FORWARD = calls.FORWARD | {"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "x-app"}
 _RETURN_PREFIXES = ("anthropic-",)
 # The version that callers of other dialects are served with (docs.anthropic.com, API versions).
 _VERSION = "2023-06-01"
@@ -127,7 +127,7 @@ def _call(
     base = deployment.base_url
     forward = {
         "anthropic-version": _VERSION,
-        **calls.forwarded(headers, calls.FORWARD, _FORWARD_PREFIXES),
+        **calls.forwarded(headers, _FORWARD),
         "Accept-Encoding": "identity",
     }
     if content_type:

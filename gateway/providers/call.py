@@ -11,8 +11,14 @@ from ..values.catalog import Deployment
 # No model of the field reads or writes a hundred million tokens in one call; a larger count is nonsense, and estimated.
 _TOKENS_MAX = 100_000_000
 # Headers of callers that travel on to any provider; everything else stays with us (cookies, our own, hop-by-hop, keys).
-FORWARD_PREFIXES = ("x-stainless-",)
-FORWARD = frozenset({"user-agent", "traceparent", "tracestate", "idempotency-key"})
+FORWARD = frozenset(
+    {
+        "user-agent", "traceparent", "tracestate", "x-stainless-arch", "x-stainless-async", "x-stainless-helper-method",
+        "x-stainless-lang", "x-stainless-os", "x-stainless-package-version", "x-stainless-poll-helper",
+        "x-stainless-raw-response", "x-stainless-read-timeout", "x-stainless-retry-count", "x-stainless-runtime",
+        "x-stainless-runtime-version", "x-stainless-timeout",
+    }
+)  # fmt: skip
 # Headers of any provider that clients read.
 _RETURN = frozenset({"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"})
 # Status codes that another try may cure, and those that say that our key or account is wrong there.
@@ -47,9 +53,9 @@ class Failure(Value, frozen=True, kw_only=True):
     message: str = ""
 
 
-def forwarded(headers: Mapping[str, str], names: frozenset[str], prefixes: tuple[str, ...]) -> dict[str, str]:
+def forwarded(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
     """The caller's headers (names in lower case) that travel on."""
-    return {name: value for name, value in headers.items() if name in names or name.startswith(prefixes)}
+    return {name: value for name, value in headers.items() if name in names}
 
 
 def returned(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:

@@ -119,7 +119,7 @@ def failure_of(status: int, body: bytes) -> Failure:
 
 
 def _headers(deployment: Deployment, headers: Mapping[str, str], content_type: str) -> dict[str, str]:
-    forward = {**calls.forwarded(headers, _FORWARD, calls.FORWARD_PREFIXES), "Accept-Encoding": "identity"}
+    forward = {**calls.forwarded(headers, _FORWARD), "Accept-Encoding": "identity"}
     if content_type:
         forward["Content-Type"] = content_type
     if deployment.secret is not None:

@@ -28,6 +28,10 @@ def bonds_of(request: Request, route: Route, *, minted_by: str, origins: Collect
             what, dialects = _READERS[kind]
             readers = {one.provider for one in route.candidates if one.dialect in dialects}
             bonds.append(Bond(what=what, providers=frozenset({minted_by} & readers or readers)))
+    if "own_seal" in request.state:
+        # Native Responses would refuse it; whoever is reached by a crossing gets what it holds.
+        crossed = {one.provider for one in route.candidates if "responses" not in one.speaks} | {minted_by}
+        bonds.append(Bond(what="reasoning that was sealed here", providers=frozenset(crossed)))
     if request.references or "stored" in request.state:
         lies_with = frozenset(origins) or _home(request, route, minted_by)
         bonds.append(Bond(what="an answer or a conversation that lies with its provider", providers=lies_with))

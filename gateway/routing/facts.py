@@ -21,7 +21,7 @@ _RECENT_TURNS, _OPENING_TURNS = 64, 4
 _RECENT = 8
 _ERROR_CHARS = 200
 # Who asks Anthropic to keep its input for an hour says so in these words (docs.anthropic.com, prompt caching, 2026).
-_LONG_CACHE = b'"1h"'
+_CACHE_MARK, _LONG_CACHE = b"cache_control", (b'"1h"', b"\\u0031", b"\\u0068")
 _SYSTEM_ROLES = ("system", "developer")
 # Everything but letters, digits and _ separates words.
 _SEPARATORS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")})
@@ -55,8 +55,10 @@ def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
 
 def _keeps_long(request: Request, has_parts: bool) -> bool:
     """Whether a cache mark for an hour may stand in the body. In chat completions marks stand on parts only."""
-    marks = request.dialect == "messages" or (request.dialect == "chat" and has_parts)
-    return marks and _LONG_CACHE in request.body
+    marks = request.dialect == "messages" or (request.dialect == "chat" and (has_parts or bool(request.tool_names)))
+    if not marks or _CACHE_MARK not in request.body:
+        return False
+    return any(spelling in request.body for spelling in _LONG_CACHE)
 
 
 def _newest_text(request: Request) -> str:

@@ -13,6 +13,9 @@ REST_SECONDS = 5.0
 REST_SECONDS_MAX = 60.0
 # A probe that says nothing for so long has failed: the next request may try.
 _PROBE_SECONDS = 30.0
+# How long a dialect counts as missing: servers are upgraded.
+_MISSING_SECONDS = 600.0
+_NOTHING_MISSING: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
 
 class Standing(Value, frozen=True, kw_only=True):
@@ -33,6 +36,7 @@ class _State:
     rest_seconds: float = REST_SECONDS
     rests_until: float = 0.0
     open_until: float = 0.0
+    probing: bool = False
 
 
 class HealthBook:
@@ -40,7 +44,8 @@ class HealthBook:
 
     def __init__(self) -> None:
         self._states: dict[str, _State] = {}
-        self._missing: dict[str, frozenset[str]] = {}
+        self._missing: dict[str, tuple[frozenset[str], float]] = {}
+        self._spoken: set[tuple[str, str]] = set()
 
     def succeeded(self, deployment: str) -> None:
         """An answer came: all is forgiven."""
@@ -51,7 +56,8 @@ class HealthBook:
         """A failure that another try may cure; the circuit opens after a few in a row."""
         state = self._states.setdefault(deployment, _State())
         state.failures += 1
-        if state.failures >= FAILURES:
+        if state.failures >= FAILURES and (state.open_until <= now or state.probing):
+            state.probing = False
             state.open_until = now + state.rest_seconds
             state.rest_seconds = min(REST_SECONDS_MAX, state.rest_seconds * 2)
 
@@ -66,25 +72,33 @@ class HealthBook:
         state = self._states.get(deployment) if self._states else None
         if state is None or state.failures < FAILURES or state.open_until > now:
             return False
-        state.open_until = now + _PROBE_SECONDS
+        state.open_until, state.probing = now + _PROBE_SECONDS, True
         return True
 
     def released(self, deployment: str, *, now: float) -> None:
         """A probe ended without saying anything about the deployment: the next request may try."""
         state = self._states.get(deployment)
         if state is not None and state.open_until > now:
-            state.open_until = now
+            state.open_until, state.probing = now, False
 
-    def lacks(self, deployment: str, dialect: str) -> None:
-        """It turned out not to speak a dialect; remembered until the process ends."""
-        self._missing[deployment] = self._missing.get(deployment, frozenset()) | {dialect}
+    def spoke(self, deployment: str, dialect: str) -> None:
+        """It answered in a dialect that it might have lacked."""
+        self._spoken.add((deployment, dialect))
+
+    def lacks(self, deployment: str, dialect: str, *, now: float) -> None:
+        """It has no such path, and answered the same request in another dialect: remembered for a while, unless it ever
+        answered in this one."""
+        if (deployment, dialect) not in self._spoken:
+            self._missing[deployment] = (frozenset({dialect}), now + _MISSING_SECONDS)
 
     def standing(self, deployment: str, *, now: float) -> Standing:
         """How it stands now."""
         if not self._states and not self._missing:
             return UP
         state = self._states.get(deployment)
-        missing = self._missing.get(deployment, frozenset())
+        missing, until = self._missing.get(deployment, _NOTHING_MISSING)
+        if until <= now:
+            missing = frozenset()
         if state is None:
             return Standing(missing=missing) if missing else UP
         return Standing(

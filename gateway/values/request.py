@@ -97,8 +97,8 @@ class Request(Value, frozen=True, kw_only=True):
 
 
 # thinking: signed thinking blocks. unsigned_thinking: thinking that a deployment without signatures wrote.
-# encrypted_reasoning: sealed reasoning items. file: files by id. stored: items or answers by id.
-STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "file", "stored")
+# encrypted_reasoning: sealed reasoning items; own_seal: those that a crossing sealed. file: files by id. stored: items or answers by id.
+STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal", "file", "stored")
 
 
 class Hints(Value, frozen=True, kw_only=True):

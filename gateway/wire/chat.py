@@ -20,6 +20,7 @@ from .body import UNREADABLE, count, present
 from .chat_stream import ChatStream, text_bytes
 
 _CHOICES_MAX = 128
+_NO_BLOCKS = (b"null", b"[]")
 
 
 class _Fields(bodies.Fields, gc=False, kw_only=True):
@@ -200,7 +201,7 @@ def _state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
     for message, size in zip(messages, sizes, strict=True):
         if size == PARTS and _has_file_id(message.content):
             kinds = {*(kinds or ()), "file"}
-        if message.thinking_blocks is not NOTHING:
+        if message.thinking_blocks is not NOTHING and bytes(message.thinking_blocks) not in _NO_BLOCKS:
             kinds = {*(kinds or ()), "thinking"}
     return NO_STATE if kinds is None else frozenset(kinds)
 

@@ -125,9 +125,11 @@ def continued(request: Request, transcript: bytes) -> Request:
 
 
 def transcript(request: Request, output: list[dict[str, Any]]) -> bytes:
-    """The conversation as JSON: what was asked and what came, for a request that continues it."""
+    """The conversation as JSON: what was asked and what came, for a request that continues it. Our own ids mean nothing
+    to a provider, nor does reasoning that was not sealed."""
     asked = _items(bodies.whole(request.body).get("input"))
-    return orjson.dumps([*asked, *({**item, "id": None} for item in output)])
+    kept = [item for item in output if item["type"] != "reasoning" or item.get("encrypted_content")]
+    return orjson.dumps([*asked, *({name: item[name] for name in item if name != "id"} for item in kept)])
 
 
 def _items(given: Any) -> list[Any]:
@@ -201,8 +203,8 @@ def _neutral(document: _Fields, kinds: set[str]) -> Iterator[Message]:
             said = _content(item.content, kinds)
             continue
         if kind == "reasoning":
-            if isinstance(item.encrypted_content, str) and not item.encrypted_content.startswith(SEAL):
-                kinds.add("encrypted_reasoning")
+            if isinstance(item.encrypted_content, str):
+                kinds.add("own_seal" if item.encrypted_content.startswith(SEAL) else "encrypted_reasoning")
             continue
         if calls or said is not None:
             yield _assistant(said, calls)

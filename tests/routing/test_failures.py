@@ -77,7 +77,22 @@ def test_a_provider_s_own_pause_is_respected_up_to_a_minute():
 
 def test_what_a_deployment_does_not_speak_is_remembered():
     book = HealthBook()
-    book.lacks("a", "responses")
+    book.lacks("a", "responses", now=0.0)
     book.succeeded("a")
-    assert book.standing("a", now=0.0).missing == {"responses"}
+    assert book.standing("a", now=1.0).missing == {"responses"}
+    assert book.standing("a", now=3600.0) is UP, "servers are upgraded"
     assert book.standing("b", now=0.0) is UP
+
+
+def test_what_a_deployment_has_spoken_once_it_never_lacks():
+    book = HealthBook()
+    book.spoke("a", "responses")
+    book.lacks("a", "responses", now=0.0)
+    assert book.standing("a", now=1.0) is UP
+
+
+def test_failures_at_once_open_the_circuit_for_its_first_pause_only():
+    book = HealthBook()
+    for _ in range(FAILURES * 4):
+        book.failed("a", now=0.0)
+    assert book.standing("a", now=REST_SECONDS).open_seconds == 0
