@@ -78,7 +78,7 @@ class Carrier:
             return NotCarriable(
                 "body", "a field does not have the shape that its dialect gives it, or nests too deeply"
             )
-        if extended:
+        if extended and speech in through_litellm.SPEAKS:
             return through_litellm.refused(found.document, speech) or found
         return found
 

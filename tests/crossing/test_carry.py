@@ -1,14 +1,18 @@
 """What a crossing makes of a request: what arrives, what is said to be left out, what is refused by name."""
 
+import base64
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.crossing import Carrier, speech_of
 from gateway.crossing.carried import Carried
-from gateway.errors import NotCarriable
+from gateway.errors import BadRequest, NotCarriable
 from gateway.providers import anthropic, openai_compatible
 from gateway.wire import PARSERS
+from gateway.wire.responses import SEAL
 from tests.worlds import world
 
 USER = [{"role": "user", "content": "hi"}]
@@ -272,3 +276,105 @@ def test_an_effort_is_left_out_where_models_do_not_reason():
     document = {"messages": [], "reasoning_effort": "low"}
     sent = json.loads(openai_compatible.finished(document, "chat", world().deployments["small"]))
     assert sent == {"model": "sim-small", "messages": []}
+
+
+NAMES = {
+    "chat": ["messages", "tools", "tool_choice", "response_format", "temperature", "stop", "n", "logit_bias", "reasoning_effort", "stream_options", "functions", "user", "max_tokens"],
+    "messages": ["messages", "system", "tools", "tool_choice", "thinking", "output_config", "output_format", "stop_sequences", "metadata", "top_k", "max_tokens"],
+    "responses": ["input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "previous_response_id", "metadata", "conversation"],
+}  # fmt: skip
+KEYS = st.sampled_from(
+    ["type", "role", "content", "text", "name", "id", "input", "arguments", "function", "tools", "source", "data", "url", "image_url", "tool_calls", "call_id", "output", "schema", "format", "json_schema", "effort", "summary"]
+)  # fmt: skip
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["text", "user", "assistant", "tool_use", "tool_result", "function", "image", "auto", "", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=14,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_shape_a_field_has_the_request_is_carried_or_refused_by_name(dialect, data):
+    wrong = data.draw(st.dictionaries(st.sampled_from(NAMES[dialect]), SHAPES, max_size=4))
+    try:
+        request = PARSERS[dialect](json.dumps({"model": "m", **KNOWN[dialect], **wrong}).encode())
+    except BadRequest:
+        return
+    for to in {"chat": ("messages",), "messages": ("chat",), "responses": ("chat", "messages")}[dialect]:
+        for extended in (False, True):
+            assert isinstance(Carrier(request).to(to, extended=extended), Carried | NotCarriable)
+
+
+def test_what_nests_too_deeply_to_be_written_again_is_refused():
+    deep = "[" * 300 + "]" * 300
+    request = PARSERS["responses"](b'{"model":"m","input":"x","metadata":' + deep.encode() + b"}")
+    assert isinstance(Carrier(request).to("chat", extended=False), NotCarriable)
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"api_base": "http://elsewhere"}, "api_base"),
+        ({"base_url": "http://elsewhere"}, "base_url"),
+        ({"mock_response": "free"}, "mock_response"),
+        ({"custom_llm_provider": "openai"}, "custom_llm_provider"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://inside/x.png"}}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [5]}]}, "messages.0.content"),
+    ],
+)  # fmt: skip
+def test_nothing_reaches_litellm_that_would_steer_it(fields, param):
+    body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
+    refused = Carrier(PARSERS["chat"](body)).behind_litellm("chat")
+    assert refused is not None and refused.param == param
+
+
+def test_the_fields_of_chat_completions_reach_litellm():
+    fields = {
+        "temperature": 0.5,
+        "tools": [],
+        "stream": True,
+        "response_format": {"type": "text"},
+        "metadata": {"a": 1},
+    }
+    body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
+    assert Carrier(PARSERS["chat"](body)).behind_litellm("chat") is None
+
+
+def test_reasoning_goes_with_the_turn_that_it_led_to():
+    def seal(text: str) -> dict:
+        blocks = [{"type": "thinking", "thinking": text, "signature": "s"}]
+        sealed = SEAL + base64.b64encode(json.dumps(blocks).encode()).decode()
+        return {"type": "reasoning", "summary": [], "encrypted_content": sealed}
+
+    def call(name: str) -> dict:
+        return {"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"}
+
+    items = [
+        {"role": "user", "content": "x"},
+        seal("lost"),
+        {"role": "user", "content": "y"},
+        seal("1"),
+        call("a"),
+        seal("2"),
+        call("b"),
+    ]
+    found = carried("responses", "messages", input=items)
+    turn = found.document["messages"][-1]["content"]
+    assert [block.get("thinking", block["type"]) for block in turn] == ["1", "2", "tool_use", "tool_use"]
+    assert found.dropped == ("reasoning of earlier turns",)
+
+
+@pytest.mark.parametrize(
+    "schema, strict",
+    [
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, True),
+        ({"type": "object", "properties": {"a": {}}, "required": [], "additionalProperties": False}, False),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
+    ],
+)
+def test_a_schema_is_strict_only_where_openai_takes_it_so(schema, strict):
+    document = carried("messages", "chat", output_config={"format": {"type": "json_schema", "schema": schema}}).document
+    assert document["response_format"]["json_schema"]["strict"] is strict

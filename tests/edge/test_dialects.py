@@ -133,6 +133,54 @@ async def test_a_server_without_responses_is_learnt_once(tmp_path):
         assert entries[0].charge_nusd == 0
 
 
+async def test_one_caller_s_404_takes_nothing_from_the_others(tmp_path):
+    async with stage(tmp_path) as at:
+        stale = {"model": "openai", "input": [{"type": "item_reference", "id": "rs_gone"}]}
+        for _ in range(2):
+            assert (await at.post("/v1/responses", stale))[0] == 404
+        _, headers, _ = await at.post("/v1/responses", {"model": "openai", "input": "hi"})
+        assert "x-penstock-crossed" not in headers
+
+
+async def test_reasoning_that_was_sealed_here_never_reaches_openai(tmp_path):
+    tool = {"type": "function", "name": "look_up", "parameters": SCHEMA}
+    more = {"tools": [tool], "include": ["reasoning.encrypted_content"], "store": False, "reasoning": {"effort": "low"}}
+    async with stage(tmp_path) as at:
+        _, _, said = await at.post("/v1/responses", {"model": "anthropic", "input": "use the tool", **more})
+        output = json.loads(said)["output"]
+        call = next(item for item in output if item["type"] == "function_call")
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "x"}
+        turns = [{"role": "user", "content": "use the tool"}, *output, result]
+        status, headers, said = await at.post("/v1/responses", {"model": "auto", "input": turns, **more})
+        assert (status, headers["x-penstock-deployment"]) == (200, "anthropic"), said
+
+
+@pytest.mark.parametrize("blocks", [None, []])
+async def test_thinking_that_is_none_binds_nobody(tmp_path, blocks):
+    turns = [{"role": "assistant", "content": "x", "thinking_blocks": blocks}, {"role": "user", "content": "y"}]
+    async with stage(tmp_path) as at:
+        _, headers, _ = await at.post("/v1/chat/completions", {"model": "auto", "messages": turns})
+        assert "bound" not in headers["x-penstock-reason"]
+
+
+async def test_what_goes_on_in_the_background_is_charged_as_held(tmp_path):
+    async with stage(tmp_path) as at:
+        await at.post("/v1/responses", {"model": "openai", "input": "x", "background": True})
+        for entry in await at.ledger():
+            assert entry.usage_basis == "exact" or entry.charge_nusd == entry.hold_nusd
+
+
+async def test_no_secret_of_the_caller_travels_on(tmp_path):
+    secrets = {"Authorization": "Bearer s3cret", "x_api_key": "s3cret", "api_key": "s3cret", "Cookie": "a=s3cret",
+               "x_stainless_api_key": "s3cret", "anthropic_api_key": "s3cret", "idempotency_key": "s3cret"}  # fmt: skip
+    async with stage(tmp_path) as at:
+        for name in PATHS:
+            await at.post(PATHS[name], body(name, "hi", "all"), **secrets)
+        await at.post("/v1/messages", body("messages", "hi", "anthropic"), **secrets)
+        sent = [str(headers) for provider in at.providers.values() for headers in provider.headers]
+        assert len(sent) >= 4 and not [headers for headers in sent if "s3cret" in headers]
+
+
 async def test_what_was_left_out_is_told(tmp_path):
     async with stage(tmp_path) as at:
         _, headers, _ = await at.post("/v1/chat/completions", body("chat", "hi", "anthropic", seed=7, store=True))

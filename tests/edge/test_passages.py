@@ -4,6 +4,7 @@ import json
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from gateway.values.units import nusd_to_usd
 from tests.edge.stage import stage
@@ -60,9 +61,57 @@ async def test_what_has_no_price_is_counted_as_unpriced_and_admitted_by_no_money
         assert (status, json.loads(said)["error"]["code"]) == (400, "cap_exceeded")
 
 
-@pytest.mark.parametrize("path", ["/v1/organization/usage", "/v1/../etc", "/v2/x", "/v1/%2e%2e/x"])
-async def test_the_account_s_administration_and_other_places_are_closed(tmp_path, path):
-    async with stage(tmp_path) as at:
-        status, _, _ = await at.ask("GET", path)
-        assert status == 404
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/organization/usage", "/v1/Organization/x", "/v1//organization/usage", "/v1/./organization/usage", "/v1/../etc",
+        "/v2/x", "/v1/%2e%2e/x", "/v1/files/..%5corganization", "/v1/responses/resp%5F1", "/v1/responses//resp_1",
+        "/v1/chat/completions/abc/messages", "/v1/realtime/client_secrets",
+    ],
+)  # fmt: skip
+async def test_the_account_s_administration_and_odd_spellings_are_closed(tmp_path, path):
+    async with stage(tmp_path) as at, aiohttp.ClientSession() as client:
+        async with client.get(URL(at.base + path, encoded=True)) as answer:
+            assert answer.status == 404
         assert not any(provider.received for provider in at.providers.values())
+
+
+@pytest.mark.parametrize("path", ["/v1/batches", "/v1/videos", "/v1/fine_tuning/jobs", "/v1/messages/batches"])
+async def test_what_costs_later_is_admitted_by_no_money_budget(tmp_path, path):
+    async with stage(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as at:
+        status, _, said = await at.post(path, {"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
+        assert (status, json.loads(said)["error"]["code"]) in ((400, "cap_exceeded"), (402, "cap_exceeded"))
+
+
+async def test_a_slash_at_the_end_is_no_way_round(tmp_path):
+    async with stage(tmp_path) as at:
+        asked = {"model": "openai", "messages": [{"role": "user", "content": "hi"}]}
+        status, headers, _ = await at.post("/v1/chat/completions/", asked)
+        assert (status, headers["x-penstock-task-type"]) == (200, "other")
+        (entry,) = await at.ledger()
+        assert entry.usage_basis == "exact"
+
+
+@pytest.mark.parametrize("field, kind", [("Model", "multipart/form-data"), ("model", "Multipart/Form-Data")])
+async def test_a_form_cannot_name_another_model_than_is_routed(tmp_path, field, kind):
+    parts = [f'--b\r\nContent-Disposition: form-data; name="{field}"\r\n\r\nanthropic\r\n', "--b--\r\n"]
+    async with stage(tmp_path) as at:
+        headers = {"Content-Type": f"{kind}; boundary=b"}
+        async with at.client.post(f"{at.base}/v1/audio/transcriptions", data="".join(parts), headers=headers) as answer:
+            # The route's deployments are Anthropic's: no such path leads there.
+            assert answer.status == 400, await answer.text()
+        assert not at.providers["openai"].received
+
+
+async def test_a_json_body_cannot_spell_its_model_differently(tmp_path):
+    async with stage(tmp_path) as at:
+        status, _, said = await at.post("/v1/rerank", {"Model": "openai", "query": "q"})
+        assert (status, json.loads(said)["error"]["param"]) == (400, "model")
+
+
+async def test_a_form_of_nothing_but_beginnings_is_read_once(tmp_path):
+    async with stage(tmp_path) as at:
+        body = b'--b\r\nname="model"\r\n' + b"name=model\r\n" * 40_000
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        async with at.client.post(f"{at.base}/v1/audio/transcriptions", data=body, headers=headers) as answer:
+            assert answer.status < 500
