@@ -197,9 +197,10 @@ class Exchange:
             return facts_of(request)
         lies_with = {origin.provider for origin in origins}
         facts = facts_of(request, bonds_of(request, route, minted_by=session.provider, origins=lies_with))
-        if not request.references or request.passage is not None:
+        stores = request.references or "stored" in request.state
+        if not stores or request.passage is not None:
             return facts
-        known = len(origins) == len(request.references)
+        known = len(origins) == len(request.references) and "stored" not in request.state
         stored = sum(origin.tokens for origin in origins) if known else route.roomiest_tokens
         more = facts.input_tokens_max + stored
         return structs.replace(facts, input_tokens=facts.input_tokens + stored * known, input_tokens_max=more)

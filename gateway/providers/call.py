@@ -93,7 +93,7 @@ def tokens(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
 
 
-def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+def detail(usage: Any, group: str, name: str) -> int:
     """A count within a group of counts, 0 where it is missing."""
-    details = usage.get(group)
+    details = usage.get(group) if isinstance(usage, dict) else None
     return (tokens(details.get(name)) or 0) if isinstance(details, dict) else 0

@@ -98,15 +98,19 @@ def usage_of(usage: Any) -> Usage | None:
         stored = detail(usage, "prompt_tokens_details", "cache_write_tokens")
         stored = stored or detail(usage, "prompt_tokens_details", "cache_creation_tokens")
         reasoning = detail(usage, "completion_tokens_details", "reasoning_tokens")
+    written_for = usage.get("prompt_tokens_details")
+    long = detail(written_for, "cache_creation_token_details", "ephemeral_1h_input_tokens") if written_for else 0
     beside = total - given - written if total is not None and total > given + written else 0
     if beside and beside >= reasoning:
         written, reasoning = written + beside, beside
     cached = min(cached, given)
+    stored = min(stored, given - cached)
     return Usage(
         input=given,
         output=written,
         cached_input=cached,
-        cache_write=min(stored, given - cached),
+        cache_write=stored,
+        cache_write_long=min(long, stored),
         reasoning=min(reasoning, written),
     )
 

@@ -55,6 +55,7 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     instructions: Any = None
     previous_response_id: str | None = None
     conversation: Any = None
+    prompt: Any = None
     stream: bool | None = None
     background: bool | None = None
     max_output_tokens: int | None = None
@@ -94,6 +95,8 @@ def parse(body: bytes | bytearray) -> Request:
     if not messages:
         # An answer continued with nothing new, or a stored prompt: there is nothing to read, but a turn it is.
         messages = [Message("user", "")]
+    if document.prompt is not None:
+        kinds.add("stored")
     references = _references(document)
     return Request(
         dialect="responses",
