@@ -93,20 +93,23 @@ def _form_field(body: bytearray, content_type: str, name: bytes) -> tuple[str, t
     boundary = _BOUNDARY.search(content_type)
     if boundary is None:
         raise BadRequest("A form needs its boundary in the Content-Type.", param="content-type")
-    mark, value, span = b"--" + boundary.group(1).encode(), "", (0, 0)
-    start = body.find(mark)
+    # Every boundary begins a line; the first may begin the body.
+    mark, value, span = b"\r\n--" + boundary.group(1).encode(), "", (0, 0)
+    start = -2 if body.startswith(mark[2:]) else body.find(mark)
+    if start == -1:
+        return value, span
     for _ in range(_PARTS_MAX):
-        end = body.find(mark, start + len(mark)) if start >= 0 else -1
+        end = body.find(mark, start + len(mark))
         if end < 0:
             return value, span
-        headers_end = body.find(b"\r\n\r\n", start, min(end, start + _PART_HEADERS_MAX))
+        headers_end = body.find(b"\r\n\r\n", max(start, 0), min(end, start + _PART_HEADERS_MAX))
         if headers_end >= 0:
-            named = _FIELD_NAME.search(body[start:headers_end])
-            text = body[headers_end + 4 : min(end - 2, headers_end + 4 + _FIELD_CHARS_MAX)]
+            named = _FIELD_NAME.search(body[max(start, 0) : headers_end])
+            text = body[headers_end + 4 : min(end, headers_end + 4 + _FIELD_CHARS_MAX)]
             if named is not None and named.group(1).lower() == name:
                 if span != (0, 0):
                     raise BadRequest(f"'{name.decode()}' must be given exactly once.", param=name.decode())
-                value, span = text.decode(errors="replace"), (headers_end + 4, end - 2)
+                value, span = text.decode(errors="replace"), (headers_end + 4, end)
         start = end
     raise BadRequest(f"A form may have at most {_PARTS_MAX} parts here.")
 

@@ -7,6 +7,7 @@ import pytest
 from yarl import URL
 
 from gateway.values.units import nusd_to_usd
+from gateway.wire import passage
 from tests.edge.stage import stage
 
 
@@ -115,3 +116,17 @@ async def test_a_form_of_nothing_but_beginnings_is_read_once(tmp_path):
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         async with at.client.post(f"{at.base}/v1/audio/transcriptions", data=body, headers=headers) as answer:
             assert answer.status < 500
+
+
+def test_where_a_form_s_model_stands():
+    head = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="model"\r\n\r\n'
+    data = b'x--xyz not at the beginning of a line; name="model"\r\n\r\nfake\r\n'
+    model = b'\r\n--xyz\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--xyz--\r\n'
+    request = passage.parse(
+        "POST", "/audio/transcriptions", 'multipart/form-data; boundary="xyz"', head + data + model, "openai"
+    )
+    start, end = request.model_span
+    assert (request.model, request.body[start:end]) == ("whisper-1", b"whisper-1")
+    assert b"".join(passage.spliced(request, "theirs", ask_usage=True)) == head + data + model.replace(
+        b"whisper-1", b"theirs"
+    )
