@@ -5,14 +5,12 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from . import __version__
-from .accounting.budgets import Amounts, BudgetBook, Exceeded, Line, Reservation, lines_for
 from .config.settings import Settings
 from .edge import server
 from .edge.admin import Admin
@@ -20,7 +18,7 @@ from .edge.litellm_adapter import LitellmDoor
 from .edge.supervisor import Supervisor
 from .edge.token_counter import TokenCounter
 from .edge.upstream import HttpUpstream
-from .exchange import Budgets, Exchange
+from .exchange import Exchange
 from .exporters import table
 from .exporters.prometheus import Metrics
 from .feeds.self_energy import SelfMeter
@@ -31,20 +29,15 @@ from .sessions.identity import SessionBook
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
-from .stores.restore import restore
-from .values.catalog import Budget
+from .treasury import Treasury
 from .values.world import World
-
-if TYPE_CHECKING:
-    from .stores.budgets_redis import RedisBudgets
 
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 30.0
 _SELF_SECONDS = 15.0
-# How long a settled call may wait before the shared store hears of it, and how often metrics ask it.
-_FLUSH_SECONDS = 0.02
-_STANDINGS_SECONDS = 5.0
+# How late a price may take effect.
+_PRICES_SECONDS = 1.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -69,20 +62,6 @@ class SystemChance:
         return f"{int(time.time()):08x}{self._random.getrandbits(64):016x}"
 
 
-class LocalBudgets:
-    """The budget book of this process behind the exchange's Protocol."""
-
-    def __init__(self, book: BudgetBook) -> None:
-        self.book = book
-        self.settle = book.settle
-
-    async def reserve(
-        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
-    ) -> Reservation | Exceeded:
-        """Awaits nothing: in process the book answers at once."""
-        return self.book.reserve(reservation_id, lines, offers, now=now, lease=lease)
-
-
 class Doors:
     """The doors to all providers behind the exchange's Protocol."""
 
@@ -101,21 +80,22 @@ class Doors:
 
 
 class App:
-    """One gateway process: `start`, serve, `stop`."""
+    """One gateway process: `start`, serve, `stop`. `reload` gives the world of the same configuration at a later time,
+    when its prices have changed."""
 
-    def __init__(self, settings: Settings, world: World) -> None:
+    def __init__(self, settings: Settings, world: World, reload: Callable[[float], World] | None = None) -> None:
         self._settings = settings
         self._world = world
         self._clock = SystemClock()
-        self._book = BudgetBook()
-        self._shared: RedisBudgets | None = None
-        self._standings: dict[str, tuple[int, int]] = {}
+        self._reload = reload
         self._sessions = SessionBook()
         self._health = HealthBook()
         self._metrics = Metrics(self._gauges)
         self._draining = False
         self._runners: list[web.ServerRunner] = []
         self._supervisor = Supervisor()
+        url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
+        self._treasury = Treasury(lambda: self._world, settings.data, url, self._supervisor, self._clock.now)
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
         self.admin_port = settings.admin_port
@@ -125,13 +105,13 @@ class App:
         settings = self._settings
         self._store = SqliteLedger(settings.data / "ledger.sqlite")
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
-        self._ledger.start()
-        budgets = self._budgets()
+        lost = self._ledger.start()
+        self._treasury.start(self._store, lost)
         litellm = LitellmDoor(self._supervisor)
         self._upstream = Doors(HttpUpstream(), litellm)
         exchange = Exchange(
             world=lambda: self._world,
-            budgets=budgets,
+            budgets=self._treasury.budgets,
             sessions=self._sessions,
             health=self._health,
             upstream=self._upstream,
@@ -139,11 +119,13 @@ class App:
             ledger=self._ledger,
             clock=self._clock,
             chance=SystemChance(),
+            outputs=self._treasury.outputs,
         )
         self._front = server.Front(
             exchange=exchange,
             world=lambda: self._world,
             admin=self._admin(with_data=settings.admin_port is None),
+            desk=self._treasury.desk,
             body_bytes_max=settings.body_bytes_max,
             calls_max=settings.calls_max,
             count_error=self._metrics.count_error,
@@ -155,9 +137,8 @@ class App:
             # Four seconds that the first call need not wait for.
             self._supervisor.start("litellm-import", litellm.warm(), lambda error: log.error("%s", error))
         self._supervisor.every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
-        if self._shared is not None:
-            self._supervisor.every(_FLUSH_SECONDS, "budget-resolutions", self._shared.flush)
-            self._supervisor.every(_STANDINGS_SECONDS, "budget-standings", self._look_at_budgets)
+        if self._reload is not None:
+            self._supervisor.every(_PRICES_SECONDS, "prices", self._change_prices)
         if self._self_meter is not None:
             self._supervisor.every(_SELF_SECONDS, "self-footprint", self._measure_self)
 
@@ -168,22 +149,10 @@ class App:
             await runner.cleanup()
         await self._supervisor.stop()
         await self._upstream.close()
-        if self._shared is not None:
-            await self._shared.close()
+        await self._treasury.stop()
         if self._self_meter is not None:
             await asyncio.to_thread(self._self_meter.stop)
         await asyncio.to_thread(self._ledger.close)
-
-    def _budgets(self) -> Budgets:
-        """The shared store where one is configured, else this process's own book, brought up to the ledger."""
-        if self._settings.redis_url is None:
-            restore(self._book, self._world, self._store, now=self._clock.now())
-            return LocalBudgets(self._book)
-        # Lazy door: redis-py takes a third of the start-up time, and most gateways stand alone.
-        from .stores.budgets_redis import RedisBudgets  # noqa: PLC0415
-
-        self._shared = RedisBudgets(self._settings.redis_url.get_secret_value())
-        return self._shared
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
         runner = server.runner(handler, drain_seconds=drain_seconds)
@@ -200,6 +169,8 @@ class App:
             ready=self._not_ready,
             render=self._metrics.render,
             export=lambda asked: export(self._settings.data, asked, now=self._clock.now()),
+            desk=self._treasury.desk,
+            events=self._treasury.events,
             token=token.get_secret_value() if token is not None else None,
             local=self._settings.host in _LOCAL,
             with_data=with_data,
@@ -209,34 +180,18 @@ class App:
         reasons = ["draining: finishing what is open"] if self._draining else []
         if self._ledger.failing or self._ledger.backlog >= QUEUE_MAX:
             reasons.append("ledger: cannot be written, or too far behind")
-        if self._shared is not None and self._shared.failing:
-            reasons.append("budgets: the shared store does not answer")
-        return reasons
+        return reasons + self._treasury.wrong()
 
     async def _housekeeping(self) -> None:
         self._ledger.probe()
-        late = self._book.expire(self._clock.now())
-        if late:
-            log.error("%d holds expired and were charged in full", len(late))
+        self._treasury.housekeeping()
 
-    async def _look_at_budgets(self) -> None:
-        """Ask the shared store how the named budgets stand, for the metrics."""
-        assert self._shared is not None
-        for _, line in self._named_lines():
-            self._standings[line.account] = await self._shared.standing(line)
-
-    def _named_lines(self) -> list[tuple[Budget, Line]]:
-        """Budgets whose accounts the configuration bounds, with their current line."""
-        now = self._clock.now()
-        return [
-            (budget, line)
-            for budget in self._world.budgets
-            if "*" not in budget.scope.values()
-            for line in lines_for((budget,), budget.scope, now=now)
-        ]
-
-    def _standing(self, line: Line) -> tuple[int, int]:
-        return self._book.standing(line) if self._shared is None else self._standings.get(line.account, (0, 0))
+    async def _change_prices(self) -> None:
+        """Publish the next world when a price of the configuration takes effect; open calls keep theirs."""
+        now, due = self._clock.now(), self._world.changes_at
+        if self._reload is not None and due is not None and now >= due:
+            self._world = await asyncio.to_thread(self._reload, now)
+            log.info("prices have changed; the configuration is now %s", self._world.generation)
 
     async def _measure_self(self) -> None:
         assert self._self_meter is not None
@@ -265,8 +220,7 @@ class App:
                 [([], self._self_meter.grams)],
             )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
-        holds = self._shared.open_holds if self._shared is not None else self._book.open_holds
-        yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(holds))]
+        yield from self._treasury.gauges()
         yield (
             "penstock_ledger_failing",
             "1 while the journal or the store cannot be written.",
@@ -274,14 +228,6 @@ class App:
             [([], float(self._ledger.failing))],
         )
         yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]
-        named = self._named_lines()
-        for place, name in enumerate(("spent", "held")):
-            yield (
-                f"penstock_budget_{name}_ratio",
-                f"Share of the limit that is {name}.",
-                ["budget"],
-                [([budget.name], self._standing(line)[place] / line.limit) for budget, line in named if line.limit],
-            )
         healthy = [
             ([name], float(self._health.healthy(name, now=self._clock.monotonic()))) for name in self._world.deployments
         ]

@@ -7,13 +7,14 @@ be torn apart by cancellation, and every reservation is resolved exactly once.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import orjson
 from msgspec import structs
 
 from . import settlement, story
-from .accounting import budgets as books
-from .accounting.budgets import Amounts, Exceeded, Line, LineCache, Reservation
+from .accounting.expectation import OutputBook
 from .crossing import Carrier
 from .errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
+from .holding import Budgets, Clock, Held, Holder
 from .providers import PROVIDERS
 from .providers.call import UpstreamCall
 from .relay import Answering, Failed, Relay, Reply, carried_of
@@ -26,26 +27,18 @@ from .routing.retry import Next, next_attempt
 from .sessions import caps, loops
 from .sessions.identity import Session, SessionBook
 from .sessions.origins import Origin, OriginBook
+from .sessions.users import user_of
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
+from .values.budget import NOTHING_SPENT
 from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
 from .values.world import World
 from .wire import DIALECTS, responses
-
-# A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
-_LEASE_GRACE_SECONDS = 300.0
-
-
-class Clock(Protocol):
-    """The time: `now` in seconds since the epoch, `monotonic` in seconds from anywhere."""
-
-    def now(self) -> float: ...
-    def monotonic(self) -> float: ...
-    async def sleep(self, seconds: float) -> None: ...
+from .wire import body as bodies
 
 
 class Chance(Protocol):
@@ -53,15 +46,6 @@ class Chance(Protocol):
 
     def request_id(self) -> str: ...
     def jitter(self) -> float: ...
-
-
-class Budgets(Protocol):
-    """Where holds are taken; reserving may ask a shared store, resolving must not wait."""
-
-    async def reserve(
-        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
-    ) -> Reservation | Exceeded: ...
-    def settle(self, reservation_id: str, spent: Amounts) -> bool: ...
 
 
 class Ledger(Protocol):
@@ -107,6 +91,7 @@ class Exchange:
         ledger: Ledger,
         clock: Clock,
         chance: Chance,
+        outputs: OutputBook,
     ) -> None:
         self._world = world
         self._budgets = budgets
@@ -119,7 +104,7 @@ class Exchange:
         self._ledger = ledger
         self._clock = clock
         self._chance = chance
-        self._lines = LineCache()
+        self._holder = Holder(budgets, clock, outputs, chance.jitter)
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
@@ -181,6 +166,7 @@ class Exchange:
             facts=facts,
             verdict=verdict,
             loop_step=loops.step_of(session, world.loops),
+            user=user_of(hints.user or request.user),
         )
 
     def _found(self, request: Request, caller: Caller, *, now: float) -> list[Origin]:
@@ -223,7 +209,7 @@ class Exchange:
         at: float,
     ) -> Session:
         if hints.session is not None:
-            return self._sessions.named(caller.key, hints.session, hints.session_source, now=at)
+            return self._sessions.named(caller.key, hints.session, hints.session_source, now=at, parent=hints.parent)
         if origins:
             # The answer that this one continues was given within a session.
             return origins[0].session
@@ -255,13 +241,13 @@ class Exchange:
         try:
             while True:
                 number += 1
-                reserved = await self._reserve(decided, attempts, place, number)
-                if isinstance(reserved, Refusal):
+                held = await self._holder.hold(decided, attempts, place, number)
+                if isinstance(held, Refusal):
                     between = False
-                    return self._refuse(decided, reserved, attempts=number - 1)
-                place = reserved
+                    return self._refuse(decided, held, attempts=number - 1)
+                place = held.place
                 tries[place] += 1
-                progress = Progress(number=number, attempt=attempts[place], not_spoken=not_spoken)
+                progress = _begun(number, held, not_spoken)
                 not_spoken = ""
                 self._journal(decided, progress)
                 between = False
@@ -284,27 +270,13 @@ class Exchange:
                 # The caller hung up, or we had to give up, between two attempts: the request still ends in one entry.
                 self._ledger.record(settlement.entry_of_end(decided, attempts=number, now=self._clock.monotonic()))
 
-    async def _reserve(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> int | Refusal:
-        """Hold the attempt at `place`, else the next one after it that takes no more; gives the place that fitted."""
-        world = decided.world
-        caller, now = decided.caller, self._clock.now()
-        lines = self._lines.of(world.budgets, (caller.key, caller.team, decided.verdict.task_type), now=now)
-        lines += caps.lines_of(world.caps, decided.session, caller.key, now=now)
-        places = _affordable(attempts, place)
-        offers = [(a.hold_nusd, a.hold_millijoules, 1) for a in (attempts[at] for at in places)]
-        lease = max(attempts[at].deployment.timeouts.total for at in places) + _LEASE_GRACE_SECONDS
-        reserved = await self._budgets.reserve(f"{decided.request_id}.{number}", lines, offers, now=now, lease=lease)
-        if isinstance(reserved, Exceeded):
-            return books.refusal(reserved, now)
-        return places[reserved.choice]
-
     def _journal(self, decided: Decided, progress: Progress) -> None:
         """Write down, before dialling, what a crash would leave behind."""
         hold = settlement.hold_of_attempt(decided, progress.number, progress.attempt)
         try:
             self._ledger.hold(hold)
         except Overloaded:
-            self._budgets.settle(hold.id, (0, 0, 0))
+            self._budgets.settle(hold.id, NOTHING_SPENT, now=self._clock.now())
             raise
 
     async def _attempt(
@@ -341,9 +313,9 @@ class Exchange:
                 self._health.released(deployment.name, now=self._clock.monotonic())
             entry = self._settle(decided, progress, final=not isinstance(result, Failed) or following is None)
         if isinstance(result, Failed):
-            told = story.told(result.answer, decided, progress.attempt, entry)
+            told = story.told(result.answer, decided, progress, entry)
             return structs.replace(result, answer=told), following
-        return story.told(result, decided, progress.attempt, entry), None
+        return story.told(result, decided, progress, entry), None
 
     def _call(self, decided: Decided, progress: Progress, hints: Hints) -> UpstreamCall:
         """The HTTP call: the caller's own bytes in the same dialect, else what they were carried to."""
@@ -351,9 +323,16 @@ class Exchange:
         deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
         carried = carried_of(decided, progress)
         if carried is not None:
-            body: tuple[bytes | memoryview, ...] = (provider.finished(carried.document, attempt.speech, deployment),)
+            document = carried.document
+            if attempt.output_limit is not None:
+                document = provider.limited(document, attempt.speech, deployment, attempt.output_limit)
+            body: tuple[bytes | memoryview, ...] = (provider.finished(document, attempt.speech, deployment),)
             return provider.call(attempt.speech, body, deployment, hints.headers)
         body = DIALECTS[request.dialect].spliced(request, deployment.model, ask_usage=deployment.stream_usage)
+        if attempt.output_limit is not None:
+            # Only a request that a budget shortens is written anew; every other one keeps the caller's own bytes.
+            document = bodies.whole(b"".join(body))
+            body = (orjson.dumps(provider.limited(document, attempt.speech, deployment, attempt.output_limit)),)
         if request.passage is not None:
             return provider.passage(request.passage.method, request.passage.path, body, deployment, hints.headers)
         return provider.call(attempt.speech, body, deployment, hints.headers)
@@ -397,12 +376,12 @@ class Exchange:
     def _settle(self, decided: Decided, progress: Progress, *, final: bool) -> LedgerEntry:
         """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
         entry = settlement.entry_of_attempt(decided, progress, final=final, now=self._clock.monotonic())
-        spent = (entry.charge_nusd, entry.energy_mj_mid, int(entry.usage_basis != "none"))
-        # False if the lease ran out first: the budget was charged in full then, and the ledger says what it really was.
-        self._budgets.settle(entry.id, spent)
+        spent = settlement.amounts_of(entry)
+        self._budgets.settle(entry.id, spent, now=self._clock.now())
+        self._holder.learn(decided, entry, len(decided.request.body))
         if progress.outcome == "completed":
             decided.session.provider = entry.provider
-        decided.session.calls += spent[2]
+        decided.session.calls += int(entry.usage_basis != "none")
         decided.session.charge_nusd += entry.charge_nusd
         self._ledger.record(entry)
         passage = decided.request.passage
@@ -420,16 +399,8 @@ class Exchange:
         return Answer(status=answer.status, headers={**answer.headers, **story.of_case(decided)}, body=answer.body)
 
 
-def _affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
-    """`place`, then the places after it whose holds are smaller: what a budget that is too tight may fall back to."""
-    first = attempts[place]
-    return [place, *(at for at in range(place + 1, len(attempts)) if _takes_less(attempts[at], first))]
-
-
-def _takes_less(other: Attempt, first: Attempt) -> bool:
-    """Less money or less energy; what is unknown is more than anything known."""
-    return _less(other.hold_nusd, first.hold_nusd) or _less(other.hold_millijoules, first.hold_millijoules)
-
-
-def _less(one: int | None, other: int | None) -> bool:
-    return one is not None and (other is None or one < other)
+def _begun(number: int, held: Held, not_spoken: str) -> Progress:
+    reservation = held.reservation
+    return Progress(
+        number=number, attempt=held.attempt, not_spoken=not_spoken, reservation=reservation, watch=held.watch
+    )

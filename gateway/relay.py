@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from . import story
+from .accounting import estimate
 from .crossing import CrossedStream, speech_of
 from .crossing.carried import Back, Carried
 from .errors import (
@@ -28,6 +29,7 @@ from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
 from .wire import DIALECTS, passage
+from .wire.sse import Meter
 
 # More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -120,12 +122,13 @@ class Relay:
         self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
     ) -> Answer:
         """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
-        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
+        headers = {**headers, **story.of_attempt(decided, progress)}
         meter = progress.stream = DIALECTS[progress.attempt.speech].meter(decided.request)
         crossed = self._crossed_stream(decided, progress)
         if crossed is not None:
             headers["content-type"] = "text/event-stream; charset=utf-8"
-        begun, received = False, 0
+        begun, received, watch = False, 0, progress.watch
+        meter.watched = watch is not None
         while data := await answering.chunk():
             received += len(data)
             if received > ANSWER_BYTES_MAX:
@@ -142,6 +145,10 @@ class Relay:
                     await reply.begin(answering.status, headers)
                     begun = progress.answered = True
                 await reply.write(out)
+            if watch is not None and begun and not meter.done:
+                seen = estimate.output_tokens(*meter.text())
+                if not await watch.covers(seen):
+                    return await self._shortened(decided, progress, meter, crossed, seen, reply)
             if meter.done or (crossed is not None and meter.error is not None):
                 # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
                 break
@@ -164,11 +171,24 @@ class Relay:
             progress.outcome, progress.code = "cut", "upstream_error"
         return Answer(status=answering.status, headers=headers, streamed=True)
 
+    async def _shortened(
+        self, decided: Decided, progress: Progress, meter: Meter, crossed: CrossedStream | None, seen: int, reply: Reply
+    ) -> Answer:
+        """End a stream that no budget lets go on, as though its output limit had been reached."""
+        rest = meter.ending(decided.facts.input_tokens, seen)
+        if crossed is not None:
+            rest = _fed(crossed, rest, end=True)
+        if rest:
+            await reply.write(rest)
+        self._completed(progress, 200)
+        progress.code = "hold_used_up"
+        return Answer(status=200, headers={}, streamed=True)
+
     async def _file(
         self, decided: Decided, progress: Progress, answering: Answering, headers: Mapping[str, str], reply: Reply
     ) -> Answer:
         """Something that is no JSON passes through as it comes: sound, pictures, files."""
-        headers = {**headers, **story.of_attempt(decided, progress.attempt)}
+        headers = {**headers, **story.of_attempt(decided, progress)}
         progress.stream = passage.PassageStream()
         received = 0
         await reply.begin(answering.status, headers)

@@ -1,15 +1,18 @@
 """What one call took: usage -> charge -> footprint -> ledger entry. Pure; used by the exchange when a call ends."""
 
+from typing import Protocol
+
 import msgspec
 from msgspec import structs
 
 from .accounting import estimate, pricing
-from .carbon.footprint import UNKNOWN, energy_millijoules_mid, footprint, micrograms_mid
+from .carbon.footprint import UNKNOWN, carbon_micrograms_mid, energy_millijoules_mid, footprint
 from .crossing import Carrier
 from .crossing.carried import Back
 from .providers import PROVIDERS
 from .sessions.identity import Session
 from .values.base import Value
+from .values.budget import Amounts, Reservation
 from .values.catalog import Deployment, Footprint, Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Refusal, Verdict
@@ -20,6 +23,12 @@ from .wire.sse import Meter
 
 # Something passed through that said nothing of tokens.
 _PASSED = Usage(input=0, output=0, exact=False)
+
+
+class Watching(Protocol):
+    """Whether a stream may go on after so many output tokens; see holding.Watch."""
+
+    async def covers(self, output_tokens: int) -> bool: ...
 
 
 class Decided(Value, frozen=True, kw_only=True):
@@ -37,6 +46,7 @@ class Decided(Value, frozen=True, kw_only=True):
     verdict: Verdict
     loop_step: str
     carrier: Carrier
+    user: str = ""
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -46,6 +56,7 @@ class Progress(msgspec.Struct, kw_only=True):
     `refused` means that the provider answered with an error status, which none of them charges for. `pieces` are what
     was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
     a deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before.
+    `watch` follows a stream whose hold may have to grow.
     """
 
     number: int
@@ -59,6 +70,8 @@ class Progress(msgspec.Struct, kw_only=True):
     answer_id: str = ""
     probe: bool = False
     not_spoken: str = ""
+    reservation: Reservation | None = None
+    watch: Watching | None = None
     pieces: int | None = None
     text_bytes: int = 0
     answered: bool = False
@@ -77,7 +90,7 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
         return NO_USAGE
     if progress.usage is None and progress.answered and decided.request.background:
         # It goes on behind our back: what it will take is told to nobody but who asks the provider.
-        return Usage(input=decided.facts.input_tokens_max, output=progress.attempt.output_tokens_max, exact=False)
+        return _as_held(decided, progress.attempt)
     if progress.stream is not None:
         exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream.usage)
         if exact is not None and not progress.stream.counting:
@@ -96,12 +109,12 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
         if passage is not None:
             return _PASSED
         return _seen(decided, estimate.output_tokens(progress.text_bytes, 0))
-    return Usage(input=decided.facts.input_tokens_max, output=progress.attempt.output_tokens_max, exact=False)
+    return _as_held(decided, progress.attempt)
 
 
 def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
     """What is written down before `attempt` is dialled."""
-    deployment = attempt.deployment
+    deployment, held = attempt.deployment, _as_held(decided, attempt)
     return Hold(
         id=f"{decided.request_id}.{number}",
         at_ms=int(decided.at * 1000),
@@ -120,13 +133,16 @@ def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
         model=deployment.model,
         attempts=number,
         reason=attempt.reason,
-        input_tokens=decided.facts.input_tokens_max,
-        output_tokens=attempt.output_tokens_max,
+        input_tokens=held.input,
+        output_tokens=held.output,
         priced=int(attempt.hold_nusd is not None),
         hold_nusd=attempt.hold_nusd or 0,
         hold_millijoules=attempt.hold_millijoules or 0,
-        hold_micrograms=micrograms_mid(attempt.hold_millijoules or 0, deployment.intensity),
+        hold_micrograms=_carbon_held(deployment, held),
         world=decided.world.generation,
+        org=decided.caller.org,
+        user=decided.user,
+        root=decided.session.root,
     )
 
 
@@ -185,6 +201,27 @@ def entry_of_end(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
         first_byte=None,
         now=now,
     )
+
+
+def amounts_of(entry: LedgerEntry) -> Amounts:
+    """What an entry books on budgets, in the order of Measure."""
+    called = int(entry.usage_basis != "none")
+    tokens = entry.input_tokens + entry.output_tokens
+    return entry.charge_nusd, tokens, called, entry.energy_mj_mid, entry.carbon_ug_mid
+
+
+def _as_held(decided: Decided, attempt: Attempt) -> Usage:
+    """The tokens behind the hold: the worst case, or what such calls usually take where that was held."""
+    tokens = attempt.tokens_held
+    if tokens is None:
+        return Usage(input=decided.facts.input_tokens_max, output=attempt.output_tokens_max, exact=False)
+    return Usage(input=tokens[0], output=tokens[1], exact=False)
+
+
+def _carbon_held(deployment: Deployment, held: Usage) -> int:
+    if deployment.energy is None:
+        return 0
+    return carbon_micrograms_mid(deployment.energy, deployment.intensity, held.input, held.output)
 
 
 def _seen(decided: Decided, output_tokens: int) -> Usage:
@@ -257,6 +294,9 @@ def _entry(
         first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
         duration_ms=round((now - decided.started) * 1000),
         world=decided.world.generation,
+        org=decided.caller.org,
+        user=decided.user,
+        root=decided.session.root,
     )
 
 

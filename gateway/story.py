@@ -1,11 +1,15 @@
 """What a caller is told beside the answer: the x-penstock-* headers. Pure."""
 
+from .accounting.refused import UNITS
 from .crossing.carried import Carried
-from .settlement import Decided
+from .settlement import Decided, Progress, amounts_of
 from .values.answer import Answer
+from .values.budget import Amounts, Reservation
 from .values.entry import LedgerEntry
-from .values.plan import Attempt
 from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
+
+# Budgets told of in one header, in the order of the file.
+_BUDGETS_TOLD = 8
 
 
 def of_case(decided: Decided) -> dict[str, str]:
@@ -22,9 +26,14 @@ def of_case(decided: Decided) -> dict[str, str]:
     return headers
 
 
-def of_attempt(decided: Decided, attempt: Attempt) -> dict[str, str]:
-    """What was decided, and why."""
+def of_attempt(decided: Decided, progress: Progress, spent: Amounts | None = None) -> dict[str, str]:
+    """What was decided, and why; and how the budgets stand with the hold for it."""
+    attempt = progress.attempt
     headers = of_case(decided)
+    if progress.reservation is not None and progress.reservation.lines:
+        headers["x-penstock-budget"] = budgets_of(progress.reservation, decided.at, spent)
+    if attempt.output_limit is not None:
+        headers["x-penstock-max-output-tokens"] = str(attempt.output_limit)
     headers["x-penstock-deployment"] = attempt.deployment.name
     headers["x-penstock-tier"] = attempt.deployment.tier.name
     headers["x-penstock-reason"] = f"{attempt.reason}; {decided.verdict.reason}"
@@ -36,11 +45,32 @@ def of_attempt(decided: Decided, attempt: Attempt) -> dict[str, str]:
     return headers
 
 
-def told(answer: Answer, decided: Decided, attempt: Attempt, entry: LedgerEntry) -> Answer:
+def budgets_of(reservation: Reservation, now: float, spent: Amounts | None = None) -> str:
+    """What is left of each budget that the call was held on, in the list syntax of HTTP structured fields (RFC 8941):
+    `"team";unit=USD;limit=10;remaining=7.5;reset=3600`. With the call at its hold, or at what it `spent`."""
+    parts = []
+    for line, amount, (used, held, extra) in zip(
+        reservation.lines, reservation.amounts, reservation.standings, strict=True
+    ):
+        measure = line.budget.measure
+        limit = line.ceiling + extra
+        own = amount if spent is None else spent[measure] or 0
+        left = max(0, limit - used - held + amount - own)
+        unit, scale = UNITS[measure]
+        part = f'"{line.budget.name}";unit={unit};limit={_short(limit / scale)};remaining={_short(left / scale)}'
+        parts.append(part if line.resets_at is None else f"{part};reset={max(0, int(line.resets_at - now))}")
+    return ", ".join(parts[:_BUDGETS_TOLD])
+
+
+def _short(amount: float) -> str:
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
+
+
+def told(answer: Answer, decided: Decided, progress: Progress, entry: LedgerEntry) -> Answer:
     """The answer with its story; a whole one also says what it took (a stream's headers left before anybody knew)."""
     if answer.streamed:
         return answer
-    headers = {**answer.headers, **of_attempt(decided, attempt)}
+    headers = {**answer.headers, **of_attempt(decided, progress, amounts_of(entry))}
     if entry.usage_basis != "none":
         headers["x-penstock-cost-usd"] = nusd_to_usd(entry.charge_nusd) if entry.priced else "unpriced"
         headers["x-penstock-energy-wh"] = "%.6g" % (entry.energy_mj_mid / MILLIJOULES_PER_WH)

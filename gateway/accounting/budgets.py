@@ -1,75 +1,26 @@
 """The book of budgets: hard limits, reservations and what was spent. Synchronous; every method takes `now`.
 
 A request meets several lines at once (its key's day, its team's month, its session's cap): all are reserved together
-or none is. For every account spent + held <= limit holds at every moment, except that a settlement is what really
-happened: usage above its hold is booked in full, never trimmed.
+or none is. For every account spent + held <= ceiling + what was granted holds at every moment, except that a
+settlement is what really happened: usage above its hold is booked in full, never trimmed.
 """
 
-import calendar
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec import structs
 
-from ..values.base import Value
-from ..values.catalog import Budget, Measure, Window
-from ..values.plan import Refusal
-from ..values.units import MILLIJOULES_PER_WH, NUSD_PER_USD, told
+from ..errors import Overloaded
+from ..values.budget import NOTHING_SPENT, Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation, Smaller
 
-# Session accounts are forgotten after a day without a call; calendar accounts when their window has passed.
-SESSION_KEEP_SECONDS = 24 * 3600.0
-# Accounts kept in this process, about 300 bytes each.
+# Accounts kept in this process, about 400 bytes each. Sessions' give way; past it no new one is opened.
 ACCOUNTS_MAX = 200_000
-_HOUR_SECONDS = 3600
-# Callers x task types remembered at once.
-LINES_MAX = 10_000
-_SECONDS = {Window.hour: _HOUR_SECONDS, Window.day: 86_400, Window.week: 7 * 86_400}
-# 1970-01-01 was a Thursday; weeks begin on Monday (ISO 8601).
-_WEEK_OFFSET_SECONDS = 3 * 86_400
-
-# How people read a measure: its unit, and how many of our integer units make one.
-_UNITS = {
-    Measure.nusd: ("USD", NUSD_PER_USD),
-    Measure.millijoules: ("Wh", MILLIJOULES_PER_WH),
-    Measure.calls: ("calls", 1),
-}
-
-# Amounts in the order of Measure: (nUSD or None if unpriced, mJ or None if the weights are unknown, calls).
-Amounts = tuple[int | None, int | None, int]
-
-
-class Line(Value, frozen=True, kw_only=True):
-    """One limit that applies to one request: the account it books on and when that account starts again.
-
-    `session`: the account is one session's own, of which there is no end; the oldest may be forgotten.
-    """
-
-    account: str
-    name: str
-    measure: Measure
-    limit: int
-    resets_at: float | None
-    keep_until: float
-    session: bool = False
-
-
-class Reservation(Value, frozen=True, kw_only=True):
-    """What was set aside: which offer fitted, and how much on which account. Resolved once, by its id."""
-
-    id: str
-    choice: int
-    amounts: Amounts
-    lines: tuple[Line, ...]
-    expires_at: float
-
-
-class Exceeded(Value, frozen=True, kw_only=True):
-    """No offer fitted: the line that the cheapest one broke, and how it stood."""
-
-    line: Line
-    spent: int
-    held: int
-    wanted: int | None
+# Expired holds that are remembered, so that a late settlement puts right what was charged for them.
+EXPIRED_MAX = 10_000
+# Accounts looked at in one sweep: a millisecond or two.
+_SWEEP = 5_000
 
 
 class _Account(msgspec.Struct, gc=False):
@@ -77,186 +28,278 @@ class _Account(msgspec.Struct, gc=False):
     spent: int = 0
     held: int = 0
     keep_until: float = 0.0
+    extra: int = 0
+    grace: int = 0
+    grace_until: float = 0.0
+    # Rolling accounts: what was booked in each step, oldest first; `spent` is their sum.
+    buckets: deque[list[int]] | None = None
+
+    def granted(self, now: float) -> int:
+        return self.extra + (self.grace if now < self.grace_until else 0)
+
+    def book(self, line: Line, amount: int, now: float) -> None:
+        """Add to what was spent, in the step of `now`."""
+        self.spent += amount
+        if line.bucket_seconds:
+            step = int(now) // line.bucket_seconds
+            if self.buckets is None:
+                self.buckets = deque()
+            if self.buckets and self.buckets[-1][0] >= step:
+                self.buckets[-1][1] += amount
+            else:
+                self.buckets.append([step, amount])
+
+    def roll(self, line: Line, now: float) -> None:
+        """Let go of what lies further back than the window."""
+        if self.buckets:
+            oldest = int(now) // line.bucket_seconds - line.buckets + 1
+            while self.buckets and self.buckets[0][0] < oldest:
+                self.spent -= self.buckets.popleft()[1]
+
+
+class _Open(msgspec.Struct, gc=False):
+    reservation: Reservation
+    accounts: list[_Account]
+    extensions: int = 0
+    expired_at: float = 0.0
 
 
 class BudgetBook:
     """Accounts and open reservations in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, accounts_max: int = ACCOUNTS_MAX) -> None:
+        self._accounts_max = accounts_max
         self._accounts: dict[str, _Account] = {}
-        self._open: dict[str, tuple[Reservation, list[_Account]]] = {}
+        self._open: dict[str, _Open] = {}
+        self._expired: OrderedDict[str, _Open] = OrderedDict()
+        self._leases: list[tuple[float, str]] = []
+        self._swept: list[str] = []
 
     def reserve(
-        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
+        self, reservation_id: str, offers: Iterable[Offer], *, now: float, lease: float
     ) -> Reservation | Exceeded:
-        """Set aside the first of `offers` that fits every line; `lease` is in seconds."""
+        """Set aside the first of `offers` that fits every line, else the first that fits when shrunk; `lease` is in
+        seconds. Raises Overloaded where too many accounts are open."""
         assert reservation_id not in self._open, "a reservation id is used once"
-        accounts = [self._account(line) for line in lines]
         exceeded: Exceeded | None = None
-        for choice, amounts in enumerate(offers):
-            broken = _first_broken(lines, accounts, amounts)
+        passed_over, tried = "", []
+        for choice, offer in enumerate(offers):
+            accounts = [self._account(line, now) for line in offer.lines]
+            broken = _first_broken(offer, accounts, offer.wanted, offer.ceilings, now)
             if broken is None:
-                for line, account in zip(lines, accounts, strict=True):
-                    account.held += amounts[line.measure] or 0
-                reservation = Reservation(
-                    id=reservation_id, choice=choice, amounts=amounts, lines=lines, expires_at=now + lease
-                )
-                self._open[reservation_id] = (reservation, accounts)
-                return reservation
-            exceeded = broken
+                return self._take(reservation_id, choice, offer, accounts, offer.wanted, now, lease, passed_over)
+            exceeded, passed_over = broken, passed_over or broken.line.name
+            if offer.smaller is not None:
+                tried.append((choice, offer, offer.smaller, accounts))
+        for choice, offer, smaller, accounts in tried:
+            output = _fitting(offer, smaller, accounts, now)
+            amounts = [fixed + each * output for fixed, each in zip(smaller.fixed, smaller.per_token, strict=True)]
+            if _first_broken(offer, accounts, amounts, [line.ceiling for line in offer.lines], now) is None:
+                taken = self._take(reservation_id, choice, offer, accounts, amounts, now, lease, passed_over)
+                return structs.replace(taken, output_tokens=output)
         assert exceeded is not None, "offers are never empty"
         return exceeded
 
-    def settle(self, reservation_id: str, spent: Amounts) -> bool:
-        """Replace the hold by what was really spent; False if it was resolved before (nothing changes then)."""
-        found = self._open.pop(reservation_id, None)
+    def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
+        """Hold more, per line, for a call that goes on; False if it does not fit, or the hold is gone. The `number` of
+        the extension, from 1 on, makes it idempotent."""
+        found = self._open.get(reservation_id)
         if found is None:
             return False
-        reservation, accounts = found
-        for line, account in zip(reservation.lines, accounts, strict=True):
-            account.held -= reservation.amounts[line.measure] or 0
-            account.spent += spent[line.measure] or 0
+        if number <= found.extensions:
+            return True
+        lines = found.reservation.lines
+        for line, account, amount in zip(lines, found.accounts, more, strict=True):
+            account.roll(line, now)
+            if amount and account.spent + account.held + amount > line.ceiling + account.granted(now):
+                return False
+        for account, amount in zip(found.accounts, more, strict=True):
+            account.held += amount
+        amounts = tuple(map(sum, zip(found.reservation.amounts, more, strict=True)))
+        found.reservation = structs.replace(found.reservation, amounts=amounts)
+        found.extensions = number
         return True
 
-    def void(self, reservation_id: str) -> bool:
+    def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> tuple[Crossing, ...] | None:
+        """Replace the hold by what was really spent; gives the notices that are due. None if it was resolved before.
+
+        What had expired was charged as held: that is put right.
+        """
+        found = self._open.pop(reservation_id, None)
+        late = found is None
+        if found is None:
+            found = self._expired.pop(reservation_id, None)
+            if found is None:
+                return None
+        crossings: list[Crossing] = []
+        reservation = found.reservation
+        for line, account, held in zip(reservation.lines, found.accounts, reservation.amounts, strict=True):
+            if late:
+                _unbook(line, account, held, found.expired_at, now)
+            else:
+                account.held -= held
+            account.roll(line, now)
+            before = account.spent
+            account.book(line, spent[line.budget.measure] or 0, now)
+            if line.budget.stages.notify:
+                crossings += _crossed(line, before, account.spent, now)
+        return tuple(crossings)
+
+    def void(self, reservation_id: str, *, now: float) -> bool:
         """Give the hold back: nothing was spent. False if it was resolved before."""
-        return self.settle(reservation_id, (0, 0, 0))
+        return self.settle(reservation_id, NOTHING_SPENT, now=now) is not None
 
     def expire(self, now: float) -> list[Reservation]:
         """Resolve holds whose lease ran out, charged as held, and forget accounts whose time is over."""
-        late = [reservation for reservation, _ in self._open.values() if reservation.expires_at <= now]
-        for reservation in late:
-            self.settle(reservation.id, reservation.amounts)
-        over = [name for name, account in self._accounts.items() if account.keep_until <= now and account.held == 0]
-        for name in over:
-            del self._accounts[name]
-        self._forget_oldest(len(self._accounts) - ACCOUNTS_MAX)
+        late = []
+        while self._leases and self._leases[0][0] <= now:
+            found = self._open.pop(heapq.heappop(self._leases)[1], None)
+            if found is None:
+                continue
+            found.expired_at = now
+            for line, account, held in zip(
+                found.reservation.lines, found.accounts, found.reservation.amounts, strict=True
+            ):
+                account.held -= held
+                account.book(line, held, now)
+            self._expired[found.reservation.id] = found
+            late.append(found.reservation)
+        while len(self._expired) > EXPIRED_MAX:
+            self._expired.popitem(last=False)
+        if len(self._leases) > 1000 and len(self._leases) > 4 * len(self._open):
+            # Calls that ended long ago; their leases would otherwise wait for their time.
+            self._leases = [lease for lease in self._leases if lease[1] in self._open]
+            heapq.heapify(self._leases)
+        self._sweep(now)
         return late
 
-    def _forget_oldest(self, count: int) -> None:
-        """Bound the memory: sessions' accounts that have gone longest without a call give way; budgets never do."""
-        if count <= 0:
-            return
-        idle = [name for name, account in self._accounts.items() if account.session and account.held == 0]
-        for name in idle[:count]:
-            del self._accounts[name]
+    def grant(self, line: Line, grant: Grant) -> None:
+        """Allow more on one account: for the rest of its window, or until a time."""
+        account = self._account(line, 0.0)
+        if grant.until is None:
+            account.extra += grant.amount
+        else:
+            account.grace, account.grace_until = grant.amount, grant.until
 
-    def restore(self, line: Line, spent: int) -> None:
-        """Book what the ledger says was spent before this process began."""
-        self._account(line).spent += spent
+    def restore(self, line: Line, spent: int, *, at: float) -> None:
+        """Book what the ledger says was spent at `at`, before this process began; oldest first."""
+        self._account(line, 0.0).book(line, spent, at)
 
-    def standing(self, line: Line) -> tuple[int, int]:
-        """(spent, held) of the line's account now."""
+    def standing(self, line: Line, *, now: float) -> tuple[int, int, int]:
+        """(spent, held, granted) of the line's account now."""
         account = self._accounts.get(line.account)
-        return (account.spent, account.held) if account else (0, 0)
+        if account is None:
+            return 0, 0, 0
+        account.roll(line, now)
+        return account.spent, account.held, account.granted(now)
 
     @property
     def open_holds(self) -> int:
         """How many reservations wait for their resolution."""
         return len(self._open)
 
-    def _account(self, line: Line) -> _Account:
+    def _take(
+        self,
+        reservation_id: str,
+        choice: int,
+        offer: Offer,
+        accounts: list[_Account],
+        wanted: Sequence[int | None],
+        now: float,
+        lease: float,
+        passed_over: str,
+    ) -> Reservation:
+        """Hold what fits; one piece, for every argument is a part of the reservation."""
+        amounts, standings = [], []
+        for account, amount in zip(accounts, wanted, strict=True):
+            held = amount or 0
+            account.held += held
+            amounts.append(held)
+            standings.append((account.spent, account.held, account.granted(now)))
+        reservation = Reservation(
+            id=reservation_id,
+            choice=choice,
+            lines=offer.lines,
+            amounts=tuple(amounts),
+            standings=tuple(standings),
+            expires_at=now + lease,
+            passed_over=passed_over,
+        )
+        self._open[reservation_id] = _Open(reservation, accounts)
+        heapq.heappush(self._leases, (reservation.expires_at, reservation_id))
+        return reservation
+
+    def _sweep(self, now: float) -> None:
+        """Forget a share of the accounts whose time is over: all of them over a few calls, none of which takes long."""
+        if not self._swept:
+            self._swept = list(self._accounts)
+        for name in self._swept[-_SWEEP:]:
+            account = self._accounts.get(name)
+            if account is not None and account.keep_until <= now and account.held == 0:
+                del self._accounts[name]
+        del self._swept[-_SWEEP:]
+
+    def _account(self, line: Line, now: float) -> _Account:
         account = self._accounts.get(line.account)
         if account is None:
+            if len(self._accounts) >= self._accounts_max:
+                self._make_room()
             account = self._accounts[line.account] = _Account(session=line.session)
+        elif account.buckets:
+            account.roll(line, now)
         if account.keep_until < line.keep_until:
             account.keep_until = line.keep_until
         return account
 
-
-class LineCache:
-    """Remembers the lines of each caller and task type for the current hour: no calendar window ends within one."""
-
-    def __init__(self) -> None:
-        self._budgets: tuple[Budget, ...] = ()
-        self._hour = -1
-        self._lines: dict[tuple[str, str, str], tuple[Line, ...]] = {}
-
-    def of(self, budgets: tuple[Budget, ...], who: tuple[str, str, str], *, now: float) -> tuple[Line, ...]:
-        """The lines for (key, team, task type)."""
-        hour = int(now) // _HOUR_SECONDS
-        if hour != self._hour or budgets is not self._budgets or len(self._lines) > LINES_MAX:
-            self._budgets, self._hour, self._lines = budgets, hour, {}
-        lines = self._lines.get(who)
-        if lines is None:
-            scope = dict(zip(("key", "team", "task_type"), who, strict=True))
-            lines = self._lines[who] = lines_for(budgets, scope, now=now)
-        return lines
+    def _make_room(self) -> None:
+        """Bound the memory: sessions' accounts that have gone longest without a call give way, budgets' never."""
+        idle = [name for name, account in self._accounts.items() if account.session and account.held == 0]
+        if not idle:
+            raise Overloaded("Too many budget accounts are open (one for each user?); no call is made unbudgeted.")
+        for name in idle[: max(1, self._accounts_max // 100)]:
+            del self._accounts[name]
 
 
-def lines_for(budgets: Iterable[Budget], scope: Mapping[str, str], *, now: float) -> tuple[Line, ...]:
-    """The lines that apply to a request with these scope values (key, team, task_type, ...)."""
-    return tuple(_line(budget, scope, now) for budget in budgets if _applies(budget, scope))
-
-
-def window_of(window: Window, now: float) -> tuple[str, float | None]:
-    """The name of the current window, and when it ends in seconds since the epoch (None: never)."""
-    if window is Window.total:
-        return "total", None
-    if window is Window.month:
-        day = time.gmtime(now)
-        year, month = (day.tm_year + 1, 1) if day.tm_mon == 12 else (day.tm_year, day.tm_mon + 1)
-        return f"{day.tm_year}-{day.tm_mon:02}", float(calendar.timegm((year, month, 1, 0, 0, 0)))
-    length = _SECONDS[window]
-    offset = _WEEK_OFFSET_SECONDS if window is Window.week else 0
-    number = int(now + offset) // length
-    return f"{window.name}{number}", float((number + 1) * length - offset)
-
-
-def _first_broken(lines: Sequence[Line], accounts: Sequence[_Account], amounts: Amounts) -> Exceeded | None:
-    for line, account in zip(lines, accounts, strict=True):
-        wanted = amounts[line.measure]
-        if wanted is None or account.spent + account.held + wanted > line.limit:
-            return Exceeded(line=line, spent=account.spent, held=account.held, wanted=wanted)
+def _first_broken(
+    offer: Offer, accounts: Sequence[_Account], wanted: Sequence[int | None], ceilings: Sequence[int], now: float
+) -> Exceeded | None:
+    for line, account, amount, ceiling in zip(offer.lines, accounts, wanted, ceilings, strict=True):
+        if amount is None or account.spent + account.held + amount > ceiling:
+            extra = account.granted(now)
+            if line.budget.shadow or (amount is not None and account.spent + account.held + amount <= ceiling + extra):
+                continue
+            return Exceeded(line=line, spent=account.spent, held=account.held, extra=extra, wanted=amount)
     return None
 
 
-def _applies(budget: Budget, scope: Mapping[str, str]) -> bool:
-    return all(dimension in scope and wanted in ("*", scope[dimension]) for dimension, wanted in budget.scope.items())
+def _fitting(offer: Offer, smaller: Smaller, accounts: Sequence[_Account], now: float) -> int:
+    """The most output tokens with which every line stays under its threshold, between `least` and `most`."""
+    most = smaller.most
+    for line, account, fixed, each, threshold in zip(
+        offer.lines, accounts, smaller.fixed, smaller.per_token, smaller.thresholds, strict=True
+    ):
+        if each and not line.budget.shadow:
+            room = threshold + account.granted(now) - account.spent - account.held - fixed
+            most = min(most, room // each)
+    return max(most, smaller.least)
 
 
-def _line(budget: Budget, scope: Mapping[str, str], now: float) -> Line:
-    name, resets_at = window_of(budget.window, now)
-    values = "/".join(f"{dimension}={scope[dimension]}" for dimension in sorted(budget.scope))
-    return Line(
-        account=f"{budget.name}|{values}|{name}",
-        name=budget.name,
-        measure=budget.measure,
-        limit=budget.limit,
-        resets_at=resets_at,
-        keep_until=resets_at if resets_at is not None else float("inf"),
-    )
+def _unbook(line: Line, account: _Account, held: int, then: float, now: float) -> None:
+    """Take back what an expired hold was charged; what has left a rolling window is gone already."""
+    if not line.bucket_seconds:
+        account.spent -= held
+        return
+    account.roll(line, now)
+    step = int(then) // line.bucket_seconds
+    for bucket in account.buckets or ():
+        if bucket[0] == step:
+            bucket[1] -= held
+            account.spent -= held
 
 
-def refusal(exceeded: Exceeded, now: float) -> Refusal:
-    """What to tell the agent: which limit, what was used, and how to go on."""
-    line = exceeded.line
-    unit, scale = _UNITS[line.measure]
-    used, held, limit = exceeded.spent / scale, exceeded.held / scale, line.limit / scale
-    details: dict[str, object] = {
-        "budget": line.name, "unit": unit, "used": used, "held": held, "limit": limit, "account": line.account,
-    }  # fmt: skip
-    if exceeded.wanted is None:
-        wants = (
-            f"what this call may take in {unit} is not known, so it cannot be held (no price sheet or energy profile)"
-        )
-    else:
-        details["wanted"] = exceeded.wanted / scale
-        wants = f"this call may take up to {told(exceeded.wanted / scale)}"
-    again = "It does not start again by itself."
-    if line.resets_at is not None:
-        details["resets_in_seconds"] = round(line.resets_at - now)
-        again = f"It starts again in {_duration(line.resets_at - now)}."
-    return Refusal(
-        code="budget_exceeded" if line.resets_at is not None else "cap_exceeded",
-        message=(
-            f"Budget '{line.name}' is used up: {told(used)} {unit} spent and {told(held)} held of {told(limit)}; {wants}. "
-            f"{again} Lower max_tokens, ask for a smaller model, or ask the operator to raise it."
-        ),
-        details=details,
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"
+def _crossed(line: Line, before: int, after: int, now: float) -> list[Crossing]:
+    return [
+        Crossing(line=line, percent=percent, spent=after, at=now)
+        for percent, amount in line.budget.stages.notify
+        if before < amount <= after
+    ]

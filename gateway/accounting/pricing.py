@@ -40,6 +40,17 @@ def worst_case(sheet: PriceSheet, input_tokens_max: int, output_tokens_max: int,
     return divide_up(scaled, TOKENS_PER_MTOK)
 
 
+def usual_case(
+    sheet: PriceSheet, input_tokens: int, cached_tokens: int, output_tokens: int, *, long_cache: bool = False
+) -> int:
+    """What a usual call holds in nUSD: so much of the input read from a cache, the rest at the dearest kind."""
+    rates = sheet.rates(input_tokens)
+    dearest = rates.dearest_long if long_cache else rates.dearest_input
+    fresh = input_tokens - cached_tokens
+    scaled = fresh * dearest + cached_tokens * rates.cached_input + output_tokens * rates.dearest_output
+    return divide_up(scaled, TOKENS_PER_MTOK)
+
+
 def _dearest(rates: Rates, input_tokens: int, output_tokens: int, long_cache: bool) -> int:
     dearest = rates.dearest_long if long_cache else rates.dearest_input
     return input_tokens * dearest + output_tokens * rates.dearest_output

@@ -32,6 +32,20 @@ def micrograms_mid(millijoules: int, intensity: Intensity) -> int:
     return round(millijoules / _MILLI * intensity.grams_per_kwh * _MICROGRAMS_PER_JOULE)
 
 
+def carbon_micrograms_mid(
+    model: tuple[EnergyModel, EnergyModel, EnergyModel],
+    intensity: Intensity,
+    input_tokens: int,
+    output_tokens: int,
+    cached_tokens: int = 0,
+) -> int:
+    """The mid estimate of carbon alone, embodied included: what budgets hold, by the arithmetic of `footprint`."""
+    accelerator = model[1].accelerator_joules(input_tokens, cached_tokens, output_tokens)
+    facility = accelerator * model[1].facility
+    grams = facility * intensity.grams_per_kwh + accelerator * _EMBODIED_GRAMS_PER_KWH[1]
+    return round(grams * _MICROGRAMS_PER_JOULE)
+
+
 def energy_millijoules_mid(
     model: tuple[EnergyModel, EnergyModel, EnergyModel], input_tokens: int, output_tokens: int, cached_tokens: int = 0
 ) -> int:

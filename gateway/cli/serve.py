@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 try:
@@ -15,7 +16,7 @@ except ImportError:  # not on every platform; asyncio's own loop does the same, 
     from asyncio import run as run_loop  # type: ignore[assignment]
 
 from ..app import App
-from ..config.load import load
+from ..config.load import load, parse
 from ..config.settings import Settings, read_settings
 from ..values.world import World
 
@@ -34,19 +35,22 @@ def run(chosen: argparse.Namespace) -> int:
     """Start, serve, drain."""
     settings = read_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    world, notes = load(chosen.config or settings.config, os.environ)
+    path = chosen.config or settings.config
+    world, notes = load(path, os.environ)
     for note in notes:
         logging.getLogger(__name__).warning(note)
     try:
-        run_loop(_serve(settings, world))
+        text = path.read_text(encoding="utf-8")
+        # The text that was started with, not the file: what changes with time is prices, and nothing else.
+        run_loop(_serve(settings, world, lambda now: parse(text, str(path), os.environ, now=now)[0]))
     except OSError as error:
         print(f"penstock: cannot start: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(settings: Settings, world: World) -> None:
-    app = App(settings, world)
+async def _serve(settings: Settings, world: World, reload: Callable[[float], World]) -> None:
+    app = App(settings, world, reload)
     await app.start()
     _calm_collector()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -1,6 +1,7 @@
 """The deployments of a routing file: providers, secrets, prices, energy and grid put together."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,8 +20,8 @@ _CONTEXT_TOKENS, _OUTPUT_TOKENS = 128_000, 16_384
 _PUE_ERROR = 0.02
 
 
-def deployments(reader: Reader, document: schema.Document) -> dict[str, catalog.Deployment]:
-    """Every deployment whose provider exists; what is wrong is complained about."""
+def deployments(reader: Reader, document: schema.Document, now: float) -> dict[str, catalog.Deployment]:
+    """Every deployment whose provider exists, at the prices in effect at `now`; what is wrong is complained about."""
     listed = prices_litellm.load()
     tables = intensity_tables.load()
     secrets = {
@@ -43,6 +44,7 @@ def deployments(reader: Reader, document: schema.Document) -> dict[str, catalog.
         known = _known(reader, doc, path, listed)
         output_tokens = doc.output_tokens or (known.output_tokens if known else None)
         sheet = _sheet(reader, doc.price, (*path, "price")) if doc.price else known.sheet if known else None
+        sheet = _changed(reader, doc, path, sheet, now)
         if sheet is None:
             reader.note(
                 path,
@@ -110,6 +112,37 @@ def _known(
             (*path, "price_list"), f"the price list has no '{doc.price_list}'{meant(doc.price_list, listed)}"
         )
     return known
+
+
+def changes(document: schema.Document) -> list[float]:
+    """When prices change, in seconds since the epoch, in ascending order."""
+    days = {change.effective for doc in document.deployments.values() for change in doc.price_changes}
+    return sorted(at for day in days if (at := _midnight(day)) is not None)
+
+
+def _changed(
+    reader: Reader, doc: schema.Deployment, path: Path, sheet: catalog.PriceSheet | None, now: float
+) -> catalog.PriceSheet | None:
+    """The sheet in effect at `now`: the last change whose day has come."""
+    latest = float("-inf")
+    for number, change in enumerate(doc.price_changes):
+        place: Path = (*path, "price_changes", number)
+        at, changed = _midnight(change.effective), _sheet(reader, change, place)
+        if at is None:
+            reader.complain((*place, "effective"), f"'{change.effective}' is not a day; write it like 2027-01-31")
+        elif at <= latest:
+            reader.complain((*place, "effective"), "price changes must be in ascending order of 'effective'")
+        else:
+            latest = at
+            sheet = changed if at <= now else sheet
+    return sheet
+
+
+def _midnight(day: str) -> float | None:
+    try:
+        return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def _sheet(reader: Reader, doc: schema.Price, path: Path) -> catalog.PriceSheet:

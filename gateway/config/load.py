@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import time
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path as FilePath
@@ -13,8 +14,11 @@ from ..errors import ConfigError
 from ..values import catalog
 from ..values.request import Caller
 from ..values.units import MILLIJOULES_PER_WH
-from ..values.world import World
+from ..values.world import Webhook, World
 from . import schema
+from .budgets import budgets as budgets_of
+from .budgets import caps as caps_of
+from .deployments import changes as changes_of
 from .deployments import deployments as deployments_of
 from .reader import Reader, meant, nusd
 from .yaml_tree import Path, read
@@ -25,22 +29,26 @@ _KG_PER_TONNE = 1000
 _PRUNINGS_MAX = 8
 
 
-def load(path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True) -> tuple[World, list[str]]:
-    """Read a file; gives the World and notes on what works but may surprise. Raises ConfigError with all complaints."""
+def load(
+    path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
+) -> tuple[World, list[str]]:
+    """Read a file; gives the World at `now` (seconds since the epoch; None: the machine's time) and notes on what works but may surprise. Raises ConfigError with all complaints."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}:1:1: cannot be read: {error}"]) from error
-    return parse(text, str(path), env, need_secrets=need_secrets)
+    return parse(text, str(path), env, need_secrets=need_secrets, now=now)
 
 
-def parse(text: str, name: str, env: Mapping[str, str], *, need_secrets: bool = True) -> tuple[World, list[str]]:
+def parse(
+    text: str, name: str, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
+) -> tuple[World, list[str]]:
     """Like `load`, from text."""
     reader = Reader(name=name, tree=read(text), env=env, need_secrets=need_secrets)
     reader.complaints += reader.tree.complaints
     _references(reader)
     document = _document(reader) if reader.tree.data is not None or not reader.complaints else None
-    world = _world(reader, document, hashlib.sha256(text.encode()).hexdigest()[:12]) if document else None
+    world = _world(reader, document, text, time.time() if now is None else now) if document else None
     if reader.complaints or world is None:
         ordered = sorted(set(reader.complaints))
         raise ConfigError([f"{name}:{line}:{column}: {sentence}" for line, column, sentence in ordered])
@@ -125,8 +133,10 @@ def _references(reader: Reader) -> None:
                 )
 
 
-def _world(reader: Reader, document: schema.Document, generation: str) -> World:
-    deployments = deployments_of(reader, document)
+def _world(reader: Reader, document: schema.Document, text: str, now: float) -> World:
+    deployments = deployments_of(reader, document, now)
+    changes = changes_of(document)
+    passed = sum(1 for at in changes if at <= now)
     task_types = tuple(
         catalog.TaskType(
             name=name,
@@ -140,25 +150,35 @@ def _world(reader: Reader, document: schema.Document, generation: str) -> World:
     if loops.warn_at > loops.stop_at:
         reader.complain(("loops", "warn_at"), f"'warn_at' is above 'stop_at' ({loops.stop_at}); it must not be")
     return World(
-        generation=generation,
+        # A price that has taken effect makes another configuration of the same file.
+        generation=hashlib.sha256((text + f"#{passed}" * bool(passed)).encode()).hexdigest()[:12],
+        changes_at=next((at for at in changes if at > now), None),
         deployments=deployments,
         routes=_routes(reader, document, deployments),
         task_types=task_types,
-        budgets=_budgets(reader, document),
-        caps=_caps(reader, document.sessions.caps),
+        budgets=budgets_of(reader, document, open_caller=_OPEN_CALLER),
+        caps=caps_of(reader, document.sessions.caps),
         loops=catalog.LoopLimits(warn=loops.warn_at, stop=loops.stop_at, enforce=loops.mode == "enforce"),
         policy=_policy(reader, document),
         callers=_callers(reader, document),
         open_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),
+        parent_headers=tuple(header.lower() for header in document.sessions.parent_headers),
+        user_headers=tuple(header.lower() for header in document.users.headers),
+        webhook=_webhook(reader, document.notify.webhook),
     )
 
 
 def _callers(reader: Reader, document: schema.Document) -> dict[bytes, Caller]:
     callers: dict[bytes, Caller] = {}
+    orgs: dict[str, str] = {}
     if document.access == "keys" and not document.keys:
         reader.complain(("keys",), "no keys are defined, so nobody could call; add keys, or set 'access: open'")
     for number, key in enumerate(document.keys):
+        if orgs.setdefault(key.team, key.org) != key.org:
+            reader.complain(
+                ("keys", number), f"team '{key.team}' belongs to '{orgs[key.team]}' above; a team has one organisation"
+            )
         secret = reader.secret(key.secret, ("keys", number, "secret"))
         if any(caller.key == key.id for caller in callers.values()):
             reader.complain(("keys", number, "id"), f"key id '{key.id}' is given twice; ids are unique")
@@ -169,7 +189,7 @@ def _callers(reader: Reader, document: schema.Document) -> dict[bytes, Caller]:
             reader.complain(
                 ("keys", number, "secret"), f"the same secret as key '{callers[digest].key}'; secrets differ"
             )
-        callers[digest] = Caller(key=key.id, team=key.team)
+        callers[digest] = Caller(key=key.id, team=key.team, org=key.org)
     return callers
 
 
@@ -193,47 +213,11 @@ def _routes(
     return routes
 
 
-def _budgets(reader: Reader, document: schema.Document) -> tuple[catalog.Budget, ...]:
-    budgets = []
-    known = {
-        "key": {key.id for key in document.keys} | {_OPEN_CALLER.key},
-        "team": {key.team for key in document.keys} | {_OPEN_CALLER.team},
-        "task_type": {*reader.section("task_types"), "other"},
-    }
-    for name, doc in document.budgets.items():
-        path: Path = ("budgets", name)
-        scope = {dimension: value for dimension, value in doc.scope.model_dump().items() if value is not None}
-        for dimension, value in scope.items():
-            if value != "*" and value not in known[dimension]:
-                reader.complain(
-                    (*path, "scope", dimension), f"unknown {dimension} '{value}'{meant(value, known[dimension])}"
-                )
-        given = [(measure, value) for measure, value in doc.limit.model_dump().items() if value is not None]
-        if len(given) != 1:
-            reader.complain((*path, "limit"), "give exactly one of usd, wh or calls")
-            continue
-        measure, limit = _limit(reader, given[0], (*path, "limit"))
-        budgets.append(
-            catalog.Budget(name=name, scope=scope, measure=measure, limit=limit, window=catalog.Window[doc.window])
-        )
-    return tuple(budgets)
-
-
-def _limit(reader: Reader, given: tuple[str, Any], path: Path) -> tuple[catalog.Measure, int]:
-    unit, value = given
-    if unit == "usd":
-        return catalog.Measure.nusd, nusd(reader, value, (*path, unit))
-    if unit == "wh":
-        return catalog.Measure.millijoules, int(value * MILLIJOULES_PER_WH)
-    return catalog.Measure.calls, int(value)
-
-
-def _caps(reader: Reader, doc: schema.Caps) -> catalog.SessionCaps:
-    return catalog.SessionCaps(
-        calls=doc.calls,
-        nusd=nusd(reader, doc.usd, ("sessions", "caps", "usd")) if doc.usd is not None else None,
-        seconds=float(doc.minutes) * 60 if doc.minutes is not None else None,
-    )
+def _webhook(reader: Reader, doc: schema.Webhook | None) -> Webhook | None:
+    if doc is None:
+        return None
+    secret = reader.secret(doc.secret, ("notify", "webhook", "secret")) if doc.secret is not None else None
+    return Webhook(url=doc.url, secret=secret)
 
 
 def _policy(reader: Reader, document: schema.Document) -> catalog.Policy:

@@ -41,10 +41,12 @@ class SecretRef(_Strict):
 
 
 class Key(_Strict):
-    """A key that callers show, the team that pays."""
+    """A key that callers show, the team that pays, and the organisation that the team belongs to: budgets of different
+    organisations know nothing of each other."""
 
     id: Name
     team: Name
+    org: Name = "default"
     secret: SecretRef
 
 
@@ -85,6 +87,12 @@ class Price(Rates):
     steps: list[Step] = []
 
 
+class PriceChange(Price):
+    """A price sheet that replaces the one before from this day on (00:00 UTC)."""
+
+    effective: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
 class Energy(_Strict):
     """What is known about the weights and the machine; billions of parameters."""
 
@@ -112,6 +120,7 @@ class Deployment(_Strict):
     model: ModelName
     tier: Literal["small", "medium", "frontier"]
     price: Price | None = None
+    price_changes: list[PriceChange] = []
     price_list: str | None = None
     energy: Energy | None = None
     zone: str | None = None
@@ -155,27 +164,107 @@ class Tiers(_Strict):
 
 
 class Scope(_Strict):
-    """Which requests a budget covers; "*" gives every value its own account."""
+    """Which requests a budget covers; "*" gives every value its own account. Session means the whole tree under the
+    session that was started first; user is whom the caller names (nobody named: an account of its own)."""
 
-    key: str | None = None
+    org: str | None = None
     team: str | None = None
+    key: str | None = None
+    user: str | None = None
+    session: Literal["*"] | None = None
     task_type: str | None = None
+    route: str | None = None
+    deployment: str | None = None
+    model: str | None = None
+    tier: str | None = None
+    provider: str | None = None
 
 
 class Limit(_Strict):
-    """Exactly one of dollars, watt-hours or calls."""
+    """Exactly one of dollars, tokens (input and output), calls, watt-hours or grams of CO2e."""
 
     usd: NotNegative | None = None
-    wh: NotNegative | None = None
+    tokens: Annotated[int, Field(ge=0)] | None = None
     calls: Annotated[int, Field(ge=0)] | None = None
+    wh: NotNegative | None = None
+    g_co2e: NotNegative | None = None
+
+
+Percent = Annotated[int, Field(ge=1, le=100)]
+
+
+class Downgrade(_Strict):
+    """From this percentage on only tiers up to `to` may book, where the request has such a candidate."""
+
+    at: Percent
+    to: Literal["small", "medium"] = "small"
+
+
+class Shrink(_Strict):
+    """From this percentage on output limits are lowered to what keeps below it, and to no less than this."""
+
+    at: Percent = 100
+    min_output_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 256
+
+
+class Queue(_Strict):
+    """A call that would pass this percentage waits so long for room; then the limit itself decides."""
+
+    at: Percent = 100
+    seconds: Annotated[Number, Field(gt=0, le=300)]
+
+
+class Stages(_Strict):
+    """What happens on the way to the limit, in percent of it. `notify`: webhook, event and metric when so much is spent.
+    `refuse`: nothing is booked beyond it."""
+
+    notify: list[Percent] = []
+    downgrade: Downgrade | None = None
+    shrink: Shrink | None = None
+    queue: Queue | None = None
+    refuse: Percent = 100
 
 
 class Budget(_Strict):
-    """A hard limit for a scope and a calendar window (UTC)."""
+    """A hard limit for a scope and a window; calendar windows follow `timezone`, `rolling-24h` looks back from now (m, h
+    or d), `session` lasts as long as a session's tree.
+
+    `hold`: worst_case never overspends; expected holds `safety_factor` times what such calls usually take, and lets a
+    stream extend its hold or ends it (docs/budgets.md has the bounds). `fail`: what happens while the shared store is
+    down. `mode: shadow` counts and notifies, and refuses nothing. `contact` tells the agent how to ask for more.
+    """
 
     scope: Scope = Scope()
     limit: Limit
-    window: Literal["hour", "day", "week", "month", "total"]
+    window: Annotated[
+        str, StringConstraints(pattern=r"^(hour|day|week|month|total|session|rolling-[1-9][0-9]{0,3}[mhd])$")
+    ]
+    timezone: str = "UTC"
+    stages: Stages = Stages()
+    hold: Literal["worst_case", "expected"] = "worst_case"
+    safety_factor: Annotated[Number, Field(ge=1, le=20)] = Decimal("1.5")
+    fail: Literal["closed", "open", "local"] = "closed"
+    mode: Literal["enforce", "shadow"] = "enforce"
+    contact: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\r\n]*$")] = ""
+
+
+class Webhook(_Strict):
+    """Where budget notices are posted as JSON, and the secret that signs them (x-penstock-signature)."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$")]
+    secret: SecretRef | None = None
+
+
+class Notify(_Strict):
+    """Who is told."""
+
+    webhook: Webhook | None = None
+
+
+class Users(_Strict):
+    """The headers that name the end user, before the body's own fields (user, safety_identifier, metadata.user_id)."""
+
+    headers: list[str] = ["x-penstock-user", "x-litellm-end-user-id", "helicone-user-id"]
 
 
 class EnergyRules(_Strict):
@@ -194,13 +283,14 @@ class Caps(_Strict):
 
 
 class Sessions(_Strict):
-    """Caps, and the headers that name a session."""
+    """Caps, the headers that name a session, and those that name the session which started it."""
 
     caps: Caps = Caps()
     headers: list[str] = [
         "x-penstock-session", "x-session-id", "session-id", "session_id", "thread-id", "x-claude-code-session-id",
         "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id",
     ]  # fmt: skip
+    parent_headers: list[str] = ["x-penstock-parent-session"]
 
 
 class Loops(_Strict):
@@ -230,6 +320,8 @@ class Document(_Strict):
     task_types: dict[Name, TaskType] = {}
     budgets: dict[Name, Budget] = {}
     energy: EnergyRules = EnergyRules()
+    users: Users = Users()
+    notify: Notify = Notify()
     sessions: Sessions = Sessions()
     loops: Loops = Loops()
     retries: Retries = Retries()

@@ -1,20 +1,28 @@
-"""The street door for operators: /livez /readyz /metrics /export. Read-only.
+"""The street door for operators: /livez /readyz /metrics /export, and /admin/budgets, where more can be granted.
 
-/export shows what teams spent: it is free only where the listening address is this machine's own, else it wants the
-admin token.
+/export and /admin show what teams spent: they are free only where the listening address is this machine's own, else
+they want the admin token.
 """
 
 import asyncio
 import hmac
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import orjson
 from aiohttp import web
 
-from ..errors import BadRequest, CallerError, MethodNotAllowed, PenstockError, Unauthenticated
+from ..desk import Desk
+from ..errors import BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
 from ..wire import openai_errors
 
 # Query parameters -> (text, content type); raises ValueError with what is wrong about them.
 Export = Callable[[Mapping[str, str]], tuple[str, str]]
+
+
+# A grant is a few words.
+_ASKED_BYTES_MAX = 16 * 1024
+_ASKED_SECONDS = 10.0
 
 
 class Admin:
@@ -26,6 +34,8 @@ class Admin:
         ready: Callable[[], list[str]],
         render: Callable[[], tuple[bytes, str]],
         export: Export,
+        desk: Desk,
+        events: Callable[[int], list[dict[str, Any]]],
         token: str | None,
         local: bool,
         with_data: bool,
@@ -33,6 +43,8 @@ class Admin:
         self._ready = ready
         self._render = render
         self._export_text = export
+        self._desk = desk
+        self._events = events
         self._token = token
         self._local = local
         self._with_data = with_data
@@ -41,7 +53,7 @@ class Admin:
         """The whole of an own admin port."""
         try:
             found = await self.answer(request)
-        except CallerError as error:
+        except PenstockError as error:
             found = self._failed(error)
         return found if found is not None else web.Response(status=404, text="not found\n")
 
@@ -53,7 +65,11 @@ class Admin:
         if path in ("/readyz", "/healthz"):
             reasons = self._ready()
             return web.Response(status=503 if reasons else 200, text="\n".join(reasons or ["ready"]) + "\n")
-        if not self._with_data or path not in ("/metrics", "/export"):
+        if not self._with_data:
+            return None
+        if path == "/admin/budgets" or path.startswith("/admin/budgets/"):
+            return await self._budgets(request)
+        if path not in ("/metrics", "/export"):
             return None
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
@@ -61,6 +77,21 @@ class Admin:
             body, content_type = await asyncio.to_thread(self._render)
             return web.Response(body=body, headers={"Content-Type": content_type})
         return await self._export(request)
+
+    async def _budgets(self, request: web.BaseRequest) -> web.Response:
+        """GET /admin/budgets, GET /admin/budgets/events?since=MS, POST /admin/budgets/NAME/grants."""
+        self._admit(request)
+        parts = request.path.removeprefix("/admin/budgets").strip("/").split("/")
+        if request.method == "GET" and parts == [""]:
+            return _json(await self._desk.named())
+        if request.method == "GET" and parts == ["events"]:
+            since = request.query.get("since", "0")
+            if not since.isdecimal() or len(since) > 15:
+                raise BadRequest("'since' must be milliseconds since the epoch.", param="since")
+            return _json({"object": "list", "data": await asyncio.to_thread(self._events, int(since))})
+        if request.method == "POST" and len(parts) == 2 and parts[1] == "grants":
+            return _json(await self._desk.grant(parts[0], await _asked(request), who="admin"))
+        raise NotFound("See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants.")
 
     async def _export(self, request: web.BaseRequest) -> web.Response:
         self._admit(request)
@@ -82,3 +113,27 @@ class Admin:
     def _failed(self, error: PenstockError) -> web.Response:
         answer = openai_errors.failed(error)
         return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
+
+
+def _json(document: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(document), content_type="application/json")
+
+
+async def _asked(request: web.BaseRequest) -> dict[str, Any]:
+    """The JSON object that was sent, bounded in size and time. Raises BadRequest."""
+    body = b""
+    try:
+        async with asyncio.timeout(_ASKED_SECONDS):
+            while piece := await request.content.readany():
+                body += piece
+                if len(body) > _ASKED_BYTES_MAX:
+                    raise BodyTooLarge(f"The body is larger than {_ASKED_BYTES_MAX} bytes.")
+    except TimeoutError as error:
+        raise BadRequest("The body did not arrive in time.") from error
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest("The body is not valid JSON.", code="invalid_json") from error
+    if not isinstance(document, dict):
+        raise BadRequest("The body must be a JSON object.", code="invalid_json")
+    return document

@@ -10,9 +10,11 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
+import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from ..desk import Desk
 from ..errors import (
     BadRequest,
     BodyTooLarge,
@@ -26,6 +28,7 @@ from ..errors import (
 )
 from ..exchange import Exchange
 from ..values.answer import Answer
+from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS
 from ..values.request import Caller, Hints
 from ..values.world import World
 from ..wire import DIALECTS, PARSERS, Dialect, models, openai_errors, passage
@@ -47,7 +50,9 @@ _PATHS = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
     "/v1/embeddings": "embeddings", "/v1/completions": "completions",
 }  # fmt: skip
-_PREFIX, _COUNT_TOKENS = "/anthropic", "/v1/messages/count_tokens"
+_PREFIX, _COUNT_TOKENS, _MY_BUDGETS = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
+# What beside the key may decide which budgets meet a request.
+_ASKED_OF_BUDGETS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
 # The account's own administration, what hands out keys to it, and what others stored with it, are nobody's business here.
 _CLOSED = (
     "/v1/organization", "/v1/projects", "/v1/api_keys", "/v1/admin", "/v1/realtime", "/v1/chat", "/v1/completions",
@@ -129,7 +134,9 @@ class Front:
         body_bytes_max: int,
         calls_max: int,
         count_error: Callable[[str], None],
+        desk: Desk,
     ) -> None:
+        self._desk = desk
         self._exchange = exchange
         self._world = world
         self._admin = admin
@@ -179,6 +186,8 @@ class Front:
             raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return self._models(request, path)
+        if path == _MY_BUDGETS:
+            return await self._my_budgets(request)
         if path == _COUNT_TOKENS and request.method == "POST":
             return await self._count_tokens(request, reply)
         found = await self._admin.answer(request)
@@ -246,6 +255,17 @@ class Front:
         anthropic = _speaks_anthropic(request)
         listed = [route for route in world.routes if not route.endswith("*")]
         return _response(models.one(name, anthropic=anthropic) if name else models.all_of(listed, anthropic=anthropic))
+
+    async def _my_budgets(self, request: web.BaseRequest) -> web.Response:
+        """How the budgets stand that meet this key."""
+        if request.method != "GET":
+            raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
+        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
+        unknown = set(request.query) - _ASKED_OF_BUDGETS
+        if unknown:
+            raise BadRequest(f"Unknown parameter {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
+        mine = await self._desk.mine(caller, dict(request.query))
+        return web.Response(body=orjson.dumps(mine), content_type="application/json")
 
     async def _body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
         """The whole body, bounded in size and time."""
@@ -337,10 +357,22 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
     return Hints(
         session=session,
         session_source=source,
+        parent=_named(headers, world.parent_headers),
+        user=_named(headers, world.user_headers),
         task_type=headers.get(_TASK_HEADER),
         route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,
         headers=headers,
     )
+
+
+def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    """The first of these headers that says something."""
+    for name in names:
+        if name in headers:
+            value = _clean(headers[name])[:_SESSION_CHARS_MAX]
+            if value:
+                return value
+    return None
 
 
 def _speaks_anthropic(request: web.BaseRequest) -> bool:

@@ -41,6 +41,19 @@ def passage(
     return _call("passage", path, body, deployment, headers, headers.get("content-type", ""), method)
 
 
+def limited(document: dict[str, Any], speech: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
+    """The request with its output limit lowered to `tokens`; thinking, which counts as output, has to stay below it."""
+    fitted = calls.limited(document, ("max_tokens",), tokens)
+    thinking = fitted.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if isinstance(thinking, dict) and isinstance(budget, int) and budget >= tokens:
+        if tokens > _BUDGET_MIN:
+            fitted["thinking"] = {**thinking, "budget_tokens": max(_BUDGET_MIN, tokens // 2)}
+        else:
+            del fitted["thinking"]
+    return fitted
+
+
 def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
     """The body of a carried request, fitted to what this deployment takes: Anthropic wants `max_tokens` always, and its
     generations differ in how they are told to think."""

@@ -97,3 +97,9 @@ def detail(usage: Any, group: str, name: str) -> int:
     """A count within a group of counts, 0 where it is missing."""
     details = usage.get(group) if isinstance(usage, dict) else None
     return (tokens(details.get(name)) or 0) if isinstance(details, dict) else 0
+
+
+def limited(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
+    """The document with its output limit lowered to `tokens`: under every name that it uses, else under the first."""
+    used = [name for name in names if document.get(name) is not None] or list(names[:1])
+    return {**document, **dict.fromkeys(used, tokens)}

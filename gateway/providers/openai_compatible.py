@@ -55,6 +55,19 @@ def passage(
     )
 
 
+def limited(document: dict[str, Any], speech: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
+    """The request with its output limit (per choice) lowered to `tokens`."""
+    if speech == "responses":
+        names: tuple[str, ...] = ("max_output_tokens",)
+    elif speech == "completions":
+        names = ("max_tokens",)
+    elif any(host in deployment.base_url for host in _OPENAI_HOSTS):
+        names = ("max_completion_tokens", "max_tokens")
+    else:
+        names = ("max_tokens", "max_completion_tokens")
+    return calls.limited(document, names, tokens)
+
+
 def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
     """The body of a carried request, fitted to what this deployment takes."""
     fitted = {"model": deployment.model, **document}

@@ -33,6 +33,7 @@ LEARNT: frozenset[str] = frozenset()
 returned = openai_compatible.returned
 usage_of = openai_compatible.usage_of
 failure_of = openai_compatible.failure_of
+limited = openai_compatible.limited
 
 
 def refused(document: Mapping[str, Any], speech: str) -> NotCarriable | None:

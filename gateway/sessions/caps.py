@@ -1,8 +1,10 @@
 """What one session may take. Calls and dollars are budget lines whose scope is the session, so that they are reserved
 together with all other budgets; wall clock is checked here."""
 
-from ..accounting.budgets import SESSION_KEEP_SECONDS, Line
-from ..values.catalog import Measure, SessionCaps
+from msgspec import structs
+
+from ..accounting.lines import line_of
+from ..values.budget import Budget, Line, Measure, SessionCaps
 from ..values.plan import Refusal
 from ..values.units import told
 from .identity import Session
@@ -18,30 +20,13 @@ def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tu
     hour = int(now) // _HOUR_SECONDS
     if session.lines_hour == hour and session.lines_caps is caps:
         return session.lines
-    limits = (
-        (Measure.calls, "session-calls", caps.calls, session.inherited_calls),
-        (Measure.nusd, "session-usd", caps.nusd, session.inherited_nusd),
-    )
+    scope = {"key": key, "session": session.root}
+    lines = [(line_of(budget, scope, now=now), _inherited(budget, session)) for budget in caps.budgets]
     session.lines = tuple(
-        Line(
-            account=account_of(name, key, session.id),
-            name=name,
-            measure=measure,
-            limit=max(0, cap - inherited),
-            resets_at=None,
-            keep_until=now + SESSION_KEEP_SECONDS,
-            session=True,
-        )
-        for measure, name, cap, inherited in limits
-        if cap is not None
+        [structs.replace(line, ceiling=max(0, line.ceiling - taken)) if taken else line for line, taken in lines]
     )
     session.lines_hour, session.lines_caps = hour, caps
     return session.lines
-
-
-def account_of(name: str, key: str, session_id: str) -> str:
-    """The account of a session's cap, within the caller's key."""
-    return f"{name}|key={key}|session={session_id}"
 
 
 def overtime(caps: SessionCaps, session: Session, *, now: float) -> Refusal | None:
@@ -57,3 +42,9 @@ def overtime(caps: SessionCaps, session: Session, *, now: float) -> Refusal | No
         ),
         details={"session": session.id, "used_minutes": round(minutes, 1), "limit_minutes": cap},
     )
+
+
+def _inherited(budget: Budget, session: Session) -> int:
+    if budget.measure is Measure.calls:
+        return session.inherited_calls
+    return session.inherited_nusd if budget.measure is Measure.nusd else 0

@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..accounting.budgets import Line
-from ..values.catalog import SessionCaps
+from ..values.budget import Line, SessionCaps
 from ..values.request import NOTHING, Message, Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
@@ -33,7 +32,10 @@ class Conversation(msgspec.Struct):
 
 class Session(msgspec.Struct):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
-    `tip` is the digest of its newest request, `provider` the one that served it last."""
+    `tip` is the digest of its newest request, `provider` the one that served it last. `root` is the session at the head
+    of its tree: its own id unless another session started it. `input_per_byte` and `cached_share` are how its provider
+    counted its newest input: tokens per byte of body, and the share read from a cache.
+    """
 
     id: str
     source: str
@@ -44,12 +46,19 @@ class Session(msgspec.Struct):
     inherited_nusd: int = 0
     calls: int = 0
     charge_nusd: int = 0
+    parent: str = ""
+    root: str = ""
+    input_per_byte: float = 0.0
+    cached_share: float = 0.0
     loop_score: float = 0.0
     loop_repeats: int = 0
     talks: dict[int, Conversation] = {}
     lines: tuple[Line, ...] = ()
     lines_hour: int = -1
     lines_caps: SessionCaps | None = None
+
+    def __post_init__(self) -> None:
+        self.root = self.root or self.id
 
 
 class _Node(msgspec.Struct, frozen=True):
@@ -68,12 +77,15 @@ class SessionBook:
         self._named: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._nodes: OrderedDict[int, _Node] = OrderedDict()
 
-    def named(self, key: str, session_id: str, source: str, *, now: float) -> Session:
-        """The session that the caller names, within its own key."""
+    def named(self, key: str, session_id: str, source: str, *, now: float, parent: str | None = None) -> Session:
+        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree."""
         name = (key, session_id)
         session = self._named.get(name)
         if session is None:
             session = self._named[name] = Session(id=session_id, source=source, started_at=now)
+            if parent is not None and parent != session_id:
+                head = self._named.get((key, parent))
+                session.parent, session.root = parent, head.root if head is not None else parent
             _trim(self._named, self._capacity)
         else:
             self._named.move_to_end(name)

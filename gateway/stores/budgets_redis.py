@@ -1,232 +1,517 @@
-"""Budgets shared by replicas: the book's transitions as Lua scripts on Redis or Valkey, one round trip each.
+"""Budgets shared by replicas, on Redis or Valkey: one script, one round trip, for each transition.
 
-Reserving awaits the store; resolving only queues, and `flush` (a background task) delivers until the store has taken it.
-Both are idempotent by reservation id. A hold that nobody resolves is charged in full when its lease runs out, by the
-server's clock. A store that does not answer in time means no call: closed, never unbudgeted.
-
-Amounts are compared as Lua numbers, exact up to 2**53 (nine million dollars in nUSD). All keys share one hash tag.
+Reserving awaits the store; resolving only queues, and is delivered behind the request until the store has taken it.
+A replica reports what it has spent on an account as one total that only grows: delivering it twice, late, or to a
+server that has lost its newest writes changes nothing, and what is spent always comes to the sum of the ledgers.
+A hold that nobody resolves is charged in full when its lease runs out, by the server's clock. All keys of a tenant
+share one hash tag. docs/adr/0009 has the protocol and its bounds; `lua/` the transitions.
 """
 
+import asyncio
 import logging
+import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import redis.asyncio as redis_client
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+import msgspec
+import orjson
 
-from ..accounting.budgets import Amounts, Exceeded, Line, Reservation
+from ..accounting.lines import SESSION_KEEP_SECONDS
 from ..errors import Overloaded
+from ..values.base import Value
+from ..values.budget import Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation
+from .pots import Pots
+from .scripts import Scripts, Start, StoreDown
 
 log = logging.getLogger(__name__)
 
-# A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
-TIMEOUT_SECONDS = 0.05
-_CONNECTIONS = 16
 # Resolutions that wait for the store. Beyond it new calls are refused: their holds could not be resolved either.
 PENDING_MAX = 20_000
-_FLUSH_BATCH = 200
-# Accounts of a window are forgotten this long after their last hold (longer than a month), those of a session sooner;
-# those of "total" budgets never.
-_KEEP_SECONDS, _KEEP_SESSION_SECONDS = 40 * 86_400, 2 * 86_400
-_PREFIX = "penstock:{budgets}:"
+_DELIVERED_AT_ONCE = 128
+# Accounts outlive their window by so much, for settlements that come late; those of a session a little less.
+_KEEP_SLACK_SECONDS = 2 * 86_400
+# A store that comes back without its data is not trusted before every replica has had the time to bring its own.
+QUARANTINE_SECONDS = 3
+# What this replica has spent is remembered for so many accounts.
+_TOTALS_MAX = 400_000
+# How often a window may end between asking and reserving before something is wrong with the clocks.
+_STALE_MAX = 3
+# A grant's id is remembered so long, and not made twice.
+_GRANTS_KEPT_SECONDS = 40 * 86_400
 
-# KEYS: leases, hold, tombstone, account... ARGV: id, prefix, lease, number of lines, limits..., keeps..., offers...
-_RESERVE = """
-local now = tonumber(redis.call('TIME')[1])
-for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
-  local hold = redis.call('HGETALL', ARGV[2] .. 'hold:' .. late)
-  for i = 1, #hold, 2 do
-    redis.call('HINCRBY', hold[i], 'held', '-' .. hold[i + 1])
-    redis.call('HINCRBY', hold[i], 'spent', hold[i + 1])
-  end
-  redis.call('DEL', ARGV[2] .. 'hold:' .. late)
-  redis.call('ZREM', KEYS[1], late)
-end
-if redis.call('EXISTS', KEYS[3]) == 1 then return {'dead'} end
-local lines = tonumber(ARGV[4])
-local spent, held = {}, {}
-for i = 1, lines do
-  local found = redis.call('HMGET', KEYS[3 + i], 'spent', 'held')
-  spent[i], held[i] = found[1] or '0', found[2] or '0'
-end
-local broken
-local offer, first = 0, 4 + 2 * lines
-while first < #ARGV do
-  broken = nil
-  for i = 1, lines do
-    local wanted = tonumber(ARGV[first + i])
-    if wanted < 0 or tonumber(spent[i]) + tonumber(held[i]) + wanted > tonumber(ARGV[4 + i]) then
-      broken = {'no', offer, i - 1, spent[i], held[i]}
-      break
-    end
-  end
-  if not broken then
-    for i = 1, lines do
-      redis.call('HINCRBY', KEYS[3 + i], 'held', ARGV[first + i])
-      if ARGV[4 + lines + i] ~= '0' then redis.call('EXPIRE', KEYS[3 + i], ARGV[4 + lines + i]) end
-      redis.call('HSET', KEYS[2], KEYS[3 + i], ARGV[first + i])
-    end
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
-    return {'yes', offer}
-  end
-  offer, first = offer + 1, first + lines
-end
-return broken
-"""
 
-# KEYS: leases, hold, tombstone, account... ARGV: id, spent...
-# A resolution that finds no hold leaves a tombstone: the reservation may still be on its way, and must not be taken then.
-_SETTLE = """
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('SET', KEYS[3], '1', 'EX', 900)
-  return 0
-end
-for i = 1, #ARGV - 1 do
-  redis.call('HINCRBY', KEYS[3 + i], 'held', '-' .. redis.call('HGET', KEYS[2], KEYS[3 + i]))
-  redis.call('HINCRBY', KEYS[3 + i], 'spent', ARGV[1 + i])
-end
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[1], ARGV[1])
-return 1
-"""
+class _Total(msgspec.Struct, gc=False):
+    line: Line
+    amount: int
+    at: float
+    keep_until: float
+
+
+class _Open(msgspec.Struct, gc=False):
+    tenant: str
+    lines: tuple[Line, ...]
+    amounts: list[int]
+    expires_at: float
+    # False: the store knows nothing of it (it was down, and the budgets allow that).
+    stored: bool = True
+
+
+class _Resolution(Value, frozen=True, kw_only=True):
+    """A hold to close, and the totals to report: (line, total, time of the charge)."""
+
+    id: str
+    tenant: str
+    totals: tuple[tuple[Line, int, float], ...]
+    bury: bool = False
 
 
 class RedisBudgets:
-    """The exchange's Budgets on a shared store. Several processes may use the same one."""
+    """The exchange's Budgets on a shared store. `replica` names this process's ledger: the same after every restart.
 
-    def __init__(self, url: str) -> None:
-        pool = redis_client.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._client = redis_client.Redis.from_pool(pool)
-        self._reserve = self._client.register_script(_RESERVE)
-        self._settle = self._client.register_script(_SETTLE)
-        self._open: dict[str, tuple[Line, ...]] = {}
-        self._pending: deque[tuple[str, tuple[Line, ...], Amounts]] = deque()
-        self.failing = False
+    `notify` hears what was crossed, `start` runs a task behind the requests.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        replica: str,
+        *,
+        start: Start,
+        notify: Callable[[Crossing], None] = lambda crossing: None,
+        quarantine: int = QUARANTINE_SECONDS,
+    ) -> None:
+        self._scripts = scripts
+        self._replica = replica
+        self._start = start
+        self._notify = notify
+        self._quarantine = quarantine
+        self._open: dict[str, _Open] = {}
+        # By tenant: what one node does not take must not keep the others waiting.
+        self._pending: dict[str, deque[_Resolution]] = {}
+        self._flushing: set[str] = set()
+        self._delivering = False
+        self._totals: dict[tuple[str, str], _Total] = {}
+        self._tenants: set[str] = set()
+        self._epochs: dict[str, str] = {}
+        self._offset = 0.0
+        self._pots = Pots()
+        self._down: set[str] = set()
+        self.failures = 0
+        self.unbudgeted = 0
 
     async def reserve(
-        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
+        self,
+        reservation_id: str,
+        offers_at: Callable[[float], Iterable[Offer]],
+        *,
+        tenant: str,
+        now: float,
+        lease: float,
     ) -> Reservation | Exceeded:
-        """Set aside the first offer that fits every line. Raises Overloaded if the store does not answer."""
-        if len(self._pending) >= PENDING_MAX:
+        """Set aside the first offer that fits, as the store's clock has it. If the store does not answer in time the
+        budgets say what happens; raises Overloaded where one of them is closed."""
+        if self.backlog >= PENDING_MAX:
             raise Overloaded("The shared budget store is too far behind; no call is made unbudgeted.")
-        if not lines:
-            self._open[reservation_id] = lines
-            return _reservation(reservation_id, 0, offers, lines, now + lease)
-        amounts = [_text(offer[line.measure]) for offer in offers for line in lines]
-        arguments: list[str | int] = [reservation_id, _PREFIX, round(lease), len(lines)]
-        arguments += [*(line.limit for line in lines), *(_keep_seconds(line) for line in lines), *amounts]
+        offers = list(offers_at(now + self._offset))
+        if not any(offer.lines for offer in offers):
+            return self._taken(reservation_id, tenant, _free(reservation_id, offers[0], now + lease))
         try:
-            answer = await self._reserve(keys=_keys(reservation_id, lines), args=arguments)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._give_back(reservation_id, lines)
-            self._failed(error)
-            raise Overloaded("The shared budget store does not answer; no call is made unbudgeted.") from error
+            reserved = await self._reserved(reservation_id, offers, offers_at, tenant, now, lease)
+        except StoreDown as error:
+            self._give_back(reservation_id, tenant)
+            self._failed(tenant, error)
+            return self._without_store(reservation_id, list(offers_at(now + self._offset)), tenant, now, lease)
         except BaseException:
             # The caller hung up while we waited.
-            self._give_back(reservation_id, lines)
+            self._give_back(reservation_id, tenant)
             raise
-        self.failing = False
-        if answer[0] == b"yes":
-            self._open[reservation_id] = lines
-            return _reservation(reservation_id, int(answer[1]), offers, lines, now + lease)
-        assert answer[0] == b"no", "a reservation id is used once"
-        line = lines[int(answer[2])]
-        return Exceeded(
-            line=line, spent=int(answer[3]), held=int(answer[4]), wanted=offers[int(answer[1])][line.measure]
-        )
+        self._down.discard(tenant)
+        return reserved if isinstance(reserved, Exceeded) else self._taken(reservation_id, tenant, reserved)
 
-    def settle(self, reservation_id: str, spent: Amounts) -> bool:
-        """Queue the resolution; False if it was resolved before."""
-        lines = self._open.pop(reservation_id, None)
-        if lines is None:
+    async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
+        """Hold more for a call that goes on; False if it does not fit, or the store does not say so in time."""
+        found = self._open.get(reservation_id)
+        if found is None:
             return False
-        if lines:
-            self._pending.append((reservation_id, lines, spent))
+        if not found.stored:
+            return True
+        if found.lines:
+            arguments = [str(number)]
+            for line, amount in zip(found.lines, more, strict=True):
+                ceiling = 2**53 if line.budget.shadow else line.ceiling
+                arguments += [str(amount), str(ceiling), str(line.bucket_seconds), str(line.buckets)]
+            keys = [_key(found.tenant, f"hold:{reservation_id}"), *[_account(found.tenant, one) for one in found.lines]]
+            try:
+                if not await self._scripts.run("extend", keys, arguments):
+                    return False
+            except StoreDown as error:
+                self._failed(found.tenant, error)
+                return all(line.budget.fail != "closed" for line in found.lines)
+        found.amounts = [held + amount for held, amount in zip(found.amounts, more, strict=True)]
         return True
 
-    async def flush(self) -> None:
-        """Deliver what is queued, oldest first; what the store does not take stays queued."""
-        while self._pending:
-            batch = [self._pending[place] for place in range(min(_FLUSH_BATCH, len(self._pending)))]
+    def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
+        """Queue the resolution; False if it was resolved before."""
+        found = self._open.pop(reservation_id, None)
+        if found is None:
+            return False
+        if not found.stored:
+            self._pots.settle(reservation_id, spent, now=now)
+        if found.lines:
+            at = now + self._offset
+            totals = tuple([self._add(found.tenant, line, spent[line.budget.measure] or 0, at) for line in found.lines])
+            self._queue(_Resolution(id=reservation_id, tenant=found.tenant, totals=totals))
+            self._deliver()
+        return True
+
+    def spent_before(self, tenant: str, line: Line, amount: int, *, at: float) -> None:
+        """What the ledger says this replica has spent on an account; told to the store when its tenant is entered."""
+        self._add(tenant, line, amount, at)
+
+    def lost(self, reservation_id: str, tenant: str) -> None:
+        """A hold of an earlier process on the same ledger: what it took stands there, charged as held."""
+        self._queue(_Resolution(id=reservation_id, tenant=tenant, totals=(), bury=True))
+
+    def opened(self, tenants: Iterable[str]) -> None:
+        """These tenants will call: connect before they do."""
+        self._tenants.update(tenants)
+
+    async def enter(self, tenant: str) -> None:
+        """Join a tenant's books, and bring what this replica has spent and holds there. Raises StoreDown."""
+        self._tenants.add(tenant)
+        known = self._epochs.get(tenant, "")
+        fresh = secrets.token_hex(8)
+        keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
+        answer = await self._scripts.run("join", keys, [fresh, known, str(self._quarantine), _key(tenant, "")])
+        epoch = answer[0].decode()
+        if epoch == known:
+            return
+        if known:
+            log.error("the shared budget store has lost its data; this replica brings back what it knows")
+        for place, total in list(self._totals.items()):
+            if place[0] == tenant:
+                await self._told(_Resolution(id="-", tenant=tenant, totals=((total.line, total.amount, total.at),)))
+        for reservation_id, found in list(self._open.items()):
+            if found.tenant == tenant and found.stored and found.lines:
+                await self._rehold(reservation_id, found)
+        self._epochs[tenant] = epoch
+
+    async def look_after(self, now: float) -> None:
+        """Now and then: see whether the store answers and still has its data, expire leases, renew local shares."""
+        for tenant in list(self._tenants):
             try:
-                async with self._client.pipeline(transaction=False) as pipe:
-                    for reservation_id, lines, spent in batch:
-                        amounts = [_text(spent[line.measure] or 0) for line in lines]
-                        await self._settle(
-                            keys=_keys(reservation_id, lines), args=[reservation_id, *amounts], client=pipe
-                        )
-                    await pipe.execute()
-            except (RedisError, OSError, TimeoutError) as error:
-                self._failed(error)
+                await self.enter(tenant)
+                self._down.discard(tenant)
+                await self._renew_pots(tenant, now)
+            except StoreDown as error:
+                self._failed(tenant, error)
+        self._deliver()
+        if len(self._totals) > _TOTALS_MAX:
+            kept = now + self._offset
+            self._totals = {place: total for place, total in self._totals.items() if total.keep_until > kept}
+
+    async def flush(self) -> None:
+        """Deliver what is queued; what the store does not take stays queued."""
+        tenants = [tenant for tenant in self._pending if tenant not in self._flushing]
+        self._flushing.update(tenants)
+        try:
+            await asyncio.gather(*[self._flush(tenant) for tenant in tenants])
+        finally:
+            self._flushing.difference_update(tenants)
+
+    async def _flush(self, tenant: str) -> None:
+        pending = self._pending[tenant]
+        while pending:
+            batch = [pending[place] for place in range(min(_DELIVERED_AT_ONCE, len(pending)))]
+            told = await asyncio.gather(*[self._told(resolution) for resolution in batch], return_exceptions=True)
+            wrong = next((one for one in told if isinstance(one, BaseException)), None)
+            if isinstance(wrong, StoreDown):
+                # All of it is told again: totals do not mind.
+                self._failed(tenant, wrong)
                 return
+            if wrong is not None:
+                raise wrong
             for _ in batch:
-                self._pending.popleft()
-            self.failing = False
+                pending.popleft()
+            self._down.discard(tenant)
+        del self._pending[tenant]
+
+    async def grant(self, tenant: str, line: Line, grant: Grant) -> bool:
+        """Allow more on one account; False if this grant was made before. Raises Overloaded."""
+        try:
+            return await self._granted(tenant, line, grant)
+        except StoreDown as error:
+            self._failed(tenant, error)
+            raise Overloaded("The shared budget store does not answer; nothing was granted.") from error
+
+    async def _granted(self, tenant: str, line: Line, grant: Grant) -> bool:
+        key, once = _account(tenant, line), _key(tenant, f"grant:{grant.id}")
+        if not await self._scripts.command(once, "SET", once, "1", "NX", "EX", str(_GRANTS_KEPT_SECONDS)):
+            return False
+        if grant.until is None:
+            await self._scripts.command(key, "HINCRBY", key, "extra", str(grant.amount))
+        else:
+            until = str(int(grant.until + self._offset))
+            await self._scripts.command(key, "HSET", key, "grace", str(grant.amount), "grace_until", until)
+        return True
+
+    async def standing(self, tenant: str, line: Line, *, now: float) -> tuple[int, int, int]:
+        """(spent, held, granted) of the line's account now. Raises Overloaded."""
+        key = _account(tenant, line)
+        try:
+            flat = await self._scripts.command(key, "HGETALL", key)
+        except StoreDown as error:
+            self._failed(tenant, error)
+            raise Overloaded("The shared budget store does not answer.") from error
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        fields = {name.decode(): int(value) for name, value in pairs}
+        at, spent = now + self._offset, fields.get("spent", 0)
+        if line.bucket_seconds:
+            oldest = int(at) // line.bucket_seconds - line.buckets + 1
+            old = [amount for name, amount in fields.items() if name.startswith("b:") and int(name[2:]) < oldest]
+            spent -= sum(old)
+        grace = fields.get("grace", 0) if at < fields.get("grace_until", 0) else 0
+        return spent, fields.get("held", 0), fields.get("extra", 0) + grace
+
+    @property
+    def failing(self) -> bool:
+        """Whether the store, or the node of some tenant, does not answer."""
+        return bool(self._down)
 
     @property
     def backlog(self) -> int:
         """Resolutions that the store has not yet taken."""
-        return len(self._pending)
+        return sum(map(len, self._pending.values()))
 
     @property
     def open_holds(self) -> int:
         """Reservations of this process that wait for their resolution."""
         return len(self._open)
 
-    async def standing(self, line: Line) -> tuple[int, int]:
-        """(spent, held) of the line's account now."""
-        found = await self._client.hmget(_account(line), ["spent", "held"])
-        spent, held = found
-        return int(spent or 0), int(held or 0)
-
     async def close(self) -> None:
         """Deliver what can be delivered and hang up."""
+        for tenant, pot_id in self._pots.given_up():
+            self._queue(_Resolution(id=pot_id, tenant=tenant, totals=()))
         await self.flush()
         if self._pending:
-            log.error(
-                "%d resolutions were not delivered; their holds expire and are charged in full", len(self._pending)
+            log.error("%d resolutions were not delivered; they are at the next start", self.backlog)
+        await self._scripts.close()
+
+    async def _reserved(
+        self,
+        reservation_id: str,
+        offers: list[Offer],
+        offers_at: Callable[[float], Iterable[Offer]],
+        tenant: str,
+        now: float,
+        lease: float,
+    ) -> Reservation | Exceeded:
+        for _ in range(_STALE_MAX):
+            if tenant not in self._epochs:
+                await self.enter(tenant)
+            lines = list({line.account: line for offer in offers for line in offer.lines}.values())
+            question = self._question(reservation_id, offers, lines, tenant, lease, now)
+            fixed = ("leases", "epoch", "opens", f"hold:{reservation_id}", f"tomb:{reservation_id}")
+            keys = [*[_key(tenant, name) for name in fixed], *[_account(tenant, line) for line in lines]]
+            answer = await self._scripts.run("reserve", keys, [question, _key(tenant, "")])
+            kind = answer[0]
+            if kind == b"yes":
+                return _reservation(reservation_id, offers, lines, answer, now + lease)
+            if kind == b"no":
+                offer, place = offers[int(answer[1])], int(answer[2])
+                wanted = offer.wanted[place]
+                spent, held, extra = int(answer[3]), int(answer[4]), int(answer[5])
+                return Exceeded(line=offer.lines[place], spent=spent, held=held, extra=extra, wanted=wanted)
+            if kind == b"stale":
+                # A window has ended, or this machine's clock is off: by the server's time these are other lines.
+                self._offset = int(answer[1]) / 1000 - now
+                offers = list(offers_at(now + self._offset))
+            elif kind == b"epoch":
+                await self.enter(tenant)
+            else:
+                raise StoreDown("the store has lost its data and waits for its replicas")
+        raise StoreDown("the store's clock and this machine's do not agree")
+
+    def _question(
+        self, reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], tenant: str, lease: float, now: float
+    ) -> str:
+        places = {line.account: place for place, line in enumerate(lines)}
+        return orjson.dumps(
+            {
+                "id": reservation_id,
+                "epoch": self._epochs.get(tenant, ""),
+                "replica": self._replica,
+                "lease": round(lease),
+                "lines": [
+                    {
+                        "ceiling": line.ceiling,
+                        "starts": line.starts_at,
+                        "resets": -1 if line.resets_at is None else line.resets_at,
+                        "step": line.bucket_seconds,
+                        "steps": line.buckets,
+                        "keep": _keep(line, now + self._offset),
+                        "shadow": line.budget.shadow,
+                    }
+                    for line in lines
+                ],
+                "offers": [
+                    {
+                        "lines": [places[line.account] for line in offer.lines],
+                        "wanted": [-1 if amount is None else amount for amount in offer.wanted],
+                        "ceilings": offer.ceilings,
+                        "smaller": None
+                        if offer.smaller is None
+                        else {
+                            "fixed": offer.smaller.fixed,
+                            "per_token": offer.smaller.per_token,
+                            "most": offer.smaller.most,
+                            "least": offer.smaller.least,
+                            "thresholds": offer.smaller.thresholds,
+                        },
+                    }
+                    for offer in offers
+                ],
+            }
+        ).decode()
+
+    def _taken(self, reservation_id: str, tenant: str, reserved: Reservation, *, stored: bool = True) -> Reservation:
+        self._open[reservation_id] = _Open(tenant, reserved.lines, list(reserved.amounts), reserved.expires_at, stored)
+        if stored:
+            self._pots.saw(tenant, reserved.lines)
+        return reserved
+
+    def _without_store(
+        self, reservation_id: str, offers: Sequence[Offer], tenant: str, now: float, lease: float
+    ) -> Reservation:
+        """What the budgets allow while the store is down: nothing, anything, or this replica's own share."""
+        for choice, offer in enumerate(offers):
+            modes = {line.budget.fail for line in offer.lines if not line.budget.shadow}
+            if "closed" in modes:
+                continue
+            if "local" in modes and not self._pots.take(reservation_id, tenant, offer, now=now, lease=lease):
+                continue
+            self.unbudgeted += 1
+            reserved = Reservation(
+                id=reservation_id,
+                choice=choice,
+                lines=offer.lines,
+                amounts=tuple([amount or 0 for amount in offer.wanted]),
+                standings=(),
+                expires_at=now + lease,
             )
-        await self._client.aclose()
+            return self._taken(reservation_id, tenant, reserved, stored=False)
+        raise Overloaded("The shared budget store does not answer; no call is made unbudgeted.")
 
-    def _give_back(self, reservation_id: str, lines: tuple[Line, ...]) -> None:
+    def _add(self, tenant: str, line: Line, amount: int, at: float) -> tuple[Line, int, float]:
+        """This replica's total on an account (of a rolling one: in the step of `at`) with `amount` more."""
+        place = (tenant, _totals_name(line, at))
+        total = self._totals.get(place)
+        if total is None:
+            keep_until = at + line.bucket_seconds * (line.buckets + 1) if line.bucket_seconds else line.keep_until
+            total = self._totals[place] = _Total(line, 0, at, keep_until)
+        total.amount += amount
+        return line, total.amount, at
+
+    def _give_back(self, reservation_id: str, tenant: str) -> None:
         """The hold may have been taken all the same: undo it, whenever the store hears of it."""
-        self._pending.append((reservation_id, lines, (0, 0, 0)))
+        self._queue(_Resolution(id=reservation_id, tenant=tenant, totals=(), bury=True))
+        self._deliver()
 
-    def _failed(self, error: Exception) -> None:
-        if not self.failing:
-            log.error("the shared budget store does not answer: %s", type(error).__name__)
-        self.failing = True
+    def _deliver(self) -> None:
+        if self._pending and not self._delivering:
+            self._delivering = True
+            self._start("budget-resolutions", self._delivered(), lambda error: log.error("%s", error))
+
+    async def _delivered(self) -> None:
+        try:
+            await self.flush()
+        finally:
+            self._delivering = False
+
+    async def _told(self, resolution: _Resolution) -> None:
+        tenant = resolution.tenant
+        keys = [_key(tenant, name) for name in ("leases", f"hold:{resolution.id}", f"tomb:{resolution.id}")]
+        arguments = [resolution.id, self._replica, str(int(resolution.bury))]
+        for line, total, at in resolution.totals:
+            keys += [_account(tenant, line), _key(tenant, f"totals:{_totals_name(line, at)}")]
+            keep = _keep(line, at)
+            arguments += [str(total), str(int(at)), str(line.bucket_seconds), str(line.buckets), str(keep)]
+        answer = await self._scripts.run("settle", keys, arguments)
+        for (line, _, at), before, after in zip(resolution.totals, answer[::2], answer[1::2], strict=True):
+            for percent, amount in line.budget.stages.notify:
+                if int(before) < amount <= int(after):
+                    self._notify(Crossing(line=line, percent=percent, spent=int(after), at=at))
+
+    async def _rehold(self, reservation_id: str, found: _Open) -> None:
+        tenant, keys = found.tenant, [_key(found.tenant, "leases"), _key(found.tenant, f"hold:{reservation_id}")]
+        arguments = [reservation_id, "900", self._replica]
+        for line, amount in zip(found.lines, found.amounts, strict=True):
+            keys.append(_account(tenant, line))
+            arguments += [str(amount), str(line.bucket_seconds)]
+        await self._scripts.run("rehold", keys, arguments)
+
+    async def _renew_pots(self, tenant: str, now: float) -> None:
+        for old, fresh in self._pots.due(tenant, self._replica, now=now):
+            if old is not None:
+                await self._told(_Resolution(id=old[1], tenant=old[0], totals=()))
+            if fresh is not None:
+                reserved = await self._reserved(fresh.id, [fresh.offer], fresh.offers_at, tenant, now, fresh.lease)
+                self._pots.filled(fresh, taken=isinstance(reserved, Reservation), now=now)
+
+    def _queue(self, resolution: _Resolution) -> None:
+        self._pending.setdefault(resolution.tenant, deque()).append(resolution)
+
+    def _failed(self, tenant: str, error: StoreDown) -> None:
+        self.failures += 1
+        if tenant not in self._down:
+            log.error("the shared budget store does not answer: %s", error)
+        self._down.add(tenant)
 
 
 def _reservation(
-    reservation_id: str, choice: int, offers: Sequence[Amounts], lines: tuple[Line, ...], expires_at: float
+    reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], answer: Sequence[object], expires_at: float
 ) -> Reservation:
-    return Reservation(id=reservation_id, choice=choice, amounts=offers[choice], lines=lines, expires_at=expires_at)
+    choice, output, passed = (int(str(part)) for part in answer[1:4])
+    figures = [int(part) for part in answer[4:]]  # type: ignore[call-overload]
+    standings = tuple(zip(figures[::3], figures[1::3], figures[2::3], strict=True))
+    offer = offers[choice]
+    amounts = tuple([amount or 0 for amount in offer.wanted])
+    if output >= 0 and offer.smaller is not None:
+        smaller = offer.smaller
+        amounts = tuple([base + each * output for base, each in zip(smaller.fixed, smaller.per_token, strict=True)])
+    return Reservation(
+        id=reservation_id,
+        choice=choice,
+        lines=offer.lines,
+        amounts=amounts,
+        standings=standings,
+        expires_at=expires_at,
+        output_tokens=output if output >= 0 else None,
+        passed_over=lines[passed].name if passed >= 0 else "",
+    )
 
 
-def _keys(reservation_id: str, lines: Sequence[Line]) -> list[str]:
-    fixed = [f"{_PREFIX}leases", f"{_PREFIX}hold:{reservation_id}", f"{_PREFIX}tomb:{reservation_id}"]
-    return [*fixed, *map(_account, lines)]
+def _free(reservation_id: str, offer: Offer, expires_at: float) -> Reservation:
+    """No budget meets the request."""
+    return Reservation(id=reservation_id, choice=0, lines=(), amounts=(), standings=(), expires_at=expires_at)
 
 
-def _keep_seconds(line: Line) -> int:
+def _key(tenant: str, name: str) -> str:
+    return f"penstock:{{{tenant}}}:{name}"
+
+
+def _account(tenant: str, line: Line) -> str:
+    return f"penstock:{{{tenant}}}:account:{line.account}"
+
+
+def _totals_name(line: Line, at: float) -> str:
+    return f"{line.account}:{int(at) // line.bucket_seconds}" if line.bucket_seconds else line.account
+
+
+def _keep(line: Line, at: float) -> int:
+    """Seconds for which an account is kept after it was touched; 0 for ever."""
+    if line.bucket_seconds:
+        return line.bucket_seconds * line.buckets + _KEEP_SLACK_SECONDS
     if line.session:
-        return _KEEP_SESSION_SECONDS
-    return 0 if line.resets_at is None else _KEEP_SECONDS
-
-
-def _account(line: Line) -> str:
-    return f"{_PREFIX}account:{line.account}"
-
-
-def _text(amount: int | None) -> str:
-    return "-1" if amount is None else str(amount)
+        return int(SESSION_KEEP_SECONDS) + _KEEP_SLACK_SECONDS
+    return 0 if line.resets_at is None else max(1, int(line.resets_at - at)) + _KEEP_SLACK_SECONDS

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import astuple, fields
 
+from ..values.budget import Amounts
 from ..values.entry import GROUPS, LedgerEntry
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
@@ -20,10 +21,22 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
 """
+_COLUMN_LIST = ", ".join(_COLUMNS)
 _ROW = f"({', '.join('?' * len(_COLUMNS))})"
 # Rows of one statement: below the 999 variables that older SQLite builds allow. Fewer statements, because sqlite3 lets go
 # of the interpreter's lock at each, and the event loop then takes it.
 _ROWS_MAX = 20
+# When a call ended, in ms: where what it took was booked.
+_ENDED = "(at_ms + duration_ms)"
+# What entries book on budgets, in the order of Measure; see settlement.amounts_of.
+_AMOUNTS = (
+    "COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(input_tokens + output_tokens), 0),"
+    " COALESCE(SUM(usage_basis != 'none'), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(carbon_ug_mid), 0)"
+)
+# Sessions of other sources are found again by nobody after a restart.
+_NAMED = "session_source NOT IN ('new', 'lineage')"
+# No call takes longer than a day.
+_LONGEST_MS = 86_400_000
 _SUMS = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
     "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
@@ -43,6 +56,7 @@ class SqliteLedger:
         # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA)
+        self._widen()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
         """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error.
@@ -55,13 +69,23 @@ class SqliteLedger:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for chunk in chunks:
-                statement = f"INSERT OR IGNORE INTO entries VALUES {', '.join([_ROW] * len(chunk))}"
+                statement = f"INSERT OR IGNORE INTO entries ({_COLUMN_LIST}) VALUES {', '.join([_ROW] * len(chunk))}"
                 self._db.execute(statement, [value for row in chunk for value in row])
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
         return self._db.total_changes - before
+
+    def _widen(self) -> None:
+        """Give a ledger of an earlier version the columns that it lacks; its entries get their default."""
+        have = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
+        for field in fields(LedgerEntry):
+            if field.name not in have:
+                default = repr(field.default) if isinstance(field.default, str) else "0"
+                self._db.execute(
+                    f"ALTER TABLE entries ADD COLUMN {field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
+                )
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Every entry, oldest first."""
@@ -92,30 +116,37 @@ class SqliteLedger:
         rows = self._db.execute(statement, (start_ms, end_ms))
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def spent(self, scope: Mapping[str, str], start_ms: int) -> tuple[int, int, int]:
-        """(nUSD, mJ, calls) of entries since `start_ms` whose columns equal `scope`."""
-        assert set(scope) <= set(GROUPS), "only known columns reach the statement"
-        where = "".join(f" AND {name} = ?" for name in scope)
-        row = self._db.execute(
-            "SELECT COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(usage_basis != 'none'), 0)"
-            f" FROM entries WHERE at_ms >= ?{where}",
-            (start_ms, *scope.values()),
-        ).fetchone()
-        return row[0], row[1], row[2]
+    def spent(
+        self, by: Sequence[str], fixed: Mapping[str, str], start_ms: int, *, step_seconds: int = 0, named: bool = False
+    ) -> Iterator[tuple[dict[str, str], int, Amounts]]:
+        """(values of the columns `by`, seconds since the epoch, amounts) of entries since `start_ms` whose columns equal
+        `fixed`; with steps one for each step of so many seconds in which they ended, else one (its time is 0), oldest
+        first. `named`: only sessions that callers name."""
+        assert set(by) | set(fixed) <= set(GROUPS), "only known columns reach the statement"
+        step = f"{_ENDED} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
+        # A call may have begun before the window in which it was booked.
+        began_ms = start_ms - _LONGEST_MS if step_seconds else start_ms
+        where = "".join(f" AND {name} = ?" for name in fixed) + (f" AND {_NAMED}" if named else "")
+        where += f" AND {_ENDED} >= {int(start_ms)}" if step_seconds else ""
+        columns = "".join(f"{name}, " for name in by)
+        rows = self._db.execute(
+            f"SELECT {columns}{step} AS step, {_AMOUNTS} FROM entries WHERE at_ms >= ?{where}"
+            f" GROUP BY {columns}step ORDER BY step",
+            (began_ms, *fixed.values()),
+        )
+        count = len(by)
+        for row in rows:
+            amounts = row[count + 1 :]
+            yield dict(zip(by, row[:count], strict=True)), row[count], amounts
 
-    def spent_by_named_sessions(self, start_ms: int) -> list[tuple[str, str, int, int, int]]:
-        """(key, session, nUSD, mJ, calls) since `start_ms` of the sessions that callers name."""
-        return self._db.execute(
-            "SELECT key, session, SUM(charge_nusd), SUM(energy_mj_mid), SUM(usage_basis != 'none') FROM entries"
-            " WHERE at_ms >= ? AND session_source NOT IN ('new', 'lineage') GROUP BY key, session",
-            (start_ms,),
-        ).fetchall()
-
-    def values_of(self, columns: Sequence[str], start_ms: int) -> list[tuple[str, ...]]:
-        """The distinct values of some columns since `start_ms`."""
-        assert set(columns) <= set(GROUPS), "only known columns reach the statement"
-        rows = self._db.execute(f"SELECT DISTINCT {', '.join(columns)} FROM entries WHERE at_ms >= ?", (start_ms,))
-        return rows.fetchall()
+    def outputs(self, limit: int) -> list[tuple[str, str, int]]:
+        """(task type, model, output tokens) of the newest answers that ended by themselves, oldest first."""
+        rows = self._db.execute(
+            "SELECT task_type, model, output_tokens FROM entries WHERE outcome = 'completed' AND usage_basis = 'exact'"
+            " AND code = '' ORDER BY at_ms DESC LIMIT ?",
+            (limit,),
+        )
+        return list(reversed(rows.fetchall()))
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,54 +1,40 @@
-"""After a start: book on every budget what the ledger says was spent in its current window."""
+"""After a start: what the ledger says was spent in each budget's current window, line by line."""
 
-from ..accounting.budgets import SESSION_KEEP_SECONDS, BudgetBook, lines_for, window_of
-from ..sessions import caps
-from ..sessions.identity import Session
-from ..values.catalog import Budget, Window
+from collections.abc import Iterator
+
+from ..accounting.expectation import OutputBook
+from ..accounting.lines import SESSION_KEEP_SECONDS, line_of
+from ..accounting.windows import span_of, steps_of
+from ..values.budget import Line
 from ..values.world import World
 from .ledger_sqlite import SqliteLedger
 
-_WINDOW_SECONDS = {Window.hour: 3600.0, Window.day: 86_400.0, Window.week: 604_800.0}
+# Answers whose lengths are learnt anew after a start.
+_OUTPUTS = 5_000
+# The ledger's column for a dimension, where its name is another: a session's budgets are those of its tree.
+_COLUMNS = {"session": "root"}
 
 
-def restore(book: BudgetBook, world: World, ledger: SqliteLedger, *, now: float) -> None:
-    """Bring a fresh book up to the ledger; `now` in seconds since the epoch."""
-    for budget in world.budgets:
-        start_ms = round(_window_start(budget.window, now) * 1000)
-        for scope in _scopes(budget, ledger, start_ms):
-            spent = ledger.spent(scope, start_ms)
-            for line in lines_for((budget,), scope, now=now):
-                book.restore(line, spent[line.measure])
-    _restore_sessions(book, world, ledger, now)
+def restored(world: World, ledger: SqliteLedger, *, now: float) -> Iterator[tuple[Line, int, float]]:
+    """(line, what was spent on it, when: seconds since the epoch), oldest first for each line."""
+    for budget in (*world.budgets, *world.caps.budgets):
+        step, steps = steps_of(budget.window)
+        start = now - step * steps if step else span_of(budget.window, now).starts_at
+        if "session" in budget.scope:
+            start = max(start, now - max(SESSION_KEEP_SECONDS, budget.window.seconds))
+        columns = {_COLUMNS.get(dimension, dimension): dimension for dimension in budget.scope}
+        fixed = {column: budget.scope[name] for column, name in columns.items() if budget.scope[name] != "*"}
+        rows = ledger.spent(
+            list(columns), fixed, round(start * 1000), step_seconds=step, named="session" in budget.scope
+        )
+        for values, at, amounts in rows:
+            spent = amounts[budget.measure]
+            if spent:
+                scope = {columns[column]: value for column, value in values.items()}
+                yield line_of(budget, scope, now=now), spent, float(at) if step else now
 
 
-def _restore_sessions(book: BudgetBook, world: World, ledger: SqliteLedger, now: float) -> None:
-    """Sessions that agents name go on after a restart; inferred ones begin anew."""
-    start_ms = round((now - SESSION_KEEP_SECONDS) * 1000)
-    for key, session_id, *spent in ledger.spent_by_named_sessions(start_ms):
-        for line in caps.lines_of(world.caps, Session(id=session_id, source="", started_at=now), key, now=now):
-            book.restore(line, spent[line.measure])
-
-
-def _scopes(budget: Budget, ledger: SqliteLedger, start_ms: int) -> list[dict[str, str]]:
-    """The scope values of a budget that the ledger knows, those with "*" spelt out."""
-    dimensions = sorted(budget.scope)
-    if not dimensions:
-        return [{}]
-    rows = ledger.values_of(dimensions, start_ms)
-    return [dict(zip(dimensions, row, strict=True)) for row in rows]
-
-
-def _window_start(window: Window, now: float) -> float:
-    if window is Window.total:
-        return 0.0
-    name, end = window_of(window, now)
-    if window is Window.month:
-        # The last second of the month before ends where this month begins.
-        earlier, step = now, 86_400.0
-        while window_of(window, earlier)[0] == name:
-            earlier -= step
-        start = window_of(window, earlier)[1]
-        assert start is not None
-        return start
-    assert end is not None
-    return end - _WINDOW_SECONDS[window]
+def learn_outputs(outputs: OutputBook, ledger: SqliteLedger) -> None:
+    """How long answers were, from the newest calls of the ledger."""
+    for task_type, model, output_tokens in ledger.outputs(_OUTPUTS):
+        outputs.learn(task_type, model, output_tokens)

@@ -5,16 +5,18 @@ answer = await book.ask(body)
 assert book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..accounting.budgets import Amounts, BudgetBook, Exceeded, Line, Reservation
+from ..accounting.budgets import BudgetBook
+from ..accounting.expectation import OutputBook
 from ..errors import CallerGone, Overloaded, UpstreamError
 from ..exchange import Exchange
 from ..providers.call import UpstreamCall
 from ..routing.health import HealthBook
 from ..sessions.identity import SessionBook
 from ..values.answer import Answer
+from ..values.budget import Amounts, Exceeded, Offer, Reservation
 from ..values.entry import Hold, LedgerEntry
 from ..values.request import Caller, Hints, Message
 from ..values.world import World
@@ -134,6 +136,7 @@ class Playbook:
             ledger=self,
             clock=self.clock,
             chance=FakeChance(),
+            outputs=OutputBook(),
         )
 
     async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> Answer:
@@ -141,16 +144,28 @@ class Playbook:
         return await self.exchange.serve(chat.parse(body), caller, Hints(**hints), self.reply)  # type: ignore[arg-type]
 
     async def reserve(
-        self, reservation_id: str, lines: tuple[Line, ...], offers: Sequence[Amounts], *, now: float, lease: float
+        self,
+        reservation_id: str,
+        offers_at: Callable[[float], Iterable[Offer]],
+        *,
+        tenant: str,
+        now: float,
+        lease: float,
     ) -> Reservation | Exceeded:
         """The real book, overheard."""
         self.events.append("reserve")
-        return self.book.reserve(reservation_id, lines, offers, now=now, lease=lease)
+        return self.book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
 
-    def settle(self, reservation_id: str, spent: Amounts) -> bool:
+    async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
+        """The real book, overheard."""
+        extended = self.book.extend(reservation_id, number, more, now=now)
+        self.events.append("extend" if extended else "extend refused")
+        return extended
+
+    def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
         """The real book, overheard."""
         self.events.append("settle" if any(spent) else "void")
-        return self.book.settle(reservation_id, spent)
+        return self.book.settle(reservation_id, spent, now=now) is not None
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         """A count of one token a word."""

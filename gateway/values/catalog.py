@@ -199,48 +199,6 @@ class TaskType:
     complexity_shift: float = 0.0
 
 
-class Measure(IntEnum):
-    """What a budget counts, each in its integer unit."""
-
-    nusd = 0
-    millijoules = 1
-    calls = 2
-
-
-class Window(IntEnum):
-    """When a budget starts again; calendar windows are in UTC."""
-
-    hour = 0
-    day = 1
-    week = 2
-    month = 3
-    total = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """A limit for a scope and a window.
-
-    `scope` maps a dimension (key, team, task_type, session) to the value it applies to; "*" gives each value its own
-    account. `limit` is in the unit of `measure`.
-    """
-
-    name: str
-    scope: Mapping[str, str]
-    measure: Measure
-    limit: int
-    window: Window
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionCaps:
-    """What one session may take; None means no cap. Dollars and calls are budgets whose scope is the session."""
-
-    calls: int | None = None
-    nusd: int | None = None
-    seconds: float | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopLimits:
     """How often the same tool call may return the same result before the gateway warns and stops; `enforce` False

@@ -10,7 +10,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     OUTCOMES; `usage_basis` is exact, estimated or none; `final` is 0 for an attempt that may have cost money and was
     followed by another. `priced` 0 means that no price sheet was known: the charge is then 0 and must be read as
     unknown. `reference_nusd` is what the same tokens cost on the route's most capable candidate (equal tokens
-    assumed). `hold_nusd` is what was set aside before dialling.
+    assumed). `hold_nusd` is what was set aside before dialling. `org` is the tenant, `user` the end user that the caller
+    names, `root` the session at the head of the tree that `session` belongs to.
     """
 
     id: str
@@ -56,6 +57,9 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     first_byte_ms: int
     duration_ms: int
     world: str
+    org: str = "default"
+    user: str = ""
+    root: str = ""
 
 
 class Hold(Value, frozen=True, kw_only=True):
@@ -88,6 +92,9 @@ class Hold(Value, frozen=True, kw_only=True):
     hold_millijoules: int
     hold_micrograms: int
     world: str
+    org: str = "default"
+    user: str = ""
+    root: str = ""
 
 
 def expired(hold: Hold) -> LedgerEntry:
@@ -136,6 +143,9 @@ def expired(hold: Hold) -> LedgerEntry:
         first_byte_ms=0,
         duration_ms=0,
         world=hold.world,
+        org=hold.org,
+        user=hold.user,
+        root=hold.root,
     )
 
 
@@ -145,4 +155,7 @@ def expired(hold: Hold) -> LedgerEntry:
 OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
 
 # What an export can be broken down by: columns of the entry, and the UTC day it falls on.
-GROUPS = ("task_type", "tier", "deployment", "provider", "model", "team", "key", "session", "route", "outcome", "day")
+GROUPS = (
+    "task_type", "tier", "deployment", "provider", "model", "org", "team", "key", "user", "session", "root", "route",
+    "outcome", "day",
+)  # fmt: skip

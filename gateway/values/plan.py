@@ -49,7 +49,10 @@ class Attempt(Value, frozen=True, kw_only=True):
     """One call that may be made: the worst case that is held for it, and why it stands at this place. `speech` is the
     dialect in which the deployment is spoken to.
 
-    `hold_nusd` None means unpriced, `hold_millijoules` None that the weights are unknown. `output_tokens_max` is the limit behind the hold, all choices together.
+    `hold_nusd` None means unpriced, `hold_millijoules` None that the weights are unknown. `output_tokens_max` is the
+    limit behind the hold, all choices together. `output_limit` is set where a budget lowered the caller's (per choice).
+    `tokens_held` are the input and output tokens behind a hold that is what such calls usually take, None where it is
+    the worst case.
     """
 
     deployment: Deployment
@@ -58,6 +61,8 @@ class Attempt(Value, frozen=True, kw_only=True):
     hold_nusd: int | None
     hold_millijoules: int | None
     reason: str
+    output_limit: int | None = None
+    tokens_held: tuple[int, int] | None = None
 
 
 class Plan(Value, frozen=True, kw_only=True):

@@ -9,10 +9,12 @@ from .base import Value
 
 
 class Caller(Value, frozen=True, kw_only=True):
-    """Who asks: the id of the key that was shown, and the team it belongs to. The secret itself is not kept."""
+    """Who asks: the id of the key that was shown, the team it belongs to, and the organisation of that (the tenant).
+    The secret itself is not kept."""
 
     key: str
     team: str
+    org: str = "default"
 
 
 class Splice(Value, frozen=True, kw_only=True):
@@ -69,7 +71,7 @@ class Request(Value, frozen=True, kw_only=True):
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
     lie with a provider, `previous` among them the answer that this request continues. `background`: the provider goes on
-    with it after it has answered.
+    with it after it has answered. `user` is the end user that the caller names, as it names it.
     """
 
     dialect: str
@@ -90,6 +92,7 @@ class Request(Value, frozen=True, kw_only=True):
     passage: Passage | None = None
     background: bool = False
     previous: str | None = None
+    user: str = ""
 
     def __repr__(self) -> str:
         # Bodies hold prompts, which belong in no log.
@@ -102,11 +105,13 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 
 
 class Hints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the task type, the route where the
-    body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
+    """What the headers say beyond the body: the session (and which header said so), the session that started it, the
+    end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
 
     session: str | None = None
     session_source: str = ""
+    parent: str | None = None
+    user: str | None = None
     task_type: str | None = None
     route: str | None = None
     headers: Mapping[str, str] = {}

@@ -3,15 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .catalog import Budget, Deployment, LoopLimits, Policy, Route, SessionCaps, TaskType
+from .budget import Budget, SessionCaps
+from .catalog import Deployment, LoopLimits, Policy, Route, TaskType
 from .request import Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where budget notices are sent, and what they are signed with."""
+
+    url: str = field(repr=False)
+    secret: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
-    `callers` maps sha256(secret) to who shows it; empty together with `open_caller` None means that nobody may call.
+    `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
+    due then. `callers` maps sha256(secret) to who shows it; empty together with `open_caller` None means that nobody may call.
     """
 
     generation: str
@@ -26,6 +36,10 @@ class World:
     callers: Mapping[bytes, Caller] = field(repr=False)
     open_caller: Caller | None
     session_headers: tuple[str, ...]
+    parent_headers: tuple[str, ...] = ()
+    user_headers: tuple[str, ...] = ()
+    webhook: Webhook | None = None
+    changes_at: float | None = None
 
     def __post_init__(self) -> None:
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)

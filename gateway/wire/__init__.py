@@ -1,7 +1,8 @@
 """The callers' dialects: bytes to values and back, incrementally. Pure.
 
-One file per dialect reads its body and words its errors, with a `_stream` file that meters its streams; what they share
-is in `body.py` (read and splice JSON without re-serialising it) and `sse.py`. DIALECTS names them all.
+One file per dialect reads its body and words its errors, with a `_stream` file that meters its streams and can end them
+early (`response_so_far.py` keeps what that takes for Responses); what they share is in `body.py` (read and splice JSON
+without re-serialising it) and `sse.py`. DIALECTS names them all.
 """
 
 from collections.abc import Callable, Mapping

@@ -35,10 +35,13 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Fields(msgspec.Struct, gc=False, kw_only=True):
-    """What every body has: `model`, under its own name and under the one it has while it is looked for."""
+    """What every body has: `model`, under its own name and under the one it has while it is looked for; and who the end
+    user is, if it says so."""
 
     model: Any = msgspec.UNSET
     renamed: Any = msgspec.field(default=None, name="_odel")
+    user: Any = None
+    safety_identifier: Any = None
 
 
 # Some upstreams match keys whatever their case (Go's encoding/json): "Model" would then name another model there than
@@ -168,6 +171,14 @@ def count(name: str, value: int | None, most: int) -> int | None:
     if value is None or 1 <= value <= most:
         return value
     raise BadRequest(f"'{name}' must be a whole number from 1 to {most}.", param=name)
+
+
+def user(document: Fields) -> str:
+    """The end user that OpenAI's bodies name, "" if they name none."""
+    for name in (document.safety_identifier, document.user):
+        if isinstance(name, str) and name:
+            return name
+    return ""
 
 
 def present(raw: msgspec.Raw) -> bool:

@@ -86,6 +86,7 @@ def parse(body: bytes | bytearray) -> Request:
         choices=count("n", document.n, _CHOICES_MAX) or 1,
         tool_names=_tool_names(document.tools),
         has_schema=_has_schema(document.response_format),
+        user=bodies.user(document),
         state=_state(messages, sizes),
     )
 

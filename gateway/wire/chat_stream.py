@@ -3,20 +3,28 @@
 import re
 from typing import Any
 
-from .sse import Meter, weight_of
+from .sse import Meter, weight_of, written
 
 # Within JSON strings a quote is escaped, so these never match inside text that the model wrote.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
+# What every chunk of a stream repeats.
+_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
 class ChatStream(Meter):
     """Meters one stream; `withhold_usage` keeps the usage chunk from a caller who did not ask for it."""
 
-    __slots__ = ("_withhold",)
+    __slots__ = ("_choices", "_counted", "_latest", "_legacy", "_withhold")
 
     def __init__(self, *, withhold_usage: bool) -> None:
         super().__init__()
         self._withhold = withhold_usage
+        # Of a watched stream: its latest chunk, and of each choice whether it has said why it ended.
+        self._latest: dict[str, Any] = {}
+        self._choices: dict[int, bool] = {}
+        # Its choices hold plain text, as those of the older completions do; the chunk that counts them all was seen.
+        self._legacy = False
+        self._counted = False
 
     def _matters(self, data: bytes) -> bool:
         """Usage, an error, a finish reason, the end."""
@@ -45,6 +53,43 @@ class ChatStream(Meter):
             return True
         self.usage = usage
         return not self._withhold or bool(choices)
+
+    def _watch(self, payload: dict[str, Any]) -> None:
+        choices = payload.get("choices")
+        if not isinstance(choices, list):
+            return
+        # Azure's chunks about filtered content have no name of the answer.
+        if payload.get("id") or not self._latest:
+            self._latest = payload
+        for choice in choices:
+            if isinstance(choice, dict):
+                index = choice.get("index")
+                index = index if isinstance(index, int) else 0
+                self._choices[index] = self._choices.get(index, False) or bool(choice.get("finish_reason"))
+                self._legacy = self._legacy or "text" in choice
+        self._counted = isinstance(payload.get("usage"), dict) and all(self._choices.values())
+
+    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+        """A chunk with the reason for each choice that has none yet, the usage chunk if it was asked for, and the end."""
+        if not self._latest:
+            return b""
+        head = {name: self._latest[name] for name in _HEAD if name in self._latest}
+        usage = {
+            "prompt_tokens": input_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        }
+        silent: dict[str, Any] = {"text": ""} if self._legacy else {"delta": {}}
+        choices = [
+            {"index": index, **silent, "logprobs": None, "finish_reason": "length"}
+            for index, finished in (self._choices or {0: False}).items()
+            if not finished
+        ]
+        chunks = [{**head, "choices": [choice]} for choice in choices]
+        if not self._withhold:
+            chunks = [{**chunk, "usage": None} for chunk in chunks]
+            chunks += [] if self._counted else [{**head, "choices": [], "usage": usage}]
+        return b"".join(map(written, chunks)) + b"data: [DONE]\n\n"
 
 
 def text_bytes(message: dict[str, Any]) -> int:

@@ -62,6 +62,7 @@ def parse(body: bytes | bytearray) -> Request:
         choices=each * (len(prompt) if several else 1),
         tool_names=frozenset(),
         has_schema=False,
+        user=bodies.user(document),
     )
 
 

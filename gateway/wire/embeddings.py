@@ -45,6 +45,7 @@ def parse(body: bytes | bytearray) -> Request:
         choices=1,
         tool_names=frozenset(),
         has_schema=False,
+        user=bodies.user(document),
     )
 
 

@@ -62,6 +62,7 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     tools: msgspec.Raw = NOTHING
     output_config: msgspec.Raw = NOTHING
     output_format: msgspec.Raw = NOTHING
+    metadata: msgspec.Raw = NOTHING
 
 
 class _Tool(msgspec.Struct, gc=False):
@@ -72,9 +73,14 @@ class _Config(msgspec.Struct, gc=False):
     format: Any = None
 
 
+class _Metadata(msgspec.Struct, gc=False):
+    user_id: Any = None
+
+
 _READER = bodies.Reader(_Fields, required="messages")
 _TOOLS = msgspec.json.Decoder(list[_Tool])
 _CONFIG = msgspec.json.Decoder(_Config | None)
+_METADATA = msgspec.json.Decoder(_Metadata | None)
 
 
 def parse(body: bytes | bytearray) -> Request:
@@ -96,6 +102,7 @@ def parse(body: bytes | bytearray) -> Request:
         stream=bool(document.stream),
         wants_usage=True,
         usage_splice=None,
+        user=_user_id(document.metadata),
         max_output_tokens=count("max_tokens", document.max_tokens, bodies.TOKENS_MAX),
         choices=1,
         tool_names=_tool_names(document.tools),
@@ -233,6 +240,16 @@ def _result(content: Any) -> str | list[Any] | None:
 def _text(blocks: list[_Block]) -> str:
     texts = [block.text for block in blocks if isinstance(block.text, str)]
     return texts[0] if len(texts) == 1 else "\n".join(texts)
+
+
+def _user_id(metadata: msgspec.Raw) -> str:
+    if not present(metadata):
+        return ""
+    try:
+        told = _METADATA.decode(metadata)
+    except UNREADABLE:
+        return ""
+    return told.user_id if told is not None and isinstance(told.user_id, str) else ""
 
 
 def _tool_names(tools: msgspec.Raw) -> frozenset[str]:

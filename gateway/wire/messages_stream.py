@@ -2,13 +2,19 @@
 
 from typing import Any
 
-from .sse import Meter, weight_of
+from .sse import Meter, weight_of, written
 
 
 class MessagesStream(Meter):
     """Meters one stream; nothing of it is withheld."""
 
-    __slots__ = ()
+    __slots__ = ("_begun", "_open")
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of a watched stream: whether the message has begun, and its open blocks; those of imitators may interleave.
+        self._begun = False
+        self._open: list[Any] = []
 
     def _matters(self, data: bytes) -> bool:
         """Everything but the deltas of a block; the type of an event stands on its own line as well as in its data."""
@@ -36,6 +42,27 @@ class MessagesStream(Meter):
         elif kind == "error":
             self.error = payload.get("error") or payload
         return True
+
+    def _watch(self, payload: dict[str, Any]) -> None:
+        kind, index = payload.get("type"), payload.get("index")
+        if kind == "message_start":
+            self._begun = True
+        elif kind == "content_block_start":
+            self._open.append(index)
+        elif kind == "content_block_stop" and index in self._open:
+            self._open.remove(index)
+
+    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+        """The ends of open blocks, why the message stops if that was not said yet, and its end. The input was counted
+        when it began; thinking that is cut off stays without a signature."""
+        if not self._begun:
+            return b""
+        events: list[dict[str, Any]] = [{"type": "content_block_stop", "index": index} for index in self._open]
+        if not self.finished:
+            delta = {"stop_reason": "max_tokens", "stop_sequence": None}
+            events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": output_tokens}})
+        events.append({"type": "message_stop"})
+        return b"".join(written(event, named=True) for event in events)
 
     def _count(self, usage: Any) -> None:
         """Later counts replace earlier ones; what a later one leaves out stands."""

@@ -116,6 +116,7 @@ def parse(body: bytes | bytearray) -> Request:
         references=references,
         previous=document.previous_response_id,
         background=bool(document.background),
+        user=bodies.user(document),
     )
 
 

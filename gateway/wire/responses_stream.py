@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .sse import Meter, weight_of
+from .response_so_far import ResponseSoFar
+from .sse import Meter, weight_of, written
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 
@@ -10,7 +11,11 @@ _ENDS = ("response.completed", "response.incomplete", "response.failed")
 class ResponsesStream(Meter):
     """Meters one stream; nothing of it is withheld."""
 
-    __slots__ = ()
+    __slots__ = ("_so_far",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._so_far = ResponseSoFar()
 
     def _matters(self, data: bytes) -> bool:
         """The first and the last events of a response, and errors."""
@@ -39,3 +44,17 @@ class ResponsesStream(Meter):
         elif kind == "error" or payload.get("error"):
             self.error = payload.get("error") or payload
         return True
+
+    def _watch(self, payload: dict[str, Any]) -> None:
+        self._so_far.read(payload)
+
+    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+        """What closes the response, b"" if there is none yet."""
+        usage = {
+            "input_tokens": input_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": input_tokens + output_tokens,
+        }
+        return b"".join(written(event, named=True) for event in self._so_far.closing(usage))

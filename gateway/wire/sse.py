@@ -4,6 +4,9 @@ Blocks of whole events are forwarded as the provider's own bytes and, as a rule,
 can matter: at the beginning (to learn how many bytes around the text every event has), and where the dialect's own
 marks stand in it: usage, an error, the end. What the text weighs is then bytes minus envelopes, good enough for the
 estimate that is needed when a provider never says, and free of cost when it does.
+
+A stream that may have to be ended here, before its own end, is `watched`: every event of it is read, and what an end in
+the provider's place has to say is kept.
 """
 
 import re
@@ -24,13 +27,15 @@ _LEARNT_FROM = 3
 class Meter:
     """State of one stream: `usage` is the provider's usage object once seen, `id` the answer's own name, `done` whether
     the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent one.
+    `watched` is set before the first byte where `ending` may be called.
 
-    A dialect says which blocks matter (`_matters`) and reads an event (`_read`).
+    A dialect says which blocks matter (`_matters`) and reads an event (`_read`); of a watched stream it keeps what its
+    end needs (`_watch`), and words that end (`_closing`).
     """
 
     __slots__ = (
         "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events",
-        "counting", "done", "error", "finished", "id", "usage",
+        "counting", "done", "error", "finished", "id", "usage", "watched",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -52,6 +57,7 @@ class Meter:
         self.id = ""
         self.done = False
         self.finished = False
+        self.watched = False
 
     def _matters(self, data: bytes) -> bool:
         """Whether a block of whole events has to be read."""
@@ -61,8 +67,17 @@ class Meter:
         """Take what one event says; False withholds it from the caller."""
         raise NotImplementedError
 
+    def _watch(self, payload: dict[str, Any]) -> None:
+        """Keep what `_closing` has to know; nothing where nobody knows how such a stream ends."""
+
+    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+        """The events that end what was watched, b"" if there is nothing to end."""
+        return b""
+
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the caller may have now. Raises BrokenAnswer on an event without end."""
+        if self.done:
+            return b""
         if self._pending:
             data = self._joined(data)
         if not data.endswith(b"\n\n"):
@@ -70,9 +85,9 @@ class Meter:
             if whole < len(data):
                 self._keep(data[whole:])
             data = data[:whole]
-        if not data or self.done:
+        if not data:
             return b""
-        if self._learnt < _LEARNT_FROM or self._matters(data):
+        if self.watched or self._learnt < _LEARNT_FROM or self._matters(data):
             return self._event_by_event(data)
         self._bytes += len(data)
         self._events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
@@ -85,6 +100,19 @@ class Meter:
         if self.done or (data_of(rest) != b"[DONE]" and payload_of(rest) is None):
             return b""
         return self._event_by_event(rest.rstrip(b"\r\n") + b"\n\n")
+
+    def ending(self, input_tokens: int, output_tokens: int) -> bytes:
+        """The events that end the answer here as if its output limit had been reached; what comes after is dropped.
+
+        The tokens are those of the whole answer so far, for callers who are told their usage. b"" where there is no
+        answer to end: none has begun, it has ended, or an error has ended it.
+        """
+        over = self.done or self.error is not None
+        events = b"" if over else self._closing(input_tokens, output_tokens)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self.done = True
+        return events
 
     @property
     def ended(self) -> bool:
@@ -129,7 +157,11 @@ class Meter:
             self.done = True
             return True
         payload = payload_of(event)
-        return payload is None or self._read(payload, len(event))
+        if payload is None:
+            return True
+        if self.watched:
+            self._watch(payload)
+        return self._read(payload, len(event))
 
 
 def events_of(block: bytes) -> Iterator[bytes]:

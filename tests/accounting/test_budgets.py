@@ -1,129 +1,140 @@
-"""The book: never over the limit, all lines or none, each hold resolved once."""
-
-from datetime import UTC, datetime
+"""The book: never over the limit, all lines or none, each hold resolved once. What stores share is in tests/stores."""
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from gateway.accounting.budgets import BudgetBook, Exceeded, Line, LineCache, Reservation, lines_for, refusal, window_of
-from gateway.values.catalog import Budget, Measure, Window
+from gateway.accounting.budgets import BudgetBook
+from gateway.accounting.refused import refusal
+from gateway.errors import Overloaded
+from gateway.values.budget import Exceeded, Grant, Line, Measure, Reservation, Smaller
+from tests.lines import NOW, budget, line, offer, spent
 
-NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC, a Monday
-
-
-def line(name: str, measure: Measure, limit: int, keep: float = float("inf")) -> Line:
-    return Line(account=name, name=name, measure=measure, limit=limit, resets_at=None, keep_until=keep)
+MONEY = line("money", Measure.nusd, 1000)
 
 
-LINES = (line("money", Measure.nusd, 1000), line("energy", Measure.millijoules, 300), line("calls", Measure.calls, 7))
-AMOUNTS = st.tuples(st.integers(0, 600), st.integers(0, 200), st.just(1))
-
-
-class Book(RuleBasedStateMachine):
-    """Random reservations, settlements and time; the limits hold at every step and nothing is resolved twice."""
-
-    holds = Bundle("holds")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.book, self.now, self.count = BudgetBook(), NOW, 0
-        self.open: dict[str, Reservation] = {}
-        self.spent = [0, 0, 0]
-
-    @rule(target=holds, offers=st.lists(AMOUNTS, min_size=1, max_size=3), lease=st.integers(1, 50))
-    def reserve(self, offers, lease):
-        self.count += 1
-        before = [self.book.standing(one) for one in LINES]
-        result = self.book.reserve(f"r{self.count}", LINES, offers, now=self.now, lease=lease)
-        if isinstance(result, Exceeded):
-            assert before == [self.book.standing(one) for one in LINES], "a refusal changes nothing"
-            return multiple()
-        assert all(not self._fits(before, amounts) for amounts in offers[: result.choice]), "the first that fits"
-        self.open[result.id] = result
-        return result.id
-
-    @rule(hold=consumes(holds), share=st.floats(0, 1))
-    def settle(self, hold, share):
-        found = self.open.pop(hold, None)
-        spent = tuple(int((amount or 0) * share) for amount in (found.amounts if found else (0, 0, 0)))
-        assert self.book.settle(hold, spent) is (found is not None)
-        assert self.book.settle(hold, spent) is False, "resolved once"
-        if found:
-            self.spent = [a + b for a, b in zip(self.spent, spent, strict=True)]
-
-    @rule(seconds=st.integers(0, 30))
-    def time_passes(self, seconds):
-        self.now += seconds
-        for late in self.book.expire(self.now):
-            assert self.open.pop(late.id).expires_at <= self.now
-            self.spent = [a + (b or 0) for a, b in zip(self.spent, late.amounts, strict=True)]
-
-    def _fits(self, before, amounts):
-        return all(sum(before[n]) + amounts[one.measure] <= one.limit for n, one in enumerate(LINES))
-
-    @invariant()
-    def limits_hold_and_books_agree(self):
-        for one in LINES:
-            spent, held = self.book.standing(one)
-            assert spent + held <= one.limit
-            assert spent == self.spent[one.measure]
-            assert held == sum(r.amounts[one.measure] or 0 for r in self.open.values())
-        assert self.book.open_holds == len(self.open)
-
-
-TestBook = Book.TestCase
+def reserve(book, name, *offers, now=NOW, lease=60.0):
+    return book.reserve(name, offers, now=now, lease=lease)
 
 
 def test_an_unpriced_call_meets_no_money_budget():
-    result = BudgetBook().reserve("a", LINES[:1], [(None, 1, 1)], now=NOW, lease=1)
+    result = reserve(BudgetBook(), "a", offer((MONEY,), (None,)))
     assert isinstance(result, Exceeded)
     assert "not known" in refusal(result, NOW).message
 
 
 def test_usage_above_its_hold_is_booked_in_full():
     book = BudgetBook()
-    book.reserve("a", LINES[:1], [(10, 0, 1)], now=NOW, lease=1)
-    book.settle("a", (5000, 0, 1))
-    assert book.standing(LINES[0]) == (5000, 0)
+    reserve(book, "a", offer((MONEY,), (10,)))
+    book.settle("a", spent(nusd=5000), now=NOW)
+    assert book.standing(MONEY, now=NOW) == (5000, 0, 0)
+
+
+def test_what_expired_was_charged_and_a_late_settlement_puts_it_right():
+    book = BudgetBook()
+    reserve(book, "a", offer((MONEY,), (100,)), lease=5)
+    assert [one.id for one in book.expire(NOW + 5)] == ["a"]
+    assert book.standing(MONEY, now=NOW) == (100, 0, 0)
+    assert book.settle("a", spent(nusd=7), now=NOW + 9) is not None
+    assert book.standing(MONEY, now=NOW) == (7, 0, 0)
+    assert book.settle("a", spent(nusd=7), now=NOW + 9) is None
 
 
 def test_accounts_whose_time_is_over_are_forgotten():
-    book, short = BudgetBook(), line("short", Measure.calls, 5, keep=NOW + 10)
-    book.reserve("a", (short,), [(0, 0, 1)], now=NOW, lease=100)
-    book.settle("a", (0, 0, 1))
+    short = line("short", Measure.calls, 5, keep=NOW + 10)
+    book = BudgetBook()
+    reserve(book, "a", offer((short,), (1,)))
+    book.settle("a", spent(calls=1), now=NOW)
     book.expire(NOW + 11)
-    assert book.standing(short) == (0, 0)
+    assert book.standing(short, now=NOW) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "window, ends",
-    [
-        (Window.hour, "2026-09-21T15:00:00"), (Window.day, "2026-09-22T00:00:00"),
-        (Window.week, "2026-09-28T00:00:00"), (Window.month, "2026-10-01T00:00:00"),
-    ],
-)  # fmt: skip
-def test_calendar_windows_end_when_the_calendar_says(window, ends):
-    end = window_of(window, NOW)[1]
-    assert end is not None and datetime.fromtimestamp(end, UTC).isoformat().startswith(ends)
-    assert window_of(window, end - 1)[0] == window_of(window, NOW)[0] != window_of(window, end)[0]
+def test_past_the_most_accounts_sessions_give_way_and_budgets_do_not():
+    book = BudgetBook(accounts_max=3)
+    for number in range(5):
+        one = line(f"s{number}", Measure.calls, 5, session=True)
+        reserve(book, f"r{number}", offer((one,), (1,)))
+        book.settle(f"r{number}", spent(calls=1), now=NOW)
+    for number in range(3):
+        reserve(book, f"u{number}", offer((line(f"u{number}", Measure.calls, 5),), (1,)))
+    with pytest.raises(Overloaded):
+        reserve(book, "u9", offer((line("u9", Measure.calls, 5),), (1,)))
 
 
-def test_budgets_apply_by_scope_and_stars_give_each_value_its_own_account():
-    budgets = (
-        Budget(name="all", scope={}, measure=Measure.nusd, limit=1, window=Window.day),
-        Budget(name="team", scope={"team": "a"}, measure=Measure.nusd, limit=1, window=Window.day),
-        Budget(name="each", scope={"key": "*"}, measure=Measure.nusd, limit=1, window=Window.day),
+def test_shadow_budgets_count_and_refuse_nothing():
+    shadow = line("shadow", Measure.nusd, 5, shadow=True)
+    book = BudgetBook()
+    assert isinstance(reserve(book, "a", offer((shadow,), (100,))), Reservation)
+    assert isinstance(reserve(book, "b", offer((shadow,), (None,))), Reservation)
+    book.settle("a", spent(nusd=50), now=NOW)
+    assert book.standing(shadow, now=NOW) == (50, 0, 0)
+
+
+def test_the_first_offer_that_fits_is_taken_and_the_budget_in_the_way_is_named():
+    result = reserve(BudgetBook(), "a", offer((MONEY,), (5000,)), offer((MONEY,), (900,)), offer((MONEY,), (1,)))
+    assert isinstance(result, Reservation)
+    assert (result.choice, result.passed_over, result.amounts) == (1, "money", (900,))
+
+
+def test_an_offer_shrinks_to_what_is_left_and_not_below_its_least():
+    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(1000,))
+    book = BudgetBook()
+    result = reserve(book, "a", offer((MONEY,), (2100,), smaller=smaller))
+    assert isinstance(result, Reservation)
+    assert (result.output_tokens, result.amounts) == (450, (1000,))
+    assert isinstance(reserve(book, "b", offer((MONEY,), (2100,), smaller=smaller)), Exceeded)
+
+
+def test_past_the_threshold_an_offer_still_gets_its_least_up_to_the_limit():
+    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(500,))
+    book = BudgetBook()
+    first = reserve(book, "a", offer((MONEY,), (2100,), ceilings=(500,), smaller=smaller))
+    second = reserve(book, "b", offer((MONEY,), (2100,), ceilings=(500,), smaller=smaller))
+    assert isinstance(first, Reservation) and isinstance(second, Reservation)
+    assert (first.output_tokens, second.output_tokens) == (200, 50)
+
+
+def test_a_grant_lasts_as_long_as_it_says():
+    book = BudgetBook()
+    book.grant(MONEY, Grant(id="g", account=MONEY.account, amount=500, until=NOW + 60))
+    assert isinstance(reserve(book, "a", offer((MONEY,), (1400,))), Reservation)
+    book.void("a", now=NOW)
+    assert isinstance(reserve(book, "b", offer((MONEY,), (1400,)), now=NOW + 61), Exceeded)
+    book.grant(MONEY, Grant(id="h", account=MONEY.account, amount=400))
+    assert isinstance(reserve(book, "c", offer((MONEY,), (1400,)), now=NOW + 61), Reservation)
+
+
+def test_a_rolling_account_lets_go_of_what_is_older_than_its_window_and_not_before():
+    rolling = line("rolling", Measure.calls, 2, rolling=60)
+    book = BudgetBook()
+    for name, at in (("a", NOW), ("b", NOW + 30)):
+        reserve(book, name, offer((rolling,), (1,)), now=at)
+        book.settle(name, spent(calls=1), now=at)
+    assert isinstance(reserve(book, "c", offer((rolling,), (1,)), now=NOW + 59), Exceeded)
+    assert isinstance(reserve(book, "d", offer((rolling,), (1,)), now=NOW + 62), Reservation)
+    assert book.standing(rolling, now=NOW + 62) == (1, 1, 0)
+
+
+def test_notices_are_given_once_when_the_mark_is_crossed():
+    marked = line("marked", Measure.nusd, 1000, notify=(50, 100))
+    book, told = BudgetBook(), []
+    for number in range(11):
+        reserve(book, f"r{number}", offer((marked,), (90,)))
+        told += [one.percent for one in book.settle(f"r{number}", spent(nusd=91), now=NOW) or ()]
+    assert told == [50, 100]
+
+
+def test_a_refusal_says_what_an_agent_and_its_owner_need():
+    daily = Line(
+        account="x",
+        budget=budget("daily", Measure.nusd, 10**9, contact="ask #finops"),
+        ceiling=10**9,
+        resets_at=NOW + 3600,
     )
-    names = {one.name: one.account for one in lines_for(budgets, {"key": "k1", "team": "a", "task_type": "x"}, now=NOW)}
-    assert set(names) == {"all", "team", "each"}
-    others = lines_for(budgets, {"key": "k2", "team": "b", "task_type": "x"}, now=NOW)
-    assert [one.name for one in others] == ["all", "each"]
-    assert others[1].account != names["each"]
-
-
-def test_remembered_lines_are_those_of_the_hour():
-    budgets = (Budget(name="h", scope={"key": "*"}, measure=Measure.calls, limit=1, window=Window.hour),)
-    cache, who = LineCache(), ("k", "t", "x")
-    assert cache.of(budgets, who, now=NOW) is cache.of(budgets, who, now=NOW + 60)
-    assert cache.of(budgets, who, now=NOW) != cache.of(budgets, who, now=NOW + 3600)
+    book = BudgetBook()
+    reserve(book, "a", offer((daily,), (9 * 10**8,)))
+    result = reserve(book, "b", offer((daily,), (2 * 10**8,)))
+    assert isinstance(result, Exceeded)
+    told = refusal(result, NOW)
+    assert told.code == "budget_exceeded"
+    assert told.details["budget"] == "daily" and told.details["held"] == 0.9 and told.details["limit"] == 1.0
+    assert told.details["resets_in_seconds"] == 3600 and told.details["ask"] == "ask #finops"
+    assert "ask #finops" in told.message

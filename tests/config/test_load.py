@@ -40,7 +40,7 @@ def complaints(text: str, env: dict | None = None, **options: bool) -> list[str]
         ("env: KEY_TWO", "env: KEY_ONE", "{env: the same secret as key 'k1'; secrets differ"),
         ("env: KEY_TWO", "env: KEY_3", "{env: environment variable KEY_3 is not set; the secret it should hold is needed to start"),
         ("{env: KEY_TWO}", "plain-secret", "plain: 'secret' must be a mapping (key: value), not 'plain-secret'"),
-        ("retries: {", "budgets: {b: {limit: {usd: 1, wh: 2}, window: day}}\nretries: {", "{usd: give exactly one of usd, wh or calls"),
+        ("retries: {", "budgets: {b: {limit: {usd: 1, wh: 2}, window: day}}\nretries: {", "{usd: give exactly one of usd, tokens, calls, wh or g_co2e"),
         ("retries: {", "budgets: {b: {scope: {team: reserch}, limit: {usd: 1}, window: day}}\nretries: {", "reserch: unknown team 'reserch'; did you mean 'research'?"),
         ("retries: {", "x: &a 1\ny: *a\nretries: {", ": anchors and aliases are not supported; write the value out"),
         ("retries: {", "loops: {warn_at: 9, stop_at: 3}\nretries: {", "9: 'warn_at' is above 'stop_at' (3); it must not be"),

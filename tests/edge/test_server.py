@@ -224,7 +224,7 @@ async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(hou
         await eventually(lambda: at.near.hung_up == 1)
         await eventually(lambda: entries(at))
         (entry,) = entries(at)
-        assert at.app._book.open_holds == 0
+        assert at.app._treasury.book.open_holds == 0
     assert entry["outcome"] == "cancelled"
 
 
@@ -244,7 +244,7 @@ async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(
         assert not any(word in text for word in ("Traceback", "provider-secret", "site-packages"))
         await eventually(lambda: any(entry["final"] for entry in entries(at)))
         finals = [entry for entry in entries(at) if entry["final"]]
-        assert at.app._book.open_holds == 0
+        assert at.app._treasury.book.open_holds == 0
     assert len(finals) == 1
     assert outcome is None or finals[0]["outcome"] == outcome
     if fault == "no_usage":
@@ -279,7 +279,7 @@ async def test_a_provider_that_hangs_is_given_up(house, timeouts, sim):
             text = await answer.text()
         assert '"code":"upstream_timeout"' in text
         await eventually(lambda: entries(at))
-        assert at.app._book.open_holds == 0
+        assert at.app._treasury.book.open_holds == 0
 
 
 async def test_readiness_and_liveness(house):
@@ -373,7 +373,7 @@ async def test_three_hundred_calls_at_once_lose_none(house):
         statuses = await asyncio.gather(*(one(number) for number in range(300)))
         assert set(statuses) == {200}
         await eventually(lambda: len(entries(at)) == 300)
-        assert at.app._book.open_holds == 0
+        assert at.app._treasury.book.open_holds == 0
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(hous
         await reader.readline()
         writer.transport.pause_reading()
         await eventually(lambda: entries(at) and at.app._front.calls == 0, seconds=15)
-        assert at.app._book.open_holds == 0
+        assert at.app._treasury.book.open_holds == 0
         await eventually(lambda: not at.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()
 

@@ -6,7 +6,8 @@ import pytest
 
 from gateway.sessions import caps, loops
 from gateway.sessions.identity import Session, SessionBook
-from gateway.values.catalog import LoopLimits, SessionCaps
+from gateway.values.budget import SessionCaps
+from gateway.values.catalog import LoopLimits
 from gateway.wire import chat
 
 LIMITS = LoopLimits(warn=3, stop=6, enforce=True)

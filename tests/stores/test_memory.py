@@ -6,13 +6,14 @@ import threading
 import msgspec
 import pytest
 
-from gateway.accounting.budgets import BudgetBook, lines_for
+from gateway.accounting.budgets import BudgetBook
+from gateway.accounting.lines import lines_for
 from gateway.errors import Overloaded
 from gateway.stores import journal as journals
 from gateway.stores.journal import Journal
 from gateway.stores.ledger import Ledger
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.stores.restore import restore
+from gateway.stores.restore import restored
 from gateway.values.entry import Hold, LedgerEntry, expired
 from tests.worlds import world
 
@@ -24,7 +25,7 @@ def hold(name: str, **change: object) -> Hold:
         id=f"{name}.1", at_ms=round(NOW * 1000), request_id=name, key="k1", team="research", session="s", session_source="h",
         route="auto", stream=0, task_type="code", complexity=0.5, tier="small", provider="p", deployment="d", model="m",
         attempts=1, reason="r", input_tokens=10, output_tokens=20, priced=1, hold_nusd=500, hold_millijoules=70,
-        hold_micrograms=9, world="w",
+        hold_micrograms=9, world="w", root="s",
     )  # fmt: skip
     return msgspec.structs.replace(base, **change)
 
@@ -139,17 +140,47 @@ def test_budgets_come_back_at_what_the_ledger_says(tmp_path):
     store = SqliteLedger(tmp_path / "l.sqlite")
     long_ago = round((NOW - 40 * 86_400) * 1000)
     store.append([fact("a"), fact("b", key="k2", team="sales"), fact("old", at_ms=long_ago)])
-    at = world(
-        more="budgets: {day: {scope: {team: research}, limit: {usd: 1}, window: day}, each: {scope: {key: '*'}, limit: {wh: 1}, window: month},"
-        " ever: {limit: {calls: 9}, window: total}}\nsessions: {caps: {calls: 5}}"
-    )
+    at = world(more=BUDGETS)
     book = BudgetBook()
-    restore(book, at, store, now=NOW)
-    lines = {
-        line.name: line
-        for line in lines_for(at.budgets, {"key": "k1", "team": "research", "task_type": "code"}, now=NOW)
-    }
-    assert {name: book.standing(line)[0] for name, line in lines.items()} == {"day": 100, "each": 70, "ever": 3}
+    for line, spent, when in restored(at, store, now=NOW):
+        book.restore(line, spent, at=when)
+    scope = {
+        "key": "k1", "team": "research", "task_type": "code", "session": "s", "user": "", "org": "default",
+        "model": "m",
+    }  # fmt: skip
+    lines = lines_for((*at.budgets, *at.caps.budgets), scope, now=NOW)
+    assert {line.name: book.standing(line, now=NOW)[0] for line in lines} == {
+        "day": 100, "each": 70, "ever": 3, "rolling": 2, "tokens": 30, "session-calls": 1,
+    }  # fmt: skip
+
+
+BUDGETS = """
+budgets:
+  day: {scope: {team: research}, limit: {usd: 1}, window: day}
+  each: {scope: {key: "*"}, limit: {wh: 1}, window: month}
+  ever: {limit: {calls: 9}, window: total}
+  rolling: {limit: {calls: 9}, window: rolling-1h}
+  tokens: {scope: {session: "*"}, limit: {tokens: 900}, window: session}
+sessions: {caps: {calls: 5}}
+"""
+
+
+def test_a_ledger_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact("a", org="acme", user="u", root="s")])
+    store.close()
+    db = sqlite3.connect(tmp_path / "l.sqlite")
+    for column in ("org", "user", "root"):
+        db.execute(f"ALTER TABLE entries DROP COLUMN {column}")
+    db.commit()
+    db.close()
+    again = SqliteLedger(tmp_path / "l.sqlite")
+    again.append([fact("b", org="acme")])
+    assert [(entry.org, entry.user, entry.root) for entry in again.entries()] == [
+        ("default", "", ""),
+        ("acme", "", "s"),
+    ]
+    again.close()
 
 
 def test_groups_sum_exactly(tmp_path):
@@ -187,5 +218,6 @@ def test_a_line_after_a_torn_one_is_not_swallowed(tmp_path, monkeypatch):
 
 def test_only_sessions_that_callers_name_come_back(tmp_path):
     store = SqliteLedger(tmp_path / "l.sqlite")
-    store.append([fact("a"), fact("b", session="s-b", session_source="new")])
-    assert [row[:2] for row in store.spent_by_named_sessions(0)] == [("k1", "s")]
+    store.append([fact("a"), fact("b", session="s-b", root="s-b", session_source="new")])
+    lines = [line.account for line, _, _ in restored(world(more="sessions: {caps: {calls: 5}}"), store, now=NOW)]
+    assert lines == ["session-calls|key=k1/session=s|session"]

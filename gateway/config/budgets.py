@@ -1,0 +1,170 @@
+"""The budgets of a routing file: scopes, limits in integer units, windows, and the stages on the way to the limit."""
+
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from ..values import budget as values
+from ..values.budget import Measure
+from ..values.catalog import Tier
+from ..values.request import Caller
+from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
+from . import schema
+from .reader import Reader, meant, nusd
+from .yaml_tree import Path
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+# A rolling window's steps are remembered one by one, and accounts as long.
+_ROLLING_SECONDS_MAX = 366 * 86_400
+# What ties a request to one organisation, whose budgets lie together.
+_TENANT_DIMENSIONS = ("org", "team", "key")
+
+
+def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -> tuple[values.Budget, ...]:
+    """Every budget that can be understood; what is wrong is complained about."""
+    known = _known(reader, document, open_caller)
+    found = []
+    for name, doc in document.budgets.items():
+        path: Path = ("budgets", name)
+        scope = _scope(reader, document, doc, known, path)
+        limit = _limit(reader, doc.limit, (*path, "limit"))
+        if limit is None:
+            continue
+        measure, amount = limit
+        expected = doc.hold == "expected"
+        if expected and measure is Measure.calls:
+            reader.note(
+                path, f"budget '{name}' counts calls, of which each holds one: 'hold: expected' changes nothing"
+            )
+        found.append(
+            values.Budget(
+                name=name,
+                scope=scope,
+                measure=measure,
+                limit=amount,
+                refuse=amount * doc.stages.refuse // 100,
+                window=_window(reader, doc, path),
+                stages=_stages(doc.stages, amount),
+                expected=float(doc.safety_factor) if expected else 0.0,
+                fail=doc.fail,
+                shadow=doc.mode == "shadow",
+                contact=doc.contact,
+            )
+        )
+    return tuple(found)
+
+
+def caps(reader: Reader, doc: schema.Caps) -> values.SessionCaps:
+    """What one session may take, as budgets whose scope is the session."""
+    limits = []
+    if doc.calls is not None:
+        limits.append(("session-calls", Measure.calls, doc.calls))
+    if doc.usd is not None:
+        limits.append(("session-usd", Measure.nusd, nusd(reader, doc.usd, ("sessions", "caps", "usd"))))
+    return values.SessionCaps(
+        budgets=tuple(
+            values.Budget(
+                name=name,
+                scope={"key": "*", "session": "*"},
+                measure=measure,
+                limit=limit,
+                window=values.Window(kind="session"),
+            )
+            for name, measure, limit in limits
+        ),
+        seconds=float(doc.minutes) * 60 if doc.minutes is not None else None,
+    )
+
+
+def _known(reader: Reader, document: schema.Document, open_caller: Caller) -> dict[str, set[str]]:
+    """What the file itself names, by dimension."""
+    deployments = document.deployments.values()
+    return {
+        "org": {key.org for key in document.keys} | {open_caller.org},
+        "team": {key.team for key in document.keys} | {open_caller.team},
+        "key": {key.id for key in document.keys} | {open_caller.key},
+        "task_type": {*reader.section("task_types"), "other"},
+        "route": set(reader.section("routes")),
+        "deployment": set(reader.section("deployments")),
+        "model": {deployment.model for deployment in deployments},
+        "tier": {tier.name for tier in Tier},
+        "provider": set(reader.section("providers")),
+    }
+
+
+def _scope(
+    reader: Reader, document: schema.Document, doc: schema.Budget, known: dict[str, set[str]], path: Path
+) -> dict[str, str]:
+    scope = {dimension: value for dimension, value in doc.scope.model_dump().items() if value is not None}
+    for dimension, value in scope.items():
+        names = known.get(dimension)
+        if value != "*" and names is not None and value not in names:
+            reader.complain((*path, "scope", dimension), f"unknown {dimension} '{value}'{meant(value, names)}")
+    if doc.window == "session":
+        scope.setdefault("session", "*")
+    if "session" in scope:
+        # Callers choose their sessions' names: those of one key say nothing about another's.
+        scope.setdefault("key", "*")
+    if "user" in scope and not set(_TENANT_DIMENSIONS) & set(scope):
+        scope["org"] = "*"
+    if len({key.org for key in document.keys}) > 1 and not set(_TENANT_DIMENSIONS) & set(scope):
+        reader.complain(
+            path,
+            "this budget spans organisations, which are kept apart; name one in its scope, or give each its own "
+            'account with {org: "*"}',
+        )
+    return scope
+
+
+def _limit(reader: Reader, doc: schema.Limit, path: Path) -> tuple[Measure, int] | None:
+    given: list[tuple[str, Any]] = [(unit, value) for unit, value in doc.model_dump().items() if value is not None]
+    if len(given) != 1:
+        reader.complain(path, "give exactly one of usd, tokens, calls, wh or g_co2e")
+        return None
+    unit, value = given[0]
+    if unit == "usd":
+        measure, amount = Measure.nusd, nusd(reader, value, (*path, unit))
+    elif unit == "wh":
+        measure, amount = Measure.millijoules, int(value * MILLIJOULES_PER_WH)
+    elif unit == "g_co2e":
+        measure, amount = Measure.micrograms, int(value * MICROGRAMS_PER_GRAM)
+    else:
+        measure, amount = Measure[unit], int(value)
+    if amount > values.LIMIT_MAX:
+        reader.complain((*path, unit), "this is more than can be counted exactly (4.5 million dollars, 1.25 GWh)")
+        return None
+    return measure, amount
+
+
+def _window(reader: Reader, doc: schema.Budget, path: Path) -> values.Window:
+    kind, _, length = doc.window.partition("-")
+    seconds = int(length[:-1]) * _SECONDS[length[-1]] if length else 0
+    if seconds > _ROLLING_SECONDS_MAX:
+        reader.complain((*path, "window"), "a rolling window may be 366 days long at most")
+    return values.Window(kind=kind, zone=_zone(reader, doc.timezone, (*path, "timezone")), seconds=seconds)
+
+
+def _zone(reader: Reader, name: str, path: Path) -> ZoneInfo | None:
+    if name == "UTC":
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        reader.complain(path, f"unknown time zone '{name}'{meant(name, available_timezones())}")
+        return None
+
+
+def _stages(doc: schema.Stages, limit: int) -> values.Stages:
+    def at(percent: int) -> int:
+        return limit * percent // 100
+
+    if doc == schema.Stages(refuse=doc.refuse):
+        return values.NO_STAGES
+    return values.Stages(
+        notify=tuple((percent, at(percent)) for percent in sorted(set(doc.notify))),
+        downgrade=at(doc.downgrade.at) if doc.downgrade else None,
+        tier_max=Tier[doc.downgrade.to] if doc.downgrade else Tier.small,
+        shrink=min(at(doc.shrink.at), at(doc.refuse)) if doc.shrink else None,
+        output_min=doc.shrink.min_output_tokens if doc.shrink else values.NO_STAGES.output_min,
+        queue=at(doc.queue.at) if doc.queue else None,
+        queue_seconds=float(doc.queue.seconds) if doc.queue else 0.0,
+    )

@@ -1,0 +1,225 @@
+"""Holds: what is set aside before an attempt is dialled, how long a request waits for room, and what grows meanwhile.
+
+Choosing and reserving are one step of the store: it gets every attempt that may serve, in order, and takes the first
+that fits. What is decided here is what it is offered, and what the attempt becomes by what was taken.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import structs
+
+from .accounting import refused
+from .accounting.expectation import OutputBook
+from .accounting.lines import LineBook
+from .routing import holds
+from .routing.holds import Scene, Usual
+from .sessions import caps
+from .settlement import Decided
+from .values.base import Value
+from .values.budget import Amounts, Exceeded, Line, Offer, Reservation
+from .values.catalog import Deployment
+from .values.entry import LedgerEntry
+from .values.plan import Attempt, Refusal
+
+# A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
+_LEASE_GRACE_SECONDS = 300.0
+# Between two looks whether there is room: short first, then so long.
+_PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.02, 0.25
+# Requests that may wait for room at once; each keeps its body in memory.
+WAITING_MAX = 1_000
+# A stream asks for more when it has used this much of what is held, while what is in flight still fits.
+_GROWS_AT = 0.75
+# Where a session's own measure of its input is trusted, it may be so much off (a turn in another script, a picture).
+_INPUT_MARGIN = 1.1
+
+
+class Budgets(Protocol):
+    """Where holds are taken; reserving may ask a shared store, resolving must not wait.
+
+    `offers_at(now)` gives the offers as they stand at a time: a shared store decides by its own clock. `tenant` is the
+    organisation within which everything is reserved together.
+    """
+
+    async def reserve(
+        self,
+        reservation_id: str,
+        offers_at: Callable[[float], Iterable[Offer]],
+        *,
+        tenant: str,
+        now: float,
+        lease: float,
+    ) -> Reservation | Exceeded: ...
+    async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool: ...
+    def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool: ...
+
+
+class Clock(Protocol):
+    """The time: `now` in seconds since the epoch, `monotonic` in seconds from anywhere."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Held(Value, frozen=True, kw_only=True):
+    """What was taken: the place in the plan, the attempt as its budgets left it, and who watches it grow."""
+
+    place: int
+    attempt: Attempt
+    reservation: Reservation
+    watch: "Watch | None"
+
+
+class Watch:
+    """Follows a stream whose hold is what such calls usually take: extends it in time, or says that it must end."""
+
+    def __init__(
+        self, budgets: Budgets, clock: Clock, attempt: Attempt, scene: Scene, reservation: Reservation
+    ) -> None:
+        self._budgets, self._clock = budgets, clock
+        self._attempt, self._scene, self._reservation = attempt, scene, reservation
+        held = holds.output_held(attempt, scene, reservation.lines)
+        assert held is not None, "only what is held below its worst case is watched"
+        self._held = held
+        self._extensions = 0
+        self.refused = False
+
+    async def covers(self, output_tokens: int) -> bool:
+        """Whether the stream may go on after so many output tokens; holds more where it is needed."""
+        if output_tokens < self._held * _GROWS_AT or self._held >= self._attempt.output_tokens_max:
+            return True
+        if not self.refused:
+            wider = min(max(self._held, output_tokens) * 2, self._attempt.output_tokens_max)
+            more = holds.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
+            self._extensions += 1
+            if await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
+                self._held = wider
+                return True
+            self.refused = True
+        return output_tokens < self._held
+
+
+class Holder:
+    """Takes the holds of one process. Keeps the lines of its callers, and how long answers usually are."""
+
+    def __init__(self, budgets: Budgets, clock: Clock, outputs: OutputBook, jitter: Callable[[], float]) -> None:
+        self._budgets = budgets
+        self._clock = clock
+        self._outputs = outputs
+        self._jitter = jitter
+        self._lines = LineBook()
+        self.waiting = 0
+
+    async def hold(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> Held | Refusal:
+        """Hold the attempt at `place`, else the next one after it that takes less; waits where a budget says so."""
+        places = holds.affordable(attempts, place)
+        offered = [attempts[at] for at in places]
+        lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS
+        began, pause, waiting = self._clock.now(), _PAUSE_SECONDS, True
+        scene: Scene | None = None
+
+        def offers_at(at: float) -> Iterable[Offer]:
+            nonlocal scene
+            scene = self._scene(decided, at, waiting=waiting)
+            return holds.offers(offered, scene)
+
+        while True:
+            now = self._clock.now()
+            reserved = await self._budgets.reserve(
+                f"{decided.request_id}.{number}", offers_at, tenant=decided.caller.org, now=now, lease=lease
+            )
+            if isinstance(reserved, Reservation):
+                assert scene is not None, "what was reserved was offered"
+                return self._held(reserved, offered, places, scene)
+            until = began + reserved.line.budget.stages.queue_seconds
+            if waiting and self.waiting < WAITING_MAX and _may_fit_by(reserved, now=now, until=until):
+                await self._wait(min(pause, max(until - now, 0.001)))
+                pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
+            elif waiting and reserved.line.budget.stages.queue is not None:
+                # The time is over: what is left between the queue's mark and the limit may be used now.
+                waiting = False
+            else:
+                return refused.refusal(reserved, now)
+
+    def learn(self, decided: Decided, entry: LedgerEntry, body_bytes: int) -> None:
+        """An answer that ended by itself: how long it was, and how its session's input is counted."""
+        if entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code:
+            return
+        self._outputs.learn(entry.task_type, entry.model, entry.output_tokens)
+        session = decided.session
+        if body_bytes and entry.input_tokens:
+            session.input_per_byte = entry.input_tokens / body_bytes
+            session.cached_share = entry.cached_input_tokens / entry.input_tokens
+
+    def scope_of(self, decided: Decided) -> Mapping[str, str]:
+        """The scope values of a request (REQUEST_DIMENSIONS)."""
+        caller = decided.caller
+        return {
+            "org": caller.org,
+            "team": caller.team,
+            "key": caller.key,
+            "user": decided.user,
+            "session": decided.session.root,
+            "task_type": decided.verdict.task_type,
+            "route": decided.route.name,
+        }
+
+    def _scene(self, decided: Decided, now: float, *, waiting: bool) -> Scene:
+        budgets, scope = decided.world.budgets, self.scope_of(decided)
+        capped = caps.lines_of(decided.world.caps, decided.session, decided.caller.key, now=now)
+
+        def lines_at(deployment: Deployment) -> tuple[Line, ...]:
+            return self._lines.of(budgets, scope, deployment, now=now) + capped
+
+        def usual(deployment: Deployment) -> Usual:
+            return self._usual(decided, deployment)
+
+        return Scene(request=decided.request, facts=decided.facts, lines_at=lines_at, usual=usual, waiting=waiting)
+
+    def _usual(self, decided: Decided, deployment: Deployment) -> Usual:
+        """What such a call usually takes there: the session's own measure of its input where there is one."""
+        session, request = decided.session, decided.request
+        input_tokens = decided.facts.input_tokens
+        if session.input_per_byte:
+            input_tokens = round(len(request.body) * session.input_per_byte * _INPUT_MARGIN)
+        return Usual(
+            input=input_tokens,
+            cached_input=int(input_tokens * session.cached_share / _INPUT_MARGIN),
+            output=self._outputs.expected(decided.verdict.task_type, deployment.model) * request.choices,
+        )
+
+    def _held(self, reserved: Reservation, offered: Sequence[Attempt], places: Sequence[int], scene: Scene) -> Held:
+        attempt = offered[reserved.choice]
+        if reserved.passed_over and reserved.choice:
+            # Which attempt the budget had no room for is what the reason has to say.
+            first = offered[0].deployment.name
+            attempt = structs.replace(
+                attempt, reason=f"{attempt.reason}, {reserved.passed_over} has no room for {first}"
+            )
+        if reserved.output_tokens is not None:
+            attempt = holds.shrunk(attempt, scene, reserved.output_tokens, reserved.passed_over)
+        output = holds.output_held(attempt, scene, reserved.lines)
+        watch = None
+        if output is not None:
+            attempt = holds.at_usual(attempt, scene, reserved.lines, output)
+            if scene.request.stream:
+                watch = Watch(self._budgets, self._clock, attempt, scene, reserved)
+        return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)
+
+    async def _wait(self, seconds: float) -> None:
+        self.waiting += 1
+        try:
+            await self._clock.sleep(seconds * (0.75 + 0.5 * self._jitter()))
+        finally:
+            self.waiting -= 1
+
+
+def _may_fit_by(exceeded: Exceeded, *, now: float, until: float) -> bool:
+    """Whether waiting can help: the line has a queue, time is left, and something may go before it is over."""
+    line = exceeded.line
+    room = line.ceiling + exceeded.extra
+    if line.budget.stages.queue is None or now >= until or exceeded.wanted is None or exceeded.wanted > room:
+        return False
+    starts_again = line.resets_at is not None and line.resets_at <= until
+    return starts_again or bool(line.bucket_seconds) or exceeded.spent + exceeded.wanted <= room

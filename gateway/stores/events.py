@@ -1,0 +1,98 @@
+"""What operators did and were told about budgets: an append-only table beside the ledger, for audit.
+
+Rare and small: written at once, from a thread, over a connection of its own.
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..values.base import Value
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, budget TEXT NOT NULL, account TEXT NOT NULL,
+    details TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_at ON events (at_ms);
+"""
+# A page of the audit trail.
+PAGE_MAX = 1_000
+
+
+class Event(Value, frozen=True, kw_only=True):
+    """One event: `kind` is budget_threshold, budget_top_up or budget_grace; `details` say the rest."""
+
+    id: str
+    at_ms: int
+    kind: str
+    budget: str
+    account: str
+    details: Mapping[str, Any]
+
+
+class SqliteEvents:
+    """The events of one data folder."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        db = self._open()
+        try:
+            db.executescript(_SCHEMA)
+        finally:
+            db.close()
+
+    def append(self, event: Event) -> bool:
+        """Write one event; False if its id is known already. Raises sqlite3.Error."""
+        row = (event.id, event.at_ms, event.kind, event.budget, event.account, orjson.dumps(event.details).decode())
+        db = self._open()
+        try:
+            return db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row).rowcount == 1
+        finally:
+            db.close()
+
+    def since(self, at_ms: int) -> list[Event]:
+        """The newest events since then, oldest first; at most PAGE_MAX."""
+        db = self._open()
+        try:
+            rows = db.execute("SELECT * FROM events WHERE at_ms >= ? ORDER BY at_ms DESC LIMIT ?", (at_ms, PAGE_MAX))
+            return [
+                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
+                for row in reversed(rows.fetchall())
+            ]
+        finally:
+            db.close()
+
+    def grants(self, account: str) -> list[Event]:
+        """What was granted to an account, oldest first."""
+        db = self._open()
+        try:
+            rows = db.execute(
+                "SELECT * FROM events WHERE account = ? AND kind IN ('budget_top_up', 'budget_grace') ORDER BY at_ms",
+                (account,),
+            )
+            return [
+                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
+                for row in rows
+            ]
+        finally:
+            db.close()
+
+    def granted_accounts(self) -> list[tuple[str, str, Mapping[str, str]]]:
+        """(account, budget, scope values) of every account that was ever granted more."""
+        db = self._open()
+        try:
+            rows = db.execute(
+                "SELECT account, budget, MAX(details) FROM events WHERE kind IN ('budget_top_up', 'budget_grace')"
+                " GROUP BY account, budget"
+            )
+            return [(account, budget, orjson.loads(details)["scope"]) for account, budget, details in rows]
+        finally:
+            db.close()
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)

