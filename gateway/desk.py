@@ -9,9 +9,8 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from .accounting.lines import applies, line_of
-from .accounting.refused import UNITS
 from .errors import BadRequest, NotFound
-from .values.budget import Budget, Grant, Line
+from .values.budget import UNITS, Budget, Grant, Line
 from .values.request import Caller
 from .values.world import World
 

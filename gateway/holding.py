@@ -4,7 +4,7 @@ Choosing and reserving are one step of the store: it gets every attempt that may
 that fits. What is decided here is what it is offered, and what the attempt becomes by what was taken.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import structs
@@ -17,7 +17,7 @@ from .routing.holds import Scene, Usual
 from .sessions import caps
 from .settlement import Decided
 from .values.base import Value
-from .values.budget import Amounts, Exceeded, Line, Offer, Reservation
+from .values.budget import Amounts, Exceeded, Met, Offer, Reservation, joined
 from .values.catalog import Deployment
 from .values.entry import LedgerEntry
 from .values.plan import Attempt, Refusal
@@ -144,7 +144,7 @@ class Holder:
 
     def learn(self, decided: Decided, entry: LedgerEntry, body_bytes: int) -> None:
         """An answer that ended by itself: how long it was, and how its session's input is counted."""
-        if entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code:
+        if not decided.world.learns or entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code:
             return
         self._outputs.learn(entry.task_type, entry.model, entry.output_tokens)
         session = decided.session
@@ -152,25 +152,12 @@ class Holder:
             session.input_per_byte = entry.input_tokens / body_bytes
             session.cached_share = entry.cached_input_tokens / entry.input_tokens
 
-    def scope_of(self, decided: Decided) -> Mapping[str, str]:
-        """The scope values of a request (REQUEST_DIMENSIONS)."""
-        caller = decided.caller
-        return {
-            "org": caller.org,
-            "team": caller.team,
-            "key": caller.key,
-            "user": decided.user,
-            "session": decided.session.root,
-            "task_type": decided.verdict.task_type,
-            "route": decided.route.name,
-        }
-
     def _scene(self, decided: Decided, now: float, *, waiting: bool) -> Scene:
-        budgets, scope = decided.world.budgets, self.scope_of(decided)
+        budgets, who = decided.world.budgets, _who(decided)
         capped = caps.lines_of(decided.world.caps, decided.session, decided.caller.key, now=now)
 
-        def lines_at(deployment: Deployment) -> tuple[Line, ...]:
-            return self._lines.of(budgets, scope, deployment, now=now) + capped
+        def lines_at(deployment: Deployment) -> Met:
+            return joined(self._lines.of(budgets, who, deployment, now=now), capped)
 
         def usual(deployment: Deployment) -> Usual:
             return self._usual(decided, deployment)
@@ -213,6 +200,15 @@ class Holder:
             await self._clock.sleep(seconds * (0.75 + 0.5 * self._jitter()))
         finally:
             self.waiting -= 1
+
+
+def _who(decided: Decided) -> tuple[str, ...]:
+    """The values of REQUEST_DIMENSIONS."""
+    caller = decided.caller
+    return (
+        caller.org, caller.team, caller.key, decided.user, decided.session.root, decided.verdict.task_type,
+        decided.route.name,
+    )  # fmt: skip
 
 
 def _may_fit_by(exceeded: Exceeded, *, now: float, until: float) -> bool:

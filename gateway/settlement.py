@@ -6,7 +6,7 @@ import msgspec
 from msgspec import structs
 
 from .accounting import estimate, pricing
-from .carbon.footprint import UNKNOWN, carbon_micrograms_mid, energy_millijoules_mid, footprint
+from .carbon.footprint import UNKNOWN, carbon_micrograms_held, energy_millijoules_mid, footprint
 from .crossing import Carrier
 from .crossing.carried import Back
 from .providers import PROVIDERS
@@ -114,7 +114,7 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
 
 def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
     """What is written down before `attempt` is dialled."""
-    deployment, held = attempt.deployment, _as_held(decided, attempt)
+    deployment, held = attempt.deployment, _tokens_held(decided, attempt)
     return Hold(
         id=f"{decided.request_id}.{number}",
         at_ms=int(decided.at * 1000),
@@ -133,12 +133,12 @@ def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
         model=deployment.model,
         attempts=number,
         reason=attempt.reason,
-        input_tokens=held.input,
-        output_tokens=held.output,
+        input_tokens=held[0],
+        output_tokens=held[1],
         priced=int(attempt.hold_nusd is not None),
         hold_nusd=attempt.hold_nusd or 0,
         hold_millijoules=attempt.hold_millijoules or 0,
-        hold_micrograms=_carbon_held(deployment, held),
+        hold_micrograms=_carbon_held(deployment, attempt.hold_millijoules),
         world=decided.world.generation,
         org=decided.caller.org,
         user=decided.user,
@@ -210,18 +210,20 @@ def amounts_of(entry: LedgerEntry) -> Amounts:
     return entry.charge_nusd, tokens, called, entry.energy_mj_mid, entry.carbon_ug_mid
 
 
+def _tokens_held(decided: Decided, attempt: Attempt) -> tuple[int, int]:
+    """The input and output tokens behind the hold: the worst case, or what such calls usually take where that was held."""
+    return attempt.tokens_held or (decided.facts.input_tokens_max, attempt.output_tokens_max)
+
+
 def _as_held(decided: Decided, attempt: Attempt) -> Usage:
-    """The tokens behind the hold: the worst case, or what such calls usually take where that was held."""
-    tokens = attempt.tokens_held
-    if tokens is None:
-        return Usage(input=decided.facts.input_tokens_max, output=attempt.output_tokens_max, exact=False)
+    tokens = _tokens_held(decided, attempt)
     return Usage(input=tokens[0], output=tokens[1], exact=False)
 
 
-def _carbon_held(deployment: Deployment, held: Usage) -> int:
-    if deployment.energy is None:
+def _carbon_held(deployment: Deployment, millijoules: int | None) -> int:
+    if deployment.energy is None or not millijoules:
         return 0
-    return carbon_micrograms_mid(deployment.energy, deployment.intensity, held.input, held.output)
+    return carbon_micrograms_held(deployment.energy, deployment.intensity, millijoules)
 
 
 def _seen(decided: Decided, output_tokens: int) -> Usage:

@@ -1,12 +1,11 @@
 """What a caller is told beside the answer: the x-penstock-* headers. Pure."""
 
-from .accounting.refused import UNITS
 from .crossing.carried import Carried
 from .settlement import Decided, Progress, amounts_of
 from .values.answer import Answer
-from .values.budget import Amounts, Reservation
+from .values.budget import UNITS, Amounts, Reservation
 from .values.entry import LedgerEntry
-from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
+from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd, shortest
 
 # Budgets told of in one header, in the order of the file.
 _BUDGETS_TOLD = 8
@@ -30,7 +29,7 @@ def of_attempt(decided: Decided, progress: Progress, spent: Amounts | None = Non
     """What was decided, and why; and how the budgets stand with the hold for it."""
     attempt = progress.attempt
     headers = of_case(decided)
-    if progress.reservation is not None and progress.reservation.lines:
+    if progress.reservation is not None and progress.reservation.standings:
         headers["x-penstock-budget"] = budgets_of(progress.reservation, decided.at, spent)
     if attempt.output_limit is not None:
         headers["x-penstock-max-output-tokens"] = str(attempt.output_limit)
@@ -46,24 +45,24 @@ def of_attempt(decided: Decided, progress: Progress, spent: Amounts | None = Non
 
 
 def budgets_of(reservation: Reservation, now: float, spent: Amounts | None = None) -> str:
-    """What is left of each budget that the call was held on, in the list syntax of HTTP structured fields (RFC 8941):
+    """What is left of each budget that the call was held on, separated by commas:
     `"team";unit=USD;limit=10;remaining=7.5;reset=3600`. With the call at its hold, or at what it `spent`."""
     parts = []
     for line, amount, (used, held, extra) in zip(
-        reservation.lines, reservation.amounts, reservation.standings, strict=True
+        reservation.lines, reservation.amounts, reservation.standings, strict=False
     ):
-        measure = line.budget.measure
-        limit = line.ceiling + extra
-        own = amount if spent is None else spent[measure] or 0
-        left = max(0, limit - used - held + amount - own)
+        budget = line.budget
+        measure, label, resets_at = budget.measure, budget.label, line.resets_at
         unit, scale = UNITS[measure]
-        part = f'"{line.budget.name}";unit={unit};limit={_short(limit / scale)};remaining={_short(left / scale)}'
-        parts.append(part if line.resets_at is None else f"{part};reset={max(0, int(line.resets_at - now))}")
+        left = line.ceiling + extra - used - held
+        if spent is not None:
+            left += amount - (spent[measure] or 0)
+        if extra or line.ceiling != budget.refuse:
+            label = f'"{budget.name}";unit={unit};limit={shortest((line.ceiling + extra) / scale)}'
+        remaining = 0 if left <= 0 else left if scale == 1 else shortest(left / scale)
+        part = f"{label};remaining={remaining}"
+        parts.append(part if resets_at is None else f"{part};reset={max(0, int(resets_at - now))}")
     return ", ".join(parts[:_BUDGETS_TOLD])
-
-
-def _short(amount: float) -> str:
-    return f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
 def told(answer: Answer, decided: Decided, progress: Progress, entry: LedgerEntry) -> Answer:

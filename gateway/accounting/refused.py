@@ -2,18 +2,10 @@
 
 from datetime import UTC, datetime
 
-from ..values.budget import Exceeded, Line, Measure
+from ..values.budget import UNITS, Exceeded, Line
 from ..values.plan import Refusal
-from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NUSD_PER_USD, told
+from ..values.units import told
 
-# How people read a measure: its unit, and how many of our integer units make one.
-UNITS = {
-    Measure.nusd: ("USD", NUSD_PER_USD),
-    Measure.tokens: ("tokens", 1),
-    Measure.calls: ("calls", 1),
-    Measure.millijoules: ("Wh", MILLIJOULES_PER_WH),
-    Measure.micrograms: ("gCO2e", MICROGRAMS_PER_GRAM),
-}
 _ASK = "ask the operator to raise it"
 
 

@@ -3,6 +3,8 @@
 Location-based average intensity; training is outside the boundary (the gateway is a consumer in SCI-for-AI's terms).
 """
 
+import math
+
 from ..values.catalog import EnergyModel, Footprint, Intensity
 from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, Bounds
 from ..values.usage import Usage
@@ -32,18 +34,12 @@ def micrograms_mid(millijoules: int, intensity: Intensity) -> int:
     return round(millijoules / _MILLI * intensity.grams_per_kwh * _MICROGRAMS_PER_JOULE)
 
 
-def carbon_micrograms_mid(
-    model: tuple[EnergyModel, EnergyModel, EnergyModel],
-    intensity: Intensity,
-    input_tokens: int,
-    output_tokens: int,
-    cached_tokens: int = 0,
-) -> int:
-    """The mid estimate of carbon alone, embodied included: what budgets hold, by the arithmetic of `footprint`."""
-    accelerator = model[1].accelerator_joules(input_tokens, cached_tokens, output_tokens)
-    facility = accelerator * model[1].facility
-    grams = facility * intensity.grams_per_kwh + accelerator * _EMBODIED_GRAMS_PER_KWH[1]
-    return round(grams * _MICROGRAMS_PER_JOULE)
+def carbon_micrograms_held(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: Intensity, mj: int) -> int:
+    """What is held for a call of so many mJ at the facility's meter, embodied included: no less than `footprint`'s mid
+    says of such a call, in spite of both roundings."""
+    facility = (mj + 1) / _MILLI
+    grams = facility * intensity.grams_per_kwh + facility / model[1].facility * _EMBODIED_GRAMS_PER_KWH[1]
+    return math.ceil(grams * _MICROGRAMS_PER_JOULE)
 
 
 def energy_millijoules_mid(

@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..accounting.refused import UNITS
-from ..values.budget import Crossing
+from ..values.budget import UNITS, Crossing
 
 log = logging.getLogger(__name__)
 

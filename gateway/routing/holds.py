@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from msgspec import structs
 
 from ..accounting import pricing
-from ..carbon.footprint import carbon_micrograms_mid, energy_millijoules_mid
+from ..carbon.footprint import carbon_micrograms_held, energy_millijoules_mid
 from ..values.base import Value
-from ..values.budget import NO_STAGES, Amounts, Line, Measure, Offer, Smaller
+from ..values.budget import Amounts, Line, Measure, Met, Offer, Smaller
 from ..values.catalog import Deployment
 from ..values.plan import Attempt, Facts
 from ..values.request import Request
@@ -39,7 +39,7 @@ class Scene(Value, frozen=True, kw_only=True):
 
     request: Request
     facts: Facts
-    lines_at: Callable[[Deployment], tuple[Line, ...]]
+    lines_at: Callable[[Deployment], Met]
     usual: Callable[[Deployment], Usual]
     waiting: bool = False
 
@@ -50,25 +50,15 @@ def affordable(attempts: Sequence[Attempt], place: int) -> list[int]:
     return [place, *(at for at in range(place + 1, len(attempts)) if _takes_less(attempts[at], first))]
 
 
-def offers(attempts: Iterable[Attempt], scene: Scene) -> Iterator[Offer]:
+def offers(attempts: Sequence[Attempt], scene: Scene) -> Iterator[Offer]:
     """One offer for each attempt, in their order; each is made when it is asked for."""
-    attempts = list(attempts)
-    lowest = min([attempt.deployment.tier for attempt in attempts])
     for attempt in attempts:
-        lines = scene.lines_at(attempt.deployment)
-        worst = _worst(attempt, scene, lines)
-        if _plain(lines):
-            yield Offer(
-                lines=lines,
-                wanted=tuple([worst[line.budget.measure] for line in lines]),
-                ceilings=tuple([line.ceiling for line in lines]),
-            )
-            continue
-        shrinks = _shrinks(attempt, scene, lines)
-        wanted = tuple([_wanted(line, attempt, scene, worst, attempt.output_tokens_max) for line in lines])
-        ceilings = [_ceiling(line, attempt, scene, shrinks, cheaper=lowest) for line in lines]
-        smaller = _smaller(attempt, scene, lines, wanted, ceilings) if shrinks and None not in wanted else None
-        yield Offer(lines=lines, wanted=wanted, ceilings=tuple(ceilings), smaller=smaller)
+        met = scene.lines_at(attempt.deployment)
+        worst = _worst(attempt, scene, carbon=met.carbon)
+        if met.plain:
+            yield Offer(lines=met.lines, wanted=tuple([worst[one] for one in met.measures]), ceilings=met.ceilings)
+        else:
+            yield _staged(attempt, attempts, scene, met.lines, worst)
 
 
 def output_held(attempt: Attempt, scene: Scene, lines: Sequence[Line]) -> int | None:
@@ -116,7 +106,7 @@ def at_usual(attempt: Attempt, scene: Scene, lines: Sequence[Line], output: int)
 
 def growth(attempt: Attempt, scene: Scene, lines: Sequence[Line], before: int, after: int) -> tuple[int, ...]:
     """What each line holds more when the output held grows from `before` to `after` tokens; worst cases stay."""
-    worst = _worst(attempt, scene, lines)
+    worst = _worst(attempt, scene, carbon=True)
     return tuple(
         [
             (_amount(line, attempt, scene, worst, after) or 0) - (_amount(line, attempt, scene, worst, before) or 0)
@@ -127,20 +117,25 @@ def growth(attempt: Attempt, scene: Scene, lines: Sequence[Line], before: int, a
     )
 
 
-def _plain(lines: Iterable[Line]) -> bool:
-    """Whether every line holds the worst case, and has no stage before its limit."""
-    return all(line.budget.stages is NO_STAGES and not line.budget.expected for line in lines)
+def _staged(
+    attempt: Attempt, attempts: Sequence[Attempt], scene: Scene, lines: tuple[Line, ...], worst: Amounts
+) -> Offer:
+    """The offer where a budget has stages before its limit, or holds what is usual."""
+    lowest = min([one.deployment.tier for one in attempts])
+    shrinks = _shrinks(attempt, scene, lines)
+    wanted = tuple([_wanted(line, attempt, scene, worst, attempt.output_tokens_max) for line in lines])
+    ceilings = [_ceiling(line, attempt, scene, shrinks, cheaper=lowest) for line in lines]
+    smaller = _smaller(attempt, scene, lines, wanted, ceilings) if shrinks and None not in wanted else None
+    return Offer(lines=lines, wanted=wanted, ceilings=tuple(ceilings), smaller=smaller)
 
 
-def _worst(attempt: Attempt, scene: Scene, lines: Iterable[Line]) -> Amounts:
-    """Every measure's worst case; carbon only where a line counts it."""
-    deployment, facts = attempt.deployment, scene.facts
-    free = scene.request.passage is not None and scene.request.passage.free
-    carbon: int | None = 0
-    if not free and any(line.budget.measure is Measure.micrograms for line in lines):
-        carbon = _carbon(deployment, facts.input_tokens_max, attempt.output_tokens_max, 0)
-    tokens = 0 if free else facts.input_tokens_max + attempt.output_tokens_max
-    return attempt.hold_nusd, tokens, 1, attempt.hold_millijoules, carbon
+def _worst(attempt: Attempt, scene: Scene, *, carbon: bool) -> Amounts:
+    """Every measure's worst case; carbon only where it counts."""
+    facts, passage, energy = scene.facts, scene.request.passage, attempt.hold_millijoules
+    grams = _carbon(attempt.deployment, energy) if carbon else 0
+    if passage is not None and passage.free:
+        return attempt.hold_nusd, 0, 1, energy, 0
+    return attempt.hold_nusd, facts.input_tokens_max + attempt.output_tokens_max, 1, energy, grams
 
 
 def _wanted(line: Line, attempt: Attempt, scene: Scene, worst: Amounts, output: int) -> int | None:
@@ -167,19 +162,18 @@ def _amount(line: Line, attempt: Attempt, scene: Scene, worst: Amounts, output: 
             most, pricing.usual_case(deployment.sheet, input_tokens, cached, output, long_cache=facts.long_cache)
         )
     assert deployment.energy is not None, "where energy is known there is a model"
-    if measure is Measure.millijoules:
-        return min(most, energy_millijoules_mid(deployment.energy, input_tokens, output, cached))
-    return min(most, _carbon(deployment, input_tokens, output, cached) or 0)
+    energy = energy_millijoules_mid(deployment.energy, input_tokens, output, cached)
+    return min(most, energy if measure is Measure.millijoules else _carbon(deployment, energy) or 0)
 
 
 def _usual_output(attempt: Attempt, usual: Usual, factor: float) -> int:
     return min(attempt.output_tokens_max, max(_OUTPUT_MIN, round(usual.output * factor)))
 
 
-def _carbon(deployment: Deployment, input_tokens: int, output_tokens: int, cached: int) -> int | None:
-    if deployment.energy is None:
+def _carbon(deployment: Deployment, millijoules: int | None) -> int | None:
+    if deployment.energy is None or millijoules is None:
         return None
-    return carbon_micrograms_mid(deployment.energy, deployment.intensity, input_tokens, output_tokens, cached)
+    return carbon_micrograms_held(deployment.energy, deployment.intensity, millijoules)
 
 
 def _ceiling(line: Line, attempt: Attempt, scene: Scene, shrinks: int, *, cheaper: int) -> int:
@@ -224,7 +218,7 @@ def _smaller(
 def _without_output(line: Line, attempt: Attempt, scene: Scene) -> int:
     deployment, facts, measure = attempt.deployment, scene.facts, line.budget.measure
     if line.budget.expected:
-        return _amount(line, attempt, scene, _worst(attempt, scene, (line,)), 0) or 0
+        return _amount(line, attempt, scene, _worst(attempt, scene, carbon=True), 0) or 0
     if measure is Measure.calls:
         return 1
     if measure is Measure.tokens:
@@ -233,9 +227,8 @@ def _without_output(line: Line, attempt: Attempt, scene: Scene) -> int:
         assert deployment.sheet is not None, "what is priced has a sheet"
         return pricing.worst_case(deployment.sheet, facts.input_tokens_max, 0, long_cache=facts.long_cache)
     assert deployment.energy is not None, "where energy is known there is a model"
-    if measure is Measure.millijoules:
-        return energy_millijoules_mid(deployment.energy, facts.input_tokens_max, 0)
-    return _carbon(deployment, facts.input_tokens_max, 0, 0) or 0
+    energy = energy_millijoules_mid(deployment.energy, facts.input_tokens_max, 0)
+    return energy if measure is Measure.millijoules else _carbon(deployment, energy) or 0
 
 
 def _takes_less(other: Attempt, first: Attempt) -> bool:

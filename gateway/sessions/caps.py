@@ -3,8 +3,8 @@ together with all other budgets; wall clock is checked here."""
 
 from msgspec import structs
 
-from ..accounting.lines import line_of
-from ..values.budget import Budget, Line, Measure, SessionCaps
+from ..accounting.lines import SESSION_KEEP_SECONDS, quoted
+from ..values.budget import Budget, Line, Measure, Met, SessionCaps
 from ..values.plan import Refusal
 from ..values.units import told
 from .identity import Session
@@ -12,7 +12,7 @@ from .identity import Session
 _HOUR_SECONDS = 3600
 
 
-def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tuple[Line, ...]:
+def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> Met:
     """The session's own budget lines; what its path took before it parted from another lowers them.
 
     Kept on the session for an hour, which also renews how long its accounts are remembered.
@@ -20,11 +20,22 @@ def lines_of(caps: SessionCaps, session: Session, key: str, *, now: float) -> tu
     hour = int(now) // _HOUR_SECONDS
     if session.lines_hour == hour and session.lines_caps is caps:
         return session.lines
-    scope = {"key": key, "session": session.root}
-    lines = [(line_of(budget, scope, now=now), _inherited(budget, session)) for budget in caps.budgets]
-    session.lines = tuple(
-        [structs.replace(line, ceiling=max(0, line.ceiling - taken)) if taken else line for line, taken in lines]
+    whose = f"key={quoted(key)}/session={quoted(session.root)}|session"
+    keep_until = now + SESSION_KEEP_SECONDS
+    lines = tuple(
+        [
+            Line(
+                account=f"{budget.name}|{whose}",
+                budget=budget,
+                ceiling=max(0, budget.refuse - _inherited(budget, session)),
+                keep_until=keep_until,
+                session=True,
+            )
+            for budget in caps.budgets
+        ]
     )
+    ceilings = tuple([line.ceiling for line in lines])
+    session.lines = structs.replace(caps.blank, lines=lines, ceilings=ceilings)
     session.lines_hour, session.lines_caps = hour, caps
     return session.lines
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..values.budget import Line, SessionCaps
+from ..values.budget import NOTHING_MET, Met, SessionCaps
 from ..values.request import NOTHING, Message, Request
 
 # Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
@@ -53,7 +53,7 @@ class Session(msgspec.Struct):
     loop_score: float = 0.0
     loop_repeats: int = 0
     talks: dict[int, Conversation] = {}
-    lines: tuple[Line, ...] = ()
+    lines: Met = NOTHING_MET
     lines_hour: int = -1
     lines_caps: SessionCaps | None = None
 

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from .base import Value
 from .catalog import Tier
+from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NUSD_PER_USD, shortest
 
 
 class Measure(IntEnum):
@@ -19,6 +20,15 @@ class Measure(IntEnum):
     micrograms = 4
 
 
+# How people read a measure: its unit, and how many of our integer units make one.
+UNITS = {
+    Measure.nusd: ("USD", NUSD_PER_USD),
+    Measure.tokens: ("tokens", 1),
+    Measure.calls: ("calls", 1),
+    Measure.millijoules: ("Wh", MILLIJOULES_PER_WH),
+    Measure.micrograms: ("gCO2e", MICROGRAMS_PER_GRAM),
+}
+
 # Amounts in the order of Measure; None where it is not known (no price sheet, no energy profile).
 Amounts = tuple[int | None, int | None, int, int | None, int | None]
 NOTHING_SPENT: Amounts = (0, 0, 0, 0, 0)
@@ -26,9 +36,6 @@ NOTHING_SPENT: Amounts = (0, 0, 0, 0, 0)
 # What a request says of itself, and what only the deployment that serves it decides.
 REQUEST_DIMENSIONS = ("org", "team", "key", "user", "session", "task_type", "route")
 ATTEMPT_DIMENSIONS = ("deployment", "model", "tier", "provider")
-# Dimensions whose values callers make up, without end.
-ENDLESS_DIMENSIONS = frozenset({"user", "session"})
-
 # Sums beside a limit stay exact in a double (Lua has no other number): 2**53 is 9 million dollars, or 2.5 GWh.
 LIMIT_MAX = 2**52
 
@@ -77,6 +84,7 @@ class Budget:
     `measure`, `refuse` the amount beyond which nothing is booked (the limit, unless a stage says less). `expected` is
     the safety factor of expected holds, 0 for the worst case. `fail` says what happens while the shared store is down:
     closed, open or local. `shadow` budgets count and notify, and refuse nothing. `contact` tells how to ask for more.
+    `label` is how headers begin to tell of it: name, unit and limit.
     """
 
     name: str
@@ -90,22 +98,16 @@ class Budget:
     fail: str = "closed"
     shadow: bool = False
     contact: str = ""
-    endless: bool = field(init=False)
+    dimensions: tuple[str, ...] = field(init=False)
+    label: str = field(init=False)
 
     def __post_init__(self) -> None:
         assert 0 <= self.limit <= LIMIT_MAX
-        object.__setattr__(self, "endless", bool(ENDLESS_DIMENSIONS & set(self.scope)))
         if self.refuse < 0:
             object.__setattr__(self, "refuse", self.limit)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionCaps:
-    """What one session, with all that it started, may take: budgets whose scope is the session, and seconds of wall
-    clock (None: no cap)."""
-
-    budgets: tuple[Budget, ...] = ()
-    seconds: float | None = None
+        unit, scale = UNITS[self.measure]
+        object.__setattr__(self, "dimensions", tuple(sorted(self.scope)))
+        object.__setattr__(self, "label", f'"{self.name}";unit={unit};limit={shortest(self.refuse / scale)}')
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -134,6 +136,59 @@ class Line(Value, frozen=True, kw_only=True):
     def measure(self) -> Measure:
         """What it counts."""
         return self.budget.measure
+
+
+class Met(Value, frozen=True, kw_only=True):
+    """The lines that a request meets at one deployment, and what holds for all of them: their measures and ceilings,
+    whether each holds the worst case up to its limit (`plain`), and whether one counts carbon."""
+
+    lines: tuple[Line, ...]
+    measures: tuple[Measure, ...]
+    ceilings: tuple[int, ...]
+    plain: bool
+    carbon: bool
+
+
+def joined(one: Met, other: Met) -> Met:
+    """Both."""
+    if not other.lines:
+        return one
+    return Met(
+        lines=one.lines + other.lines,
+        measures=one.measures + other.measures,
+        ceilings=one.ceilings + other.ceilings,
+        plain=one.plain and other.plain,
+        carbon=one.carbon or other.carbon,
+    )
+
+
+def met(lines: tuple[Line, ...]) -> Met:
+    """These lines, looked through once."""
+    budgets = [line.budget for line in lines]
+    return Met(
+        lines=lines,
+        measures=tuple([budget.measure for budget in budgets]),
+        ceilings=tuple([line.ceiling for line in lines]),
+        plain=all(budget.stages is NO_STAGES and not budget.expected for budget in budgets),
+        carbon=any(budget.measure is Measure.micrograms for budget in budgets),
+    )
+
+
+NOTHING_MET = met(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCaps:
+    """What one session, with all that it started, may take: budgets whose scope is the session, and seconds of wall
+    clock (None: no cap). `blank` is what a session meets, but for its accounts."""
+
+    budgets: tuple[Budget, ...] = ()
+    seconds: float | None = None
+    blank: Met = field(init=False)
+
+    def __post_init__(self) -> None:
+        blank = met(tuple(Line(account="", budget=budget, ceiling=budget.refuse) for budget in self.budgets))
+        object.__setattr__(self, "blank", blank)
 
 
 class Smaller(Value, frozen=True, kw_only=True):

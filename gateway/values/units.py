@@ -48,6 +48,12 @@ def nusd_to_usd(nusd: int) -> str:
     return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
 
 
+def shortest(amount: float) -> str:
+    """An amount in twelve digits at most, without exponent."""
+    text = f"{amount:.12g}"
+    return text if "e" not in text else f"{amount:.6f}".rstrip("0").rstrip(".")
+
+
 def divide_half_even(numerator: int, denominator: int) -> int:
     """Integer division rounded half to even; the denominator is positive."""
     quotient, rest = divmod(numerator, denominator)

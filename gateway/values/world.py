@@ -20,7 +20,7 @@ class Webhook:
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
-    `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
+    `learns`: some budget holds what calls usually take, so that has to be learnt. `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
     due then. `callers` maps sha256(secret) to who shows it; empty together with `open_caller` None means that nobody may call.
     """
 
@@ -28,6 +28,7 @@ class World:
     deployments: Mapping[str, Deployment]
     routes: Mapping[str, Route]
     patterns: tuple[str, ...] = field(init=False)
+    learns: bool = field(init=False)
     task_types: tuple[TaskType, ...]
     budgets: tuple[Budget, ...]
     caps: SessionCaps
@@ -42,6 +43,7 @@ class World:
     changes_at: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "learns", any(budget.expected for budget in self.budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))
 

@@ -11,9 +11,10 @@ from gateway.values.budget import Budget, Measure, Window
 from tests.lines import NOW
 from tests.worlds import world
 
-WHO = {
+SCOPE = {
     "org": "default", "team": "a", "key": "k1", "user": "", "session": "s1", "task_type": "x", "route": "auto",
 }  # fmt: skip
+WHO = tuple(SCOPE.values())
 
 
 def at(text: str) -> float:
@@ -68,9 +69,9 @@ def made(name: str, scope: dict[str, str], kind: str = "day") -> Budget:
 
 def test_budgets_apply_by_scope_and_stars_give_each_value_its_own_account():
     budgets = (made("all", {}), made("team", {"team": "a"}), made("each", {"key": "*"}))
-    names = {one.name: one.account for one in lines_for(budgets, WHO, now=NOW)}
+    names = {one.name: one.account for one in lines_for(budgets, SCOPE, now=NOW)}
     assert set(names) == {"all", "team", "each"}
-    others = lines_for(budgets, {**WHO, "key": "k2", "team": "b"}, now=NOW)
+    others = lines_for(budgets, {**SCOPE, "key": "k2", "team": "b"}, now=NOW)
     assert [one.name for one in others] == ["all", "each"]
     assert others[1].account != names["each"]
 
@@ -91,8 +92,8 @@ def test_lines_depend_on_the_deployment_where_a_budget_does():
         made("provider", {"provider": "near"}),
     )
     deployments, book = world().deployments, LineBook()
-    small = [one.name for one in book.of(budgets, WHO, deployments["small"], now=NOW)]
-    frontier = [one.name for one in book.of(budgets, WHO, deployments["frontier"], now=NOW)]
+    small = [one.name for one in book.of(budgets, WHO, deployments["small"], now=NOW).lines]
+    frontier = [one.name for one in book.of(budgets, WHO, deployments["frontier"], now=NOW).lines]
     assert (small, frontier) == (["model", "provider"], ["tier", "model"])
 
 
@@ -102,17 +103,17 @@ def test_lines_are_remembered_until_the_first_of_their_windows_ends():
     first = book.of(budgets, WHO, small, now=NOW)
     assert book.of(budgets, WHO, small, now=NOW + 60) is first
     later = book.of(budgets, WHO, small, now=NOW + 3600)
-    assert later[0].account != first[0].account and later[1].account == first[1].account
+    assert later.lines[0].account != first.lines[0].account and later.lines[1].account == first.lines[1].account
 
 
 def test_thousands_of_budgets_for_others_are_not_looked_at():
     mine = made("mine", {"key": "k1"})
     budgets = (*[made(f"b{n}", {"key": f"other{n}"}) for n in range(5000)], mine)
     book, small = LineBook(), world().deployments["small"]
-    assert [one.name for one in book.of(budgets, WHO, small, now=NOW)] == ["mine"]
+    assert [one.name for one in book.of(budgets, WHO, small, now=NOW).lines] == ["mine"]
 
 
 def test_lines_of_the_open_ended_windows_have_no_end():
     for kind in ("total", "session"):
-        assert line_of(made("x", {"session": "*"}, kind), WHO, now=NOW).resets_at is None
-    assert datetime.fromtimestamp(line_of(made("x", {}), WHO, now=NOW).resets_at or 0, UTC).hour == 0
+        assert line_of(made("x", {"session": "*"}, kind), SCOPE, now=NOW).resets_at is None
+    assert datetime.fromtimestamp(line_of(made("x", {}), SCOPE, now=NOW).resets_at or 0, UTC).hour == 0
