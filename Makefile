@@ -9,8 +9,10 @@ UV_VERSION := 0.13.8
 LOOPS ?= ../shared/data/loops
 # For example CLIENTS="--profile crossed --client codex"
 CLIENTS ?=
+# For example OVERSPEND=--quick
+OVERSPEND ?=
 
-.PHONY: demo run test check fix report bench replay clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -38,8 +40,14 @@ report: setup  ## the tail of the house: longest files and functions, import cyc
 bench: setup  ## CPU per request beside a bare proxy, into bench.json (about two minutes)
 	$(BIN)/python loadtest/bench.py
 
+overspend: setup  ## four gateways, one Valkey, tight budgets, kills and outages: is anything overspent? (about 20 minutes)
+	$(BIN)/python loadtest/overspend.py $(OVERSPEND)
+
 replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs that folder
 	$(BIN)/python loadtest/reconcile.py $(LOOPS)
+
+holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times their cost; needs $(LOOPS)
+	$(BIN)/python loadtest/holds.py $(LOOPS)
 
 clients: setup  ## real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
 	tests/clients/run.sh $(CLIENTS)

@@ -30,6 +30,8 @@ _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.02, 0.25
 WAITING_MAX = 1_000
 # A stream asks for more when it has used this much of what is held, while what is in flight still fits.
 _GROWS_AT = 0.75
+# A chunk or two of a stream.
+_LITTLE_MORE_TOKENS = 64
 # Where a session's own measure of its input is trusted, it may be so much off (a turn in another script, a picture).
 _INPUT_MARGIN = 1.1
 
@@ -75,12 +77,10 @@ class Watch:
     """Follows a stream whose hold is what such calls usually take: extends it in time, or says that it must end."""
 
     def __init__(
-        self, budgets: Budgets, clock: Clock, attempt: Attempt, scene: Scene, reservation: Reservation
+        self, budgets: Budgets, clock: Clock, attempt: Attempt, scene: Scene, reservation: Reservation, held: int
     ) -> None:
         self._budgets, self._clock = budgets, clock
         self._attempt, self._scene, self._reservation = attempt, scene, reservation
-        held = holds.output_held(attempt, scene, reservation.lines)
-        assert held is not None, "only what is held below its worst case is watched"
         self._held = held
         self._extensions = 0
         self.refused = False
@@ -89,15 +89,20 @@ class Watch:
         """Whether the stream may go on after so many output tokens; holds more where it is needed."""
         if output_tokens < self._held * _GROWS_AT or self._held >= self._attempt.output_tokens_max:
             return True
-        if not self.refused:
-            wider = min(max(self._held, output_tokens) * 2, self._attempt.output_tokens_max)
-            more = holds.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
-            self._extensions += 1
-            if await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
-                self._held = wider
+        # Much more, so that a long answer asks seldom; where there is no room for that, a little more.
+        for wider in (max(self._held, output_tokens) * 2, self._held + _LITTLE_MORE_TOKENS):
+            if not self.refused and await self._extended(min(wider, self._attempt.output_tokens_max)):
                 return True
-            self.refused = True
+        self.refused = True
         return output_tokens < self._held
+
+    async def _extended(self, wider: int) -> bool:
+        more = holds.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
+        self._extensions += 1
+        if not await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
+            return False
+        self._held = wider
+        return True
 
 
 class Holder:
@@ -184,14 +189,19 @@ class Holder:
             attempt = structs.replace(
                 attempt, reason=f"{attempt.reason}, {reserved.passed_over} has no room for {first}"
             )
-        if reserved.output_tokens is not None:
-            attempt = holds.shrunk(attempt, scene, reserved.output_tokens, reserved.passed_over)
         output = holds.output_held(attempt, scene, reserved.lines)
+        if reserved.output_tokens is not None:
+            if any(line.budget.stages.shrink is not None for line in reserved.lines):
+                attempt = holds.shrunk(attempt, scene, reserved.output_tokens, reserved.passed_over)
+                output = holds.output_held(attempt, scene, reserved.lines)
+            else:
+                output = reserved.output_tokens
+                attempt = holds.ends_at(attempt, scene, output, reserved.passed_over)
         watch = None
         if output is not None:
             attempt = holds.at_usual(attempt, scene, reserved.lines, output)
             if scene.request.stream:
-                watch = Watch(self._budgets, self._clock, attempt, scene, reserved)
+                watch = Watch(self._budgets, self._clock, attempt, scene, reserved, output)
         return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)
 
     async def _wait(self, seconds: float) -> None:

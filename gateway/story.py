@@ -59,9 +59,11 @@ def budgets_of(reservation: Reservation, now: float, spent: Amounts | None = Non
             left += amount - (spent[measure] or 0)
         if extra or line.ceiling != budget.refuse:
             label = f'"{budget.name}";unit={unit};limit={shortest((line.ceiling + extra) / scale)}'
-        remaining = 0 if left <= 0 else left if scale == 1 else shortest(left / scale)
-        part = f"{label};remaining={remaining}"
-        parts.append(part if resets_at is None else f"{part};reset={max(0, int(resets_at - now))}")
+        remaining = left / scale if left > 0 else 0
+        if resets_at is None:
+            parts.append(f"{label};remaining={remaining:.12g}")
+        else:
+            parts.append(f"{label};remaining={remaining:.12g};reset={max(0, int(resets_at - now))}")
     return ", ".join(parts[:_BUDGETS_TOLD])
 
 

@@ -88,6 +88,14 @@ def shrunk(attempt: Attempt, scene: Scene, output: int, budget: str) -> Attempt:
     )
 
 
+def ends_at(attempt: Attempt, scene: Scene, output: int, budget: str) -> Attempt:
+    """The attempt where less was held than such calls usually take: a whole answer gets that as its limit, a stream is
+    watched."""
+    reason = f"{attempt.reason}, {budget} leaves {output} output tokens"
+    limit = None if scene.request.stream else output // scene.request.choices
+    return structs.replace(attempt, output_limit=limit, reason=reason)
+
+
 def at_usual(attempt: Attempt, scene: Scene, lines: Sequence[Line], output: int) -> Attempt:
     """The attempt with what was held for it where every line holds the usual case; unchanged where one holds the worst."""
     if not all(line.budget.expected or line.budget.measure is Measure.calls for line in lines):
@@ -125,7 +133,13 @@ def _staged(
     shrinks = _shrinks(attempt, scene, lines)
     wanted = tuple([_wanted(line, attempt, scene, worst, attempt.output_tokens_max) for line in lines])
     ceilings = [_ceiling(line, attempt, scene, shrinks, cheaper=lowest) for line in lines]
-    smaller = _smaller(attempt, scene, lines, wanted, ceilings) if shrinks and None not in wanted else None
+    smaller = None
+    if None not in wanted:
+        smaller = (
+            _smaller(attempt, scene, lines, wanted, ceilings)
+            if shrinks
+            else _tighter(attempt, scene, lines, wanted, ceilings, worst)
+        )
     return Offer(lines=lines, wanted=wanted, ceilings=tuple(ceilings), smaller=smaller)
 
 
@@ -211,6 +225,34 @@ def _smaller(
         ),
         most=most,
         least=_shrinks(attempt, scene, lines),
+        thresholds=tuple(ceilings),
+    )
+
+
+def _tighter(
+    attempt: Attempt,
+    scene: Scene,
+    lines: Sequence[Line],
+    wanted: Sequence[int | None],
+    ceilings: Sequence[int],
+    worst: Amounts,
+) -> Smaller | None:
+    """Where what such calls usually take does not fit, less of it may: the call then ends at what was held."""
+    most = output_held(attempt, scene, lines)
+    least = _OUTPUT_MIN * scene.request.choices
+    if most is None or most <= least or scene.request.passage is not None or scene.request.dialect not in _LIMITED:
+        return None
+    fixed = [
+        _amount(line, attempt, scene, worst, 0) or 0 if line.budget.expected else full or 0
+        for line, full in zip(lines, wanted, strict=True)
+    ]
+    return Smaller(
+        fixed=tuple(fixed),
+        per_token=tuple(
+            [divide_up(max(0, (full or 0) - base), most) for full, base in zip(wanted, fixed, strict=True)]
+        ),
+        most=most,
+        least=least,
         thresholds=tuple(ceilings),
     )
 
