@@ -105,8 +105,8 @@ class App:
         settings = self._settings
         self._store = SqliteLedger(settings.data / "ledger.sqlite")
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
-        lost = self._ledger.start()
-        self._treasury.start(self._store, lost)
+        self._ledger.start()
+        self._treasury.start(self._store)
         litellm = LitellmDoor(self._supervisor)
         self._upstream = Doors(HttpUpstream(), litellm)
         exchange = Exchange(

@@ -82,19 +82,23 @@ class Watch:
         self._budgets, self._clock = budgets, clock
         self._attempt, self._scene, self._reservation = attempt, scene, reservation
         self._held = held
+        self._seen = self._read = 0
         self._extensions = 0
         self.refused = False
 
     async def covers(self, output_tokens: int) -> bool:
         """Whether the stream may go on after so many output tokens; holds more where it is needed."""
-        if output_tokens < self._held * _GROWS_AT or self._held >= self._attempt.output_tokens_max:
+        # What one read of the stream brings has been sent before it is counted: the hold has to cover the next one.
+        self._read = max(self._read, output_tokens - self._seen)
+        self._seen = output_tokens
+        if output_tokens + self._read < self._held * _GROWS_AT or self._held >= self._attempt.output_tokens_max:
             return True
         # Much more, so that a long answer asks seldom; where there is no room for that, a little more.
         for wider in (max(self._held, output_tokens) * 2, self._held + _LITTLE_MORE_TOKENS):
             if not self.refused and await self._extended(min(wider, self._attempt.output_tokens_max)):
                 return True
         self.refused = True
-        return output_tokens < self._held
+        return output_tokens + self._read < self._held
 
     async def _extended(self, wider: int) -> bool:
         more = holds.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
@@ -199,9 +203,10 @@ class Holder:
                 attempt = holds.ends_at(attempt, scene, output, reserved.passed_over)
         watch = None
         if output is not None:
-            attempt = holds.at_usual(attempt, scene, reserved.lines, output)
             if scene.request.stream:
+                # With the attempt's worst case, up to which its hold may grow.
                 watch = Watch(self._budgets, self._clock, attempt, scene, reserved, output)
+            attempt = holds.at_usual(attempt, scene, reserved.lines, output)
         return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)
 
     async def _wait(self, seconds: float) -> None:

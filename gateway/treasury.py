@@ -16,12 +16,12 @@ from .accounting.lines import line_of
 from .desk import Desk, tenant_of
 from .edge.supervisor import Supervisor
 from .edge.webhook import Webhook
+from .errors import Overloaded
 from .exporters.notices import Notices
 from .stores.events import Event, SqliteEvents
 from .stores.ledger_sqlite import SqliteLedger
-from .stores.restore import learn_outputs, restored
+from .stores.restore import learn_outputs, restored, restored_account, scope_in
 from .values.budget import Amounts, Budget, Crossing, Exceeded, Grant, Line, Offer, Reservation
-from .values.entry import LedgerEntry
 from .values.world import World
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Treasury:
         self._looked = 0
         self._events_waiting = 0
 
-    def start(self, ledger: SqliteLedger, lost: Sequence[LedgerEntry]) -> None:
-        """Bring the budgets up to the ledger; `lost` are the calls that were open when the last process died."""
+    def start(self, ledger: SqliteLedger) -> None:
+        """Bring the budgets up to the ledger."""
         world, now = self._world(), self._now()
         self._events = SqliteEvents(self._folder / "ledger.sqlite")
         learn_outputs(self.outputs, ledger)
@@ -120,9 +120,7 @@ class Treasury:
         else:
             self.budgets = self.shared = self._on_redis(self._redis_url)
             for line, amount, at in spent:
-                self.shared.spent_before(tenant_of(world, _scope_in(line)), line, amount, at=at)
-            for entry in lost:
-                self.shared.lost(entry.id, entry.org)
+                self.shared.spent_before(tenant_of(world, scope_in(line.account)), line, amount, at=at)
             self.shared.opened({caller.org for caller in world.callers.values()} or {"default"})
             self._supervisor.start("budget-store", self._look(), lambda error: log.error("%s", error))
         self.desk = Desk(self._world, self.budgets, _Audit(self._events), self._now)
@@ -190,7 +188,9 @@ class Treasury:
         plain = url.replace("+cluster", "", 1) if clustered else url
         scripts = (Cluster if clustered else OneNode)(plain, self._supervisor.start)
         replica = _replica(self._folder / "replica")
-        return RedisBudgets(scripts, replica, start=self._supervisor.start, notify=self._notices.crossed)
+        return RedisBudgets(
+            scripts, replica, start=self._supervisor.start, notify=self._notices.crossed, recall=self._recall
+        )
 
     def _restore_grants(self, world: World, now: float) -> None:
         """What operators granted holds for the rest of its window, restart or not."""
@@ -215,7 +215,26 @@ class Treasury:
             start = self._looked % len(named)
             self._looked = start + _STANDINGS_AT_ONCE
             for tenant, line in named[start : start + _STANDINGS_AT_ONCE]:
-                self._standings[line.account] = await self.shared.standing(tenant, line, now=self._now())
+                try:
+                    self._standings[line.account] = await self.shared.standing(tenant, line, now=self._now())
+                except Overloaded:
+                    # It has just gone; the next look says so.
+                    return
+
+    def _recall(self, account: str, now: float) -> list[tuple[Line, int, float]]:
+        """What the ledger says was spent on an account, by its name; nothing if its window is over."""
+        world = self._world()
+        budget = next(
+            (one for one in (*world.budgets, *world.caps.budgets) if account.startswith(f"{one.name}|")), None
+        )
+        if budget is None:
+            return []
+        # A connection of its own: the ledger's belongs to its writer.
+        ledger = SqliteLedger(self._folder / "ledger.sqlite")
+        try:
+            return list(restored_account(budget, account, ledger, now=now))
+        finally:
+            ledger.close()
 
     def _named(self) -> list[tuple[str, Line]]:
         """(tenant, current line) of the budgets whose accounts the configuration bounds."""
@@ -284,12 +303,6 @@ class _Audit:
 
 def _is_named(budget: Budget) -> bool:
     return "*" not in budget.scope.values()
-
-
-def _scope_in(line: Line) -> dict[str, str]:
-    """The scope values that an account's name holds; those that tell the tenant are plain names."""
-    values = line.account.split("|")[1]
-    return dict(pair.split("=", 1) for pair in values.split("/") if pair)
 
 
 def _replica(path: Path) -> str:

@@ -57,9 +57,9 @@ class _Open(msgspec.Struct, gc=False):
 
 
 class _Resolution(Value, frozen=True, kw_only=True):
-    """A hold to close, and the totals to report: (line, total, time of the charge)."""
+    """Holds to close, and the totals to report: (line, total, time of the charge)."""
 
-    id: str
+    ids: tuple[str, ...]
     tenant: str
     totals: tuple[tuple[Line, int, float], ...]
     bury: bool = False
@@ -68,7 +68,8 @@ class _Resolution(Value, frozen=True, kw_only=True):
 class RedisBudgets:
     """The exchange's Budgets on a shared store. `replica` names this process's ledger: the same after every restart.
 
-    `notify` hears what was crossed, `start` runs a task behind the requests.
+    `notify` hears what was crossed, `start` runs a task behind the requests. `recall` asks the ledger what was spent on an
+    account that was not told of at the start: (line, amount, when).
     """
 
     def __init__(
@@ -78,12 +79,15 @@ class RedisBudgets:
         *,
         start: Start,
         notify: Callable[[Crossing], None] = lambda crossing: None,
+        recall: Callable[[str, float], Iterable[tuple[Line, int, float]]] = lambda account, now: (),
         quarantine: int = QUARANTINE_SECONDS,
     ) -> None:
         self._scripts = scripts
         self._replica = replica
         self._start = start
         self._notify = notify
+        self._recall = recall
+        self._entering: dict[str, asyncio.Lock] = {}
         self._quarantine = quarantine
         self._open: dict[str, _Open] = {}
         # By tenant: what one node does not take must not keep the others waiting.
@@ -160,7 +164,7 @@ class RedisBudgets:
         if found.lines:
             at = now + self._offset
             totals = tuple([self._add(found.tenant, line, spent[line.budget.measure] or 0, at) for line in found.lines])
-            self._queue(_Resolution(id=reservation_id, tenant=found.tenant, totals=totals))
+            self._queue(_Resolution(ids=(reservation_id,), tenant=found.tenant, totals=totals))
             self._deliver()
         return True
 
@@ -168,39 +172,68 @@ class RedisBudgets:
         """What the ledger says this replica has spent on an account; told to the store when its tenant is entered."""
         self._add(tenant, line, amount, at)
 
-    def lost(self, reservation_id: str, tenant: str) -> None:
-        """A hold of an earlier process on the same ledger: what it took stands there, charged as held."""
-        self._queue(_Resolution(id=reservation_id, tenant=tenant, totals=(), bury=True))
-
     def opened(self, tenants: Iterable[str]) -> None:
         """These tenants will call: connect before they do."""
         self._tenants.update(tenants)
 
-    async def enter(self, tenant: str) -> None:
+    async def enter(self, tenant: str, *, now: float) -> None:
         """Join a tenant's books, and bring what this replica has spent and holds there. Raises StoreDown."""
         self._tenants.add(tenant)
-        known = self._epochs.get(tenant, "")
-        fresh = secrets.token_hex(8)
-        keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
-        answer = await self._scripts.run("join", keys, [fresh, known, str(self._quarantine), _key(tenant, "")])
-        epoch = answer[0].decode()
-        if epoch == known:
-            return
-        if known:
+        async with self._entering.setdefault(tenant, asyncio.Lock()):
+            known = self._epochs.get(tenant, "")
+            fresh = secrets.token_hex(8)
+            keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
+            answer = await self._scripts.run("join", keys, [fresh, known, str(self._quarantine), _key(tenant, "")])
+            # By this the server's windows are told, whatever the clock here says.
+            self._offset = int(answer[1]) / 1000 - now
+            epoch = answer[0].decode()
+            if epoch != known:
+                await self._bring(tenant, first=not known, now=now)
+                self._epochs[tenant] = epoch
+
+    async def _bring(self, tenant: str, *, first: bool, now: float) -> None:
+        """What this replica has spent, and its holds: those of an earlier process are closed, ours are made anew."""
+        totals = {place[1]: total for place, total in self._totals.items() if place[0] == tenant}
+        if first:
+            await self._adopt(tenant, totals, now)
+        else:
             log.error("the shared budget store has lost its data; this replica brings back what it knows")
-        for place, total in list(self._totals.items()):
-            if place[0] == tenant:
-                await self._told(_Resolution(id="-", tenant=tenant, totals=((total.line, total.amount, total.at),)))
-        for reservation_id, found in list(self._open.items()):
-            if found.tenant == tenant and found.stored and found.lines:
+        told = [(total.line, total.amount, total.at) for total in totals.values()]
+        for start in range(0, len(told), _DELIVERED_AT_ONCE):
+            batch = tuple(told[start : start + _DELIVERED_AT_ONCE])
+            await self._told(_Resolution(ids=(), tenant=tenant, totals=batch))
+        for reservation_id in [name for name, found in self._open.items() if found.tenant == tenant]:
+            # Looked up when its turn comes: it may have ended meanwhile, and must not come back then.
+            found = self._open.get(reservation_id)
+            if found is not None and found.stored and found.lines:
                 await self._rehold(reservation_id, found)
-        self._epochs[tenant] = epoch
+
+    async def _adopt(self, tenant: str, totals: dict[str, _Total], now: float) -> None:
+        """Close what an earlier process on this ledger held, in one step with what the ledger says of these accounts:
+        what was open there stands in the ledger, charged as held or as it ended."""
+        keys = [_key(tenant, "leases"), _key(tenant, "expired")]
+        owned = await self._scripts.run("owned", keys, [self._replica, _key(tenant, "")])
+        old = [one for one in owned if one[0].decode() not in self._open]
+        if not old:
+            return
+        prefix = _key(tenant, "account:")
+        touched = {account.decode().removeprefix(prefix) for one in old for account in one[1:]}
+        told = [total for total in totals.values() if total.line.account in touched]
+        for account in touched - {total.line.account for total in told}:
+            # A session that nobody names is not looked for until it is asked for.
+            for line, amount, at in self._recall(account, now + self._offset):
+                self._add(tenant, line, amount, at)
+                told.append(self._totals[(tenant, _totals_name(line, at))])
+        ids = tuple([one[0].decode() for one in old])
+        log.warning("%d holds of an earlier process are closed as the ledger has them", len(ids))
+        figures = tuple([(total.line, total.amount, total.at) for total in told])
+        await self._told(_Resolution(ids=ids, tenant=tenant, totals=figures, bury=True))
 
     async def look_after(self, now: float) -> None:
         """Now and then: see whether the store answers and still has its data, expire leases, renew local shares."""
         for tenant in list(self._tenants):
             try:
-                await self.enter(tenant)
+                await self.enter(tenant, now=now)
                 self._down.discard(tenant)
                 await self._renew_pots(tenant, now)
             except StoreDown as error:
@@ -291,7 +324,7 @@ class RedisBudgets:
     async def close(self) -> None:
         """Deliver what can be delivered and hang up."""
         for tenant, pot_id in self._pots.given_up():
-            self._queue(_Resolution(id=pot_id, tenant=tenant, totals=()))
+            self._queue(_Resolution(ids=(pot_id,), tenant=tenant, totals=()))
         await self.flush()
         if self._pending:
             log.error("%d resolutions were not delivered; they are at the next start", self.backlog)
@@ -308,7 +341,7 @@ class RedisBudgets:
     ) -> Reservation | Exceeded:
         for _ in range(_STALE_MAX):
             if tenant not in self._epochs:
-                await self.enter(tenant)
+                await self.enter(tenant, now=now)
             lines = list({line.account: line for offer in offers for line in offer.lines}.values())
             question = self._question(reservation_id, offers, lines, tenant, lease, now)
             fixed = ("leases", "epoch", "opens", f"hold:{reservation_id}", f"tomb:{reservation_id}")
@@ -327,7 +360,7 @@ class RedisBudgets:
                 self._offset = int(answer[1]) / 1000 - now
                 offers = list(offers_at(now + self._offset))
             elif kind == b"epoch":
-                await self.enter(tenant)
+                await self.enter(tenant, now=now)
             else:
                 raise StoreDown("the store has lost its data and waits for its replicas")
         raise StoreDown("the store's clock and this machine's do not agree")
@@ -414,7 +447,7 @@ class RedisBudgets:
 
     def _give_back(self, reservation_id: str, tenant: str) -> None:
         """The hold may have been taken all the same: undo it, whenever the store hears of it."""
-        self._queue(_Resolution(id=reservation_id, tenant=tenant, totals=(), bury=True))
+        self._queue(_Resolution(ids=(reservation_id,), tenant=tenant, totals=(), bury=True))
         self._deliver()
 
     def _deliver(self) -> None:
@@ -429,9 +462,9 @@ class RedisBudgets:
             self._delivering = False
 
     async def _told(self, resolution: _Resolution) -> None:
-        tenant = resolution.tenant
-        keys = [_key(tenant, name) for name in ("leases", f"hold:{resolution.id}", f"tomb:{resolution.id}")]
-        arguments = [resolution.id, self._replica, str(int(resolution.bury))]
+        tenant, ids = resolution.tenant, resolution.ids
+        keys = [_key(tenant, "leases")]
+        arguments = [self._replica, _key(tenant, ""), str(int(resolution.bury)), str(len(ids)), *ids]
         for line, total, at in resolution.totals:
             keys += [_account(tenant, line), _key(tenant, f"totals:{_totals_name(line, at)}")]
             keep = _keep(line, at)
@@ -453,7 +486,7 @@ class RedisBudgets:
     async def _renew_pots(self, tenant: str, now: float) -> None:
         for old, fresh in self._pots.due(tenant, self._replica, now=now):
             if old is not None:
-                await self._told(_Resolution(id=old[1], tenant=old[0], totals=()))
+                await self._told(_Resolution(ids=(old[1],), tenant=old[0], totals=()))
             if fresh is not None:
                 reserved = await self._reserved(fresh.id, [fresh.offer], fresh.offers_at, tenant, now, fresh.lease)
                 self._pots.filled(fresh, taken=isinstance(reserved, Reservation), now=now)

@@ -16,17 +16,20 @@ import redis.asyncio as redis_client
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, MovedError, NoScriptError, RedisError
+from redis.exceptions import ClusterDownError, MovedError, NoScriptError, RedisClusterException, RedisError
 
 # A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
 TIMEOUT_SECONDS = 0.05
 # A timer that fires so much late was held up by this process, not by the store: it gets another turn.
 _LAG_SECONDS = 0.01
-_BATCH_MAX = 128
+# A batch has to be answered within the time: a script takes 0.05 to 0.3 ms, by the number of its budgets.
+_BATCH_MAX = 32
+# How often the map of a cluster is drawn anew.
+_REDRAW_SECONDS = 1.0
 # A backstop below our own timer, for connections that break without a word.
 _SOCKET_SECONDS = 1.0
 _SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
-_NAMES = ("reserve", "extend", "settle", "join", "rehold")
+_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned")
 
 Start = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
 
@@ -174,71 +177,102 @@ class OneNode:
 
 
 class Cluster:
-    """The nodes of a cluster. redis-py's client is asked for the map only: the scripts go in our own batches."""
+    """The nodes of a cluster. redis-py's client is asked for the map only: the scripts go in our own batches.
 
-    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME) -> None:
-        self._url = url
+    A map that may be old is used on while a new one is drawn: what one node lost must not stop the others.
+    """
+
+    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
+        scheme, _, rest = url.partition("://")
+        login, _, hosts = rest.partition("/")[0].rpartition("@")
+        self._scheme, self._login = scheme, f"{login}@" if login else ""
+        self._known = hosts.split(",")
         self._start = start
         self._texts = texts(clock)
+        self._timeout = timeout
         self._nodes: dict[str, Node] = {}
         self._map: RedisCluster | None = None
         self._drawing: asyncio.Lock = asyncio.Lock()
+        self._drawn_at = float("-inf")
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
         """The script's answer; asked again once where the key has moved. Raises StoreDown."""
         try:
-            return await (await self._node(keys[0])).run(name, keys, arguments)
+            return await (self._found(keys[0]) or await self._searched(keys[0])).run(name, keys, arguments)
         except StoreDown as down:
-            await self._forget_map()
             if not isinstance(down.__cause__, MovedError):
+                self._redraw()
                 raise
-        return await (await self._node(keys[0])).run(name, keys, arguments)
+        await self._draw()
+        return await (await self._searched(keys[0])).run(name, keys, arguments)
 
     async def command(self, key: str, *parts: str) -> Any:
         """One command on the node that has `key`. Raises StoreDown."""
         try:
-            return await (await self._node(key)).command(*parts)
+            return await (self._found(key) or await self._searched(key)).command(*parts)
         except StoreDown:
-            await self._forget_map()
+            self._redraw()
             raise
 
     async def close(self) -> None:
         """Hang up."""
-        await self._forget_map()
+        if self._map is not None:
+            await self._map.aclose()
         for node in self._nodes.values():
             await node.close()
 
-    async def _node(self, key: str) -> Node:
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS), self._drawing:
-                if self._map is None:
-                    drawn = RedisCluster.from_url(
-                        self._url,
-                        socket_timeout=TIMEOUT_SECONDS,
-                        socket_connect_timeout=TIMEOUT_SECONDS,
-                        retry=Retry(NoBackoff(), 0),
-                        cluster_error_retry_attempts=0,
-                        require_full_coverage=False,
-                    )
-                    await drawn.initialize()
-                    self._map = drawn
-                found = self._map.get_node_from_key(key)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreDown(type(error).__name__) from error
+    def _found(self, key: str) -> Node | None:
+        """The node that has `key`, by the map at hand. Awaits nothing, so that calls keep their order."""
+        found = self._map.get_node_from_key(key) if self._map is not None else None
         if found is None:
-            raise StoreDown("no node has this key")
+            return None
         node = self._nodes.get(found.name)
         if node is None:
-            scheme, _, rest = self._url.partition("://")
-            login = f"{rest.rpartition('@')[0]}@" if "@" in rest else ""
-            url = f"{scheme}://{login}{found.host}:{found.port}/0"
-            node = self._nodes[found.name] = Node(url, self._start, self._texts, TIMEOUT_SECONDS)
+            url = f"{self._scheme}://{self._login}{found.host}:{found.port}/0"
+            node = self._nodes[found.name] = Node(url, self._start, self._texts, self._timeout)
         return node
 
-    async def _forget_map(self) -> None:
-        drawn, self._map = self._map, None
-        if drawn is not None:
-            await drawn.aclose()
+    async def _searched(self, key: str) -> Node:
+        if self._map is None:
+            await self._draw()
+        node = self._found(key)
+        if node is None:
+            raise StoreDown("no node has this key")
+        return node
+
+    def _redraw(self) -> None:
+        """Draw the map anew behind the requests, once a second at most."""
+        now = asyncio.get_running_loop().time()
+        if now - self._drawn_at >= _REDRAW_SECONDS and not self._drawing.locked():
+            self._start("budget-cluster-map", self._draw(), lambda error: None)
+
+    async def _draw(self) -> None:
+        """Ask the nodes that are known, one after the other, who has which keys. Raises StoreDown."""
+        async with self._drawing:
+            loop = asyncio.get_running_loop()
+            if self._map is not None and loop.time() - self._drawn_at < _REDRAW_SECONDS:
+                return
+            self._drawn_at = loop.time()
+            for address in dict.fromkeys([*self._known, *self._nodes]):
+                drawn = RedisCluster.from_url(
+                    f"{self._scheme}://{self._login}{address}/0",
+                    socket_timeout=self._timeout,
+                    socket_connect_timeout=self._timeout,
+                    retry=Retry(NoBackoff(), 0),
+                    cluster_error_retry_attempts=0,
+                    require_full_coverage=False,
+                )
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await drawn.initialize()
+                except (RedisError, RedisClusterException, OSError, TimeoutError):
+                    await drawn.aclose()
+                    continue
+                old, self._map = self._map, drawn
+                if old is not None:
+                    await old.aclose()
+                return
+            raise StoreDown("no node of the cluster answers")
 
 
 def texts(clock: str) -> dict[str, str]:

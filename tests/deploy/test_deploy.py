@@ -15,7 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import App
 from gateway.config.settings import Settings, read_settings
+from gateway.values.budget import Crossing, Measure
 from gateway.values.entry import LedgerEntry
+from tests import lines
 from tests.worlds import world
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,10 @@ RULES = [
 ALERTS = [rule for rule in RULES if "alert" in rule]
 RECORDS = {rule["record"] for rule in RULES if "record" in rule}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-BUDGETS = "budgets: {day: {limit: {usd: 1}, window: day}}"
+BUDGETS = """
+budgets: {day: {limit: {usd: 1}, window: day}}
+notify: {webhook: {url: "http://127.0.0.1:1/"}}
+"""
 # Prometheus' own; what it adds to every scraped series.
 PROMETHEUS_METRICS, PROMETHEUS_LABELS = {"up"}, {"job", "instance"}
 # A name that is no label or function, with or without its selector.
@@ -49,13 +54,14 @@ FACT = LedgerEntry(
 
 
 async def _rendered(data: Path) -> str:
-    """What a started gateway exposes after one unpriced answer, one refusal and one failed attempt."""
+    """What a started gateway exposes after one unpriced answer, one refusal, one failed attempt and one notice."""
     app = App(Settings(data=data, port=0), world(more=BUDGETS))
     await app.start()
     try:
         app._metrics.publish(FACT)
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
+        app._treasury._notices.crossed(Crossing(line=lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1))
         return app._metrics.render()[0].decode()
     finally:
         await app.stop()

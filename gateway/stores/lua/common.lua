@@ -39,7 +39,9 @@ local function book(key, step_seconds, amount, now)
   if step_seconds > 0 then
     local step = math.floor(now / step_seconds)
     redis.call('HINCRBY', key, 'b:' .. whole(step), whole(amount))
-    if not redis.call('HGET', key, 'first') then redis.call('HSET', key, 'first', whole(step)) end
+    -- What is told late may lie before all that is there, and has to leave before it.
+    local first = tonumber(redis.call('HGET', key, 'first'))
+    if not first or step < first then redis.call('HSET', key, 'first', whole(step)) end
   end
 end
 
@@ -58,6 +60,8 @@ local function read_hold(key)
 end
 
 -- Holds whose lease ran out are charged in full; the record stays for a day, so that a late settlement puts it right.
+local EXPIRED_KEPT_SECONDS = 86400
+
 local function expire(prefix, leases, now, most)
   local late = redis.call('ZRANGEBYSCORE', leases, '-inf', whole(math.floor(now)), 'LIMIT', 0, most)
   for _, id in ipairs(late) do
@@ -70,9 +74,35 @@ local function expire(prefix, leases, now, most)
     end
     if hold.n then
       redis.call('HSET', key, 'expired', whole(math.floor(now)))
-      redis.call('EXPIRE', key, 86400)
+      redis.call('EXPIRE', key, EXPIRED_KEPT_SECONDS)
+      redis.call('ZADD', prefix .. 'expired', whole(math.floor(now)), id)
     end
     redis.call('ZREM', leases, id)
   end
+  if #late > 0 then
+    redis.call('ZREMRANGEBYSCORE', prefix .. 'expired', '-inf', whole(math.floor(now) - EXPIRED_KEPT_SECONDS))
+  end
   return #late
+end
+
+-- Give a hold back: what was held, or what its expiry was charged.
+local function close(prefix, leases, id)
+  local hold = read_hold(prefix .. 'hold:' .. id)
+  for i = 1, tonumber(hold.n or '0') do
+    local key, amount, step = hold['a' .. i], tonumber(hold['h' .. i]), tonumber(hold['s' .. i])
+    if not hold.expired then
+      redis.call('HINCRBY', key, 'held', whole(-amount))
+    elseif step == 0 then
+      redis.call('HINCRBY', key, 'spent', whole(-amount))
+    else
+      local bucket = 'b:' .. whole(math.floor(tonumber(hold.expired) / step))
+      if redis.call('HEXISTS', key, bucket) == 1 then
+        redis.call('HINCRBY', key, bucket, whole(-amount))
+        redis.call('HINCRBY', key, 'spent', whole(-amount))
+      end
+    end
+  end
+  if hold.n then redis.call('DEL', prefix .. 'hold:' .. id) end
+  redis.call('ZREM', leases, id)
+  if hold.expired then redis.call('ZREM', prefix .. 'expired', id) end
 end

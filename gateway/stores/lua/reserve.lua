@@ -29,16 +29,24 @@ end
 
 local function take(number, offer, wanted, output, passed)
   local answer = {'yes', number, output, passed}
-  redis.call('HSET', KEYS[4], 'n', #offer.lines, 'replica', ask.replica)
+  local hold = {}
   for i, place in ipairs(offer.lines) do
     local line, amount = lines[place + 1], math.max(wanted[i], 0)
     redis.call('HINCRBY', line.key, 'held', whole(amount))
-    if line.keep > 0 and redis.call('TTL', line.key) < line.keep then redis.call('EXPIRE', line.key, line.keep) end
-    redis.call('HSET', KEYS[4], 'a' .. i, line.key, 'h' .. i, whole(amount), 's' .. i, line.step)
+    if line.keep > 0 then redis.call('EXPIRE', line.key, line.keep) end
+    local at = #hold
+    hold[at + 1], hold[at + 2], hold[at + 3] = 'a' .. i, line.key, 'h' .. i
+    hold[at + 4], hold[at + 5], hold[at + 6] = whole(amount), 's' .. i, line.step
+    -- Lua unpacks a few thousand values at most.
+    if #hold >= 600 then
+      redis.call('HSET', KEYS[4], unpack(hold))
+      hold = {}
+    end
     for _, part in ipairs({whole(line.spent), whole(line.held + amount), whole(line.granted)}) do
       answer[#answer + 1] = part
     end
   end
+  redis.call('HSET', KEYS[4], 'n', #offer.lines, 'replica', ask.replica, unpack(hold))
   redis.call('ZADD', KEYS[1], whole(math.floor(now + ask.lease)), ask.id)
   return answer
 end

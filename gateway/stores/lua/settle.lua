@@ -1,46 +1,35 @@
--- Close a hold and bring accounts to what this replica has spent on them in all. Totals only grow, so that doing it
+-- Close holds and bring accounts to what this replica has spent on them in all. Totals only grow, so that doing it
 -- twice, or late, or in another order, changes nothing.
--- KEYS: leases, hold, tomb, then account and totals for each line. ARGV: id, replica, 1 to bury the id, then for each line
--- the replica's total, the time of the charge (seconds), the seconds of a step, the steps, and the seconds to keep it.
+-- KEYS: leases, then account and totals for each line. ARGV: replica, prefix, 1 to bury the ids, number of ids, ids...,
+-- then for each line the replica's total, the time of the charge (seconds), the seconds of a step, the steps, and the
+-- seconds to keep it.
 local now = NOW()
-local hold = read_hold(KEYS[2])
-for i = 1, tonumber(hold.n or '0') do
-  local key, amount, step = hold['a' .. i], tonumber(hold['h' .. i]), tonumber(hold['s' .. i])
-  if not hold.expired then
-    redis.call('HINCRBY', key, 'held', whole(-amount))
-  elseif step == 0 then
-    redis.call('HINCRBY', key, 'spent', whole(-amount))
-  else
-    local bucket = 'b:' .. whole(math.floor(tonumber(hold.expired) / step))
-    if redis.call('HEXISTS', key, bucket) == 1 then
-      redis.call('HINCRBY', key, bucket, whole(-amount))
-      redis.call('HINCRBY', key, 'spent', whole(-amount))
-    end
-  end
+local ids = tonumber(ARGV[4])
+for i = 1, ids do
+  local id = ARGV[4 + i]
+  close(ARGV[2], KEYS[1], id)
+  -- The reservation may still be on its way, and must not be taken when it comes.
+  if ARGV[3] == '1' then redis.call('SET', ARGV[2] .. 'tomb:' .. id, '1', 'EX', 900) end
 end
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[1], ARGV[1])
--- The reservation may still be on its way, and must not be taken when it comes.
-if ARGV[3] == '1' then redis.call('SET', KEYS[3], '1', 'EX', 900) end
 
 local answer = {}
-for i = 1, (#KEYS - 3) / 2 do
-  local at = function(part) return tonumber(ARGV[3 + (i - 1) * 5 + part]) end
-  local account, totals = KEYS[2 + i * 2], KEYS[3 + i * 2]
+for i = 1, (#KEYS - 1) / 2 do
+  local at = function(part) return tonumber(ARGV[4 + ids + (i - 1) * 5 + part]) end
+  local account, totals = KEYS[i * 2], KEYS[i * 2 + 1]
   local step, steps, keep = at(3), at(4), at(5)
   roll(account, step, steps, now)
   local before = tonumber(redis.call('HGET', account, 'spent') or '0')
-  local more = at(1) - tonumber(redis.call('HGET', totals, ARGV[2]) or '0')
+  local more = at(1) - tonumber(redis.call('HGET', totals, ARGV[1]) or '0')
   if more > 0 then
-    redis.call('HSET', totals, ARGV[2], whole(at(1)))
-    if step == 0 or math.floor(at(2) / step) > math.floor(now / step) - steps then
-      book(account, step, more, at(2))
+    redis.call('HSET', totals, ARGV[1], whole(at(1)))
+    local booked_at = math.min(at(2), now)
+    if step == 0 or math.floor(booked_at / step) > math.floor(now / step) - steps then
+      book(account, step, more, booked_at)
     end
   end
   if keep > 0 then
-    for _, key in ipairs({account, totals}) do
-      if redis.call('TTL', key) < keep then redis.call('EXPIRE', key, keep) end
-    end
+    redis.call('EXPIRE', account, keep)
+    redis.call('EXPIRE', totals, keep)
   end
   answer[#answer + 1] = whole(before)
   answer[#answer + 1] = whole(before + math.max(more, 0))
