@@ -377,7 +377,8 @@ class Exchange:
         """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
         entry = settlement.entry_of_attempt(decided, progress, final=final, now=self._clock.monotonic())
         spent = settlement.amounts_of(entry)
-        self._budgets.settle(entry.id, spent, now=self._clock.now())
+        # At the time that the ledger says, so that a restart books it in the same step of a rolling window.
+        self._budgets.settle(entry.id, spent, now=(entry.at_ms + entry.duration_ms) / 1000)
         self._holder.learn(decided, entry, len(decided.request.body))
         if progress.outcome == "completed":
             decided.session.provider = entry.provider

@@ -140,8 +140,12 @@ class Treasury:
             log.error("%d holds expired and were charged in full", len(late))
 
     def wrong(self) -> list[str]:
-        """Why this process should get no more requests."""
-        return ["budgets: the shared store does not answer"] if self.shared is not None and self.shared.failing else []
+        """Why this process should get no more requests: a store that is down closes only budgets that say so."""
+        if self.shared is None or not self.shared.failing:
+            return []
+        world = self._world()
+        closed = [one for one in (*world.budgets, *world.caps.budgets) if one.fail == "closed" and not one.shadow]
+        return ["budgets: the shared store does not answer"] if closed else []
 
     def gauges(self) -> Iterator[Gauge]:
         """What is read when metrics are scraped."""

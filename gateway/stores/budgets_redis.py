@@ -36,6 +36,9 @@ QUARANTINE_SECONDS = 3
 _TOTALS_MAX = 400_000
 # How often a window may end between asking and reserving before something is wrong with the clocks.
 _STALE_MAX = 3
+# After so many misses in a row calls are decided without asking, but for one in so many seconds.
+_MISSES_MAX = 3
+_ASK_AGAIN_SECONDS = 0.2
 # A grant's id is remembered so long, and not made twice.
 _GRANTS_KEPT_SECONDS = 40 * 86_400
 
@@ -57,7 +60,7 @@ class _Open(msgspec.Struct, gc=False):
 
 
 class _Resolution(Value, frozen=True, kw_only=True):
-    """Holds to close, and the totals to report: (line, total, time of the charge)."""
+    """Holds to close, and the totals to report: (line, total, time of the charge by this machine's clock)."""
 
     ids: tuple[str, ...]
     tenant: str
@@ -97,9 +100,12 @@ class RedisBudgets:
         self._totals: dict[tuple[str, str], _Total] = {}
         self._tenants: set[str] = set()
         self._epochs: dict[str, str] = {}
+        self._changes: dict[str, int] = {}
         self._offset = 0.0
         self._pots = Pots()
-        self._down: set[str] = set()
+        # By tenant: how often in a row the store has not answered.
+        self._down: dict[str, int] = {}
+        self._asked_again_at = 0.0
         self.failures = 0
         self.unbudgeted = 0
 
@@ -119,6 +125,8 @@ class RedisBudgets:
         offers = list(offers_at(now + self._offset))
         if not any(offer.lines for offer in offers):
             return self._taken(reservation_id, tenant, _free(reservation_id, offers[0], now + lease))
+        if self._is_silent(tenant):
+            return self._without_store(reservation_id, offers, tenant, now, lease)
         try:
             reserved = await self._reserved(reservation_id, offers, offers_at, tenant, now, lease)
         except StoreDown as error:
@@ -129,7 +137,7 @@ class RedisBudgets:
             # The caller hung up while we waited.
             self._give_back(reservation_id, tenant)
             raise
-        self._down.discard(tenant)
+        self._answered(tenant)
         return reserved if isinstance(reserved, Exceeded) else self._taken(reservation_id, tenant, reserved)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
@@ -162,8 +170,8 @@ class RedisBudgets:
         if not found.stored:
             self._pots.settle(reservation_id, spent, now=now)
         if found.lines:
-            at = now + self._offset
-            totals = tuple([self._add(found.tenant, line, spent[line.budget.measure] or 0, at) for line in found.lines])
+            amounts = [(line, spent[line.budget.measure]) for line in found.lines]
+            totals = tuple([self._add(found.tenant, line, amount, now) for line, amount in amounts if amount])
             self._queue(_Resolution(ids=(reservation_id,), tenant=found.tenant, totals=totals))
             self._deliver()
         return True
@@ -183,11 +191,16 @@ class RedisBudgets:
             known = self._epochs.get(tenant, "")
             fresh = secrets.token_hex(8)
             keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
-            answer = await self._scripts.run("join", keys, [fresh, known, str(self._quarantine), _key(tenant, "")])
+            changes = self._changes.get(tenant, 0)
+            arguments = [fresh, known, str(self._quarantine), _key(tenant, ""), self._replica]
+            answer = await self._scripts.run("join", keys, arguments)
             # By this the server's windows are told, whatever the clock here says.
             self._offset = int(answer[1]) / 1000 - now
             epoch = answer[0].decode()
-            if epoch != known:
+            # Newest writes may be lost without the epoch: a node that took over, a file that was written late.
+            lost = int(answer[2]) < changes
+            if epoch != known or lost:
+                self._changes[tenant] = int(answer[2])
                 await self._bring(tenant, first=not known, now=now)
                 self._epochs[tenant] = epoch
 
@@ -197,7 +210,7 @@ class RedisBudgets:
         if first:
             await self._adopt(tenant, totals, now)
         else:
-            log.error("the shared budget store has lost its data; this replica brings back what it knows")
+            log.error("the shared budget store has lost writes; this replica brings back what it knows")
         told = [(total.line, total.amount, total.at) for total in totals.values()]
         for start in range(0, len(told), _DELIVERED_AT_ONCE):
             batch = tuple(told[start : start + _DELIVERED_AT_ONCE])
@@ -221,7 +234,7 @@ class RedisBudgets:
         told = [total for total in totals.values() if total.line.account in touched]
         for account in touched - {total.line.account for total in told}:
             # A session that nobody names is not looked for until it is asked for.
-            for line, amount, at in self._recall(account, now + self._offset):
+            for line, amount, at in self._recall(account, now):
                 self._add(tenant, line, amount, at)
                 told.append(self._totals[(tenant, _totals_name(line, at))])
         ids = tuple([one[0].decode() for one in old])
@@ -234,7 +247,7 @@ class RedisBudgets:
         for tenant in list(self._tenants):
             try:
                 await self.enter(tenant, now=now)
-                self._down.discard(tenant)
+                self._answered(tenant)
                 await self._renew_pots(tenant, now)
             except StoreDown as error:
                 self._failed(tenant, error)
@@ -266,7 +279,7 @@ class RedisBudgets:
                 raise wrong
             for _ in batch:
                 pending.popleft()
-            self._down.discard(tenant)
+            self._answered(tenant)
         del self._pending[tenant]
 
     async def grant(self, tenant: str, line: Line, grant: Grant) -> bool:
@@ -349,6 +362,7 @@ class RedisBudgets:
             answer = await self._scripts.run("reserve", keys, [question, _key(tenant, "")])
             kind = answer[0]
             if kind == b"yes":
+                self._changed(tenant, int(answer[4]))
                 return _reservation(reservation_id, offers, lines, answer, now + lease)
             if kind == b"no":
                 offer, place = offers[int(answer[1])], int(answer[2])
@@ -466,14 +480,17 @@ class RedisBudgets:
         keys = [_key(tenant, "leases")]
         arguments = [self._replica, _key(tenant, ""), str(int(resolution.bury)), str(len(ids)), *ids]
         for line, total, at in resolution.totals:
+            # Totals by this replica's own clock, as its ledger has them; booked by the server's.
             keys += [_account(tenant, line), _key(tenant, f"totals:{_totals_name(line, at)}")]
-            keep = _keep(line, at)
-            arguments += [str(total), str(int(at)), str(line.bucket_seconds), str(line.buckets), str(keep)]
+            then = at + self._offset
+            keep = _keep(line, then)
+            arguments += [str(total), str(int(then)), str(line.bucket_seconds), str(line.buckets), str(keep)]
         answer = await self._scripts.run("settle", keys, arguments)
-        for (line, _, at), before, after in zip(resolution.totals, answer[::2], answer[1::2], strict=True):
+        self._changed(tenant, int(answer[0]))
+        for (line, _, at), before, after in zip(resolution.totals, answer[1::2], answer[2::2], strict=True):
             for percent, amount in line.budget.stages.notify:
                 if int(before) < amount <= int(after):
-                    self._notify(Crossing(line=line, percent=percent, spent=int(after), at=at))
+                    self._notify(Crossing(line=line, percent=percent, spent=int(after), at=at + self._offset))
 
     async def _rehold(self, reservation_id: str, found: _Open) -> None:
         tenant, keys = found.tenant, [_key(found.tenant, "leases"), _key(found.tenant, f"hold:{reservation_id}")]
@@ -494,18 +511,37 @@ class RedisBudgets:
     def _queue(self, resolution: _Resolution) -> None:
         self._pending.setdefault(resolution.tenant, deque()).append(resolution)
 
+    def _changed(self, tenant: str, changes: int) -> None:
+        """The store has counted so many changes of ours."""
+        self._changes[tenant] = max(changes, self._changes.get(tenant, 0))
+
+    def _is_silent(self, tenant: str) -> bool:
+        """Whether the store has not answered for a while, so that this call need not find out once more; now and then one
+        does."""
+        if self._down.get(tenant, 0) < _MISSES_MAX:
+            return False
+        now = asyncio.get_running_loop().time()
+        if now < self._asked_again_at:
+            return True
+        self._asked_again_at = now + _ASK_AGAIN_SECONDS
+        return False
+
+    def _answered(self, tenant: str) -> None:
+        if self._down.pop(tenant, None):
+            log.warning("the shared budget store answers again")
+
     def _failed(self, tenant: str, error: StoreDown) -> None:
         self.failures += 1
         if tenant not in self._down:
             log.error("the shared budget store does not answer: %s", error)
-        self._down.add(tenant)
+        self._down[tenant] = self._down.get(tenant, 0) + 1
 
 
 def _reservation(
     reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], answer: Sequence[object], expires_at: float
 ) -> Reservation:
     choice, output, passed = (int(str(part)) for part in answer[1:4])
-    figures = [int(part) for part in answer[4:]]  # type: ignore[call-overload]
+    figures = [int(part) for part in answer[5:]]  # type: ignore[call-overload]
     standings = tuple(zip(figures[::3], figures[1::3], figures[2::3], strict=True))
     offer = offers[choice]
     amounts = tuple([amount or 0 for amount in offer.wanted])

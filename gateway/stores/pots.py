@@ -74,6 +74,8 @@ class Pots:
         for place, pot in list(self._pots.items()):
             if pot.tenant != tenant:
                 continue
+            # Seen before the first look: as of now.
+            pot.seen_at = pot.seen_at or now
             over = pot.line.keep_until <= now or now - pot.seen_at > _IDLE_SECONDS
             if not over and pot.id and now - pot.taken_at < _RENEW_SECONDS:
                 continue

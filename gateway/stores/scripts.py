@@ -259,7 +259,6 @@ class Cluster:
                     socket_timeout=self._timeout,
                     socket_connect_timeout=self._timeout,
                     retry=Retry(NoBackoff(), 0),
-                    cluster_error_retry_attempts=0,
                     require_full_coverage=False,
                 )
                 try:

@@ -44,6 +44,8 @@ class Server:
     def start(self) -> None:
         options = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", "--bind", "127.0.0.1"]
         options += ["--appendonly", "yes" if self._append else "no", "--daemonize", "no"]
+        # With `everysec` a write may wait two seconds for an fsync that is under way, and die with the process.
+        options += ["--appendfsync", "always"]
         if self._cluster:
             options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             options += ["--cluster-require-full-coverage", "no"]

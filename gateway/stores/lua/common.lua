@@ -45,6 +45,9 @@ local function book(key, step_seconds, amount, now)
   end
 end
 
+-- How many changes a replica has made here: one that knows of more knows that some were lost.
+local function count(prefix, replica) return redis.call('HINCRBY', prefix .. 'changes', replica, 1) end
+
 -- spent, held, granted
 local function standing(key, now)
   local found = redis.call('HMGET', key, 'spent', 'held', 'extra', 'grace', 'grace_until')

@@ -1,5 +1,5 @@
 -- Enter a tenant's books, or begin them. KEYS: epoch, opens, leases. ARGV: a fresh epoch, the epoch that this replica knew
--- ('' for none), seconds of quarantine, prefix. An epoch that is gone while replicas remember it means that the store lost
+-- ('' for none), seconds of quarantine, prefix, replica. An epoch that is gone while replicas remember it means that the store lost
 -- its data: nothing is reserved until every replica has had the time to bring its totals and holds back.
 local now = NOW()
 local epoch = redis.call('GET', KEYS[1])
@@ -11,4 +11,4 @@ if not epoch then
   end
 end
 expire(ARGV[4], KEYS[3], now, 200)
-return {epoch, whole(now * 1000)}
+return {epoch, whole(now * 1000), redis.call('HGET', ARGV[4] .. 'changes', ARGV[5]) or '0'}

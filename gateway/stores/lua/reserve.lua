@@ -28,7 +28,7 @@ local function broken(offer, wanted, ceilings)
 end
 
 local function take(number, offer, wanted, output, passed)
-  local answer = {'yes', number, output, passed}
+  local answer = {'yes', number, output, passed, count(ARGV[2], ask.replica)}
   local hold = {}
   for i, place in ipairs(offer.lines) do
     local line, amount = lines[place + 1], math.max(wanted[i], 0)

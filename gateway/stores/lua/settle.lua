@@ -12,7 +12,7 @@ for i = 1, ids do
   if ARGV[3] == '1' then redis.call('SET', ARGV[2] .. 'tomb:' .. id, '1', 'EX', 900) end
 end
 
-local answer = {}
+local answer = {count(ARGV[2], ARGV[1])}
 for i = 1, (#KEYS - 1) / 2 do
   local at = function(part) return tonumber(ARGV[4 + ids + (i - 1) * 5 + part]) end
   local account, totals = KEYS[i * 2], KEYS[i * 2 + 1]
