@@ -1,0 +1,105 @@
+"""Budgets in the routing file: what they become, and what is complained about."""
+
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from gateway.config.load import parse
+from gateway.errors import ConfigError
+from gateway.values.budget import Measure, Window
+from gateway.values.catalog import Tier
+from tests.worlds import BASE, ENV, world
+
+
+def one(text: str):
+    (budget,) = world(more=f"budgets: {{b: {text}}}").budgets
+    return budget
+
+
+@pytest.mark.parametrize(
+    "limit, measure, amount",
+    [
+        ("usd: 1.5", Measure.nusd, 1_500_000_000), ("tokens: 7", Measure.tokens, 7), ("calls: 3", Measure.calls, 3),
+        ("wh: 0.5", Measure.millijoules, 1_800_000), ("g_co2e: 2", Measure.micrograms, 2_000_000),
+    ],
+)  # fmt: skip
+def test_limits_become_integers_of_their_unit(limit, measure, amount):
+    budget = one(f"{{limit: {{{limit}}}, window: day}}")
+    assert (budget.measure, budget.limit) == (measure, amount)
+
+
+def test_windows_have_a_zone_or_a_length():
+    assert one("{limit: {calls: 1}, window: day, timezone: Europe/Berlin}").window == Window(
+        kind="day", zone=ZoneInfo("Europe/Berlin")
+    )
+    assert one("{limit: {calls: 1}, window: rolling-90m}").window == Window(kind="rolling", seconds=5400)
+    session = one("{limit: {calls: 1}, window: session}")
+    assert session.scope == {"session": "*", "key": "*"}, "sessions of one key say nothing about another's"
+    assert one("{scope: {user: '*'}, limit: {calls: 1}, window: day}").scope == {"user": "*", "org": "*"}
+
+
+def test_stages_become_amounts():
+    text = (
+        "{limit: {usd: 10}, window: day, stages: {notify: [80, 50], downgrade: {at: 70, to: medium},"
+        " shrink: {at: 90}, queue: {at: 95, seconds: 2.5}, refuse: 98}}"
+    )
+    budget, usd = one(text), 1_000_000_000
+    stages = budget.stages
+    assert budget.refuse == 9_800_000_000
+    assert stages.notify == ((50, 5 * usd), (80, 8 * usd))
+    assert (stages.downgrade, stages.tier_max) == (7 * usd, Tier.medium)
+    assert (stages.shrink, stages.output_min) == (9 * usd, 256)
+    assert (stages.queue, stages.queue_seconds) == (9_500_000_000, 2.5)
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("{scope: {model: gpt-9}, limit: {usd: 1}, window: day}", "unknown model 'gpt-9'"),
+        ("{scope: {tier: smal}, limit: {usd: 1}, window: day}", "did you mean 'small'?"),
+        ("{limit: {usd: 1}, window: day, timezone: Europe/Berln}", "did you mean 'Europe/Berlin'?"),
+        ("{limit: {usd: 1}, window: rolling-9999d}", "366 days"),
+        ("{limit: {usd: 1}, window: rolling}", "does not fit here"),
+        ("{limit: {usd: 99000000}, window: day}", "more than can be counted exactly"),
+        ("{limit: {usd: 1}, window: day, stages: {refuse: 101}}", "less than or equal to 100"),
+        ("{limit: {usd: 1}, window: day, stages: {queue: {at: 90}}}", "'seconds' is missing"),
+        ("{limit: {usd: 1}, window: day, fail: opn}", "must be 'closed', 'open' or 'local'"),
+    ],
+)
+def test_mistakes_are_told(text, complaint):
+    with pytest.raises(ConfigError) as error:
+        one(text)
+    assert complaint in str(error.value)
+
+
+def _two_organisations(budgets: str, team: str = "sales"):
+    text = BASE.format(more=budgets, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1")
+    text = text.replace("{id: k2, team: sales,", f"{{id: k2, team: {team}, org: other,")
+    return parse(text, "two.yaml", ENV)[0]
+
+
+def test_a_budget_does_not_span_organisations():
+    with pytest.raises(ConfigError, match="spans organisations"):
+        _two_organisations("budgets: {b: {scope: {provider: near}, limit: {usd: 1}, window: day}}")
+    _two_organisations("budgets: {b: {scope: {provider: near, org: '*'}, limit: {usd: 1}, window: day}}")
+    with pytest.raises(ConfigError, match="a team has one organisation"):
+        _two_organisations("", team="research")
+
+
+def test_prices_change_on_their_day():
+    text = BASE.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1").replace(
+        "energy: {active_params_b: 8}",
+        "price_changes: [{effective: 2026-12-01, input: 1, output: 4}, {effective: 2027-01-01, input: 2, output: 8}],"
+        " energy: {active_params_b: 8}",
+    )
+    text = text.replace("2026-12-01", '"2026-12-01"').replace("2027-01-01", '"2027-01-01"')
+    day = 1_796_083_200.0  # 2026-12-01T00:00:00Z
+    before, after = (parse(text, "p.yaml", ENV, now=now)[0] for now in (day - 1, day))
+    assert before.deployments["small"].sheet.base.input == 250_000_000
+    assert after.deployments["small"].sheet.base.input == 1_000_000_000
+    assert before.changes_at == day and after.changes_at == day + 31 * 86_400
+    assert before.generation != after.generation
+    with pytest.raises(ConfigError, match="ascending order"):
+        parse(text.replace('"2027-01-01"', '"2026-11-01"'), "p.yaml", ENV)
+    with pytest.raises(ConfigError, match="not a day"):
+        parse(text.replace('"2027-01-01"', '"2027-13-01"'), "p.yaml", ENV)
