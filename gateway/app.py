@@ -29,7 +29,7 @@ from .sessions.identity import SessionBook
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
-from .treasury import Treasury
+from .treasury import Gauge, Treasury
 from .values.world import World
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ class App:
         self._reload = reload
         self._sessions = SessionBook()
         self._health = HealthBook()
-        self._metrics = Metrics(self._gauges)
+        self._gauges_read: list[Gauge] = []
+        self._metrics = Metrics(lambda: self._gauges_read)
         self._draining = False
         self._runners: list[web.ServerRunner] = []
         self._supervisor = Supervisor()
@@ -167,6 +168,7 @@ class App:
         token = self._settings.admin_token
         return Admin(
             ready=self._not_ready,
+            snapshot=self._read_gauges,
             render=self._metrics.render,
             export=lambda asked: export(self._settings.data, asked, now=self._clock.now()),
             desk=self._treasury.desk,
@@ -197,7 +199,11 @@ class App:
         assert self._self_meter is not None
         await asyncio.to_thread(self._self_meter.read)
 
-    def _gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:
+    def _read_gauges(self) -> None:
+        """On the event loop, for books are not to be read while they change."""
+        self._gauges_read = list(self._gauges())
+
+    def _gauges(self) -> Iterator[Gauge]:
         """What is read when metrics are scraped."""
         front = getattr(self, "_front", None)
         yield (

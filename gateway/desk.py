@@ -21,10 +21,11 @@ _MS = 1000
 
 
 class Accounts(Protocol):
-    """Where budgets' accounts are; both may ask a shared store and raise Overloaded."""
+    """Where budgets' accounts are; both may ask a shared store and raise Overloaded. `fresh`: the audit did not know the
+    grant."""
 
     async def standing(self, tenant: str, line: Line, *, now: float) -> tuple[int, int, int]: ...
-    async def grant(self, tenant: str, line: Line, grant: Grant) -> bool: ...
+    async def grant(self, tenant: str, line: Line, grant: Grant, *, fresh: bool) -> bool: ...
 
 
 class Audit(Protocol):
@@ -95,8 +96,8 @@ class Desk:
         fresh = await asyncio.to_thread(
             self._audit.granted, id=grant.id, at_ms=int(now * _MS), kind=kind, line=line, details=details
         )
-        if fresh:
-            fresh = await self._accounts.grant(tenant, line, grant)
+        # A shared store is asked even when the audit knows the id: it may not have taken it then.
+        fresh = await self._accounts.grant(tenant, line, grant, fresh=fresh)
         return {**await self._told(budget, scope, tenant), "grant": grant.id, "granted_now": fresh}
 
     async def _told(self, budget: Budget, scope: Mapping[str, str], tenant: str) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from .routing.retry import Next, next_attempt
 from .sessions import caps, loops
 from .sessions.identity import Session, SessionBook
 from .sessions.origins import Origin, OriginBook
-from .sessions.users import user_of
+from .sessions.users import UserBook, user_of
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
-from .values.budget import NOTHING_SPENT
+from .values.budget import NOTHING_SPENT, Reservation
 from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
@@ -96,6 +96,7 @@ class Exchange:
         self._world = world
         self._budgets = budgets
         self._sessions = sessions
+        self._users = UserBook()
         self._origins = OriginBook()
         self._health = health
         self._relay = Relay(health)
@@ -104,7 +105,7 @@ class Exchange:
         self._ledger = ledger
         self._clock = clock
         self._chance = chance
-        self._holder = Holder(budgets, clock, outputs, chance.jitter)
+        self._holder = Holder(budgets, clock, outputs, chance.jitter, self._write_hold)
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
@@ -166,8 +167,12 @@ class Exchange:
             facts=facts,
             verdict=verdict,
             loop_step=loops.step_of(session, world.loops),
-            user=user_of(hints.user or request.user),
+            user=self._user(world, caller, hints.user or request.user, at),
         )
+
+    def _user(self, world: World, caller: Caller, told: str, at: float) -> str:
+        user = user_of(told) if told else ""
+        return self._users.known(caller.key, user, now=at) if world.counts_users else user
 
     def _found(self, request: Request, caller: Caller, *, now: float) -> list[Origin]:
         """Where the things lie that the request refers to, as far as we know. Raises NotFound for another caller's."""
@@ -209,7 +214,9 @@ class Exchange:
         at: float,
     ) -> Session:
         if hints.session is not None:
-            return self._sessions.named(caller.key, hints.session, hints.session_source, now=at, parent=hints.parent)
+            return self._sessions.named(
+                caller.key, hints.session, hints.session_source, now=at, parent=hints.parent, root=hints.root
+            )
         if origins:
             # The answer that this one continues was given within a session.
             return origins[0].session
@@ -272,12 +279,16 @@ class Exchange:
 
     def _journal(self, decided: Decided, progress: Progress) -> None:
         """Write down, before dialling, what a crash would leave behind."""
-        hold = settlement.hold_of_attempt(decided, progress.number, progress.attempt)
         try:
-            self._ledger.hold(hold)
+            self._write_hold(decided, progress.number, progress.attempt, progress.reservation)
         except Overloaded:
-            self._budgets.settle(hold.id, NOTHING_SPENT, now=self._clock.now())
+            self._budgets.settle(f"{decided.request_id}.{progress.number}", NOTHING_SPENT, now=self._clock.now())
             raise
+
+    def _write_hold(
+        self, decided: Decided, number: int, attempt: Attempt, reservation: Reservation | None = None
+    ) -> None:
+        self._ledger.hold(settlement.hold_of_attempt(decided, number, attempt, reservation))
 
     async def _attempt(
         self, decided: Decided, progress: Progress, place: "_Place", hints: Hints, reply: Reply

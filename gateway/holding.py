@@ -12,6 +12,7 @@ from msgspec import structs
 from .accounting import refused
 from .accounting.expectation import OutputBook
 from .accounting.lines import LineBook
+from .errors import Overloaded
 from .routing import holds
 from .routing.holds import Scene, Usual
 from .sessions import caps
@@ -64,6 +65,10 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+# Writes down that the hold of a call's n-th attempt is now the attempt's. Raises Overloaded.
+JournalHold = Callable[[Decided, int, Attempt], None]
+
+
 class Held(Value, frozen=True, kw_only=True):
     """What was taken: the place in the plan, the attempt as its budgets left it, and who watches it grow."""
 
@@ -77,11 +82,19 @@ class Watch:
     """Follows a stream whose hold is what such calls usually take: extends it in time, or says that it must end."""
 
     def __init__(
-        self, budgets: Budgets, clock: Clock, attempt: Attempt, scene: Scene, reservation: Reservation, held: int
+        self,
+        budgets: Budgets,
+        clock: Clock,
+        attempt: Attempt,
+        scene: Scene,
+        reservation: Reservation,
+        held: int,
+        journal: Callable[[Attempt], None],
     ) -> None:
         self._budgets, self._clock = budgets, clock
         self._attempt, self._scene, self._reservation = attempt, scene, reservation
         self._held = held
+        self._journal = journal
         self._seen = self._read = 0
         self._extensions = 0
         self.refused = False
@@ -106,14 +119,22 @@ class Watch:
         if not await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
             return False
         self._held = wider
+        try:
+            self._journal(holds.at_usual(self._attempt, self._scene, self._reservation.lines, wider))
+        except Overloaded:
+            # What a crash would leave behind cannot be written down: no more of it.
+            return False
         return True
 
 
 class Holder:
     """Takes the holds of one process. Keeps the lines of its callers, and how long answers usually are."""
 
-    def __init__(self, budgets: Budgets, clock: Clock, outputs: OutputBook, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, budgets: Budgets, clock: Clock, outputs: OutputBook, jitter: Callable[[], float], journal: JournalHold
+    ) -> None:
         self._budgets = budgets
+        self._journal = journal
         self._clock = clock
         self._outputs = outputs
         self._jitter = jitter
@@ -140,13 +161,14 @@ class Holder:
             )
             if isinstance(reserved, Reservation):
                 assert scene is not None, "what was reserved was offered"
-                return self._held(reserved, offered, places, scene)
+                return self._held(decided, number, reserved, offered, places, scene)
             until = began + reserved.line.budget.stages.queue_seconds
             if waiting and self.waiting < WAITING_MAX and _may_fit_by(reserved, now=now, until=until):
                 await self._wait(min(pause, max(until - now, 0.001)))
                 pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
-            elif waiting and reserved.line.budget.stages.queue is not None:
-                # The time is over: what is left between the queue's mark and the limit may be used now.
+            elif waiting and decided.world.queues:
+                # The time is over, or another budget is in the way: what lies between a queue's mark and its limit may be
+                # used now.
                 waiting = False
             else:
                 return refused.refusal(reserved, now)
@@ -185,7 +207,15 @@ class Holder:
             output=self._outputs.expected(decided.verdict.task_type, deployment.model) * request.choices,
         )
 
-    def _held(self, reserved: Reservation, offered: Sequence[Attempt], places: Sequence[int], scene: Scene) -> Held:
+    def _held(
+        self,
+        decided: Decided,
+        number: int,
+        reserved: Reservation,
+        offered: Sequence[Attempt],
+        places: Sequence[int],
+        scene: Scene,
+    ) -> Held:
         attempt = offered[reserved.choice]
         if reserved.passed_over and reserved.choice:
             # Which attempt the budget had no room for is what the reason has to say.
@@ -205,7 +235,15 @@ class Holder:
         if output is not None:
             if scene.request.stream:
                 # With the attempt's worst case, up to which its hold may grow.
-                watch = Watch(self._budgets, self._clock, attempt, scene, reserved, output)
+                watch = Watch(
+                    self._budgets,
+                    self._clock,
+                    attempt,
+                    scene,
+                    reserved,
+                    output,
+                    lambda grown: self._journal(decided, number, grown),
+                )
             attempt = holds.at_usual(attempt, scene, reserved.lines, output)
         return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)
 

@@ -88,8 +88,7 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
     passage = decided.request.passage
     if not progress.dialled or progress.refused or (passage is not None and passage.free):
         return NO_USAGE
-    if progress.usage is None and progress.answered and decided.request.background:
-        # It goes on behind our back: what it will take is told to nobody but who asks the provider.
+    if _unseen(decided, progress):
         return _as_held(decided, progress.attempt)
     if progress.stream is not None:
         exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream.usage)
@@ -109,10 +108,18 @@ def usage_of_attempt(decided: Decided, progress: Progress) -> Usage:
         if passage is not None:
             return _PASSED
         return _seen(decided, estimate.output_tokens(progress.text_bytes, 0))
-    return _as_held(decided, progress.attempt)
+    raise AssertionError("an attempt that was dialled was answered, or nothing of it was seen")
 
 
-def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
+def _unseen(decided: Decided, progress: Progress) -> bool:
+    """Whether nothing is known of what a call took that was dialled: it is charged as held."""
+    if progress.usage is not None or (progress.stream is not None and not decided.request.background):
+        return False
+    # Of what goes on in the background nobody is told what it takes but who asks the provider.
+    return not progress.answered or decided.request.background
+
+
+def hold_of_attempt(decided: Decided, number: int, attempt: Attempt, reservation: Reservation | None = None) -> Hold:
     """What is written down before `attempt` is dialled."""
     deployment, held = attempt.deployment, _tokens_held(decided, attempt)
     return Hold(
@@ -143,6 +150,7 @@ def hold_of_attempt(decided: Decided, number: int, attempt: Attempt) -> Hold:
         org=decided.caller.org,
         user=decided.user,
         root=decided.session.root,
+        window_ms=_window_ms(decided, reservation),
     )
 
 
@@ -164,6 +172,7 @@ def entry_of_attempt(decided: Decided, progress: Progress, *, final: bool, now: 
         reason=attempt.reason,
         first_byte=progress.first_byte,
         now=now,
+        reservation=progress.reservation,
     )
 
 
@@ -245,6 +254,7 @@ def _entry(
     reason: str,
     first_byte: float | None,
     now: float,
+    reservation: Reservation | None = None,
 ) -> LedgerEntry:
     """One straight table from what is known to the ledger's columns."""
     charge, priced = charged
@@ -299,7 +309,13 @@ def _entry(
         org=decided.caller.org,
         user=decided.user,
         root=decided.session.root,
+        window_ms=_window_ms(decided, reservation),
     )
+
+
+def _window_ms(decided: Decided, reservation: Reservation | None) -> int:
+    """The time by which budgets' windows were told, in ms: a shared store's clock, or the request's own time."""
+    return int((reservation.at if reservation is not None and reservation.at else decided.at) * 1000)
 
 
 def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bool]:
@@ -308,6 +324,9 @@ def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bo
     deployment, passage = progress.attempt.deployment, decided.request.passage
     if usage is NO_USAGE:
         return 0, True
+    if _unseen(decided, progress):
+        hold = progress.attempt.hold_nusd
+        return (0, False) if hold is None else (hold, True)
     if passage is not None and passage.pieces is not None and (deployment.sheet is None or not usage.exact):
         unit, most = passage.pieces
         price = deployment.unit_prices.get(unit)

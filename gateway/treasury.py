@@ -71,10 +71,11 @@ class LocalBudgets:
         """(spent, held, granted) of the line's account."""
         return self.book.standing(line, now=now)
 
-    async def grant(self, tenant: str, line: Line, grant: Grant) -> bool:
+    async def grant(self, tenant: str, line: Line, grant: Grant, *, fresh: bool) -> bool:
         """Allow more on one account; what was granted before is known from the audit."""
-        self.book.grant(line, grant)
-        return True
+        if fresh:
+            self.book.grant(line, grant)
+        return fresh
 
 
 class Treasury:
@@ -101,6 +102,9 @@ class Treasury:
         self._webhook: Webhook | None = None
         self._standings: dict[str, tuple[int, int, int]] = {}
         self._looked = 0
+        self._named_of: World | None = None
+        self._named_until = 0.0
+        self._named_lines: list[tuple[str, Line]] = []
         self._events_waiting = 0
 
     def start(self, ledger: SqliteLedger) -> None:
@@ -115,7 +119,8 @@ class Treasury:
         if self._redis_url is None:
             for line, amount, at in spent:
                 self.book.restore(line, amount, at=at)
-            self._restore_grants(world, now)
+            for _, line, grant in self._granted():
+                self.book.grant(line, grant)
             self.budgets = LocalBudgets(self.book, self._notices.crossed)
         else:
             self.budgets = self.shared = self._on_redis(self._redis_url)
@@ -193,11 +198,17 @@ class Treasury:
         scripts = (Cluster if clustered else OneNode)(plain, self._supervisor.start)
         replica = _replica(self._folder / "replica")
         return RedisBudgets(
-            scripts, replica, start=self._supervisor.start, notify=self._notices.crossed, recall=self._recall
+            scripts,
+            replica,
+            start=self._supervisor.start,
+            notify=self._notices.crossed,
+            recall=self._recall,
+            grants=self._granted,
         )
 
-    def _restore_grants(self, world: World, now: float) -> None:
-        """What operators granted holds for the rest of its window, restart or not."""
+    def _granted(self) -> list[tuple[str, Line, Grant]]:
+        """(tenant, line, grant) of what operators granted: it holds for the rest of its window, restart or not."""
+        world, now, found = self._world(), self._now(), []
         budgets = {budget.name: budget for budget in world.budgets}
         for account, name, scope in self._events.granted_accounts():
             budget = budgets.get(name)
@@ -207,7 +218,9 @@ class Treasury:
             if line.account == account:
                 for event in self._events.grants(account):
                     amount, until = event.details["amount"], event.details["until"]
-                    self.book.grant(line, Grant(id=event.id, account=account, amount=amount, until=until))
+                    grant = Grant(id=event.id, account=account, amount=amount, until=until)
+                    found.append((tenant_of(world, scope), line, grant))
+        return found
 
     async def _look(self) -> None:
         """See to the shared store, and ask it how named budgets stand, a few at a time."""
@@ -241,8 +254,16 @@ class Treasury:
             ledger.close()
 
     def _named(self) -> list[tuple[str, Line]]:
-        """(tenant, current line) of the budgets whose accounts the configuration bounds."""
+        """(tenant, current line) of the budgets whose accounts the configuration bounds; told anew when one has ended."""
         world, now = self._world(), self._now()
+        if world is not self._named_of or now >= self._named_until:
+            self._named_lines = self._named_now(world, now)
+            ends = [line.resets_at for _, line in self._named_lines if line.resets_at is not None]
+            self._named_of, self._named_until = world, min(ends, default=float("inf"))
+        return self._named_lines
+
+    @staticmethod
+    def _named_now(world: World, now: float) -> list[tuple[str, Line]]:
         return [
             (tenant_of(world, budget.scope), line_of(budget, budget.scope, now=now))
             for budget in world.budgets

@@ -94,7 +94,7 @@ class BudgetBook:
         for choice, offer, smaller, accounts in tried:
             output = _fitting(offer, smaller, accounts, now)
             amounts = [fixed + each * output for fixed, each in zip(smaller.fixed, smaller.per_token, strict=True)]
-            if _first_broken(offer, accounts, amounts, [line.ceiling for line in offer.lines], now) is None:
+            if _first_broken(offer, accounts, amounts, smaller.ceilings, now) is None:
                 taken = self._take(reservation_id, choice, offer, accounts, amounts, now, lease, passed_over)
                 return structs.replace(taken, output_tokens=output)
         assert exceeded is not None, "offers are never empty"
@@ -223,6 +223,7 @@ class BudgetBook:
             amounts=tuple(amounts),
             standings=tuple(standings),
             expires_at=now + lease,
+            at=now,
             passed_over=passed_over,
         )
         self._open[reservation_id] = _Open(reservation, accounts)
@@ -247,12 +248,15 @@ class BudgetBook:
             account = self._accounts[line.account] = _Account(session=line.session)
         elif account.buckets:
             account.roll(line, now)
+        elif account.session:
+            self._accounts[line.account] = self._accounts.pop(line.account)
         if account.keep_until < line.keep_until:
             account.keep_until = line.keep_until
         return account
 
     def _make_room(self) -> None:
         """Bound the memory: sessions' accounts that have gone longest without a call give way, budgets' never."""
+        # Sessions' accounts move to the end when they are used: what comes first has gone longest without a call.
         idle = [name for name, account in self._accounts.items() if account.session and account.held == 0]
         if not idle:
             raise Overloaded("Too many budget accounts are open (one for each user?); no call is made unbudgeted.")

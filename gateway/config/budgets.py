@@ -12,6 +12,8 @@ from . import schema
 from .reader import Reader, meant, nusd
 from .yaml_tree import Path
 
+# The budgets that session caps are.
+_CAPS = ("session-calls", "session-usd")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 # A rolling window's steps are remembered one by one, and accounts as long.
 _ROLLING_SECONDS_MAX = 366 * 86_400
@@ -25,12 +27,18 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
     found = []
     for name, doc in document.budgets.items():
         path: Path = ("budgets", name)
-        scope = _scope(reader, document, doc, known, path)
+        if name in _CAPS:
+            reader.complain(path, f"'{name}' is what the session cap is called; choose another name", at_key=True)
+        scope = _scope(reader, document, doc, known, path, open_caller)
         limit = _limit(reader, doc.limit, (*path, "limit"))
         if limit is None:
             continue
         measure, amount = limit
         expected = doc.hold == "expected"
+        if doc.stages.shrink is not None and measure is Measure.calls:
+            reader.complain(
+                (*path, "stages", "shrink"), "a call stays one call however short it is; leave 'shrink' out"
+            )
         if expected and measure is Measure.calls:
             reader.note(
                 path, f"budget '{name}' counts calls, of which each holds one: 'hold: expected' changes nothing"
@@ -57,9 +65,9 @@ def caps(reader: Reader, doc: schema.Caps) -> values.SessionCaps:
     """What one session may take, as budgets whose scope is the session."""
     limits = []
     if doc.calls is not None:
-        limits.append(("session-calls", Measure.calls, doc.calls))
+        limits.append((_CAPS[0], Measure.calls, doc.calls))
     if doc.usd is not None:
-        limits.append(("session-usd", Measure.nusd, nusd(reader, doc.usd, ("sessions", "caps", "usd"))))
+        limits.append((_CAPS[1], Measure.nusd, nusd(reader, doc.usd, ("sessions", "caps", "usd"))))
     return values.SessionCaps(
         budgets=tuple(
             values.Budget(
@@ -92,7 +100,12 @@ def _known(reader: Reader, document: schema.Document, open_caller: Caller) -> di
 
 
 def _scope(
-    reader: Reader, document: schema.Document, doc: schema.Budget, known: dict[str, set[str]], path: Path
+    reader: Reader,
+    document: schema.Document,
+    doc: schema.Budget,
+    known: dict[str, set[str]],
+    path: Path,
+    open_caller: Caller,
 ) -> dict[str, str]:
     scope = {dimension: value for dimension, value in doc.scope.model_dump().items() if value is not None}
     for dimension, value in scope.items():
@@ -106,7 +119,8 @@ def _scope(
         scope.setdefault("key", "*")
     if "user" in scope and not set(_TENANT_DIMENSIONS) & set(scope):
         scope["org"] = "*"
-    if len({key.org for key in document.keys}) > 1 and not set(_TENANT_DIMENSIONS) & set(scope):
+    orgs = {key.org for key in document.keys} | ({open_caller.org} if document.access == "open" else set())
+    if len(orgs) > 1 and not set(_TENANT_DIMENSIONS) & set(scope):
         reader.complain(
             path,
             "this budget spans organisations, which are kept apart; name one in its scope, or give each its own "
@@ -129,6 +143,9 @@ def _limit(reader: Reader, doc: schema.Limit, path: Path) -> tuple[Measure, int]
         measure, amount = Measure.micrograms, int(value * MICROGRAMS_PER_GRAM)
     else:
         measure, amount = Measure[unit], int(value)
+    if value and not amount:
+        reader.complain((*path, unit), "this is less than can be counted; 0 refuses everything")
+        return None
     if amount > values.LIMIT_MAX:
         reader.complain((*path, unit), "this is more than can be counted exactly (4.5 million dollars, 1.25 GWh)")
         return None
@@ -140,6 +157,8 @@ def _window(reader: Reader, doc: schema.Budget, path: Path) -> values.Window:
     seconds = int(length[:-1]) * _SECONDS[length[-1]] if length else 0
     if seconds > _ROLLING_SECONDS_MAX:
         reader.complain((*path, "window"), "a rolling window may be 366 days long at most")
+    if doc.timezone != "UTC" and kind in ("rolling", "total", "session"):
+        reader.complain((*path, "timezone"), f"'timezone' is for calendar windows; a {kind} one has none")
     return values.Window(kind=kind, zone=_zone(reader, doc.timezone, (*path, "timezone")), seconds=seconds)
 
 

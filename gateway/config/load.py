@@ -164,6 +164,7 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         open_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),
         parent_headers=tuple(header.lower() for header in document.sessions.parent_headers),
+        root_headers=tuple(header.lower() for header in document.sessions.root_headers),
         user_headers=tuple(header.lower() for header in document.users.headers),
         webhook=_webhook(reader, document.notify.webhook),
     )

@@ -283,7 +283,8 @@ class Caps(_Strict):
 
 
 class Sessions(_Strict):
-    """Caps, the headers that name a session, and those that name the session which started it."""
+    """Caps, the headers that name a session, those that name the session which started it, and those that name the
+    one at the head of the tree (of several gateways each knows only the parents that it has served)."""
 
     caps: Caps = Caps()
     headers: list[str] = [
@@ -291,6 +292,7 @@ class Sessions(_Strict):
         "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id",
     ]  # fmt: skip
     parent_headers: list[str] = ["x-penstock-parent-session"]
+    root_headers: list[str] = ["x-penstock-root-session"]
 
 
 class Loops(_Strict):

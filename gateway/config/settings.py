@@ -21,7 +21,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that callers reach")
     port: int = Field(8080, ge=0, le=65535, description="port that callers reach; 0 picks one")
     admin_port: int | None = Field(None, ge=0, le=65535, description="own port for /metrics and /export")
-    admin_token: SecretStr | None = Field(None, description="bearer token for /export beyond this machine")
+    admin_token: SecretStr | None = Field(
+        None, description="bearer token for /export and /admin beyond this machine, and for every grant"
+    )
     body_bytes_max: int = Field(32 * 1024 * 1024, gt=0, description="largest request body in bytes")
     calls_max: int = Field(10_000, gt=0, description="calls in flight at once; more are answered 503")
     drain_seconds: float = Field(120.0, ge=0, description="how long open streams may go on after SIGTERM")

@@ -26,12 +26,14 @@ _ASKED_SECONDS = 10.0
 
 
 class Admin:
-    """Answers operators. `ready` gives the reasons why not; `render` the metrics (slow: run in a thread)."""
+    """Answers operators. `ready` gives the reasons why not; `snapshot` reads the gauges on the event loop, `render`
+    the metrics (slow: run in a thread)."""
 
     def __init__(
         self,
         *,
         ready: Callable[[], list[str]],
+        snapshot: Callable[[], None],
         render: Callable[[], tuple[bytes, str]],
         export: Export,
         desk: Desk,
@@ -41,6 +43,7 @@ class Admin:
         with_data: bool,
     ) -> None:
         self._ready = ready
+        self._snapshot = snapshot
         self._render = render
         self._export_text = export
         self._desk = desk
@@ -74,6 +77,7 @@ class Admin:
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
         if path == "/metrics":
+            self._snapshot()
             body, content_type = await asyncio.to_thread(self._render)
             return web.Response(body=body, headers={"Content-Type": content_type})
         return await self._export(request)
@@ -90,6 +94,11 @@ class Admin:
                 raise BadRequest("'since' must be milliseconds since the epoch.", param="since")
             return _json({"object": "list", "data": await asyncio.to_thread(self._events, int(since))})
         if request.method == "POST" and len(parts) == 2 and parts[1] == "grants":
+            if self._token is None:
+                # Whoever is on this machine may read; the agents that budgets are for are on it, too.
+                raise Unauthenticated(
+                    "Set PENSTOCK_ADMIN_TOKEN to grant more: it is not free to everybody on this machine."
+                )
             return _json(await self._desk.grant(parts[0], await _asked(request), who="admin"))
         raise NotFound("See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants.")
 

@@ -358,6 +358,7 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
         session=session,
         session_source=source,
         parent=_named(headers, world.parent_headers),
+        root=_named(headers, world.root_headers),
         user=_named(headers, world.user_headers),
         task_type=headers.get(_TASK_HEADER),
         route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,

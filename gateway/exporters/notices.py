@@ -27,7 +27,8 @@ class Notices:
     def crossed(self, crossing: Crossing) -> None:
         """What was spent on an account has reached a percentage of its limit."""
         line, place = crossing.line, (crossing.line.account, crossing.percent)
-        if crossing.at - self._told.get(place, float("-inf")) < (_AGAIN_SECONDS if line.bucket_seconds else 0):
+        told_at = self._told.get(place)
+        if told_at is not None and (not line.bucket_seconds or crossing.at - told_at < _AGAIN_SECONDS):
             return
         self._told[place] = crossing.at
         self._told.move_to_end(place)

@@ -132,13 +132,17 @@ def _staged(
     lowest = min([one.deployment.tier for one in attempts])
     shrinks = _shrinks(attempt, scene, lines)
     wanted = tuple([_wanted(line, attempt, scene, worst, attempt.output_tokens_max) for line in lines])
-    ceilings = [_ceiling(line, attempt, scene, shrinks, cheaper=lowest) for line in lines]
+    hard = [_ceiling(line, attempt, scene, cheaper=lowest) for line in lines]
+    ceilings = [
+        min(ceiling, line.budget.stages.shrink) if shrinks and line.budget.stages.shrink is not None else ceiling
+        for line, ceiling in zip(lines, hard, strict=True)
+    ]
     smaller = None
     if None not in wanted:
         smaller = (
-            _smaller(attempt, scene, lines, wanted, ceilings)
+            _smaller(attempt, scene, lines, wanted, ceilings, hard)
             if shrinks
-            else _tighter(attempt, scene, lines, wanted, ceilings, worst)
+            else _tighter(attempt, scene, lines, wanted, hard, worst)
         )
     return Offer(lines=lines, wanted=wanted, ceilings=tuple(ceilings), smaller=smaller)
 
@@ -190,22 +194,21 @@ def _carbon(deployment: Deployment, millijoules: int | None) -> int | None:
     return carbon_micrograms_held(deployment.energy, deployment.intensity, millijoules)
 
 
-def _ceiling(line: Line, attempt: Attempt, scene: Scene, shrinks: int, *, cheaper: int) -> int:
-    """How far this attempt, at its full size, may go on the line: the nearest stage that concerns it."""
+def _ceiling(line: Line, attempt: Attempt, scene: Scene, *, cheaper: int) -> int:
+    """How far this attempt may go on the line, whatever its size: the nearest stage that forbids more."""
     stages, ceiling = line.budget.stages, line.ceiling
     if stages.downgrade is not None and attempt.deployment.tier > stages.tier_max >= cheaper:
         ceiling = min(ceiling, stages.downgrade)
     if scene.waiting and stages.queue is not None:
         ceiling = min(ceiling, stages.queue)
-    if shrinks and stages.shrink is not None:
-        ceiling = min(ceiling, stages.shrink)
     return ceiling
 
 
 def _shrinks(attempt: Attempt, scene: Scene, lines: Iterable[Line]) -> int:
     """The least output tokens to which the attempt may shrink, 0 if it may not."""
     request = scene.request
-    mins = [line.budget.stages.output_min for line in lines if line.budget.stages.shrink is not None]
+    budgets = [line.budget for line in lines if line.budget.measure is not Measure.calls]
+    mins = [budget.stages.output_min for budget in budgets if budget.stages.shrink is not None]
     if not mins or request.passage is not None or request.dialect not in _LIMITED:
         return 0
     least = max(_OUTPUT_MIN, *mins) * request.choices
@@ -213,7 +216,12 @@ def _shrinks(attempt: Attempt, scene: Scene, lines: Iterable[Line]) -> int:
 
 
 def _smaller(
-    attempt: Attempt, scene: Scene, lines: Sequence[Line], wanted: Sequence[int | None], ceilings: Sequence[int]
+    attempt: Attempt,
+    scene: Scene,
+    lines: Sequence[Line],
+    wanted: Sequence[int | None],
+    ceilings: Sequence[int],
+    hard: Sequence[int],
 ) -> Smaller:
     """The attempt's holds as a line over its output: a chord, which lies above what grows faster than the output."""
     most = attempt.output_tokens_max
@@ -226,6 +234,7 @@ def _smaller(
         most=most,
         least=_shrinks(attempt, scene, lines),
         thresholds=tuple(ceilings),
+        ceilings=tuple(hard),
     )
 
 
@@ -234,12 +243,15 @@ def _tighter(
     scene: Scene,
     lines: Sequence[Line],
     wanted: Sequence[int | None],
-    ceilings: Sequence[int],
+    hard: Sequence[int],
     worst: Amounts,
 ) -> Smaller | None:
     """Where what such calls usually take does not fit, less of it may: the call then ends at what was held."""
     most = output_held(attempt, scene, lines)
     least = _OUTPUT_MIN * scene.request.choices
+    if scene.waiting and any(line.budget.stages.queue is not None for line in lines):
+        # It waits for room first.
+        return None
     if most is None or most <= least or scene.request.passage is not None or scene.request.dialect not in _LIMITED:
         return None
     fixed = [
@@ -253,7 +265,8 @@ def _tighter(
         ),
         most=most,
         least=least,
-        thresholds=tuple(ceilings),
+        thresholds=tuple(hard),
+        ceilings=tuple(hard),
     )
 
 

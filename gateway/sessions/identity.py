@@ -77,8 +77,18 @@ class SessionBook:
         self._named: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._nodes: OrderedDict[int, _Node] = OrderedDict()
 
-    def named(self, key: str, session_id: str, source: str, *, now: float, parent: str | None = None) -> Session:
-        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree."""
+    def named(
+        self,
+        key: str,
+        session_id: str,
+        source: str,
+        *,
+        now: float,
+        parent: str | None = None,
+        root: str | None = None,
+    ) -> Session:
+        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree; `root` is
+        its head, where the caller says so."""
         name = (key, session_id)
         session = self._named.get(name)
         if session is None:
@@ -86,6 +96,7 @@ class SessionBook:
             if parent is not None and parent != session_id:
                 head = self._named.get((key, parent))
                 session.parent, session.root = parent, head.root if head is not None else parent
+            session.root = root or session.root
             _trim(self._named, self._capacity)
         else:
             self._named.move_to_end(name)

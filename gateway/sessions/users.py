@@ -1,13 +1,42 @@
-"""Who the end user is, as far as a caller says: a name that budgets may be kept for. Pure."""
+"""Who the end user is, as far as a caller says: a name that budgets may be kept for."""
 
 import hashlib
 
 import orjson
 
 _CHARS_MAX = 128
+# Users of one key in one day (UTC) that have accounts of their own.
+USERS_MAX = 10_000
+TOO_MANY = "~others"
+_DAY_SECONDS = 86_400
 # Claude Code writes the session behind the account in one string, new in every run (clients of 2025), or a JSON text.
 _SESSION_MARK = "_session_"
 _JSON_NAMES = ("account_uuid", "device_id")
+
+
+class UserBook:
+    """The users that each key has named today, bounded: a caller may make them up without end, and each has accounts.
+
+    Past the limit a key's further users share one.
+    """
+
+    def __init__(self, most: int = USERS_MAX) -> None:
+        self._most = most
+        self._day = -1
+        self._users: dict[str, set[str]] = {}
+
+    def known(self, key: str, user: str, *, now: float) -> str:
+        """The user, or the one that stands for all that are too many."""
+        day = int(now) // _DAY_SECONDS
+        if day != self._day:
+            self._day, self._users = day, {}
+        users = self._users.setdefault(key, set())
+        if user in users or not user:
+            return user
+        if len(users) >= self._most:
+            return TOO_MANY
+        users.add(user)
+        return user
 
 
 def user_of(told: str) -> str:

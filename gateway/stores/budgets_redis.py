@@ -9,7 +9,9 @@ share one hash tag. docs/adr/0009 has the protocol and its bounds; `lua/` the tr
 
 import asyncio
 import logging
+import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -36,8 +38,13 @@ QUARANTINE_SECONDS = 3
 _TOTALS_MAX = 400_000
 # How often a window may end between asking and reserving before something is wrong with the clocks.
 _STALE_MAX = 3
+# What a call waits for its tenant's books to be entered, and a stop for what is left to be delivered.
+ENTER_SECONDS, _CLOSE_SECONDS = 0.05, 3.0
+# Holds of an earlier process that are closed in one step.
+_ADOPTED_AT_ONCE = 200
 # After so many misses in a row calls are decided without asking, but for one in so many seconds.
 _MISSES_MAX = 3
+_ONE_MISS_SECONDS = 0.02
 _ASK_AGAIN_SECONDS = 0.2
 # A grant's id is remembered so long, and not made twice.
 _GRANTS_KEPT_SECONDS = 40 * 86_400
@@ -72,7 +79,7 @@ class RedisBudgets:
     """The exchange's Budgets on a shared store. `replica` names this process's ledger: the same after every restart.
 
     `notify` hears what was crossed, `start` runs a task behind the requests. `recall` asks the ledger what was spent on an
-    account that was not told of at the start: (line, amount, when).
+    account that was not told of at the start: (line, amount, when); `grants` tells what operators granted.
     """
 
     def __init__(
@@ -83,29 +90,40 @@ class RedisBudgets:
         start: Start,
         notify: Callable[[Crossing], None] = lambda crossing: None,
         recall: Callable[[str, float], Iterable[tuple[Line, int, float]]] = lambda account, now: (),
+        grants: Callable[[], Iterable[tuple[str, Line, Grant]]] = lambda: (),
         quarantine: int = QUARANTINE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scripts = scripts
         self._replica = replica
         self._start = start
         self._notify = notify
         self._recall = recall
-        self._entering: dict[str, asyncio.Lock] = {}
+        self._grants = grants
+        self._entering: dict[str, asyncio.Future[None]] = {}
         self._quarantine = quarantine
+        self._monotonic = monotonic
         self._open: dict[str, _Open] = {}
         # By tenant: what one node does not take must not keep the others waiting.
         self._pending: dict[str, deque[_Resolution]] = {}
         self._flushing: set[str] = set()
         self._delivering = False
         self._totals: dict[tuple[str, str], _Total] = {}
+        self._totals_max = _TOTALS_MAX
         self._tenants: set[str] = set()
         self._epochs: dict[str, str] = {}
         self._changes: dict[str, int] = {}
+        # Tenants where the store has lost writes of ours.
+        self._suspect: set[str] = set()
+        # Accounts whose total at the store is known, and those that were charged without a hold.
+        self._based: set[tuple[str, str]] = set()
+        self._dirty: dict[str, set[tuple[str, str]]] = {}
         self._offset = 0.0
         self._pots = Pots()
         # By tenant: how often in a row the store has not answered.
         self._down: dict[str, int] = {}
-        self._asked_again_at = 0.0
+        self._ask_again_at: dict[str, float] = {}
+        self._missed_at: dict[str, float] = {}
         self.failures = 0
         self.unbudgeted = 0
 
@@ -167,11 +185,14 @@ class RedisBudgets:
         found = self._open.pop(reservation_id, None)
         if found is None:
             return False
+        amounts = [(line, spent[line.budget.measure]) for line in found.lines]
+        totals = tuple([self._add(found.tenant, line, amount, now) for line, amount in amounts if amount])
         if not found.stored:
             self._pots.settle(reservation_id, spent, now=now)
-        if found.lines:
-            amounts = [(line, spent[line.budget.measure]) for line in found.lines]
-            totals = tuple([self._add(found.tenant, line, amount, now) for line, amount in amounts if amount])
+            # Told together when the store is back: however many calls there were, an account has one total.
+            places = {(found.tenant, _totals_name(line, at)) for line, _, at in totals}
+            self._dirty.setdefault(found.tenant, set()).update(places)
+        elif found.lines:
             self._queue(_Resolution(ids=(reservation_id,), tenant=found.tenant, totals=totals))
             self._deliver()
         return True
@@ -184,25 +205,59 @@ class RedisBudgets:
         """These tenants will call: connect before they do."""
         self._tenants.update(tenants)
 
-    async def enter(self, tenant: str, *, now: float) -> None:
-        """Join a tenant's books, and bring what this replica has spent and holds there. Raises StoreDown."""
+    async def enter(self, tenant: str, *, now: float, patient: bool = False) -> None:
+        """Join a tenant's books, and bring what this replica has spent and holds there. Raises StoreDown.
+
+        One enters for all who wait; they wait no longer than for any answer, unless they are `patient`.
+        """
         self._tenants.add(tenant)
-        async with self._entering.setdefault(tenant, asyncio.Lock()):
-            known = self._epochs.get(tenant, "")
-            fresh = secrets.token_hex(8)
-            keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
-            changes = self._changes.get(tenant, 0)
-            arguments = [fresh, known, str(self._quarantine), _key(tenant, ""), self._replica]
-            answer = await self._scripts.run("join", keys, arguments)
-            # By this the server's windows are told, whatever the clock here says.
-            self._offset = int(answer[1]) / 1000 - now
-            epoch = answer[0].decode()
-            # Newest writes may be lost without the epoch: a node that took over, a file that was written late.
-            lost = int(answer[2]) < changes
-            if epoch != known or lost:
-                self._changes[tenant] = int(answer[2])
-                await self._bring(tenant, first=not known, now=now)
-                self._epochs[tenant] = epoch
+        entered = self._entering.get(tenant)
+        if entered is None:
+            entered = self._entering[tenant] = asyncio.get_running_loop().create_future()
+            self._start("budget-tenant", self._enter(tenant, entered, now), lambda error: None)
+        try:
+            async with asyncio.timeout(None if patient else ENTER_SECONDS):
+                await asyncio.shield(entered)
+        except TimeoutError as error:
+            raise StoreDown("entering takes longer than a call may wait") from error
+
+    async def _enter(self, tenant: str, entered: "asyncio.Future[None]", now: float) -> None:
+        """`entered` hears how it went."""
+        try:
+            await self._joined(tenant, now)
+        except StoreDown as error:
+            entered.set_exception(error)
+            # Nobody may be left to hear it.
+            entered.exception()
+        finally:
+            del self._entering[tenant]
+            if not entered.done():
+                entered.cancel()
+
+    async def _joined(self, tenant: str, now: float) -> None:
+        began, known = self._monotonic(), self._epochs.get(tenant, "")
+        changes, suspect = self._changes.get(tenant, 0), tenant in self._suspect
+        spent = any(place[0] == tenant and total.amount for place, total in self._totals.items()) if not known else True
+        keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
+        arguments = [
+            secrets.token_hex(8),
+            known,
+            str(self._quarantine),
+            _key(tenant, ""),
+            self._replica,
+            str(int(spent)),
+        ]
+        answer = await self._scripts.run("join", keys, arguments)
+        # By this the server's windows are told, whatever the clock here says.
+        self._offset = int(answer[1]) / 1000 - (now + self._monotonic() - began)
+        epoch = answer[0].decode()
+        # Newest writes may be lost without the epoch: a node that took over, a file that was written late.
+        if epoch != known or suspect or int(answer[2]) < changes:
+            self._changes[tenant] = int(answer[2])
+            self._suspect.discard(tenant)
+            await self._bring(tenant, first=not known, now=now)
+            self._epochs[tenant] = epoch
+        self._entering[tenant].set_result(None)
 
     async def _bring(self, tenant: str, *, first: bool, now: float) -> None:
         """What this replica has spent, and its holds: those of an earlier process are closed, ours are made anew."""
@@ -220,53 +275,65 @@ class RedisBudgets:
             found = self._open.get(reservation_id)
             if found is not None and found.stored and found.lines:
                 await self._rehold(reservation_id, found)
+        for place, line, grant in self._grants():
+            if place == tenant:
+                await self._granted(tenant, line, grant)
 
     async def _adopt(self, tenant: str, totals: dict[str, _Total], now: float) -> None:
         """Close what an earlier process on this ledger held, in one step with what the ledger says of these accounts:
         what was open there stands in the ledger, charged as held or as it ended."""
-        keys = [_key(tenant, "leases"), _key(tenant, "expired")]
-        owned = await self._scripts.run("owned", keys, [self._replica, _key(tenant, "")])
-        old = [one for one in owned if one[0].decode() not in self._open]
-        if not old:
-            return
-        prefix = _key(tenant, "account:")
-        touched = {account.decode().removeprefix(prefix) for one in old for account in one[1:]}
-        told = [total for total in totals.values() if total.line.account in touched]
-        for account in touched - {total.line.account for total in told}:
-            # A session that nobody names is not looked for until it is asked for.
-            for line, amount, at in self._recall(account, now):
-                self._add(tenant, line, amount, at)
-                told.append(self._totals[(tenant, _totals_name(line, at))])
-        ids = tuple([one[0].decode() for one in old])
-        log.warning("%d holds of an earlier process are closed as the ledger has them", len(ids))
-        figures = tuple([(total.line, total.amount, total.at) for total in told])
-        await self._told(_Resolution(ids=ids, tenant=tenant, totals=figures, bury=True))
+        keys = [_key(tenant, f"open:{self._replica}")]
+        while True:
+            owned = await self._scripts.run("owned", keys, [_key(tenant, ""), str(_ADOPTED_AT_ONCE)])
+            old = [one for one in owned if one[0].decode() not in self._open]
+            if not old:
+                return
+            prefix = _key(tenant, "account:")
+            touched = {account.decode().removeprefix(prefix) for one in old for account in one[1:]}
+            told = [total for total in totals.values() if total.line.account in touched]
+            for account in touched - {total.line.account for total in told}:
+                # A session that nobody names is not looked for until it is asked for.
+                for line, amount, at in await asyncio.to_thread(self._recall, account, now):
+                    self._add(tenant, line, amount, at)
+                    told.append(self._totals[(tenant, _totals_name(line, at))])
+            ids = tuple([one[0].decode() for one in old])
+            log.warning("%d holds of an earlier process are closed as the ledger has them", len(ids))
+            figures = tuple([(total.line, total.amount, total.at) for total in told])
+            await self._told(_Resolution(ids=ids, tenant=tenant, totals=figures, bury=True))
+            if len(owned) < _ADOPTED_AT_ONCE:
+                return
 
     async def look_after(self, now: float) -> None:
         """Now and then: see whether the store answers and still has its data, expire leases, renew local shares."""
         for tenant in list(self._tenants):
             try:
-                await self.enter(tenant, now=now)
+                await self.enter(tenant, now=now, patient=True)
                 self._answered(tenant)
-                await self._renew_pots(tenant, now)
+                if not self._pending.get(tenant) and not self._dirty.get(tenant):
+                    # What was spent from the pots has been told.
+                    await self._renew_pots(tenant, now)
             except StoreDown as error:
                 self._failed(tenant, error)
         self._deliver()
-        if len(self._totals) > _TOTALS_MAX:
+        if len(self._totals) > self._totals_max:
             kept = now + self._offset
             self._totals = {place: total for place, total in self._totals.items() if total.keep_until > kept}
+            self._based.intersection_update(self._totals)
+            # Those that have to stay are not looked through every second.
+            self._totals_max = max(_TOTALS_MAX, 2 * len(self._totals))
 
     async def flush(self) -> None:
         """Deliver what is queued; what the store does not take stays queued."""
-        tenants = [tenant for tenant in self._pending if tenant not in self._flushing]
+        tenants = [tenant for tenant in {*self._pending, *self._dirty} if tenant not in self._flushing]
         self._flushing.update(tenants)
         try:
             await asyncio.gather(*[self._flush(tenant) for tenant in tenants])
+            await asyncio.gather(*[self._flush_dirty(tenant) for tenant in tenants])
         finally:
             self._flushing.difference_update(tenants)
 
     async def _flush(self, tenant: str) -> None:
-        pending = self._pending[tenant]
+        pending = self._pending.get(tenant)
         while pending:
             batch = [pending[place] for place in range(min(_DELIVERED_AT_ONCE, len(pending)))]
             told = await asyncio.gather(*[self._told(resolution) for resolution in batch], return_exceptions=True)
@@ -280,26 +347,36 @@ class RedisBudgets:
             for _ in batch:
                 pending.popleft()
             self._answered(tenant)
-        del self._pending[tenant]
+        self._pending.pop(tenant, None)
 
-    async def grant(self, tenant: str, line: Line, grant: Grant) -> bool:
+    async def _flush_dirty(self, tenant: str) -> None:
+        dirty = self._dirty.get(tenant, set())
+        while dirty:
+            places = list(dirty)[:_DELIVERED_AT_ONCE]
+            found = [total for place in places if (total := self._totals.get(place)) is not None]
+            told = tuple([(total.line, total.amount, total.at) for total in found])
+            try:
+                await self._told(_Resolution(ids=(), tenant=tenant, totals=told))
+            except StoreDown as error:
+                self._failed(tenant, error)
+                return
+            dirty.difference_update(places)
+        self._dirty.pop(tenant, None)
+
+    async def grant(self, tenant: str, line: Line, grant: Grant, *, fresh: bool) -> bool:
         """Allow more on one account; False if this grant was made before. Raises Overloaded."""
         try:
             return await self._granted(tenant, line, grant)
         except StoreDown as error:
             self._failed(tenant, error)
-            raise Overloaded("The shared budget store does not answer; nothing was granted.") from error
+            raise Overloaded("The shared budget store does not answer; ask again with the same id.") from error
 
     async def _granted(self, tenant: str, line: Line, grant: Grant) -> bool:
-        key, once = _account(tenant, line), _key(tenant, f"grant:{grant.id}")
-        if not await self._scripts.command(once, "SET", once, "1", "NX", "EX", str(_GRANTS_KEPT_SECONDS)):
-            return False
-        if grant.until is None:
-            await self._scripts.command(key, "HINCRBY", key, "extra", str(grant.amount))
-        else:
-            until = str(int(grant.until + self._offset))
-            await self._scripts.command(key, "HSET", key, "grace", str(grant.amount), "grace_until", until)
-        return True
+        until = "" if grant.until is None else str(int(grant.until + self._offset))
+        keep = _keep(line, self._offset + line.starts_at) if line.resets_at is None else _keep(line, line.resets_at)
+        arguments = [str(grant.amount), until, str(_GRANTS_KEPT_SECONDS), str(keep and keep + _GRANTS_KEPT_SECONDS)]
+        keys = [_account(tenant, line), _key(tenant, f"grant:{grant.id}")]
+        return bool(await self._scripts.run("grant", keys, arguments))
 
     async def standing(self, tenant: str, line: Line, *, now: float) -> tuple[int, int, int]:
         """(spent, held, granted) of the line's account now. Raises Overloaded."""
@@ -327,7 +404,7 @@ class RedisBudgets:
     @property
     def backlog(self) -> int:
         """Resolutions that the store has not yet taken."""
-        return sum(map(len, self._pending.values()))
+        return sum(map(len, self._pending.values())) + sum(map(len, self._dirty.values()))
 
     @property
     def open_holds(self) -> int:
@@ -335,11 +412,16 @@ class RedisBudgets:
         return len(self._open)
 
     async def close(self) -> None:
-        """Deliver what can be delivered and hang up."""
+        """Deliver what can be delivered and hang up. The tasks that ran behind requests have been stopped by now."""
         for tenant, pot_id in self._pots.given_up():
             self._queue(_Resolution(ids=(pot_id,), tenant=tenant, totals=()))
-        await self.flush()
-        if self._pending:
+        self._scripts.reset()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.flush()
+        except TimeoutError:
+            log.error("the shared budget store does not take what is left")
+        if self.backlog:
             log.error("%d resolutions were not delivered; they are at the next start", self.backlog)
         await self._scripts.close()
 
@@ -353,7 +435,7 @@ class RedisBudgets:
         lease: float,
     ) -> Reservation | Exceeded:
         for _ in range(_STALE_MAX):
-            if tenant not in self._epochs:
+            if tenant not in self._epochs or tenant in self._suspect:
                 await self.enter(tenant, now=now)
             lines = list({line.account: line for offer in offers for line in offer.lines}.values())
             question = self._question(reservation_id, offers, lines, tenant, lease, now)
@@ -363,6 +445,7 @@ class RedisBudgets:
             kind = answer[0]
             if kind == b"yes":
                 self._changed(tenant, int(answer[4]))
+                self._take_bases(tenant, offers[int(answer[1])].lines, answer, now)
                 return _reservation(reservation_id, offers, lines, answer, now + lease)
             if kind == b"no":
                 offer, place = offers[int(answer[1])], int(answer[2])
@@ -391,6 +474,8 @@ class RedisBudgets:
                 "lease": round(lease),
                 "lines": [
                     {
+                        "account": line.account,
+                        "base": not line.bucket_seconds and (tenant, line.account) not in self._based,
                         "ceiling": line.ceiling,
                         "starts": line.starts_at,
                         "resets": -1 if line.resets_at is None else line.resets_at,
@@ -414,6 +499,7 @@ class RedisBudgets:
                             "most": offer.smaller.most,
                             "least": offer.smaller.least,
                             "thresholds": offer.smaller.thresholds,
+                            "ceilings": offer.smaller.ceilings,
                         },
                     }
                     for offer in offers
@@ -465,7 +551,7 @@ class RedisBudgets:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._pending and not self._delivering:
+        if (self._pending or self._dirty) and not self._delivering:
             self._delivering = True
             self._start("budget-resolutions", self._delivered(), lambda error: log.error("%s", error))
 
@@ -484,7 +570,8 @@ class RedisBudgets:
             keys += [_account(tenant, line), _key(tenant, f"totals:{_totals_name(line, at)}")]
             then = at + self._offset
             keep = _keep(line, then)
-            arguments += [str(total), str(int(then)), str(line.bucket_seconds), str(line.buckets), str(keep)]
+            # Rounded up (the server does not book beyond its own time): nothing leaves a rolling window early.
+            arguments += [str(total), str(math.ceil(then)), str(line.bucket_seconds), str(line.buckets), str(keep)]
         answer = await self._scripts.run("settle", keys, arguments)
         self._changed(tenant, int(answer[0]))
         for (line, _, at), before, after in zip(resolution.totals, answer[1::2], answer[2::2], strict=True):
@@ -493,7 +580,8 @@ class RedisBudgets:
                     self._notify(Crossing(line=line, percent=percent, spent=int(after), at=at + self._offset))
 
     async def _rehold(self, reservation_id: str, found: _Open) -> None:
-        tenant, keys = found.tenant, [_key(found.tenant, "leases"), _key(found.tenant, f"hold:{reservation_id}")]
+        tenant = found.tenant
+        keys = [_key(tenant, name) for name in ("leases", f"hold:{reservation_id}", f"open:{self._replica}")]
         arguments = [reservation_id, "900", self._replica]
         for line, amount in zip(found.lines, found.amounts, strict=True):
             keys.append(_account(tenant, line))
@@ -501,10 +589,14 @@ class RedisBudgets:
         await self._scripts.run("rehold", keys, arguments)
 
     async def _renew_pots(self, tenant: str, now: float) -> None:
-        for old, fresh in self._pots.due(tenant, self._replica, now=now):
+        for old, fresh in self._pots.due(tenant, self._replica, now=now, server=now + self._offset):
             if old is not None:
                 await self._told(_Resolution(ids=(old[1],), tenant=old[0], totals=()))
             if fresh is not None:
+                if now + self._offset >= (fresh.line.resets_at or float("inf")):
+                    # Its window has just ended.
+                    self._pots.filled(fresh, taken=False, now=now)
+                    continue
                 reserved = await self._reserved(fresh.id, [fresh.offer], fresh.offers_at, tenant, now, fresh.lease)
                 self._pots.filled(fresh, taken=isinstance(reserved, Reservation), now=now)
 
@@ -512,8 +604,23 @@ class RedisBudgets:
         self._pending.setdefault(resolution.tenant, deque()).append(resolution)
 
     def _changed(self, tenant: str, changes: int) -> None:
-        """The store has counted so many changes of ours."""
-        self._changes[tenant] = max(changes, self._changes.get(tenant, 0))
+        """The store has counted so many changes of ours. Answers of a node come in order: fewer than before means that
+        it has lost some."""
+        if changes < self._changes.get(tenant, 0):
+            self._suspect.add(tenant)
+        else:
+            self._changes[tenant] = changes
+
+    def _take_bases(self, tenant: str, lines: Sequence[Line], answer: Sequence[bytes], now: float) -> None:
+        """Our total on an account may be higher at the store than this process knows: an earlier one has told it, and
+        the ledger counts the account's window by other times. What is booked next comes on top."""
+        for line, base in zip(lines, answer[6 + 3 * len(lines) :], strict=True):
+            place = (tenant, line.account)
+            if not line.bucket_seconds and place not in self._based:
+                self._based.add(place)
+                known = self._totals.get(place)
+                if int(base) > (known.amount if known is not None else 0):
+                    self._add(tenant, line, int(base) - (known.amount if known is not None else 0), now)
 
     def _is_silent(self, tenant: str) -> bool:
         """Whether the store has not answered for a while, so that this call need not find out once more; now and then one
@@ -521,9 +628,9 @@ class RedisBudgets:
         if self._down.get(tenant, 0) < _MISSES_MAX:
             return False
         now = asyncio.get_running_loop().time()
-        if now < self._asked_again_at:
+        if now < self._ask_again_at.get(tenant, 0.0):
             return True
-        self._asked_again_at = now + _ASK_AGAIN_SECONDS
+        self._ask_again_at[tenant] = now + _ASK_AGAIN_SECONDS
         return False
 
     def _answered(self, tenant: str) -> None:
@@ -534,16 +641,20 @@ class RedisBudgets:
         self.failures += 1
         if tenant not in self._down:
             log.error("the shared budget store does not answer: %s", error)
-        self._down[tenant] = self._down.get(tenant, 0) + 1
+        now = asyncio.get_running_loop().time()
+        if now - self._missed_at.get(tenant, float("-inf")) > _ONE_MISS_SECONDS:
+            # Calls that fail together have missed one answer.
+            self._missed_at[tenant] = now
+            self._down[tenant] = self._down.get(tenant, 0) + 1
 
 
 def _reservation(
     reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], answer: Sequence[object], expires_at: float
 ) -> Reservation:
     choice, output, passed = (int(str(part)) for part in answer[1:4])
-    figures = [int(part) for part in answer[5:]]  # type: ignore[call-overload]
-    standings = tuple(zip(figures[::3], figures[1::3], figures[2::3], strict=True))
     offer = offers[choice]
+    figures = [int(part) for part in answer[6 : 6 + 3 * len(offer.lines)]]  # type: ignore[call-overload]
+    standings = tuple(zip(figures[::3], figures[1::3], figures[2::3], strict=True))
     amounts = tuple([amount or 0 for amount in offer.wanted])
     if output >= 0 and offer.smaller is not None:
         smaller = offer.smaller
@@ -555,6 +666,7 @@ def _reservation(
         amounts=amounts,
         standings=standings,
         expires_at=expires_at,
+        at=int(answer[5]) / 1000,  # type: ignore[call-overload]
         output_tokens=output if output >= 0 else None,
         passed_over=lines[passed].name if passed >= 0 else "",
     )

@@ -28,6 +28,9 @@ _ROW = f"({', '.join('?' * len(_COLUMNS))})"
 _ROWS_MAX = 20
 # When a call ended, in ms: where what it took was booked.
 _ENDED = "(at_ms + duration_ms)"
+# The time by which an entry's windows were told; at_ms in entries of earlier versions.
+_TOLD = "CASE window_ms WHEN 0 THEN at_ms ELSE window_ms END"
+NO_VALUES: Mapping[str, str] = {}
 # What entries book on budgets, in the order of Measure; see settlement.amounts_of.
 _AMOUNTS = (
     "COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(input_tokens + output_tokens), 0),"
@@ -117,27 +120,36 @@ class SqliteLedger:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def spent(
-        self, by: Sequence[str], fixed: Mapping[str, str], start_ms: int, *, step_seconds: int = 0, named: bool = False
-    ) -> Iterator[tuple[dict[str, str], int, Amounts]]:
-        """(values of the columns `by`, seconds since the epoch, amounts) of entries since `start_ms` whose columns equal
-        `fixed`; with steps one for each step of so many seconds in which they ended, else one (its time is 0), oldest
-        first. `named`: only sessions that callers name."""
+        self,
+        by: Sequence[str],
+        start_ms: int,
+        *,
+        fixed: Mapping[str, str] = NO_VALUES,
+        step_seconds: int = 0,
+        active_ms: int | None = None,
+    ) -> Iterator[tuple[tuple[str, ...], int, Amounts]]:
+        """(values of the columns `by`, seconds since the epoch, amounts) of entries whose budgets' windows were told at
+        `start_ms` or later and whose columns equal `fixed`; with steps one for each step of so many seconds in which they
+        ended, else one (its time is 0), oldest first.
+
+        `active_ms`: only sessions that callers name, and that called since then.
+        """
         assert set(by) | set(fixed) <= set(GROUPS), "only known columns reach the statement"
         step = f"{_ENDED} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
-        # A call may have begun before the window in which it was booked.
-        began_ms = start_ms - _LONGEST_MS if step_seconds else start_ms
-        where = "".join(f" AND {name} = ?" for name in fixed) + (f" AND {_NAMED}" if named else "")
-        where += f" AND {_ENDED} >= {int(start_ms)}" if step_seconds else ""
+        where = "".join(f" AND {name} = ?" for name in fixed)
+        where += f" AND {_ENDED if step_seconds else _TOLD} >= {int(start_ms)}"
+        if active_ms is not None:
+            where += f" AND {_NAMED} AND root IN (SELECT DISTINCT root FROM entries WHERE at_ms >= {int(active_ms)} AND {_NAMED})"
         columns = "".join(f"{name}, " for name in by)
         rows = self._db.execute(
             f"SELECT {columns}{step} AS step, {_AMOUNTS} FROM entries WHERE at_ms >= ?{where}"
             f" GROUP BY {columns}step ORDER BY step",
-            (began_ms, *fixed.values()),
+            # A call may have begun long before it was booked, and clocks differ.
+            (start_ms - _LONGEST_MS, *fixed.values()),
         )
         count = len(by)
         for row in rows:
-            amounts = row[count + 1 :]
-            yield dict(zip(by, row[:count], strict=True)), row[count], amounts
+            yield row[:count], row[count], row[count + 1 :]
 
     def outputs(self, limit: int) -> list[tuple[str, str, int]]:
         """(task type, model, output tokens) of the newest answers that ended by themselves, oldest first."""

@@ -68,16 +68,22 @@ class Pots:
                 elif len(self._pots) < _POTS_MAX:
                     self._pots[(tenant, line.account)] = _Pot(tenant, line, self._latest)
 
-    def due(self, tenant: str, replica: str, *, now: float) -> Iterator[tuple[tuple[str, str] | None, Fresh | None]]:
-        """Of a tenant: what is to be given back, as (tenant, id), and what is to be asked for."""
+    def due(
+        self, tenant: str, replica: str, *, now: float, server: float
+    ) -> Iterator[tuple[tuple[str, str] | None, Fresh | None]]:
+        """Of a tenant: what is to be given back, as (tenant, id), and what is to be asked for. `server` is the time by
+        which windows end."""
         self._latest = now
         for place, pot in list(self._pots.items()):
             if pot.tenant != tenant:
                 continue
             # Seen before the first look: as of now.
             pot.seen_at = pot.seen_at or now
-            over = pot.line.keep_until <= now or now - pot.seen_at > _IDLE_SECONDS
+            over = pot.line.keep_until <= server or now - pot.seen_at > _IDLE_SECONDS
             if not over and pot.id and now - pot.taken_at < _RENEW_SECONDS:
+                continue
+            if pot.id and self._in_use(pot):
+                # Calls are still held against it.
                 continue
             old = (pot.tenant, pot.id) if pot.id else None
             pot.id, pot.amount = "", 0
@@ -117,10 +123,14 @@ class Pots:
             pot = self._pots.get((tenant, line.account))
             if pot is None or not pot.id or now > pot.taken_at + LEASE_SECONDS - _MARGIN_SECONDS:
                 return False
-            lines.append(structs.replace(line, account=f"{tenant}|{line.account}|{pot.number}", ceiling=pot.amount))
+            lines.append(structs.replace(line, account=_name(pot), ceiling=pot.amount))
             wanted.append(amount)
         local = Offer(lines=tuple(lines), wanted=tuple(wanted), ceilings=tuple([line.ceiling for line in lines]))
         return isinstance(self._book.reserve(reservation_id, [local], now=now, lease=lease), Reservation)
+
+    def _in_use(self, pot: _Pot) -> bool:
+        line = structs.replace(pot.line, account=_name(pot))
+        return self._book.standing(line, now=self._latest)[1] > 0
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> None:
         """What a call that was held against pots took."""
@@ -131,3 +141,7 @@ class Pots:
         held = [(pot.tenant, pot.id) for pot in self._pots.values() if pot.id]
         self._pots.clear()
         return held
+
+
+def _name(pot: _Pot) -> str:
+    return f"{pot.tenant}|{pot.line.account}|{pot.number}"

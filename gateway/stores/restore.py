@@ -1,37 +1,60 @@
 """After a start: what the ledger says was spent in each budget's current window, line by line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import unquote
 
 from ..accounting.expectation import OutputBook
 from ..accounting.lines import SESSION_KEEP_SECONDS, line_of
 from ..accounting.windows import span_of, steps_of
-from ..values.budget import Budget, Line
+from ..values.budget import Amounts, Budget, Line
 from ..values.world import World
 from .ledger_sqlite import SqliteLedger
 
 # Answers whose lengths are learnt anew after a start.
 _OUTPUTS = 5_000
+# A session that has gone on for longer starts its budgets anew at a restart.
+_SESSION_SECONDS_MAX = 30 * 86_400.0
 # The ledger's column for a dimension, where its name is another: a session's budgets are those of its tree.
 _COLUMNS = {"session": "root"}
+
+
+# By the values of a grouping: (when, amounts).
+_Rows = dict[tuple[str, ...], list[tuple[int, Amounts]]]
 
 
 def restored(world: World, ledger: SqliteLedger, *, now: float) -> Iterator[tuple[Line, int, float]]:
     """(line, what was spent on it, when: seconds since the epoch), oldest first for each line.
 
-    Of sessions only those that callers name: the others begin anew after a start, and are legion.
+    Of sessions only those that callers name: the others begin anew after a start, and are legion. Budgets that are
+    grouped alike share one question to the ledger.
     """
+    asked: dict[tuple[object, ...], _Rows] = {}
     for budget in (*world.budgets, *world.caps.budgets):
-        yield from _spent(budget, budget.scope, ledger, now, named="session" in budget.scope)
+        columns, start_ms, step, active_ms = _question(budget, now)
+        key = (columns, start_ms, step, active_ms)
+        if key not in asked:
+            found = asked[key] = {}
+            for values, at, amounts in ledger.spent(columns, start_ms, step_seconds=step, active_ms=active_ms):
+                found.setdefault(values, []).append((at, amounts))
+        wanted = tuple([budget.scope[dimension] for dimension in budget.dimensions])
+        rows = asked[key]
+        some = [wanted] if "*" not in wanted else [values for values in rows if _matches(values, wanted)]
+        for values in some:
+            scope = dict(zip(budget.dimensions, values, strict=True))
+            yield from _lines(budget, scope, rows.get(values, ()), step, now)
 
 
 def restored_account(
     budget: Budget, account: str, ledger: SqliteLedger, *, now: float
 ) -> Iterator[tuple[Line, int, float]]:
-    """The same for one account of a budget; nothing if its window is over."""
+    """The same for one account of a budget, whoever named its session; nothing if its window is over."""
     scope = scope_in(account)
-    if set(scope) == set(budget.scope) and line_of(budget, scope, now=now).account == account:
-        yield from _spent(budget, scope, ledger, now, named=False)
+    if set(scope) != set(budget.scope) or line_of(budget, scope, now=now).account != account:
+        return
+    _, start_ms, step, _ = _question(budget, now)
+    fixed = {_COLUMNS.get(dimension, dimension): value for dimension, value in scope.items()}
+    rows = [(at, amounts) for _, at, amounts in ledger.spent((), start_ms, fixed=fixed, step_seconds=step)]
+    yield from _lines(budget, scope, rows, step, now)
 
 
 def scope_in(account: str) -> dict[str, str]:
@@ -40,22 +63,29 @@ def scope_in(account: str) -> dict[str, str]:
     return {name: unquote(value) for name, value in pairs}
 
 
-def _spent(
-    budget: Budget, scope: Mapping[str, str], ledger: SqliteLedger, now: float, *, named: bool
-) -> Iterator[tuple[Line, int, float]]:
-    """What the ledger says of the accounts of a budget; scope values "*" stand for every one."""
+def _question(budget: Budget, now: float) -> tuple[tuple[str, ...], int, int, int | None]:
+    """What to ask the ledger about a budget: columns, start in ms, seconds of a step, since when sessions are alive."""
     step, steps = steps_of(budget.window)
     start = now - step * steps if step else span_of(budget.window, now).starts_at
-    if "session" in scope:
-        start = max(start, now - max(SESSION_KEEP_SECONDS, budget.window.seconds))
-    columns = {_COLUMNS.get(dimension, dimension): dimension for dimension in scope}
-    fixed = {column: scope[name] for column, name in columns.items() if scope[name] != "*"}
-    rows = ledger.spent(list(columns), fixed, round(start * 1000), step_seconds=step, named=named)
-    for values, at, amounts in rows:
+    active_ms = None
+    if "session" in budget.scope:
+        # A session goes on while it calls, however long ago it began.
+        active_ms = round((now - max(SESSION_KEEP_SECONDS, budget.window.seconds)) * 1000)
+        start = max(start, now - _SESSION_SECONDS_MAX)
+    return tuple([_COLUMNS.get(name, name) for name in budget.dimensions]), round(start * 1000), step, active_ms
+
+
+def _matches(values: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    return all(want in ("*", value) for value, want in zip(values, wanted, strict=True))
+
+
+def _lines(
+    budget: Budget, scope: Mapping[str, str], rows: Iterable[tuple[int, Amounts]], step: int, now: float
+) -> Iterator[tuple[Line, int, float]]:
+    for at, amounts in rows:
         spent = amounts[budget.measure]
         if spent:
-            line = line_of(budget, {columns[column]: value for column, value in values.items()}, now=now)
-            yield line, spent, float(at) if step else now
+            yield line_of(budget, scope, now=now), spent, float(at) if step else now
 
 
 def learn_outputs(outputs: OutputBook, ledger: SqliteLedger) -> None:

@@ -22,14 +22,16 @@ from redis.exceptions import ClusterDownError, MovedError, NoScriptError, RedisC
 TIMEOUT_SECONDS = 0.05
 # A timer that fires so much late was held up by this process, not by the store: it gets another turn.
 _LAG_SECONDS = 0.01
-# A batch has to be answered within the time: a script takes 0.05 to 0.3 ms, by the number of its budgets.
-_BATCH_MAX = 32
+# A server answers what lies before it, of all its clients, before it writes: many replicas' batches have to fit into the
+# time, at 0.05 to 0.3 ms a script.
+_BATCH_MAX = 8
 # How often the map of a cluster is drawn anew.
 _REDRAW_SECONDS = 1.0
+_MOVED_SECONDS = 0.05
 # A backstop below our own timer, for connections that break without a word.
 _SOCKET_SECONDS = 1.0
 _SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
-_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned")
+_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned", "grant")
 
 Start = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
 
@@ -39,10 +41,11 @@ class StoreDown(Exception):
 
 
 class Scripts(Protocol):
-    """Runs one of the scripts on the node that has its first key. Raises StoreDown."""
+    """Runs one of the scripts on the node that has its first key. Raises StoreDown. `reset` after all tasks were stopped."""
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any: ...
     async def command(self, key: str, *parts: str) -> Any: ...
+    def reset(self) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -80,6 +83,10 @@ class Node:
             self._draining = True
             self._start("budget-scripts", self._drain(), lambda error: self._fail(error))
         return await future
+
+    def reset(self) -> None:
+        """Whatever was draining has been stopped, perhaps before it began."""
+        self._draining = False
 
     async def close(self) -> None:
         """Hang up."""
@@ -166,6 +173,7 @@ class OneNode:
     def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
         self._node = Node(url, start, texts(clock), timeout)
         self.run = self._node.run
+        self.reset = self._node.reset
 
     async def command(self, key: str, *parts: str) -> Any:
         """One command; `key` says where. Raises StoreDown."""
@@ -184,7 +192,8 @@ class Cluster:
 
     def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
         scheme, _, rest = url.partition("://")
-        login, _, hosts = rest.partition("/")[0].rpartition("@")
+        login, _, hosts = rest.partition("?")[0].partition("/")[0].rpartition("@")
+        self._options = "?" + rest.partition("?")[2] if "?" in rest else ""
         self._scheme, self._login = scheme, f"{login}@" if login else ""
         self._known = hosts.split(",")
         self._start = start
@@ -203,7 +212,7 @@ class Cluster:
             if not isinstance(down.__cause__, MovedError):
                 self._redraw()
                 raise
-        await self._draw()
+        await self._draw(moved=True)
         return await (await self._searched(keys[0])).run(name, keys, arguments)
 
     async def command(self, key: str, *parts: str) -> Any:
@@ -213,6 +222,11 @@ class Cluster:
         except StoreDown:
             self._redraw()
             raise
+
+    def reset(self) -> None:
+        """Every node."""
+        for node in self._nodes.values():
+            node.reset()
 
     async def close(self) -> None:
         """Hang up."""
@@ -228,7 +242,7 @@ class Cluster:
             return None
         node = self._nodes.get(found.name)
         if node is None:
-            url = f"{self._scheme}://{self._login}{found.host}:{found.port}/0"
+            url = f"{self._scheme}://{self._login}{found.host}:{found.port}/0{self._options}"
             node = self._nodes[found.name] = Node(url, self._start, self._texts, self._timeout)
         return node
 
@@ -246,16 +260,19 @@ class Cluster:
         if now - self._drawn_at >= _REDRAW_SECONDS and not self._drawing.locked():
             self._start("budget-cluster-map", self._draw(), lambda error: None)
 
-    async def _draw(self) -> None:
+    async def _draw(self, *, moved: bool = False) -> None:
         """Ask the nodes that are known, one after the other, who has which keys. Raises StoreDown."""
         async with self._drawing:
             loop = asyncio.get_running_loop()
-            if self._map is not None and loop.time() - self._drawn_at < _REDRAW_SECONDS:
+            pause = _MOVED_SECONDS if moved else _REDRAW_SECONDS
+            if loop.time() - self._drawn_at < pause:
+                if self._map is None:
+                    raise StoreDown("no node of the cluster answered just now")
                 return
             self._drawn_at = loop.time()
             for address in dict.fromkeys([*self._known, *self._nodes]):
                 drawn = RedisCluster.from_url(
-                    f"{self._scheme}://{self._login}{address}/0",
+                    f"{self._scheme}://{self._login}{address}/0{self._options}",
                     socket_timeout=self._timeout,
                     socket_connect_timeout=self._timeout,
                     retry=Retry(NoBackoff(), 0),

@@ -194,13 +194,14 @@ class SessionCaps:
 class Smaller(Value, frozen=True, kw_only=True):
     """How an offer may shrink: per line, what it takes without output and for each token of it (rounded up, so that a
     shrunk hold is never too small), from `most` output tokens down to `least`; and per line the amount to stay under
-    while more than `least` is asked for."""
+    while more than `least` is asked for, and the one that is not passed at all."""
 
     fixed: tuple[int, ...]
     per_token: tuple[int, ...]
     most: int
     least: int
     thresholds: tuple[int, ...]
+    ceilings: tuple[int, ...]
 
 
 class Offer(Value, frozen=True, kw_only=True):
@@ -216,7 +217,7 @@ class Offer(Value, frozen=True, kw_only=True):
 class Reservation(Value, frozen=True, kw_only=True):
     """What was set aside: which offer fitted, how much on each of its lines, and how the accounts stand with it.
 
-    `output_tokens` is set where the offer was shrunk to that output. `passed_over` names the budget that the first
+    `at` is the time by which the windows were told. `output_tokens` is set where the offer was shrunk to that output. `passed_over` names the budget that the first
     offer would have broken. Resolved once, by its id.
     """
 
@@ -226,6 +227,7 @@ class Reservation(Value, frozen=True, kw_only=True):
     amounts: tuple[int, ...]
     standings: tuple[tuple[int, int, int], ...]
     expires_at: float
+    at: float = 0.0
     output_tokens: int | None = None
     passed_over: str = ""
 

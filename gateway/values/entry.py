@@ -11,7 +11,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     followed by another. `priced` 0 means that no price sheet was known: the charge is then 0 and must be read as
     unknown. `reference_nusd` is what the same tokens cost on the route's most capable candidate (equal tokens
     assumed). `hold_nusd` is what was set aside before dialling. `org` is the tenant, `user` the end user that the caller
-    names, `root` the session at the head of the tree that `session` belongs to.
+    names, `root` the session at the head of the tree that `session` belongs to. `window_ms` is the time by which its
+    budgets' windows were told (0 in entries of earlier versions: at_ms).
     """
 
     id: str
@@ -60,6 +61,7 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     org: str = "default"
     user: str = ""
     root: str = ""
+    window_ms: int = 0
 
 
 class Hold(Value, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ class Hold(Value, frozen=True, kw_only=True):
     org: str = "default"
     user: str = ""
     root: str = ""
+    window_ms: int = 0
 
 
 def expired(hold: Hold) -> LedgerEntry:
@@ -146,6 +149,7 @@ def expired(hold: Hold) -> LedgerEntry:
         org=hold.org,
         user=hold.user,
         root=hold.root,
+        window_ms=hold.window_ms,
     )
 
 

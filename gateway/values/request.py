@@ -105,12 +105,13 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 
 
 class Hints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the session that started it, the
-    end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
+    """What the headers say beyond the body: the session (and which header said so), the session that started it, the one at
+    the head of its tree, the end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
 
     session: str | None = None
     session_source: str = ""
     parent: str | None = None
+    root: str | None = None
     user: str | None = None
     task_type: str | None = None
     route: str | None = None

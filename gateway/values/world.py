@@ -20,7 +20,8 @@ class Webhook:
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
-    `learns`: some budget holds what calls usually take, so that has to be learnt. `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
+    `learns`: some budget holds what calls usually take, so that has to be learnt. `queues`: some budget lets calls wait;
+    `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
     due then. `callers` maps sha256(secret) to who shows it; empty together with `open_caller` None means that nobody may call.
     """
 
@@ -29,6 +30,8 @@ class World:
     routes: Mapping[str, Route]
     patterns: tuple[str, ...] = field(init=False)
     learns: bool = field(init=False)
+    queues: bool = field(init=False)
+    counts_users: bool = field(init=False)
     task_types: tuple[TaskType, ...]
     budgets: tuple[Budget, ...]
     caps: SessionCaps
@@ -38,11 +41,15 @@ class World:
     open_caller: Caller | None
     session_headers: tuple[str, ...]
     parent_headers: tuple[str, ...] = ()
+    root_headers: tuple[str, ...] = ()
     user_headers: tuple[str, ...] = ()
     webhook: Webhook | None = None
     changes_at: float | None = None
 
     def __post_init__(self) -> None:
+        budgets = self.budgets
+        object.__setattr__(self, "queues", any(budget.stages.queue is not None for budget in budgets))
+        object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))
         object.__setattr__(self, "learns", any(budget.expected for budget in self.budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))

@@ -75,7 +75,7 @@ def test_the_first_offer_that_fits_is_taken_and_the_budget_in_the_way_is_named()
 
 
 def test_an_offer_shrinks_to_what_is_left_and_not_below_its_least():
-    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(1000,))
+    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(1000,), ceilings=(1000,))
     book = BudgetBook()
     result = reserve(book, "a", offer((MONEY,), (2100,), smaller=smaller))
     assert isinstance(result, Reservation)
@@ -84,7 +84,7 @@ def test_an_offer_shrinks_to_what_is_left_and_not_below_its_least():
 
 
 def test_past_the_threshold_an_offer_still_gets_its_least_up_to_the_limit():
-    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(500,))
+    smaller = Smaller(fixed=(100,), per_token=(2,), most=1000, least=50, thresholds=(500,), ceilings=(1000,))
     book = BudgetBook()
     first = reserve(book, "a", offer((MONEY,), (2100,), ceilings=(500,), smaller=smaller))
     second = reserve(book, "b", offer((MONEY,), (2100,), ceilings=(500,), smaller=smaller))

@@ -62,6 +62,7 @@ async def _rendered(data: Path) -> str:
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
         app._treasury._notices.crossed(Crossing(line=lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1))
+        app._read_gauges()
         return app._metrics.render()[0].decode()
     finally:
         await app.stop()

@@ -14,6 +14,7 @@ budgets:
   tree: {scope: {session: "*"}, limit: {calls: 3}, window: session}
 """
 KEY = {"Authorization": "Bearer secret-one"}
+ADMIN = {"Authorization": "Bearer s3cret"}
 
 
 async def _json(answer):
@@ -79,17 +80,17 @@ async def test_a_refusal_names_the_budget_and_how_to_ask_for_more(house):
 
 
 async def test_an_operator_grants_more_and_it_is_written_down(house, tmp_path):
-    async with house(more=MORE, data=tmp_path / "data") as it:
+    async with house(more=MORE, data=tmp_path / "data", admin_token="s3cret") as it:
         grants = f"{it.base}/admin/budgets/mine/grants"
         asked = {"amount": 0.05, "scope": {"key": "k1"}, "note": "demo day", "id": "grant-1"}
-        async with it.client.post(grants, json=asked) as answer:
+        async with it.client.post(grants, json=asked, headers=ADMIN) as answer:
             told = await _json(answer)
             assert answer.status == 200 and told["granted_now"] and told["limit"] == 0.051
-        async with it.client.post(grants, json=asked) as answer:
+        async with it.client.post(grants, json=asked, headers=ADMIN) as answer:
             assert not (await _json(answer))["granted_now"], "the same grant is made once"
         async with it.post(max_tokens=4000, user="a") as answer:
             assert answer.status == 200
-        async with it.get("/admin/budgets/events") as answer:
+        async with it.get("/admin/budgets/events", headers=ADMIN) as answer:
             events = (await _json(answer))["data"]
         assert [one["kind"] for one in events if one["kind"] != "budget_threshold"] == ["budget_top_up"]
         assert events[0]["note"] == "demo day" and events[0]["scope"] == {"key": "k1"}
@@ -115,7 +116,10 @@ async def test_an_operator_grants_more_and_it_is_written_down(house, tmp_path):
     ],
 )
 async def test_what_a_grant_may_say(house, path, asked, status):
-    async with house(more=MORE) as it, it.client.post(f"{it.base}/admin/budgets/{path}/grants", json=asked) as answer:
+    async with (
+        house(more=MORE, admin_token="s3cret") as it,
+        it.client.post(f"{it.base}/admin/budgets/{path}/grants", json=asked, headers=ADMIN) as answer,
+    ):
         assert answer.status == status, await answer.text()
 
 
@@ -127,6 +131,14 @@ async def test_grants_want_the_admin_token_where_there_is_one(house):
                 assert answer.status == status
             async with it.get("/admin/budgets", headers=headers) as answer:
                 assert answer.status == status
+
+
+async def test_nobody_grants_more_where_no_token_is_set(house):
+    async with house(more=MORE) as it:
+        async with it.client.post(f"{it.base}/admin/budgets/theirs/grants", json={"amount": 1}) as answer:
+            assert answer.status == 401
+        async with it.get("/admin/budgets") as answer:
+            assert answer.status == 200
 
 
 async def test_a_threshold_is_told_by_webhook_metric_and_event(house):

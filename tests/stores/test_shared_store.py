@@ -226,7 +226,9 @@ async def test_a_killed_and_restarted_server_has_forgotten_nothing_with_an_appen
 async def test_a_grant_is_made_once(server):
     async with replica(server) as one:
         more = Grant(id="g1", account="money", amount=500)
-        assert await one.grant("acme", MONEY, more) and not await one.grant("acme", MONEY, more)
+        assert await one.grant("acme", MONEY, more, fresh=True) and not await one.grant(
+            "acme", MONEY, more, fresh=False
+        )
         assert isinstance(await reserve(one, "a", 1400), Reservation)
 
 

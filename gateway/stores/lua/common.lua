@@ -78,12 +78,8 @@ local function expire(prefix, leases, now, most)
     if hold.n then
       redis.call('HSET', key, 'expired', whole(math.floor(now)))
       redis.call('EXPIRE', key, EXPIRED_KEPT_SECONDS)
-      redis.call('ZADD', prefix .. 'expired', whole(math.floor(now)), id)
     end
     redis.call('ZREM', leases, id)
-  end
-  if #late > 0 then
-    redis.call('ZREMRANGEBYSCORE', prefix .. 'expired', '-inf', whole(math.floor(now) - EXPIRED_KEPT_SECONDS))
   end
   return #late
 end
@@ -105,7 +101,9 @@ local function close(prefix, leases, id)
       end
     end
   end
-  if hold.n then redis.call('DEL', prefix .. 'hold:' .. id) end
-  redis.call('ZREM', leases, id)
-  if hold.expired then redis.call('ZREM', prefix .. 'expired', id) end
+  if hold.n then
+    redis.call('DEL', prefix .. 'hold:' .. id)
+    redis.call('ZREM', leases, id)
+    redis.call('SREM', prefix .. 'open:' .. hold.replica, id)
+  end
 end

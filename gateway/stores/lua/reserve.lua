@@ -21,14 +21,14 @@ local function broken(offer, wanted, ceilings)
   for i, place in ipairs(offer.lines) do
     local line = lines[place + 1]
     if not line.shadow then
-      local amount, ceiling = wanted[i], ceilings and ceilings[i] or line.ceiling
+      local amount, ceiling = wanted[i], ceilings[i]
       if amount < 0 or line.spent + line.held + amount > ceiling + line.granted then return i end
     end
   end
 end
 
 local function take(number, offer, wanted, output, passed)
-  local answer = {'yes', number, output, passed, count(ARGV[2], ask.replica)}
+  local answer = {'yes', number, output, passed, count(ARGV[2], ask.replica), whole(now * 1000)}
   local hold = {}
   for i, place in ipairs(offer.lines) do
     local line, amount = lines[place + 1], math.max(wanted[i], 0)
@@ -48,6 +48,13 @@ local function take(number, offer, wanted, output, passed)
   end
   redis.call('HSET', KEYS[4], 'n', #offer.lines, 'replica', ask.replica, unpack(hold))
   redis.call('ZADD', KEYS[1], whole(math.floor(now + ask.lease)), ask.id)
+  redis.call('SADD', ARGV[2] .. 'open:' .. ask.replica, ask.id)
+  -- What the store has of this replica's totals, where an earlier process may have told more than the ledger knows now.
+  for _, place in ipairs(offer.lines) do
+    local line = lines[place + 1]
+    local base = line.base and redis.call('HGET', ARGV[2] .. 'totals:' .. line.account, ask.replica)
+    answer[#answer + 1] = base or '0'
+  end
   return answer
 end
 
@@ -72,7 +79,7 @@ for number, offer in ipairs(ask.offers) do
     output = math.max(output, smaller.least)
     local wanted = {}
     for i = 1, #offer.lines do wanted[i] = smaller.fixed[i] + smaller.per_token[i] * output end
-    if not broken(offer, wanted, nil) then return take(number - 1, offer, wanted, output, passed) end
+    if not broken(offer, wanted, smaller.ceilings) then return take(number - 1, offer, wanted, output, passed) end
   end
 end
 local line = lines[ask.offers[last[1] + 1].lines[last[2]] + 1]
