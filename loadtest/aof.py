@@ -107,7 +107,7 @@ class Replay:
         elif name in (b"FLUSHALL", b"FLUSHDB"):
             self.hashes.clear()
             return False
-        elif name not in (b"SET", b"ZADD", b"ZREM"):
+        elif name not in (b"SET", b"ZADD", b"ZREM", b"SADD", b"SREM"):
             raise ValueError(f"the replay does not know {name!r}")
         return name[:1] == b"H"
 

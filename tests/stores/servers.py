@@ -31,6 +31,8 @@ class Server:
     def __init__(self, folder: Path, *, append: bool = False, cluster: bool = False, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, port or free_port()
+        # The default, ten thousand above the port, may not exist.
+        self.bus_port = free_port()
         self._append, self._cluster = append, cluster
         self.start()
 
@@ -48,6 +50,7 @@ class Server:
         options += ["--appendfsync", "always"]
         if self._cluster:
             options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+            options += ["--cluster-port", str(self.bus_port)]
             options += ["--cluster-require-full-coverage", "no"]
         self.process = subprocess.Popen([binary(), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
@@ -57,7 +60,9 @@ class Server:
                     client.ping()
                     return
                 except redis.RedisError:
-                    assert time.monotonic() < deadline, "the server did not start"
+                    if time.monotonic() > deadline or self.process.poll() is not None:
+                        self.kill()
+                        raise AssertionError("the server did not start") from None
                     time.sleep(0.02)
 
     def pause(self) -> None:

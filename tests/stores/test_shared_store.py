@@ -240,7 +240,7 @@ async def test_in_a_cluster_tenants_lie_apart_and_one_lost_node_stops_only_its_o
             with each.client() as client:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * 5461, min((number + 1) * 5461 - 1, 16383))
                 for other in servers:
-                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
         with servers[2].client() as client:
             client.execute_command("CLUSTER", "ADDSLOTS", 16383)
         await _joined(servers)
