@@ -12,7 +12,7 @@ CLIENTS ?=
 # For example OVERSPEND=--quick
 OVERSPEND ?=
 
-.PHONY: demo run test check fix report bench overspend replay clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay holds pairs clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -48,6 +48,9 @@ replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs 
 
 holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times their cost; needs $(LOOPS)
 	$(BIN)/python loadtest/holds.py $(LOOPS)
+
+pairs: setup  ## what a reservation and its settlement cost, also beside 10,000 holds and 5,000 budgets
+	$(BIN)/python loadtest/pairs.py
 
 clients: setup  ## real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
 	tests/clients/run.sh $(CLIENTS)
