@@ -112,6 +112,50 @@ async def test_a_call_waits_no_longer_than_it_may_and_not_at_all_for_what_will_n
     assert book.clock.at == began, "what is spent does not come back today"
 
 
+async def test_past_the_downgrade_mark_a_shrunk_call_of_a_dearer_tier_does_not_fit_either():
+    more = budget("usd: 1", ", stages: {downgrade: {at: 50}, shrink: {at: 60, min_output_tokens: 16}}")
+    for hold in ("worst_case", "expected"):
+        book = playbook(more.replace("window: day", f"window: day, hold: {hold}") + DEAR)
+        spend(book, USD * 97 // 100)
+        await book.ask(body(max_tokens=3000))
+        assert book.entries[-1].tier == "small", hold
+
+
+DEAR = "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 0}}"
+
+
+async def test_a_queue_on_one_budget_does_not_refuse_what_another_lets_through():
+    more = (
+        "budgets: {soft: {limit: {usd: 1}, window: day, stages: {queue: {at: 50, seconds: 1}}},"
+        " tight: {scope: {tier: small}, limit: {usd: 0}, window: day}}" + DEAR
+    )
+    book = playbook(more)
+    soft = book.exchange._world().budgets[0]
+    line = book.exchange._holder._lines.of((soft,), ("default",) * 7, SMALL, now=NOW).lines[0]
+    book.book.restore(line, USD * 6 // 10, at=NOW)
+    assert (await book.ask(body(max_tokens=100))).status == 200
+    assert book.entries[-1].tier == "frontier"
+
+
+async def test_where_a_call_may_wait_it_waits_before_it_is_cut_short():
+    book = playbook(budget("usd: 0.01", ", hold: expected, stages: {queue: {seconds: 5}}"))
+    (one,) = book.exchange._world().budgets
+    line = book.exchange._holder._lines.of((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
+    book.book.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
+    waits = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        book.clock.at += seconds
+        if waits == 2:
+            book.book.void("other", now=book.clock.at)
+
+    book.clock.sleep = sleep
+    await book.ask(body(model="small"))
+    assert waits == 2 and "max_tokens" not in json.loads(b"".join(book.calls[0].body))
+
+
 async def test_headers_tell_what_is_left_of_every_budget():
     book = playbook("budgets: {day: {limit: {usd: 1}, window: day}, ever: {limit: {tokens: 1000000}, window: total}}")
     answer = await book.ask(body(max_tokens=10))
@@ -144,6 +188,7 @@ async def test_a_stream_that_outgrows_its_hold_extends_it():
     book = playbook(budget("usd: 1", ", hold: expected"), Answers(headers=SSE, body=[*pieces, END]))
     await book.ask(body(model="small", stream=True))
     assert "extend" in book.events and "extend refused" not in book.events
+    assert book.events[book.events.index("extend") + 1] == "hold", "what a crash would leave behind is written down"
     assert book.entries[-1].output_tokens == 4000 and book.entries[-1].code == ""
     assert b'"finish_reason":"stop"' in book.reply.data
 
@@ -185,6 +230,7 @@ async def test_an_answer_of_which_nothing_is_known_is_charged_as_was_held():
     entry = book.entries[0]
     assert entry.usage_basis == "estimated"
     assert entry.output_tokens == 3000, "the usual length, not the model's limit"
+    assert entry.charge_nusd == entry.hold_nusd
 
 
 async def test_calls_that_come_together_never_pass_a_limit_of_any_measure():

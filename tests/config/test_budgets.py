@@ -63,6 +63,9 @@ def test_stages_become_amounts():
         ("{limit: {usd: 99000000}, window: day}", "more than can be counted exactly"),
         ("{limit: {usd: 1}, window: day, stages: {refuse: 101}}", "less than or equal to 100"),
         ("{limit: {usd: 1}, window: day, stages: {queue: {at: 90}}}", "'seconds' is missing"),
+        ("{limit: {wh: 0.0000001}, window: day}", "less than can be counted"),
+        ("{limit: {usd: 1}, window: rolling-1h, timezone: Europe/Berlin}", "for calendar windows"),
+        ("{limit: {calls: 1}, window: day, stages: {shrink: {}}}", "leave 'shrink' out"),
         ("{limit: {usd: 1}, window: day, fail: opn}", "must be 'closed', 'open' or 'local'"),
     ],
 )
@@ -70,6 +73,11 @@ def test_mistakes_are_told(text, complaint):
     with pytest.raises(ConfigError) as error:
         one(text)
     assert complaint in str(error.value)
+
+
+def test_a_budget_is_not_called_like_a_session_cap():
+    with pytest.raises(ConfigError, match="choose another name"):
+        world(more="budgets: {session-usd: {limit: {usd: 1}, window: day}}")
 
 
 def _two_organisations(budgets: str, team: str = "sales"):

@@ -221,3 +221,32 @@ def test_only_sessions_that_callers_name_come_back(tmp_path):
     store.append([fact("a"), fact("b", session="s-b", root="s-b", session_source="new")])
     lines = [line.account for line, _, _ in restored(world(more="sessions: {caps: {calls: 5}}"), store, now=NOW)]
     assert lines == ["session-calls|key=k1/session=s|session"]
+
+
+def test_a_session_that_goes_on_is_restored_whole_however_long_ago_it_began(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    hours = 3_600_000
+    store.append([fact(f"n{n}", at_ms=round(NOW * 1000) - n * 8 * hours) for n in range(6)])
+    store.append([fact("gone", root="old", at_ms=round(NOW * 1000) - 30 * hours)])
+    found = list(restored(world(more="sessions: {caps: {calls: 50}}"), store, now=NOW))
+    assert [(line.account, spent) for line, spent, _ in found] == [("session-calls|key=k1/session=s|session", 6)]
+
+
+def test_windows_are_restored_by_the_time_that_told_them(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    midnight = (int(NOW) // 86_400) * 86_400_000
+    # Decided before midnight, held after it; and by a clock that is five minutes fast.
+    store.append([fact("late", at_ms=midnight - 2000, window_ms=midnight + 500)])
+    store.append([fact("fast", at_ms=midnight + 1000, window_ms=midnight - 299_000)])
+    at = world(more="budgets: {day: {limit: {calls: 9}, window: day}}")
+    assert [spent for _, spent, _ in restored(at, store, now=NOW)] == [1]
+
+
+def test_budgets_that_are_grouped_alike_ask_the_ledger_once(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact("a"), fact("b", key="k2", team="sales")])
+    questions = []
+    spent, store.spent = store.spent, lambda *args, **more: questions.append(args) or spent(*args, **more)
+    many = "".join(f"  b{n}: {{scope: {{key: k{n % 2 + 1}}}, limit: {{calls: 9}}, window: day}}\n" for n in range(50))
+    found = list(restored(world(more="budgets:\n" + many), store, now=NOW))
+    assert len(found) == 50 and len(questions) == 1
