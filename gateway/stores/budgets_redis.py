@@ -16,26 +16,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-import orjson
 
-from ..accounting.lines import SESSION_KEEP_SECONDS
 from ..errors import Overloaded
 from ..values.base import Value
 from ..values.budget import Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation
+from .asking import account_key, kept_seconds, key_of, own_totals, question, reservation_of, totals_name
 from .pots import Pots
 from .scripts import Scripts, Start, StoreDown
+from .totals import Told, TotalsBook
 
 log = logging.getLogger(__name__)
 
 # Resolutions that wait for the store. Beyond it new calls are refused: their holds could not be resolved either.
 PENDING_MAX = 20_000
 _DELIVERED_AT_ONCE = 128
-# Accounts outlive their window by so much, for settlements that come late; those of a session a little less.
-_KEEP_SLACK_SECONDS = 2 * 86_400
 # A store that comes back without its data is not trusted before every replica has had the time to bring its own.
 QUARANTINE_SECONDS = 3
-# What this replica has spent is remembered for so many accounts.
-_TOTALS_MAX = 400_000
 # How often a window may end between asking and reserving before something is wrong with the clocks.
 _STALE_MAX = 3
 # What a call waits for its tenant's books to be entered, and a stop for what is left to be delivered.
@@ -50,13 +46,6 @@ _ASK_AGAIN_SECONDS = 0.2
 _GRANTS_KEPT_SECONDS = 40 * 86_400
 
 
-class _Total(msgspec.Struct, gc=False):
-    line: Line
-    amount: int
-    at: float
-    keep_until: float
-
-
 class _Open(msgspec.Struct, gc=False):
     tenant: str
     lines: tuple[Line, ...]
@@ -67,11 +56,11 @@ class _Open(msgspec.Struct, gc=False):
 
 
 class _Resolution(Value, frozen=True, kw_only=True):
-    """Holds to close, and the totals to report: (line, total, time of the charge by this machine's clock)."""
+    """Holds to close, and the totals to report."""
 
     ids: tuple[str, ...]
     tenant: str
-    totals: tuple[tuple[Line, int, float], ...]
+    totals: tuple[Told, ...]
     bury: bool = False
 
 
@@ -108,15 +97,13 @@ class RedisBudgets:
         self._pending: dict[str, deque[_Resolution]] = {}
         self._flushing: set[str] = set()
         self._delivering = False
-        self._totals: dict[tuple[str, str], _Total] = {}
-        self._totals_max = _TOTALS_MAX
+        self._totals = TotalsBook()
         self._tenants: set[str] = set()
         self._epochs: dict[str, str] = {}
         self._changes: dict[str, int] = {}
         # Tenants where the store has lost writes of ours.
         self._suspect: set[str] = set()
-        # Accounts whose total at the store is known, and those that were charged without a hold.
-        self._based: set[tuple[str, str]] = set()
+        # Accounts that were charged without a hold.
         self._dirty: dict[str, set[tuple[str, str]]] = {}
         self._offset = 0.0
         self._pots = Pots()
@@ -170,7 +157,10 @@ class RedisBudgets:
             for line, amount in zip(found.lines, more, strict=True):
                 ceiling = 2**53 if line.budget.shadow else line.ceiling
                 arguments += [str(amount), str(ceiling), str(line.bucket_seconds), str(line.buckets)]
-            keys = [_key(found.tenant, f"hold:{reservation_id}"), *[_account(found.tenant, one) for one in found.lines]]
+            keys = [
+                key_of(found.tenant, f"hold:{reservation_id}"),
+                *[account_key(found.tenant, one) for one in found.lines],
+            ]
             try:
                 if not await self._scripts.run("extend", keys, arguments):
                     return False
@@ -186,11 +176,11 @@ class RedisBudgets:
         if found is None:
             return False
         amounts = [(line, spent[line.budget.measure]) for line in found.lines]
-        totals = tuple([self._add(found.tenant, line, amount, now) for line, amount in amounts if amount])
+        totals = tuple([self._totals.add(found.tenant, line, amount, now) for line, amount in amounts if amount])
         if not found.stored:
             self._pots.settle(reservation_id, spent, now=now)
             # Told together when the store is back: however many calls there were, an account has one total.
-            places = {(found.tenant, _totals_name(line, at)) for line, _, at in totals}
+            places = {(found.tenant, totals_name(line, at)) for line, _, at in totals}
             self._dirty.setdefault(found.tenant, set()).update(places)
         elif found.lines:
             self._queue(_Resolution(ids=(reservation_id,), tenant=found.tenant, totals=totals))
@@ -199,7 +189,7 @@ class RedisBudgets:
 
     def spent_before(self, tenant: str, line: Line, amount: int, *, at: float) -> None:
         """What the ledger says this replica has spent on an account; told to the store when its tenant is entered."""
-        self._add(tenant, line, amount, at)
+        self._totals.add(tenant, line, amount, at)
 
     def opened(self, tenants: Iterable[str]) -> None:
         """These tenants will call: connect before they do."""
@@ -232,18 +222,20 @@ class RedisBudgets:
         finally:
             del self._entering[tenant]
             if not entered.done():
-                entered.cancel()
+                # A bug, or the end: whoever waits is not to take it for its own caller's hang-up.
+                entered.set_exception(StoreDown("entering was broken off"))
+                entered.exception()
 
     async def _joined(self, tenant: str, now: float) -> None:
         began, known = self._monotonic(), self._epochs.get(tenant, "")
         changes, suspect = self._changes.get(tenant, 0), tenant in self._suspect
-        spent = any(place[0] == tenant and total.amount for place, total in self._totals.items()) if not known else True
-        keys = [_key(tenant, "epoch"), _key(tenant, "opens"), _key(tenant, "leases")]
+        spent = bool(known) or any(amount for _, amount, _ in self._totals.of(tenant))
+        keys = [key_of(tenant, "epoch"), key_of(tenant, "opens"), key_of(tenant, "leases")]
         arguments = [
             secrets.token_hex(8),
             known,
             str(self._quarantine),
-            _key(tenant, ""),
+            key_of(tenant, ""),
             self._replica,
             str(int(spent)),
         ]
@@ -261,12 +253,11 @@ class RedisBudgets:
 
     async def _bring(self, tenant: str, *, first: bool, now: float) -> None:
         """What this replica has spent, and its holds: those of an earlier process are closed, ours are made anew."""
-        totals = {place[1]: total for place, total in self._totals.items() if place[0] == tenant}
         if first:
-            await self._adopt(tenant, totals, now)
+            await self._adopt(tenant, now)
         else:
             log.error("the shared budget store has lost writes; this replica brings back what it knows")
-        told = [(total.line, total.amount, total.at) for total in totals.values()]
+        told = self._totals.of(tenant)
         for start in range(0, len(told), _DELIVERED_AT_ONCE):
             batch = tuple(told[start : start + _DELIVERED_AT_ONCE])
             await self._told(_Resolution(ids=(), tenant=tenant, totals=batch))
@@ -279,27 +270,25 @@ class RedisBudgets:
             if place == tenant:
                 await self._granted(tenant, line, grant)
 
-    async def _adopt(self, tenant: str, totals: dict[str, _Total], now: float) -> None:
+    async def _adopt(self, tenant: str, now: float) -> None:
         """Close what an earlier process on this ledger held, in one step with what the ledger says of these accounts:
         what was open there stands in the ledger, charged as held or as it ended."""
-        keys = [_key(tenant, f"open:{self._replica}")]
+        keys = [key_of(tenant, f"open:{self._replica}")]
         while True:
-            owned = await self._scripts.run("owned", keys, [_key(tenant, ""), str(_ADOPTED_AT_ONCE)])
+            owned = await self._scripts.run("owned", keys, [key_of(tenant, ""), str(_ADOPTED_AT_ONCE)])
             old = [one for one in owned if one[0].decode() not in self._open]
             if not old:
                 return
-            prefix = _key(tenant, "account:")
+            prefix = key_of(tenant, "account:")
             touched = {account.decode().removeprefix(prefix) for one in old for account in one[1:]}
-            told = [total for total in totals.values() if total.line.account in touched]
-            for account in touched - {total.line.account for total in told}:
+            told = [one for one in self._totals.of(tenant) if one[0].account in touched]
+            for account in touched - {one[0].account for one in told}:
                 # A session that nobody names is not looked for until it is asked for.
                 for line, amount, at in await asyncio.to_thread(self._recall, account, now):
-                    self._add(tenant, line, amount, at)
-                    told.append(self._totals[(tenant, _totals_name(line, at))])
+                    told.append(self._totals.add(tenant, line, amount, at))
             ids = tuple([one[0].decode() for one in old])
             log.warning("%d holds of an earlier process are closed as the ledger has them", len(ids))
-            figures = tuple([(total.line, total.amount, total.at) for total in told])
-            await self._told(_Resolution(ids=ids, tenant=tenant, totals=figures, bury=True))
+            await self._told(_Resolution(ids=ids, tenant=tenant, totals=tuple(told), bury=True))
             if len(owned) < _ADOPTED_AT_ONCE:
                 return
 
@@ -315,12 +304,7 @@ class RedisBudgets:
             except StoreDown as error:
                 self._failed(tenant, error)
         self._deliver()
-        if len(self._totals) > self._totals_max:
-            kept = now + self._offset
-            self._totals = {place: total for place, total in self._totals.items() if total.keep_until > kept}
-            self._based.intersection_update(self._totals)
-            # Those that have to stay are not looked through every second.
-            self._totals_max = max(_TOTALS_MAX, 2 * len(self._totals))
+        self._totals.forget(now=now + self._offset)
 
     async def flush(self) -> None:
         """Deliver what is queued; what the store does not take stays queued."""
@@ -353,8 +337,7 @@ class RedisBudgets:
         dirty = self._dirty.get(tenant, set())
         while dirty:
             places = list(dirty)[:_DELIVERED_AT_ONCE]
-            found = [total for place in places if (total := self._totals.get(place)) is not None]
-            told = tuple([(total.line, total.amount, total.at) for total in found])
+            told = tuple(self._totals.at(places))
             try:
                 await self._told(_Resolution(ids=(), tenant=tenant, totals=told))
             except StoreDown as error:
@@ -373,14 +356,18 @@ class RedisBudgets:
 
     async def _granted(self, tenant: str, line: Line, grant: Grant) -> bool:
         until = "" if grant.until is None else str(int(grant.until + self._offset))
-        keep = _keep(line, self._offset + line.starts_at) if line.resets_at is None else _keep(line, line.resets_at)
+        keep = (
+            kept_seconds(line, self._offset + line.starts_at)
+            if line.resets_at is None
+            else kept_seconds(line, line.resets_at)
+        )
         arguments = [str(grant.amount), until, str(_GRANTS_KEPT_SECONDS), str(keep and keep + _GRANTS_KEPT_SECONDS)]
-        keys = [_account(tenant, line), _key(tenant, f"grant:{grant.id}")]
+        keys = [account_key(tenant, line), key_of(tenant, f"grant:{grant.id}")]
         return bool(await self._scripts.run("grant", keys, arguments))
 
     async def standing(self, tenant: str, line: Line, *, now: float) -> tuple[int, int, int]:
         """(spent, held, granted) of the line's account now. Raises Overloaded."""
-        key = _account(tenant, line)
+        key = account_key(tenant, line)
         try:
             flat = await self._scripts.command(key, "HGETALL", key)
         except StoreDown as error:
@@ -438,15 +425,25 @@ class RedisBudgets:
             if tenant not in self._epochs or tenant in self._suspect:
                 await self.enter(tenant, now=now)
             lines = list({line.account: line for offer in offers for line in offer.lines}.values())
-            question = self._question(reservation_id, offers, lines, tenant, lease, now)
+            asked = question(
+                reservation_id,
+                offers,
+                lines,
+                replica=self._replica,
+                epoch=self._epochs.get(tenant, ""),
+                lease=lease,
+                at=now + self._offset,
+                unknown=lambda line: self._totals.is_unknown(tenant, line),
+            )
             fixed = ("leases", "epoch", "opens", f"hold:{reservation_id}", f"tomb:{reservation_id}")
-            keys = [*[_key(tenant, name) for name in fixed], *[_account(tenant, line) for line in lines]]
-            answer = await self._scripts.run("reserve", keys, [question, _key(tenant, "")])
+            keys = [*[key_of(tenant, name) for name in fixed], *[account_key(tenant, line) for line in lines]]
+            answer = await self._scripts.run("reserve", keys, [asked, key_of(tenant, "")])
             kind = answer[0]
             if kind == b"yes":
                 self._changed(tenant, int(answer[4]))
-                self._take_bases(tenant, offers[int(answer[1])].lines, answer, now)
-                return _reservation(reservation_id, offers, lines, answer, now + lease)
+                for line, total in own_totals(offers[int(answer[1])], answer):
+                    self._totals.base(tenant, line, total, now)
+                return reservation_of(reservation_id, offers, lines, answer, now + lease)
             if kind == b"no":
                 offer, place = offers[int(answer[1])], int(answer[2])
                 wanted = offer.wanted[place]
@@ -461,51 +458,6 @@ class RedisBudgets:
             else:
                 raise StoreDown("the store has lost its data and waits for its replicas")
         raise StoreDown("the store's clock and this machine's do not agree")
-
-    def _question(
-        self, reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], tenant: str, lease: float, now: float
-    ) -> str:
-        places = {line.account: place for place, line in enumerate(lines)}
-        return orjson.dumps(
-            {
-                "id": reservation_id,
-                "epoch": self._epochs.get(tenant, ""),
-                "replica": self._replica,
-                "lease": round(lease),
-                "lines": [
-                    {
-                        "account": line.account,
-                        "base": not line.bucket_seconds and (tenant, line.account) not in self._based,
-                        "ceiling": line.ceiling,
-                        "starts": line.starts_at,
-                        "resets": -1 if line.resets_at is None else line.resets_at,
-                        "step": line.bucket_seconds,
-                        "steps": line.buckets,
-                        "keep": _keep(line, now + self._offset),
-                        "shadow": line.budget.shadow,
-                    }
-                    for line in lines
-                ],
-                "offers": [
-                    {
-                        "lines": [places[line.account] for line in offer.lines],
-                        "wanted": [-1 if amount is None else amount for amount in offer.wanted],
-                        "ceilings": offer.ceilings,
-                        "smaller": None
-                        if offer.smaller is None
-                        else {
-                            "fixed": offer.smaller.fixed,
-                            "per_token": offer.smaller.per_token,
-                            "most": offer.smaller.most,
-                            "least": offer.smaller.least,
-                            "thresholds": offer.smaller.thresholds,
-                            "ceilings": offer.smaller.ceilings,
-                        },
-                    }
-                    for offer in offers
-                ],
-            }
-        ).decode()
 
     def _taken(self, reservation_id: str, tenant: str, reserved: Reservation, *, stored: bool = True) -> Reservation:
         self._open[reservation_id] = _Open(tenant, reserved.lines, list(reserved.amounts), reserved.expires_at, stored)
@@ -535,16 +487,6 @@ class RedisBudgets:
             return self._taken(reservation_id, tenant, reserved, stored=False)
         raise Overloaded("The shared budget store does not answer; no call is made unbudgeted.")
 
-    def _add(self, tenant: str, line: Line, amount: int, at: float) -> tuple[Line, int, float]:
-        """This replica's total on an account (of a rolling one: in the step of `at`) with `amount` more."""
-        place = (tenant, _totals_name(line, at))
-        total = self._totals.get(place)
-        if total is None:
-            keep_until = at + line.bucket_seconds * (line.buckets + 1) if line.bucket_seconds else line.keep_until
-            total = self._totals[place] = _Total(line, 0, at, keep_until)
-        total.amount += amount
-        return line, total.amount, at
-
     def _give_back(self, reservation_id: str, tenant: str) -> None:
         """The hold may have been taken all the same: undo it, whenever the store hears of it."""
         self._queue(_Resolution(ids=(reservation_id,), tenant=tenant, totals=(), bury=True))
@@ -563,13 +505,13 @@ class RedisBudgets:
 
     async def _told(self, resolution: _Resolution) -> None:
         tenant, ids = resolution.tenant, resolution.ids
-        keys = [_key(tenant, "leases")]
-        arguments = [self._replica, _key(tenant, ""), str(int(resolution.bury)), str(len(ids)), *ids]
+        keys = [key_of(tenant, "leases")]
+        arguments = [self._replica, key_of(tenant, ""), str(int(resolution.bury)), str(len(ids)), *ids]
         for line, total, at in resolution.totals:
             # Totals by this replica's own clock, as its ledger has them; booked by the server's.
-            keys += [_account(tenant, line), _key(tenant, f"totals:{_totals_name(line, at)}")]
+            keys += [account_key(tenant, line), key_of(tenant, f"totals:{totals_name(line, at)}")]
             then = at + self._offset
-            keep = _keep(line, then)
+            keep = kept_seconds(line, then)
             # Rounded up (the server does not book beyond its own time): nothing leaves a rolling window early.
             arguments += [str(total), str(math.ceil(then)), str(line.bucket_seconds), str(line.buckets), str(keep)]
         answer = await self._scripts.run("settle", keys, arguments)
@@ -581,10 +523,10 @@ class RedisBudgets:
 
     async def _rehold(self, reservation_id: str, found: _Open) -> None:
         tenant = found.tenant
-        keys = [_key(tenant, name) for name in ("leases", f"hold:{reservation_id}", f"open:{self._replica}")]
+        keys = [key_of(tenant, name) for name in ("leases", f"hold:{reservation_id}", f"open:{self._replica}")]
         arguments = [reservation_id, "900", self._replica]
         for line, amount in zip(found.lines, found.amounts, strict=True):
-            keys.append(_account(tenant, line))
+            keys.append(account_key(tenant, line))
             arguments += [str(amount), str(line.bucket_seconds)]
         await self._scripts.run("rehold", keys, arguments)
 
@@ -610,17 +552,6 @@ class RedisBudgets:
             self._suspect.add(tenant)
         else:
             self._changes[tenant] = changes
-
-    def _take_bases(self, tenant: str, lines: Sequence[Line], answer: Sequence[bytes], now: float) -> None:
-        """Our total on an account may be higher at the store than this process knows: an earlier one has told it, and
-        the ledger counts the account's window by other times. What is booked next comes on top."""
-        for line, base in zip(lines, answer[6 + 3 * len(lines) :], strict=True):
-            place = (tenant, line.account)
-            if not line.bucket_seconds and place not in self._based:
-                self._based.add(place)
-                known = self._totals.get(place)
-                if int(base) > (known.amount if known is not None else 0):
-                    self._add(tenant, line, int(base) - (known.amount if known is not None else 0), now)
 
     def _is_silent(self, tenant: str) -> bool:
         """Whether the store has not answered for a while, so that this call need not find out once more; now and then one
@@ -648,51 +579,6 @@ class RedisBudgets:
             self._down[tenant] = self._down.get(tenant, 0) + 1
 
 
-def _reservation(
-    reservation_id: str, offers: Sequence[Offer], lines: Sequence[Line], answer: Sequence[object], expires_at: float
-) -> Reservation:
-    choice, output, passed = (int(str(part)) for part in answer[1:4])
-    offer = offers[choice]
-    figures = [int(part) for part in answer[6 : 6 + 3 * len(offer.lines)]]  # type: ignore[call-overload]
-    standings = tuple(zip(figures[::3], figures[1::3], figures[2::3], strict=True))
-    amounts = tuple([amount or 0 for amount in offer.wanted])
-    if output >= 0 and offer.smaller is not None:
-        smaller = offer.smaller
-        amounts = tuple([base + each * output for base, each in zip(smaller.fixed, smaller.per_token, strict=True)])
-    return Reservation(
-        id=reservation_id,
-        choice=choice,
-        lines=offer.lines,
-        amounts=amounts,
-        standings=standings,
-        expires_at=expires_at,
-        at=int(answer[5]) / 1000,  # type: ignore[call-overload]
-        output_tokens=output if output >= 0 else None,
-        passed_over=lines[passed].name if passed >= 0 else "",
-    )
-
-
 def _free(reservation_id: str, offer: Offer, expires_at: float) -> Reservation:
     """No budget meets the request."""
     return Reservation(id=reservation_id, choice=0, lines=(), amounts=(), standings=(), expires_at=expires_at)
-
-
-def _key(tenant: str, name: str) -> str:
-    return f"penstock:{{{tenant}}}:{name}"
-
-
-def _account(tenant: str, line: Line) -> str:
-    return f"penstock:{{{tenant}}}:account:{line.account}"
-
-
-def _totals_name(line: Line, at: float) -> str:
-    return f"{line.account}:{int(at) // line.bucket_seconds}" if line.bucket_seconds else line.account
-
-
-def _keep(line: Line, at: float) -> int:
-    """Seconds for which an account is kept after it was touched; 0 for ever."""
-    if line.bucket_seconds:
-        return line.bucket_seconds * line.buckets + _KEEP_SLACK_SECONDS
-    if line.session:
-        return int(SESSION_KEEP_SECONDS) + _KEEP_SLACK_SECONDS
-    return 0 if line.resets_at is None else max(1, int(line.resets_at - at)) + _KEEP_SLACK_SECONDS

@@ -8,6 +8,8 @@ local ids = tonumber(ARGV[4])
 for i = 1, ids do
   local id = ARGV[4 + i]
   close(ARGV[2], KEYS[1], id)
+  -- Also where the hold itself is long gone.
+  redis.call('SREM', ARGV[2] .. 'open:' .. ARGV[1], id)
   -- The reservation may still be on its way, and must not be taken when it comes.
   if ARGV[3] == '1' then redis.call('SET', ARGV[2] .. 'tomb:' .. id, '1', 'EX', 900) end
 end
