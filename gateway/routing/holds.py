@@ -247,12 +247,14 @@ def _tighter(
     worst: Amounts,
 ) -> Smaller | None:
     """Where what such calls usually take does not fit, less of it may: the call then ends at what was held."""
-    most = output_held(attempt, scene, lines)
+    # With a limit of the caller's below what is usual, that limit.
+    most = output_held(attempt, scene, lines) or attempt.output_tokens_max
     least = _OUTPUT_MIN * scene.request.choices
     if scene.waiting and any(line.budget.stages.queue is not None for line in lines):
         # It waits for room first.
         return None
-    if most is None or most <= least or scene.request.passage is not None or scene.request.dialect not in _LIMITED:
+    expected = any(line.budget.expected for line in lines)
+    if not expected or most <= least or scene.request.passage is not None or scene.request.dialect not in _LIMITED:
         return None
     fixed = [
         _amount(line, attempt, scene, worst, 0) or 0 if line.budget.expected else full or 0
