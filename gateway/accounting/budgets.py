@@ -138,11 +138,15 @@ class BudgetBook:
                 _unbook(line, account, held, found.expired_at, now)
             else:
                 account.held -= held
-            account.roll(line, now)
-            before = account.spent
-            account.book(line, spent[line.budget.measure] or 0, now)
-            if line.budget.stages.notify:
-                crossings += _crossed(line, before, account.spent, now)
+            budget = line.budget
+            amount = spent[budget.measure] or 0
+            if line.bucket_seconds:
+                account.roll(line, now)
+                account.book(line, amount, now)
+            else:
+                account.spent += amount
+            if budget.stages.notify:
+                crossings += _crossed(line, account.spent - amount, account.spent, now)
         return tuple(crossings)
 
     def void(self, reservation_id: str, *, now: float) -> bool:
@@ -215,7 +219,8 @@ class BudgetBook:
             held = amount or 0
             account.held += held
             amounts.append(held)
-            standings.append((account.spent, account.held, account.granted(now)))
+            extra = account.extra if account.grace == 0 else account.granted(now)
+            standings.append((account.spent, account.held, extra))
         reservation = Reservation(
             id=reservation_id,
             choice=choice,
