@@ -126,7 +126,8 @@ class Treasury:
             self.budgets = self.shared = self._on_redis(self._redis_url)
             for line, amount, at in spent:
                 self.shared.spent_before(tenant_of(world, scope_in(line.account)), line, amount, at=at)
-            self.shared.opened({caller.org for caller in world.callers.values()} or {"default"})
+            callers = [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
+            self.shared.opened({caller.org for caller in callers})
             self._supervisor.start("budget-store", self._look(), lambda error: log.error("%s", error))
         self.desk = Desk(self._world, self.budgets, _Audit(self._events), self._now)
         self._supervisor.every(_LOOK_SECONDS, "budgets", self._look)
