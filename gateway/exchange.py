@@ -279,15 +279,14 @@ class Exchange:
 
     def _journal(self, decided: Decided, progress: Progress) -> None:
         """Write down, before dialling, what a crash would leave behind."""
+        assert progress.reservation is not None, "nothing is dialled that is not held"
         try:
             self._write_hold(decided, progress.number, progress.attempt, progress.reservation)
         except Overloaded:
             self._budgets.settle(f"{decided.request_id}.{progress.number}", NOTHING_SPENT, now=self._clock.now())
             raise
 
-    def _write_hold(
-        self, decided: Decided, number: int, attempt: Attempt, reservation: Reservation | None = None
-    ) -> None:
+    def _write_hold(self, decided: Decided, number: int, attempt: Attempt, reservation: Reservation) -> None:
         self._ledger.hold(settlement.hold_of_attempt(decided, number, attempt, reservation))
 
     async def _attempt(

@@ -66,7 +66,7 @@ class Clock(Protocol):
 
 
 # Writes down that the hold of a call's n-th attempt is now the attempt's. Raises Overloaded.
-JournalHold = Callable[[Decided, int, Attempt], None]
+JournalHold = Callable[[Decided, int, Attempt, Reservation], None]
 
 
 class Held(Value, frozen=True, kw_only=True):
@@ -242,7 +242,7 @@ class Holder:
                     scene,
                     reserved,
                     output,
-                    lambda grown: self._journal(decided, number, grown),
+                    lambda grown: self._journal(decided, number, grown, reserved),
                 )
             attempt = holds.at_usual(attempt, scene, reserved.lines, output)
         return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)

@@ -111,7 +111,8 @@ class BudgetBook:
         lines = found.reservation.lines
         for line, account, amount in zip(lines, found.accounts, more, strict=True):
             account.roll(line, now)
-            if amount and account.spent + account.held + amount > line.ceiling + account.granted(now):
+            over = account.spent + account.held + amount > line.ceiling + account.granted(now)
+            if amount and over and not line.budget.shadow:
                 return False
         for account, amount in zip(found.accounts, more, strict=True):
             account.held += amount

@@ -16,8 +16,9 @@ _HALVED_AT = 2_000
 _GROUPS_MAX = 2_000
 _BINS_PER_OCTAVE = 6
 _BINS = 24 * _BINS_PER_OCTAVE
-# Tokens of an answer where nothing is known yet. The 0.95 quantile of assistant turns in public agent trajectories
-# (AgentDojo, tau-bench, SWE-agent, 3,308 sessions) is under 600 tokens; reasoning models write more.
+# Tokens of an answer where nothing is known yet: generous. Of 39,486 assistant turns in 3,948 public agent sessions
+# (AgentDojo, tau-bench, SWE-agent, Who&When; o200k_base) the median is 71, the 0.95 quantile 316, the 0.99 quantile 455;
+# models that reason write several times as much.
 UNKNOWN_OUTPUT_TOKENS = 2_000
 
 

@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     calls_max: int = Field(10_000, gt=0, description="calls in flight at once; more are answered 503")
     drain_seconds: float = Field(120.0, ge=0, description="how long open streams may go on after SIGTERM")
     redis_url: SecretStr | None = Field(
-        None, description="redis:// of budgets shared by replicas; unset: in this process"
+        None,
+        description="redis:// (or redis+cluster://, hosts by commas) of budgets shared by replicas; unset: in this process",
     )
     measure_self: bool = Field(False, description="measure the gateway's own energy with CodeCarbon")
     self_country: str = Field("USA", pattern="^[A-Z]{3}$", description="grid of the gateway's own machine, ISO alpha-3")

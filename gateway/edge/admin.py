@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ..desk import Desk
 from ..errors import BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
+from ..wire import body as bodies
 from ..wire import openai_errors
 
 # Query parameters -> (text, content type); raises ValueError with what is wrong about them.
@@ -139,10 +140,4 @@ async def _asked(request: web.BaseRequest) -> dict[str, Any]:
                     raise BodyTooLarge(f"The body is larger than {_ASKED_BYTES_MAX} bytes.")
     except TimeoutError as error:
         raise BadRequest("The body did not arrive in time.") from error
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest("The body is not valid JSON.", code="invalid_json") from error
-    if not isinstance(document, dict):
-        raise BadRequest("The body must be a JSON object.", code="invalid_json")
-    return document
+    return bodies.whole(body)

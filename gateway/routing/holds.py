@@ -223,19 +223,10 @@ def _smaller(
     ceilings: Sequence[int],
     hard: Sequence[int],
 ) -> Smaller:
-    """The attempt's holds as a line over its output: a chord, which lies above what grows faster than the output."""
+    """What the attempt holds with lower output limits."""
     most = attempt.output_tokens_max
     fixed = [_without_output(line, attempt, scene) for line in lines]
-    return Smaller(
-        fixed=tuple(fixed),
-        per_token=tuple(
-            [divide_up(max(0, (full or 0) - base), most) for full, base in zip(wanted, fixed, strict=True)]
-        ),
-        most=most,
-        least=_shrinks(attempt, scene, lines),
-        thresholds=tuple(ceilings),
-        ceilings=tuple(hard),
-    )
+    return _chord(wanted, fixed, most, _shrinks(attempt, scene, lines), ceilings, hard)
 
 
 def _tighter(
@@ -260,15 +251,26 @@ def _tighter(
         _amount(line, attempt, scene, worst, 0) or 0 if line.budget.expected else full or 0
         for line, full in zip(lines, wanted, strict=True)
     ]
+    return _chord(wanted, fixed, most, least, hard, hard)
+
+
+def _chord(
+    wanted: Sequence[int | None],
+    fixed: Sequence[int],
+    most: int,
+    least: int,
+    thresholds: Sequence[int],
+    ceilings: Sequence[int],
+) -> Smaller:
+    """Holds as straight lines over the output: from nothing to `most` tokens, above what grows faster than the output."""
+    each = [divide_up(max(0, (full or 0) - base), most) for full, base in zip(wanted, fixed, strict=True)]
     return Smaller(
         fixed=tuple(fixed),
-        per_token=tuple(
-            [divide_up(max(0, (full or 0) - base), most) for full, base in zip(wanted, fixed, strict=True)]
-        ),
+        per_token=tuple(each),
         most=most,
         least=least,
-        thresholds=tuple(hard),
-        ceilings=tuple(hard),
+        thresholds=tuple(thresholds),
+        ceilings=tuple(ceilings),
     )
 
 

@@ -22,7 +22,7 @@ from ..values.base import Value
 from ..values.budget import Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation
 from .asking import account_key, kept_seconds, key_of, own_totals, question, reservation_of, totals_name
 from .pots import Pots
-from .scripts import Scripts, Start, StoreDown
+from .scripts import Scripts, Start, StoreDown, unforeseen
 from .totals import Told, TotalsBook
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ class RedisBudgets:
         return reserved if isinstance(reserved, Exceeded) else self._taken(reservation_id, tenant, reserved)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
-        """Hold more for a call that goes on; False if it does not fit, or the store does not say so in time."""
+        """Hold more for a call that goes on; False if it does not fit, or the store does not answer in time and one of the
+        call's budgets is closed."""
         found = self._open.get(reservation_id)
         if found is None:
             return False
@@ -204,7 +205,7 @@ class RedisBudgets:
         entered = self._entering.get(tenant)
         if entered is None:
             entered = self._entering[tenant] = asyncio.get_running_loop().create_future()
-            self._start("budget-tenant", self._enter(tenant, entered, now), lambda error: None)
+            self._start("budget-tenant", self._enter(tenant, entered, now), unforeseen)
         try:
             async with asyncio.timeout(None if patient else ENTER_SECONDS):
                 await asyncio.shield(entered)
@@ -215,6 +216,7 @@ class RedisBudgets:
         """`entered` hears how it went."""
         try:
             await self._joined(tenant, now)
+            entered.set_result(None)
         except StoreDown as error:
             entered.set_exception(error)
             # Nobody may be left to hear it.
@@ -249,7 +251,6 @@ class RedisBudgets:
             self._suspect.discard(tenant)
             await self._bring(tenant, first=not known, now=now)
             self._epochs[tenant] = epoch
-        self._entering[tenant].set_result(None)
 
     async def _bring(self, tenant: str, *, first: bool, now: float) -> None:
         """What this replica has spent, and its holds: those of an earlier process are closed, ours are made anew."""
@@ -495,7 +496,7 @@ class RedisBudgets:
     def _deliver(self) -> None:
         if (self._pending or self._dirty) and not self._delivering:
             self._delivering = True
-            self._start("budget-resolutions", self._delivered(), lambda error: log.error("%s", error))
+            self._start("budget-resolutions", self._delivered(), unforeseen)
 
     async def _delivered(self) -> None:
         try:

@@ -7,6 +7,7 @@ In a cluster each node has its own batches; which node has a key is asked anew w
 
 import asyncio
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import resources
@@ -16,7 +17,9 @@ import redis.asyncio as redis_client
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, MovedError, NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError
+
+log = logging.getLogger(__name__)
 
 # A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
 TIMEOUT_SECONDS = 0.05
@@ -38,6 +41,11 @@ Start = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]]
 
 class StoreDown(Exception):
     """The store did not answer in time, or not as it should. Never leaves `stores`."""
+
+
+def unforeseen(error: Exception) -> None:
+    """A task behind the requests raised what it should have handled: a bug, with its traceback."""
+    log.error("a task of the shared budget store failed", exc_info=error)
 
 
 class Scripts(Protocol):
@@ -81,7 +89,7 @@ class Node:
         self._waiting.append((parts, future))
         if not self._draining:
             self._draining = True
-            self._start("budget-scripts", self._drain(), lambda error: self._fail(error))
+            self._start("budget-scripts", self._drain(), unforeseen)
         return await future
 
     def reset(self) -> None:
@@ -304,7 +312,7 @@ def _resolve(future: "asyncio.Future[Any]", answer: Any) -> None:
         return
     if isinstance(answer, StoreDown):
         future.set_exception(answer)
-    elif isinstance(answer, MovedError | ClusterDownError | RedisError):
+    elif isinstance(answer, RedisError):
         down = StoreDown(f"{type(answer).__name__}: {str(answer)[:200]}")
         down.__cause__ = answer
         future.set_exception(down)

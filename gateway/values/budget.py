@@ -39,14 +39,12 @@ ATTEMPT_DIMENSIONS = ("deployment", "model", "tier", "provider")
 # Sums beside a limit stay exact in a double (Lua has no other number): 2**53 is 9 million dollars, or 2.5 GWh.
 LIMIT_MAX = 2**52
 
-KINDS = ("hour", "day", "week", "month", "total", "session", "rolling")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """When a budget starts again. Calendar windows begin with the hour, day, Monday or month of `zone` (None: UTC).
 
-    `rolling` looks back over `seconds`, in steps of a sixtieth of it: an amount leaves between one and 61/60 windows
+    `kind` is hour, day, week, month, rolling, session or total. `rolling` looks back over `seconds`, in steps of a sixtieth of it: an amount leaves between one and 61/60 windows
     after it was booked, never before. `session` and `total` never start again.
     """
 

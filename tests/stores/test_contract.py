@@ -111,7 +111,7 @@ class Stores(RuleBasedStateMachine):
         if name is None:
             return
         number = self.extended.get(name, 0) + (0 if again and name in self.extended else 1)
-        amounts = [more if not one.budget.shadow else 0 for one in self.open[name].lines]
+        amounts = [more for _ in self.open[name].lines]
         ours = self.book.extend(name, number, amounts, now=self.now)
         assert self._both(self.store.extend(name, number, amounts, now=self.now)) == ours
         if ours:
