@@ -24,8 +24,8 @@ from .exporters.prometheus import Metrics
 from .feeds.self_energy import SelfMeter
 from .providers.call import UpstreamCall
 from .relay import Answering
+from .roster import Roster
 from .routing.health import HealthBook
-from .sessions.identity import SessionBook
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
@@ -87,8 +87,8 @@ class App:
         self._settings = settings
         self._world = world
         self._clock = SystemClock()
+        self._chance = SystemChance()
         self._reload = reload
-        self._sessions = SessionBook()
         self._health = HealthBook()
         self._gauges_read: list[Gauge] = []
         self._metrics = Metrics(lambda: self._gauges_read)
@@ -97,6 +97,10 @@ class App:
         self._supervisor = Supervisor()
         url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
         self._treasury = Treasury(lambda: self._world, settings.data, url, self._supervisor, self._clock.now)
+        secret = settings.approval_secret.get_secret_value() if settings.approval_secret is not None else None
+        self._roster = Roster(
+            lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._chance.request_id
+        )
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
         self.admin_port = settings.admin_port
@@ -108,18 +112,20 @@ class App:
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
         self._ledger.start()
         self._treasury.start(self._store)
+        self._roster.start(self._treasury.announce)
         litellm = LitellmDoor(self._supervisor)
         self._upstream = Doors(HttpUpstream(), litellm)
-        exchange = Exchange(
+        exchange = self._exchange = Exchange(
             world=lambda: self._world,
             budgets=self._treasury.budgets,
-            sessions=self._sessions,
+            sessions=self._roster.sessions,
+            news=self._roster,
             health=self._health,
             upstream=self._upstream,
             counter=TokenCounter(),
             ledger=self._ledger,
             clock=self._clock,
-            chance=SystemChance(),
+            chance=self._chance,
             outputs=self._treasury.outputs,
         )
         self._front = server.Front(
@@ -127,11 +133,13 @@ class App:
             world=lambda: self._world,
             admin=self._admin(with_data=settings.admin_port is None),
             desk=self._treasury.desk,
+            session_desk=self._roster.desk,
             body_bytes_max=settings.body_bytes_max,
             calls_max=settings.calls_max,
             count_error=self._metrics.count_error,
         )
         self.port = await self._listen(self._front.handle, settings.port, settings.drain_seconds)
+        self._roster.base = (settings.public_url or f"http://{settings.host}:{self.port}").rstrip("/")
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._admin(with_data=True).handle, settings.admin_port, 1.0)
         if any(deployment.dialect == "litellm" for deployment in self._world.deployments.values()):
@@ -172,6 +180,7 @@ class App:
             render=self._metrics.render,
             export=lambda asked: export(self._settings.data, asked, now=self._clock.now()),
             desk=self._treasury.desk,
+            session_desk=self._roster.desk,
             events=self._treasury.events,
             token=token.get_secret_value() if token is not None else None,
             local=self._settings.host in _LOCAL,
@@ -227,6 +236,13 @@ class App:
             )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield from self._treasury.gauges()
+        yield from self._roster.gauges()
+        yield (
+            "penstock_requests_repelled",
+            "Requests of stopped sessions that were answered from memory, since the start.",
+            [],
+            [([], float(self._exchange.repelled if hasattr(self, "_exchange") else 0))],
+        )
         yield (
             "penstock_ledger_failing",
             "1 while the journal or the store cannot be written.",

@@ -4,8 +4,8 @@ Reserving may await, resolving never does: asyncio switches only at `await`, so 
 be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import orjson
 from msgspec import structs
@@ -24,20 +24,25 @@ from .routing.classifiers import CLASSIFIERS
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
-from .sessions import caps, loops
+from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
+from .sessions.ladder import Standing
+from .sessions.loops import Conversation
+from .sessions.names import clean_name, named_in
 from .sessions.origins import Origin, OriginBook
+from .sessions.steps import call_of
 from .sessions.users import UserBook, user_of
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
-from .values.budget import NOTHING_SPENT, Reservation
+from .values.budget import NOTHING_SPENT, Reservation, tighter
 from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
+from .values.session import LoopLimits, SessionEvent
 from .values.world import World
-from .wire import DIALECTS, responses
+from .wire import DIALECTS, last_words, responses, steering
 from .wire import body as bodies
 
 
@@ -68,6 +73,36 @@ class Upstream(Protocol):
     async def dial(self, call: UpstreamCall) -> Answering: ...
 
 
+class SessionNews(Protocol):
+    """Who hears what happens to sessions, and knows the link by which a person lets one go on ("" for none); waits for
+    nobody."""
+
+    def happened(self, event: SessionEvent) -> None: ...
+    def link(self, key: str, session: str, stop: str) -> str: ...
+
+
+# Dialects in which agents converse.
+_CONVERSATIONS = frozenset({"chat", "responses", "messages"})
+# How often a held request looks whether it was approved.
+_HELD_PAUSE_SECONDS = 0.25
+
+
+class _Arrived(Value, frozen=True, kw_only=True):
+    """A request and whose it is, before anything was decided about it. `standing` is not weighed against limits yet."""
+
+    request_id: str
+    at: float
+    world: World
+    route: Route
+    request: Request
+    caller: Caller
+    hints: Hints
+    session: Session
+    origins: Sequence[Origin]
+    standing: Standing
+    tip: int
+
+
 class _Place(Value, frozen=True):
     """Where in its plan an attempt stands, and how often its deployment was tried."""
 
@@ -92,7 +127,10 @@ class Exchange:
         clock: Clock,
         chance: Chance,
         outputs: OutputBook,
+        news: SessionNews,
     ) -> None:
+        self._news = news
+        self.repelled = 0
         self._world = world
         self._budgets = budgets
         self._sessions = sessions
@@ -109,7 +147,15 @@ class Exchange:
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
-        decided = self._decide(request, caller, hints)
+        arrived = self._arrived(request, caller, hints)
+        session = arrived.session
+        if session.stop is not None and not ladder.lifted(session, arrived.standing, now=arrived.at):
+            return await self._repel(arrived, reply)
+        decided = self._decide(arrived)
+        if session.stop is not None:
+            refusal = await self._waited(decided, hints.headers)
+            if refusal is not None:
+                return await self._stopped(decided, refusal, reply)
         if planning.close_to_a_limit(decided.facts, decided.route):
             decided = await self._counted(decided)
         plan = self._plan(decided)
@@ -140,7 +186,8 @@ class Exchange:
         route = self.route_of(request, hints)
         return None if any(one.dialect == "anthropic" for one in route.candidates) else facts_of(request).input_tokens
 
-    def _decide(self, request: Request, caller: Caller, hints: Hints) -> Decided:
+    def _arrived(self, request: Request, caller: Caller, hints: Hints) -> _Arrived:
+        """Whose request this is, and what is new in its conversation."""
         world, at = self._world(), self._clock.now()
         route = self.route_of(request, hints)
         request_id = self._chance.request_id()
@@ -150,25 +197,102 @@ class Exchange:
             kept = origins[0].transcript if request.previous is not None and origins else None
             if kept is not None:
                 request = responses.continued(request, kept)
-        session = self._session(request, caller, hints, origins, request_id, at)
-        loops.observe(session, request.messages)
-        facts = self._facts(request, route, session, origins)
-        verdict = CLASSIFIERS["transparent"](facts, world.task_types, declared=hints.task_type)
-        return Decided(
+        session = self._session(world, request, caller, hints, origins, request_id, at)
+        if hints.caps is not None and hints.caps != session.own_told:
+            self._cap(session, caller, hints.caps, request_id, at)
+        standing = Standing(talk=Conversation())
+        if request.dialect in _CONVERSATIONS:
+            talk = origins[0].talk if origins and request.previous is not None else None
+            standing = ladder.observe(session, request, now=at, talk=talk)
+        return _Arrived(
             request_id=request_id,
             at=at,
+            world=world,
+            route=route,
+            request=request,
+            caller=caller,
+            hints=hints,
+            session=session,
+            origins=origins,
+            standing=standing,
+            tip=session.tip,
+        )
+
+    def _decide(self, arrived: _Arrived) -> Decided:
+        world, request, caller, session = arrived.world, arrived.request, arrived.caller, arrived.session
+        facts = self._facts(request, arrived.route, session, arrived.origins)
+        verdict = CLASSIFIERS["transparent"](facts, world.task_types, declared=arrived.hints.task_type)
+        limits = world.loops.of(arrived.route.name, verdict.task_type)
+        standing = ladder.standing(session, arrived.standing, limits) if arrived.standing.score else arrived.standing
+        decided = Decided(
+            request_id=arrived.request_id,
+            at=arrived.at,
             started=self._clock.monotonic(),
             world=world,
             caller=caller,
             request=request,
             carrier=Carrier(request),
             session=session,
-            route=route,
+            route=arrived.route,
             facts=facts,
             verdict=verdict,
-            loop_step=loops.step_of(session, world.loops),
-            user=self._user(world, caller, hints.user or request.user, at),
+            standing=standing,
+            user=self._user(world, caller, arrived.hints.user or request.user, arrived.at),
+            tip=arrived.tip,
+            note=_taken_note(session),
         )
+        if standing.due:
+            self._climb(decided, limits)
+        return decided
+
+    def _climb(self, decided: Decided, limits: LoopLimits) -> None:
+        """A step of the ladder is taken for the first time."""
+        session, standing, caller = decided.session, decided.standing, decided.caller
+        facts = ladder.evidence(session, standing.talk, standing.score, decided.at)
+        if standing.acts and standing.step == "tier":
+            session.moved = limits.move
+        if standing.acts and standing.step in ("hold", "stop"):
+            stopped = ladder.stop(session, standing, id=decided.request_id, at=decided.at)
+            session.stop_seen_at = decided.at
+            facts = {**facts, "resume": self._link(decided.world, caller.key, session)}
+            assert stopped is session.stop
+        self._tell(f"loop_{standing.step}", caller, session, decided.request_id, decided.at, standing.acts, facts)
+
+    def _cap(self, session: Session, caller: Caller, told: str, request_id: str, at: float) -> None:
+        """Who started the run has said what it may take. Only ever less. Raises BadRequest."""
+        asked = caps.asked(told)
+        session.own = asked if session.own is None else tighter(session.own, asked)
+        session.own_told, session.own_version = told, session.own_version + 1
+        self._tell("session_caps", caller, session, request_id, at, True, {"caps": caps.told_caps(session.own)})
+
+    def _tell(
+        self,
+        kind: str,
+        caller: Caller,
+        session: Session,
+        request_id: str,
+        at: float,
+        acted: bool,
+        details: dict[str, Any],
+    ) -> None:
+        self._news.happened(
+            SessionEvent(
+                id=f"{request_id}.{kind}",
+                kind=kind,
+                at=at,
+                org=caller.org,
+                key=caller.key,
+                session=session.id,
+                acted=acted,
+                details={"root": session.root, **details},
+            )
+        )
+
+    def _link(self, world: World, key: str, session: Session) -> str:
+        stopped = session.stop
+        if stopped is None or stopped.code == "session_killed" or not world.loops.approval:
+            return ""
+        return self._news.link(key, session.id, stopped.id)
 
     def _user(self, world: World, caller: Caller, told: str, at: float) -> str:
         user = user_of(told) if told else ""
@@ -206,6 +330,7 @@ class Exchange:
 
     def _session(
         self,
+        world: World,
         request: Request,
         caller: Caller,
         hints: Hints,
@@ -213,24 +338,38 @@ class Exchange:
         request_id: str,
         at: float,
     ) -> Session:
-        if hints.session is not None:
-            return self._sessions.named(
-                caller.key, hints.session, hints.session_source, now=at, parent=hints.parent, root=hints.root
-            )
-        if origins:
-            # The answer that this one continues was given within a session.
+        """The session that a header or a field of the body names, else that of the answer which is continued, else the
+        one whose history this is."""
+        name, source = hints.session, hints.session_source
+        if name is None and request.naming:
+            found = named_in(request.naming, world.session_fields)
+            if found is not None:
+                name, source = clean_name(found[0]), found[1]
+        if name is None and origins:
             return origins[0].session
-        return self._sessions.inferred(caller.key, request, fresh_id=f"s-{request_id}", now=at)
+        if name is None and request.dialect not in _CONVERSATIONS:
+            return Session(id=f"s-{request_id}", source="new", started_at=at)
+        if name is None:
+            return self._sessions.inferred(
+                caller.key, request, fresh_id=f"s-{request_id}", now=at, repeated=hints.repeated
+            )
+        parent, root = hints.parent, hints.root
+        if hints.agent is not None:
+            parent, name = name, f"{name}/{hints.agent}"
+        if self._sessions.of(caller.key, name) is None and (parent or root):
+            session = self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
+            if session.above:
+                ladder.spawned(session.above[0], request, now=at)
+            return session
+        return self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
 
     def _plan(self, decided: Decided) -> Plan | Refusal:
         world, session = decided.world, decided.session
-        if decided.loop_step == "stop" and world.loops.enforce:
-            return loops.refusal(session, world.loops)
-        late = caps.overtime(world.caps, session, now=decided.at)
-        if late is not None:
-            return late
+        beyond = caps.beyond(world.caps_of(decided.caller.key), session, now=decided.at)
+        if beyond is not None:
+            return beyond
         now = self._clock.monotonic()
-        return planning.decide(
+        plan = planning.decide(
             decided.route,
             decided.request,
             decided.facts,
@@ -239,6 +378,78 @@ class Exchange:
             lambda name: self._health.standing(name, now=now),
             decided.carrier,
         )
+        if session.moved and isinstance(plan, Plan):
+            return planning.moved(plan, session.moved)
+        return plan
+
+    async def _waited(self, decided: Decided, headers: Mapping[str, str]) -> Refusal | None:
+        """None once a person has let a session go on that was held a moment ago; its refusal if nobody did."""
+        session, limits = decided.session, decided.world.loops.of(decided.route.name, decided.verdict.task_type)
+        until = decided.at + limits.hold_seconds
+        while session.stop is not None and session.stop.code == "loop_held" and self._clock.now() < until:
+            await self._clock.sleep(_HELD_PAUSE_SECONDS)
+        if session.stop is None:
+            return None
+        return self._refusal_of(decided.world, decided.caller, session, headers, limits)
+
+    def _refusal_of(
+        self, world: World, caller: Caller, session: Session, headers: Mapping[str, str], limits: LoopLimits
+    ) -> Refusal:
+        assert session.stop is not None, "only what is stopped is refused"
+        agent = headers.get("user-agent", "").lower()
+        status = next((status for word, status in limits.statuses.items() if word in agent), None)
+        return ladder.refusal(session.stop, self._link(world, caller.key, session), status)
+
+    async def _repel(self, arrived: _Arrived, reply: Reply) -> Answer:
+        """Asked once more after its stop: answered from memory, at next to no cost."""
+        session, world = arrived.session, arrived.world
+        session.stop_seen_at, session.hammered = arrived.at, session.hammered + 1
+        self.repelled += 1
+        limits = world.loops.of(arrived.route.name, arrived.hints.task_type or "")
+        refusal = self._refusal_of(world, arrived.caller, session, arrived.hints.headers, limits)
+        headers = {"x-penstock-request-id": arrived.request_id, "x-penstock-session": session.id}
+        return await self._last_words(arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply)
+
+    async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
+        """The request that a loop ends with."""
+        limits = decided.world.loops.of(decided.route.name, decided.verdict.task_type)
+        headers = story.of_case(decided)
+        answer = await self._last_words(
+            decided.request, refusal, limits, decided.request_id, decided.at, headers, reply
+        )
+        now = self._clock.monotonic()
+        self._ledger.record(settlement.entry_of_refusal(decided, refusal, status=answer.status, attempts=0, now=now))
+        return answer
+
+    async def _last_words(
+        self,
+        request: Request,
+        refusal: Refusal,
+        limits: LoopLimits,
+        request_id: str,
+        at: float,
+        headers: Mapping[str, str],
+        reply: Reply,
+    ) -> Answer:
+        """A refusal, or a last answer in the model's place."""
+        headers = {**headers, "x-penstock-stopped": refusal.code}
+        if limits.stop_mode != "answer" or request.dialect not in _CONVERSATIONS:
+            answer = DIALECTS[request.dialect].refused(refusal)
+            return Answer(status=answer.status, headers={**answer.headers, **headers}, body=answer.body)
+        kind, body = last_words.spoken(
+            request.dialect,
+            f"[Stopped by the gateway] {refusal.message}",
+            id=request_id,
+            model=request.model,
+            created=int(at),
+            stream=request.stream,
+        )
+        headers = {**kind, **headers}
+        if not request.stream:
+            return Answer(status=200, headers=headers, body=body)
+        await reply.begin(200, headers)
+        await reply.write(body)
+        return Answer(status=200, headers=headers, streamed=True)
 
     async def _run(self, decided: Decided, plan: Plan, hints: Hints, reply: Reply) -> Answer:
         """Attempts one after the other until one serves, none is left, or no budget holds the next."""
@@ -332,20 +543,42 @@ class Exchange:
         request, attempt = decided.request, progress.attempt
         deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
         carried = carried_of(decided, progress)
+        steered = self._steered(decided)
         if carried is not None:
-            document = carried.document
+            document = carried.document if steered is None else steered(carried.document, attempt.speech)
             if attempt.output_limit is not None:
                 document = provider.limited(document, attempt.speech, deployment, attempt.output_limit)
             body: tuple[bytes | memoryview, ...] = (provider.finished(document, attempt.speech, deployment),)
             return provider.call(attempt.speech, body, deployment, hints.headers)
         body = DIALECTS[request.dialect].spliced(request, deployment.model, ask_usage=deployment.stream_usage)
-        if attempt.output_limit is not None:
-            # Only a request that a budget shortens is written anew; every other one keeps the caller's own bytes.
+        if attempt.output_limit is not None or steered is not None:
+            # Only a request that is shortened or steered is written anew; every other one keeps the caller's own bytes.
             document = bodies.whole(b"".join(body))
-            body = (orjson.dumps(provider.limited(document, attempt.speech, deployment, attempt.output_limit)),)
+            if steered is not None:
+                document = steered(document, attempt.speech)
+            if attempt.output_limit is not None:
+                document = provider.limited(document, attempt.speech, deployment, attempt.output_limit)
+            body = (orjson.dumps(document),)
         if request.passage is not None:
             return provider.passage(request.passage.method, request.passage.path, body, deployment, hints.headers)
         return provider.call(attempt.speech, body, deployment, hints.headers)
+
+    def _steered(self, decided: Decided) -> Callable[[dict[str, Any], str], dict[str, Any]] | None:
+        """What is changed in the request to steer its agent: a note in it, tools withheld. None for nothing."""
+        standing, note = decided.standing, decided.note
+        step = standing.step if standing.acts else ""
+        if step == "nudge":
+            note = f"{note}\n\n{ladder.nudge(standing.talk)}" if note else ladder.nudge(standing.talk)
+        elif step == "answer":
+            note = f"{note}\n\n{ladder.CONCLUDE}" if note else ladder.CONCLUDE
+        if not note:
+            return None
+
+        def steered(document: dict[str, Any], speech: str) -> dict[str, Any]:
+            document = steering.noted(document, speech, note)
+            return steering.toolless(document, speech) if step == "answer" else document
+
+        return steered
 
     def _followed(self, decided: Decided, attempt: Attempt, place: "_Place", failed: Failed) -> Next | None:
         if failed.speech is not None:
@@ -377,6 +610,7 @@ class Exchange:
                 key=decided.caller.key,
                 provider=provider,
                 session=decided.session,
+                talk=decided.standing.talk,
                 tokens=tokens,
                 at=decided.at,
                 transcript=transcript,
@@ -392,14 +626,27 @@ class Exchange:
         self._holder.learn(decided, entry, len(decided.request.body))
         if progress.outcome == "completed":
             decided.session.provider = entry.provider
-        decided.session.calls += int(entry.usage_basis != "none")
-        decided.session.charge_nusd += entry.charge_nusd
+        self._progressed(decided, progress, entry)
         self._ledger.record(entry)
         passage = decided.request.passage
         creates = decided.request.dialect == "responses" if passage is None else passage.creates
         if progress.outcome == "completed" and creates:
             self._remember(decided, progress, entry.input_tokens + entry.output_tokens)
         return entry
+
+    def _progressed(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
+        """What the session's books learn from the end of an attempt."""
+        session, talk = decided.session, decided.standing.talk
+        session.calls += int(entry.usage_basis != "none")
+        session.charge_nusd += entry.charge_nusd
+        session.admitted = session.admitted or entry.usage_basis != "none"
+        if entry.usage_basis == "none":
+            return
+        talk.answered_at = (entry.at_ms + entry.duration_ms) / 1000
+        if progress.calls:
+            talk.pending = tuple([call_of(*call) for call in progress.calls])
+        if decided.tip and progress.outcome == "completed":
+            self._sessions.answered(decided.caller.key, session, decided.tip, *progress.heard)
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
         answer = DIALECTS[decided.request.dialect].refused(refusal)
@@ -408,6 +655,12 @@ class Exchange:
             settlement.entry_of_refusal(decided, refusal, status=answer.status, attempts=attempts, now=now)
         )
         return Answer(status=answer.status, headers={**answer.headers, **story.of_case(decided)}, body=answer.body)
+
+
+def _taken_note(session: Session) -> str:
+    """What an operator wants the model to see, once."""
+    note, session.note = session.note, ""
+    return note
 
 
 def _begun(number: int, held: Held, not_spoken: str) -> Progress:

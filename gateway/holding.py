@@ -185,7 +185,7 @@ class Holder:
 
     def _scene(self, decided: Decided, now: float, *, waiting: bool) -> Scene:
         budgets, who = decided.world.budgets, _who(decided)
-        capped = caps.lines_of(decided.world.caps, decided.session, decided.caller.key, now=now)
+        capped = caps.lines_of(decided.world.caps_of(decided.caller.key), decided.session, decided.caller.key, now=now)
 
         def lines_at(deployment: Deployment) -> Met:
             return joined(self._lines.of(budgets, who, deployment, now=now), capped)

@@ -28,7 +28,7 @@ from .routing.health import HealthBook
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
-from .wire import DIALECTS, passage
+from .wire import DIALECTS, heard, passage
 from .wire.sse import Meter
 
 # More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
@@ -106,6 +106,8 @@ class Relay:
         usage = progress.usage = provider.usage_of(document.get("usage"))
         progress.text_bytes = _weight(attempt.speech, document, body) if usage is None else 0
         progress.answer_id = str(document.get("id") or "")
+        progress.heard = heard.beginning(document) if decided.tip else progress.heard
+        progress.calls = heard.calls(document) if attempt.speech == "responses" else ()
         if request.passage is not None:
             progress.pieces = passage.pieces_of(document)
         carried = carried_of(decided, progress)
@@ -129,6 +131,7 @@ class Relay:
             headers["content-type"] = "text/event-stream; charset=utf-8"
         begun, received, watch = False, 0, progress.watch
         meter.watched = watch is not None
+        meter.listening = bool(decided.tip) and progress.attempt.speech != "responses"
         while data := await answering.chunk():
             received += len(data)
             if received > ANSWER_BYTES_MAX:
@@ -166,7 +169,7 @@ class Relay:
         if rest:
             await reply.write(rest)
         self._completed(progress, answering.status)
-        progress.answer_id = meter.id
+        progress.answer_id, progress.heard, progress.calls = meter.id, (meter.heard, meter.heard_call), meter.calls
         if meter.error is not None:
             progress.outcome, progress.code = "cut", "upstream_error"
         return Answer(status=answering.status, headers=headers, streamed=True)

@@ -1,6 +1,6 @@
 """What one call took: usage -> charge -> footprint -> ledger entry. Pure; used by the exchange when a call ends."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import structs
@@ -11,6 +11,7 @@ from .crossing import Carrier
 from .crossing.carried import Back
 from .providers import PROVIDERS
 from .sessions.identity import Session
+from .sessions.ladder import Standing
 from .values.base import Value
 from .values.budget import Amounts, Reservation
 from .values.catalog import Deployment, Footprint, Route
@@ -32,7 +33,8 @@ class Watching(Protocol):
 
 
 class Decided(Value, frozen=True, kw_only=True):
-    """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds."""
+    """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds;
+    `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see."""
 
     request_id: str
     at: float
@@ -44,16 +46,20 @@ class Decided(Value, frozen=True, kw_only=True):
     route: Route
     facts: Facts
     verdict: Verdict
-    loop_step: str
+    standing: Standing
     carrier: Carrier
     user: str = ""
+    tip: int = 0
+    note: str = ""
 
 
 class Progress(msgspec.Struct, kw_only=True):
     """How far one attempt has come; written only by the exchange while the attempt runs.
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
-    `refused` means that the provider answered with an error status, which none of them charges for. `pieces` are what
+    `refused` means that the provider answered with an error status, which none of them charges for. `heard` is how
+    the answer begins (its words, the id of its first call), `calls` the calls that it makes where the provider keeps
+    the conversation. `pieces` are what
     was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
     a deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before.
     `watch` follows a stream whose hold may have to grow.
@@ -74,6 +80,8 @@ class Progress(msgspec.Struct, kw_only=True):
     watch: Watching | None = None
     pieces: int | None = None
     text_bytes: int = 0
+    heard: tuple[str, str] = ("", "")
+    calls: tuple[tuple[Any, Any, Any], ...] = ()
     answered: bool = False
     outcome: str = "cancelled"
     status: int = 499
@@ -302,7 +310,7 @@ def _entry(
         carbon_ug_high=took.carbon_micrograms.high,
         reference_energy_mj=reference_energy,
         footprint_method=took.method,
-        loop_step=decided.loop_step,
+        loop_step=decided.standing.step,
         first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
         duration_ms=round((now - decided.started) * 1000),
         world=decided.world.generation,

@@ -1,6 +1,7 @@
 """What a caller is told beside the answer: the x-penstock-* headers. Pure."""
 
 from .crossing.carried import Carried
+from .sessions.ladder import Standing
 from .settlement import Decided, Progress, amounts_of
 from .values.answer import Answer
 from .values.budget import UNITS, Amounts, Reservation
@@ -20,9 +21,20 @@ def of_case(decided: Decided) -> dict[str, str]:
         "x-penstock-complexity": f"{decided.verdict.complexity:.3f}",
         "x-penstock-config": decided.world.generation,
     }
-    if decided.loop_step:
-        headers["x-penstock-loop"] = f"{decided.loop_step}; score={decided.session.loop_score:g}"
+    standing = decided.standing
+    if standing.step:
+        headers["x-penstock-loop"] = loop_of(standing)
     return headers
+
+
+def loop_of(standing: Standing) -> str:
+    """Where the session stands on the ladder: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
+    talk = standing.talk
+    told = f"{standing.step}; score={standing.score:.2f}".rstrip("0").rstrip(".")
+    if talk.tool and talk.tool.isascii() and talk.tool.isprintable() and ";" not in talk.tool:
+        told += f"; tool={talk.tool}; count={talk.count}"
+    told += f"; since=turn {talk.since_turn}"
+    return told if standing.acts or standing.step == "warn" else f"{told}; shadow"
 
 
 def of_attempt(decided: Decided, progress: Progress, spent: Amounts | None = None) -> dict[str, str]:

@@ -276,10 +276,14 @@ class Treasury:
             return self.book.standing(line, now=self._now())
         return self._standings.get(line.account, (0, 0, 0))
 
-    def _send(self, event: Mapping[str, Any]) -> None:
-        """A notice: to the webhook, and into the audit behind the request."""
+    def announce(self, event: Mapping[str, Any]) -> None:
+        """To the webhook, if there is one."""
         if self._webhook is not None:
             self._webhook.offer(event)
+
+    def _send(self, event: Mapping[str, Any]) -> None:
+        """A notice: to the webhook, and into the audit behind the request."""
+        self.announce(event)
         if self._events_waiting < _EVENTS_WAITING_MAX:
             self._events_waiting += 1
             self._supervisor.start(
@@ -304,12 +308,12 @@ class Treasury:
         """The audit trail, for operators. Blocks."""
         return [
             {
+                **one.details,
                 "id": one.id,
                 "at_ms": one.at_ms,
                 "kind": one.kind,
                 "budget": one.budget,
                 "account": one.account,
-                **one.details,
             }
             for one in self._events.since(since_ms)
         ]

@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "run the gateway",
     "check": "check a routing file: every mistake at once",
     "export": "print what was spent, per task type or another group",
+    "eval": "try the loop guard on recorded agent sessions, beside published rules",
     "demo": "watch agents run through a gateway in front of two simulated providers",
 }
 

@@ -13,7 +13,9 @@ from .reader import Reader, meant, nusd
 from .yaml_tree import Path
 
 # The budgets that session caps are.
-_CAPS = ("session-calls", "session-usd")
+_CAP_BUDGETS = {
+    f"{kind}-{unit}" for kind in values.CAP_NAMES for unit in (*values.CAP_MEASURES, "sub-agents")
+}  # fmt: skip
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 # A rolling window's steps are remembered one by one, and accounts as long.
 _ROLLING_SECONDS_MAX = 366 * 86_400
@@ -27,8 +29,8 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
     found = []
     for name, doc in document.budgets.items():
         path: Path = ("budgets", name)
-        if name in _CAPS:
-            reader.complain(path, f"'{name}' is what the session cap is called; choose another name", at_key=True)
+        if name in _CAP_BUDGETS:
+            reader.complain(path, f"'{name}' is what a session cap is called; choose another name", at_key=True)
         scope = _scope(reader, document, doc, known, path, open_caller)
         limit = _limit(reader, doc.limit, (*path, "limit"))
         if limit is None:
@@ -61,26 +63,27 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
     return tuple(found)
 
 
-def caps(reader: Reader, doc: schema.Caps) -> values.SessionCaps:
-    """What one session may take, as budgets whose scope is the session."""
-    limits = []
-    if doc.calls is not None:
-        limits.append((_CAPS[0], Measure.calls, doc.calls))
-    if doc.usd is not None:
-        limits.append((_CAPS[1], Measure.nusd, nusd(reader, doc.usd, ("sessions", "caps", "usd"))))
+def caps(reader: Reader, tree: schema.Caps, each: schema.SessionCaps | None, path: Path) -> values.SessionCaps:
+    """What a session may take, with all that it starts and by itself."""
     return values.SessionCaps(
-        budgets=tuple(
-            values.Budget(
-                name=name,
-                scope={"key": "*", "session": "*"},
-                measure=measure,
-                limit=limit,
-                window=values.Window(kind="session"),
-            )
-            for name, measure, limit in limits
-        ),
-        seconds=float(doc.minutes) * 60 if doc.minutes is not None else None,
+        budgets=_cap_budgets(reader, "session", tree, (*path, "caps")),
+        each=_cap_budgets(reader, "each", each, (*path, "each")) if each is not None else (),
+        sub_agents=values.cap("session", "sub-agents", tree.sub_agents) if tree.sub_agents is not None else None,
+        seconds=float(tree.minutes) * 60 if tree.minutes is not None else None,
+        depth=tree.depth,
     )
+
+
+def _cap_budgets(reader: Reader, kind: str, doc: schema.SessionCaps, path: Path) -> tuple[values.Budget, ...]:
+    found = []
+    for unit, measure in values.CAP_MEASURES.items():
+        asked = getattr(doc, unit)
+        if asked is not None:
+            amount = (
+                nusd(reader, asked, (*path, unit)) if measure is Measure.nusd else int(asked * values.UNITS[measure][1])
+            )
+            found.append(values.cap(kind, unit, amount))
+    return tuple(found)
 
 
 def _known(reader: Reader, document: schema.Document, open_caller: Caller) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError
 from ..values import catalog
+from ..values.budget import SessionCaps, tighter
 from ..values.request import Caller
 from ..values.units import MILLIJOULES_PER_WH
 from ..values.world import Webhook, World
@@ -21,6 +22,8 @@ from .budgets import caps as caps_of
 from .deployments import changes as changes_of
 from .deployments import deployments as deployments_of
 from .reader import Reader, meant, nusd
+from .sessions import fields as fields_of
+from .sessions import loops as loops_of
 from .yaml_tree import Path, read
 
 _OPEN_CALLER = Caller(key="anonymous", team="default")
@@ -146,9 +149,7 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         )
         for name, task in document.task_types.items()
     )
-    loops = document.loops
-    if loops.warn_at > loops.stop_at:
-        reader.complain(("loops", "warn_at"), f"'warn_at' is above 'stop_at' ({loops.stop_at}); it must not be")
+    caps = caps_of(reader, document.sessions.caps, document.sessions.each, ("sessions",))
     return World(
         # A price that has taken effect makes another configuration of the same file.
         generation=hashlib.sha256((text + f"#{passed}" * bool(passed)).encode()).hexdigest()[:12],
@@ -157,17 +158,29 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         routes=_routes(reader, document, deployments),
         task_types=task_types,
         budgets=budgets_of(reader, document, open_caller=_OPEN_CALLER),
-        caps=caps_of(reader, document.sessions.caps),
-        loops=catalog.LoopLimits(warn=loops.warn_at, stop=loops.stop_at, enforce=loops.mode == "enforce"),
+        caps=caps,
+        key_caps=_key_caps(reader, document, caps),
+        loops=loops_of(reader, document.loops, reader.section("routes"), reader.section("task_types")),
         policy=_policy(reader, document),
         callers=_callers(reader, document),
         open_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),
+        session_fields=fields_of(reader, document.sessions.body_fields),
+        agent_headers=tuple(header.lower() for header in document.sessions.agent_headers),
         parent_headers=tuple(header.lower() for header in document.sessions.parent_headers),
         root_headers=tuple(header.lower() for header in document.sessions.root_headers),
         user_headers=tuple(header.lower() for header in document.users.headers),
         webhook=_webhook(reader, document.notify.webhook),
     )
+
+
+def _key_caps(reader: Reader, document: schema.Document, caps: SessionCaps) -> dict[str, SessionCaps]:
+    """Per key, what its sessions may take, where that is less than others'."""
+    found = {}
+    for place, key in enumerate(document.keys):
+        if key.caps != schema.Caps():
+            found[key.id] = tighter(caps, caps_of(reader, key.caps, None, ("keys", place)))
+    return found
 
 
 def _callers(reader: Reader, document: schema.Document) -> dict[bytes, Caller]:

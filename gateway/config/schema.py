@@ -40,14 +40,33 @@ class SecretRef(_Strict):
     file: str | None = None
 
 
+class SessionCaps(_Strict):
+    """What a session may take: calls, dollars, tokens (input and output), watt-hours."""
+
+    calls: Count | None = None
+    usd: NotNegative | None = None
+    tokens: Count | None = None
+    wh: NotNegative | None = None
+
+
+class Caps(SessionCaps):
+    """What a session may take with all that it starts; minutes of wall clock, how deep its tree may be (1: no sub-agents
+    of sub-agents), and how many sub-agents it may have."""
+
+    minutes: Positive | None = None
+    depth: Annotated[int, Field(ge=0, le=64)] | None = None
+    sub_agents: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+
 class Key(_Strict):
     """A key that callers show, the team that pays, and the organisation that the team belongs to: budgets of different
-    organisations know nothing of each other."""
+    organisations know nothing of each other. `caps` are tighter ones for its sessions."""
 
     id: Name
     team: Name
     org: Name = "default"
     secret: SecretRef
+    caps: Caps = Caps()
 
 
 class Provider(_Strict):
@@ -274,33 +293,62 @@ class EnergyRules(_Strict):
     max_wh_per_request: Positive | None = None
 
 
-class Caps(_Strict):
-    """What one session may take."""
-
-    calls: Count | None = None
-    usd: NotNegative | None = None
-    minutes: Positive | None = None
-
-
 class Sessions(_Strict):
-    """Caps, the headers that name a session, those that name the session which started it, and those that name the
-    one at the head of the tree (of several gateways each knows only the parents that it has served)."""
+    """How a session is known and what it may take. `caps` are for it and all that it starts, `each` for every session
+    by itself; a run may ask for tighter ones. `headers` and `body_fields` name a session (`*` stands for anything; a
+    `uuid` after a field's name: only where it is one), `agent_headers` a sub-agent within it, `parent_headers` the
+    session that started it, and `root_headers` the one at the head of the tree."""
 
     caps: Caps = Caps()
+    each: SessionCaps = SessionCaps()
     headers: list[str] = [
         "x-penstock-session", "x-session-id", "session-id", "session_id", "thread-id", "x-claude-code-session-id",
-        "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id",
+        "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id", "x-*-session-id",
     ]  # fmt: skip
+    body_fields: list[str] = [
+        "client_metadata.session_id", "metadata.session_id", "metadata.user_id", "prompt_cache_key uuid",
+    ]  # fmt: skip
+    agent_headers: list[str] = ["x-penstock-agent", "x-claude-code-agent-id"]
     parent_headers: list[str] = ["x-penstock-parent-session"]
     root_headers: list[str] = ["x-penstock-root-session"]
 
 
-class Loops(_Strict):
-    """The loop guard: scores at which it warns and stops."""
+Score = Annotated[Number, Field(gt=0, le=20)]
+
+
+class LoopSteps(_Strict):
+    """The loop guard's ladder: the scores at which it warns, nudges the model, changes the tier, asks for a final
+    answer without tools, holds the session for a human, and stops it; `null` leaves a step out. `holdout` is the share
+    of sessions that are only observed. `stop_mode: answer` ends a run with a last answer in the model's place.
+    `statuses` maps a word of the User-Agent to the status of a stop."""
 
     mode: Literal["enforce", "shadow"] = "enforce"
-    warn_at: Count = 3
-    stop_at: Count = 12
+    warn_at: Score | None = Decimal(3)
+    nudge_at: Score | None = Decimal(4)
+    tier_at: Score | None = None
+    tier_move: Literal["escalate", "downgrade"] = "escalate"
+    answer_at: Score | None = None
+    hold_at: Score | None = None
+    hold_seconds: Annotated[Number, Field(ge=0, le=600)] = Decimal(0)
+    stop_at: Score | None = Decimal(8)
+    stop_mode: Literal["error", "answer"] = "error"
+    statuses: dict[str, Annotated[int, Field(ge=400, le=499)]] = {}
+    holdout: Share = Decimal(0)
+
+
+class LoopRule(LoopSteps):
+    """Other steps for a route, a task type, or both; what is not said is as in the rest of the file's `loops`."""
+
+    route: RouteName | None = None
+    task_type: Name | None = None
+
+
+class Loops(LoopSteps):
+    """The loop guard. `rules` apply to some routes and task types, the first that fits. `approval_links`: refusals
+    carry a signed link by which a person lets the session go on."""
+
+    rules: list[LoopRule] = []
+    approval_links: bool = True
 
 
 class Retries(_Strict):

@@ -24,6 +24,12 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         None, description="bearer token for /export and /admin beyond this machine, and for every grant"
     )
+    approval_secret: SecretStr | None = Field(
+        None, description="signs the links that let stopped sessions go on; unset: one made in the data folder"
+    )
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^\s?#]+$", description="where people reach this gateway, for those links"
+    )
     body_bytes_max: int = Field(32 * 1024 * 1024, gt=0, description="largest request body in bytes")
     calls_max: int = Field(10_000, gt=0, description="calls in flight at once; more are answered 503")
     drain_seconds: float = Field(120.0, ge=0, description="how long open streams may go on after SIGTERM")

@@ -1,4 +1,5 @@
-"""The street door for operators: /livez /readyz /metrics /export, and /admin/budgets, where more can be granted.
+"""The street door for operators: /livez /readyz /metrics /export, /admin/budgets, where more can be granted, and
+/admin/sessions, where stopped ones are let go on.
 
 /export and /admin show what teams spent: they are free only where the listening address is this machine's own, else
 they want the admin token.
@@ -8,12 +9,14 @@ import asyncio
 import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
 
 from ..desk import Desk
 from ..errors import BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
+from ..session_desk import SessionDesk
 from ..wire import body as bodies
 from ..wire import openai_errors
 
@@ -38,6 +41,7 @@ class Admin:
         render: Callable[[], tuple[bytes, str]],
         export: Export,
         desk: Desk,
+        session_desk: SessionDesk,
         events: Callable[[int], list[dict[str, Any]]],
         token: str | None,
         local: bool,
@@ -48,6 +52,7 @@ class Admin:
         self._render = render
         self._export_text = export
         self._desk = desk
+        self._sessions = session_desk
         self._events = events
         self._token = token
         self._local = local
@@ -71,6 +76,8 @@ class Admin:
             return web.Response(status=503 if reasons else 200, text="\n".join(reasons or ["ready"]) + "\n")
         if not self._with_data:
             return None
+        if path == "/admin/sessions" or path.startswith("/admin/sessions/"):
+            return await self._session(request)
         if path == "/admin/budgets" or path.startswith("/admin/budgets/"):
             return await self._budgets(request)
         if path not in ("/metrics", "/export"):
@@ -95,13 +102,38 @@ class Admin:
                 raise BadRequest("'since' must be milliseconds since the epoch.", param="since")
             return _json({"object": "list", "data": await asyncio.to_thread(self._events, int(since))})
         if request.method == "POST" and len(parts) == 2 and parts[1] == "grants":
-            if self._token is None:
-                # Whoever is on this machine may read; the agents that budgets are for are on it, too.
-                raise Unauthenticated(
-                    "Set PENSTOCK_ADMIN_TOKEN to grant more: it is not free to everybody on this machine."
-                )
-            return _json(await self._desk.grant(parts[0], await _asked(request), who="admin"))
+            self._insist()
+            return _json(await self._desk.grant(parts[0], await asked_of(request), who="admin"))
         raise NotFound("See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants.")
+
+    async def _session(self, request: web.BaseRequest) -> web.Response:
+        """GET /admin/sessions[?stopped=true], GET /admin/sessions/ID, POST /admin/sessions/ID/ACTION with resume, exempt,
+        kill or label; `?key=` where several keys have a session of that name."""
+        self._admit(request)
+        name, action = _parts(request)
+        key = request.query.get("key")
+        if request.method == "GET" and not action:
+            if name:
+                return _json(self._sessions.shown(name, key))
+            return _json(self._sessions.listed(stopped=request.query.get("stopped") == "true"))
+        if request.method == "POST" and name and action in ("resume", "exempt", "kill", "label"):
+            self._insist()
+            asked = await asked_of(request)
+            if action == "resume":
+                return _json(self._sessions.resumed(name, key, asked, who="admin"))
+            if action == "exempt":
+                return _json(self._sessions.exempted(name, key, who="admin"))
+            if action == "kill":
+                return _json(self._sessions.killed(name, key, asked, who="admin"))
+            return _json(self._sessions.labelled(name, key, asked, who="admin"))
+        raise NotFound(
+            "See GET /admin/sessions, GET /admin/sessions/ID, POST /admin/sessions/ID/resume|exempt|kill|label."
+        )
+
+    def _insist(self) -> None:
+        """Whoever is on this machine may read; the agents that budgets and stops are for are on it, too."""
+        if self._token is None:
+            raise Unauthenticated("Set PENSTOCK_ADMIN_TOKEN for this: it is not free to everybody on this machine.")
 
     async def _export(self, request: web.BaseRequest) -> web.Response:
         self._admit(request)
@@ -129,8 +161,8 @@ def _json(document: dict[str, Any]) -> web.Response:
     return web.Response(body=orjson.dumps(document), content_type="application/json")
 
 
-async def _asked(request: web.BaseRequest) -> dict[str, Any]:
-    """The JSON object that was sent, bounded in size and time. Raises BadRequest."""
+async def asked_of(request: web.BaseRequest) -> dict[str, Any]:
+    """The JSON object that was sent ({} for nothing), bounded in size and time. Raises BadRequest."""
     body = b""
     try:
         async with asyncio.timeout(_ASKED_SECONDS):
@@ -140,4 +172,13 @@ async def _asked(request: web.BaseRequest) -> dict[str, Any]:
                     raise BodyTooLarge(f"The body is larger than {_ASKED_BYTES_MAX} bytes.")
     except TimeoutError as error:
         raise BadRequest("The body did not arrive in time.") from error
-    return bodies.whole(body)
+    return bodies.whole(body) if body.strip() else {}
+
+
+def _parts(request: web.BaseRequest) -> tuple[str, str]:
+    """(session, action) of a path below /admin/sessions; a session's name may hold slashes."""
+    below = unquote(request.rel_url.raw_path.removeprefix("/admin/sessions")).strip("/")
+    name, slash, action = below.rpartition("/")
+    if request.method == "GET" or not slash:
+        return below, ""
+    return name, action

@@ -9,6 +9,8 @@ import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -27,12 +29,15 @@ from ..errors import (
     UpgradeRequired,
 )
 from ..exchange import Exchange
+from ..session_desk import SessionDesk
+from ..sessions.names import clean_name
 from ..values.answer import Answer
 from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS
 from ..values.request import Caller, Hints
 from ..values.world import World
 from ..wire import DIALECTS, PARSERS, Dialect, models, openai_errors, passage
-from .admin import Admin
+from .admin import Admin, asked_of
+from .approval_page import approve
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,8 @@ _WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
 _SESSION_CHARS_MAX = 128
+# What SDKs count their retries in (OpenAI's and Anthropic's alike).
+_RETRY_HEADER, _CAPS_HEADER = "x-stainless-retry-count", "x-penstock-session-caps"
 _TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
 # What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
 _PATHS = {
@@ -51,6 +58,7 @@ _PATHS = {
     "/v1/embeddings": "embeddings", "/v1/completions": "completions",
 }  # fmt: skip
 _PREFIX, _COUNT_TOKENS, _MY_BUDGETS = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
+_SESSIONS, _APPROVE = "/v1/sessions", "/approve/"
 # What beside the key may decide which budgets meet a request.
 _ASKED_OF_BUDGETS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
 # The account's own administration, what hands out keys to it, and what others stored with it, are nobody's business here.
@@ -135,8 +143,10 @@ class Front:
         calls_max: int,
         count_error: Callable[[str], None],
         desk: Desk,
+        session_desk: SessionDesk,
     ) -> None:
         self._desk = desk
+        self._session_desk = session_desk
         self._exchange = exchange
         self._world = world
         self._admin = admin
@@ -188,6 +198,10 @@ class Front:
             return self._models(request, path)
         if path == _MY_BUDGETS:
             return await self._my_budgets(request)
+        if path == _SESSIONS or path.startswith(f"{_SESSIONS}/"):
+            return await self._my_sessions(request)
+        if path.startswith(_APPROVE):
+            return await approve(request, self._session_desk, path.removeprefix(_APPROVE))
         if path == _COUNT_TOKENS and request.method == "POST":
             return await self._count_tokens(request, reply)
         found = await self._admin.answer(request)
@@ -266,6 +280,18 @@ class Front:
             raise BadRequest(f"Unknown parameter {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
         mine = await self._desk.mine(caller, dict(request.query))
         return web.Response(body=orjson.dumps(mine), content_type="application/json")
+
+    async def _my_sessions(self, request: web.BaseRequest) -> web.Response:
+        """POST /v1/sessions opens a run and says what it may take; GET /v1/sessions/ID tells how it stands."""
+        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
+        name = unquote(request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix(_SESSIONS)).strip("/")
+        if request.method == "POST" and not name:
+            told = self._session_desk.opened(caller, await asked_of(request))
+        elif request.method == "GET" and name:
+            told = self._session_desk.mine(caller, name)
+        else:
+            raise MethodNotAllowed("See POST /v1/sessions and GET /v1/sessions/ID.")
+        return web.Response(body=orjson.dumps(told), content_type="application/json")
 
     async def _body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
         """The whole body, bounded in size and time."""
@@ -359,6 +385,9 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
         session_source=source,
         parent=_named(headers, world.parent_headers),
         root=_named(headers, world.root_headers),
+        agent=_named(headers, world.agent_headers),
+        caps=headers.get(_CAPS_HEADER),
+        repeated=headers.get(_RETRY_HEADER, "0") != "0",
         user=_named(headers, world.user_headers),
         task_type=headers.get(_TASK_HEADER),
         route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,
@@ -406,18 +435,21 @@ def _session_of(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str
     for name in names:
         value = headers.get(name)
         if value:
-            return _clean(value), name
+            return _clean(_trace_of(value) if name == "traceparent" else value), name
+        if "*" in name:
+            found = next((other for other in headers if fnmatchcase(other, name) and headers[other]), None)
+            if found is not None:
+                return _clean(headers[found]), found
     return None, ""
 
 
-def _clean(session: str) -> str:
-    """A session id fit for headers, logs and labels."""
-    short = session[:_SESSION_CHARS_MAX]
-    return short if short.isascii() and short.isprintable() else _fingerprint(session)
+def _trace_of(traceparent: str) -> str:
+    """The trace's id alone: every request has a span of its own."""
+    parts = traceparent.split("-")
+    return parts[1] if len(parts) >= 4 else traceparent
 
 
-def _fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+_clean = clean_name
 
 
 def _begun(reply: StreamReply) -> web.StreamResponse | None:

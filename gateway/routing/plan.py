@@ -8,6 +8,8 @@ and then the tiers below: they are used when an attempt fails, or when a budget 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec import structs
+
 from ..accounting import pricing
 from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
 from ..crossing import Carrier, speech_of
@@ -70,6 +72,19 @@ def decide(
         ),
         struck=struck,
     )
+
+
+def moved(plan: Plan, move: str) -> Plan:
+    """The plan with the attempts of other tiers first, more capable ones (`escalate`) or cheaper ones, the nearest of
+    them before the rest; as it is where there are none."""
+    here = plan.attempts[0].deployment.tier
+    up = move == "escalate"
+    others = [one for one in plan.attempts if (one.deployment.tier > here if up else one.deployment.tier < here)]
+    if not others:
+        return plan
+    others.sort(key=lambda one: abs(one.deployment.tier - here))
+    first = structs.replace(others[0], reason=f"{others[0].reason}, {move}d out of a loop")
+    return Plan(attempts=(first, *others[1:], *[one for one in plan.attempts if one not in others]), struck=plan.struck)
 
 
 def close_to_a_limit(facts: Facts, route: Route) -> bool:

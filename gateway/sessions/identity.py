@@ -1,9 +1,10 @@
-"""Whose request this is: an id that the agent sends, else the conversation's own lineage.
+"""Whose request this is: an id that the agent sends, else the conversation's own lineage. A book.
 
 Agents that send nothing still send their whole history each time: the next request's history up to its newest answer
-is the previous request, message for message. A node is remembered for each request under a digest of its messages'
-shapes, within the caller's key. Requests that open a conversation always open a session: equal openings are the rule
-in batch work. Two continuations of one node part: the second is a new session that inherits the path's totals.
+is the previous request. A node is remembered for each request under the digest of its history (`lineage.py`), within
+the caller's key. Requests that open a conversation open a session: equal openings are the rule in batch work, and their
+continuations are told apart by what was answered. Two continuations of one answer part: the second is a new session
+that inherits the path's totals. A history that was rewritten is known by the answers in it.
 """
 
 from collections import OrderedDict
@@ -12,35 +13,45 @@ from typing import Any
 import msgspec
 
 from ..values.budget import NOTHING_MET, Met, SessionCaps
-from ..values.request import NOTHING, Message, Request
+from ..values.request import Request
+from ..values.session import Stop
+from . import lineage
+from .lineage import History
+from .loops import Conversation
 
-# Sessions and nodes kept in this process, oldest out first: about 1 kB each, up to 20 kB for the longest.
+# Sessions kept in this process, and nodes and answers to know them by, oldest out first.
 SESSIONS_MAX = 50_000
-# How many trailing answers are tried as the end of the previous request (agents may add several at once).
-_ANSWERS_TRIED = 2
-_TAIL_CHARS = 256
-_TAIL_PARTS = 8
-
-
-class Conversation(msgspec.Struct):
-    """What the loop guard knows of one conversation: messages read, score, and how often each step happened."""
-
-    seen: int = 0
-    score: float = 0.0
-    steps: dict[int, int] | None = None
+NODES_MAX = 100_000
+# Sessions above one whose caps are its own as well.
+_ABOVE_MAX = 8
+# Sessions that are remembered to have sent the same history, or to have been given the same answer.
+_ALIKE_MAX = 16
+# Sessions that wait with the same history for longer than this were left by their agents (seconds).
+_WAITING_SECONDS = 600.0
 
 
 class Session(msgspec.Struct):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
-    `tip` is the digest of its newest request, `provider` the one that served it last. `root` is the session at the head
-    of its tree: its own id unless another session started it. `input_per_byte` and `cached_share` are how its provider
-    counted its newest input: tokens per byte of body, and the share read from a cache.
+    `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins (its words,
+    the id of its first call) and `answered` whether one was given; `provider` the one that served it last. `root` is
+    the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
+    `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
+    started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent. `input_per_byte` and `cached_share` are how its provider counted its newest
+    input: tokens per byte of body, and the share read from a cache.
+
+    Of the loop guard: `talks` are its conversations, `taken` the steps of the ladder that were taken, `moved`
+    where that took it, `stop` why it is
+    not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an operator, whose
+    `note` the model will see and whose `label` says whether it was a loop. `version` counts what operators did.
     """
 
     id: str
     source: str
     started_at: float
     tip: int = 0
+    tip_at: float = 0.0
+    heard: tuple[str, str] = ("", "")
+    answered: bool = False
     provider: str = ""
     inherited_calls: int = 0
     inherited_nusd: int = 0
@@ -50,18 +61,31 @@ class Session(msgspec.Struct):
     root: str = ""
     input_per_byte: float = 0.0
     cached_share: float = 0.0
-    loop_score: float = 0.0
-    loop_repeats: int = 0
     talks: dict[int, Conversation] = {}
+    depth: int = 0
+    children: int = 0
+    taken: frozenset[str] = frozenset()
+    stop: Stop | None = None
+    stop_seen_at: float = 0.0
+    hammered: int = 0
+    exempt: bool = False
+    note: str = ""
+    label: str = ""
+    version: int = 0
     lines: Met = NOTHING_MET
-    lines_hour: int = -1
-    lines_caps: SessionCaps | None = None
+    lines_stamp: tuple[int | bool, ...] = ()
+    above: tuple["Session", ...] = ()
+    own: SessionCaps | None = None
+    own_version: int = 0
+    own_told: str = ""
+    moved: str = ""
+    admitted: bool = False
 
     def __post_init__(self) -> None:
         self.root = self.root or self.id
 
 
-class _Node(msgspec.Struct, frozen=True):
+class _Node(msgspec.Struct, frozen=True, gc=False):
     """One request of a session and what its path had taken before it was served."""
 
     session: Session
@@ -72,10 +96,11 @@ class _Node(msgspec.Struct, frozen=True):
 class SessionBook:
     """Sessions by id and by lineage, bounded; the least recently used are forgotten."""
 
-    def __init__(self, capacity: int = SESSIONS_MAX) -> None:
-        self._capacity = capacity
-        self._named: OrderedDict[tuple[str, str], Session] = OrderedDict()
-        self._nodes: OrderedDict[int, _Node] = OrderedDict()
+    def __init__(self, capacity: int = SESSIONS_MAX, nodes: int = NODES_MAX) -> None:
+        self._capacity, self._nodes_max = capacity, nodes
+        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._nodes: OrderedDict[int, tuple[_Node, ...]] = OrderedDict()
+        self._answers: OrderedDict[int, tuple[Session, ...]] = OrderedDict()
 
     def named(
         self,
@@ -89,85 +114,175 @@ class SessionBook:
     ) -> Session:
         """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree; `root` is
         its head, where the caller says so."""
-        name = (key, session_id)
-        session = self._named.get(name)
+        session = self.of(key, session_id)
         if session is None:
-            session = self._named[name] = Session(id=session_id, source=source, started_at=now)
+            session = self._kept(key, Session(id=session_id, source=source, started_at=now))
             if parent is not None and parent != session_id:
-                head = self._named.get((key, parent))
-                session.parent, session.root = parent, head.root if head is not None else parent
-            session.root = root or session.root
-            _trim(self._named, self._capacity)
-        else:
-            self._named.move_to_end(name)
+                self._belong(key, session, parent)
+            if root and root != session.root:
+                self._belong_to(key, session, root)
         return session
 
-    def inferred(self, key: str, request: Request, *, fresh_id: str, now: float) -> Session:
-        """The session whose previous request this one continues, else a new one called `fresh_id`."""
-        digest = _digest(key, request, len(request.messages))
-        parent = self._parent(key, request)
-        if parent is None:
-            session = Session(id=fresh_id, source="new", started_at=now)
-        elif parent[1].session.tip in (parent[0], digest):
-            session = parent[1].session
-            session.source = "lineage"
-        else:
-            session = _parted(parent[1], fresh_id)
-        session.tip = digest
-        self._nodes[digest] = _Node(
-            session, session.inherited_calls + session.calls, session.inherited_nusd + session.charge_nusd
-        )
-        self._nodes.move_to_end(digest)
-        _trim(self._nodes, self._capacity)
+    def _belong(self, key: str, session: Session, parent: str) -> None:
+        """The session was started by `parent`; one that nobody knows yet is taken for the head of its tree."""
+        head = self.of(key, parent)
+        if head is None:
+            head = self._kept(key, Session(id=parent, source="parent", started_at=session.started_at))
+        session.parent, session.root = parent, head.root
+        session.depth = head.depth + 1
+        session.above = (head, *head.above)[:_ABOVE_MAX]
+        head.children += 1
+
+    def _belong_to(self, key: str, session: Session, root: str) -> None:
+        """The caller says who is at the head of the tree; what lies between may be known to other gateways only."""
+        head = self.of(key, root)
+        if head is None:
+            head = self._kept(key, Session(id=root, source="parent", started_at=session.started_at))
+        session.root = root
+        session.parent = session.parent or root
+        session.depth = max(session.depth, 1)
+        if head not in session.above:
+            session.above = (*session.above, head)[-_ABOVE_MAX:]
+        for one in session.above:
+            one.root = root if one.root == one.id else one.root
+
+    def of(self, key: str, session_id: str) -> Session | None:
+        """The session of that id, None if nobody remembers."""
+        session = self._sessions.get((key, session_id))
+        if session is not None:
+            self._sessions.move_to_end((key, session_id))
         return session
+
+    def inferred(self, key: str, request: Request, *, fresh_id: str, now: float, repeated: bool = False) -> Session:
+        """The session whose previous request this one continues, else a new one called `fresh_id`. `repeated`: the
+        caller says that it sends this once more."""
+        history = History(key, request)
+        session = self._again(history, repeated) or self._continued(history, now) or self._rewritten(key, history)
+        if session is None:
+            session = self._kept(
+                key, self._parted(history, fresh_id) or Session(id=fresh_id, source="new", started_at=now)
+            )
+        else:
+            session.source = "lineage"
+            self.of(key, session.id)
+        if session.tip != history.digest:
+            session.tip, session.heard, session.answered = history.digest, ("", ""), False
+        session.tip_at = now
+        self._note(history.digest, session)
+        return session
+
+    def answered(self, key: str, session: Session, tip: int, text: str, call_id: str) -> None:
+        """An answer was given to the session's request with the history `tip`; it begins like this."""
+        if session.tip == tip:
+            session.answered, session.heard = True, (text[: lineage.HEARD_CHARS], call_id)
+        for digest in lineage.answer_keys(key, text, call_id):
+            alike = self._answers.get(digest, ())
+            if session not in alike:
+                self._answers[digest] = (*alike, session)[-_ALIKE_MAX:]
+            self._answers.move_to_end(digest)
+        _trim(self._answers, self._nodes_max)
+
+    @property
+    def count(self) -> int:
+        """Sessions that are remembered."""
+        return len(self._sessions)
+
+    def newest(self) -> list[tuple[tuple[str, str], Session]]:
+        """((key, id), session) of all of them, the most recently used first."""
+        return list(self._sessions.items())[::-1]
+
+    def keys_of(self, session_id: str) -> list[str]:
+        """The keys that have a session of that id."""
+        return [key for key, name in self._sessions if name == session_id]
 
     def __len__(self) -> int:
-        return len(self._named) + len(self._nodes)
+        return len(self._sessions) + len(self._nodes)
 
-    def _parent(self, key: str, request: Request) -> tuple[int, _Node] | None:
-        messages, tried = request.messages, 0
-        for place in range(len(messages) - 1, 0, -1):
-            if messages[place].role != "assistant":
+    def _again(self, history: History, repeated: bool) -> Session | None:
+        """The session whose newest request this is once more, because no answer to it came, or the caller says so. What
+        opens a conversation is otherwise a new one; what continues one may be another that waits for the same."""
+        alike = [node.session for node in self._nodes.get(history.digest, ()) if node.session.tip == history.digest]
+        again = [session for session in alike if repeated or not (session.answered or history.opens)]
+        return again[-1] if again else None
+
+    def _continued(self, history: History, now: float) -> Session | None:
+        """The session that waits at the previous request, the first of several of which no more is known."""
+        for digest, answer in history.earlier():
+            nodes = self._nodes.get(digest, ())
+            if not nodes:
                 continue
-            digest = _digest(key, request, place)
-            node = self._nodes.get(digest)
-            if node is not None:
-                return digest, node
-            tried += 1
-            if tried == _ANSWERS_TRIED:
-                break
+            waiting = [node.session for node in nodes if node.session.tip == digest]
+            said = lineage.said_by(answer)
+            fitting = [one for one in waiting if lineage.matches(one.heard, said)]
+            unknown = [one for one in waiting if lineage.matches(one.heard, said) is None]
+            found = _longest_waiting(fitting, now) or _longest_waiting(unknown, now)
+            if found is None and len(nodes) == 1 and waiting:
+                # The only one there is; its agent tells the answer in its own way.
+                found = waiting[0]
+            if found is None:
+                # It went on already: the same once more.
+                found = next(
+                    (
+                        node.session
+                        for node in self._nodes.get(history.digest, ())[::-1]
+                        if node.session.tip == history.digest
+                    ),
+                    None,
+                )
+            return found
         return None
 
+    def _parted(self, history: History, fresh_id: str) -> Session | None:
+        """A session that parts from another after one of its earlier answers: it inherits the totals of the path, the
+        request that was answered included."""
+        for digest, _answer in history.earlier():
+            for node in reversed(self._nodes.get(digest, ())):
+                return Session(
+                    id=fresh_id,
+                    source="lineage",
+                    started_at=node.session.started_at,
+                    inherited_calls=node.calls + 1,
+                    inherited_nusd=node.nusd,
+                )
+        return None
 
-def _parted(node: _Node, fresh_id: str) -> Session:
-    """A session that parts from another at `node`: it inherits the totals of the path, the request itself included."""
-    return Session(
-        id=fresh_id,
-        source="lineage",
-        started_at=node.session.started_at,
-        inherited_calls=node.calls + 1,
-        inherited_nusd=node.nusd,
-    )
+    def _rewritten(self, key: str, history: History) -> Session | None:
+        """The one session that was given the newest answers of a history that nobody sent before."""
+        if any(digest in self._nodes for digest, _ in history.earlier()):
+            return None
+        found: set[int] | None = None
+        by_id: dict[int, Session] = {}
+        for _, answer in history.earlier():
+            keys = lineage.answer_keys(key, *lineage.said_by(answer))
+            alike = [session for digest in keys for session in self._answers.get(digest, ())]
+            if not alike:
+                continue
+            by_id |= {id(session): session for session in alike}
+            ids = {id(session) for session in alike}
+            found = ids if found is None else (found & ids or found)
+            if len(found) == 1:
+                return by_id[found.pop()]
+        return None
+
+    def _note(self, digest: int, session: Session) -> None:
+        node = _Node(session, session.inherited_calls + session.calls, session.inherited_nusd + session.charge_nusd)
+        others = tuple([one for one in self._nodes.get(digest, ()) if one.session is not session])
+        self._nodes[digest] = (*others[1 - _ALIKE_MAX :], node)
+        self._nodes.move_to_end(digest)
+        _trim(self._nodes, self._nodes_max)
+
+    def _kept(self, key: str, session: Session) -> Session:
+        self._sessions[key, session.id] = session
+        _trim(self._sessions, self._capacity)
+        return session
 
 
-def _digest(key: str, request: Request, count: int) -> int:
-    """Digest of the first `count` messages: every length, and the text at the ends of the first and last two.
-
-    Python's keyed hash: cheap, and of no use outside this process.
-    """
-    messages = request.messages
-    ends = [text_ends(m) for m in (*messages[: min(2, count)], *messages[max(0, count - 2) : count])]
-    return hash((key, tuple(request.sizes[:count]), *ends))
-
-
-def text_ends(message: Message) -> str:
-    """Head and tail of what a message says, enough to tell it from another of the same length."""
-    content = message.content
-    calls = b"" if message.tool_calls is NOTHING else bytes(memoryview(message.tool_calls)[:_TAIL_CHARS])
-    if isinstance(content, list):
-        texts = [str(part.get("text"))[:_TAIL_CHARS] for part in content[:_TAIL_PARTS] if isinstance(part, dict)]
-        return f"{len(content)}{texts}{calls!r}"
-    return f"{content[:_TAIL_CHARS]}{content[-_TAIL_CHARS:]}{calls!r}" if content else f"{calls!r}"
+def _longest_waiting(sessions: list[Session], now: float) -> Session | None:
+    """Of several that wait for the same, the first that came; what was left by its agent comes last."""
+    fresh = [session for session in sessions if now - session.tip_at <= _WAITING_SECONDS]
+    if fresh:
+        return min(fresh, key=lambda session: session.tip_at)
+    return max(sessions, key=lambda session: session.tip_at, default=None)
 
 
 def _trim(table: OrderedDict[Any, Any], capacity: int) -> None:

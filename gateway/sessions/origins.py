@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from ..values.base import Value
 from .identity import Session
+from .loops import Conversation
 
 ORIGINS_MAX = 50_000
 # Kept conversations, all together and each, in bytes of JSON; and for how long, in seconds.
@@ -19,12 +20,14 @@ TRANSCRIPT_SECONDS = 3600.0
 
 
 class Origin(Value, frozen=True, kw_only=True):
-    """Where an answer to `key` came from. `tokens` are its conversation's so far, input and output; `transcript` is the
+    """Where an answer to `key` came from. `talk` is what the loop guard knows of its conversation,
+    `tokens` are the conversation's so far, input and output; `transcript` is the
     conversation as JSON, where it lies with us."""
 
     key: str
     provider: str
     session: Session
+    talk: Conversation
     tokens: int
     at: float
     transcript: bytes | None = None

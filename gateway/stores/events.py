@@ -4,7 +4,7 @@ Rare and small: written at once, from a thread, over a connection of its own.
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ PAGE_MAX = 1_000
 
 
 class Event(Value, frozen=True, kw_only=True):
-    """One event: `kind` is budget_threshold, budget_top_up or budget_grace; `details` say the rest."""
+    """One event: `kind` is budget_threshold, budget_top_up, budget_grace, or one of those of sessions; `details` say the rest."""
 
     id: str
     at_ms: int
@@ -63,6 +63,22 @@ class SqliteEvents:
             return [
                 Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
                 for row in reversed(rows.fetchall())
+            ]
+        finally:
+            db.close()
+
+    def of_kinds(self, kinds: Iterable[str], since_ms: int) -> list[Event]:
+        """Every event of these kinds since then, oldest first."""
+        names = tuple(kinds)
+        db = self._open()
+        try:
+            marks = ",".join("?" * len(names))
+            rows = db.execute(
+                f"SELECT * FROM events WHERE at_ms >= ? AND kind IN ({marks}) ORDER BY at_ms, rowid", (since_ms, *names)
+            )
+            return [
+                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
+                for row in rows
             ]
         finally:
             db.close()

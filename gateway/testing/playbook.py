@@ -19,6 +19,7 @@ from ..values.answer import Answer
 from ..values.budget import Amounts, Exceeded, Offer, Reservation
 from ..values.entry import Hold, LedgerEntry
 from ..values.request import Caller, Hints, Message
+from ..values.session import SessionEvent
 from ..values.world import World
 from ..wire import chat
 
@@ -120,6 +121,7 @@ class Playbook:
     def __init__(self, world: World, provider: Sequence[Answers | UpstreamError], *, disk_full: bool = False) -> None:
         self.events: list[str] = []
         self.entries: list[LedgerEntry] = []
+        self.session_events: list[SessionEvent] = []
         self.calls: list[UpstreamCall] = []
         self.clock = FakeClock()
         self.book = BudgetBook()
@@ -137,7 +139,16 @@ class Playbook:
             clock=self.clock,
             chance=FakeChance(),
             outputs=OutputBook(),
+            news=self,
         )
+
+    def happened(self, event: SessionEvent) -> None:
+        """Keep what happened to sessions."""
+        self.session_events.append(event)
+
+    def link(self, key: str, session: str, stop: str) -> str:
+        """A link that leads nowhere."""
+        return f"http://gateway.test/approve/{key}.{session}.{stop}"
 
     async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> Answer:
         """Serve one request."""

@@ -177,16 +177,61 @@ NOTHING_MET = met(())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCaps:
-    """What one session, with all that it started, may take: budgets whose scope is the session, and seconds of wall
-    clock (None: no cap). `blank` is what a session meets, but for its accounts."""
+    """What a session may take: budgets of it together with all that it started (`budgets`), and of it alone (`each`);
+    seconds of wall clock since the head of its tree began, how deep the tree may be (1: no sub-agents of sub-agents)
+    and how many sub-agents it may have in all. None: no cap."""
 
     budgets: tuple[Budget, ...] = ()
+    each: tuple[Budget, ...] = ()
+    sub_agents: Budget | None = None
     seconds: float | None = None
-    blank: Met = field(init=False)
+    depth: int | None = None
 
-    def __post_init__(self) -> None:
-        blank = met(tuple(Line(account="", budget=budget, ceiling=budget.refuse) for budget in self.budgets))
-        object.__setattr__(self, "blank", blank)
+    @property
+    def all_budgets(self) -> tuple[Budget, ...]:
+        """Every budget that is a cap."""
+        return (*self.budgets, *self.each, *([self.sub_agents] if self.sub_agents is not None else []))
+
+
+# What a run's caps are called by who set them: the configuration for a tree, for each session alone, the run itself.
+CAP_NAMES = ("session", "each", "run")
+CAP_MEASURES = {"calls": Measure.calls, "usd": Measure.nusd, "tokens": Measure.tokens, "wh": Measure.millijoules}
+
+
+def cap(kind: str, unit: str, limit: int) -> Budget:
+    """The budget that a cap is: `session-usd`, `each-calls`, `run-wh`."""
+    return Budget(
+        name=f"{kind}-{unit}",
+        scope={"key": "*", "session": "*"},
+        measure=Measure.calls if unit == "sub-agents" else CAP_MEASURES[unit],
+        limit=limit,
+        window=Window(kind="session"),
+    )
+
+
+def tighter(one: SessionCaps, other: SessionCaps) -> SessionCaps:
+    """Of each cap the lower."""
+
+    def lower(these: tuple[Budget, ...], those: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        by_name = {budget.name: budget for budget in these}
+        for budget in those:
+            known = by_name.get(budget.name)
+            if known is None or budget.limit < known.limit:
+                by_name[budget.name] = budget
+        return tuple(by_name.values())
+
+    def least(this: float | None, that: float | None) -> float | None:
+        return that if this is None else this if that is None else min(this, that)
+
+    agents = lower(*[(caps.sub_agents,) if caps.sub_agents is not None else () for caps in (one, other)])
+    depth = least(one.depth, other.depth)
+    return SessionCaps(
+        budgets=lower(one.budgets, other.budgets),
+        each=lower(one.each, other.each),
+        sub_agents=agents[0] if agents else None,
+        seconds=least(one.seconds, other.seconds),
+        depth=None if depth is None else int(depth),
+    )
 
 
 class Smaller(Value, frozen=True, kw_only=True):

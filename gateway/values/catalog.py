@@ -200,16 +200,6 @@ class TaskType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopLimits:
-    """How often the same tool call may return the same result before the gateway warns and stops; `enforce` False
-    only observes."""
-
-    warn: int
-    stop: int
-    enforce: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The numbers behind routing: tier thresholds on complexity, and what energy and carbon weigh.
 

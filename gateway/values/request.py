@@ -32,12 +32,14 @@ NO_STATE: frozenset[str] = frozenset()
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message of the conversation in the shape of chat completions, to which the other dialects are mapped; what is
-    not named here is not read. `tool_calls` stays raw until somebody asks."""
+    not named here is not read. `tool_calls` stays raw until somebody asks; `is_error`: a tool's result that is marked as a
+    failure (or not)."""
 
     role: str
     content: str | list[Any] | None = None
     tool_calls: msgspec.Raw = NOTHING
     tool_call_id: Any = None
+    is_error: Any = None
     thinking_blocks: msgspec.Raw = NOTHING
 
 
@@ -71,7 +73,8 @@ class Request(Value, frozen=True, kw_only=True):
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
     lie with a provider, `previous` among them the answer that this request continues. `background`: the provider goes on
-    with it after it has answered. `user` is the end user that the caller names, as it names it.
+    with it after it has answered. `user` is the end user that the caller names, as it names it;
+    `naming` the fields of the body that may name its session.
     """
 
     dialect: str
@@ -93,6 +96,7 @@ class Request(Value, frozen=True, kw_only=True):
     background: bool = False
     previous: str | None = None
     user: str = ""
+    naming: Mapping[str, msgspec.Raw] = {}
 
     def __repr__(self) -> str:
         # Bodies hold prompts, which belong in no log.
@@ -105,11 +109,14 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 
 
 class Hints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the session that started it, the one at
-    the head of its tree, the end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
+    """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the run
+    may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
 
     session: str | None = None
     session_source: str = ""
+    agent: str | None = None
+    caps: str | None = None
+    repeated: bool = False
     parent: str | None = None
     root: str | None = None
     user: str | None = None

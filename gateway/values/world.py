@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .budget import Budget, SessionCaps
-from .catalog import Deployment, LoopLimits, Policy, Route, TaskType
+from .catalog import Deployment, Policy, Route, TaskType
 from .request import Caller
+from .session import LoopPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +36,14 @@ class World:
     task_types: tuple[TaskType, ...]
     budgets: tuple[Budget, ...]
     caps: SessionCaps
-    loops: LoopLimits
+    key_caps: Mapping[str, SessionCaps] = field(default_factory=dict)
+    loops: LoopPolicy
     policy: Policy
     callers: Mapping[bytes, Caller] = field(repr=False)
     open_caller: Caller | None
     session_headers: tuple[str, ...]
+    session_fields: tuple[tuple[str, bool], ...] = ()
+    agent_headers: tuple[str, ...] = ()
     parent_headers: tuple[str, ...] = ()
     root_headers: tuple[str, ...] = ()
     user_headers: tuple[str, ...] = ()
@@ -53,6 +57,10 @@ class World:
         object.__setattr__(self, "learns", any(budget.expected for budget in self.budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))
+
+    def caps_of(self, key: str) -> SessionCaps:
+        """What the sessions of a key may take."""
+        return self.key_caps.get(key, self.caps)
 
     def route(self, name: str) -> Route | None:
         """The route of that name, else the longest pattern (a name that ends in *) that fits."""

@@ -6,7 +6,7 @@ field order and big numbers reach the provider unchanged.
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from ..errors import BadRequest
-from ..values.request import Request, Splice
+from ..values.request import NOTHING, Request, Splice
 
 # While the body is parsed its "model" is called "_odel": if `model` is then gone from the top level, the key that we
 # renamed was the top level's only one, written in any way JSON allows.
@@ -35,13 +35,17 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Fields(msgspec.Struct, gc=False, kw_only=True):
-    """What every body has: `model`, under its own name and under the one it has while it is looked for; and who the end
-    user is, if it says so."""
+    """What every body has: `model`, under its own name and under the one it has while it is looked for; who the end
+    user is, if it says so, and the fields in which agents name their session (NAMING)."""
 
     model: Any = msgspec.UNSET
     renamed: Any = msgspec.field(default=None, name="_odel")
     user: Any = None
     safety_identifier: Any = None
+    metadata: msgspec.Raw = NOTHING
+    client_metadata: msgspec.Raw = NOTHING
+    prompt_cache_key: msgspec.Raw = NOTHING
+    session_id: msgspec.Raw = NOTHING
 
 
 # Some upstreams match keys whatever their case (Go's encoding/json): "Model" would then name another model there than
@@ -51,6 +55,12 @@ _OTHER_SPELLINGS = tuple(
 )
 _NO_OTHERS = (msgspec.UNSET,) * len(_OTHER_SPELLINGS)
 _others = attrgetter(*(f"other_{number}" for number in range(len(_OTHER_SPELLINGS))))
+
+# Fields that may name a session.
+NAMING = ("metadata", "client_metadata", "prompt_cache_key", "session_id")
+_naming = attrgetter(*NAMING)
+_NONE_GIVEN = (NOTHING,) * len(NAMING)
+_NO_NAMES: Mapping[str, msgspec.Raw] = {}
 
 Read = TypeVar("Read", bound=Fields)
 
@@ -179,6 +189,16 @@ def user(document: Fields) -> str:
         if isinstance(name, str) and name:
             return name
     return ""
+
+
+def naming(document: Fields) -> Mapping[str, msgspec.Raw]:
+    """The fields that may name a session, as they stand."""
+    raws = _naming(document)
+    return (
+        _NO_NAMES
+        if raws == _NONE_GIVEN
+        else {name: raw for name, raw in zip(NAMING, raws, strict=True) if present(raw)}
+    )
 
 
 def present(raw: msgspec.Raw) -> bool:

@@ -87,6 +87,7 @@ def parse(body: bytes | bytearray) -> Request:
         tool_names=_tool_names(document.tools),
         has_schema=_has_schema(document.response_format),
         user=bodies.user(document),
+        naming=bodies.naming(document),
         state=_state(messages, sizes),
     )
 

@@ -46,6 +46,8 @@ class ChatStream(Meter):
                 continue
             delta = choice.get("delta")
             weight += text_bytes(delta) if isinstance(delta, dict) else weight_of(choice.get("text"))
+            if isinstance(delta, dict) and (self.listening or not self.heard_call):
+                self._heard_in(delta)
             self.finished = self.finished or choice.get("finish_reason") is not None
         self._weigh(weight, event_bytes)
         usage = payload.get("usage")
@@ -53,6 +55,11 @@ class ChatStream(Meter):
             return True
         self.usage = usage
         return not self._withhold or bool(choices)
+
+    def _heard_in(self, delta: dict[str, Any]) -> None:
+        calls = delta.get("tool_calls")
+        call = calls[0] if isinstance(calls, list) and calls else None
+        self._hear(delta.get("content"), call.get("id") if isinstance(call, dict) else None)
 
     def _watch(self, payload: dict[str, Any]) -> None:
         choices = payload.get("choices")

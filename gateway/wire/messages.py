@@ -42,6 +42,7 @@ class _Block(msgspec.Struct, gc=False):
     name: Any = None
     input: msgspec.Raw = NOTHING
     tool_use_id: Any = None
+    is_error: Any = None
     content: Any = None
     signature: Any = None
     source: Any = None
@@ -62,7 +63,6 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     tools: msgspec.Raw = NOTHING
     output_config: msgspec.Raw = NOTHING
     output_format: msgspec.Raw = NOTHING
-    metadata: msgspec.Raw = NOTHING
 
 
 class _Tool(msgspec.Struct, gc=False):
@@ -103,6 +103,7 @@ def parse(body: bytes | bytearray) -> Request:
         wants_usage=True,
         usage_splice=None,
         user=_user_id(document.metadata),
+        naming=bodies.naming(document),
         max_output_tokens=count("max_tokens", document.max_tokens, bodies.TOKENS_MAX),
         choices=1,
         tool_names=_tool_names(document.tools),
@@ -135,11 +136,11 @@ def refused(refusal: Refusal) -> Answer:
     """A refusal that agents obey: 402 stops every Anthropic client that was measured at once, where 400 makes Claude
     Code drop its beta headers and try again."""
     headers = {"content-type": _JSON, "x-should-retry": "false"}
-    status = 402 if refusal.param is None else 400
+    status = refusal.status or (402 if refusal.param is None else 400)
     if refusal.retry_after_seconds is not None:
         status = refusal.status or 429
         headers = {"content-type": _JSON, "retry-after": str(refusal.retry_after_seconds)}
-    error = {"type": _KINDS[status], "message": refusal.message, "code": refusal.code, "param": refusal.param}
+    error = {"type": kind_of(status), "message": refusal.message, "code": refusal.code, "param": refusal.param}
     if refusal.details:
         error["details"] = dict(refusal.details)  # type: ignore[assignment]
     return Answer(status=status, headers=headers, body=orjson.dumps({"type": "error", "error": error}))
@@ -207,7 +208,7 @@ def _user(role: str, blocks: list[_Block], kinds: set[str]) -> Iterator[Message]
     for block in blocks:
         if block.type == "tool_result":
             results += 1
-            yield Message("tool", _result(block.content), NOTHING, block.tool_use_id)
+            yield Message("tool", _result(block.content), NOTHING, block.tool_use_id, block.is_error)
         elif isinstance(block.text, str):
             said.append(block.text)
         elif isinstance(block.source, dict):

@@ -26,6 +26,11 @@ class MessagesStream(Meter):
             delta = payload.get("delta")
             names = ("text", "partial_json", "thinking")
             self._weigh(sum(weight_of(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes)
+            self._hear(delta.get("text") if isinstance(delta, dict) else None)
+        elif kind == "content_block_start":
+            block = payload.get("content_block")
+            if isinstance(block, dict) and block.get("type") == "tool_use":
+                self._hear(None, block.get("id"))
         elif kind == "message_start":
             message = payload.get("message")
             if isinstance(message, dict):

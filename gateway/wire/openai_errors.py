@@ -15,7 +15,7 @@ _JSON = "application/json"
 def refused(refusal: Refusal) -> Answer:
     """A refusal that agents obey: 400 stops every client that was measured at once, 429 only where waiting helps."""
     headers = {"content-type": _JSON, "x-should-retry": "false"}
-    status = 400
+    status = refusal.status or 400
     if refusal.retry_after_seconds is not None:
         status = refusal.status or 429
         headers = {"content-type": _JSON, "retry-after": str(refusal.retry_after_seconds)}

@@ -117,6 +117,7 @@ def parse(body: bytes | bytearray) -> Request:
         previous=document.previous_response_id,
         background=bool(document.background),
         user=bodies.user(document),
+        naming=bodies.naming(document),
     )
 
 

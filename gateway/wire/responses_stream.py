@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .heard import beginning, calls
 from .response_so_far import ResponseSoFar
 from .sse import Meter, weight_of, written
 
@@ -37,6 +38,9 @@ class ResponsesStream(Meter):
             self.id = str(response.get("id") or self.id)
         if kind in _ENDS and isinstance(response, dict):
             usage = response.get("usage")
+            # Its end says all of it again.
+            self.heard, self.heard_call = beginning(response)
+            self.calls = calls(response)
             self.usage = usage if isinstance(usage, dict) else None
             self.done = self.finished = True
             if kind == "response.failed":

@@ -20,6 +20,8 @@ from ..errors import BrokenAnswer
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 # One event larger than this is not an answer but a flood (the largest real ones, inline images, stay under 8 MB).
 EVENT_BYTES_MAX = 8 * 1024 * 1024
+# So much of an answer's beginning is heard.
+HEARD_CHARS = 64
 # Events with text that are read to learn the size of the envelope.
 _LEARNT_FROM = 3
 
@@ -27,7 +29,9 @@ _LEARNT_FROM = 3
 class Meter:
     """State of one stream: `usage` is the provider's usage object once seen, `id` the answer's own name, `done` whether
     the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent one.
-    `watched` is set before the first byte where `ending` may be called.
+    `watched` is set before the first byte where `ending` may be called; `listening` where it is of interest how the
+    answer begins: `heard` then has its first words, `heard_call` the id of its first call. `calls` are those of an
+    answer that says them all at its end.
 
     A dialect says which blocks matter (`_matters`) and reads an event (`_read`); of a watched stream it keeps what its
     end needs (`_watch`), and words that end (`_closing`).
@@ -35,7 +39,7 @@ class Meter:
 
     __slots__ = (
         "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events",
-        "counting", "done", "error", "finished", "id", "usage", "watched",
+        "calls", "counting", "done", "error", "finished", "heard", "heard_call", "id", "listening", "usage", "watched",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +62,9 @@ class Meter:
         self.done = False
         self.finished = False
         self.watched = False
+        self.listening = False
+        self.heard, self.heard_call = "", ""
+        self.calls: tuple[tuple[Any, Any, Any], ...] = ()
 
     def _matters(self, data: bytes) -> bool:
         """Whether a block of whole events has to be read."""
@@ -87,7 +94,7 @@ class Meter:
             data = data[:whole]
         if not data:
             return b""
-        if self.watched or self._learnt < _LEARNT_FROM or self._matters(data):
+        if self.watched or self.listening or self._learnt < _LEARNT_FROM or self._matters(data):
             return self._event_by_event(data)
         self._bytes += len(data)
         self._events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
@@ -123,6 +130,14 @@ class Meter:
         """Bytes of answer text so far (content, reasoning, tool arguments), and how many events carried any."""
         counted = max(self._bytes - self._events * self._envelope, 0)
         return self._text_bytes + counted, self._text_events + self._events
+
+    def _hear(self, text: Any, call_id: Any = None) -> None:
+        """Something of the answer's beginning was read."""
+        if isinstance(call_id, str) and call_id and not self.heard_call:
+            self.heard_call, self.listening = call_id, False
+        if isinstance(text, str) and len(self.heard) < HEARD_CHARS:
+            self.heard += text
+            self.listening = self.listening and len(self.heard) < HEARD_CHARS
 
     def _weigh(self, weight: int, event_bytes: int) -> None:
         """An event was read that carries `weight` bytes of text."""

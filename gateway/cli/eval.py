@@ -1,0 +1,58 @@
+"""`penstock eval loops`: the loop guard and published rules, tried on recorded agent sessions."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import orjson
+
+from ..evaluation import long_sessions, report, tables
+from ..evaluation.ours import Meter, limits
+from ..evaluation.recordings import load
+from ..evaluation.replay import NAMES, makers
+from ..evaluation.spend import Prices
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """One subject so far: loops."""
+    subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
+    text = "replay recorded sessions before the loop guard and published rules"
+    loops = subjects.add_parser("loops", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    loops.add_argument(
+        "data", nargs="+", type=Path, metavar="DATA", help="JSON Lines files (.gz or not), or folders of them"
+    )
+    loops.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    loops.add_argument("--rules", default=",".join(NAMES), metavar="NAME,...", help="only these (default: all)")
+    loops.add_argument("--threshold-stop", type=int, metavar="N", help="score at which our guard stops")
+    loops.add_argument("--input-price", type=float, default=3.0, metavar="USD", help="per million tokens (default: 3)")
+    loops.add_argument(
+        "--output-price", type=float, default=15.0, metavar="USD", help="per million tokens (default: 15)"
+    )
+    loops.add_argument(
+        "--long", type=int, metavar="N", help="instead, make N long healthy sessions out of DATA's and try those"
+    )
+    loops.add_argument("--seed", type=int, default=7, help="of the long sessions (default: 7)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print the tables, and write the JSON file if one was asked for."""
+    meter = Meter()
+    try:
+        rules = makers(chosen.rules.split(","), limits(chosen.threshold_stop), meter)
+    except ValueError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 2
+    prices = Prices(input=chosen.input_price, output=chosen.output_price)
+    try:
+        recordings = load(chosen.data)
+        if chosen.long is not None:
+            recordings = long_sessions.made(recordings, chosen.long, chosen.seed)
+        found = report.run(recordings, rules, prices, meter)
+        for piece in tables.told(found, prices):
+            print(piece)
+        if chosen.json is not None:
+            chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
+    except (ValueError, OSError) as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 1
+    return 0

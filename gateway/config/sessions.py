@@ -1,0 +1,70 @@
+"""How sessions are known and what the loop guard does, from a routing file."""
+
+import itertools
+import re
+from collections.abc import Collection
+
+from ..values.session import STEPS, LoopLimits, LoopPolicy, LoopRule
+from ..wire.body import NAMING
+from . import schema
+from .reader import Reader
+from .yaml_tree import Path
+
+# `client_metadata.session_id`, `prompt_cache_key uuid`.
+_FIELD = re.compile(r"([A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)?)( uuid)?")
+
+
+def fields(reader: Reader, asked: list[str]) -> tuple[tuple[str, bool], ...]:
+    """(field, only where it is a UUID) of the body fields that name a session."""
+    found = []
+    for place, text in enumerate(asked):
+        matched = _FIELD.fullmatch(text)
+        if matched is None:
+            reader.complain(
+                ("sessions", "body_fields", place),
+                f"'{text[:80]}' is no field; write a name, or two with a dot between them, like metadata.session_id",
+            )
+        elif matched[1].partition(".")[0] not in NAMING:
+            reader.complain(
+                ("sessions", "body_fields", place),
+                f"'{matched[1]}' is not looked at; one of {', '.join(NAMING)} is meant",
+            )
+        else:
+            found.append((matched[1], matched[2] is not None))
+    return tuple(found)
+
+
+def loops(reader: Reader, doc: schema.Loops, routes: Collection[str], task_types: Collection[str]) -> LoopPolicy:
+    """The loop guard's ladder, and others for some routes and task types."""
+    rules = []
+    for place, rule in enumerate(doc.rules):
+        path: Path = ("loops", "rules", place)
+        if rule.route is None and rule.task_type is None:
+            reader.complain(
+                path, "a rule needs a 'route' or a 'task_type'; for all of them write it into 'loops' itself"
+            )
+        if rule.route is not None and rule.route not in routes:
+            reader.complain((*path, "route"), f"there is no route '{rule.route}'")
+        if rule.task_type is not None and rule.task_type not in {*task_types, "other"}:
+            reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
+        said = {**doc.model_dump(include=set(schema.LoopSteps.model_fields)), **rule.model_dump(exclude_unset=True)}
+        steps = schema.LoopSteps.model_construct(**{name: said[name] for name in schema.LoopSteps.model_fields})
+        rules.append(LoopRule(route=rule.route, task_type=rule.task_type, limits=_limits(reader, steps, path)))
+    return LoopPolicy(default=_limits(reader, doc, ("loops",)), rules=tuple(rules), approval=doc.approval_links)
+
+
+def _limits(reader: Reader, doc: schema.LoopSteps, path: Path) -> LoopLimits:
+    scores = {step: getattr(doc, f"{step}_at") for step in STEPS}
+    given = [(step, score) for step, score in scores.items() if score is not None]
+    for (lower, score), (higher, above) in itertools.pairwise(given):
+        if score > above:
+            reader.complain((*path, f"{lower}_at"), f"'{lower}_at' is above '{higher}_at' ({above}); it must not be")
+    return LoopLimits(
+        **{step: float(score) if score is not None else None for step, score in scores.items()},
+        enforce=doc.mode == "enforce",
+        holdout=float(doc.holdout),
+        move=doc.tier_move,
+        stop_mode=doc.stop_mode,
+        hold_seconds=float(doc.hold_seconds),
+        statuses={word.lower(): status for word, status in doc.statuses.items()},
+    )

@@ -1,0 +1,228 @@
+"""The desk for sessions: what runs, what was stopped and why, and what operators do about it. Every action is audited.
+
+Callers may look at their own sessions and set tighter caps for them; all else is the operator's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import BadRequest, NotFound
+from .sessions import approval, caps, ladder
+from .sessions.identity import Session, SessionBook
+from .sessions.names import clean_name
+from .values.budget import tighter
+from .values.request import Caller
+from .values.session import SessionEvent
+from .values.world import World
+
+_NOTE_CHARS_MAX = 1000
+_LISTED_MAX = 1000
+LABELS = ("healthy", "loop")
+
+
+class SessionDesk:
+    """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `allow`
+    grants a run's own budgets more."""
+
+    def __init__(
+        self,
+        world: Callable[[], World],
+        sessions: SessionBook,
+        happened: Callable[[SessionEvent], None],
+        fresh_id: Callable[[], str],
+        now: Callable[[], float],
+        secret: bytes,
+    ) -> None:
+        self._world = world
+        self._sessions = sessions
+        self._happened = happened
+        self._fresh_id = fresh_id
+        self._now = now
+        self._secret = secret
+
+    def opened(self, caller: Caller, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """A caller starts a run and says what it may take: `id`, `parent`, `root`, `caps`; all of them optional.
+        Raises BadRequest."""
+        unknown = set(asked) - {"id", "parent", "root", "caps"}
+        if unknown:
+            raise BadRequest(
+                f"'{min(unknown)[:40]}' is no field of a session; there are id, parent, root, caps.",
+                param=min(unknown)[:40],
+            )
+        names = {field: _name(asked, field) for field in ("id", "parent", "root")}
+        wanted = asked.get("caps", {})
+        if not isinstance(wanted, dict):
+            raise BadRequest('\'caps\' must be an object like {"usd": 2, "minutes": 20}.', param="caps")
+        own = caps.asked_of(wanted)
+        name = names["id"] or f"s-{self._fresh_id()}"
+        session = self._sessions.named(
+            caller.key, name, "opened", now=self._now(), parent=names["parent"], root=names["root"]
+        )
+        if wanted:
+            session.own = own if session.own is None else tighter(session.own, own)
+            session.own_version += 1
+            self._tell("session_caps", caller.org, caller.key, session, {"caps": caps.told_caps(session.own)})
+        return self.told(caller.key, session)
+
+    def mine(self, caller: Caller, name: str) -> dict[str, Any]:
+        """One of the caller's own sessions. Raises NotFound."""
+        return self.told(caller.key, self._found(caller.key, name))
+
+    def listed(self, *, stopped: bool) -> dict[str, Any]:
+        """The sessions of this gateway, newest first, at most a thousand; `stopped`: only those that are not served."""
+        found = [
+            self.told(key, session)
+            for (key, _), session in self._sessions.newest()
+            if session.stop is not None or not stopped
+        ]
+        return {"object": "list", "data": found[:_LISTED_MAX], "total": len(found)}
+
+    def shown(self, name: str, key: str | None) -> dict[str, Any]:
+        """One session. Raises NotFound, or BadRequest where several keys have one of that name."""
+        key, session = self._one(name, key)
+        return self.told(key, session)
+
+    def resumed(self, name: str, key: str | None, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+        """Let a session go on: `note` is what the model will see, `budget` what its own caps are raised by.
+        Raises NotFound, BadRequest."""
+        key, session = self._one(name, key)
+        if session.stop is not None and session.stop.code == "session_killed":
+            raise BadRequest("A session that was killed is not resumed; start a new one.")
+        return self._resume(key, session, asked, who=who)
+
+    def approved(self, token: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Let a session go on by a signed link. Raises NotFound for one that is forged, old, or was used."""
+        session = self.of_link(token)
+        return self._resume(session[0], session[1], asked, who="link")
+
+    def of_link(self, token: str) -> tuple[str, Session]:
+        """The key and session that a link is for. Raises NotFound."""
+        read = approval.read(self._secret, token, now=self._now())
+        session = self._sessions.of(read[0], read[1]) if read is not None else None
+        if read is None or session is None or session.stop is None or session.stop.id != read[2]:
+            raise NotFound("This link is not valid any more: it works once, and for a day.", code="link_not_valid")
+        return read[0], session
+
+    def link_token(self, key: str, session: str, stop: str) -> str:
+        """The token of the link for one stop."""
+        return approval.token_of(self._secret, key, session, stop, until=self._now() + approval.LINK_SECONDS)
+
+    def exempted(self, name: str, key: str | None, *, who: str) -> dict[str, Any]:
+        """The loop guard leaves the session alone from now on; caps and budgets do not."""
+        key, session = self._one(name, key)
+        session.exempt = True
+        ladder.resume(session, note="")
+        self._tell("session_exempted", self._org(key), key, session, {"who": who})
+        return self.told(key, session)
+
+    def killed(self, name: str, key: str | None, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+        """Never serve the session again."""
+        key, session = self._one(name, key)
+        note = _note(asked)
+        ladder.kill(session, id=self._fresh_id(), at=self._now(), why=note)
+        self._tell("session_killed", self._org(key), key, session, {"who": who, "note": note})
+        return self.told(key, session)
+
+    def labelled(self, name: str, key: str | None, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+        """Say whether the session was a loop, so that false stops can be counted."""
+        key, session = self._one(name, key)
+        label = asked.get("label")
+        if label not in LABELS:
+            raise BadRequest(f"'label' must be one of {', '.join(LABELS)}.", param="label")
+        session.label = str(label)
+        stopped = bool(session.taken & {"stop", "hold"})
+        self._tell("session_labelled", self._org(key), key, session, {"who": who, "label": label, "stopped": stopped})
+        return self.told(key, session)
+
+    def told(self, key: str, session: Session) -> dict[str, Any]:
+        """What is known of a session; no text of anybody's."""
+        talks = [talk for talk in session.talks.values() if talk.score > 0]
+        worst = max(talks, key=lambda talk: talk.score, default=None)
+        found: dict[str, Any] = {
+            "object": "session", "id": session.id, "key": key, "root": session.root, "parent": session.parent or None,
+            "source": session.source, "depth": session.depth, "children": session.children,
+            "started_at": session.started_at, "calls": session.calls + session.inherited_calls,
+            "cost_usd": (session.charge_nusd + session.inherited_nusd) / 1e9,
+            "status": "stopped" if session.stop is not None else "running",
+            "loop": ladder.evidence(session, worst, worst.score, self._now()) if worst is not None else None,
+            "steps": sorted(session.taken), "exempt": session.exempt, "label": session.label or None,
+            "caps": caps.told_caps(session.own) if session.own is not None else {},
+        }  # fmt: skip
+        if session.stop is not None:
+            stop = session.stop
+            found["stop"] = {
+                "id": stop.id,
+                "code": stop.code,
+                "at": stop.at,
+                "hammered": session.hammered,
+                "evidence": dict(stop.details),
+            }
+        return found
+
+    def _resume(self, key: str, session: Session, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+        unknown = set(asked) - {"note", "budget"}
+        if unknown:
+            raise BadRequest(
+                f"'{min(unknown)[:40]}' is not known here; there are note, budget.", param=min(unknown)[:40]
+            )
+        note, more = _note(asked), asked.get("budget", {})
+        if not isinstance(more, dict):
+            raise BadRequest('\'budget\' must be an object like {"usd": 1, "calls": 20}.', param="budget")
+        if more:
+            session.own = caps.raised(session.own, caps.asked_of(more))
+            session.own_version += 1
+        ladder.resume(session, note=note)
+        details = {
+            "who": who,
+            "note": note,
+            "budget": dict(more),
+            "caps": caps.told_caps(session.own) if session.own else {},
+        }
+        self._tell("session_resumed", self._org(key), key, session, details)
+        return self.told(key, session)
+
+    def _one(self, name: str, key: str | None) -> tuple[str, Session]:
+        if key is not None:
+            return key, self._found(key, name)
+        keys = self._sessions.keys_of(name)
+        if len(keys) > 1:
+            raise BadRequest(
+                f"Several keys have a session '{name[:100]}'; say which: {', '.join(keys[:20])}.", param="key"
+            )
+        if not keys:
+            raise NotFound(f"There is no session '{name[:100]}' here.", param="session")
+        return keys[0], self._found(keys[0], name)
+
+    def _found(self, key: str, name: str) -> Session:
+        session = self._sessions.of(key, name)
+        if session is None:
+            raise NotFound(f"There is no session '{name[:100]}' here.", param="session")
+        return session
+
+    def _org(self, key: str) -> str:
+        world = self._world()
+        callers = [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
+        return next((caller.org for caller in callers if caller.key == key), "default")
+
+    def _tell(self, kind: str, org: str, key: str, session: Session, details: Mapping[str, Any]) -> None:
+        event = SessionEvent(
+            id=f"{self._fresh_id()}.{kind}", kind=kind, at=self._now(), org=org, key=key, session=session.id, acted=True,
+            details={"root": session.root, **details},
+        )  # fmt: skip
+        self._happened(event)
+
+
+def _name(asked: Mapping[str, Any], field: str) -> str | None:
+    name = asked.get(field)
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name:
+        raise BadRequest(f"'{field}' must be the name of a session.", param=field)
+    return clean_name(name)
+
+
+def _note(asked: Mapping[str, Any]) -> str:
+    note = asked.get("note", "")
+    if not isinstance(note, str) or len(note) > _NOTE_CHARS_MAX:
+        raise BadRequest(f"'note' must be text of at most {_NOTE_CHARS_MAX} characters.", param="note")
+    return note

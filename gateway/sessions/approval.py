@@ -1,0 +1,47 @@
+"""Links by which a person lets a stopped session go on: signed, for one stop, for a while. Pure.
+
+A token is `payload.signature`, both base64url without padding; the payload is a JSON array of the key, the session, the
+stop and the second until which it holds, the signature HMAC-SHA256 of its bytes. It works once, because the stop that it
+names is over when it was used.
+"""
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+
+import orjson
+
+# A link holds for so long (seconds).
+LINK_SECONDS = 24 * 3600.0
+_TOKEN_CHARS_MAX = 2048
+
+
+def token_of(secret: bytes, key: str, session: str, stop: str, *, until: float) -> str:
+    """The token for one stop."""
+    payload = orjson.dumps([key, session, stop, int(until)])
+    return f"{_text(payload)}.{_text(_signed(secret, payload))}"
+
+
+def read(secret: bytes, token: str, *, now: float) -> tuple[str, str, str] | None:
+    """(key, session, stop) of a genuine token that still holds, else None."""
+    payload_text, _, signature_text = token[:_TOKEN_CHARS_MAX].partition(".")
+    try:
+        payload, signature = _bytes(payload_text), _bytes(signature_text)
+    except (NotBase64, ValueError):
+        return None
+    if not hmac.compare_digest(_signed(secret, payload), signature):
+        return None
+    key, session, stop, until = orjson.loads(payload)
+    return (key, session, stop) if now < until else None
+
+
+def _signed(secret: bytes, payload: bytes) -> bytes:
+    return hmac.digest(secret, b"penstock approval\0" + payload, "sha256")
+
+
+def _text(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    return urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))

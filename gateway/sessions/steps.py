@@ -1,0 +1,254 @@
+"""What an agent did, turn by turn, as digests: its calls and what came back, what it said, and what it was told.
+
+Pure. Reads a conversation in the shape of chat completions, from a given message on, with bounded work for each; keeps
+no text. Digests are Python's keyed hash: cheap, and of no use outside this process.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from ..values.request import NOTHING, Message
+
+# Arguments longer than this are compared as text, not by their parsed value.
+_CANONICAL_CHARS = 4096
+# Of a result, so much of head and tail is looked through for what differs in every answer; the middle is compared as it
+# stands, but for its digits.
+_HEAD_CHARS, _TAIL_CHARS = 600, 400
+# Where a result says that it failed, it does so early.
+_VERDICT_CHARS = 160
+# What is said in one turn is told from other turns by its first words.
+_SAID_CHARS, _SAID_WORDS_MIN = 800, 4
+# Shorter words beside a call say nothing ("Let me check again.").
+_WORDS_CHARS_MIN = 80
+_SIGNATURE_BITS = 255
+_DIGITS = str.maketrans("0123456789", "0000000000")
+# A duration, or a long word; of long words those are volatile that hold a digit beside something else.
+_VOLATILE = re.compile(r"\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|[A-Za-z0-9_:+.\-]{8,}")
+_TELLING = re.compile(r"(?=.*\d)(?=.*[A-Za-z:_+\-])|\d{10,}")
+# Numbers that only name the answer: `pid 4711`, `"messageId": 17`, `id_: '28'`, `ts=1700000000`.
+_NAMED = re.compile(r"(\b(?:pid|process|\w*id_?|\w*I[dD]|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w\-]*\d[\w\-]*")
+_EMPTY = frozenset({"", "none", "null", "[]", "{}", "()", '""', "''", "undefined", "nil", "<<none>>"})
+_FAILED = re.compile(
+    r"\b(?:error|errors|exception|traceback|failed|failure|fatal|denied|refused|forbidden|unauthorized|invalid|incorrect|"
+    r"wrong|unable|cannot|can't|could not|couldn't|unknown|missing|timed? ?out|too many requests|rate limit|"
+    r"no such|not found|no results?|no match(?:es)?|does not exist|doesn't exist|not (?:recogni[sz]ed|available|allowed|permitted|valid|exist))\b",
+    re.IGNORECASE,
+)
+_EXIT = re.compile(
+    r"(?:exit(?:ed)?(?: with)?(?: code| status)?|exitcode|returncode)\W{0,4}([1-9]\d{0,2})\b", re.IGNORECASE
+)
+_FENCE = "```"
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """One call and its result. `shape` is the call with its digits masked, `result` without what differs every time;
+    `negative`: it says that nothing was found or done."""
+
+    tool: str
+    call: int
+    shape: int
+    result: int
+    negative: bool
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """What the agent did between two requests.
+
+    `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to
+    nothing), `said` the
+    signature of its words where it made no call (0: too few), `told` the digest of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
+    """
+
+    steps: Sequence[Step]
+    words: int = 0
+    said: int = 0
+    told: int | None = None
+    told_chars: int = 0
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """A call that was made: its id, its tool, its digests."""
+
+    id: str
+    tool: str
+    digest: int
+    shape: int
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: Any = None
+    arguments: Any = None
+
+
+class _RawCall(msgspec.Struct, gc=False):
+    id: Any = None
+    function: _Function | None = None
+
+
+_CALLS = msgspec.json.Decoder(list[_RawCall] | None)
+
+
+def turns_of(messages: Sequence[Message], start: int, *, tooled: bool, pending: Sequence[Call] = ()) -> Iterator[Turn]:
+    """The agent's turns in `messages[start:]`. `pending` are the calls that results at the start answer, where the turn
+    that made them is not in the history. Without tools (`tooled` False) a text agent's words are its call, and what
+    the user's turn says is the result."""
+    calls: Sequence[Call] = pending
+    results: list[Message] = []
+    spoke: Message | None = None
+    for message in messages[start:]:
+        role = message.role
+        if role == "assistant":
+            if spoke is not None or results:
+                yield _turn(spoke, calls, results, None, tooled=tooled)
+            spoke, calls, results = message, calls_of(message.tool_calls), []
+        elif role == "tool":
+            results.append(message)
+        elif role == "user":
+            yield _turn(spoke, calls, results, message, tooled=tooled)
+            spoke, calls, results = None, (), []
+    if spoke is not None or results:
+        yield _turn(spoke, calls, results, None, tooled=tooled)
+
+
+def calls_of(raw: msgspec.Raw) -> Sequence[Call]:
+    """The calls of one answer; none where they cannot be read."""
+    if raw is NOTHING or not memoryview(raw).nbytes:
+        return ()
+    try:
+        found = _CALLS.decode(raw) or []
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()
+    return [call_of(one.id, one.function.name, one.function.arguments) for one in found if one.function is not None]
+
+
+def call_of(id: Any, name: Any, arguments: Any) -> Call:
+    """One call, by its tool and the value of its arguments."""
+    tool, canonical = str(name), _canonical(arguments)
+    return Call(
+        id=id if isinstance(id, str) else "",
+        tool=tool[:64],
+        digest=hash((tool, canonical)),
+        shape=hash((tool, canonical.translate(_DIGITS))),
+    )
+
+
+def _turn(
+    spoke: Message | None, calls: Sequence[Call], results: Sequence[Message], reply: Message | None, *, tooled: bool
+) -> Turn:
+    told, told_chars = None, 0
+    if reply is not None:
+        text = text_of(reply)
+        told, told_chars = hash(text), len(text)
+    steps = [_step(call, results[at]) for at, call in _answered(calls, results)]
+    text = text_of(spoke) if spoke is not None else ""
+    if steps or calls:
+        words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
+        return Turn(steps=steps, words=words, told=told, told_chars=told_chars)
+    if not tooled and spoke is not None and reply is not None:
+        action = _action(text)
+        if action:
+            return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
+    return Turn(steps=(), said=_signature(text), told=told, told_chars=told_chars)
+
+
+def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tuple[int, Call]]:
+    """(place of the result, the call that it answers): by id where that is told and unique, else by position."""
+    ids = [call.id for call in calls]
+    for place, result in enumerate(results):
+        wanted = result.tool_call_id
+        if wanted and ids.count(wanted) == 1:
+            yield place, calls[ids.index(wanted)]
+        elif place < len(calls):
+            yield place, calls[place]
+
+
+def _step(call: Call, result: Message) -> Step:
+    text = text_of(result)
+    return Step(
+        tool=call.tool,
+        call=call.digest,
+        shape=call.shape,
+        result=_steady(text),
+        negative=result.is_error is True or _is_negative(text),
+    )
+
+
+def _steady(text: str) -> int:
+    """Digest of a result without what differs in every answer: times, durations, ids."""
+    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
+        return hash(_masked(text))
+    middle = text[_HEAD_CHARS:-_TAIL_CHARS].translate(_DIGITS)
+    return hash((_masked(text[:_HEAD_CHARS]), middle, _masked(text[-_TAIL_CHARS:])))
+
+
+def _masked(text: str) -> str:
+    return _VOLATILE.sub(_mask, _NAMED.sub(r"\1#", text))
+
+
+def _mask(found: re.Match[str]) -> str:
+    word = found[0]
+    return "#" if (word[0].isdigit() and len(word) < 8) or _TELLING.match(word) else word
+
+
+def _is_negative(text: str) -> bool:
+    head = text[:_VERDICT_CHARS]
+    if len(text) <= _VERDICT_CHARS and head.strip().lower() in _EMPTY:
+        return True
+    return _FAILED.search(head) is not None or _EXIT.search(head) is not None
+
+
+def _action(text: str) -> str:
+    """What a text agent wants done: the last fenced block of its words, "" if there is none."""
+    parts = text.rsplit(_FENCE, 2)
+    return parts[1].strip() if len(parts) == 3 else ""
+
+
+def _signature(text: str) -> int:
+    """Which words a turn began with, one bit each of 256: near duplicates have most bits in common."""
+    words = text[:_SAID_CHARS].lower().split()
+    if len(words) < _SAID_WORDS_MIN:
+        return 0
+    signature = 0
+    for word in words:
+        signature |= 1 << (hash(word) & _SIGNATURE_BITS)
+    return signature
+
+
+def text_of(message: Message) -> str:
+    """What a message says."""
+    content = message.content
+    if isinstance(content, list):
+        return "\n".join([_part(part) for part in content if isinstance(part, dict)])
+    return content or ""
+
+
+def _part(part: dict[str, Any]) -> str:
+    """Text as it is; of pictures and files enough to tell one from another."""
+    text = part.get("text")
+    if isinstance(text, str):
+        return text
+    told = (
+        repr(part)
+        if "media_bytes" in part
+        else str(next(iter(part.get("image_url", {}).values()), ""))
+        if isinstance(part.get("image_url"), dict)
+        else repr(sorted(part))
+    )
+    return f"{len(told)}:{told[-64:]}"
+
+
+def _canonical(arguments: Any) -> str:
+    """Arguments as one text whatever the order and spacing of their keys; text that is no JSON as it is."""
+    if not isinstance(arguments, str):
+        return json.dumps(arguments, sort_keys=True, default=str)
+    if len(arguments) > _CANONICAL_CHARS:
+        return arguments
+    try:
+        return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return arguments

@@ -1,0 +1,94 @@
+"""A last answer in the model's place, for clients that crash on errors: whole or streamed, in each dialect.
+
+It ends the agent's run: text, no tool calls. It says who speaks, and headers mark it (story.py).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from .sse import written
+
+_JSON, _EVENTS = {"content-type": "application/json"}, {"content-type": "text/event-stream; charset=utf-8"}
+
+
+def spoken(
+    dialect: str, text: str, *, id: str, model: str, created: int, stream: bool
+) -> tuple[Mapping[str, str], bytes]:
+    """(headers, body) of the answer; `created` in seconds since the epoch."""
+    if dialect == "messages":
+        whole = _message(id, model, text)
+        return (_EVENTS, _message_events(whole, text)) if stream else (_JSON, orjson.dumps(whole))
+    if dialect == "responses":
+        whole = _response(id, model, text, created)
+        return (_EVENTS, _response_events(whole)) if stream else (_JSON, orjson.dumps(whole))
+    chunk = {"id": f"chatcmpl-{id}", "created": created, "model": model}
+    if not stream:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        return _JSON, orjson.dumps({**chunk, "object": "chat.completion", "choices": [choice], "usage": usage})
+    deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": text}, None), ({}, "stop")]
+    chunks = [
+        {**chunk, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        for delta, reason in deltas
+    ]
+    return _EVENTS, b"".join(map(written, chunks)) + b"data: [DONE]\n\n"
+
+
+def _message(id: str, model: str, text: str) -> dict[str, Any]:
+    return {
+        "id": f"msg_{id}", "type": "message", "role": "assistant", "model": model,
+        "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }  # fmt: skip
+
+
+def _message_events(whole: dict[str, Any], text: str) -> bytes:
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": whole["usage"]},
+        {"type": "message_stop"},
+    ]
+    return b"".join(written(event, named=True) for event in events)
+
+
+def _response(id: str, model: str, text: str, created: int) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    item = {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    return {
+        "id": f"resp_{id}", "object": "response", "created_at": created, "status": "completed", "model": model,
+        "output": [item], "error": None, "incomplete_details": None, "instructions": None, "metadata": {},
+        "parallel_tool_calls": True, "temperature": None, "tool_choice": "auto", "tools": [], "top_p": None,
+        "usage": {
+            "input_tokens": 0, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 0,
+        },
+    }  # fmt: skip
+
+
+def _response_events(whole: dict[str, Any]) -> bytes:
+    item = whole["output"][0]
+    part = item["content"][0]
+    place = {"item_id": item["id"], "output_index": 0}
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.in_progress", "response": begun},
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": {**item, "status": "in_progress", "content": []},
+        },
+        {"type": "response.content_part.added", **place, "content_index": 0, "part": {**part, "text": ""}},
+        {"type": "response.output_text.delta", **place, "content_index": 0, "delta": part["text"], "logprobs": []},
+        {"type": "response.output_text.done", **place, "content_index": 0, "text": part["text"], "logprobs": []},
+        {"type": "response.content_part.done", **place, "content_index": 0, "part": part},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": whole},
+    ]
+    return b"".join(written({**event, "sequence_number": at}, named=True) for at, event in enumerate(events))
