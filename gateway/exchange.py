@@ -646,7 +646,7 @@ class Exchange:
         if progress.calls:
             talk.pending = tuple([call_of(*call) for call in progress.calls])
         if decided.tip and progress.outcome == "completed":
-            self._sessions.answered(decided.caller.key, session, decided.tip, *progress.heard)
+            self._sessions.answered(decided.caller.key, session, decided.tip, progress.heard)
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
         answer = DIALECTS[decided.request.dialect].refused(refusal)

@@ -131,7 +131,8 @@ class Relay:
             headers["content-type"] = "text/event-stream; charset=utf-8"
         begun, received, watch = False, 0, progress.watch
         meter.watched = watch is not None
-        meter.listening = bool(decided.tip) and progress.attempt.speech != "responses"
+        if decided.tip and progress.attempt.speech != "responses":
+            meter.listening = heard.HEARD_CHARS if decided.session.alike else heard.KNOWN_CHARS
         while data := await answering.chunk():
             received += len(data)
             if received > ANSWER_BYTES_MAX:
@@ -169,7 +170,7 @@ class Relay:
         if rest:
             await reply.write(rest)
         self._completed(progress, answering.status)
-        progress.answer_id, progress.heard, progress.calls = meter.id, (meter.heard, meter.heard_call), meter.calls
+        progress.answer_id, progress.heard, progress.calls = meter.id, meter.heard, meter.calls
         if meter.error is not None:
             progress.outcome, progress.code = "cut", "upstream_error"
         return Answer(status=answering.status, headers=headers, streamed=True)

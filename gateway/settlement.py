@@ -20,6 +20,7 @@ from .values.plan import Attempt, Facts, Refusal, Verdict
 from .values.request import Caller, Request
 from .values.usage import NO_USAGE, Usage
 from .values.world import World
+from .wire.heard import UNHEARD, Beginning
 from .wire.sse import Meter
 
 # Something passed through that said nothing of tokens.
@@ -58,7 +59,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
     `refused` means that the provider answered with an error status, which none of them charges for. `heard` is how
-    the answer begins (its words, the id of its first call), `calls` the calls that it makes where the provider keeps
+    the answer begins, `calls` the calls that it makes where the provider keeps
     the conversation. `pieces` are what
     was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
     a deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before.
@@ -80,7 +81,7 @@ class Progress(msgspec.Struct, kw_only=True):
     watch: Watching | None = None
     pieces: int | None = None
     text_bytes: int = 0
-    heard: tuple[str, str] = ("", "")
+    heard: Beginning = UNHEARD
     calls: tuple[tuple[Any, Any, Any], ...] = ()
     answered: bool = False
     outcome: str = "cancelled"

@@ -47,18 +47,27 @@ def loops(reader: Reader, doc: schema.Loops, routes: Collection[str], task_types
             reader.complain((*path, "route"), f"there is no route '{rule.route}'")
         if rule.task_type is not None and rule.task_type not in {*task_types, "other"}:
             reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
-        said = {**doc.model_dump(include=set(schema.LoopSteps.model_fields)), **rule.model_dump(exclude_unset=True)}
-        steps = schema.LoopSteps.model_construct(**{name: said[name] for name in schema.LoopSteps.model_fields})
+        said = {**doc.model_dump(exclude_unset=True), **rule.model_dump(exclude_unset=True)}
+        steps = schema.LoopSteps.model_construct(
+            **{name: said[name] for name in schema.LoopSteps.model_fields if name in said}
+        )
         rules.append(LoopRule(route=rule.route, task_type=rule.task_type, limits=_limits(reader, steps, path)))
     return LoopPolicy(default=_limits(reader, doc, ("loops",)), rules=tuple(rules), approval=doc.approval_links)
 
 
 def _limits(reader: Reader, doc: schema.LoopSteps, path: Path) -> LoopLimits:
     scores = {step: getattr(doc, f"{step}_at") for step in STEPS}
-    given = [(step, score) for step, score in scores.items() if score is not None]
-    for (lower, score), (higher, above) in itertools.pairwise(given):
+    chosen = [
+        (step, score) for step, score in scores.items() if score is not None and f"{step}_at" in doc.model_fields_set
+    ]
+    for (lower, score), (higher, above) in zip(chosen, chosen[1:], strict=False):
         if score > above:
             reader.complain((*path, f"{lower}_at"), f"'{lower}_at' is above '{higher}_at' ({above}); it must not be")
+    for step, score in scores.items():
+        # What nobody asked for gives way to what somebody did.
+        later = [above for other, above in chosen if STEPS.index(other) > STEPS.index(step)]
+        if f"{step}_at" not in doc.model_fields_set and score is not None and later and score >= min(later):
+            scores[step] = None
     return LoopLimits(
         **{step: float(score) if score is not None else None for step, score in scores.items()},
         enforce=doc.mode == "enforce",

@@ -15,6 +15,7 @@ import msgspec
 from ..values.budget import NOTHING_MET, Met, SessionCaps
 from ..values.request import Request
 from ..values.session import Stop
+from ..wire.heard import UNHEARD, Beginning
 from . import lineage
 from .lineage import History
 from .loops import Conversation
@@ -32,8 +33,8 @@ _WAITING_SECONDS = 600.0
 
 class Session(msgspec.Struct):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
-    `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins (its words,
-    the id of its first call) and `answered` whether one was given; `provider` the one that served it last. `root` is
+    `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
+    and `answered` whether one was given; `alike`: others may have sent the same; `provider` the one that served it last. `root` is
     the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
     `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
     started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent. `input_per_byte` and `cached_share` are how its provider counted its newest
@@ -50,8 +51,9 @@ class Session(msgspec.Struct):
     started_at: float
     tip: int = 0
     tip_at: float = 0.0
-    heard: tuple[str, str] = ("", "")
+    heard: Beginning = UNHEARD
     answered: bool = False
+    alike: bool = False
     provider: str = ""
     inherited_calls: int = 0
     inherited_nusd: int = 0
@@ -165,17 +167,18 @@ class SessionBook:
         else:
             session.source = "lineage"
             self.of(key, session.id)
+        session.alike = history.opens or len(self._nodes.get(history.digest, ())) > 0
         if session.tip != history.digest:
-            session.tip, session.heard, session.answered = history.digest, ("", ""), False
+            session.tip, session.heard, session.answered = history.digest, UNHEARD, False
         session.tip_at = now
         self._note(history.digest, session)
         return session
 
-    def answered(self, key: str, session: Session, tip: int, text: str, call_id: str) -> None:
+    def answered(self, key: str, session: Session, tip: int, heard: Beginning) -> None:
         """An answer was given to the session's request with the history `tip`; it begins like this."""
         if session.tip == tip:
-            session.answered, session.heard = True, (text[: lineage.HEARD_CHARS], call_id)
-        for digest in lineage.answer_keys(key, text, call_id):
+            session.answered, session.heard = True, heard
+        for digest in lineage.answer_keys(key, heard):
             alike = self._answers.get(digest, ())
             if session not in alike:
                 self._answers[digest] = (*alike, session)[-_ALIKE_MAX:]
@@ -253,7 +256,7 @@ class SessionBook:
         found: set[int] | None = None
         by_id: dict[int, Session] = {}
         for _, answer in history.earlier():
-            keys = lineage.answer_keys(key, *lineage.said_by(answer))
+            keys = lineage.answer_keys(key, lineage.said_by(answer))
             alike = [session for digest in keys for session in self._answers.get(digest, ())]
             if not alike:
                 continue

@@ -14,7 +14,7 @@ from ..values.units import nusd_to_usd, told
 from . import lineage, loops
 from .identity import Session
 from .lineage import digest_of
-from .loops import Conversation
+from .loops import SCORE_MAX, Conversation
 
 # Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
 CONVERSATIONS_MAX = 16
@@ -65,11 +65,12 @@ def standing(session: Session, seen: Standing, limits: LoopLimits) -> Standing:
         if score is not None and seen.score >= score and (step not in session.taken):
             due = step
             break
-    if not due:
-        warned = limits.warn is not None and seen.score >= limits.warn
-        return Standing(talk=seen.talk, score=seen.score, step="warn" if warned else "", spoken=seen.spoken)
-    session.taken = session.taken | {due}
     acts = limits.enforce and not held_out(session, limits.holdout)
+    if not due:
+        # What was only observed is told of for as long as it lasts; what was done is over, but for the warning.
+        shown = [step for step in (STEPS[:1] if acts else STEPS) if (limits.at(step) or SCORE_MAX + 1) <= seen.score]
+        return Standing(talk=seen.talk, score=seen.score, step=shown[-1] if shown else "", spoken=seen.spoken)
+    session.taken = session.taken | {due}
     return Standing(talk=seen.talk, score=seen.score, step=due, due=True, acts=acts, spoken=seen.spoken)
 
 
@@ -172,7 +173,7 @@ def _conversation(session: Session, messages: Sequence[Message]) -> Conversation
     talks = session.talks
     talk = talks.pop(opening, None)
     if talk is None and len(talks) > (_SPAWNS in talks):
-        tails = {loops.tail_of(messages[:end]) for end in range(len(messages), max(0, len(messages) - _LOOK_BACK), -1)}
+        tails = {loops.tail_of(messages, end) for end in range(len(messages), max(0, len(messages) - _LOOK_BACK), -1)}
         known = next((key for key, one in talks.items() if one.tail in tails and one.read > 1), None)
         talk = talks.pop(known) if known is not None else None
     if talk is None:

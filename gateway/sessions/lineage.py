@@ -8,12 +8,13 @@ same in every process, within one caller's key; no text can be read back from th
 from hashlib import blake2b
 
 from ..values.request import NOTHING, Message, Request
-from .steps import calls_of, text_of
+from ..wire.heard import KNOWN_CHARS, Beginning
+from .steps import beginning_of, text_of
 
 # How many trailing answers are tried as the end of the previous request (agents may add several at once).
 ANSWERS_TRIED = 3
-# Answers are known by so many characters of what they begin with; fewer than the least could be anybody's.
-HEARD_CHARS, _HEARD_CHARS_MIN = 64, 40
+# Answers that begin with less could be anybody's.
+_HEARD_CHARS_MIN = 40
 # Shorter ids of calls are counted up by clients.
 _CALL_ID_CHARS_MIN = 8
 _ENDS_CHARS = 256
@@ -54,20 +55,20 @@ class History:
         return digest_of(self._key, "history", str(self._measures[:count]), *ends)
 
 
-def answer_keys(key: str, text: str, call_id: str) -> list[int]:
+def answer_keys(key: str, said: Beginning) -> list[int]:
     """Under which an answer is known: by its first call where that has an id of its own, else by how it begins; none if
     it could be anybody's."""
-    if len(call_id) >= _CALL_ID_CHARS_MIN:
-        return [digest_of(key, "call", call_id)]
-    if len(text) >= _HEARD_CHARS_MIN:
-        return [digest_of(key, "text", text[:HEARD_CHARS])]
+    if len(said.call_id) >= _CALL_ID_CHARS_MIN:
+        return [digest_of(key, "call", said.call_id)]
+    for beginning in (said.text, said.call):
+        if len(beginning) >= _HEARD_CHARS_MIN:
+            return [digest_of(key, "said", beginning[:KNOWN_CHARS])]
     return []
 
 
-def said_by(message: Message) -> tuple[str, str]:
-    """How an answer in a history begins, and the id of its first call."""
-    calls = calls_of(message.tool_calls)
-    return text_of(message)[:HEARD_CHARS], calls[0].id if calls else ""
+def said_by(message: Message) -> Beginning:
+    """How an answer in a history begins."""
+    return beginning_of(text_of(message), message.tool_calls)
 
 
 def digest_of(*parts: str) -> int:
@@ -90,12 +91,15 @@ def text_ends(message: Message) -> str:
     return f"{content[:_ENDS_CHARS]}{content[-_ENDS_CHARS:]}{calls}" if content else calls
 
 
-def matches(heard: tuple[str, str], said: tuple[str, str]) -> bool | None:
-    """Whether what was heard of an answer is what a history says; None if that cannot be told."""
-    text, call_id = heard
-    if call_id and said[1]:
-        return call_id == said[1]
-    length = min(len(text), HEARD_CHARS)
-    if not length or not said[0]:
-        return None
-    return said[0][:length].strip() == text[:length].strip()
+def matches(heard: Beginning, said: Beginning) -> bool | None:
+    """Whether what was heard of an answer is what a history says; None if that cannot be told. Where a call was heard,
+    so were its id and all words before it."""
+    if heard.call and (heard.call_id != said.call_id or bool(heard.text.strip()) != bool(said.text.strip())):
+        return False
+    told: bool | None = None
+    for one, other in ((heard.text.strip(), said.text.strip()), (heard.call, said.call)):
+        length = min(len(one), len(other))
+        if one[:length] != other[:length] or (bool(one) > bool(other)):
+            return False
+        told = told or bool(length) or None
+    return told

@@ -35,9 +35,9 @@ _AGAIN_FIRST, _AGAIN, _CIRCLING, _FAILING = 0.5, 1.0, 1.4, 1.25
 # An agent that says something else beside it each time still thinks; one that said the very same before thinks less,
 # and one that says nothing else for some turns in a row stands still for good. Less than so many characters say nothing.
 _AGAIN_THINKING, _AGAIN_SAYING, _FROZEN, _FROZEN_FROM = 0.73, 0.85, 1.25, 5
-# The same call with another result, and where that is a failure; another call with a failure that was seen before, and
+# The same call with another result (a poll, a page: no more than a warning comes of it), and where that is a failure; another call with a failure that was seen before, and
 # from the fourth time on.
-_STALE, _STALE_FAILED = 0.3, 0.6
+_STALE, _STALE_MAX, _STALE_FAILED = 0.3, 3.0, 0.6
 _SAME_FAILURE, _SAME_FAILURE_OFTEN, _OFTEN = 0.6, 1.0, 4
 _NEW = -0.7
 # The user's turn says what it said before (an auto-reply), and the agent makes no call: where both repeat themselves,
@@ -120,7 +120,7 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
             talk.score = min(talk.score, FIRST_SCORE_MAX)
     elif talk.answered_at >= talk.read_at and not first:
         _resent(talk, messages, idle, now, charge_nusd)
-    talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages), now, ()
+    talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages, len(messages)), now, ()
     return spoken
 
 
@@ -151,11 +151,13 @@ def _move(talk: Conversation, score: float, now: float, charge_nusd: int) -> Non
     talk.score = min(SCORE_MAX, score)
 
 
-def tail_of(messages: Sequence[Message]) -> int:
-    """Digest of the end of a history."""
-    message = messages[-1]
-    wanted = message.tool_call_id
-    return hash((message.role, text_of(message)[-256:], wanted if isinstance(wanted, str) else ""))
+def tail_of(messages: Sequence[Message], end: int) -> int:
+    """Digest of how a history ends at `end`: of its last two messages."""
+    told = []
+    for message in messages[max(0, end - 2) : end]:
+        wanted = message.tool_call_id
+        told.append((message.role, text_of(message)[-256:], wanted if isinstance(wanted, str) else ""))
+    return hash(tuple(told))
 
 
 def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
@@ -164,13 +166,13 @@ def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
     count, seen = len(messages), talk.read
     if not seen:
         return _turn_start(messages, max(0, count - FIRST_LOOK))
-    if seen <= count and tail_of(messages[:seen]) == talk.tail:
+    if seen <= count and tail_of(messages, seen) == talk.tail:
         return seen
     if talk.pending and messages[0].role == "tool":
         # The provider keeps the conversation: every request brings only what is new.
         return 0
     for end in range(count, max(0, count - _LOOK_BACK), -1):
-        if tail_of(messages[end - 1 : end]) == talk.tail:
+        if tail_of(messages, end) == talk.tail:
             return end
     return next((place for place in range(count - 1, 0, -1) if messages[place].role == "assistant"), count)
 
@@ -246,11 +248,11 @@ def _weight(talk: Conversation, step: Step, found: _Found, words: int, follows: 
     if again.times and (again is not found.outcome or step.negative):
         talk.tool, talk.count = step.tool, again.times + 1
     polled = again.times > 0 and talk.pauses > again.pauses
-    change = _change(step, found, words, follows, frozen)
+    change = _change(step, found, words, follows, frozen, talk.score)
     return min(change, _POLL) if polled else change
 
 
-def _change(step: Step, found: _Found, words: int, follows: int, frozen: int) -> float:
+def _change(step: Step, found: _Found, words: int, follows: int, frozen: int, score: float) -> float:
     if found.pair.times:
         if words:
             if not found.words.times:
@@ -260,7 +262,9 @@ def _change(step: Step, found: _Found, words: int, follows: int, frozen: int) ->
             return _CIRCLING if follows == 2 else _FAILING if step.negative else _AGAIN
         return _AGAIN_FIRST if found.pair.times == 1 else _AGAIN
     if found.call.times:
-        return _STALE_FAILED if step.negative else _STALE
+        if step.negative:
+            return _STALE_FAILED
+        return _STALE if score < _STALE_MAX else 0.0
     if step.negative and (found.outcome.times or found.shape.times):
         return _SAME_FAILURE_OFTEN if found.outcome.times >= _OFTEN - 1 else _SAME_FAILURE
     return 0.0 if found.outcome.times else _NEW
@@ -268,7 +272,7 @@ def _change(step: Step, found: _Found, words: int, follows: int, frozen: int) ->
 
 def _talked(talk: Conversation, turn: Turn, told_before: bool) -> float:
     """What a turn without calls adds."""
-    if turn.told is None:
+    if turn.told is None or not turn.spoke:
         return 0.0
     near = bool(turn.said) and any(
         (turn.said & one).bit_count() >= _SAME_WORDS * (turn.said | one).bit_count() for one in talk.said

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 
 from ..values.request import NOTHING, Message
+from ..wire.heard import WHOLE_CHARS, Beginning, call_text
 
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
@@ -31,8 +32,9 @@ _DIGITS = str.maketrans("0123456789", "0000000000")
 _VOLATILE = re.compile(r"\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|[A-Za-z0-9_:+.\-]{8,}")
 _TELLING = re.compile(r"(?=.*\d)(?=.*[A-Za-z:_+\-])|\d{10,}")
 # Numbers that only name the answer: `pid 4711`, `"messageId": 17`, `id_: '28'`, `ts=1700000000`.
-_NAMED = re.compile(r"(\b(?:pid|process|\w*id_?|\w*I[dD]|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w\-]*\d[\w\-]*")
-_EMPTY = frozenset({"", "none", "null", "[]", "{}", "()", '""', "''", "undefined", "nil", "<<none>>"})
+_NAMED = re.compile(
+    r"(\b(?:pid|process|\w*id_?|\w*I[dD]|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w:.+\-]*\d[\w:.+\-]*"
+)
 _FAILED = re.compile(
     r"\b(?:error|errors|exception|traceback|failed|failure|fatal|denied|refused|forbidden|unauthorized|invalid|incorrect|"
     r"wrong|unable|cannot|can't|could not|couldn't|unknown|missing|timed? ?out|too many requests|rate limit|"
@@ -47,7 +49,8 @@ _FENCE = "```"
 
 class Step(msgspec.Struct, frozen=True, gc=False):
     """One call and its result. `shape` is the call with its digits masked, `result` without what differs every time;
-    `negative`: it says that nothing was found or done."""
+    `negative`: it says that it failed. What comes
+    back empty says nothing: most commands that succeed are silent."""
 
     tool: str
     call: int
@@ -61,7 +64,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to
     nothing), `said` the
-    signature of its words where it made no call (0: too few), `told` the digest of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
+    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `told` the digest of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
     """
 
     steps: Sequence[Step]
@@ -69,6 +72,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     said: int = 0
     told: int | None = None
     told_chars: int = 0
+    spoke: bool = True
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -126,6 +130,21 @@ def calls_of(raw: msgspec.Raw) -> Sequence[Call]:
     return [call_of(one.id, one.function.name, one.function.arguments) for one in found if one.function is not None]
 
 
+def beginning_of(text: str, raw: msgspec.Raw) -> Beginning:
+    """How an answer begins that says this and makes these calls."""
+    call_id = call = ""
+    if raw is not NOTHING and memoryview(raw).nbytes:
+        try:
+            found = _CALLS.decode(raw) or []
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            found = []
+        first = next((one for one in found if one.function is not None), None)
+        if first is not None and first.function is not None:
+            call_id = first.id if isinstance(first.id, str) else ""
+            call = call_text(first.function.name, first.function.arguments)
+    return Beginning(text[:WHOLE_CHARS], call_id, call)
+
+
 def call_of(id: Any, name: Any, arguments: Any) -> Call:
     """One call, by its tool and the value of its arguments."""
     tool, canonical = str(name), _canonical(arguments)
@@ -153,7 +172,7 @@ def _turn(
         action = _action(text)
         if action:
             return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
-    return Turn(steps=(), said=_signature(text), told=told, told_chars=told_chars)
+    return Turn(steps=(), said=_signature(text), told=told, told_chars=told_chars, spoke=spoke is not None)
 
 
 def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tuple[int, Call]]:
@@ -197,8 +216,6 @@ def _mask(found: re.Match[str]) -> str:
 
 def _is_negative(text: str) -> bool:
     head = text[:_VERDICT_CHARS]
-    if len(text) <= _VERDICT_CHARS and head.strip().lower() in _EMPTY:
-        return True
     return _FAILED.search(head) is not None or _EXIT.search(head) is not None
 
 

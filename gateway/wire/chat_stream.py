@@ -46,7 +46,7 @@ class ChatStream(Meter):
                 continue
             delta = choice.get("delta")
             weight += text_bytes(delta) if isinstance(delta, dict) else weight_of(choice.get("text"))
-            if isinstance(delta, dict) and (self.listening or not self.heard_call):
+            if self.listening and isinstance(delta, dict):
                 self._heard_in(delta)
             self.finished = self.finished or choice.get("finish_reason") is not None
         self._weigh(weight, event_bytes)
@@ -59,7 +59,14 @@ class ChatStream(Meter):
     def _heard_in(self, delta: dict[str, Any]) -> None:
         calls = delta.get("tool_calls")
         call = calls[0] if isinstance(calls, list) and calls else None
-        self._hear(delta.get("content"), call.get("id") if isinstance(call, dict) else None)
+        if not isinstance(call, dict) or call.get("index", 0) != 0:
+            self._hear(delta.get("content"))
+            return
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        self._hear(
+            delta.get("content"), call.get("id"), f"{function.get('name') or ''}{function.get('arguments') or ''}"
+        )
 
     def _watch(self, payload: dict[str, Any]) -> None:
         choices = payload.get("choices")

@@ -1,19 +1,51 @@
 """How an answer begins, and the calls that it makes: by that the next request's history is known again."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
+
+# So much of an answer's beginning is heard, of its words and of its first call; and so much by default, which is enough to
+# know it by where nobody else asked the same.
+HEARD_CHARS, KNOWN_CHARS = 160, 64
+# Of what comes whole, more costs nothing.
+WHOLE_CHARS = 512
 
 
-def beginning(document: Mapping[str, Any]) -> tuple[str, str]:
-    """(its first words, the id of its first call) of a whole answer in any dialect; "" for what it does not have."""
+class Beginning(NamedTuple):
+    """How an answer begins: its first words; the id of its first call; the tool that calls and what with, without
+    spaces. "" for what there is not, or what was not heard."""
+
+    text: str = ""
+    call_id: str = ""
+    call: str = ""
+
+
+UNHEARD = Beginning()
+
+
+def call_text(name: Any, arguments: Any) -> str:
+    """How a call begins, whatever the spacing of its arguments."""
+    if isinstance(arguments, str):
+        told = arguments[: 2 * WHOLE_CHARS]
+    else:
+        told = orjson.dumps(arguments, default=str).decode()[: 2 * WHOLE_CHARS] if arguments is not None else ""
+    return "".join(f"{name}{told}".split())[:WHOLE_CHARS]
+
+
+def beginning(document: Mapping[str, Any]) -> Beginning:
+    """How a whole answer begins, in any dialect."""
     choices = document.get("choices")
     if isinstance(choices, list):
         message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
         message = message if isinstance(message, dict) else {}
-        calls = message.get("tool_calls")
-        call = calls[0].get("id") if isinstance(calls, list) and calls and isinstance(calls[0], dict) else ""
-        return _text(message.get("content")), _text(call)
-    blocks, text, call = document.get("content", document.get("output")), "", ""
+        made = message.get("tool_calls")
+        made = made[0] if isinstance(made, list) and made and isinstance(made[0], dict) else None
+        function = made.get("function") if made is not None else None
+        function = function if isinstance(function, dict) else {}
+        call = call_text(function.get("name"), function.get("arguments")) if made is not None else ""
+        return Beginning(_text(message.get("content"))[:WHOLE_CHARS], _text(made.get("id")) if made else "", call)
+    blocks, text, call_id, call = document.get("content", document.get("output")), "", "", ""
     for block in blocks if isinstance(blocks, list) else ():
         kind = block.get("type") if isinstance(block, dict) else ""
         if kind == "text" and not text:
@@ -23,10 +55,10 @@ def beginning(document: Mapping[str, Any]) -> tuple[str, str]:
             first = parts[0] if isinstance(parts, list) and parts else None
             text = _text(first.get("text")) if isinstance(first, dict) else ""
         elif kind == "tool_use" and not call:
-            call = _text(block.get("id"))
+            call_id, call = _text(block.get("id")), call_text(block.get("name"), block.get("input"))
         elif kind == "function_call" and not call:
-            call = _text(block.get("call_id"))
-    return text, call
+            call_id, call = _text(block.get("call_id")), call_text(block.get("name"), block.get("arguments"))
+    return Beginning(text[:WHOLE_CHARS], call_id, call)
 
 
 def calls(document: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], ...]:

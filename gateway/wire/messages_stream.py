@@ -8,11 +8,12 @@ from .sse import Meter, weight_of, written
 class MessagesStream(Meter):
     """Meters one stream; nothing of it is withheld."""
 
-    __slots__ = ("_begun", "_open")
+    __slots__ = ("_begun", "_first_call", "_open")
 
     def __init__(self) -> None:
         super().__init__()
         # Of a watched stream: whether the message has begun, and its open blocks; those of imitators may interleave.
+        self._first_call: Any = None
         self._begun = False
         self._open: list[Any] = []
 
@@ -26,11 +27,14 @@ class MessagesStream(Meter):
             delta = payload.get("delta")
             names = ("text", "partial_json", "thinking")
             self._weigh(sum(weight_of(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes)
-            self._hear(delta.get("text") if isinstance(delta, dict) else None)
+            if self.listening and isinstance(delta, dict):
+                first = payload.get("index") == self._first_call
+                self._hear(delta.get("text"), None, delta.get("partial_json") if first else None)
         elif kind == "content_block_start":
             block = payload.get("content_block")
-            if isinstance(block, dict) and block.get("type") == "tool_use":
-                self._hear(None, block.get("id"))
+            if isinstance(block, dict) and block.get("type") == "tool_use" and self._first_call is None:
+                self._first_call = payload.get("index")
+                self._hear(None, block.get("id"), block.get("name"))
         elif kind == "message_start":
             message = payload.get("message")
             if isinstance(message, dict):

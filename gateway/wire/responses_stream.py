@@ -39,7 +39,7 @@ class ResponsesStream(Meter):
         if kind in _ENDS and isinstance(response, dict):
             usage = response.get("usage")
             # Its end says all of it again.
-            self.heard, self.heard_call = beginning(response)
+            self.heard_text, self.heard_id, self.heard_call = beginning(response)
             self.calls = calls(response)
             self.usage = usage if isinstance(usage, dict) else None
             self.done = self.finished = True

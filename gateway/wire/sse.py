@@ -16,12 +16,11 @@ from typing import Any
 import orjson
 
 from ..errors import BrokenAnswer
+from .heard import HEARD_CHARS, Beginning
 
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 # One event larger than this is not an answer but a flood (the largest real ones, inline images, stay under 8 MB).
 EVENT_BYTES_MAX = 8 * 1024 * 1024
-# So much of an answer's beginning is heard.
-HEARD_CHARS = 64
 # Events with text that are read to learn the size of the envelope.
 _LEARNT_FROM = 3
 
@@ -29,8 +28,8 @@ _LEARNT_FROM = 3
 class Meter:
     """State of one stream: `usage` is the provider's usage object once seen, `id` the answer's own name, `done` whether
     the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent one.
-    `watched` is set before the first byte where `ending` may be called; `listening` where it is of interest how the
-    answer begins: `heard` then has its first words, `heard_call` the id of its first call. `calls` are those of an
+    `watched` is set before the first byte where `ending` may be called; `listening` is how
+    much is wanted of how the answer begins, in characters: `heard` then tells. `calls` are those of an
     answer that says them all at its end.
 
     A dialect says which blocks matter (`_matters`) and reads an event (`_read`); of a watched stream it keeps what its
@@ -39,7 +38,7 @@ class Meter:
 
     __slots__ = (
         "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events",
-        "calls", "counting", "done", "error", "finished", "heard", "heard_call", "id", "listening", "usage", "watched",
+        "calls", "counting", "done", "error", "finished", "heard_call", "heard_id", "heard_text", "id", "listening", "usage", "watched",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -62,8 +61,8 @@ class Meter:
         self.done = False
         self.finished = False
         self.watched = False
-        self.listening = False
-        self.heard, self.heard_call = "", ""
+        self.listening = 0
+        self.heard_text = self.heard_id = self.heard_call = ""
         self.calls: tuple[tuple[Any, Any, Any], ...] = ()
 
     def _matters(self, data: bytes) -> bool:
@@ -131,13 +130,21 @@ class Meter:
         counted = max(self._bytes - self._events * self._envelope, 0)
         return self._text_bytes + counted, self._text_events + self._events
 
-    def _hear(self, text: Any, call_id: Any = None) -> None:
-        """Something of the answer's beginning was read."""
-        if isinstance(call_id, str) and call_id and not self.heard_call:
-            self.heard_call, self.listening = call_id, False
-        if isinstance(text, str) and len(self.heard) < HEARD_CHARS:
-            self.heard += text
-            self.listening = self.listening and len(self.heard) < HEARD_CHARS
+    def _hear(self, text: Any, call_id: Any = None, call: Any = None) -> None:
+        """Something of the answer's beginning was read: words, or of its first call the id, the tool, arguments."""
+        if isinstance(call_id, str) and not self.heard_id:
+            self.heard_id = call_id
+        if isinstance(call, str) and len(self.heard_call) < HEARD_CHARS:
+            self.heard_call += "".join(call.split())
+        if isinstance(text, str) and len(self.heard_text) < HEARD_CHARS:
+            self.heard_text += text
+        if len(self.heard_text) >= self.listening or len(self.heard_call) >= self.listening:
+            self.listening = 0
+
+    @property
+    def heard(self) -> Beginning:
+        """How the answer begins, as far as that was listened to."""
+        return Beginning(self.heard_text[:HEARD_CHARS], self.heard_id, self.heard_call[:HEARD_CHARS])
 
     def _weigh(self, weight: int, event_bytes: int) -> None:
         """An event was read that carries `weight` bytes of text."""
