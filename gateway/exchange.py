@@ -24,10 +24,9 @@ from .routing.classifiers import CLASSIFIERS
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
-from .sessions import caps, ladder
+from .sessions import caps, ladder, loops
 from .sessions.identity import Session, SessionBook
 from .sessions.ladder import Standing
-from .sessions.loops import Conversation
 from .sessions.names import clean_name, named_in
 from .sessions.origins import Origin, OriginBook
 from .sessions.steps import call_of
@@ -200,7 +199,7 @@ class Exchange:
         session = self._session(world, request, caller, hints, origins, request_id, at)
         if hints.caps is not None and hints.caps != session.own_told:
             self._cap(session, caller, hints.caps, request_id, at)
-        standing = Standing(talk=Conversation())
+        standing = Standing(talk=loops.begun())
         if request.dialect in _CONVERSATIONS:
             talk = origins[0].talk if origins and request.previous is not None else None
             standing = ladder.observe(session, request, now=at, talk=talk)

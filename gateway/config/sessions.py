@@ -1,6 +1,5 @@
 """How sessions are known and what the loop guard does, from a routing file."""
 
-import itertools
 import re
 from collections.abc import Collection
 

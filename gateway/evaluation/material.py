@@ -15,6 +15,8 @@ _PAGE_CHARS = 200
 # Results that say no more than that it was done.
 _NEUTRAL = frozenset({"none", "ok", "null", "true", "success", "done", "transfer successful"})
 _TALK_USER_TURNS = 3
+# More of the very same step are a loop by Crush's rule (loops.md section 1, without its window).
+_SAME_STEPS_MAX = 5
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ def gathered(recordings: Iterable[Recording]) -> Material:
         texts = [pair.result for pair in pairs] + _outputs(recording)
         pages.update((text, None) for text in texts if len(text) >= _PAGE_CHARS)
         turns = sum(message["role"] == "user" for message in recording.messages)
-        if pairs:
+        if pairs and not _stuck(pairs):
             whole = talks if turns >= _TALK_USER_TURNS else errands
             whole[recording.source].append(recording)
     every = sorted((list(found.values()) for found in tools.values()), key=len, reverse=True)
@@ -60,6 +62,12 @@ def gathered(recordings: Iterable[Recording]) -> Material:
     if not (every and neutral and pages and talks and errands):
         raise ValueError("too few healthy sessions to make long ones of: tools, pages of text and talks are needed")
     return Material(tools=every, neutral=neutral, pages=list(pages), talks=talks, errands=errands)
+
+
+def _stuck(pairs: Sequence[Pair]) -> bool:
+    """Whether the session, though it came to a good end, had a loop in it by Crush's rule: that is no healthy work."""
+    done = [(pair.name, pair.arguments, pair.result) for pair in pairs]
+    return any(done.count(one) > _SAME_STEPS_MAX for one in set(done))
 
 
 def pairs_of(recording: Recording) -> list[Pair]:

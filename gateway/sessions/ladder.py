@@ -51,7 +51,7 @@ def spawned(head: Session, request: Request, *, now: float) -> None:
     """A session of `head`'s tree begins with this request."""
     talk = head.talks.get(_SPAWNS)
     if talk is None:
-        head.talks[_SPAWNS] = talk = Conversation()
+        head.talks[_SPAWNS] = talk = loops.begun()
     loops.spawned(talk, _opening(request.messages), now=now, charge_nusd=head.charge_nusd)
 
 
@@ -177,7 +177,7 @@ def _conversation(session: Session, messages: Sequence[Message]) -> Conversation
         known = next((key for key, one in talks.items() if one.tail in tails and one.read > 1), None)
         talk = talks.pop(known) if known is not None else None
     if talk is None:
-        talk = Conversation()
+        talk = loops.begun()
         if not talks:
             session.talks = talks = {}
     talks[opening] = talk

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.sessions import ladder, loops
 from gateway.sessions.identity import Session
+from gateway.sessions.memory import RECORDS_MAX
 from gateway.wire import chat, messages, responses
 from tests.sessions.agents import NOW, Talk, opening, parsed, step
 
@@ -202,7 +203,7 @@ def test_what_happened_before_a_restart_cannot_stop_anybody_by_itself():
 
 
 def test_a_chain_of_answers_that_the_provider_keeps_is_followed():
-    session, talk = Session(id="s", source="", started_at=NOW), loops.Conversation()
+    session, talk = Session(id="s", source="", started_at=NOW), loops.begun()
     for turn in range(12):
         body = {
             "model": "m",
@@ -243,7 +244,7 @@ def test_conversations_and_records_are_bounded():
     for turn in range(300):
         talk.does(f"r{turn}", json.dumps({"n": f"q{turn}"}))
     (conversation,) = talk.session.talks.values()
-    assert len(conversation.records) <= loops.RECORDS_MAX * 12
+    assert conversation.memory.size <= 8 * RECORDS_MAX * 12
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """Where answers lie: bounded in number, bytes and time, and apart for each key."""
 
 from gateway.sessions.identity import Session
-from gateway.sessions.loops import Conversation
+from gateway.sessions.loops import begun
 from gateway.sessions.origins import TRANSCRIPT_BYTES_MAX, TRANSCRIPT_SECONDS, Origin, OriginBook
 
 
 def origin(transcript: bytes | None = None, at: float = 0.0) -> Origin:
     session = Session(id="s", source="new", started_at=0.0)
-    return Origin(key="k", provider="p", session=session, talk=Conversation(), tokens=7, at=at, transcript=transcript)
+    return Origin(key="k", provider="p", session=session, talk=begun(), tokens=7, at=at, transcript=transcript)
 
 
 def test_the_oldest_are_forgotten_first():
