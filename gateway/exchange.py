@@ -27,6 +27,7 @@ from .routing.retry import Next, next_attempt
 from .sessions import caps, ladder, loops
 from .sessions.identity import Session, SessionBook
 from .sessions.ladder import Standing
+from .sessions.lineage import History
 from .sessions.names import clean_name, named_in
 from .sessions.origins import Origin, OriginBook
 from .sessions.steps import call_of
@@ -43,6 +44,7 @@ from .values.session import LoopLimits, SessionEvent
 from .values.world import World
 from .wire import DIALECTS, last_words, responses, steering
 from .wire import body as bodies
+from .wire.heard import Beginning
 
 
 class Chance(Protocol):
@@ -73,11 +75,17 @@ class Upstream(Protocol):
 
 
 class SessionNews(Protocol):
-    """Who hears what happens to sessions, and knows the link by which a person lets one go on ("" for none); waits for
-    nobody."""
+    """Who hears what happens to sessions (and waits for nobody), knows the link by which a person lets one go on ("" for
+    none), and, where `shared`, can be asked what other gateways know: `recall` of a name, `learn` of a history."""
+
+    shared: bool
 
     def happened(self, event: SessionEvent) -> None: ...
     def link(self, key: str, session: str, stop: str) -> str: ...
+    def joined(self, caller: Caller, session: Session) -> None: ...
+    def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None: ...
+    async def recall(self, caller: Caller, name: str) -> None: ...
+    async def learn(self, caller: Caller, history: History) -> None: ...
 
 
 # Dialects in which agents converse.
@@ -146,7 +154,7 @@ class Exchange:
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
-        arrived = self._arrived(request, caller, hints)
+        arrived = await self._arrived(request, caller, hints)
         session = arrived.session
         if session.stop is not None and not ladder.lifted(session, arrived.standing, now=arrived.at):
             return await self._repel(arrived, reply)
@@ -185,7 +193,7 @@ class Exchange:
         route = self.route_of(request, hints)
         return None if any(one.dialect == "anthropic" for one in route.candidates) else facts_of(request).input_tokens
 
-    def _arrived(self, request: Request, caller: Caller, hints: Hints) -> _Arrived:
+    async def _arrived(self, request: Request, caller: Caller, hints: Hints) -> _Arrived:
         """Whose request this is, and what is new in its conversation."""
         world, at = self._world(), self._clock.now()
         route = self.route_of(request, hints)
@@ -196,7 +204,7 @@ class Exchange:
             kept = origins[0].transcript if request.previous is not None and origins else None
             if kept is not None:
                 request = responses.continued(request, kept)
-        session = self._session(world, request, caller, hints, origins, request_id, at)
+        session = await self._session(world, request, caller, hints, origins, request_id, at)
         if hints.caps is not None and hints.caps != session.own_told:
             self._cap(session, caller, hints.caps, request_id, at)
         standing = Standing(talk=loops.begun())
@@ -327,7 +335,7 @@ class Exchange:
         facts = structs.replace(decided.facts, input_tokens=min(count, decided.facts.input_tokens_max))
         return structs.replace(decided, facts=facts)
 
-    def _session(
+    async def _session(
         self,
         world: World,
         request: Request,
@@ -349,18 +357,27 @@ class Exchange:
         if name is None and request.dialect not in _CONVERSATIONS:
             return Session(id=f"s-{request_id}", source="new", started_at=at)
         if name is None:
+            history = History(caller.key, request)
+            if self._news.shared and not history.opens and not self._sessions.finds(history):
+                await self._news.learn(caller, history)
             return self._sessions.inferred(
-                caller.key, request, fresh_id=f"s-{request_id}", now=at, repeated=hints.repeated
+                caller.key, history, fresh_id=f"s-{request_id}", now=at, repeated=hints.repeated
             )
         parent, root = hints.parent, hints.root
         if hints.agent is not None:
             parent, name = name, f"{name}/{hints.agent}"
-        if self._sessions.of(caller.key, name) is None and (parent or root):
-            session = self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
-            if session.above:
-                ladder.spawned(session.above[0], request, now=at)
+        if self._news.shared and self._sessions.of(caller.key, name) is None:
+            await self._news.recall(caller, name)
+            if parent is not None and self._sessions.of(caller.key, parent) is None:
+                await self._news.recall(caller, parent)
+        session = self._sessions.of(caller.key, name)
+        if session is not None:
             return session
-        return self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
+        session = self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
+        if session.above:
+            ladder.spawned(session.above[0], request, now=at)
+        self._news.joined(caller, session)
+        return session
 
     def _plan(self, decided: Decided) -> Plan | Refusal:
         world, session = decided.world, decided.session
@@ -406,7 +423,12 @@ class Exchange:
         self.repelled += 1
         limits = world.loops.of(arrived.route.name, arrived.hints.task_type or "")
         refusal = self._refusal_of(world, arrived.caller, session, arrived.hints.headers, limits)
-        headers = {"x-penstock-request-id": arrived.request_id, "x-penstock-session": session.id}
+        step = "hold" if refusal.code == "loop_held" else "stop"
+        headers = {
+            "x-penstock-request-id": arrived.request_id,
+            "x-penstock-session": session.id,
+            "x-penstock-loop": f"{step}; asked again {session.hammered}",
+        }
         return await self._last_words(arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply)
 
     async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
@@ -638,14 +660,18 @@ class Exchange:
         session, talk = decided.session, decided.standing.talk
         session.calls += int(entry.usage_basis != "none")
         session.charge_nusd += entry.charge_nusd
-        session.admitted = session.admitted or entry.usage_basis != "none"
         if entry.usage_basis == "none":
             return
+        if session.parent and not session.admitted:
+            session.admitted = True
+            self._news.joined(decided.caller, session)
         talk.answered_at = (entry.at_ms + entry.duration_ms) / 1000
         if progress.calls:
             talk.pending = tuple([call_of(*call) for call in progress.calls])
         if decided.tip and progress.outcome == "completed":
             self._sessions.answered(decided.caller.key, session, decided.tip, progress.heard)
+            if self._news.shared:
+                self._news.answered(decided.caller, session, decided.tip, progress.heard)
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
         answer = DIALECTS[decided.request.dialect].refused(refusal)

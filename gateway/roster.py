@@ -8,16 +8,23 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .edge.supervisor import Supervisor
 from .session_desk import SessionDesk
 from .sessions import caps, ladder
-from .sessions.identity import SessionBook
+from .sessions.identity import Session, SessionBook
+from .sessions.lineage import History, answer_keys, said_by
+from .sessions.records import adopted, record_of
 from .stores.events import Event, SqliteEvents
 from .treasury import Gauge
+from .values.request import Caller
 from .values.session import EVENT_KINDS, SessionEvent, Stop
-from .values.world import World
+from .values.world import World, callers_of
+from .wire.heard import Beginning
+
+if TYPE_CHECKING:
+    from .stores.sessions_redis import SharedSessions
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +32,8 @@ _WAITING_MAX = 1_000
 # What happened to a session longer ago than its accounts are kept is history.
 _KEPT_SECONDS = 24 * 3600.0
 _SECRET_BYTES = 32
+# How often other replicas' sessions are looked at, and how much of what was seen is seen again (clocks differ).
+_LOOK_SECONDS, _OVERLAP_SECONDS = 1.0, 5.0
 
 
 class Roster:
@@ -48,16 +57,22 @@ class Roster:
         self._fresh_id = fresh_id
         self._waiting = 0
         self._send: Callable[[Mapping[str, Any]], None] = _nobody
+        self._shared: SharedSessions | None = None
+        self._asked_since = now()
+        self.shared = False
         self.base = ""
         self.sessions = SessionBook()
         self.counts: dict[tuple[str, str], int] = {}
 
-    def start(self, send: Callable[[Mapping[str, Any]], None]) -> None:
-        """Bring the sessions to where they were."""
+    def start(self, send: Callable[[Mapping[str, Any]], None], shared: "SharedSessions | None") -> None:
+        """Bring the sessions to where they were; `shared` are those of all replicas, where there are several."""
         self._send = send
+        self._shared, self.shared = shared, shared is not None
+        if shared is not None:
+            self._supervisor.every(_LOOK_SECONDS, "sessions", self._look)
         self._events = SqliteEvents(self._folder / "ledger.sqlite")
         key = self._secret.encode() if self._secret is not None else _own_secret(self._folder / "approval.key")
-        self.desk = SessionDesk(self._world, self.sessions, self.happened, self._fresh_id, self._now, key)
+        self.desk = SessionDesk(self._world, self.sessions, self.happened, self._fresh_id, self._now, key, self.reach)
         for event in self._events.of_kinds(EVENT_KINDS, int((self._now() - _KEPT_SECONDS) * 1000)):
             self._recall(event)
 
@@ -72,6 +87,9 @@ class Roster:
             event.key,
             "" if event.acted else " (only observed)",
         )
+        session = self.sessions.of(event.key, event.session)
+        if session is not None and event.acted:
+            self._changed(event.org, event.key, session)
         if event.kind not in ("session_caps", "loop_warn"):
             self._send(_told(event))
         if self._waiting < _WAITING_MAX:
@@ -81,6 +99,63 @@ class Roster:
                 self._kept(event),
                 lambda error: log.error("an event was not kept: %s", type(error).__name__),
             )
+
+    def joined(self, caller: Caller, session: Session) -> None:
+        """A session that was not known, or that was counted as a sub-agent."""
+        self._changed(caller.org, caller.key, session)
+
+    def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None:
+        """An answer was given: any replica may get the next request."""
+        if self._shared is not None:
+            self._shared.answered(caller.org, tip, session.id, heard, answer_keys(caller.key, heard))
+
+    async def recall(self, caller: Caller, name: str) -> None:
+        """Learn what other replicas know of a session by its name."""
+        if self._shared is not None:
+            record = await self._shared.session(caller.org, caller.key, name)
+            if record is not None:
+                adopted(self.sessions, caller.key, name, record)
+
+    async def learn(self, caller: Caller, history: History) -> None:
+        """Learn from other replicas whose history this is."""
+        if self._shared is None:
+            return
+        key, now = caller.key, self._now()
+        digests = [digest for digest, _ in history.earlier()]
+        waiting = await self._shared.waiting_at(caller.org, digests)
+        for digest, named in waiting.items():
+            for name, heard in named.items():
+                self.sessions.waits(key, await self._reached(caller, name, now), digest, heard, now=now)
+        if not waiting:
+            wanted = [one for _, answer in history.earlier() for one in answer_keys(key, said_by(answer))]
+            for digest, names in (await self._shared.answered_with(caller.org, wanted)).items():
+                for name in names:
+                    self.sessions.given(await self._reached(caller, name, now), digest)
+
+    async def _reached(self, caller: Caller, name: str, now: float) -> Session:
+        """The session of that name, wherever it was served."""
+        if self.sessions.of(caller.key, name) is None:
+            await self.recall(caller, name)
+        return self.sessions.named(caller.key, name, "lineage", now=now)
+
+    async def reach(self, key: str, org: str, name: str) -> None:
+        """Have a session at hand that an operator asks for, if anybody knows it."""
+        if self.sessions.of(key, name) is None:
+            await self.recall(Caller(key=key, team="", org=org), name)
+
+    def _changed(self, org: str, key: str, session: Session) -> None:
+        if self._shared is not None:
+            now = session.changed_at = self._now()
+            self._shared.changed(org, key, session.id, record_of(session, now=now), now=now)
+
+    async def _look(self) -> None:
+        """What was done to sessions at other replicas."""
+        assert self._shared is not None, "only shared sessions are looked after"
+        since, self._asked_since = self._asked_since - _OVERLAP_SECONDS, self._now()
+        for org in {caller.org for caller in callers_of(self._world())}:
+            for key, name, record in await self._shared.changes(org, since):
+                if self.sessions.of(key, name) is not None:
+                    adopted(self.sessions, key, name, record)
 
     def link(self, key: str, session: str, stop: str) -> str:
         """Where a person lets a stopped session go on."""

@@ -3,7 +3,7 @@
 Callers may look at their own sessions and set tighter caps for them; all else is the operator's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .errors import BadRequest, NotFound
@@ -13,7 +13,7 @@ from .sessions.names import clean_name
 from .values.budget import tighter
 from .values.request import Caller
 from .values.session import SessionEvent
-from .values.world import World
+from .values.world import World, callers_of
 
 _NOTE_CHARS_MAX = 1000
 _LISTED_MAX = 1000
@@ -21,8 +21,8 @@ LABELS = ("healthy", "loop")
 
 
 class SessionDesk:
-    """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `allow`
-    grants a run's own budgets more."""
+    """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `reach` asks
+    other gateways (key, organisation, session)."""
 
     def __init__(
         self,
@@ -32,13 +32,27 @@ class SessionDesk:
         fresh_id: Callable[[], str],
         now: Callable[[], float],
         secret: bytes,
+        reach: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
+        self._reach = reach
         self._world = world
         self._sessions = sessions
         self._happened = happened
         self._fresh_id = fresh_id
         self._now = now
         self._secret = secret
+
+    async def reached(self, name: str, key: str | None) -> None:
+        """Have a session at hand that another gateway may have served; `key` None: of any key."""
+        for caller in callers_of(self._world()):
+            if key in (None, caller.key):
+                await self._reach(caller.key, caller.org, name)
+
+    async def reached_by_link(self, token: str) -> None:
+        """The same for the session that a link is for."""
+        read = approval.read(self._secret, token, now=self._now())
+        if read is not None:
+            await self._reach(read[0], self._org(read[0]), read[1])
 
     def opened(self, caller: Caller, asked: Mapping[str, Any]) -> dict[str, Any]:
         """A caller starts a run and says what it may take: `id`, `parent`, `root`, `caps`; all of them optional.
@@ -200,9 +214,7 @@ class SessionDesk:
         return session
 
     def _org(self, key: str) -> str:
-        world = self._world()
-        callers = [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
-        return next((caller.org for caller in callers if caller.key == key), "default")
+        return next((caller.org for caller in callers_of(self._world()) if caller.key == key), "default")
 
     def _tell(self, kind: str, org: str, key: str, session: Session, details: Mapping[str, Any]) -> None:
         event = SessionEvent(

@@ -6,6 +6,7 @@ Built by app.py, which knows no more of it than `start`, `stop`, what is wrong, 
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from .values.world import World
 
 if TYPE_CHECKING:
     from .stores.budgets_redis import RedisBudgets
+    from .stores.sessions_redis import SharedSessions
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ class Treasury:
         self.outputs = OutputBook()
         self.shared: RedisBudgets | None = None
         self.budgets: LocalBudgets | RedisBudgets
+        self.sessions: SharedSessions | None = None
         self._notices = Notices(self._send)
         self._webhook: Webhook | None = None
         self._standings: dict[str, tuple[int, int, int]] = {}
@@ -193,10 +196,12 @@ class Treasury:
         # Lazy door: redis-py takes a third of the start-up time, and most gateways stand alone.
         from .stores.budgets_redis import RedisBudgets  # noqa: PLC0415
         from .stores.scripts import Cluster, OneNode  # noqa: PLC0415
+        from .stores.sessions_redis import SharedSessions  # noqa: PLC0415
 
         clustered = url.startswith(("redis+cluster://", "rediss+cluster://"))
         plain = url.replace("+cluster", "", 1) if clustered else url
         scripts = (Cluster if clustered else OneNode)(plain, self._supervisor.start)
+        self.sessions = SharedSessions(scripts, self._supervisor.start, time.monotonic)
         replica = _replica(self._folder / "replica")
         return RedisBudgets(
             scripts,

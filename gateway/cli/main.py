@@ -15,6 +15,7 @@ from ..errors import ConfigError
 COMMANDS = {
     "serve": "run the gateway",
     "check": "check a routing file: every mistake at once",
+    "sessions": "see sessions, let stopped ones go on, end them, label them",
     "export": "print what was spent, per task type or another group",
     "eval": "try the loop guard on recorded agent sessions, beside published rules",
     "demo": "watch agents run through a gateway in front of two simulated providers",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from itertools import pairwise
 
 from ..values.session import STEPS, LoopLimits, LoopPolicy, LoopRule
 from ..wire.body import NAMING
@@ -59,7 +60,7 @@ def _limits(reader: Reader, doc: schema.LoopSteps, path: Path) -> LoopLimits:
     chosen = [
         (step, score) for step, score in scores.items() if score is not None and f"{step}_at" in doc.model_fields_set
     ]
-    for (lower, score), (higher, above) in zip(chosen, chosen[1:], strict=False):
+    for (lower, score), (higher, above) in pairwise(chosen):
         if score > above:
             reader.complain((*path, f"{lower}_at"), f"'{lower}_at' is above '{higher}_at' ({above}); it must not be")
     for step, score in scores.items():

@@ -112,6 +112,8 @@ class Admin:
         self._admit(request)
         name, action = _parts(request)
         key = request.query.get("key")
+        if name:
+            await self._sessions.reached(name, key)
         if request.method == "GET" and not action:
             if name:
                 return _json(self._sessions.shown(name, key))

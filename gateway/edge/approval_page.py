@@ -38,6 +38,7 @@ _FORM = """<form method="post"><p><label>A note that the model will see (optiona
 
 async def approve(request: web.BaseRequest, desk: SessionDesk, token: str) -> web.Response:
     """GET shows or approves, POST approves. Raises NotFound for a link that is not valid any more."""
+    await desk.reached_by_link(token)
     key, session = desk.of_link(token)
     accepts = request.headers.get("Accept", "")
     agent = request.headers.get("User-Agent", "").lower()

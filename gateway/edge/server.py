@@ -288,6 +288,7 @@ class Front:
         if request.method == "POST" and not name:
             told = self._session_desk.opened(caller, await asked_of(request))
         elif request.method == "GET" and name:
+            await self._session_desk.reached(name, caller.key)
             told = self._session_desk.mine(caller, name)
         else:
             raise MethodNotAllowed("See POST /v1/sessions and GET /v1/sessions/ID.")

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from ..values.budget import NOTHING_MET, Met, SessionCaps
-from ..values.request import Request
 from ..values.session import Stop
 from ..wire.heard import UNHEARD, Beginning
 from . import lineage
@@ -31,7 +30,7 @@ _ALIKE_MAX = 16
 _WAITING_SECONDS = 600.0
 
 
-class Session(msgspec.Struct):
+class Session(msgspec.Struct, eq=False):
     """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
     `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
     and `answered` whether one was given; `alike`: others may have sent the same; `provider` the one that served it last. `root` is
@@ -43,7 +42,8 @@ class Session(msgspec.Struct):
     Of the loop guard: `talks` are its conversations, `taken` the steps of the ladder that were taken, `moved`
     where that took it, `stop` why it is
     not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an operator, whose
-    `note` the model will see and whose `label` says whether it was a loop. `version` counts what operators did.
+    `note` the model will see and whose `label` says whether it was a loop. `resumes` counts how often it was let go on, `changed_at` is when another
+    replica last said something of it.
     """
 
     id: str
@@ -73,7 +73,8 @@ class Session(msgspec.Struct):
     exempt: bool = False
     note: str = ""
     label: str = ""
-    version: int = 0
+    resumes: int = 0
+    changed_at: float = 0.0
     lines: Met = NOTHING_MET
     lines_stamp: tuple[int | bool, ...] = ()
     above: tuple["Session", ...] = ()
@@ -155,10 +156,32 @@ class SessionBook:
             self._sessions.move_to_end((key, session_id))
         return session
 
-    def inferred(self, key: str, request: Request, *, fresh_id: str, now: float, repeated: bool = False) -> Session:
+    def finds(self, history: History) -> bool:
+        """Whether this book knows for sure whose history this is: others may have the same one elsewhere."""
+        for digest, answer in history.earlier():
+            nodes = self._nodes.get(digest, ())
+            if nodes:
+                said = lineage.said_by(answer)
+                return any(one.session.tip == digest and lineage.matches(one.session.heard, said) for one in nodes)
+        return False
+
+    def waits(self, key: str, session: Session, digest: int, heard: Beginning, *, now: float) -> None:
+        """Another gateway has served the session's request with this history, and answered so."""
+        if all(node.session is not session for node in self._nodes.get(digest, ())):
+            session.tip, session.heard, session.answered, session.tip_at = digest, heard, True, now
+            self._note(digest, session)
+
+    def given(self, session: Session, digest: int) -> None:
+        """Another gateway has given the session this answer."""
+        alike = self._answers.get(digest, ())
+        if not any(one is session for one in alike):
+            self._answers[digest] = (*alike, session)[-_ALIKE_MAX:]
+        self._answers.move_to_end(digest)
+        _trim(self._answers, self._nodes_max)
+
+    def inferred(self, key: str, history: History, *, fresh_id: str, now: float, repeated: bool = False) -> Session:
         """The session whose previous request this one continues, else a new one called `fresh_id`. `repeated`: the
         caller says that it sends this once more."""
-        history = History(key, request)
         session = self._again(history, repeated) or self._continued(history, now) or self._rewritten(key, history)
         if session is None:
             session = self._kept(
@@ -166,7 +189,8 @@ class SessionBook:
             )
         else:
             session.source = "lineage"
-            self.of(key, session.id)
+            if self.of(key, session.id) is None:
+                self._kept(key, session)
         session.alike = history.opens or len(self._nodes.get(history.digest, ())) > 0
         if session.tip != history.digest:
             session.tip, session.heard, session.answered = history.digest, UNHEARD, False
@@ -179,11 +203,7 @@ class SessionBook:
         if session.tip == tip:
             session.answered, session.heard = True, heard
         for digest in lineage.answer_keys(key, heard):
-            alike = self._answers.get(digest, ())
-            if session not in alike:
-                self._answers[digest] = (*alike, session)[-_ALIKE_MAX:]
-            self._answers.move_to_end(digest)
-        _trim(self._answers, self._nodes_max)
+            self.given(session, digest)
 
     @property
     def count(self) -> int:

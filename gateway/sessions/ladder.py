@@ -141,7 +141,7 @@ def resume(session: Session, *, note: str) -> None:
     session.stop = None
     session.taken = session.taken - {"hold", "stop", "answer"}
     session.note = note
-    session.version += 1
+    session.resumes += 1
     for talk in session.talks.values():
         talk.score = 0.0
 
@@ -152,7 +152,6 @@ def kill(session: Session, *, id: str, at: float, why: str) -> Stop:
         id=id, at=at, code="session_killed", message=f"This session was ended by an operator{': ' + why if why else ''}.",
         details={"session": session.id, "calls": session.calls},
     )  # fmt: skip
-    session.version += 1
     return session.stop
 
 

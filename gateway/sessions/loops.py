@@ -59,7 +59,7 @@ _STORM_SECONDS = 600.0
 POLL_SECONDS = 20.0
 
 
-class Conversation(msgspec.Struct):
+class Conversation(msgspec.Struct, eq=False):
     """What is known of one conversation.
 
     `read` messages were read, which ended in `tail`; `read_at` and `answered_at` are when (seconds). `pauses` is how

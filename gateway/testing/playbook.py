@@ -14,7 +14,8 @@ from ..errors import CallerGone, Overloaded, UpstreamError
 from ..exchange import Exchange
 from ..providers.call import UpstreamCall
 from ..routing.health import HealthBook
-from ..sessions.identity import SessionBook
+from ..sessions.identity import Session, SessionBook
+from ..sessions.lineage import History
 from ..values.answer import Answer
 from ..values.budget import Amounts, Exceeded, Offer, Reservation
 from ..values.entry import Hold, LedgerEntry
@@ -22,6 +23,7 @@ from ..values.request import Caller, Hints, Message
 from ..values.session import SessionEvent
 from ..values.world import World
 from ..wire import chat
+from ..wire.heard import Beginning
 
 CALLER = Caller(key="k1", team="research")
 JSON = {"Content-Type": "application/json"}
@@ -145,6 +147,20 @@ class Playbook:
     def happened(self, event: SessionEvent) -> None:
         """Keep what happened to sessions."""
         self.session_events.append(event)
+
+    shared = False
+
+    def joined(self, caller: Caller, session: Session) -> None:
+        """Nobody else is there."""
+
+    def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None:
+        """Nobody else is there."""
+
+    async def recall(self, caller: Caller, name: str) -> None:
+        """Nobody else is there."""
+
+    async def learn(self, caller: Caller, history: History) -> None:
+        """Nobody else is there."""
 
     def link(self, key: str, session: str, stop: str) -> str:
         """A link that leads nowhere."""

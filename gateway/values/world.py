@@ -17,6 +17,11 @@ class Webhook:
     secret: str | None = field(repr=False)
 
 
+def callers_of(world: "World") -> list[Caller]:
+    """Everybody who may call."""
+    return [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.

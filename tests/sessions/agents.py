@@ -6,6 +6,7 @@ from typing import Any
 from gateway.sessions import ladder
 from gateway.sessions.identity import Session, SessionBook
 from gateway.sessions.ladder import Standing
+from gateway.sessions.lineage import History
 from gateway.values.request import Request
 from gateway.wire import chat
 from gateway.wire.heard import Beginning
@@ -44,7 +45,9 @@ class Agents:
     ) -> Session:
         self.count += 1
         self.now += 1
-        session = self.book.inferred(key, parsed(messages), fresh_id=f"s{self.count}", now=self.now, **fields)
+        session = self.book.inferred(
+            key, History(key, parsed(messages)), fresh_id=f"s{self.count}", now=self.now, **fields
+        )
         if answer is not None:
             self.book.answered(key, session, session.tip, answer)
         session.calls += 1

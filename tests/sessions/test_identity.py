@@ -1,6 +1,7 @@
 """Whose request this is."""
 
 from gateway.sessions.identity import SessionBook
+from gateway.sessions.lineage import History
 from gateway.wire.heard import Beginning
 from tests.sessions.agents import NOW, Agents, opening, parsed, step
 
@@ -131,7 +132,7 @@ def test_memory_is_bounded():
     book = SessionBook(capacity=10, nodes=20)
     for number in range(50):
         book.named("k", f"s{number}", "header", now=NOW)
-        session = book.inferred("k", parsed(opening(str(number))), fresh_id=f"f{number}", now=NOW)
+        session = book.inferred("k", History("k", parsed(opening(str(number)))), fresh_id=f"f{number}", now=NOW)
         book.answered("k", session, session.tip, heard(number))
     assert len(book) == 30
 
