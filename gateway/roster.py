@@ -123,8 +123,8 @@ class Roster:
         key, now = caller.key, self._now()
         digests = [digest for digest, _ in history.earlier()]
         waiting = await self._shared.waiting_at(caller.org, digests)
-        for digest, named in waiting.items():
-            for name, heard in named.items():
+        for digest in [one for one in digests if one in waiting][:1]:
+            for name, heard in waiting[digest].items():
                 self.sessions.waits(key, await self._reached(caller, name, now), digest, heard, now=now)
         if not waiting:
             wanted = [one for _, answer in history.earlier() for one in answer_keys(key, said_by(answer))]

@@ -57,10 +57,7 @@ class SharedSessions:
         answers = await self._asked([("HGETALL", _node_key(org, digest)) for digest in digests])
         found = {}
         for digest, answer in zip(digests, answers, strict=True):
-            flat = list(answer or ())
-            named = {
-                name.decode(): Beginning(*orjson.loads(told)) for name, told in zip(flat[::2], flat[1::2], strict=True)
-            }
+            named = {name.decode(): Beginning(*orjson.loads(told)) for name, told in (answer or {}).items()}
             if named:
                 found[digest] = named
         return found

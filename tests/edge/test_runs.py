@@ -43,8 +43,9 @@ KEY, OTHER = {"Authorization": "Bearer secret-one"}, {"Authorization": "Bearer s
 ADMIN, CURL = {"Authorization": "Bearer s3cret"}, {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "User-Agent": "Mozilla/5.0"}
 DIALECTS = ("chat", "responses", "messages")
-# The turn whose repetition is due for each step, where every turn adds 1 and the first, being new, nothing.
-WARNED, NUDGED, STOPPED = 4, 5, 9
+# The request at which each step is due: the first brings no result, the second one that is new, and every further one
+# adds 1 to the score. SERVED is how many are served before the one that is refused.
+WARNED, NUDGED, SERVED = 5, 6, 9
 SYSTEM = "You are an agent – be brief."
 PARAMETERS = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
 LOOPING = {"tool_calls": [{"name": "bash", "arguments": {"cmd": "ls"}}]}
@@ -168,7 +169,7 @@ class ChatAgent(Agent):
         self.history.insert(0, {"role": "system", "content": SYSTEM})
 
     async def turn(self, sim: dict[str, Any] = LOOPING, *, stream: bool = False) -> dict[str, str]:
-        tool = {"type": "function", "function": {"name": "bash", "parameters": PARAMETERS}}
+        tool = {"type": "function", "function": {"name": "bash", "parameters": PARAMETERS, "strict": True}}
         asked = {"model": self.model, "messages": self.history, "tools": [tool], "extra_body": {"sim": sim}}
         asked["extra_headers"] = self.headers
         if stream:
@@ -309,8 +310,8 @@ def _ledger(tmp_path: Path) -> list[LedgerEntry]:
 async def test_a_loop_is_warned_of_and_stopped_and_its_agent_told_once(site: Opened, tmp_path: Path, dialect: str) -> None:
     async with site() as it:
         agent = it.agent(dialect)
-        told = await agent.turns_of(STOPPED)
-        assert [one.partition(";")[0] for one in told] == [""] * 3 + ["warn", "nudge"] + ["warn"] * 4
+        told = await agent.turns_of(SERVED)
+        assert [one.partition(";")[0] for one in told] == [""] * 4 + ["warn", "nudge"] + ["warn"] * 3
         assert "tool=bash" in told[WARNED - 1] and "count=4" in told[WARNED - 1]
         before = it.sent
         stopped = await agent.until_stopped()
@@ -318,32 +319,32 @@ async def test_a_loop_is_warned_of_and_stopped_and_its_agent_told_once(site: Ope
         assert (stopped.status, stopped.code) == (402 if dialect == "messages" else 400, "loop_stopped")
         assert stopped.headers["x-should-retry"] == "false" and stopped.headers["x-penstock-stopped"] == "loop_stopped"
         details = stopped.details
-        assert (details["tool"], details["calls"]) == ("bash", STOPPED) and details["score"] >= 8
-        assert details["count"] == STOPPED and float(details["cost_usd"]) > 0 and details["turns"] >= 8
+        assert (details["tool"], details["calls"]) == ("bash", SERVED) and details["score"] >= 8
+        assert details["count"] == SERVED and float(details["cost_usd"]) > 0 and details["turns"] >= 8
         served, hold = len(agent.provider.received), await it.metric("penstock_requests_repelled")
         for _ in range(5):
             assert (await agent.until_stopped()).code == "loop_stopped"
         assert await it.metric("penstock_requests_repelled") == hold + 5
-        assert len(agent.provider.received) == served == STOPPED, "nothing of it reaches the provider"
+        assert len(agent.provider.received) == served == SERVED, "nothing of it reaches the provider"
         assert (await it.session(stopped.session))["stop"]["hammered"] == 5
     outcomes = [entry.outcome for entry in _ledger(tmp_path)]
-    assert outcomes == ["completed"] * STOPPED + ["refused"], "what is repelled is not written down"
+    assert outcomes == ["completed"] * SERVED + ["refused"], "what is repelled is not written down"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_the_model_is_nudged_once_and_its_cache_stays_warm(site: Opened, dialect: str) -> None:
     async with site() as it:
         agent = it.agent(dialect)
-        await agent.turns_of(STOPPED)
+        await agent.turns_of(SERVED)
         bodies = [raw.decode() for raw in agent.provider.received]
-        assert [body.count(NOTE) for body in bodies] == [int(turn == NUDGED) for turn in range(1, STOPPED + 1)]
+        assert [body.count(NOTE) for body in bodies] == [int(turn == NUDGED) for turn in range(1, SERVED + 1)]
         nudged, plain = json.loads(bodies[NUDGED - 1]), json.loads(bodies[NUDGED])
         turns = agent.turn_in(nudged)
         assert turns[:-1] == agent.turn_in(plain)[: len(turns) - 1] and nudged["tools"] == plain["tools"]
         assert nudged.get("system") == plain.get("system") and nudged.get("instructions") == plain.get("instructions")
         result = turns[-1]["content"][0] if dialect == "messages" else turns[-1]
         text = result["output"] if dialect == "responses" else result["content"]
-        assert text.startswith(f"a.txt\n\n{NOTE}`bash` has now come out the same 4 times")
+        assert text.startswith(f"a.txt\n\n{NOTE}`bash` has now come out the same 5 times")
         whole, following = bodies[NUDGED - 1], bodies[NUDGED]
         opening = whole.index('"input":' if dialect == "responses" else '"messages":')
         upto = whole[opening : whole.index("\\n\\n" + NOTE)]
@@ -362,7 +363,7 @@ async def test_a_person_lets_it_go_on_by_the_link_and_it_finishes(site: Opened, 
         await agent.turn()
         await agent.turn({"text": "All is done."})
         assert agent.text == "All is done."
-        assert (await it.session(stopped.session))["calls"] == STOPPED + 2
+        assert (await it.session(stopped.session))["calls"] == SERVED + 2
 
 
 async def test_links_are_only_followed_by_who_means_it(site: Opened) -> None:
@@ -435,7 +436,7 @@ async def test_operators_exempt_kill_and_label(site: Opened) -> None:
         assert (await it.act(name, "label", label="loop")).json()["label"] == "loop"
         assert (await it.act(name, "label", label="nonsense")).status_code == 400
         assert (await it.act(name, "exempt")).json()["exempt"]
-        await agent.turns_of(2 * STOPPED)
+        await agent.turns_of(2 * SERVED)
         assert (await it.act(name, "kill", note="enough")).json()["stop"]["code"] == "session_killed"
         killed = await agent.until_stopped()
         assert (killed.status, killed.code) == (400, "session_killed") and "enough" in killed.message
@@ -460,13 +461,13 @@ async def test_nobody_acts_on_sessions_where_no_token_is_set(site: Opened) -> No
 async def test_a_run_may_end_with_a_last_answer_in_the_models_place(site: Opened, tmp_path: Path, dialect: str, stream: bool) -> None:
     async with site("loops: {stop_mode: answer}") as it:
         agent = it.agent(dialect)
-        for _ in range(STOPPED + 2):
+        for _ in range(SERVED + 2):
             headers = await agent.turn(stream=stream)
         assert agent.text.startswith("[Stopped by the gateway] This session repeats itself: 'bash'")
         assert headers["x-penstock-stopped"] == "loop_stopped" and "/approve/" in agent.text
-        assert len(agent.provider.received) == STOPPED
+        assert len(agent.provider.received) == SERVED
     entries = _ledger(tmp_path)
-    assert [entry.outcome for entry in entries] == ["completed"] * STOPPED + ["refused"]
+    assert [entry.outcome for entry in entries] == ["completed"] * SERVED + ["refused"]
     assert not entries[-1].charge_nusd
 
 
@@ -474,7 +475,7 @@ async def test_a_run_may_end_with_a_last_answer_in_the_models_place(site: Opened
 async def test_what_is_only_observed_is_never_stopped(site: Opened, loops: str) -> None:
     async with site(f"loops: {loops}") as it:
         agent = it.agent()
-        told = await agent.turns_of(2 * STOPPED)
+        told = await agent.turns_of(2 * SERVED)
         assert told[-1].startswith("warn" if "null" in loops else "stop") and ("shadow" in told[-1]) == ("null" not in loops)
         assert not any(NOTE.encode() in body for body in it.near.received)
         counted = (await it.get("/metrics")).text
@@ -487,7 +488,7 @@ async def test_the_status_of_a_stop_by_who_asks(site: Opened) -> None:
             before = it.sent
             stopped = await it.agent(headers={"User-Agent": agent}).until_stopped()
             assert (stopped.status, stopped.code) == (status, "loop_stopped")
-            assert it.sent == before + STOPPED + 1, "no status is tried again"
+            assert it.sent == before + SERVED + 1, "no status is tried again"
 
 
 HELD = "loops: {hold_at: 4, hold_seconds: 10}"
@@ -543,7 +544,7 @@ async def test_what_was_decided_about_sessions_survives_a_restart(site: Opened) 
         assert (refused.code, refused.details["tool"]) == ("loop_stopped", "bash")
         assert (await it.get(links["stopped"].replace(links["stopped"].split("/approve/")[0], it.base), CURL)).status_code == 200
         await agents["stopped"].turn()
-        await agents["exempt"].turns_of(2 * STOPPED)
+        await agents["exempt"].turns_of(2 * SERVED)
         assert (await agents["killed"].until_stopped()).code == "session_killed"
         assert (await it.session("labelled"))["label"] == "healthy"
         await agents["labelled"].turn()
