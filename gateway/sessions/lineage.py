@@ -1,11 +1,13 @@
 """Which conversation a request continues, by what is said in it. Pure: digests of histories and of answers.
 
-A history is known by what people and the agent said in it: how long each of it is, and how the first and the last of it
-read. Instructions and tool results are left out, because agents rewrite the ones and elide the others. Digests are the
+A history is known by what people and the agent said in it: how long the newest of it is, and how the first and the
+last of it read. Instructions and tool results are left out, because agents rewrite the ones and elide the others. Digests are the
 same in every process, within one caller's key; no text can be read back from them.
 """
 
+from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import islice
 
 from ..values.request import NOTHING, Message, Request
 from ..wire.heard import KNOWN_CHARS, Beginning
@@ -20,39 +22,57 @@ _CALL_ID_CHARS_MIN = 8
 _ENDS_CHARS = 256
 _PARTS_MAX = 8
 _DIGEST_BYTES = 8
+# How many messages are looked at: at the beginning, of the newest, and of the newest before an answer.
+_FIRST, _WINDOW, _COMPARED = 2, 40, 32
 _SPOKEN = ("user", "assistant")
 
 
 class History:
-    """One request's history, taken in once."""
+    """One request's history, taken in once; costs no more for a long one."""
 
     def __init__(self, key: str, request: Request) -> None:
         self._key = key
-        messages = request.messages
-        self._spoken = [
-            (place, size, message)
-            for place, (size, message) in enumerate(zip(request.sizes, messages, strict=True))
-            if message.role in _SPOKEN
-        ]
-        self._measures = [
-            (size, 0 if message.tool_calls is NOTHING else memoryview(message.tool_calls).nbytes)
-            for _, size, message in self._spoken
-        ]
-        # Where the agent's answers stand among what was spoken, newest first.
-        answers = [at for at, (_, _, message) in enumerate(self._spoken) if message.role == "assistant"]
-        self._answers = answers[: -ANSWERS_TRIED - 1 : -1]
-        self.digest = self._digest(len(self._spoken))
-        self.opens = not answers
-        self._earlier = [(self._digest(at), self._spoken[at][2]) for at in self._answers if at > 0]
+        self._messages, self._sizes = request.messages, request.sizes
+        messages, places = self._messages, range(len(self._messages))
+        self._first = list(islice((at for at in places if messages[at].role in _SPOKEN), _FIRST))
+        # The newest of what was spoken, the newest first, and where the agent's answers stand among it.
+        self._newest = list(islice((at for at in reversed(places) if messages[at].role in _SPOKEN), _WINDOW))
+        self._answers = [at for at in self._newest if messages[at].role == "assistant"][:ANSWERS_TRIED]
+        self._ends: dict[int, str] = {}
+        self._earlier: list[tuple[int, Message]] = []
+        self.digest = self._digest(len(messages))
+        self.opens = not self._answers
 
-    def earlier(self) -> list[tuple[int, Message]]:
+    def earlier(self) -> Iterator[tuple[int, Message]]:
         """(digest, answer): the requests that this one may continue, and what was answered to them; newest first."""
-        return self._earlier
+        answers = [at for at in self._answers if at > self._first[0]]
+        for number, at in enumerate(answers):
+            if number == len(self._earlier):
+                self._earlier.append((self._digest(at), self._messages[at]))
+            yield self._earlier[number]
 
     def _digest(self, count: int) -> int:
-        spoken = self._spoken[:count]
-        ends = [text_ends(message) for _, _, message in (*spoken[:2], *spoken[2:][-2:])]
-        return digest_of(self._key, "history", str(self._measures[:count]), *ends)
+        """Of the first `count` messages: how many they are, how the first read, how long the newest are, and how the last
+        two read."""
+        newest = [at for at in self._newest if at < count]
+        if len(newest) < _COMPARED and len(self._newest) == _WINDOW:
+            # Further back than the window: the request that was answered ends there.
+            newest = list(
+                islice((at for at in range(count - 1, -1, -1) if self._messages[at].role in _SPOKEN), _COMPARED)
+            )
+        newest = newest[:_COMPARED]
+        places = sorted({*[at for at in self._first if at < count], *newest[:2]})
+        told = "\0".join(
+            [self._key, str(count), str([self._sizes[at] for at in newest]), *[self._end(at) for at in places]]
+        )
+        digest = blake2b(told.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest()
+        return int.from_bytes(digest, "little")
+
+    def _end(self, at: int) -> str:
+        found = self._ends.get(at)
+        if found is None:
+            found = self._ends[at] = text_ends(self._messages[at])
+        return found
 
 
 def answer_keys(key: str, said: Beginning) -> list[int]:

@@ -21,7 +21,7 @@ from .steps import Call, Step, Turn, text_of
 
 # Of a history that was never seen before (after a restart), only the newest messages are read, and what they add is
 # bounded: how much time passed between its turns is not known, so they may all have been polls.
-FIRST_LOOK, FIRST_SCORE_MAX = 64, 3.5
+FIRST_LOOK, FIRST_SCORE_MAX = 40, 3.5
 SCORE_MAX = 20.0
 # Words of the agent, one after the other, that are looked at for near duplicates.
 _SAID_MAX = 12
