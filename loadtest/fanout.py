@@ -35,6 +35,8 @@ ROOT, SECRET, ADMIN = "root", "fan-secret", "fan-admin"
 HEADERS = {"authorization": f"Bearer {SECRET}"}
 SAMPLE_SECONDS, SETTLE_SECONDS, CALL_SECONDS = 0.05, 10.0, 60.0
 REPLICAS = 4
+# A store that has just begun may not answer at once.
+WARM_TRIES = 50
 # Each cap: its amount, and what it is in the integer unit of its account.
 CAPS = {"calls": (40, 40), "usd": (0.004, 4_000_000), "sub_agents": (12, 12)}
 _PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
@@ -69,7 +71,7 @@ class Scenario:
 
 @dataclass
 class Tally:
-    """What the children saw. `served`: by child, in the first seconds and later."""
+    """What the children saw. `served` counts calls by child; `refused` are children that were; `odd` is what else came."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
@@ -165,15 +167,28 @@ class Children:
         self.tally = Tally()
 
     async def run(self, scenario: Scenario) -> Tally:
-        """Open the root, then every child at once."""
+        """A call of somebody else's at each gateway, so that none is cold; open the root, then every child at once."""
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as http:
+            for number, base in enumerate(self._bases):
+                await self._warm(http, base, f"other-{number}")
             if scenario.whose == "run":
                 asked = {"id": ROOT, "caps": {scenario.cap: CAPS[scenario.cap][0]}}
                 async with http.post(f"{self._bases[0]}/v1/sessions", json=asked, headers=HEADERS) as answer:
                     assert answer.status == 200, await answer.text()
             await asyncio.gather(*(self._child(http, number) for number in range(self._count)))
         return self.tally
+
+    async def _warm(self, http: aiohttp.ClientSession, base: str, name: str) -> None:
+        body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        for _ in range(WARM_TRIES):
+            async with http.post(
+                f"{base}{_PATHS['chat']}", json=body, headers=HEADERS | {"x-penstock-session": name}
+            ) as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+        raise TimeoutError("a gateway serves nothing")
 
     async def _child(self, http: aiohttp.ClientSession, number: int) -> None:
         name, dialect = f"child-{number}", list(_PATHS)[number % len(_PATHS)]
@@ -192,7 +207,10 @@ class Children:
         return json.dumps({"output_tokens": self._chance.choice((3, 8, 20, 40))})
 
     async def _call(self, http: aiohttp.ClientSession, name: str, dialect: str, history: list[dict[str, Any]]) -> str:
-        body: dict[str, Any] = {"model": self._chance.choice(("small", "claude")), "stream": self._chance.random() < 0.5}
+        body: dict[str, Any] = {
+            "model": self._chance.choice(("small", "claude")),
+            "stream": self._chance.random() < 0.5,
+        }
         body |= {"input" if dialect == "responses" else "messages": history}
         body |= {"max_output_tokens" if dialect == "responses" else "max_tokens": 60}
         headers = HEADERS | {
@@ -239,6 +257,8 @@ def one(scenario: Scenario, seed: int, children: int, calls: int, folder: Path) 
         logs = "".join(gateway.log.read_text(errors="replace") for gateway in gateways)
     seen.wrong += list(_wrong(scenario, seen, logs))
     seen.notes += list(_notes(scenario, seen, children))
+    if "does not answer" in logs:
+        seen.notes.append("the store did not answer for a while")
     return seen
 
 

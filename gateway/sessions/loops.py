@@ -23,6 +23,8 @@ from .steps import Call, Step, Turn, text_of
 # bounded: how much time passed between its turns is not known, so they may all have been polls.
 FIRST_LOOK, FIRST_SCORE_MAX = 40, 3.5
 SCORE_MAX = 20.0
+# A system prompt and a question: shorter histories hold no turn of the agent's.
+_OPENING = 3
 # Words of the agent, one after the other, that are looked at for near duplicates.
 _SAID_MAX = 12
 _SAME_WORDS = 0.6
@@ -121,6 +123,9 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
     `charge_nusd` is what the session was charged so far, for the evidence.
     """
     messages, first = request.messages, talk.read == 0
+    if first and len(messages) < _OPENING and messages[-1].role == "user":
+        _opened(talk, messages, now)
+        return True
     idle = 0.0 if first else max(0.0, now - max(talk.read_at, talk.answered_at))
     talk.pauses += idle >= POLL_SECONDS
     start, spoken = _unread(talk, messages), False
@@ -136,6 +141,12 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
         _resent(talk, messages, idle, now, charge_nusd)
     talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages, len(messages)), now, ()
     return spoken
+
+
+def _opened(talk: Conversation, messages: Sequence[Message], now: float) -> None:
+    """A conversation begins: nothing has happened yet that could repeat itself."""
+    talk.happened(Kind.told, hash(text_of(messages[-1])))
+    talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
 
 
 def spawned(talk: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
