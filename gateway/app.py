@@ -112,7 +112,8 @@ class App:
         self._ledger = Ledger(Journal(settings.data / "journal"), self._store, self._metrics.publish)
         self._ledger.start()
         self._treasury.start(self._store)
-        self._roster.start(self._treasury.announce, self._treasury.sessions)
+        self._roster.start(self._treasury.announce, self._treasury.sessions, self._treasury.desk.grant)
+        self._treasury.restore(self._roster.capped())
         litellm = LitellmDoor(self._supervisor)
         self._upstream = Doors(HttpUpstream(), litellm)
         exchange = self._exchange = Exchange(

@@ -48,7 +48,7 @@ class Desk:
         `asked` names (user, session, task_type, route, deployment, model, tier, provider)."""
         scope = {**asked, "org": caller.org, "team": caller.team, "key": caller.key}
         found, more = [], []
-        for budget in (*self._world().budgets, *self._world().caps.budgets):
+        for budget in (*self._world().budgets, *self._world().caps_of(caller.key).all_budgets):
             open_dimensions = [dimension for dimension in budget.scope if dimension not in scope]
             known = {dimension: value for dimension, value in scope.items() if dimension in budget.scope}
             if not all(want in ("*", known.get(name, want)) for name, want in budget.scope.items()):
@@ -70,7 +70,9 @@ class Desk:
     async def grant(self, name: str, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
         """Allow more on one account of a budget: `amount` in its unit, for `minutes` or for the rest of its window.
         Raises NotFound, BadRequest, Overloaded."""
-        budget = next((one for one in self._world().budgets if one.name == name), None)
+        world, given = self._world(), asked.get("scope")
+        key = given.get("key", "") if isinstance(given, dict) else ""
+        budget = next((one for one in (*world.budgets, *world.caps_of(key).all_budgets) if one.name == name), None)
         if budget is None:
             raise NotFound(f"There is no budget '{name[:100]}'.", param="budget")
         scope = _scope(budget, asked.get("scope"))

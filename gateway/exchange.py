@@ -24,7 +24,7 @@ from .routing.classifiers import CLASSIFIERS
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
-from .sessions import caps, ladder, loops
+from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.ladder import Standing
 from .sessions.lineage import History
@@ -35,7 +35,7 @@ from .sessions.users import UserBook, user_of
 from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
-from .values.budget import NOTHING_SPENT, Reservation, tighter
+from .values.budget import NOTHING_SPENT, Reservation, added, tighter
 from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
@@ -85,6 +85,7 @@ class SessionNews(Protocol):
     def joined(self, caller: Caller, session: Session) -> None: ...
     def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None: ...
     async def recall(self, caller: Caller, name: str) -> None: ...
+    async def told(self) -> None: ...
     async def learn(self, caller: Caller, history: History) -> None: ...
 
 
@@ -156,13 +157,17 @@ class Exchange:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
         arrived = await self._arrived(request, caller, hints)
         session = arrived.session
-        if session.stop is not None and not ladder.lifted(session, arrived.standing, now=arrived.at):
-            return await self._repel(arrived, reply)
+        if session.stop is not None:
+            if not ladder.lifted(session, arrived.standing, now=arrived.at):
+                return await self._repel(arrived, reply)
+            who = "user" if arrived.standing.spoken else "silence"
+            self._tell("session_resumed", caller, session, arrived.request_id, arrived.at, True, {"who": who})
         decided = self._decide(arrived)
         if session.stop is not None:
             refusal = await self._waited(decided, hints.headers)
             if refusal is not None:
                 return await self._stopped(decided, refusal, reply)
+            decided = structs.replace(decided, note=_taken_note(session))
         if planning.close_to_a_limit(decided.facts, decided.route):
             decided = await self._counted(decided)
         plan = self._plan(decided)
@@ -207,7 +212,9 @@ class Exchange:
         session = await self._session(world, request, caller, hints, origins, request_id, at)
         if hints.caps is not None and hints.caps != session.own_told:
             self._cap(session, caller, hints.caps, request_id, at)
-        standing = Standing(talk=loops.begun())
+            if self._news.shared:
+                await self._news.told()
+        standing = ladder.unseen()
         if request.dialect in _CONVERSATIONS:
             talk = origins[0].talk if origins and request.previous is not None else None
             standing = ladder.observe(session, request, now=at, talk=talk)
@@ -255,12 +262,12 @@ class Exchange:
     def _climb(self, decided: Decided, limits: LoopLimits) -> None:
         """A step of the ladder is taken for the first time."""
         session, standing, caller = decided.session, decided.standing, decided.caller
-        facts = ladder.evidence(session, standing.talk, standing.score, decided.at)
+        facts = ladder.evidence(session, standing.culprit, standing.score, decided.at)
         if standing.acts and standing.step == "tier":
             session.moved = limits.move
         if standing.acts and standing.step in ("hold", "stop"):
             stopped = ladder.stop(session, standing, id=decided.request_id, at=decided.at)
-            session.stop_seen_at = decided.at
+            session.stop_seen_at, session.limits = decided.at, limits
             facts = {**facts, "resume": self._link(decided.world, caller.key, session)}
             assert stopped is session.stop
         self._tell(f"loop_{standing.step}", caller, session, decided.request_id, decided.at, standing.acts, facts)
@@ -268,8 +275,11 @@ class Exchange:
     def _cap(self, session: Session, caller: Caller, told: str, request_id: str, at: float) -> None:
         """Who started the run has said what it may take. Only ever less. Raises BadRequest."""
         asked = caps.asked(told)
-        session.own = asked if session.own is None else tighter(session.own, asked)
-        session.own_told, session.own_version = told, session.own_version + 1
+        own = asked if session.own is None else tighter(session.own, asked)
+        session.own_told = told
+        if own == session.own:
+            return
+        session.own, session.own_version = own, session.own_version + 1
         self._tell("session_caps", caller, session, request_id, at, True, {"caps": caps.told_caps(session.own)})
 
     def _tell(
@@ -291,15 +301,20 @@ class Exchange:
                 key=caller.key,
                 session=session.id,
                 acted=acted,
-                details={"root": session.root, **details},
+                details={
+                    "root": session.root,
+                    "parent": session.parent,
+                    "started_at": session.started_at,
+                    **details,
+                },
             )
         )
 
     def _link(self, world: World, key: str, session: Session) -> str:
         stopped = session.stop
-        if stopped is None or stopped.code == "session_killed" or not world.loops.approval:
+        if stopped is None or stopped.code == "session_killed":
             return ""
-        return self._news.link(key, session.id, stopped.id)
+        return self._news.link(key, session.id, stopped.id) if world.loops.approval != "none" else ""
 
     def _user(self, world: World, caller: Caller, told: str, at: float) -> str:
         user = user_of(told) if told else ""
@@ -367,9 +382,9 @@ class Exchange:
         if hints.agent is not None:
             parent, name = name, f"{name}/{hints.agent}"
         if self._news.shared and self._sessions.of(caller.key, name) is None:
-            await self._news.recall(caller, name)
-            if parent is not None and self._sessions.of(caller.key, parent) is None:
-                await self._news.recall(caller, parent)
+            for one in (name, parent, root):
+                if one is not None and self._sessions.of(caller.key, one) is None:
+                    await self._news.recall(caller, one)
         session = self._sessions.of(caller.key, name)
         if session is not None:
             return session
@@ -414,14 +429,16 @@ class Exchange:
         assert session.stop is not None, "only what is stopped is refused"
         agent = headers.get("user-agent", "").lower()
         status = next((status for word, status in limits.statuses.items() if word in agent), None)
-        return ladder.refusal(session.stop, self._link(world, caller.key, session), status)
+        link = self._link(world, caller.key, session) if world.loops.approval == "everywhere" else ""
+        return ladder.refusal(session.stop, link, status)
 
     async def _repel(self, arrived: _Arrived, reply: Reply) -> Answer:
         """Asked once more after its stop: answered from memory, at next to no cost."""
         session, world = arrived.session, arrived.world
         session.stop_seen_at, session.hammered = arrived.at, session.hammered + 1
         self.repelled += 1
-        limits = world.loops.of(arrived.route.name, arrived.hints.task_type or "")
+        limits = session.limits or world.loops.of(arrived.route.name, arrived.hints.task_type or "")
+        session.failed = True
         refusal = self._refusal_of(world, arrived.caller, session, arrived.hints.headers, limits)
         step = "hold" if refusal.code == "loop_held" else "stop"
         headers = {
@@ -433,6 +450,7 @@ class Exchange:
 
     async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
         """The request that a loop ends with."""
+        decided.session.failed = True
         limits = decided.world.loops.of(decided.route.name, decided.verdict.task_type)
         headers = story.of_case(decided)
         answer = await self._last_words(
@@ -589,7 +607,7 @@ class Exchange:
         standing, note = decided.standing, decided.note
         step = standing.step if standing.acts else ""
         if step == "nudge":
-            note = f"{note}\n\n{ladder.nudge(standing.talk)}" if note else ladder.nudge(standing.talk)
+            note = f"{note}\n\n{ladder.nudge(standing.culprit)}" if note else ladder.nudge(standing.culprit)
         elif step == "answer":
             note = f"{note}\n\n{ladder.CONCLUDE}" if note else ladder.CONCLUDE
         if not note:
@@ -658,11 +676,15 @@ class Exchange:
     def _progressed(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
         """What the session's books learn from the end of an attempt."""
         session, talk = decided.session, decided.standing.talk
-        session.calls += int(entry.usage_basis != "none")
-        session.charge_nusd += entry.charge_nusd
+        session.failed = session.failed or (progress.outcome != "completed" and bool(entry.final))
         if entry.usage_basis == "none":
+            # A sub-agent that was let in and took nothing has not come yet.
+            session.admitted = session.admitted and session.calls > 0
             return
-        if session.parent and not session.admitted:
+        session.spent = added(session.spent, settlement.amounts_of(entry))
+        if session.above:
+            ladder.answered(session.above[0], now=(entry.at_ms + entry.duration_ms) / 1000)
+        if session.parent and session.calls == 1:
             session.admitted = True
             self._news.joined(decided.caller, session)
         talk.answered_at = (entry.at_ms + entry.duration_ms) / 1000
@@ -674,6 +696,7 @@ class Exchange:
                 self._news.answered(decided.caller, session, decided.tip, progress.heard)
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
+        decided.session.failed = True
         answer = DIALECTS[decided.request.dialect].refused(refusal)
         now = self._clock.monotonic()
         self._ledger.record(

@@ -25,6 +25,8 @@ from .values.plan import Attempt, Refusal
 
 # A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
 _LEASE_GRACE_SECONDS = 300.0
+# How often a sub-agent's call looks whether another of its first calls was let in.
+_JOINING_SECONDS = 0.005
 # Between two looks whether there is room: short first, then so long.
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.02, 0.25
 # Requests that may wait for room at once; each keeps its body in memory.
@@ -143,6 +145,26 @@ class Holder:
 
     async def hold(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> Held | Refusal:
         """Hold the attempt at `place`, else the next one after it that takes less; waits where a budget says so."""
+        session = decided.session
+        if session.parent:
+            # Of the first calls of a sub-agent one is counted as its coming; the others wait to see whether it may come.
+            while session.joining:
+                await self._clock.sleep(_JOINING_SECONDS)
+            if not session.admitted:
+                return await self._let_in(decided, attempts, place, number)
+        return await self._hold(decided, attempts, place, number)
+
+    async def _let_in(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> Held | Refusal:
+        session = decided.session
+        session.joining = True
+        try:
+            held = await self._hold(decided, attempts, place, number)
+            session.admitted = isinstance(held, Held)
+        finally:
+            session.joining = False
+        return held
+
+    async def _hold(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> Held | Refusal:
         places = holds.affordable(attempts, place)
         offered = [attempts[at] for at in places]
         lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS

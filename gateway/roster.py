@@ -6,18 +6,20 @@ Events go to the log, the counters, the audit beside the ledger, and the webhook
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .edge.supervisor import Supervisor
-from .session_desk import SessionDesk
+from .errors import Overloaded
+from .session_desk import GrantMore, SessionDesk
 from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.lineage import History, answer_keys, said_by
-from .sessions.records import adopted, record_of
+from .sessions.records import BELONGS, CHANGES, CLIMBED, adopted, record_of
 from .stores.events import Event, SqliteEvents
 from .treasury import Gauge
+from .values.budget import Line
 from .values.request import Caller
 from .values.session import EVENT_KINDS, SessionEvent, Stop
 from .values.world import World, callers_of
@@ -32,6 +34,8 @@ _WAITING_MAX = 1_000
 # What happened to a session longer ago than its accounts are kept is history.
 _KEPT_SECONDS = 24 * 3600.0
 _SECRET_BYTES = 32
+# Sessions above one that are asked for.
+_LEVELS_MAX = 8
 # How often other replicas' sessions are looked at, and how much of what was seen is seen again (clocks differ).
 _LOOK_SECONDS, _OVERLAP_SECONDS = 1.0, 5.0
 
@@ -62,17 +66,22 @@ class Roster:
         self.shared = False
         self.base = ""
         self.sessions = SessionBook()
-        self.counts: dict[tuple[str, str], int] = {}
+        self.counts = {(kind, acted): 0 for kind in EVENT_KINDS for acted in ("yes", "no")}
 
-    def start(self, send: Callable[[Mapping[str, Any]], None], shared: "SharedSessions | None") -> None:
-        """Bring the sessions to where they were; `shared` are those of all replicas, where there are several."""
+    def start(
+        self, send: Callable[[Mapping[str, Any]], None], shared: "SharedSessions | None", grant: GrantMore
+    ) -> None:
+        """Bring the sessions to where they were; `shared` are those of all replicas, where there are several, `grant`
+        allows more on an account of a budget."""
         self._send = send
         self._shared, self.shared = shared, shared is not None
         if shared is not None:
             self._supervisor.every(_LOOK_SECONDS, "sessions", self._look)
         self._events = SqliteEvents(self._folder / "ledger.sqlite")
         key = self._secret.encode() if self._secret is not None else _own_secret(self._folder / "approval.key")
-        self.desk = SessionDesk(self._world, self.sessions, self.happened, self._fresh_id, self._now, key, self.reach)
+        self.desk = SessionDesk(
+            self._world, self.sessions, self.happened, self._fresh_id, self._now, key, self.reach, grant, self.told
+        )
         for event in self._events.of_kinds(EVENT_KINDS, int((self._now() - _KEPT_SECONDS) * 1000)):
             self._recall(event)
 
@@ -89,10 +98,10 @@ class Roster:
         )
         session = self.sessions.of(event.key, event.session)
         if session is not None and event.acted:
-            self._changed(event.org, event.key, session)
+            self._changed(event.org, event.key, session, CHANGES.get(event.kind, CLIMBED))
         if event.kind not in ("session_caps", "loop_warn"):
             self._send(_told(event))
-        if self._waiting < _WAITING_MAX:
+        if self._waiting < _WAITING_MAX or event.kind.startswith("session_"):
             self._waiting += 1
             self._supervisor.start(
                 "session-event",
@@ -102,7 +111,7 @@ class Roster:
 
     def joined(self, caller: Caller, session: Session) -> None:
         """A session that was not known, or that was counted as a sub-agent."""
-        self._changed(caller.org, caller.key, session)
+        self._changed(caller.org, caller.key, session, BELONGS)
 
     def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None:
         """An answer was given: any replica may get the next request."""
@@ -110,11 +119,24 @@ class Roster:
             self._shared.answered(caller.org, tip, session.id, heard, answer_keys(caller.key, heard))
 
     async def recall(self, caller: Caller, name: str) -> None:
-        """Learn what other replicas know of a session by its name."""
-        if self._shared is not None:
-            record = await self._shared.session(caller.org, caller.key, name)
-            if record is not None:
-                adopted(self.sessions, caller.key, name, record)
+        """Learn what other replicas know of a session by its name, and of those that started it."""
+        await self._recalled(caller, name, _LEVELS_MAX)
+
+    async def _recalled(self, caller: Caller, name: str, levels: int) -> None:
+        if self._shared is None or levels == 0:
+            return
+        record = await self._shared.session(caller.org, caller.key, name)
+        if record is None:
+            return
+        for above in {str(record.get("parent") or ""), str(record.get("root") or "")} - {name, ""}:
+            if self.sessions.of(caller.key, above) is None:
+                await self._recalled(caller, above, levels - 1)
+        adopted(self.sessions, caller.key, name, record)
+
+    async def told(self) -> None:
+        """Wait until other replicas can know what was just said of a session. Raises Overloaded if they cannot."""
+        if self._shared is not None and not await self._shared.flush():
+            raise Overloaded("The shared store does not answer: other gateways would not know of this session.")
 
     async def learn(self, caller: Caller, history: History) -> None:
         """Learn from other replicas whose history this is."""
@@ -143,10 +165,11 @@ class Roster:
         if self.sessions.of(key, name) is None:
             await self.recall(Caller(key=key, team="", org=org), name)
 
-    def _changed(self, org: str, key: str, session: Session) -> None:
+    def _changed(self, org: str, key: str, session: Session, fields: Sequence[str]) -> None:
         if self._shared is not None:
             now = session.changed_at = self._now()
-            self._shared.changed(org, key, session.id, record_of(session, now=now), now=now)
+            record = record_of(session, now=now)
+            self._shared.changed(org, key, session.id, {field: record[field] for field in fields}, now=now)
 
     async def _look(self) -> None:
         """What was done to sessions at other replicas."""
@@ -167,11 +190,16 @@ class Roster:
         yield "penstock_session_events", "What happened to sessions, since the start.", ["kind", "acted"], counted
         yield "penstock_sessions", "Sessions remembered.", [], [([], float(self.sessions.count))]
 
+    def capped(self) -> list[Line]:
+        """The lines of runs that have caps of their own."""
+        now = self._now()
+        return [line for key, session in self.sessions.newest() for line in caps.own_lines(session, key, now=now)]
+
     async def _kept(self, event: SessionEvent) -> None:
         try:
             kept = Event(
                 id=event.id, at_ms=int(event.at * 1000), kind=event.kind, budget="", account=f"{event.key}/{event.session}",
-                details=_told(event),
+                details={name: value for name, value in _told(event).items() if name != "resume"},
             )  # fmt: skip
             await asyncio.to_thread(self._events.append, kept)
         finally:
@@ -182,8 +210,14 @@ class Roster:
         told = event.details
         if not told.get("acted"):
             return
-        parent = told["root"] if told["root"] != told["session"] else None
-        session = self.sessions.named(told["key"], told["session"], "recalled", now=event.at_ms / 1000, parent=parent)
+        session = self.sessions.named(
+            told["key"],
+            told["session"],
+            "recalled",
+            now=told.get("started_at", told["at"]),
+            parent=told.get("parent") or None,
+            root=told["root"],
+        )
         kind = event.kind
         if told.get("caps"):
             session.own, session.own_version = caps.asked_of(told["caps"]), session.own_version + 1
@@ -198,9 +232,11 @@ class Roster:
         elif kind.startswith("loop_"):
             session.taken = session.taken | {kind.removeprefix("loop_")}
         elif kind == "session_resumed":
+            session.more_seconds += float(told.get("budget", {}).get("minutes", 0)) * 60
             ladder.resume(session, note=told.get("note", ""))
         elif kind == "session_exempted":
-            session.exempt, session.stop = True, None
+            session.exempt = True
+            ladder.resume(session, note="")
         elif kind == "session_killed":
             ladder.kill(session, id=event.id.partition(".")[0], at=told["at"], why=told.get("note", ""))
         elif kind == "session_labelled":
@@ -219,13 +255,15 @@ def _told(event: SessionEvent) -> dict[str, Any]:
 
 def _own_secret(path: Path) -> bytes:
     """The secret that signs links, made once; replicas that share sessions are given one."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        secret = secrets.token_bytes(_SECRET_BYTES)
-        path.touch(mode=0o600)
-        path.write_bytes(secret)
-        return secret
+    found = path.read_bytes() if path.exists() else b""
+    if len(found) == _SECRET_BYTES:
+        return found
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    fresh = path.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(secret)
+    fresh.replace(path)
+    return secret
 
 
 def _nobody(event: Mapping[str, Any]) -> None:

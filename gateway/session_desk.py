@@ -4,15 +4,16 @@ Callers may look at their own sessions and set tighter caps for them; all else i
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import BadRequest, NotFound
 from .sessions import approval, caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.names import clean_name
-from .values.budget import tighter
+from .values.budget import added, tighter
 from .values.request import Caller
 from .values.session import SessionEvent
+from .values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
 from .values.world import World, callers_of
 
 _NOTE_CHARS_MAX = 1000
@@ -20,9 +21,16 @@ _LISTED_MAX = 1000
 LABELS = ("healthy", "loop")
 
 
+class GrantMore(Protocol):
+    """Allows more on one account of a budget; see Desk.grant."""
+
+    async def __call__(self, name: str, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]: ...
+
+
 class SessionDesk:
     """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `reach` asks
-    other gateways (key, organisation, session)."""
+    other gateways (key, organisation, session), `grant` allows more, `known` waits
+    until other gateways can know what was done (and raises Overloaded)."""
 
     def __init__(
         self,
@@ -33,8 +41,12 @@ class SessionDesk:
         now: Callable[[], float],
         secret: bytes,
         reach: Callable[[str, str, str], Awaitable[None]],
+        grant: GrantMore,
+        known: Callable[[], Awaitable[None]],
     ) -> None:
+        self.known = known
         self._reach = reach
+        self._grant = grant
         self._world = world
         self._sessions = sessions
         self._happened = happened
@@ -73,9 +85,10 @@ class SessionDesk:
             caller.key, name, "opened", now=self._now(), parent=names["parent"], root=names["root"]
         )
         if wanted:
-            session.own = own if session.own is None else tighter(session.own, own)
-            session.own_version += 1
-            self._tell("session_caps", caller.org, caller.key, session, {"caps": caps.told_caps(session.own)})
+            own = own if session.own is None else tighter(session.own, own)
+            if own != session.own:
+                session.own, session.own_version = own, session.own_version + 1
+                self._tell("session_caps", caller.org, caller.key, session, {"caps": caps.told_caps(own)})
         return self.told(caller.key, session)
 
     def mine(self, caller: Caller, name: str) -> dict[str, Any]:
@@ -86,7 +99,7 @@ class SessionDesk:
         """The sessions of this gateway, newest first, at most a thousand; `stopped`: only those that are not served."""
         found = [
             self.told(key, session)
-            for (key, _), session in self._sessions.newest()
+            for key, session in self._sessions.newest()
             if session.stop is not None or not stopped
         ]
         return {"object": "list", "data": found[:_LISTED_MAX], "total": len(found)}
@@ -96,18 +109,19 @@ class SessionDesk:
         key, session = self._one(name, key)
         return self.told(key, session)
 
-    def resumed(self, name: str, key: str | None, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    async def resumed(self, name: str, key: str | None, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
         """Let a session go on: `note` is what the model will see, `budget` what its own caps are raised by.
         Raises NotFound, BadRequest."""
         key, session = self._one(name, key)
         if session.stop is not None and session.stop.code == "session_killed":
             raise BadRequest("A session that was killed is not resumed; start a new one.")
-        return self._resume(key, session, asked, who=who)
+        return await self._resume(key, session, asked, who=who)
 
-    def approved(self, token: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Let a session go on by a signed link. Raises NotFound for one that is forged, old, or was used."""
-        session = self.of_link(token)
-        return self._resume(session[0], session[1], asked, who="link")
+    async def approved(self, token: str, note: str) -> dict[str, Any]:
+        """Let a session go on by a signed link, with a note for the model and no more: agents are told the link, too.
+        Raises NotFound for one that is forged, old, or was used."""
+        key, session = self.of_link(token)
+        return await self._resume(key, session, {"note": note}, who="link")
 
     def of_link(self, token: str) -> tuple[str, Session]:
         """The key and session that a link is for. Raises NotFound."""
@@ -124,6 +138,8 @@ class SessionDesk:
     def exempted(self, name: str, key: str | None, *, who: str) -> dict[str, Any]:
         """The loop guard leaves the session alone from now on; caps and budgets do not."""
         key, session = self._one(name, key)
+        if session.stop is not None and session.stop.code == "session_killed":
+            raise BadRequest("A session that was killed is not served any more; start a new one.")
         session.exempt = True
         ladder.resume(session, note="")
         self._tell("session_exempted", self._org(key), key, session, {"who": who})
@@ -151,12 +167,13 @@ class SessionDesk:
     def told(self, key: str, session: Session) -> dict[str, Any]:
         """What is known of a session; no text of anybody's."""
         talks = [talk for talk in session.talks.values() if talk.score > 0]
+        taken = added(session.inherited, session.spent)
         worst = max(talks, key=lambda talk: talk.score, default=None)
         found: dict[str, Any] = {
             "object": "session", "id": session.id, "key": key, "root": session.root, "parent": session.parent or None,
             "source": session.source, "depth": session.depth, "children": session.children,
-            "started_at": session.started_at, "calls": session.calls + session.inherited_calls,
-            "cost_usd": (session.charge_nusd + session.inherited_nusd) / 1e9,
+            "started_at": session.started_at, "calls": taken[2],
+            "cost_usd": (taken[0] or 0) / NUSD_PER_USD, "tokens": taken[1], "wh": (taken[3] or 0) / MILLIJOULES_PER_WH,
             "status": "stopped" if session.stop is not None else "running",
             "loop": ladder.evidence(session, worst, worst.score, self._now()) if worst is not None else None,
             "steps": sorted(session.taken), "exempt": session.exempt, "label": session.label or None,
@@ -173,7 +190,7 @@ class SessionDesk:
             }
         return found
 
-    def _resume(self, key: str, session: Session, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    async def _resume(self, key: str, session: Session, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
         unknown = set(asked) - {"note", "budget"}
         if unknown:
             raise BadRequest(
@@ -182,18 +199,39 @@ class SessionDesk:
         note, more = _note(asked), asked.get("budget", {})
         if not isinstance(more, dict):
             raise BadRequest('\'budget\' must be an object like {"usd": 1, "calls": 20}.', param="budget")
-        if more:
-            session.own = caps.raised(session.own, caps.asked_of(more))
-            session.own_version += 1
+        caps.asked_of(more)
+        for unit, amount in more.items():
+            await self._allow(key, session, unit, amount, note, who)
         ladder.resume(session, note=note)
-        details = {
-            "who": who,
-            "note": note,
-            "budget": dict(more),
-            "caps": caps.told_caps(session.own) if session.own else {},
-        }
-        self._tell("session_resumed", self._org(key), key, session, details)
+        own = caps.told_caps(session.own) if session.own is not None else {}
+        self._tell(
+            "session_resumed",
+            self._org(key),
+            key,
+            session,
+            {"who": who, "note": note, "budget": dict(more), "caps": own},
+        )
         return self.told(key, session)
+
+    async def _allow(self, key: str, session: Session, unit: str, amount: Any, note: str, who: str) -> None:
+        """More of one cap: the run's own, and the operator's that it meets. Raises BadRequest where it has none."""
+        limits = self._world().caps_of(key)
+        found = session.own is not None and unit in caps.told_caps(session.own)
+        if found:
+            session.own = caps.raised(session.own, caps.asked_of({unit: amount}))
+            session.own_version += 1
+        for budget in limits.all_budgets:
+            if budget.name.partition("-")[2].replace("-", "_") == unit:
+                whose = session.id if budget.name.startswith("each-") else session.root
+                scope = {"key": key, "session": whose}
+                await self._grant(budget.name, {"amount": amount, "scope": scope, "note": note}, who=who)
+                found = True
+        if unit == "minutes" and limits.seconds is not None:
+            for holder in (session, *session.above):
+                holder.more_seconds += float(amount) * 60
+            found = True
+        if not found:
+            raise BadRequest(f"This session has no cap in '{unit}' that could be raised.", param="budget")
 
     def _one(self, name: str, key: str | None) -> tuple[str, Session]:
         if key is not None:
@@ -219,7 +257,7 @@ class SessionDesk:
     def _tell(self, kind: str, org: str, key: str, session: Session, details: Mapping[str, Any]) -> None:
         event = SessionEvent(
             id=f"{self._fresh_id()}.{kind}", kind=kind, at=self._now(), org=org, key=key, session=session.id, acted=True,
-            details={"root": session.root, **details},
+            details={"root": session.root, "parent": session.parent, "started_at": session.started_at, **details},
         )  # fmt: skip
         self._happened(event)
 

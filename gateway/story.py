@@ -29,7 +29,7 @@ def of_case(decided: Decided) -> dict[str, str]:
 
 def loop_of(standing: Standing) -> str:
     """Where the session stands on the ladder: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
-    talk = standing.talk
+    talk = standing.culprit
     told = f"{standing.step}; score={standing.score:.2f}".rstrip("0").rstrip(".")
     if talk.tool and talk.tool.isascii() and talk.tool.isprintable() and ";" not in talk.tool:
         told += f"; tool={talk.tool}; count={talk.count}"

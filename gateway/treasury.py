@@ -22,7 +22,7 @@ from .exporters.notices import Notices
 from .stores.events import Event, SqliteEvents
 from .stores.ledger_sqlite import SqliteLedger
 from .stores.restore import learn_outputs, restored, restored_account, scope_in
-from .values.budget import Amounts, Budget, Crossing, Exceeded, Grant, Line, Offer, Reservation
+from .values.budget import CAP_MEASURES, Amounts, Budget, Crossing, Exceeded, Grant, Line, Offer, Reservation, cap
 from .values.world import World
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _LOOK_SECONDS = 1.0
 # Named budgets whose standing is asked of the shared store at one look, for the metrics.
 _STANDINGS_AT_ONCE = 50
 _EVENTS_WAITING_MAX = 1_000
+
+# What runs may have for caps of their own, to recognise their accounts by.
+_RUN_BUDGETS = tuple(cap("run", unit, 0) for unit in CAP_MEASURES)
 
 Gauge = tuple[str, str, list[str], list[tuple[list[str], float]]]
 
@@ -148,12 +151,19 @@ class Treasury:
         if late:
             log.error("%d holds expired and were charged in full", len(late))
 
+    def restore(self, lines: Iterable[Line]) -> None:
+        """Bring accounts up to the ledger that the configuration does not name: those of runs with caps of their own."""
+        now = self._now()
+        for line in lines if self.shared is None else ():
+            for found, amount, at in self._recall(line.account, now):
+                self.book.restore(found, amount, at=at)
+
     def wrong(self) -> list[str]:
         """Why this process should get no more requests: a store that is down closes only budgets that say so."""
         if self.shared is None or not self.shared.failing:
             return []
         world = self._world()
-        closed = [one for one in (*world.budgets, *world.caps.budgets) if one.fail == "closed" and not one.shadow]
+        closed = [one for one in (*world.budgets, *world.cap_budgets) if one.fail == "closed" and not one.shadow]
         return ["budgets: the shared store does not answer"] if closed else []
 
     def gauges(self) -> Iterator[Gauge]:
@@ -215,7 +225,7 @@ class Treasury:
     def _granted(self) -> list[tuple[str, Line, Grant]]:
         """(tenant, line, grant) of what operators granted: it holds for the rest of its window, restart or not."""
         world, now, found = self._world(), self._now(), []
-        budgets = {budget.name: budget for budget in world.budgets}
+        budgets = {budget.name: budget for budget in (*world.budgets, *world.cap_budgets)}
         for account, name, scope in self._events.granted_accounts():
             budget = budgets.get(name)
             if budget is None or set(budget.scope) != set(scope):
@@ -248,7 +258,8 @@ class Treasury:
         """What the ledger says was spent on an account, by its name; nothing if its window is over."""
         world = self._world()
         budget = next(
-            (one for one in (*world.budgets, *world.caps.budgets) if account.startswith(f"{one.name}|")), None
+            (one for one in (*world.budgets, *world.cap_budgets, *_RUN_BUDGETS) if account.startswith(f"{one.name}|")),
+            None,
         )
         if budget is None:
             return []

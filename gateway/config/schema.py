@@ -344,11 +344,11 @@ class LoopRule(LoopSteps):
 
 
 class Loops(LoopSteps):
-    """The loop guard. `rules` apply to some routes and task types, the first that fits. `approval_links`: refusals
-    carry a signed link by which a person lets the session go on."""
+    """The loop guard. `rules` apply to some routes and task types, the first that fits. `approval_links`: where a
+    signed link is told by which a person lets the session go on: in refusals and the webhook, in the webhook only, nowhere."""
 
     rules: list[LoopRule] = []
-    approval_links: bool = True
+    approval_links: Literal["everywhere", "webhook", "none"] = "everywhere"
 
 
 class Retries(_Strict):

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ..errors import ConfigError
 
 PREFIX = "PENSTOCK_"
+# What the commands read that ask a gateway.
+_NOT_OURS = {"PENSTOCK_URL"}
 
 
 class Settings(BaseSettings):
@@ -25,7 +27,9 @@ class Settings(BaseSettings):
         None, description="bearer token for /export and /admin beyond this machine, and for every grant"
     )
     approval_secret: SecretStr | None = Field(
-        None, description="signs the links that let stopped sessions go on; unset: one made in the data folder"
+        None,
+        min_length=16,
+        description="signs the links that let stopped sessions go on; unset: one made in the data folder",
     )
     public_url: str | None = Field(
         None, pattern=r"^https?://[^\s?#]+$", description="where people reach this gateway, for those links"
@@ -49,7 +53,9 @@ def read_settings() -> Settings:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     # Keys of callers and providers live in variables of any name; only our own prefix without `_KEY_` is ours.
     unknown = sorted(
-        name for name in env if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "KEY_")
+        name
+        for name in env
+        if name.startswith(PREFIX) and name not in known | _NOT_OURS and not name.startswith(PREFIX + "KEY_")
     )
     complaints = [f"environment: unknown variable {name}; known are {', '.join(sorted(known))}" for name in unknown]
     try:

@@ -120,17 +120,21 @@ class Admin:
             return _json(self._sessions.listed(stopped=request.query.get("stopped") == "true"))
         if request.method == "POST" and name and action in ("resume", "exempt", "kill", "label"):
             self._insist()
-            asked = await asked_of(request)
-            if action == "resume":
-                return _json(self._sessions.resumed(name, key, asked, who="admin"))
-            if action == "exempt":
-                return _json(self._sessions.exempted(name, key, who="admin"))
-            if action == "kill":
-                return _json(self._sessions.killed(name, key, asked, who="admin"))
-            return _json(self._sessions.labelled(name, key, asked, who="admin"))
+            told = await self._acted(name, key, action, await asked_of(request))
+            await self._sessions.known()
+            return _json(told)
         raise NotFound(
             "See GET /admin/sessions, GET /admin/sessions/ID, POST /admin/sessions/ID/resume|exempt|kill|label."
         )
+
+    async def _acted(self, name: str, key: str | None, action: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if action == "resume":
+            return await self._sessions.resumed(name, key, asked, who="admin")
+        if action == "exempt":
+            return self._sessions.exempted(name, key, who="admin")
+        if action == "kill":
+            return self._sessions.killed(name, key, asked, who="admin")
+        return self._sessions.labelled(name, key, asked, who="admin")
 
     def _insist(self) -> None:
         """Whoever is on this machine may read; the agents that budgets and stops are for are on it, too."""
@@ -165,6 +169,12 @@ def _json(document: dict[str, Any]) -> web.Response:
 
 async def asked_of(request: web.BaseRequest) -> dict[str, Any]:
     """The JSON object that was sent ({} for nothing), bounded in size and time. Raises BadRequest."""
+    body = await sent(request)
+    return bodies.whole(body) if body.strip() else {}
+
+
+async def sent(request: web.BaseRequest) -> bytes:
+    """What was sent, bounded in size and time. Raises BadRequest."""
     body = b""
     try:
         async with asyncio.timeout(_ASKED_SECONDS):
@@ -174,7 +184,7 @@ async def asked_of(request: web.BaseRequest) -> dict[str, Any]:
                     raise BodyTooLarge(f"The body is larger than {_ASKED_BYTES_MAX} bytes.")
     except TimeoutError as error:
         raise BadRequest("The body did not arrive in time.") from error
-    return bodies.whole(body) if body.strip() else {}
+    return body
 
 
 def _parts(request: web.BaseRequest) -> tuple[str, str]:

@@ -5,13 +5,14 @@ of chat programs, which open every link that is posted, are only ever shown the 
 """
 
 import html
+from urllib.parse import parse_qs
 
 import orjson
 from aiohttp import web
 
 from ..errors import MethodNotAllowed
 from ..session_desk import SessionDesk
-from .admin import asked_of
+from .admin import asked_of, sent
 
 # Words in the User-Agent of what opens links unasked.
 _PREVIEWS = (
@@ -50,13 +51,14 @@ async def approve(request: web.BaseRequest, desk: SessionDesk, token: str) -> we
         return _page(session.id, f"Session {session.id} was stopped", facts, _FORM)
     if request.method not in ("GET", "POST"):
         raise MethodNotAllowed("Follow the link, or POST to it.")
-    if request.method == "POST" and "form" in request.headers.get("Content-Type", ""):
-        form = await request.post()
-        told = desk.approved(token, {"note": str(form.get("note", ""))})
+    if request.method == "POST" and "urlencoded" in request.headers.get("Content-Type", ""):
+        form = parse_qs((await sent(request)).decode(errors="replace"))
+        told = await desk.approved(token, form.get("note", [""])[0])
         return _page(
             session.id, f"Session {session.id} may go on", {"calls": told["calls"], "cost_usd": told["cost_usd"]}, ""
         )
-    told = desk.approved(token, await asked_of(request) if request.method == "POST" else {})
+    asked = await asked_of(request) if request.method == "POST" else {}
+    told = await desk.approved(token, str(asked.get("note", "")))
     return web.Response(body=orjson.dumps(told), content_type="application/json")
 
 

@@ -287,6 +287,7 @@ class Front:
         name = unquote(request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix(_SESSIONS)).strip("/")
         if request.method == "POST" and not name:
             told = self._session_desk.opened(caller, await asked_of(request))
+            await self._session_desk.known()
         elif request.method == "GET" and name:
             await self._session_desk.reached(name, caller.key)
             told = self._session_desk.mine(caller, name)

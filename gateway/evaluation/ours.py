@@ -9,6 +9,7 @@ import msgspec
 from ..errors import BadRequest
 from ..sessions import ladder
 from ..sessions.identity import Session
+from ..sessions.memory import Memory
 from ..values.session import LoopLimits
 from ..wire import chat
 from .published_rules import Level
@@ -74,6 +75,8 @@ def deep_size(value: Any, counted: set[int]) -> int:
         return size + sum(deep_size(one, counted) for pair in value.items() for one in pair)
     if isinstance(value, list | tuple | set | frozenset):
         return size + sum(deep_size(one, counted) for one in value)
+    if isinstance(value, Memory):
+        return size + sum(deep_size(records, counted) for records in value.records if records is not None)
     if isinstance(value, msgspec.Struct):
         return size + sum(deep_size(getattr(value, name), counted) for name in value.__struct_fields__)
     return size + (deep_size(vars(value), counted) if hasattr(value, "__dict__") else 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..accounting.lines import SESSION_KEEP_SECONDS, quoted
 from ..errors import BadRequest
-from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Measure, Met, SessionCaps, cap, met
+from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Met, SessionCaps, cap, met
 from ..values.plan import Refusal
 from ..values.units import told
 from .identity import Session
@@ -55,6 +55,13 @@ def _lines(caps: SessionCaps, session: Session, whose: str, keep_until: float) -
             yield _line(own.sub_agents, whose, holder.id, keep_until, 0)
 
 
+def own_lines(session: Session, key: str, *, now: float) -> tuple[Line, ...]:
+    """The lines of the session's own caps."""
+    own = session.own.budgets if session.own is not None else ()
+    keep_until = now + SESSION_KEEP_SECONDS
+    return tuple([_line(budget, f"key={quoted(key)}", session.id, keep_until, 0) for budget in own])
+
+
 def _line(budget: Budget, whose: str, session: str, keep_until: float, inherited: int) -> Line:
     return Line(
         account=f"{budget.name}|{whose}/session={quoted(session)}|session",
@@ -72,8 +79,8 @@ def beyond(caps: SessionCaps, session: Session, *, now: float) -> Refusal | None
         if holder.id == session.root or not holder.parent:
             limits.append(caps.seconds)
         for limit in limits:
-            if limit is not None and now - holder.started_at > limit:
-                return _late(session, now - holder.started_at, limit)
+            if limit is not None and now - holder.started_at > limit + holder.more_seconds:
+                return _late(session, now - holder.started_at, limit + holder.more_seconds)
     for levels, holder in enumerate((session, *session.above)):
         most = holder.own.depth if holder.own is not None else None
         if most is not None and levels > most:
@@ -90,6 +97,8 @@ def asked(text: str) -> SessionCaps:
     told_caps: dict[str, Any] = {}
     for part in filter(None, (one.strip() for one in text.split(","))):
         name, _, value = part.partition("=")
+        if name.strip() in told_caps:
+            raise BadRequest("A run's caps are told once each.", param="caps")
         told_caps[name.strip()] = value.strip()
     return asked_of(told_caps)
 
@@ -99,7 +108,8 @@ def asked_of(told_caps: Mapping[str, Any]) -> SessionCaps:
     unknown = set(told_caps) - {*CAP_MEASURES, "minutes", "depth", "sub_agents"}
     if unknown:
         known = ", ".join((*CAP_MEASURES, "minutes", "depth", "sub_agents"))
-        raise BadRequest(f"'{min(unknown)[:40]}' is no cap of a run; there are {known}.", param="caps")
+        name = min(unknown).encode("ascii", "replace").decode()[:40]
+        raise BadRequest(f"'{name}' is no cap of a run; there are {known}.", param="caps")
     budgets = []
     for unit, measure in CAP_MEASURES.items():
         if unit in told_caps:
@@ -132,7 +142,10 @@ def raised(own: SessionCaps | None, more: SessionCaps) -> SessionCaps | None:
 
 def told_caps(caps: SessionCaps) -> dict[str, float]:
     """A run's caps as `asked_of` reads them."""
-    found = {budget.name.partition("-")[2]: budget.limit / UNITS[budget.measure][1] for budget in caps.budgets}
+    found: dict[str, float] = {}
+    for budget in caps.budgets:
+        scale = UNITS[budget.measure][1]
+        found[budget.name.partition("-")[2]] = budget.limit / scale if scale > 1 else budget.limit
     if caps.sub_agents is not None:
         found["sub_agents"] = caps.sub_agents.limit
     if caps.seconds is not None:
@@ -175,6 +188,4 @@ def _deep(session: Session, depth: int, limit: int) -> Refusal:
 
 
 def _inherited(budget: Budget, session: Session) -> int:
-    if budget.measure is Measure.calls:
-        return session.inherited_calls
-    return session.inherited_nusd if budget.measure is Measure.nusd else 0
+    return session.inherited[budget.measure] or 0

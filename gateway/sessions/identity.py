@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from ..values.budget import NOTHING_MET, Met, SessionCaps
-from ..values.session import Stop
+from ..values.budget import NOTHING_MET, NOTHING_SPENT, Amounts, Measure, Met, SessionCaps, added
+from ..values.session import LoopLimits, Stop
 from ..wire.heard import UNHEARD, Beginning
 from . import lineage
 from .lineage import History
@@ -31,15 +31,19 @@ _WAITING_SECONDS = 600.0
 
 
 class Session(msgspec.Struct, eq=False):
-    """One agent's run, as the books see it. `inherited_*` is what its path had taken before it parted from another;
+    """One agent's run, as the books see it. `spent` is what its calls took here, `inherited`
+    what its path had taken before it parted from another;
     `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
-    and `answered` whether one was given; `alike`: others may have sent the same; `provider` the one that served it last. `root` is
+    and `answered` whether one was given, `failed` that none will be: then it goes on from `settled`, what was answered
+    before. `alike`: others may have sent the same; `provider` the one that served it last. `root` is
     the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
     `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
-    started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent. `input_per_byte` and `cached_share` are how its provider counted its newest
+    started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it
+    is about to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its newest
     input: tokens per byte of body, and the share read from a cache.
 
-    Of the loop guard: `talks` are its conversations, `taken` the steps of the ladder that were taken, `moved`
+    Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were taken, `watched`
+    those that were only observed, `limits` those that it was stopped by, `moved`
     where that took it, `stop` why it is
     not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an operator, whose
     `note` the model will see and whose `label` says whether it was a loop. `resumes` counts how often it was let go on, `changed_at` is when another
@@ -53,17 +57,18 @@ class Session(msgspec.Struct, eq=False):
     tip_at: float = 0.0
     heard: Beginning = UNHEARD
     answered: bool = False
+    failed: bool = False
+    settled: tuple[int, Beginning] = (0, UNHEARD)
     alike: bool = False
     provider: str = ""
-    inherited_calls: int = 0
-    inherited_nusd: int = 0
-    calls: int = 0
-    charge_nusd: int = 0
+    inherited: Amounts = NOTHING_SPENT
+    spent: Amounts = NOTHING_SPENT
     parent: str = ""
     root: str = ""
     input_per_byte: float = 0.0
     cached_share: float = 0.0
     talks: dict[int, Conversation] = {}
+    conversations: int = 0
     depth: int = 0
     children: int = 0
     taken: frozenset[str] = frozenset()
@@ -81,19 +86,32 @@ class Session(msgspec.Struct, eq=False):
     own: SessionCaps | None = None
     own_version: int = 0
     own_told: str = ""
+    more_seconds: float = 0.0
+    watched: frozenset[str] = frozenset()
+    limits: LoopLimits | None = None
     moved: str = ""
     admitted: bool = False
+    joining: bool = False
 
     def __post_init__(self) -> None:
         self.root = self.root or self.id
+
+    @property
+    def calls(self) -> int:
+        """Calls that were answered here."""
+        return self.spent[2]
+
+    @property
+    def charge_nusd(self) -> int:
+        """What they were charged."""
+        return self.spent[Measure.nusd] or 0
 
 
 class _Node(msgspec.Struct, frozen=True, gc=False):
     """One request of a session and what its path had taken before it was served."""
 
     session: Session
-    calls: int
-    nusd: int
+    taken: Amounts
 
 
 class SessionBook:
@@ -101,7 +119,9 @@ class SessionBook:
 
     def __init__(self, capacity: int = SESSIONS_MAX, nodes: int = NODES_MAX) -> None:
         self._capacity, self._nodes_max = capacity, nodes
-        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        # By key: one that makes up sessions without end crowds out its own first.
+        self._sessions: dict[str, OrderedDict[str, Session]] = {}
+        self.count = 0
         self._nodes: OrderedDict[int, tuple[_Node, ...]] = OrderedDict()
         self._answers: OrderedDict[int, tuple[Session, ...]] = OrderedDict()
 
@@ -145,15 +165,16 @@ class SessionBook:
         session.parent = session.parent or root
         session.depth = max(session.depth, 1)
         if head not in session.above:
-            session.above = (*session.above, head)[-_ABOVE_MAX:]
+            session.above = (*session.above[: _ABOVE_MAX - 1], head)
         for one in session.above:
             one.root = root if one.root == one.id else one.root
 
     def of(self, key: str, session_id: str) -> Session | None:
         """The session of that id, None if nobody remembers."""
-        session = self._sessions.get((key, session_id))
-        if session is not None:
-            self._sessions.move_to_end((key, session_id))
+        sessions = self._sessions.get(key)
+        session = sessions.get(session_id) if sessions is not None else None
+        if session is not None and sessions is not None:
+            sessions.move_to_end(session_id)
         return session
 
     def finds(self, history: History) -> bool:
@@ -162,7 +183,7 @@ class SessionBook:
             nodes = self._nodes.get(digest, ())
             if nodes:
                 said = lineage.said_by(answer)
-                return any(one.session.tip == digest and lineage.matches(one.session.heard, said) for one in nodes)
+                return any(lineage.matches(_heard_at(one.session, digest) or UNHEARD, said) for one in nodes)
         return False
 
     def waits(self, key: str, session: Session, digest: int, heard: Beginning, *, now: float) -> None:
@@ -193,7 +214,10 @@ class SessionBook:
                 self._kept(key, session)
         session.alike = history.opens or len(self._nodes.get(history.digest, ())) > 0
         if session.tip != history.digest:
+            if session.answered:
+                session.settled = (session.tip, session.heard)
             session.tip, session.heard, session.answered = history.digest, UNHEARD, False
+        session.failed = False
         session.tip_at = now
         self._note(history.digest, session)
         return session
@@ -205,21 +229,16 @@ class SessionBook:
         for digest in lineage.answer_keys(key, heard):
             self.given(session, digest)
 
-    @property
-    def count(self) -> int:
-        """Sessions that are remembered."""
-        return len(self._sessions)
-
-    def newest(self) -> list[tuple[tuple[str, str], Session]]:
-        """((key, id), session) of all of them, the most recently used first."""
-        return list(self._sessions.items())[::-1]
+    def newest(self) -> list[tuple[str, Session]]:
+        """(key, session) of all of them, the most recently used of each key first."""
+        return [(key, session) for key, sessions in self._sessions.items() for session in reversed(sessions.values())]
 
     def keys_of(self, session_id: str) -> list[str]:
         """The keys that have a session of that id."""
-        return [key for key, name in self._sessions if name == session_id]
+        return [key for key, sessions in self._sessions.items() if session_id in sessions]
 
     def __len__(self) -> int:
-        return len(self._sessions) + len(self._nodes)
+        return self.count + len(self._nodes)
 
     def _again(self, history: History, repeated: bool) -> Session | None:
         """The session whose newest request this is once more, because no answer to it came, or the caller says so. What
@@ -234,10 +253,11 @@ class SessionBook:
             nodes = self._nodes.get(digest, ())
             if not nodes:
                 continue
-            waiting = [node.session for node in nodes if node.session.tip == digest]
+            waiting = [node.session for node in nodes if _heard_at(node.session, digest) is not None]
             said = lineage.said_by(answer)
-            fitting = [one for one in waiting if lineage.matches(one.heard, said)]
-            unknown = [one for one in waiting if lineage.matches(one.heard, said) is None]
+            told = [lineage.matches(_heard_at(one, digest) or UNHEARD, said) for one in waiting]
+            fitting = [one for one, fits in zip(waiting, told, strict=True) if fits]
+            unknown = [one for one, fits in zip(waiting, told, strict=True) if fits is None]
             found = _longest_waiting(fitting, now) or _longest_waiting(unknown, now)
             if found is None and len(nodes) == 1 and waiting:
                 # The only one there is; its agent tells the answer in its own way.
@@ -264,8 +284,7 @@ class SessionBook:
                     id=fresh_id,
                     source="lineage",
                     started_at=node.session.started_at,
-                    inherited_calls=node.calls + 1,
-                    inherited_nusd=node.nusd,
+                    inherited=added(node.taken, (0, 0, 1, 0, 0)),
                 )
         return None
 
@@ -288,16 +307,29 @@ class SessionBook:
         return None
 
     def _note(self, digest: int, session: Session) -> None:
-        node = _Node(session, session.inherited_calls + session.calls, session.inherited_nusd + session.charge_nusd)
+        node = _Node(session, added(session.inherited, session.spent))
         others = tuple([one for one in self._nodes.get(digest, ()) if one.session is not session])
         self._nodes[digest] = (*others[1 - _ALIKE_MAX :], node)
         self._nodes.move_to_end(digest)
         _trim(self._nodes, self._nodes_max)
 
     def _kept(self, key: str, session: Session) -> Session:
-        self._sessions[key, session.id] = session
-        _trim(self._sessions, self._capacity)
+        sessions = self._sessions.setdefault(key, OrderedDict())
+        self.count += session.id not in sessions
+        sessions[session.id] = session
+        if self.count > self._capacity:
+            fair = self._capacity // len(self._sessions)
+            crowd = sessions if len(sessions) > fair else max(self._sessions.values(), key=len)
+            crowd.popitem(last=False)
+            self.count -= 1
         return session
+
+
+def _heard_at(session: Session, digest: int) -> Beginning | None:
+    """What the session was answered to the request with this history, if it waits there; None if it does not."""
+    if session.tip == digest:
+        return session.heard
+    return session.settled[1] if session.failed and session.settled[0] == digest else None
 
 
 def _longest_waiting(sessions: list[Session], now: float) -> Session | None:

@@ -6,15 +6,18 @@ Each step is taken once for a session, the lowest first, one a request. Pure.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from ..values.base import Value
 from ..values.plan import Refusal
 from ..values.request import Message, Request
 from ..values.session import STEPS, LoopLimits, Stop
-from ..values.units import nusd_to_usd, told
-from . import lineage, loops
+from ..values.units import NUSD_PER_USD, shortest, told
+from . import loops
 from .identity import Session
 from .lineage import digest_of
 from .loops import SCORE_MAX, Conversation
+from .steps import text_ends
 
 # Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
 CONVERSATIONS_MAX = 16
@@ -22,15 +25,16 @@ CONVERSATIONS_MAX = 16
 STOP_SECONDS = 900.0
 # The sub-agents that a session starts have a ledger of their own, under no opening.
 _SPAWNS = 0
-_LOOK_BACK = 16
+_LOOK_BACK, _TOLD_MIN = 16, 3
 _HOLDOUT_PARTS = 10_000
 
 
 class Standing(Value, frozen=True, kw_only=True):
-    """Where a request stands: its conversation, the score, its step ("" for none), whether that is taken now (`due`)
+    """Where a request stands: its conversation, the one that repeats itself (its own, or that of its session's sub-agents), the score, its step ("" for none), whether that is taken now (`due`)
     and acted on, and whether the user said something new."""
 
     talk: Conversation
+    culprit: Conversation
     score: float = 0.0
     step: str = ""
     due: bool = False
@@ -44,7 +48,14 @@ def observe(session: Session, request: Request, *, now: float, talk: Conversatio
         talk = _conversation(session, request.messages)
     spoken = loops.read(talk, request, now=now, charge_nusd=session.charge_nusd)
     spawns = session.talks.get(_SPAWNS)
-    return Standing(talk=talk, score=max(talk.score, spawns.score if spawns is not None else 0.0), spoken=spoken)
+    culprit = spawns if spawns is not None and spawns.score > talk.score else talk
+    return Standing(talk=talk, culprit=culprit, score=culprit.score, spoken=spoken)
+
+
+def unseen() -> Standing:
+    """Of what is no conversation."""
+    talk = loops.begun()
+    return Standing(talk=talk, culprit=talk)
 
 
 def spawned(head: Session, request: Request, *, now: float) -> None:
@@ -55,23 +66,30 @@ def spawned(head: Session, request: Request, *, now: float) -> None:
     loops.spawned(talk, _opening(request.messages), now=now, charge_nusd=head.charge_nusd)
 
 
+def answered(head: Session, *, now: float) -> None:
+    """A sub-agent of `head` was answered."""
+    talk = head.talks.get(_SPAWNS)
+    if talk is not None:
+        talk.answered_at = now
+
+
 def standing(session: Session, seen: Standing, limits: LoopLimits) -> Standing:
     """The step that is due: the lowest that was not taken yet, else the warning that stays. Takes it."""
     if session.exempt or not seen.score:
         return seen
-    due = ""
-    for step in STEPS:
-        score = limits.at(step)
-        if score is not None and seen.score >= score and (step not in session.taken):
-            due = step
-            break
     acts = limits.enforce and not held_out(session, limits.holdout)
+    done = session.taken if acts else session.watched
+    reached = [step for step in STEPS if (limits.at(step) or SCORE_MAX + 1) <= seen.score]
+    due = next((step for step in reached if step not in done), "")
     if not due:
         # What was only observed is told of for as long as it lasts; what was done is over, but for the warning.
-        shown = [step for step in (STEPS[:1] if acts else STEPS) if (limits.at(step) or SCORE_MAX + 1) <= seen.score]
-        return Standing(talk=seen.talk, score=seen.score, step=shown[-1] if shown else "", spoken=seen.spoken)
-    session.taken = session.taken | {due}
-    return Standing(talk=seen.talk, score=seen.score, step=due, due=True, acts=acts, spoken=seen.spoken)
+        shown = [step for step in reached if not acts or step == STEPS[0]]
+        return structs.replace(seen, step=shown[-1] if shown else "")
+    if acts:
+        session.taken = done | {due}
+    else:
+        session.watched = done | {due}
+    return structs.replace(seen, step=due, due=True, acts=acts)
 
 
 def held_out(session: Session, share: float) -> bool:
@@ -82,13 +100,13 @@ def held_out(session: Session, share: float) -> bool:
 def stop(session: Session, seen: Standing, *, id: str, at: float) -> Stop:
     """Stop the session, or hold it for a human; with the evidence."""
     held = seen.step == "hold"
-    facts = evidence(session, seen.talk if seen.talk.score >= seen.score else session.talks[_SPAWNS], seen.score, at)
+    facts = evidence(session, seen.culprit, seen.score, at)
     what = (
         f"'{facts['tool']}' came out the same {told(facts['count'])} times" if facts["tool"] else "nothing new happened"
     )
     message = (
         f"This session repeats itself: {what} in {told(facts['turns'])} turns (score {seen.score:.2f}), at a cost of "
-        f"{facts['cost_usd']} USD since it began. "
+        f"{shortest(facts['cost_usd'])} USD since it began. "
         + ("It waits for a person to approve that it goes on." if held else "Try another approach in a new session, "
            "or report that you are blocked; an operator can let this one go on.")
     )  # fmt: skip
@@ -111,7 +129,7 @@ def evidence(session: Session, talk: Conversation, score: float, at: float) -> d
         "turns": talk.turns - talk.since_turn,
         "since_turn": talk.since_turn,
         "since_seconds": round(max(0.0, at - talk.since_at)) if talk.since_at else 0,
-        "cost_usd": nusd_to_usd(max(0, session.charge_nusd - talk.since_nusd)),
+        "cost_usd": round(max(0, session.charge_nusd - talk.since_nusd) / NUSD_PER_USD, 9),
         "calls": session.calls,
     }
 
@@ -140,10 +158,10 @@ def resume(session: Session, *, note: str) -> None:
     """Let the session go on, its scores at 0; the model will see `note`."""
     session.stop = None
     session.taken = session.taken - {"hold", "stop", "answer"}
-    session.note = note
+    session.note, session.hammered = note, 0
     session.resumes += 1
     for talk in session.talks.values():
-        talk.score = 0.0
+        loops.forget(talk)
 
 
 def kill(session: Session, *, id: str, at: float, why: str) -> Stop:
@@ -167,24 +185,42 @@ CONCLUDE = "[Gateway note: tools are not available any more in this run. Answer 
 
 
 def _conversation(session: Session, messages: Sequence[Message]) -> Conversation:
-    """The conversation that the history belongs to: known by its opening, or, when that was rewritten, by its end."""
-    opening = _opening(messages)
+    """The conversation that the history goes on with: the one of which most was read here, else one whose end or newest
+    answer is in it. A history that begins like another is another: many agents are given the same task."""
     talks = session.talks
-    talk = talks.pop(opening, None)
-    if talk is None and len(talks) > (_SPAWNS in talks):
-        tails = {loops.tail_of(messages, end) for end in range(len(messages), max(0, len(messages) - _LOOK_BACK), -1)}
-        known = next((key for key, one in talks.items() if one.tail in tails and one.read > 1), None)
-        talk = talks.pop(known) if known is not None else None
-    if talk is None:
-        talk = loops.begun()
-        if not talks:
-            session.talks = talks = {}
-    talks[opening] = talk
+    known = [
+        (talk.read, key)
+        for key, talk in talks.items()
+        if 0 < talk.read <= len(messages) and loops.tail_of(messages, talk.read) == talk.tail
+    ]
+    place = max(known)[1] if known else _rewritten(talks, messages)
+    talk = talks.pop(place) if place is not None else loops.begun()
+    if not talks:
+        session.talks = talks = {}
+    if place is None:
+        session.conversations += 1
+        place = session.conversations
+    talks[place] = talk
     if len(talks) > CONVERSATIONS_MAX:
         del talks[next(key for key in talks if key != _SPAWNS)]
     return talk
 
 
+def _rewritten(talks: Mapping[int, Conversation], messages: Sequence[Message]) -> int | None:
+    """Which conversation was compacted, or told differently, into this history."""
+    if not talks or len(messages) < _TOLD_MIN:
+        return None
+    ends = range(len(messages), max(0, len(messages) - _LOOK_BACK), -1)
+    tails = {loops.tail_of(messages, end) for end in ends}
+    answers = {loops.answer_of(messages[end - 1]) for end in ends if messages[end - 1].role == "assistant"}
+    found = [
+        key
+        for key, talk in talks.items()
+        if key != _SPAWNS and ((talk.read > 1 and talk.tail in tails) or (talk.answer and talk.answer in answers))
+    ]
+    return found[-1] if found else None
+
+
 def _opening(messages: Sequence[Message]) -> int:
     first = next((message for message in messages if message.role == "user"), messages[0])
-    return hash(lineage.text_ends(first))
+    return hash(text_ends(first))

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
 
-from ..values.request import NOTHING, Message, Request
+from ..values.request import Message, Request
 from ..wire.heard import KNOWN_CHARS, Beginning
-from .steps import beginning_of, text_of
+from .steps import beginning_of, text_ends, text_of
 
 # How many trailing answers are tried as the end of the previous request (agents may add several at once).
 ANSWERS_TRIED = 3
@@ -19,8 +19,6 @@ ANSWERS_TRIED = 3
 _HEARD_CHARS_MIN = 40
 # Shorter ids of calls are counted up by clients.
 _CALL_ID_CHARS_MIN = 8
-_ENDS_CHARS = 256
-_PARTS_MAX = 8
 _DIGEST_BYTES = 8
 # How many messages are looked at: at the beginning, of the newest, and of the newest before an answer.
 _FIRST, _WINDOW, _COMPARED = 2, 40, 32
@@ -95,20 +93,6 @@ def digest_of(*parts: str) -> int:
     """One number for these texts, none of which passes for two."""
     text = "\0".join([f"{len(part)}:{part}" for part in parts])
     return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest(), "little")
-
-
-def text_ends(message: Message) -> str:
-    """Head and tail of what a message says, enough to tell it from another of the same length."""
-    content = message.content
-    calls = (
-        ""
-        if message.tool_calls is NOTHING
-        else bytes(memoryview(message.tool_calls)[:_ENDS_CHARS]).decode(errors="replace")
-    )
-    if isinstance(content, list):
-        texts = [str(part.get("text"))[:_ENDS_CHARS] for part in content[:_PARTS_MAX] if isinstance(part, dict)]
-        return f"{len(content)}{texts}{calls}"
-    return f"{content[:_ENDS_CHARS]}{content[-_ENDS_CHARS:]}{calls}" if content else calls
 
 
 def matches(heard: Beginning, said: Beginning) -> bool | None:

@@ -6,7 +6,7 @@ and a circle of any length does. A new turn of the user's starts afresh. Waiting
 and so does what was tried between two looks at the same thing.
 Costs what the new messages cost to read; keeps digests only, bounded.
 
-Weights and levels are set on recorded sessions (`penstock eval loops`, docs/loops.md says on which).
+Weights and levels are set on recorded sessions (`penstock eval loops`, docs/sessions.md says on which).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import msgspec
 from ..values.request import Message, Request
 from . import steps
 from .memory import Kind, Memory, Seen
-from .steps import Call, Step, Turn, text_of
+from .steps import Call, Step, Turn, text_ends, text_of
 
 # Of a history that was never seen before (after a restart), only the newest messages are read, and what they add is
 # bounded: how much time passed between its turns is not known, so they may all have been polls.
@@ -26,10 +26,10 @@ SCORE_MAX = 20.0
 # A system prompt and a question: shorter histories hold no turn of the agent's.
 _OPENING = 3
 # Words of the agent, one after the other, that are looked at for near duplicates.
-_SAID_MAX = 12
+_SAID_MAX, _TOLD_MAX = 12, 4
 _SAME_WORDS = 0.6
 # How far back the end of what was read is looked for in a history that was rewritten.
-_LOOK_BACK = 64
+LOOK_BACK = 64
 
 # What a turn adds. A step whose call brought the same result before: the second time may be an oversight, unless it
 # follows on the same step as before; in a circle of several steps it is none, nor where it fails every time.
@@ -64,7 +64,7 @@ POLL_SECONDS = 20.0
 class Conversation(msgspec.Struct, eq=False):
     """What is known of one conversation.
 
-    `read` messages were read, which ended in `tail`; `read_at` and `answered_at` are when (seconds). `pauses` is how
+    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`; `read_at` and `answered_at` are when (seconds). `pauses` is how
     often the client waited before its next request, as one that polls, `news` how many steps brought something new. `since_*` say
     when the score last left 0: at which turn, time, and charge of the session. `tool` and `count` are what was repeated
     most lately, `frozen` how often in a row the very same turn came. `pending` are the calls of an answer whose results
@@ -74,6 +74,7 @@ class Conversation(msgspec.Struct, eq=False):
     memory: Memory
     read: int = 0
     tail: int = 0
+    answer: int = 0
     turns: int = 0
     score: float = 0.0
     read_at: float = 0.0
@@ -81,6 +82,7 @@ class Conversation(msgspec.Struct, eq=False):
     pauses: int = 0
     news: int = 0
     said: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()
     last_turn: int = 0
     last_done: int = 0
     last_asked: int = 0
@@ -125,7 +127,7 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
     messages, first = request.messages, talk.read == 0
     if first and len(messages) < _OPENING and messages[-1].role == "user":
         _opened(talk, messages, now)
-        return True
+        return False
     idle = 0.0 if first else max(0.0, now - max(talk.read_at, talk.answered_at))
     talk.pauses += idle >= POLL_SECONDS
     start, spoken = _unread(talk, messages), False
@@ -140,13 +142,23 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
     elif talk.answered_at >= talk.read_at and not first:
         _resent(talk, messages, idle, now, charge_nusd)
     talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages, len(messages)), now, ()
-    return spoken
+    newest = next((message for message in reversed(messages) if message.role == "assistant"), None)
+    talk.answer = answer_of(newest) if newest is not None else 0
+    # Of a history that is seen for the first time nobody knows when it was said.
+    return spoken and not first
 
 
 def _opened(talk: Conversation, messages: Sequence[Message], now: float) -> None:
     """A conversation begins: nothing has happened yet that could repeat itself."""
-    talk.happened(Kind.told, hash(text_of(messages[-1])))
+    text = text_of(messages[-1])
+    talk.happened(Kind.told, steps.told_of(text))
+    talk.told = (steps.signature_of(text),)
     talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
+
+
+def forget(talk: Conversation) -> None:
+    """Begin anew: somebody has let the session go on."""
+    talk.memory, talk.score, talk.count, talk.frozen, talk.said = Memory(), 0.0, 0, 0, ()
 
 
 def spawned(talk: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
@@ -187,7 +199,7 @@ def _move(talk: Conversation, score: float, now: float, charge_nusd: int) -> Non
 
 def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
     """Where in the history the unread begins. A history that was rewritten (compacted, elided) is read on from where
-    its known end now lies, else from its newest answer."""
+    its known end now lies, else from the answer after the newest known one."""
     count, seen = len(messages), talk.read
     if not seen:
         return _turn_start(messages, max(0, count - FIRST_LOOK))
@@ -196,10 +208,20 @@ def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
     if talk.pending and messages[0].role == "tool":
         # The provider keeps the conversation: every request brings only what is new.
         return 0
-    for end in range(count, max(0, count - _LOOK_BACK), -1):
+    newest = count
+    for end in range(count, max(0, count - LOOK_BACK), -1):
         if tail_of(messages, end) == talk.tail:
             return end
-    return next((place for place in range(count - 1, 0, -1) if messages[place].role == "assistant"), count)
+        if messages[end - 1].role == "assistant":
+            if answer_of(messages[end - 1]) == talk.answer:
+                return newest
+            newest = end - 1
+    return newest
+
+
+def answer_of(message: Message) -> int:
+    """Digest of an answer."""
+    return hash(text_ends(message))
 
 
 def _turn_start(messages: Sequence[Message], start: int) -> int:
@@ -212,6 +234,10 @@ def _weighed(talk: Conversation, turn: Turn) -> tuple[float, bool]:
     """What a turn adds to the score, and whether the user said something new after it."""
     talk.turns += 1
     told_before = turn.told is not None and talk.happened(Kind.told, turn.told).times > 0
+    if turn.told is not None and talk.tooled:
+        # What an agent's harness says after every step differs in a few words; what people say, in most.
+        told_before = _near(turn.told_words, talk.told) or told_before
+        talk.told = (*talk.told[1 - _TOLD_MAX :], turn.told_words)
     new_words = talk.tooled and turn.told is not None and not told_before
     if not turn.steps:
         return _talked(talk, turn, told_before), new_words
@@ -283,13 +309,18 @@ def _again(pair: Seen, step: Step, words: int, said_so: bool, after: _After, fro
     return _AGAIN_FIRST if pair.times == 1 else _AGAIN
 
 
+def _near(signature: int, others: Sequence[int]) -> bool:
+    """Whether most words are those of another."""
+    return bool(signature) and any(
+        (signature & one).bit_count() >= _SAME_WORDS * (signature | one).bit_count() for one in others
+    )
+
+
 def _talked(talk: Conversation, turn: Turn, told_before: bool) -> float:
     """What a turn without calls adds."""
     if turn.told is None or not turn.spoke:
         return 0.0
-    near = bool(turn.said) and any(
-        (turn.said & one).bit_count() >= _SAME_WORDS * (turn.said | one).bit_count() for one in talk.said
-    )
+    near = _near(turn.said, talk.said)
     if turn.said:
         talk.said = (*talk.said[1 - _SAID_MAX :], turn.said)
     if told_before:

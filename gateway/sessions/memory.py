@@ -37,23 +37,23 @@ NEVER = Seen()
 class Memory:
     """The memory of one conversation."""
 
-    __slots__ = ("_records",)
+    __slots__ = ("records",)
 
     def __init__(self) -> None:
-        self._records: list[bytearray | None] = [None] * len(Kind)
+        self.records: list[bytearray | None] = [None] * len(Kind)
 
     def knows(self, kind: Kind, digest: int) -> bool:
         """Whether this happened before."""
-        records = self._records[kind]
+        records = self.records[kind]
         return records is not None and _place(records, _key(digest)) >= 0
 
     def happened(self, kind: Kind, digest: int, pauses: int, news: int) -> Seen:
         """What was known of it; remembers that it happened once more, after so many pauses and new calls."""
         key = _key(digest)
         stamp = (min(_STAMP_MAX, pauses) | min(_STAMP_MAX, news) << 16).to_bytes(4, "little")
-        records = self._records[kind]
+        records = self.records[kind]
         if records is None:
-            self._records[kind] = bytearray(key + b"\x01" + stamp)
+            self.records[kind] = bytearray(key + b"\x01" + stamp)
             return NEVER
         place = _place(records, key)
         if place < 0:
@@ -69,7 +69,7 @@ class Memory:
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return sum(len(records) for records in self._records if records is not None)
+        return sum(len(records) for records in self.records if records is not None)
 
 
 def _key(digest: int) -> bytes:

@@ -22,6 +22,8 @@ _CANONICAL_CHARS = 4096
 _HEAD_CHARS, _TAIL_CHARS = 256, 128
 # Where a result says that it failed, it does so early.
 _VERDICT_CHARS = 160
+# Enough of a message to tell it from others.
+_ENDS_CHARS, _PARTS_MAX = 256, 8
 # What is said in one turn is told from other turns by its first words.
 _SAID_CHARS, _SAID_WORDS_MIN = 800, 4
 # Shorter words beside a call say nothing ("Let me check again.").
@@ -61,13 +63,14 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to
     nothing), `said` the
-    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `told` the digest of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
+    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `told` and `told_words` digest and signature of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
     """
 
     steps: Sequence[Step]
     words: int = 0
     said: int = 0
     told: int | None = None
+    told_words: int = 0
     told_chars: int = 0
     spoke: bool = True
 
@@ -156,20 +159,27 @@ def call_of(id: Any, name: Any, arguments: Any) -> Call:
 def _turn(
     spoke: Message | None, calls: Sequence[Call], results: Sequence[Message], reply: Message | None, *, tooled: bool
 ) -> Turn:
-    told, told_chars = None, 0
+    told, told_words, told_chars = None, 0, 0
     if reply is not None:
         text = text_of(reply)
-        told, told_chars = hash(text), len(text)
+        told, told_words, told_chars = told_of(text), signature_of(text), len(text)
     steps = [_step(call, results[at]) for at, call in _answered(calls, results)]
     text = text_of(spoke) if spoke is not None else ""
     if steps or calls:
         words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
-        return Turn(steps=steps, words=words, told=told, told_chars=told_chars)
+        return Turn(steps=steps, words=words, told=told, told_words=told_words, told_chars=told_chars)
     if not tooled and spoke is not None and reply is not None:
         action = _action(text)
         if action:
             return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
-    return Turn(steps=(), said=_signature(text), told=told, told_chars=told_chars, spoke=spoke is not None)
+    return Turn(
+        steps=(),
+        said=signature_of(text),
+        told=told,
+        told_words=told_words,
+        told_chars=told_chars,
+        spoke=spoke is not None,
+    )
 
 
 def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tuple[int, Call]]:
@@ -224,7 +234,12 @@ def _action(text: str) -> str:
     return parts[1].strip() if len(parts) == 3 else ""
 
 
-def _signature(text: str) -> int:
+def told_of(text: str) -> int:
+    """Digest of what a user's turn says, whatever its numbers."""
+    return hash(text.translate(_DIGITS))
+
+
+def signature_of(text: str) -> int:
     """Which words a turn began with, one bit each of 256: near duplicates have most bits in common."""
     words = text[:_SAID_CHARS].lower().split()
     if len(words) < _SAID_WORDS_MIN:
@@ -241,6 +256,20 @@ def text_of(message: Message) -> str:
     if isinstance(content, list):
         return "\n".join([_part(part) for part in content if isinstance(part, dict)])
     return content or ""
+
+
+def text_ends(message: Message) -> str:
+    """Head and tail of what a message says, enough to tell it from another of the same length."""
+    content = message.content
+    calls = (
+        ""
+        if message.tool_calls is NOTHING
+        else bytes(memoryview(message.tool_calls)[:_ENDS_CHARS]).decode(errors="replace")
+    )
+    if isinstance(content, list):
+        texts = [str(part.get("text"))[:_ENDS_CHARS] for part in content[:_PARTS_MAX] if isinstance(part, dict)]
+        return f"{len(content)}{texts}{calls}"
+    return f"{content[:_ENDS_CHARS]}{content[-_ENDS_CHARS:]}{calls}" if content else calls
 
 
 def _part(part: dict[str, Any]) -> str:

@@ -14,8 +14,6 @@ from .ledger_sqlite import SqliteLedger
 _OUTPUTS = 5_000
 # A session that has gone on for longer starts its budgets anew at a restart.
 _SESSION_SECONDS_MAX = 30 * 86_400.0
-# The ledger's column for a dimension, where its name is another: a session's budgets are those of its tree.
-_COLUMNS = {"session": "root"}
 
 
 # By the values of a grouping: (when, amounts).
@@ -29,7 +27,7 @@ def restored(world: World, ledger: SqliteLedger, *, now: float) -> Iterator[tupl
     grouped alike share one question to the ledger.
     """
     asked: dict[tuple[object, ...], _Rows] = {}
-    for budget in (*world.budgets, *world.caps.budgets):
+    for budget in (*world.budgets, *world.cap_budgets):
         columns, start_ms, step, active_ms = _question(budget, now)
         key = (columns, start_ms, step, active_ms)
         if key not in asked:
@@ -52,8 +50,12 @@ def restored_account(
     if set(scope) != set(budget.scope) or line_of(budget, scope, now=now).account != account:
         return
     _, start_ms, step, _ = _question(budget, now)
-    fixed = {_COLUMNS.get(dimension, dimension): value for dimension, value in scope.items()}
+    fixed = {_column(budget, dimension): value for dimension, value in scope.items()}
     rows = [(at, amounts) for _, at, amounts in ledger.spent((), start_ms, fixed=fixed, step_seconds=step)]
+    if not rows and budget.name.startswith("run-"):
+        # A run within another's tree: what it took itself, without what it started.
+        fixed = dict(scope)
+        rows = [(at, amounts) for _, at, amounts in ledger.spent((), start_ms, fixed=fixed, step_seconds=step)]
     yield from _lines(budget, scope, rows, step, now)
 
 
@@ -72,7 +74,12 @@ def _question(budget: Budget, now: float) -> tuple[tuple[str, ...], int, int, in
         # A session goes on while it calls, however long ago it began.
         active_ms = round((now - max(SESSION_KEEP_SECONDS, budget.window.seconds)) * 1000)
         start = max(start, now - _SESSION_SECONDS_MAX)
-    return tuple([_COLUMNS.get(name, name) for name in budget.dimensions]), round(start * 1000), step, active_ms
+    return tuple([_column(budget, name) for name in budget.dimensions]), round(start * 1000), step, active_ms
+
+
+def _column(budget: Budget, dimension: str) -> str:
+    """The ledger's column for a dimension: a session's budgets are those of its tree, unless they are each one's own."""
+    return "root" if dimension == "session" and not budget.name.startswith("each-") else dimension
 
 
 def _matches(values: tuple[str, ...], wanted: tuple[str, ...]) -> bool:

@@ -40,6 +40,7 @@ class SharedSessions:
         self._rests_until = float("-inf")
         self._waiting: deque[tuple[str, ...]] = deque()
         self._telling = False
+        self._flushed: list[asyncio.Future[None]] = []
         self.dropped = 0
 
     @property
@@ -51,6 +52,15 @@ class SharedSessions:
         """What the others know of a session; None if nothing, or if they cannot be asked."""
         (found,) = await self._read([_session_key(org, key, name)])
         return found
+
+    async def flush(self) -> bool:
+        """Wait until what was told has arrived; False if the store did not take it."""
+        before = self.dropped
+        if self._waiting or self._telling:
+            told = asyncio.get_running_loop().create_future()
+            self._flushed.append(told)
+            await told
+        return self.dropped == before and not self.failing
 
     async def waiting_at(self, org: str, digests: Sequence[int]) -> dict[int, dict[str, Beginning]]:
         """By the digest of a history, the sessions whose request had it, and how each was answered."""
@@ -83,7 +93,11 @@ class SharedSessions:
     def changed(self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float) -> None:
         """Something was done to a session that the others have to know."""
         place = _session_key(org, key, name)
-        self._tell("SET", place, orjson.dumps(told).decode(), "EX", str(_KEEP_SECONDS))
+        fields = [
+            text for field, value in {"at": now, **told}.items() for text in (field, orjson.dumps(value).decode())
+        ]
+        self._tell("HSET", place, *fields)
+        self._tell("EXPIRE", place, str(_KEEP_SECONDS))
         self._tell("ZADD", _changes_key(org), f"{now:.3f}", orjson.dumps([key, name]).decode())
         self._tell("ZREMRANGEBYSCORE", _changes_key(org), "-inf", f"{now - _CHANGES_SECONDS:.3f}")
 
@@ -95,8 +109,11 @@ class SharedSessions:
         return [(key, name, told) for (key, name), told in zip(names, found, strict=True) if told is not None]
 
     async def _read(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
-        answers = await self._asked([("GET", key) for key in keys])
-        return [orjson.loads(answer) if answer else None for answer in answers]
+        answers = await self._asked([("HGETALL", key) for key in keys])
+        return [
+            {field.decode(): orjson.loads(value) for field, value in answer.items()} if answer else None
+            for answer in answers
+        ]
 
     async def _asked(self, commands: Sequence[tuple[str, str, *tuple[str, ...]]]) -> list[Any]:
         """The answers; None for each while the store does not answer."""
@@ -128,6 +145,10 @@ class SharedSessions:
                     self._failed()
         finally:
             self._telling = False
+            flushed, self._flushed = self._flushed, []
+            for one in flushed:
+                if not one.done():
+                    one.set_result(None)
 
     def _failed(self) -> None:
         if not self.failing:

@@ -159,6 +159,9 @@ class Playbook:
     async def recall(self, caller: Caller, name: str) -> None:
         """Nobody else is there."""
 
+    async def told(self) -> None:
+        """Nobody else is there."""
+
     async def learn(self, caller: Caller, history: History) -> None:
         """Nobody else is there."""
 

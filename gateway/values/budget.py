@@ -33,6 +33,15 @@ UNITS = {
 Amounts = tuple[int | None, int | None, int, int | None, int | None]
 NOTHING_SPENT: Amounts = (0, 0, 0, 0, 0)
 
+
+def added(one: Amounts, other: Amounts) -> Amounts:
+    """Both; what is not known of one adds nothing."""
+    a, b = one, other
+    return (
+        (a[0] or 0) + (b[0] or 0), (a[1] or 0) + (b[1] or 0), a[2] + b[2], (a[3] or 0) + (b[3] or 0), (a[4] or 0) + (b[4] or 0),
+    )  # fmt: skip
+
+
 # What a request says of itself, and what only the deployment that serves it decides.
 REQUEST_DIMENSIONS = ("org", "team", "key", "user", "session", "task_type", "route")
 ATTEMPT_DIMENSIONS = ("deployment", "model", "tier", "provider")

@@ -50,12 +50,12 @@ class LoopRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopPolicy:
-    """The limits that apply: those of the first rule that fits, else the default. `approval`: refusals carry a link that
-    lets a person resume the session."""
+    """The limits that apply: those of the first rule that fits, else the default. `approval` says where a link
+    is told that lets a person resume a session: `everywhere`, in the `webhook` only, or nowhere (`none`)."""
 
     default: LoopLimits = LoopLimits()
     rules: tuple[LoopRule, ...] = ()
-    approval: bool = True
+    approval: str = "everywhere"
 
     def of(self, route: str, task_type: str) -> LoopLimits:
         """What applies to a request."""

@@ -63,6 +63,12 @@ class World:
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))
 
+    @property
+    def cap_budgets(self) -> tuple[Budget, ...]:
+        """Every budget that is a cap for some session, one of each name; without those that count sub-agents."""
+        every = [budget for caps in (self.caps, *self.key_caps.values()) for budget in (*caps.budgets, *caps.each)]
+        return tuple({budget.name: budget for budget in reversed(every)}.values())
+
     def caps_of(self, key: str) -> SessionCaps:
         """What the sessions of a key may take."""
         return self.key_caps.get(key, self.caps)

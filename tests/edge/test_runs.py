@@ -575,7 +575,6 @@ async def test_what_was_decided_about_sessions_survives_a_restart(site: Opened) 
         assert await it.calls(5, at_once=False, x_penstock_session="capped") == [200] * 3 + [400] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="the first look at the history takes its opening for news of the user's")
 async def test_a_stop_survives_a_restart_and_so_does_its_link(site: Opened) -> None:
     async with site() as it:
         agent = it.agent(headers={"x-penstock-session": "stopped"})
@@ -589,9 +588,6 @@ async def test_a_stop_survives_a_restart_and_so_does_its_link(site: Opened) -> N
         await again.turn()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="stores/restore.py knows the accounts of trees only: `each-*` and `run-*` begin anew"
-)
 @pytest.mark.parametrize("whose", ["the run's", "the operator's"])
 async def test_what_a_run_took_of_its_caps_survives_a_restart(site: Opened, whose: str) -> None:
     more = "sessions: {each: {calls: 3}}" if whose == "the operator's" else ""
@@ -661,7 +657,7 @@ async def test_caps_are_only_ever_tightened(site: Opened) -> None:
 
 
 # Headers are bytes; these come in as a lone surrogate.
-NOT_UTF8 = pytest.param("ü=1", marks=pytest.mark.xfail(strict=True, reason="the name is echoed: 500, in no dialect"))
+NOT_UTF8 = pytest.param("ü=1")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -717,9 +713,6 @@ async def test_nobody_sees_the_sessions_of_another_key(site: Opened) -> None:
         assert (await it.get("/admin/sessions/mine?key=k1", ADMIN)).json()["caps"] == {"calls": 1}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a history that goes on otherwise than the repelled one opens a session of its own"
-)
 async def test_a_killed_run_without_a_name_stays_killed_whatever_the_user_says(site: Opened) -> None:
     async with site() as it:
         agent = it.agent()
@@ -731,7 +724,6 @@ async def test_a_killed_run_without_a_name_stays_killed_whatever_the_user_says(s
         assert (await agent.until_stopped()).code == "session_killed"
 
 
-@pytest.mark.xfail(strict=True, reason="session_desk.exempted lifts whatever stop there is")
 async def test_exempting_a_killed_session_does_not_revive_it(site: Opened) -> None:
     async with site() as it:
         agent = it.agent(headers={"x-penstock-session": "s"})
@@ -741,7 +733,6 @@ async def test_exempting_a_killed_session_does_not_revive_it(site: Opened) -> No
         assert (await agent.until_stopped()).code == "session_killed"
 
 
-@pytest.mark.xfail(strict=True, reason="loops._unread reads a known history again after its opening was sent once more")
 async def test_healthy_agents_that_begin_alike_in_one_session_are_no_loop(site: Opened) -> None:
     async with site() as it:
         first, second = (it.agent(headers={"x-penstock-session": "s"}) for _ in range(2))
@@ -752,7 +743,6 @@ async def test_healthy_agents_that_begin_alike_in_one_session_are_no_loop(site: 
         assert "x-penstock-loop" not in await first.turn({"text": "Done."})
 
 
-@pytest.mark.xfail(strict=True, reason="exchange._decide takes the note before the request waits")
 async def test_the_note_reaches_the_model_in_the_request_that_was_held(site: Opened) -> None:
     async with site(HELD) as it:
         agent = it.agent(headers={"x-penstock-session": "held"})
@@ -764,9 +754,6 @@ async def test_the_note_reaches_the_model_in_the_request_that_was_held(site: Ope
         assert b"Ask Ada." in it.near.received[-1]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="exchange._repel takes the task type that was declared, not the one that was found"
-)
 async def test_a_last_answer_for_a_task_type_is_given_each_time(site: Opened) -> None:
     async with site("loops: {rules: [{task_type: code, stop_mode: answer}]}") as it:
         agent = it.agent()
@@ -775,16 +762,12 @@ async def test_a_last_answer_for_a_task_type_is_given_each_time(site: Opened) ->
         assert agent.text.startswith("[Stopped by the gateway]")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="until its first call has ended, each call of a sub-agent counts as one of its own"
-)
 async def test_a_sub_agent_with_calls_at_once_is_one_sub_agent(site: Opened) -> None:
     async with site("sessions: {caps: {sub_agents: 1}}") as it:
         tree = {"x_penstock_session": "child", "x_penstock_parent_session": "root"}
         assert await it.calls(4, at_once=True, **tree) == [200] * 4
 
 
-@pytest.mark.xfail(strict=True, reason="edge/approval_page.py lets aiohttp's own exceptions pass")
 @pytest.mark.parametrize("kind", ["too large", "no form"])
 async def test_a_form_that_cannot_be_read_is_the_callers_mistake(site: Opened, kind: str) -> None:
     async with site() as it:

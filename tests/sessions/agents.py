@@ -7,6 +7,7 @@ from gateway.sessions import ladder
 from gateway.sessions.identity import Session, SessionBook
 from gateway.sessions.ladder import Standing
 from gateway.sessions.lineage import History
+from gateway.values.budget import added
 from gateway.values.request import Request
 from gateway.wire import chat
 from gateway.wire.heard import Beginning
@@ -50,7 +51,7 @@ class Agents:
         )
         if answer is not None:
             self.book.answered(key, session, session.tip, answer)
-        session.calls += 1
+        session.spent = added(session.spent, (0, 0, 1, 0, 0))
         return session
 
 

@@ -2,6 +2,7 @@
 
 from gateway.sessions.identity import SessionBook
 from gateway.sessions.lineage import History
+from gateway.values.budget import Measure
 from gateway.wire.heard import Beginning
 from tests.sessions.agents import NOW, Agents, opening, parsed, step
 
@@ -51,7 +52,7 @@ def test_a_fork_inherits_what_its_path_had_taken():
     agents.ask(trunk)
     agents.ask(trunk + step(2, "left"))
     fork = agents.ask(trunk + step(2, "a different result", '{"cmd": "other"}'))
-    assert fork.inherited_calls == 2
+    assert fork.inherited[Measure.calls] == 2
 
 
 def test_a_retry_of_the_same_request_stays_in_its_session():
