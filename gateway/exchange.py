@@ -215,7 +215,8 @@ class Exchange:
             if self._news.shared:
                 await self._news.told()
         standing = ladder.unseen()
-        if request.dialect in _CONVERSATIONS:
+        if request.dialect in _CONVERSATIONS and not session.opens:
+            # Nothing can repeat itself yet where a conversation opens; its next request is read from the beginning.
             talk = origins[0].talk if origins and request.previous is not None else None
             standing = ladder.observe(session, request, now=at, talk=talk)
         return _Arrived(

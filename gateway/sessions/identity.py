@@ -35,7 +35,8 @@ class Session(msgspec.Struct, eq=False):
     what its path had taken before it parted from another;
     `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
     and `answered` whether one was given, `failed` that none will be: then it goes on from `settled`, what was answered
-    before. `alike`: others may have sent the same; `provider` the one that served it last. `root` is
+    before. `opens`: that request opens its conversation,
+    `alike`: others may have sent the same; `provider` the one that served it last. `root` is
     the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
     `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
     started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it
@@ -59,6 +60,7 @@ class Session(msgspec.Struct, eq=False):
     answered: bool = False
     failed: bool = False
     settled: tuple[int, Beginning] = (0, UNHEARD)
+    opens: bool = False
     alike: bool = False
     provider: str = ""
     inherited: Amounts = NOTHING_SPENT
@@ -212,6 +214,7 @@ class SessionBook:
             session.source = "lineage"
             if self.of(key, session.id) is None:
                 self._kept(key, session)
+        session.opens = history.opens
         session.alike = history.opens or len(self._nodes.get(history.digest, ())) > 0
         if session.tip != history.digest:
             if session.answered:

@@ -150,9 +150,7 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
 
 def _opened(talk: Conversation, messages: Sequence[Message], now: float) -> None:
     """A conversation begins: nothing has happened yet that could repeat itself."""
-    text = text_of(messages[-1])
-    talk.happened(Kind.told, steps.told_of(text))
-    talk.told = (steps.signature_of(text),)
+    talk.happened(Kind.told, steps.told_of(text_of(messages[-1])))
     talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
 
 
