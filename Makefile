@@ -12,7 +12,7 @@ CLIENTS ?=
 # For example OVERSPEND=--quick
 OVERSPEND ?=
 
-.PHONY: demo run test check fix report bench overspend replay holds pairs clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay holds loops links fanout pairs clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -48,6 +48,17 @@ replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs 
 
 holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times their cost; needs $(LOOPS)
 	$(BIN)/python loadtest/holds.py $(LOOPS)
+
+loops: setup  ## the loop guard on recorded sessions beside published rules, and on long healthy ones; needs $(LOOPS)
+	$(BIN)/penstock eval loops $(LOOPS)
+	$(BIN)/penstock eval loops $(LOOPS) --long 400 --rules penstock
+
+links: setup  ## which session is whose, with headers removed: one gateway, then four on one Valkey; needs $(LOOPS)
+	$(BIN)/python loadtest/links.py $(LOOPS)
+	$(BIN)/python loadtest/links.py $(LOOPS) --processes 4 --valkey --dialect mixed
+
+fanout: setup  ## thirty sub-agents against one cap of their root, on one process and on four with Valkey
+	$(BIN)/python loadtest/fanout.py
 
 pairs: setup  ## what a reservation and its settlement cost, also beside 10,000 holds and 5,000 budgets
 	$(BIN)/python loadtest/pairs.py

@@ -8,6 +8,7 @@ import pytest
 from gateway.config.load import parse
 from gateway.errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamTimeout
 from gateway.testing.playbook import SSE, Answers, Playbook
+from gateway.values.request import Caller
 from tests.worlds import BASE, ENV, world
 
 EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
@@ -371,3 +372,89 @@ async def test_a_deployment_of_unknown_weights_meets_no_energy_budget():
     book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert "not known" in json.loads(answer.body)["error"]["message"]
+
+
+def sent(book: Playbook) -> list[dict]:
+    return [json.loads(b"".join(call.body)) for call in book.calls]
+
+
+async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_of_the_session():
+    book = Playbook(world(more="loops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"), [answers() for _ in range(12)])
+    for turns in range(1, 6):
+        await book.ask(looping(turns), session="run-1")
+    # Four turns are one result that is new and three that were seen before.
+    assert [call.deployment.name for call in book.calls] == ["small", "small", "frontier", "frontier", "frontier"]
+    assert "escalated out of a loop" in book.entries[2].reason
+    await book.ask(EASY, session="run-2")
+    assert book.calls[-1].deployment.name == "small"
+
+
+async def test_a_strong_model_in_a_loop_may_give_way_to_a_cheaper_one():
+    loops = "loops: {warn_at: 1, nudge_at: null, tier_at: 2, tier_move: downgrade, stop_at: 6}"
+    book = Playbook(world(more=loops), [answers() for _ in range(12)])
+    for turns in range(1, 6):
+        task = json.dumps("debug this function, then prove by induction why it terminates " * 20).encode()
+        await book.ask(looping(turns).replace(b'"go"', task), session="run-1")
+    names = [call.deployment.name for call in book.calls]
+    assert names[:2] == ["frontier"] * 2 and names[2:] == ["small"] * 3
+
+
+async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
+    book = Playbook(world(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)])
+    for turns in range(1, 6):
+        body = json.loads(looping(turns)) | {"tools": [{"type": "function", "function": {"name": "bash"}}]}
+        await book.ask(json.dumps(body).encode(), session="run-1")
+    bodies = sent(book)
+    assert [body.get("tool_choice") for body in bodies] == [None, None, None, "none", None]
+    assert [("[Gateway note" in body["messages"][-1]["content"]) for body in bodies] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert all(body["tools"] for body in bodies)
+    assert [event.kind for event in book.session_events] == ["loop_warn", "loop_nudge", "loop_answer"]
+
+
+async def test_rules_give_a_route_its_own_ladder():
+    loops = "loops: {warn_at: 1, stop_at: 2, rules: [{route: small, mode: shadow}]}"
+    book = Playbook(world(more=loops), [answers() for _ in range(12)])
+    small = [await book.ask(looping(turns).replace(b'"auto"', b'"small"'), session="run-1") for turns in range(1, 7)]
+    assert {answer.status for answer in small} == {200}
+    assert [event.acted for event in book.session_events] == [False, False]
+    auto = [await book.ask(looping(turns), session="run-2") for turns in range(1, 7)]
+    assert auto[-1].status == 400
+
+
+async def test_a_session_may_only_go_so_deep():
+    book = Playbook(world(more="sessions: {caps: {depth: 1}}"), [answers() for _ in range(12)])
+    assert (await book.ask(EASY, session="root")).status == 200
+    assert (await book.ask(EASY, session="child", parent="root")).status == 200
+    answer = await book.ask(EASY, session="grandchild", parent="child")
+    assert json.loads(answer.body)["error"]["code"] == "depth_exceeded"
+
+
+async def test_each_session_of_a_tree_has_its_own_cap_beside_the_trees():
+    book = Playbook(world(more="sessions: {caps: {calls: 5}, each: {calls: 2}}"), [answers() for _ in range(12)])
+    for name in ("root", "one", "two"):
+        parent = {} if name == "root" else {"parent": "root"}
+        statuses = [(await book.ask(EASY, session=name, **parent)).status for _ in range(3)]
+        # The tree's five are used up before the last child has its two.
+        assert statuses == ([200, 200, 400] if name != "two" else [200, 400, 400])
+
+
+async def test_a_key_may_have_tighter_caps():
+    text = BASE.replace("{{id: k1, team: research,", "{{id: k1, team: research, caps: {{calls: 1}},")
+    raw = text.format(more="sessions: {caps: {calls: 3}}", small="", near="http://a/v1", far="http://b/v1")
+    book = Playbook(parse(raw, "t", ENV)[0], [answers() for _ in range(12)])
+    assert [(await book.ask(EASY, session="s")).status for _ in range(2)] == [200, 400]
+    other = Caller(key="k2", team="sales")
+    assert [(await book.ask(EASY, other, session="s")).status for _ in range(4)] == [200, 200, 200, 400]
+
+
+async def test_watt_hours_and_tokens_are_caps_of_a_run_as_well():
+    book = Playbook(world(), [answers() for _ in range(12)])
+    assert (await book.ask(EASY, session="a", caps="tokens=10")).status == 400
+    assert (await book.ask(EASY, session="b", caps="wh=0.000001")).status == 400
+    assert (await book.ask(EASY, session="c", caps="tokens=100000, wh=100")).status == 200

@@ -68,25 +68,27 @@ def main() -> int:
         Job(client=client, scenario=scenario, profile=profile)
         for profile in chosen.profile or PROFILES[1:]
         for client in CLIENTS
-        if profile in client.profiles and _meant(client.name, chosen.client or [""])
+        if profile in client.profiles and meant(client.name, chosen.client or [""])
         for scenario in client.scenarios
         if scenario in (chosen.scenario or SCENARIOS)
     ]
     if chosen.list:
         print("\n".join(job.name for job in jobs))
         return 0
-    outcomes = asyncio.run(_run(jobs, chosen.jobs))
+    outcomes, events = asyncio.run(_run(jobs, chosen.jobs))
     print(render(outcomes))
-    return 1 if any(outcome.ok is False for outcome in outcomes) else 0
+    # These agents do what they are asked: whatever the loop guard has to say of them is wrong.
+    print(f"\nLoop guard: {len(events)} events.", *(f"- {event}" for event in events), sep="\n")
+    return 1 if events or any(outcome.ok is False for outcome in outcomes) else 0
 
 
-def _meant(name: str, parts: Sequence[str]) -> bool:
+def meant(name: str, parts: Sequence[str]) -> bool:
     """A whole name means that client, anything else all clients in whose names it occurs."""
     whole = {client.name for client in CLIENTS}
     return any(part == name or (part not in whole and part in name) for part in parts)
 
 
-async def _run(jobs: Sequence[Job], at_once: int) -> list[Outcome]:
+async def _run(jobs: Sequence[Job], at_once: int) -> tuple[list[Outcome], Sequence[Mapping[str, object]]]:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     stage, tap = Stage(OUT), Tap()
@@ -103,7 +105,8 @@ async def _run(jobs: Sequence[Job], at_once: int) -> list[Outcome]:
                 print(_line(outcome), file=sys.stderr, flush=True)
                 return outcome
 
-        return await asyncio.gather(*(one(job) for job in jobs))
+        outcomes = await asyncio.gather(*(one(job) for job in jobs))
+        return outcomes, await stage.loop_events()
     finally:
         await tap.stop()
         await stage.stop()
@@ -113,9 +116,9 @@ async def _job(job: Job, tap: Tap, target: str) -> Outcome:
     base_url = tap.open(job.name, target)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True) as home:
-        out, err = await _drive(job, _environment(job, base_url, home))
+        out, err = await drive(job, environment(job, base_url, home))
     seen = tap.seen[job.name]
-    said = _last_line(out)
+    said = last_line(out)
     requests = sum(one.asks_a_model for one in seen)
     ok, detail = _judged(job, said, seen, err)
     if ok is False:
@@ -126,7 +129,8 @@ async def _job(job: Job, tap: Tap, target: str) -> Outcome:
     )
 
 
-def _environment(job: Job, base_url: str, home: str) -> dict[str, str]:
+def environment(job: Job, base_url: str, home: str) -> dict[str, str]:
+    """What a driver is told."""
     order = job.client.order(job.scenario, job.profile)
     # A run must not look like the one before it: the gateway would take them for one session, and that for a loop.
     nonce = f"(run {uuid.uuid4().hex[:12]})"
@@ -151,7 +155,8 @@ def _environment(job: Job, base_url: str, home: str) -> dict[str, str]:
     }
 
 
-async def _drive(job: Job, env: Mapping[str, str]) -> tuple[str, str]:
+async def drive(job: Job, env: Mapping[str, str]) -> tuple[str, str]:
+    """Run the job's driver: what it printed, and its errors."""
     file = job.client.file
     python = str(_VENV.with_name(_VENV.name + job.client.venv) / "bin" / "python")
     command = ["node", file] if file.endswith(".mjs") else [python, file]
@@ -175,7 +180,8 @@ async def _drive(job: Job, env: Mapping[str, str]) -> tuple[str, str]:
     return out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def _last_line(out: str) -> dict[str, object]:
+def last_line(out: str) -> dict[str, object]:
+    """What the driver reports."""
     for line in reversed(out.splitlines()):
         with suppress(ValueError):
             found = json.loads(line)

@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from aiohttp import ClientSession
 
 from .clients import CLIENTS, EMBEDDER
 
@@ -52,10 +54,12 @@ budgets:
 
 
 class Stage:
-    """The processes of one run of the suite."""
+    """The processes of one run of the suite. `between` gives, for a provider's name and URL, the URL that gateways get."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, between: Callable[[str, str], str] = lambda _, url: url) -> None:
         self._folder = folder
+        self._between = between
+        self._gateways: list[str] = []
         self._processes: list[asyncio.subprocess.Process] = []
         self._upstream: dict[str, str] = {}
 
@@ -78,7 +82,18 @@ class Stage:
         penstock = str(Path(sys.executable).parent / "penstock")
         lines = await self._start(f"gateway-{profile}", [penstock, "serve", str(routing)], env, 1)
         url = next(word for word in lines[0].split() if word.startswith("http"))
+        self._gateways.append(url.removesuffix("/v1"))
         return dict.fromkeys(_NAMES, url.removesuffix("/v1"))
+
+    async def loop_events(self) -> list[dict[str, object]]:
+        """What the loop guards of all gateways did: their audit."""
+        found: list[dict[str, object]] = []
+        async with ClientSession() as session:
+            for url in self._gateways:
+                async with session.get(f"{url}/admin/budgets/events") as answer:
+                    answer.raise_for_status()
+                    found += (await answer.json())["data"]
+        return [event for event in found if str(event["kind"]).startswith(("loop_", "session_"))]
 
     async def stop(self) -> None:
         """End everything that was started."""
@@ -100,9 +115,9 @@ class Stage:
             chat = await self._provider("chat-only", ["up-chat"], "--speaks", "chat", *told)
             embedder = await self._provider("embedder", ["up-embedder"], *told)
             self._upstream = {
-                "openai": openai["up-openai"],
-                "anthropic": anthropic["up-anthropic"],
-                "chat_only": chat["up-chat"],
+                "openai": self._between("openai", openai["up-openai"]),
+                "anthropic": self._between("anthropic", anthropic["up-anthropic"]),
+                "chat_only": self._between("chat_only", chat["up-chat"]),
                 "embedder": embedder["up-embedder"],
             }
         return self._upstream

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
@@ -25,6 +25,7 @@ class Seen:
     status: int = 0
     seconds: float = 0.0
     answered: bytearray = field(default_factory=bytearray)
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def asks_a_model(self) -> bool:
@@ -44,9 +45,11 @@ class Seen:
 
 
 class Tap:
-    """Every run has a path of its own, `/run/NAME/...`, which says where its requests go and whose they are."""
+    """Every run has a path of its own, `/run/NAME/...`, which says where its requests go and whose they are. `change` makes
+    what is sent of what came."""
 
-    def __init__(self) -> None:
+    def __init__(self, change: Callable[[Seen], bytes] | None = None) -> None:
+        self._change = change
         self._targets: dict[str, str] = {}
         self.seen: dict[str, list[Seen]] = {}
         self._base = ""
@@ -80,6 +83,7 @@ class Tap:
         headers = [(key, value) for key, value in request.headers.items() if key.lower() not in _OWN]
         if "Upgrade" in request.headers:
             headers.append(("Connection", "Upgrade"))
+        sent = self._change(seen) if self._change else seen.asked
         started = time.monotonic()
         response = web.StreamResponse()
         try:
@@ -87,11 +91,11 @@ class Tap:
                 request.method,
                 self._targets[name] + path,
                 headers=headers,
-                data=seen.asked or None,
+                data=sent or None,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
             ) as answer:
-                seen.status = answer.status
+                seen.status, seen.told = answer.status, dict(answer.headers)
                 response.set_status(answer.status, answer.reason)
                 for key, value in answer.headers.items():
                     if key.lower() not in _OWN:

@@ -5,7 +5,10 @@ Every answer that an agent builds its next request from is one that the gateway 
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -777,3 +780,30 @@ async def test_a_form_that_cannot_be_read_is_the_callers_mistake(site: Opened, k
             content, form = b"nothing", "multipart/form-data"
         answer = await it.client.post(link, content=content, headers={"content-type": form})
         assert 400 <= answer.status_code < 500
+
+
+async def test_the_command_shows_resumes_and_labels(site: Opened) -> None:
+    async with site() as it:
+        agent = it.agent(headers={"x-session-id": "run 7/b"})
+        await agent.until_stopped()
+
+        def penstock(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "gateway.cli.main", "sessions", "--url", it.base, *words],
+                capture_output=True, text=True, timeout=60, check=False,
+                env={**os.environ, "PENSTOCK_ADMIN_TOKEN": "s3cret"},
+            )  # fmt: skip
+
+        listed = await asyncio.to_thread(penstock, "list", "--stopped")
+        assert "run 7/b" in listed.stdout and "bash" in listed.stdout, listed.stderr
+        shown = await asyncio.to_thread(penstock, "show", "run 7/b", "--json")
+        assert json.loads(shown.stdout)["stop"]["evidence"]["tool"] == "bash"
+        assert (await asyncio.to_thread(penstock, "label", "run 7/b", "loop")).returncode == 0
+        assert (await asyncio.to_thread(penstock, "resume", "run 7/b", "--usd", "1")).returncode == 1
+        resumed = await asyncio.to_thread(penstock, "resume", "run 7/b", "--note", "Use another directory.")
+        assert "running" in resumed.stdout
+        await agent.turn()
+        missing = await asyncio.to_thread(penstock, "show", "nobody")
+        assert missing.returncode == 1 and "no session" in missing.stderr
+        gone = await asyncio.to_thread(penstock, "--url", "http://127.0.0.1:9", "list")
+        assert gone.returncode == 1 and "no gateway" in gone.stderr

@@ -26,7 +26,7 @@ from common import (
 
 def agent(**more: Any) -> Agent:
     model = OpenAIChat(id=MODEL, base_url=OPENAI_URL, api_key=API_KEY, timeout=60)
-    return Agent(model=model, instructions=SYSTEM, telemetry=False, tool_call_limit=3, **more)
+    return Agent(model=model, instructions=SYSTEM, telemetry=False, **{"tool_call_limit": 3, **more})
 
 
 def said(answer: Any) -> str:
@@ -52,6 +52,8 @@ drive(
         "stream": lambda: streamed(agent(), GREETING),
         "tool": lambda: said(agent(tools=[weather]).run(TASK)),
         "stream_tool": lambda: streamed(agent(tools=[weather]), TASK),
+        "loop": lambda: said(agent(tools=[weather], tool_call_limit=None).run(TASK)),
+        "stream_loop": lambda: streamed(agent(tools=[weather], tool_call_limit=None), TASK),
         "structured": lambda: city_of(agent(output_schema=City).run(EXTRACT).content),
         "image": lambda: said(agent().run(LOOK, images=[Image(content=base64.b64decode(PNG), format="png")])),
     }

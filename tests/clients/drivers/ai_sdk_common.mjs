@@ -2,7 +2,7 @@
 
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
-import { cityOf, drive, extract, greeting, look, must, png, system, task, weather } from "./common.mjs";
+import { cityOf, drive, extract, greeting, look, must, png, roundsMax, system, task, weather } from "./common.mjs";
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -30,6 +30,8 @@ export const driveAiSdk = (model) =>
     stream: () => streamed({ model, system, prompt: greeting }),
     tool: async () => (await generateText({ model, system, prompt: task, tools, stopWhen: stepCountIs(4) })).text,
     stream_tool: () => streamed({ model, system, prompt: task, tools, stopWhen: stepCountIs(4) }),
+    loop: async () => (await generateText({ model, system, prompt: task, tools, stopWhen: stepCountIs(roundsMax) })).text,
+    stream_loop: () => streamed({ model, system, prompt: task, tools, stopWhen: stepCountIs(roundsMax) }),
     structured: async () => {
       const answer = await generateText({ model, prompt: extract, output: Output.object({ schema: City }) });
       return cityOf(answer.output);

@@ -3,7 +3,7 @@
 import Anthropic from "@anthropic-ai/sdk";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { z } from "zod";
-import { apiKey, baseUrl, cityOf, drive, extract, greeting, look, model, must, png, system, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, baseUrl, cityOf, drive, extract, greeting, insisting, look, model, must, png, roundsMax, system, task, weather, weatherSchema } from "./common.mjs";
 
 const client = new Anthropic({ baseURL: baseUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -22,6 +22,18 @@ async function rounds(ask) {
   return said(await ask({ ...common, messages: next, tools }));
 }
 
+async function loop(ask) {
+  const messages = user(task);
+  for (let round = 0; round < roundsMax; round++) {
+    const answer = await insisting(() => ask({ ...common, messages, tools }));
+    const calls = answer.content.filter((block) => block.type === "tool_use");
+    if (!calls.length) return said(answer);
+    const content = calls.map((call) => ({ type: "tool_result", tool_use_id: call.id, content: weather(call.input.city) }));
+    messages.push({ role: "assistant", content: answer.content }, { role: "user", content });
+  }
+  return "";
+}
+
 await drive({
   text: async () => said(await client.messages.create({ ...common, messages: user(greeting) })),
   stream: async () => {
@@ -31,6 +43,8 @@ await drive({
   },
   tool: () => rounds((asked) => client.messages.create(asked)),
   stream_tool: () => rounds((asked) => client.messages.stream(asked).finalMessage()),
+  loop: () => loop((asked) => client.messages.create(asked)),
+  stream_loop: () => loop((asked) => client.messages.stream(asked).finalMessage()),
   structured: async () => {
     const asked = { ...common, messages: user(extract), output_config: { format: zodOutputFormat(City) } };
     return cityOf((await client.messages.parse(asked)).parsed_output);

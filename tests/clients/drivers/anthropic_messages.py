@@ -11,12 +11,14 @@ from common import (
     LOOK,
     MODEL,
     PNG,
+    ROUNDS_MAX,
     SYSTEM,
     TASK,
     WEATHER_SCHEMA,
     City,
     city_of,
     drive,
+    insisting,
     weather,
 )
 
@@ -50,6 +52,28 @@ def stream_tool() -> str:
     for _ in range(3):
         with client.messages.stream(**COMMON, messages=messages, tools=TOOLS) as events:
             answer = events.get_final_message()
+        if answer.stop_reason != "tool_use":
+            return _said(answer)
+        messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
+    return ""
+
+
+def loop() -> str:
+    return _looped(lambda messages: client.messages.create(**COMMON, messages=messages, tools=TOOLS))
+
+
+def stream_loop() -> str:
+    def ask(messages: Any) -> Any:
+        with client.messages.stream(**COMMON, messages=messages, tools=TOOLS) as events:
+            return events.get_final_message()
+
+    return _looped(ask)
+
+
+def _looped(ask: Any) -> str:
+    messages: list[Any] = [{"role": "user", "content": TASK}]
+    for _ in range(ROUNDS_MAX):
+        answer = insisting(lambda: ask(messages))
         if answer.stop_reason != "tool_use":
             return _said(answer)
         messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
@@ -95,6 +119,8 @@ drive(
         "stream": stream,
         "tool": tool,
         "stream_tool": stream_tool,
+        "loop": loop,
+        "stream_loop": stream_loop,
         "structured": structured,
         "image": image,
         "count": count,

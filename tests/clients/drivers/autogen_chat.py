@@ -8,7 +8,22 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.messages import ModelClientStreamingChunkEvent, MultiModalMessage, TextMessage
 from autogen_core import Image
 from autogen_ext.models.openai import OpenAIChatCompletionClient
-from common import API_KEY, EXTRACT, GREETING, LOOK, MODEL, OPENAI_URL, PNG, SYSTEM, TASK, City, city_of, drive, weather
+from common import (
+    API_KEY,
+    EXTRACT,
+    GREETING,
+    LOOK,
+    MODEL,
+    OPENAI_URL,
+    PNG,
+    ROUNDS_MAX,
+    SYSTEM,
+    TASK,
+    City,
+    city_of,
+    drive,
+    weather,
+)
 from PIL import Image as Picture
 
 
@@ -60,6 +75,10 @@ async def stream_tool() -> str:
     return await streamed(agent(tools=[weather], model_client_stream=True), TASK)
 
 
+async def loop() -> str:
+    return str(await answer(agent(tools=[weather], max_tool_iterations=ROUNDS_MAX), TASK))
+
+
 async def structured() -> str:
     return city_of(await answer(agent(output_content_type=City), EXTRACT))
 
@@ -70,5 +89,13 @@ async def image() -> str:
 
 
 drive(
-    {"text": text, "stream": stream, "tool": tool, "stream_tool": stream_tool, "structured": structured, "image": image}
+    {
+        "text": text,
+        "stream": stream,
+        "tool": tool,
+        "stream_tool": stream_tool,
+        "loop": loop,
+        "structured": structured,
+        "image": image,
+    }
 )

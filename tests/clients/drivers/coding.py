@@ -18,6 +18,7 @@ PROOF = "tool-output-42"
 COMMAND = "echo tool-output-$((40+2))"
 PROMPTS = {
     "tool": f"Run the shell command `{COMMAND}` and tell me what it printed.",
+    "loop": f"Run the shell command `{COMMAND}` and tell me what it printed.",
     "read_image": "Read the file picture.png and tell me what it shows.",
     "image": "What is in this picture?",
     "structured": "Extract the city: Lisbon has 545796 inhabitants.",

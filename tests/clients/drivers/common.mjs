@@ -24,6 +24,21 @@ export const weatherSchema = {
   additionalProperties: false,
 };
 
+// What is asked for in the loop scenarios at most, where a framework sets no limit of its own.
+export const roundsMax = 40;
+
+// What is answered; where the session was stopped, to the second try, after the link was followed, as a person would.
+export async function insisting(ask) {
+  try {
+    return await ask();
+  } catch (error) {
+    const link = env.RESUME && /To let it go on: (https?:\/\/[\w:./?=&%~-]+)/.exec(chain(error));
+    if (!link) throw error;
+    must((await fetch(link[1])).ok, "the link does not work");
+    return ask();
+  }
+}
+
 export function must(condition, message) {
   if (!condition) throw new Error(message);
 }
@@ -35,7 +50,8 @@ export function cityOf(found) {
 
 export async function drive(scenarios) {
   const name = env.SCENARIO;
-  const scenario = scenarios[name] ?? (name === "refusal" ? scenarios.text : undefined);
+  // Where a framework goes round by itself, a loop is nothing but a tool that is called for ever.
+  const scenario = scenarios[name] ?? scenarios[{ refusal: "text", loop: "tool", stream_loop: "stream_tool" }[name]];
   say(scenario ? await outcome(name, scenario) : { ok: null, detail: "not offered by this client" });
 }
 

@@ -5,9 +5,11 @@ import inspect
 import json
 import logging
 import os
+import re
 import traceback
+import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -26,6 +28,12 @@ PROOF = "4711"
 SYSTEM = "You are a helpful assistant."
 GREETING = f"Say hello. {DIRECTIVE}".strip()
 TASK = f"What is the weather in Lisbon? Use the tool. {DIRECTIVE}".strip()
+# What is asked for in the loop scenarios at most, where a framework sets no limit of its own.
+ROUNDS_MAX = 40
+# Whether to follow the link of a stop, as a person would, and go on.
+RESUME = bool(os.environ.get("RESUME"))
+_LINK = re.compile(r"To let it go on: (https?://[\w:./?=&%~-]+)")
+_T = TypeVar("_T")
 EXTRACT = f"Extract the city: Lisbon has 545796 inhabitants. {DIRECTIVE}".strip()
 LOOK = f"What is in this picture? {DIRECTIVE}".strip()
 # A red square, 16 by 16 pixels.
@@ -67,11 +75,31 @@ def city_of(found: Any) -> str:
     return found.model_dump_json()
 
 
+def follow(error: BaseException) -> None:
+    """Let a stopped session go on by the link in what the client shows; raises the error where there is none to follow."""
+    link = _LINK.search(_chain(error)) if RESUME else None
+    if link is None:
+        raise error
+    with urllib.request.urlopen(link[1], timeout=30) as answer:
+        assert answer.status == 200
+
+
+def insisting(ask: Callable[[], _T]) -> _T:
+    """What is answered; where the session was stopped, to the second try, after the link was followed."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001 - every client has its own
+        follow(error)
+        return ask()
+
+
 def drive(scenarios: Mapping[str, Callable[[], Any]]) -> None:
     """Run the scenario that the environment names; a scenario gives the final text, or a coroutine of it."""
     name = os.environ["SCENARIO"]
     # A refusal is met by the plainest request there is; clients that only stream name their own.
-    scenario = scenarios.get(name) or (scenarios.get("text") if name == "refusal" else None)
+    # Where a framework goes round by itself, a loop is nothing but a tool that is called for ever.
+    instead = {"refusal": "text", "loop": "tool", "stream_loop": "stream_tool"}.get(name, "")
+    scenario = scenarios.get(name) or scenarios.get(instead)
     if scenario is None:
         return _say({"ok": None, "detail": "not offered by this client"})
     try:

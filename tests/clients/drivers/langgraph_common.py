@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, weather
+from common import EXTRACT, GREETING, LOOK, PNG, ROUNDS_MAX, SYSTEM, TASK, City, city_of, drive, insisting, weather
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
+from langgraph.checkpoint.memory import InMemorySaver
 
 
 def drive_graph(model: BaseChatModel) -> None:
@@ -30,6 +31,14 @@ def drive_graph(model: BaseChatModel) -> None:
             said += chunk.text if chunk.type == "AIMessageChunk" else ""
         return said
 
+    def loop() -> str:
+        kept: Any = create_agent(model, tools=[weather], system_prompt=SYSTEM, checkpointer=InMemorySaver())
+        settings = {"recursion_limit": 2 * ROUNDS_MAX, "configurable": {"thread_id": "one"}}
+        # From its checkpoint it goes on with what it has.
+        asked: list[Any] = [{"messages": [{"role": "user", "content": TASK}]}]
+        found = insisting(lambda: kept.invoke(asked.pop() if asked else None, settings))
+        return found["messages"][-1].text
+
     def structured() -> str:
         return city_of(model.with_structured_output(City).invoke(EXTRACT))
 
@@ -49,6 +58,7 @@ def drive_graph(model: BaseChatModel) -> None:
             "stream": stream,
             "tool": tool,
             "stream_tool": stream_tool,
+            "loop": loop,
             "structured": structured,
             "structured_tool": structured_tool,
             "image": image,

@@ -12,11 +12,13 @@ from common import (
     MODEL,
     OPENAI_URL,
     PNG,
+    ROUNDS_MAX,
     TASK,
     WEATHER_SCHEMA,
     City,
     city_of,
     drive,
+    insisting,
     weather,
 )
 
@@ -37,10 +39,10 @@ def stream() -> str:
     return "".join(piece.choices[0].delta.content or "" for piece in ask(user(GREETING), stream=True) if piece.choices)
 
 
-def rounds(streams: bool) -> str:
+def rounds(streams: bool, times: int = 3) -> str:
     messages = user(TASK)
-    for _ in range(3):
-        answer = ask(messages, tools=TOOLS, stream=streams)
+    for _ in range(times):
+        answer = insisting(lambda: ask(messages, tools=TOOLS, stream=streams))
         if streams:
             answer = litellm.stream_chunk_builder(list(answer), messages=messages)
         message = answer.choices[0].message
@@ -69,6 +71,8 @@ drive(
         "stream": stream,
         "tool": lambda: rounds(False),
         "stream_tool": lambda: rounds(True),
+        "loop": lambda: rounds(False, ROUNDS_MAX),
+        "stream_loop": lambda: rounds(True, ROUNDS_MAX),
         "structured": lambda: city_of(
             City.model_validate_json(ask(user(EXTRACT), response_format=City).choices[0].message.content)
         ),

@@ -35,6 +35,14 @@ async def stream_tool() -> str:
     return said
 
 
+async def loop() -> str:
+    return str(await FunctionAgent(tools=[weather], llm=llm, system_prompt=SYSTEM, streaming=False).run(TASK))
+
+
+async def stream_loop() -> str:
+    return str(await FunctionAgent(tools=[weather], llm=llm, system_prompt=SYSTEM).run(TASK))
+
+
 def structured() -> str:
     return city_of(llm.structured_predict(City, PromptTemplate("{asked}"), asked=EXTRACT))
 
@@ -45,5 +53,14 @@ def image() -> str:
 
 
 drive(
-    {"text": text, "stream": stream, "tool": tool, "stream_tool": stream_tool, "structured": structured, "image": image}
+    {
+        "text": text,
+        "stream": stream,
+        "tool": tool,
+        "stream_tool": stream_tool,
+        "loop": loop,
+        "stream_loop": stream_loop,
+        "structured": structured,
+        "image": image,
+    }
 )

@@ -24,8 +24,8 @@ def drive_agents(kind: type[OpenAIChatCompletionsModel] | type[OpenAIResponsesMo
             name="agent", instructions=SYSTEM, model=model, model_settings=ModelSettings(include_usage=True), **more
         )
 
-    async def stream_of(agent: Agent[None], asked: str) -> str:
-        result = Runner.run_streamed(agent, asked, max_turns=4)
+    async def stream_of(agent: Agent[None], asked: str, **more: Any) -> str:
+        result = Runner.run_streamed(agent, asked, **{"max_turns": 4, **more})
         async for _ in result.stream_events():
             pass
         return str(result.final_output)
@@ -41,6 +41,13 @@ def drive_agents(kind: type[OpenAIChatCompletionsModel] | type[OpenAIResponsesMo
 
     async def stream_tool() -> str:
         return await stream_of(agent(tools=[function_tool(weather)]), TASK)
+
+    # 10 is its own default.
+    async def loop() -> str:
+        return str((await Runner.run(agent(tools=[function_tool(weather)]), TASK)).final_output)
+
+    async def stream_loop() -> str:
+        return await stream_of(agent(tools=[function_tool(weather)]), TASK, max_turns=10)
 
     async def structured() -> str:
         return city_of((await Runner.run(agent(output_type=City), EXTRACT)).final_output)
@@ -58,6 +65,8 @@ def drive_agents(kind: type[OpenAIChatCompletionsModel] | type[OpenAIResponsesMo
             "stream": stream,
             "tool": tool,
             "stream_tool": stream_tool,
+            "loop": loop,
+            "stream_loop": stream_loop,
             "structured": structured,
             "image": image,
         }

@@ -17,10 +17,10 @@ const tools = [
   }),
 ];
 const agent = (more = {}) => new Agent({ name: "agent", instructions: system, model, ...more });
-const answer = async (agent, asked) => (await runner.run(agent, asked, { maxTurns: 4 })).finalOutput;
+const answer = async (agent, asked, maxTurns = 4) => (await runner.run(agent, asked, { maxTurns })).finalOutput;
 
-async function streamed(agent, asked) {
-  const result = await runner.run(agent, asked, { stream: true, maxTurns: 4 });
+async function streamed(agent, asked, maxTurns = 4) {
+  const result = await runner.run(agent, asked, { stream: true, maxTurns });
   for await (const _ of result) {
     // Read to the end; the answer stands in the result.
   }
@@ -34,6 +34,9 @@ await drive({
   stream: () => streamed(agent(), greeting),
   tool: () => answer(agent({ tools }), task),
   stream_tool: () => streamed(agent({ tools }), task),
+  // 10 is its own default.
+  loop: () => answer(agent({ tools }), task, 10),
+  stream_loop: () => streamed(agent({ tools }), task, 10),
   structured: async () => cityOf(await answer(agent({ outputType: City }), extract)),
   image: () => {
     const content = [

@@ -11,11 +11,13 @@ from common import (
     MODEL,
     OPENAI_URL,
     PNG,
+    ROUNDS_MAX,
     TASK,
     WEATHER_SCHEMA,
     City,
     city_of,
     drive,
+    insisting,
     weather,
 )
 from openai import OpenAI
@@ -80,6 +82,34 @@ def stream_tool() -> str:
     return ""
 
 
+def loop() -> str:
+    messages: list[Any] = [{"role": "user", "content": TASK}]
+    for _ in range(ROUNDS_MAX):
+        answer = insisting(lambda: client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS))
+        said = answer.choices[0].message
+        if not said.tool_calls:
+            return said.content or ""
+        messages += [said, *map(_run, said.tool_calls)]
+    return ""
+
+
+def stream_loop() -> str:
+    messages: list[Any] = [{"role": "user", "content": TASK}]
+
+    def ask() -> Any:
+        with client.chat.completions.stream(model=MODEL, messages=messages, tools=TOOLS) as events:
+            return events.get_final_completion()
+
+    for _ in range(ROUNDS_MAX):
+        said = insisting(ask).choices[0].message
+        if not said.tool_calls:
+            return said.content or ""
+        messages.append(said.to_dict(exclude_unset=True))
+        messages[-1].pop("parsed", None)
+        messages += map(_run, said.tool_calls)
+    return ""
+
+
 def structured() -> str:
     answer = client.chat.completions.parse(
         model=MODEL, messages=[{"role": "user", "content": EXTRACT}], response_format=City
@@ -105,5 +135,14 @@ def _run(call: Any) -> Any:
 
 
 drive(
-    {"text": text, "stream": stream, "tool": tool, "stream_tool": stream_tool, "structured": structured, "image": image}
+    {
+        "text": text,
+        "stream": stream,
+        "tool": tool,
+        "stream_tool": stream_tool,
+        "loop": loop,
+        "stream_loop": stream_loop,
+        "structured": structured,
+        "image": image,
+    }
 )

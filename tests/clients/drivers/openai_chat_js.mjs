@@ -3,7 +3,7 @@
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, cityOf, drive, extract, greeting, insisting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -37,6 +37,19 @@ async function tool() {
   return said(await client.chat.completions.create({ model, messages: [...messages, answer, ...results], tools }));
 }
 
+async function loop(ask) {
+  const messages = user(task);
+  for (let round = 0; round < roundsMax; round++) {
+    const answer = (await insisting(() => ask({ model, messages, tools }))).choices[0].message;
+    if (!answer.tool_calls?.length) return answer.content;
+    messages.push(answer);
+    for (const call of answer.tool_calls) {
+      messages.push({ role: "tool", tool_call_id: call.id, content: weather(JSON.parse(call.function.arguments).city) });
+    }
+  }
+  return "";
+}
+
 async function streamTool() {
   const runner = client.chat.completions.runTools({
     model,
@@ -57,6 +70,8 @@ await drive({
   stream,
   tool,
   stream_tool: streamTool,
+  loop: () => loop((asked) => client.chat.completions.create(asked)),
+  stream_loop: () => loop((asked) => client.chat.completions.stream(asked).finalChatCompletion()),
   structured: async () => {
     const asked = { model, messages: user(extract), response_format: zodResponseFormat(City, "city") };
     return cityOf((await client.chat.completions.parse(asked)).choices[0].message.parsed);

@@ -11,11 +11,13 @@ from common import (
     MODEL,
     OPENAI_URL,
     PNG,
+    ROUNDS_MAX,
     TASK,
     WEATHER_SCHEMA,
     City,
     city_of,
     drive,
+    insisting,
     weather,
 )
 from openai import OpenAI
@@ -66,6 +68,41 @@ def stream_tool() -> str:
     return ""
 
 
+def loop() -> str:
+    items: list[Any] = [{"role": "user", "content": TASK}]
+    for _ in range(ROUNDS_MAX):
+        answer = insisting(lambda: client.responses.create(model=MODEL, input=items, tools=TOOLS, store=False))
+        if answer.output_text:
+            return answer.output_text
+        items += [*answer.output, *_results(answer)]
+    return ""
+
+
+def stream_loop() -> str:
+    items: list[Any] = [{"role": "user", "content": TASK}]
+
+    def ask() -> Any:
+        with client.responses.stream(model=MODEL, input=items, tools=TOOLS, store=False) as events:
+            return events.get_final_response()
+
+    for _ in range(ROUNDS_MAX):
+        answer = insisting(ask)
+        if answer.output_text:
+            return answer.output_text
+        items += [*(_sent(item) for item in answer.output), *_results(answer)]
+    return ""
+
+
+def stored_loop() -> str:
+    asked: dict[str, Any] = {"input": TASK}
+    for _ in range(ROUNDS_MAX):
+        answer = insisting(lambda: client.responses.create(model=MODEL, tools=TOOLS, **asked))
+        if answer.output_text:
+            return answer.output_text
+        asked = {"input": _results(answer), "previous_response_id": answer.id}
+    return ""
+
+
 def stored() -> str:
     answer = client.responses.create(model=MODEL, input=TASK, tools=TOOLS)
     answer = client.responses.create(model=MODEL, input=_results(answer), tools=TOOLS, previous_response_id=answer.id)
@@ -104,6 +141,9 @@ drive(
         "tool": tool,
         "stream_tool": stream_tool,
         "stored": stored,
+        "loop": loop,
+        "stream_loop": stream_loop,
+        "stored_loop": stored_loop,
         "structured": structured,
         "image": image,
     }

@@ -3,7 +3,7 @@
 import OpenAI from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, cityOf, drive, extract, greeting, insisting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -37,11 +37,23 @@ async function rounds(ask) {
   return answer.output_text;
 }
 
+async function loop(ask) {
+  const input = [{ role: "user", content: task }];
+  for (let round = 0; round < roundsMax; round++) {
+    const answer = await insisting(() => ask({ model, input, tools, store: false }));
+    if (answer.output_text) return answer.output_text;
+    input.push(...answer.output, ...results(answer));
+  }
+  return "";
+}
+
 await drive({
   text: async () => (await client.responses.create({ model, input: greeting })).output_text,
   stream,
   tool: () => rounds((asked) => client.responses.create(asked)),
   stream_tool: () => rounds((asked) => client.responses.stream(asked).finalResponse()),
+  loop: () => loop((asked) => client.responses.create(asked)),
+  stream_loop: () => loop((asked) => client.responses.stream(asked).finalResponse()),
   structured: async () => {
     const asked = { model, input: extract, text: { format: zodTextFormat(City, "city") } };
     return cityOf((await client.responses.parse(asked)).output_parsed);

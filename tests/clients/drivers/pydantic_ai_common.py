@@ -3,8 +3,8 @@
 import base64
 from typing import Any
 
-from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, weather
-from pydantic_ai import Agent, BinaryContent, NativeOutput
+from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, follow, weather
+from pydantic_ai import Agent, BinaryContent, NativeOutput, capture_run_messages
 from pydantic_ai.models import Model
 
 
@@ -28,6 +28,14 @@ def drive_pydantic_ai(model: Model) -> None:
     async def stream_tool() -> str:
         return await stream_of(agent(tools=[weather]), TASK)
 
+    async def loop() -> str:
+        with capture_run_messages() as messages:
+            try:
+                return str((await agent(tools=[weather]).run(TASK)).output)
+            except Exception as error:  # noqa: BLE001 - whatever a framework raises
+                follow(error)
+        return str((await agent(tools=[weather]).run(message_history=messages)).output)
+
     async def structured() -> str:
         return city_of((await agent(output_type=NativeOutput(City)).run(EXTRACT)).output)
 
@@ -44,6 +52,7 @@ def drive_pydantic_ai(model: Model) -> None:
             "stream": stream,
             "tool": tool,
             "stream_tool": stream_tool,
+            "loop": loop,
             "structured": structured,
             "structured_tool": structured_tool,
             "image": image,

@@ -26,10 +26,10 @@ def weather_tool(city: str) -> str:
     return f"{weather(city)} {DIRECTIVE_AFTER}"
 
 
-def run(streams: bool) -> str:
+def run(streams: bool, steps: int = 4) -> str:
     """The proof must be among what the tool observed: the answer is an argument that the model thinks up."""
     agent = ToolCallingAgent(
-        tools=[weather_tool], model=model, max_steps=4, verbosity_level=LogLevel.OFF, stream_outputs=streams
+        tools=[weather_tool], model=model, max_steps=steps, verbosity_level=LogLevel.OFF, stream_outputs=streams
     )
     answer = agent.run(TASK)
     if agent.memory.steps and any(getattr(step, "error", None) for step in agent.memory.steps):
@@ -38,4 +38,14 @@ def run(streams: bool) -> str:
     return f"{answer} | {seen}"
 
 
-drive({"text": text, "stream": stream, "tool": lambda: run(False), "stream_tool": lambda: run(True)})
+drive(
+    {
+        "text": text,
+        "stream": stream,
+        "tool": lambda: run(False),
+        "stream_tool": lambda: run(True),
+        # 20 is its own default.
+        "loop": lambda: run(False, 20),
+        "stream_loop": lambda: run(True, 20),
+    }
+)
