@@ -41,6 +41,11 @@ class Standing(Value, frozen=True, kw_only=True):
     acts: bool = False
     spoken: bool = False
 
+    @property
+    def halts(self) -> bool:
+        """Whether the session is stopped, or held, with this request."""
+        return self.due and self.acts and self.step in ("hold", "stop")
+
 
 def observe(session: Session, request: Request, *, now: float, talk: Conversation | None = None) -> Standing:
     """Read what is new in the request's conversation. `talk` is that of the answer which it continues, where known."""

@@ -41,13 +41,18 @@ _EVENTS = ("warn", "nudge", "stop")
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What one run is, and what the provider got of it: bodies with tools (answered by the call), and all others."""
+    """One run: what its client was `told`, and what the provider got of it, by what it answered: the call, the end, anything else."""
 
     client: Client
-    finishing: bool = False
+    told: Sequence[Seen]
     circled: list[Seen] = field(default_factory=list)
     finished: list[Seen] = field(default_factory=list)
     aside: list[Seen] = field(default_factory=list)
+
+    @property
+    def finishing(self) -> bool:
+        """Whether its client has been told of a stop."""
+        return any("x-penstock-stopped" in one.told for one in self.told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,12 +230,8 @@ async def _job(job: Job, resumes: bool, tap: Tap, circle: Circle, stage: Stage, 
         env = {**environment(job, base_url, home), "VERBOSE": "1", **({"RESUME": "1"} if resumes else {})}
         nonce = _NONCE.search(env["DIRECTIVE"].encode())
         assert nonce is not None
-        run = circle.runs[nonce[1].decode()] = Run(client=job.client)
-        watcher = asyncio.create_task(_watch(tap.seen[name], run))
-        try:
-            out, err = await drive(job, env)
-        finally:
-            watcher.cancel()
+        run = circle.runs[nonce[1].decode()] = Run(client=job.client, told=tap.seen[name])
+        out, err = await drive(job, env)
     found = _found(job, resumes, run, tap.seen[name], out, err, await stage.loop_events(), time.monotonic() - started)
     left = {
         "out": out[-20_000:],
@@ -240,13 +241,6 @@ async def _job(job: Job, resumes: bool, tap: Tap, circle: Circle, stage: Stage, 
     }
     (folder / f"{name}.json").write_text(json.dumps(left, indent=1))
     return found
-
-
-async def _watch(seen: Sequence[Seen], run: Run) -> None:
-    """From the first stop on the provider has an answer."""
-    while not any(one.asks_a_model and one.told.get("x-penstock-stopped") for one in seen):
-        await asyncio.sleep(0.005)
-    run.finishing = True
 
 
 def _found(

@@ -73,7 +73,7 @@ def stream_loop() -> str:
 def _looped(ask: Any) -> str:
     messages: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(lambda: ask(messages))
+        answer = insisting(ask, messages)
         if answer.stop_reason != "tool_use":
             return _said(answer)
         messages += [{"role": "assistant", "content": answer.content}, _results(answer)]

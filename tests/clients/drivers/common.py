@@ -84,13 +84,13 @@ def follow(error: BaseException) -> None:
         assert answer.status == 200
 
 
-def insisting(ask: Callable[[], _T]) -> _T:
+def insisting(ask: Callable[..., _T], *given: Any, **named: Any) -> _T:
     """What is answered; where the session was stopped, to the second try, after the link was followed."""
     try:
-        return ask()
+        return ask(*given, **named)
     except Exception as error:  # noqa: BLE001 - every client has its own
         follow(error)
-        return ask()
+        return ask(*given, **named)
 
 
 def drive(scenarios: Mapping[str, Callable[[], Any]]) -> None:

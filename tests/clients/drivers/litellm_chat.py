@@ -42,7 +42,7 @@ def stream() -> str:
 def rounds(streams: bool, times: int = 3) -> str:
     messages = user(TASK)
     for _ in range(times):
-        answer = insisting(lambda: ask(messages, tools=TOOLS, stream=streams))
+        answer = insisting(ask, messages, tools=TOOLS, stream=streams)
         if streams:
             answer = litellm.stream_chunk_builder(list(answer), messages=messages)
         message = answer.choices[0].message

@@ -85,7 +85,7 @@ def stream_tool() -> str:
 def loop() -> str:
     messages: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(lambda: client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS))
+        answer = insisting(client.chat.completions.create, model=MODEL, messages=messages, tools=TOOLS)
         said = answer.choices[0].message
         if not said.tool_calls:
             return said.content or ""

@@ -71,7 +71,7 @@ def stream_tool() -> str:
 def loop() -> str:
     items: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(lambda: client.responses.create(model=MODEL, input=items, tools=TOOLS, store=False))
+        answer = insisting(client.responses.create, model=MODEL, input=items, tools=TOOLS, store=False)
         if answer.output_text:
             return answer.output_text
         items += [*answer.output, *_results(answer)]
@@ -96,7 +96,7 @@ def stream_loop() -> str:
 def stored_loop() -> str:
     asked: dict[str, Any] = {"input": TASK}
     for _ in range(ROUNDS_MAX):
-        answer = insisting(lambda: client.responses.create(model=MODEL, tools=TOOLS, **asked))
+        answer = insisting(client.responses.create, model=MODEL, tools=TOOLS, **asked)
         if answer.output_text:
             return answer.output_text
         asked = {"input": _results(answer), "previous_response_id": answer.id}
