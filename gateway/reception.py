@@ -5,6 +5,8 @@ of sessions learn when a call has ended.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from . import settlement
 from .errors import NotFound
 from .holding import Clock
@@ -86,18 +88,23 @@ class Reception:
             kept = origins[0].transcript if request.previous is not None and origins else None
             if kept is not None:
                 request = responses.continued(request, kept)
-        session = await self._session(world, request, caller, hints, origins, request_id, at)
-        if hints.caps is not None and hints.caps != session.own_told:
+        session, opens = await self._session(world, request, caller, hints, origins, request_id, at)
+        session.seen_at = at
+        kept_here = self._sessions.of(caller.key, session.id) is session
+        if hints.caps is not None and hints.caps != session.own_told and kept_here:
             self._cap(session, caller, hints.caps, request_id, at)
             if self._news.shared:
                 await self._news.told()
         standing = ladder.unseen()
-        if request.dialect in CONVERSATIONS and not session.opens:
+        if request.dialect in CONVERSATIONS and not opens:
             # Nothing can repeat itself yet where a conversation opens; its next request is read from the beginning.
             talk = origins[0].talk if origins and request.previous is not None else None
+            if request.conversation:
+                talk = ladder.conversation_of(session, request.conversation)
             standing = ladder.observe(session, request, now=at, talk=talk)
         if session.stop is not None and ladder.lifted(session, standing, now=at):
             who = "user" if standing.spoken else "silence"
+            standing = structs.replace(standing, score=0.0)
             self._tell("session_resumed", caller, session, request_id, at, True, {"who": who})
         return Arrived(
             request_id=request_id,
@@ -122,25 +129,28 @@ class Reception:
         origins: Sequence[Origin],
         request_id: str,
         at: float,
-    ) -> Session:
+    ) -> tuple[Session, bool]:
         """The session that a header or a field of the body names, else that of the answer which is continued, else the
-        one whose history this is."""
+        one whose history this is; and whether a conversation opens with this request."""
         name, source = hints.session, hints.session_source
         if name is None and request.naming:
             found = named_in(request.naming, world.session_fields)
             if found is not None:
                 name, source = clean_name(found[0]), found[1]
         if name is None and origins:
-            return origins[0].session
+            return origins[0].session, False
+        if name is None and request.conversation:
+            name, source = clean_name(request.conversation), "conversation"
         if name is None and request.dialect not in CONVERSATIONS:
-            return Session(id=f"s-{request_id}", source="new", started_at=at)
+            return Session(id=f"s-{request_id}", source="new", started_at=at), False
         if name is None:
             history = History(caller.key, request)
             if self._news.shared and not history.opens and not self._sessions.finds(history):
                 await self._news.learn(caller, history)
-            return self._sessions.inferred(
+            found_by = self._sessions.inferred(
                 caller.key, history, fresh_id=f"s-{request_id}", now=at, repeated=hints.repeated
             )
+            return found_by, history.opens
         parent, root = hints.parent, hints.root
         if hints.agent is not None:
             parent, name = name, f"{name}/{hints.agent}"
@@ -148,14 +158,14 @@ class Reception:
             for one in (name, parent, root):
                 if one is not None and self._sessions.of(caller.key, one) is None:
                     await self._news.recall(caller, one)
-        session = self._sessions.of(caller.key, name)
-        if session is not None:
-            return session
+        known = self._sessions.of(caller.key, name)
+        if known is not None:
+            return known, False
         session = self._sessions.named(caller.key, name, source, now=at, parent=parent, root=root)
         if session.above:
             ladder.spawned(session.above[0], request, now=at)
         self._news.joined(caller, session)
-        return session
+        return session, False
 
     def _found(self, request: Request, caller: Caller, *, now: float) -> list[Origin]:
         """Where the things lie that the request refers to, as far as we know. Raises NotFound for another caller's."""
@@ -216,7 +226,12 @@ class Reception:
     def progressed(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
         """What the session's books learn from the end of an attempt."""
         session, talk = decided.session, decided.standing.talk
-        session.failed = session.failed or (progress.outcome != "completed" and bool(entry.final))
+        if progress.outcome != "completed" and entry.final:
+            session.failed = True
+            # Nobody has read what was to be read beside it.
+            session.note = session.note or decided.note
+            if decided.standing.due and decided.standing.acts:
+                session.taken = session.taken - {decided.standing.step}
         if entry.usage_basis == "none":
             # A sub-agent that was let in and took nothing has not come yet.
             session.admitted = session.admitted and session.calls > 0

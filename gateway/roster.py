@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .edge.supervisor import Supervisor
-from .errors import Overloaded
+from .errors import BadRequest, Overloaded
 from .session_desk import GrantMore, SessionDesk
 from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WAITING_MAX = 1_000
+# What has to be known after a restart.
+_RECALLED = tuple(kind for kind in EVENT_KINDS if kind != "loop_warn")
 # What happened to a session longer ago than its accounts are kept is history.
 _KEPT_SECONDS = 24 * 3600.0
 _SECRET_BYTES = 32
@@ -82,8 +84,11 @@ class Roster:
         self.desk = SessionDesk(
             self._world, self.sessions, self.happened, self._fresh_id, self._now, key, self.reach, grant, self.told
         )
-        for event in self._events.of_kinds(EVENT_KINDS, int((self._now() - _KEPT_SECONDS) * 1000)):
-            self._recall(event)
+        for event in self._events.of_kinds(_RECALLED, int((self._now() - _KEPT_SECONDS) * 1000)):
+            try:
+                self._recall(event)
+            except (BadRequest, KeyError, TypeError, ValueError) as error:
+                log.error("an event of session '%s' cannot be read: %s", event.account, type(error).__name__)
 
     def happened(self, event: SessionEvent) -> None:
         """Hear of it; waits for nobody."""
@@ -169,16 +174,21 @@ class Roster:
         if self._shared is not None:
             now = session.changed_at = self._now()
             record = record_of(session, now=now)
-            self._shared.changed(org, key, session.id, {field: record[field] for field in fields}, now=now)
+            told = {field: record[field] for field in fields}
+            self._shared.changed(org, key, session.id, told, now=now, news=fields is not BELONGS)
 
     async def _look(self) -> None:
         """What was done to sessions at other replicas."""
         assert self._shared is not None, "only shared sessions are looked after"
-        since, self._asked_since = self._asked_since - _OVERLAP_SECONDS, self._now()
+        now, since = self._now(), self._asked_since - _OVERLAP_SECONDS
         for org in {caller.org for caller in callers_of(self._world())}:
-            for key, name, record in await self._shared.changes(org, since):
-                if self.sessions.of(key, name) is not None:
-                    adopted(self.sessions, key, name, record)
+            for key, name, record in await self._shared.changes(org, since, self._is_known):
+                adopted(self.sessions, key, name, record)
+        if not self._shared.failing:
+            self._asked_since = now
+
+    def _is_known(self, key: str, name: str) -> bool:
+        return self.sessions.of(key, name) is not None
 
     def link(self, key: str, session: str, stop: str) -> str:
         """Where a person lets a stopped session go on."""

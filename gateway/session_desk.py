@@ -3,6 +3,7 @@
 Callers may look at their own sessions and set tighter caps for them; all else is the operator's.
 """
 
+import heapq
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from .errors import BadRequest, NotFound
 from .sessions import approval, caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.names import clean_name
-from .values.budget import added, tighter
+from .values.budget import Budget, SessionCaps, added, tighter
 from .values.request import Caller
 from .values.session import SessionEvent
 from .values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
@@ -97,12 +98,9 @@ class SessionDesk:
 
     def listed(self, *, stopped: bool) -> dict[str, Any]:
         """The sessions of this gateway, newest first, at most a thousand; `stopped`: only those that are not served."""
-        found = [
-            self.told(key, session)
-            for key, session in self._sessions.newest()
-            if session.stop is not None or not stopped
-        ]
-        return {"object": "list", "data": found[:_LISTED_MAX], "total": len(found)}
+        every = [(key, one) for key, one in self._sessions.newest() if one.stop is not None or not stopped]
+        latest = heapq.nlargest(_LISTED_MAX, every, key=lambda pair: pair[1].seen_at)
+        return {"object": "list", "data": [self.told(key, one) for key, one in latest], "total": len(every)}
 
     def shown(self, name: str, key: str | None) -> dict[str, Any]:
         """One session. Raises NotFound, or BadRequest where several keys have one of that name."""
@@ -160,7 +158,7 @@ class SessionDesk:
         if label not in LABELS:
             raise BadRequest(f"'label' must be one of {', '.join(LABELS)}.", param="label")
         session.label = str(label)
-        stopped = bool(session.taken & {"stop", "hold"})
+        stopped = session.was_stopped
         self._tell("session_labelled", self._org(key), key, session, {"who": who, "label": label, "stopped": stopped})
         return self.told(key, session)
 
@@ -200,6 +198,9 @@ class SessionDesk:
         if not isinstance(more, dict):
             raise BadRequest('\'budget\' must be an object like {"usd": 1, "calls": 20}.', param="budget")
         caps.asked_of(more)
+        for unit in more:
+            if not self._raisable(key, session, unit):
+                raise BadRequest(f"This session has no cap in '{unit}' that could be raised.", param="budget")
         for unit, amount in more.items():
             await self._allow(key, session, unit, amount, note, who)
         ladder.resume(session, note=note)
@@ -213,25 +214,24 @@ class SessionDesk:
         )
         return self.told(key, session)
 
-    async def _allow(self, key: str, session: Session, unit: str, amount: Any, note: str, who: str) -> None:
-        """More of one cap: the run's own, and the operator's that it meets. Raises BadRequest where it has none."""
+    def _raisable(self, key: str, session: Session, unit: str) -> bool:
         limits = self._world().caps_of(key)
-        found = session.own is not None and unit in caps.told_caps(session.own)
-        if found:
+        own = session.own is not None and unit in caps.told_caps(session.own)
+        return own or bool(_caps_in(limits, unit)) or (unit == "minutes" and limits.seconds is not None)
+
+    async def _allow(self, key: str, session: Session, unit: str, amount: Any, note: str, who: str) -> None:
+        """More of one cap: the run's own, and the operator's that it meets."""
+        limits = self._world().caps_of(key)
+        if session.own is not None and unit in caps.told_caps(session.own):
             session.own = caps.raised(session.own, caps.asked_of({unit: amount}))
             session.own_version += 1
-        for budget in limits.all_budgets:
-            if budget.name.partition("-")[2].replace("-", "_") == unit:
-                whose = session.id if budget.name.startswith("each-") else session.root
-                scope = {"key": key, "session": whose}
-                await self._grant(budget.name, {"amount": amount, "scope": scope, "note": note}, who=who)
-                found = True
+        for budget in _caps_in(limits, unit):
+            whose = session.id if budget.name.startswith("each-") else session.root
+            asked = {"amount": float(amount), "scope": {"key": key, "session": whose}, "note": note}
+            await self._grant(budget.name, asked, who=who)
         if unit == "minutes" and limits.seconds is not None:
             for holder in (session, *session.above):
                 holder.more_seconds += float(amount) * 60
-            found = True
-        if not found:
-            raise BadRequest(f"This session has no cap in '{unit}' that could be raised.", param="budget")
 
     def _one(self, name: str, key: str | None) -> tuple[str, Session]:
         if key is not None:
@@ -260,6 +260,11 @@ class SessionDesk:
             details={"root": session.root, "parent": session.parent, "started_at": session.started_at, **details},
         )  # fmt: skip
         self._happened(event)
+
+
+def _caps_in(limits: SessionCaps, unit: str) -> list[Budget]:
+    """The operator's caps in a unit."""
+    return [budget for budget in limits.all_budgets if budget.name.partition("-")[2].replace("-", "_") == unit]
 
 
 def _name(asked: Mapping[str, Any], field: str) -> str | None:

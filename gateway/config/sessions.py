@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from decimal import Decimal
 from itertools import pairwise
 
 from ..values.session import STEPS, LoopLimits, LoopPolicy, LoopRule
@@ -11,6 +12,7 @@ from .reader import Reader
 from .yaml_tree import Path
 
 # `client_metadata.session_id`, `prompt_cache_key uuid`.
+_SCORE_MAX = 20
 _FIELD = re.compile(r"([A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)?)( uuid)?")
 
 
@@ -63,6 +65,14 @@ def _limits(reader: Reader, doc: schema.LoopSteps, path: Path) -> LoopLimits:
     for (lower, score), (higher, above) in pairwise(chosen):
         if score > above:
             reader.complain((*path, f"{lower}_at"), f"'{lower}_at' is above '{higher}_at' ({above}); it must not be")
+    floor = Decimal(0)
+    for step in STEPS:
+        score = scores[step]
+        if f"{step}_at" in doc.model_fields_set:
+            floor = score + 1 if score is not None else floor
+        elif score is not None:
+            # The steps keep their order: what nobody asked for comes after what somebody did.
+            scores[step] = min(max(score, floor), Decimal(_SCORE_MAX))
     for step, score in scores.items():
         # What nobody asked for gives way to what somebody did.
         later = [above for other, above in chosen if STEPS.index(other) > STEPS.index(step)]

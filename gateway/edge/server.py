@@ -286,7 +286,10 @@ class Front:
         caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
         name = unquote(request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix(_SESSIONS)).strip("/")
         if request.method == "POST" and not name:
-            told = self._session_desk.opened(caller, await asked_of(request))
+            asked = await asked_of(request)
+            if isinstance(asked.get("id"), str):
+                await self._session_desk.reached(asked["id"], caller.key)
+            told = self._session_desk.opened(caller, asked)
             await self._session_desk.known()
         elif request.method == "GET" and name:
             await self._session_desk.reached(name, caller.key)

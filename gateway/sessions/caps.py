@@ -131,12 +131,15 @@ def raised(own: SessionCaps | None, more: SessionCaps) -> SessionCaps | None:
     if own is None:
         return None
     by_name = {budget.name: budget.limit for budget in more.budgets}
-    budgets = tuple(cap("run", one.name.partition("-")[2], one.limit + by_name.get(one.name, 0)) for one in own.budgets)
+    budgets = tuple(
+        cap("run", one.name.partition("-")[2], min(LIMIT_MAX, one.limit + by_name.get(one.name, 0)))
+        for one in own.budgets
+    )
     agents = own.sub_agents
     if agents is not None and more.sub_agents is not None:
-        agents = cap("run", "sub-agents", agents.limit + more.sub_agents.limit)
-    seconds = own.seconds + (more.seconds or 0) if own.seconds is not None else None
-    depth = own.depth + (more.depth or 0) if own.depth is not None else None
+        agents = cap("run", "sub-agents", min(_AGENTS_MAX, agents.limit + more.sub_agents.limit))
+    seconds = min(_MINUTES_MAX * 60.0, own.seconds + (more.seconds or 0)) if own.seconds is not None else None
+    depth = min(_DEPTH_MAX, own.depth + (more.depth or 0)) if own.depth is not None else None
     return SessionCaps(budgets=budgets, sub_agents=agents, seconds=seconds, depth=depth)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..errors import BadRequest
 from ..values.budget import NOTHING_MET, NOTHING_SPENT, Amounts, Measure, Met, SessionCaps, added
 from ..values.session import LoopLimits, Stop
 from ..wire.heard import UNHEARD, Beginning
@@ -23,7 +24,7 @@ from .loops import Conversation
 SESSIONS_MAX = 50_000
 NODES_MAX = 100_000
 # Sessions above one whose caps are its own as well.
-_ABOVE_MAX = 8
+_ABOVE_MAX = 64
 # Sessions that are remembered to have sent the same history, or to have been given the same answer.
 _ALIKE_MAX = 16
 # Sessions that wait with the same history for longer than this were left by their agents (seconds).
@@ -35,8 +36,8 @@ class Session(msgspec.Struct, eq=False):
     what its path had taken before it parted from another;
     `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
     and `answered` whether one was given, `failed` that none will be: then it goes on from `settled`, what was answered
-    before. `opens`: that request opens its conversation,
-    `alike`: others may have sent the same; `provider` the one that served it last. `root` is
+    before. `alike`: others may have sent the same; `seen_at` is when it
+    last asked, `was_stopped` whether it ever was; `provider` the one that served it last. `root` is
     the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
     `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
     started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it
@@ -60,7 +61,8 @@ class Session(msgspec.Struct, eq=False):
     answered: bool = False
     failed: bool = False
     settled: tuple[int, Beginning] = (0, UNHEARD)
-    opens: bool = False
+    seen_at: float = 0.0
+    was_stopped: bool = False
     alike: bool = False
     provider: str = ""
     inherited: Amounts = NOTHING_SPENT
@@ -144,7 +146,7 @@ class SessionBook:
             session = self._kept(key, Session(id=session_id, source=source, started_at=now))
             if parent is not None and parent != session_id:
                 self._belong(key, session, parent)
-            if root and root != session.root:
+            if root and root not in (session.root, session_id):
                 self._belong_to(key, session, root)
         return session
 
@@ -153,6 +155,8 @@ class SessionBook:
         head = self.of(key, parent)
         if head is None:
             head = self._kept(key, Session(id=parent, source="parent", started_at=session.started_at))
+        if head.depth >= _ABOVE_MAX:
+            raise BadRequest(f"Sub-agents are started at most {_ABOVE_MAX} levels deep.", param="parent")
         session.parent, session.root = parent, head.root
         session.depth = head.depth + 1
         session.above = (head, *head.above)[:_ABOVE_MAX]
@@ -169,7 +173,9 @@ class SessionBook:
         if head not in session.above:
             session.above = (*session.above[: _ABOVE_MAX - 1], head)
         for one in session.above:
-            one.root = root if one.root == one.id else one.root
+            if one.root == one.id and one.source == "parent" and not one.calls:
+                # All that is known of it is that it started this one.
+                one.root = root
 
     def of(self, key: str, session_id: str) -> Session | None:
         """The session of that id, None if nobody remembers."""
@@ -214,7 +220,6 @@ class SessionBook:
             session.source = "lineage"
             if self.of(key, session.id) is None:
                 self._kept(key, session)
-        session.opens = history.opens
         session.alike = history.opens or len(self._nodes.get(history.digest, ())) > 0
         if session.tip != history.digest:
             if session.answered:
@@ -262,9 +267,6 @@ class SessionBook:
             fitting = [one for one, fits in zip(waiting, told, strict=True) if fits]
             unknown = [one for one, fits in zip(waiting, told, strict=True) if fits is None]
             found = _longest_waiting(fitting, now) or _longest_waiting(unknown, now)
-            if found is None and len(nodes) == 1 and waiting:
-                # The only one there is; its agent tells the answer in its own way.
-                found = waiting[0]
             if found is None:
                 # It went on already: the same once more.
                 found = next(
@@ -283,11 +285,16 @@ class SessionBook:
         request that was answered included."""
         for digest, _answer in history.earlier():
             for node in reversed(self._nodes.get(digest, ())):
+                stop = node.session.stop
                 return Session(
                     id=fresh_id,
                     source="lineage",
                     started_at=node.session.started_at,
                     inherited=added(node.taken, (0, 0, 1, 0, 0)),
+                    own=node.session.own,
+                    own_version=node.session.own_version,
+                    exempt=node.session.exempt,
+                    stop=stop if stop is not None and stop.code == "session_killed" else None,
                 )
         return None
 

@@ -13,11 +13,12 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from ..values.session import STEPS, LoopLimits, Stop
 from ..values.units import NUSD_PER_USD, shortest, told
-from . import loops
+from . import loops, steps
 from .identity import Session
 from .lineage import digest_of
 from .loops import SCORE_MAX, Conversation
-from .steps import text_ends
+from .memory import Kind
+from .steps import REFUSED, text_ends, text_of
 
 # Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
 CONVERSATIONS_MAX = 16
@@ -49,9 +50,13 @@ class Standing(Value, frozen=True, kw_only=True):
 
 def observe(session: Session, request: Request, *, now: float, talk: Conversation | None = None) -> Standing:
     """Read what is new in the request's conversation. `talk` is that of the answer which it continues, where known."""
+    delta = talk is not None
     if talk is None:
         talk = _conversation(session, request.messages)
-    spoken = loops.read(talk, request, now=now, charge_nusd=session.charge_nusd)
+    spoken = loops.read(talk, request, now=now, charge_nusd=session.charge_nusd, delta=delta)
+    if session.stop is not None and len(request.messages) < _TOLD_MIN:
+        # A new conversation begins: with a task that the session was not given yet, somebody has turned to it anew.
+        spoken = spoken or _task_is_new(session, talk, request.messages)
     spawns = session.talks.get(_SPAWNS)
     culprit = spawns if spawns is not None and spawns.score > talk.score else talk
     return Standing(talk=talk, culprit=culprit, score=culprit.score, spoken=spoken)
@@ -110,11 +115,12 @@ def stop(session: Session, seen: Standing, *, id: str, at: float) -> Stop:
         f"'{facts['tool']}' came out the same {told(facts['count'])} times" if facts["tool"] else "nothing new happened"
     )
     message = (
-        f"This session repeats itself: {what} in {told(facts['turns'])} turns (score {seen.score:.2f}), at a cost of "
+        f"{REFUSED}: {what} in {told(facts['turns'])} turns (score {seen.score:.2f}), at a cost of "
         f"{shortest(facts['cost_usd'])} USD since it began. "
         + ("It waits for a person to approve that it goes on." if held else "Try another approach in a new session, "
            "or report that you are blocked; an operator can let this one go on.")
     )  # fmt: skip
+    session.was_stopped = True
     session.stop = Stop(
         id=id,
         at=at,
@@ -209,6 +215,22 @@ def _conversation(session: Session, messages: Sequence[Message]) -> Conversation
     if len(talks) > CONVERSATIONS_MAX:
         del talks[next(key for key in talks if key != _SPAWNS)]
     return talk
+
+
+def conversation_of(session: Session, name: str) -> Conversation:
+    """The conversation that lies with the provider under this name."""
+    place = hash(("conversation", name))
+    talk = session.talks.get(place)
+    if talk is None:
+        if not session.talks:
+            session.talks = {}
+        talk = session.talks[place] = loops.begun()
+    return talk
+
+
+def _task_is_new(session: Session, talk: Conversation, messages: Sequence[Message]) -> bool:
+    told = steps.told_of(text_of(messages[-1]))
+    return talk.turns == 0 and not any(one.knows(Kind.told, told) for one in session.talks.values() if one is not talk)
 
 
 def _rewritten(talks: Mapping[int, Conversation], messages: Sequence[Message]) -> int | None:

@@ -19,6 +19,7 @@ ANSWERS_TRIED = 3
 _HEARD_CHARS_MIN = 40
 # Shorter ids of calls are counted up by clients.
 _CALL_ID_CHARS_MIN = 8
+_THINKING = "<think"
 _DIGEST_BYTES = 8
 # How many messages are looked at: at the beginning, of the newest, and of the newest before an answer.
 _FIRST, _WINDOW, _COMPARED = 2, 40, 32
@@ -98,6 +99,11 @@ def digest_of(*parts: str) -> int:
 def matches(heard: Beginning, said: Beginning) -> bool | None:
     """Whether what was heard of an answer is what a history says; None if that cannot be told. Where a call was heard,
     so were its id and all words before it."""
+    if heard.text.lstrip().startswith(_THINKING):
+        # Agents leave out of the history what the model thought aloud.
+        return None
+    if len(heard.call_id) >= _CALL_ID_CHARS_MIN and heard.call_id == said.call_id:
+        return True
     if heard.call and (heard.call_id != said.call_id or bool(heard.text.strip()) != bool(said.text.strip())):
         return False
     told: bool | None = None

@@ -47,12 +47,11 @@ _POLL, _CHECK, _IDLE_MAX = 0.25, 0.5, 2.0
 # Another call whose result says no more than it did before ("File updated"), and one that brings something new.
 _MORE, _NEW = -0.25, -0.7
 # The user's turn says what it said before (an auto-reply), and the agent makes no call: where both repeat themselves,
-# or the reply is longer than what people say to let an agent go on, and otherwise.
+# where the reply is longer than what people say to let an agent go on, and, of an agent with tools, otherwise.
 _ECHO, _AUTO_REPLY, _GO_ON, _GO_ON_CHARS = 1.25, 1.0, 0.6, 24
-_SAME_TALK = 0.6
 # The very same request once more, after it was answered: in the middle of a conversation, and at its opening, which
-# batch work sends many times.
-_RESENT, _RESENT_OPENING = 1.0, 0.25
+# batch work sends many times: that leads to no more than a warning.
+_RESENT, _RESENT_OPENING, _OPENINGS_MAX = 1.0, 0.25, 3.5
 # A sub-agent is started with what an earlier one was started with, after that one was answered.
 _SPAWNED_AGAIN = 0.5
 # Longer than this between two of the same request is no storm of them (seconds).
@@ -64,8 +63,9 @@ POLL_SECONDS = 20.0
 class Conversation(msgspec.Struct, eq=False):
     """What is known of one conversation.
 
-    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`; `read_at` and `answered_at` are when (seconds). `pauses` is how
-    often the client waited before its next request, as one that polls, `news` how many steps brought something new. `since_*` say
+    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`,
+    in a request with the digest `sent`; `read_at` and `answered_at` are when (seconds). `pauses` is how
+    often the client waited before its next request, as one that polls (`told_pauses`: by the last auto-reply), `news` how many steps brought something new. `since_*` say
     when the score last left 0: at which turn, time, and charge of the session. `tool` and `count` are what was repeated
     most lately, `frozen` how often in a row the very same turn came. `pending` are the calls of an answer whose results
     will come without it.
@@ -75,11 +75,13 @@ class Conversation(msgspec.Struct, eq=False):
     read: int = 0
     tail: int = 0
     answer: int = 0
+    sent: int = 0
     turns: int = 0
     score: float = 0.0
     read_at: float = 0.0
     answered_at: float = 0.0
     pauses: int = 0
+    told_pauses: int = 0
     news: int = 0
     said: tuple[int, ...] = ()
     told: tuple[int, ...] = ()
@@ -119,18 +121,19 @@ def begun() -> Conversation:
     return Conversation(Memory())
 
 
-def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int = 0) -> bool:
+def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int = 0, delta: bool = False) -> bool:
     """Read what is new in the request's history and move the score; True if the user said something new.
 
-    `charge_nusd` is what the session was charged so far, for the evidence.
+    `charge_nusd` is what the session was charged so far, for the evidence. `delta`: the provider keeps the conversation,
+    the request brings only what is new.
     """
     messages, first = request.messages, talk.read == 0
-    if first and len(messages) < _OPENING and messages[-1].role == "user":
-        _opened(talk, messages, now)
+    if first and not delta and len(messages) < _OPENING and messages[-1].role == "user":
+        _opened(talk, request, now)
         return False
     idle = 0.0 if first else max(0.0, now - max(talk.read_at, talk.answered_at))
     talk.pauses += idle >= POLL_SECONDS
-    start, spoken = _unread(talk, messages), False
+    start, spoken = _instructed(messages) if delta else _unread(talk, messages), False
     if start < len(messages):
         talk.tooled = talk.tooled or bool(request.tool_names) or any(one.role == "tool" for one in messages[start:])
         for turn in steps.turns_of(messages, start, tooled=talk.tooled, pending=talk.pending):
@@ -139,8 +142,9 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
             spoken = spoken or said
         if first:
             talk.score = min(talk.score, FIRST_SCORE_MAX)
-    elif talk.answered_at >= talk.read_at and not first:
+    elif talk.answered_at >= talk.read_at and not first and talk.sent == _sent(request):
         _resent(talk, messages, idle, now, charge_nusd)
+    talk.sent = _sent(request)
     talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages, len(messages)), now, ()
     newest = next((message for message in reversed(messages) if message.role == "assistant"), None)
     talk.answer = answer_of(newest) if newest is not None else 0
@@ -148,9 +152,11 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
     return spoken and not first
 
 
-def _opened(talk: Conversation, messages: Sequence[Message], now: float) -> None:
+def _opened(talk: Conversation, request: Request, now: float) -> None:
     """A conversation begins: nothing has happened yet that could repeat itself."""
+    messages = request.messages
     talk.happened(Kind.told, steps.told_of(text_of(messages[-1])))
+    talk.sent = _sent(request)
     talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
 
 
@@ -184,7 +190,9 @@ def _resent(talk: Conversation, messages: Sequence[Message], idle: float, now: f
     opening = not any(message.role == "assistant" for message in messages)
     change = _RESENT_OPENING if opening else _RESENT
     if idle >= POLL_SECONDS:
-        change = min(change, _POLL if idle < _STORM_SECONDS else 0.0)
+        change = min(change, _POLL if idle < _STORM_SECONDS and talk.score < _IDLE_MAX else 0.0)
+    if opening and talk.score >= _OPENINGS_MAX:
+        change = 0.0
     talk.tool, talk.count = "request", talk.happened(Kind.sent, talk.tail).times + 2
     _move(talk, talk.score + change, now, charge_nusd)
 
@@ -195,6 +203,19 @@ def _move(talk: Conversation, score: float, now: float, charge_nusd: int) -> Non
     talk.score = min(SCORE_MAX, score)
 
 
+def _sent(request: Request) -> int:
+    """Digest of a request that tells it from others with the same end."""
+    messages, sizes = request.messages, request.sizes
+    return hash((len(sizes), sum(sizes), text_ends(messages[0]), text_of(messages[-1])))
+
+
+def _instructed(messages: Sequence[Message]) -> int:
+    """Where a request begins after its instructions."""
+    return next(
+        (at for at, message in enumerate(messages) if message.role not in ("system", "developer")), len(messages)
+    )
+
+
 def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
     """Where in the history the unread begins. A history that was rewritten (compacted, elided) is read on from where
     its known end now lies, else from the answer after the newest known one."""
@@ -203,9 +224,6 @@ def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
         return _turn_start(messages, max(0, count - FIRST_LOOK))
     if seen <= count and tail_of(messages, seen) == talk.tail:
         return seen
-    if talk.pending and messages[0].role == "tool":
-        # The provider keeps the conversation: every request brings only what is new.
-        return 0
     newest = count
     for end in range(count, max(0, count - LOOK_BACK), -1):
         if tail_of(messages, end) == talk.tail:
@@ -231,7 +249,8 @@ def _turn_start(messages: Sequence[Message], start: int) -> int:
 def _weighed(talk: Conversation, turn: Turn) -> tuple[float, bool]:
     """What a turn adds to the score, and whether the user said something new after it."""
     talk.turns += 1
-    told_before = turn.told is not None and talk.happened(Kind.told, turn.told).times > 0
+    told = turn.told if talk.tooled else turn.told_exactly
+    told_before = turn.told is not None and (talk.happened(Kind.told, told).times > 0 or turn.refused)
     if turn.told is not None and talk.tooled:
         # What an agent's harness says after every step differs in a few words; what people say, in most.
         told_before = _near(turn.told_words, talk.told) or told_before
@@ -321,11 +340,13 @@ def _talked(talk: Conversation, turn: Turn, told_before: bool) -> float:
     near = _near(turn.said, talk.said)
     if turn.said:
         talk.said = (*talk.said[1 - _SAID_MAX :], turn.said)
-    if told_before:
-        talk.tool, talk.count = "reply", max(2, talk.count + 1 if talk.tool == "reply" else 2)
-        if near:
-            return _ECHO
-        return _AUTO_REPLY if turn.told_chars >= _GO_ON_CHARS else _GO_ON
-    if near:
-        return _SAME_TALK
-    return 0.0 if talk.tooled else _NEW
+    if not told_before:
+        # Who is told something new may well answer in the same words.
+        return 0.0 if talk.tooled else _NEW
+    talk.tool, talk.count = "reply", max(2, talk.count + 1 if talk.tool == "reply" else 2)
+    change = _ECHO if near else _AUTO_REPLY if turn.told_chars >= _GO_ON_CHARS else _GO_ON if talk.tooled else 0.0
+    if talk.pauses > talk.told_pauses:
+        # A person takes a while.
+        change = min(change, _POLL) if talk.score < _IDLE_MAX else 0.0
+    talk.told_pauses = talk.pauses
+    return change

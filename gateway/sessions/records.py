@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..values.budget import tighter
 from ..values.session import Stop
 from . import caps, loops
 from .identity import Session, SessionBook
@@ -59,9 +60,14 @@ def apply(session: Session, record: Mapping[str, Any]) -> None:
     session.moved, session.label = record.get("moved", session.moved), record.get("label", session.label)
     session.more_seconds = max(session.more_seconds, record.get("more_seconds", 0.0))
     told = record.get("caps")
-    if told is not None and (session.own is None or told != caps.told_caps(session.own)):
-        session.own, session.own_version = caps.asked_of(told), session.own_version + 1
     stop, resumes = record.get("stop"), record.get("resumes", 0)
+    if told is not None:
+        own = caps.asked_of(told)
+        if session.own is not None and resumes <= session.resumes:
+            # Only an operator loosens them.
+            own = tighter(session.own, own)
+        if own != session.own:
+            session.own, session.own_version = own, session.own_version + 1
     if resumes > session.resumes:
         # It was let go on elsewhere: from there on everything is counted anew.
         session.resumes, session.note = resumes, record.get("note", "")

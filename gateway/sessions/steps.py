@@ -39,11 +39,17 @@ _NAMED = re.compile(r"((?:id_?|I[dD]|pid|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[
 _FAILED = (
     "error", "exception", "traceback", "fail", "fatal", "denied", "refused", "forbidden", "unauthorized", "invalid",
     "incorrect", "wrong", "unable", "cannot", "can't", "could not", "couldn't", "unknown", "missing", "timed out",
-    "timeout", "too many requests", "rate limit", "no such", "not found", "no result", "no match", "not exist", "n't exist",
+    "timeout", "too many requests", "rate limit", "no such", "not found", "not exist", "n't exist",
     "not recogni", "not available", "not allowed", "not permitted", "not valid",
 )  # fmt: skip
+_NO_FAILURE = re.compile(
+    r"[\"']?\b(?:errors?|failed|failures?|exceptions?|missing)[\"']?\s*[:=]\s*(?:null|none|false|0\b|\"\"|''|\[\s*\]|\{\s*\})"
+    r"|\b(?:0|no|without)\s+(?:errors?|fail\w*|exceptions?|missing)"
+)
 _EXIT = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code| status)?|exitcode|returncode)\W{0,4}([1-9]\d{0,2})\b")
 _FENCE = "```"
+# What a refusal of ours begins with: a harness that hands it to its agent says nothing new.
+REFUSED = "This session repeats itself"
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -63,14 +69,17 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to
     nothing), `said` the
-    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `told` and `told_words` digest and signature of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
+    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `refused` that the user's turn holds a refusal of ours, `told`, `told_exactly` and `told_words` digests
+    (whatever its numbers, and with them) and signature of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
     """
 
     steps: Sequence[Step]
     words: int = 0
     said: int = 0
     told: int | None = None
+    told_exactly: int = 0
     told_words: int = 0
+    refused: bool = False
     told_chars: int = 0
     spoke: bool = True
 
@@ -159,15 +168,24 @@ def call_of(id: Any, name: Any, arguments: Any) -> Call:
 def _turn(
     spoke: Message | None, calls: Sequence[Call], results: Sequence[Message], reply: Message | None, *, tooled: bool
 ) -> Turn:
-    told, told_words, told_chars = None, 0, 0
+    told, exactly, told_words, told_chars, refused = None, 0, 0, 0, False
     if reply is not None:
         text = text_of(reply)
-        told, told_words, told_chars = told_of(text), signature_of(text), len(text)
+        told, exactly, told_words, told_chars = told_of(text), hash(text), signature_of(text), len(text)
+        refused = REFUSED in text
     steps = [_step(call, results[at]) for at, call in _answered(calls, results)]
     text = text_of(spoke) if spoke is not None else ""
     if steps or calls:
         words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
-        return Turn(steps=steps, words=words, told=told, told_words=told_words, told_chars=told_chars)
+        return Turn(
+            steps=steps,
+            words=words,
+            told=told,
+            told_exactly=exactly,
+            told_words=told_words,
+            told_chars=told_chars,
+            refused=refused,
+        )
     if not tooled and spoke is not None and reply is not None:
         action = _action(text)
         if action:
@@ -176,8 +194,10 @@ def _turn(
         steps=(),
         said=signature_of(text),
         told=told,
+        told_exactly=exactly,
         told_words=told_words,
         told_chars=told_chars,
+        refused=refused,
         spoke=spoke is not None,
     )
 
@@ -224,7 +244,11 @@ def _is_negative(text: str) -> bool:
     head = text[:_VERDICT_CHARS].lower()
     for word in _FAILED:
         if word in head:
-            return True
+            # The word alone proves nothing: `"error": null`, `0 errors`.
+            head = _NO_FAILURE.sub("", head)
+            if any(one in head for one in _FAILED):
+                return True
+            break
     return ("exit" in head or "returncode" in head) and _EXIT.search(head) is not None
 
 

@@ -4,7 +4,7 @@ Rare and small: written at once, from a thread, over a connection of its own.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class SqliteEvents:
         finally:
             db.close()
 
-    def of_kinds(self, kinds: Iterable[str], since_ms: int) -> list[Event]:
+    def of_kinds(self, kinds: Iterable[str], since_ms: int) -> Iterator[Event]:
         """Every event of these kinds since then, oldest first."""
         names = tuple(kinds)
         db = self._open()
@@ -76,10 +76,10 @@ class SqliteEvents:
             rows = db.execute(
                 f"SELECT * FROM events WHERE at_ms >= ? AND kind IN ({marks}) ORDER BY at_ms, rowid", (since_ms, *names)
             )
-            return [
-                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
-                for row in rows
-            ]
+            for row in rows:
+                yield Event(
+                    id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5])
+                )
         finally:
             db.close()
 

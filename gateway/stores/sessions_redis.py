@@ -90,21 +90,26 @@ class SharedSessions:
             self._tell("SADD", _answer_key(org, answer), name)
             self._tell("EXPIRE", _answer_key(org, answer), str(_KEEP_SECONDS))
 
-    def changed(self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float) -> None:
-        """Something was done to a session that the others have to know."""
+    def changed(self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float, news: bool = True) -> None:
+        """Something was done to a session that the others have to know; `news`: also those who know it already."""
         place = _session_key(org, key, name)
         fields = [
             text for field, value in {"at": now, **told}.items() for text in (field, orjson.dumps(value).decode())
         ]
         self._tell("HSET", place, *fields)
         self._tell("EXPIRE", place, str(_KEEP_SECONDS))
+        if not news:
+            return
         self._tell("ZADD", _changes_key(org), f"{now:.3f}", orjson.dumps([key, name]).decode())
         self._tell("ZREMRANGEBYSCORE", _changes_key(org), "-inf", f"{now - _CHANGES_SECONDS:.3f}")
 
-    async def changes(self, org: str, since: float) -> list[tuple[str, str, dict[str, Any]]]:
-        """(key, session, what is known) of those to which something was done since then."""
+    async def changes(
+        self, org: str, since: float, known: Callable[[str, str], bool]
+    ) -> list[tuple[str, str, dict[str, Any]]]:
+        """(key, session, what is known) of those that are `known` here and to which something was done since then."""
         (answer,) = await self._asked([("ZRANGEBYSCORE", _changes_key(org), f"{since:.3f}", "+inf")])
-        names = [tuple(orjson.loads(member)) for member in answer or ()]
+        every = [tuple(orjson.loads(member)) for member in answer or ()]
+        names = [(key, name) for key, name in every if known(key, name)]
         found = await self._read([_session_key(org, key, name) for key, name in names])
         return [(key, name, told) for (key, name), told in zip(names, found, strict=True) if told is not None]
 

@@ -72,7 +72,8 @@ class Request(Value, frozen=True, kw_only=True):
     histories need not be walked again.
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
-    lie with a provider, `previous` among them the answer that this request continues. `background`: the provider goes on
+    lie with a provider, `previous` among them the answer that this request continues,
+    `conversation` the name of the conversation that it belongs to. `background`: the provider goes on
     with it after it has answered. `user` is the end user that the caller names, as it names it;
     `naming` the fields of the body that may name its session.
     """
@@ -95,6 +96,7 @@ class Request(Value, frozen=True, kw_only=True):
     passage: Passage | None = None
     background: bool = False
     previous: str | None = None
+    conversation: str = ""
     user: str = ""
     naming: Mapping[str, msgspec.Raw] = {}
 

@@ -1,9 +1,8 @@
 """How an answer begins, and the calls that it makes: by that the next request's history is known again."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import orjson
 
 # So much of an answer's beginning is heard, of its words and of its first call; and so much by default, which is enough to
 # know it by where nobody else asked the same.
@@ -29,7 +28,8 @@ def call_text(name: Any, arguments: Any) -> str:
     if isinstance(arguments, str):
         told = arguments[: 2 * WHOLE_CHARS]
     else:
-        told = orjson.dumps(arguments, default=str).decode()[: 2 * WHOLE_CHARS] if arguments is not None else ""
+        told = json.dumps(arguments, default=str, ensure_ascii=False) if arguments is not None else ""
+        told = told[: 2 * WHOLE_CHARS]
     return "".join(f"{name}{told}".split())[:WHOLE_CHARS]
 
 

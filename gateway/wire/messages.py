@@ -215,7 +215,7 @@ def _user(role: str, blocks: list[_Block], kinds: set[str]) -> Iterator[Message]
             if isinstance(block.source.get("file_id"), str):
                 kinds.add("file")
             if block.type == "image":
-                media.append({"media_bytes": weight_of(block.source.get("data"))})
+                media.append(_media(block.source))
     if results:
         said = [text for text in said if not text.startswith(_NOTE)]
     if media:
@@ -231,11 +231,17 @@ def _result(content: Any) -> str | list[Any] | None:
     for part in content:
         if isinstance(part, dict):
             source = part.get("source")
-            data = source.get("data") if part.get("type") == "image" and isinstance(source, dict) else None
-            parts.append({"media_bytes": weight_of(data)} if isinstance(source, dict) else {"text": part.get("text")})
+            parts.append(_media(source) if isinstance(source, dict) else {"text": part.get("text")})
     if len(parts) == 1 and isinstance(parts[0].get("text"), str):
         return str(parts[0]["text"])
     return parts
+
+
+def _media(source: dict[str, Any]) -> dict[str, Any]:
+    """How big inline media are, and what tells them from others."""
+    data = source.get("data")
+    told = next((one for one in (data, source.get("url"), source.get("file_id")) if isinstance(one, str)), "")
+    return {"media_bytes": weight_of(data), "media": told[-64:]}
 
 
 def _text(blocks: list[_Block]) -> str:

@@ -115,6 +115,7 @@ def parse(body: bytes | bytearray) -> Request:
         state=frozenset(kinds) if kinds else NO_STATE,
         references=references,
         previous=document.previous_response_id,
+        conversation=_conversation(document),
         background=bool(document.background),
         user=bodies.user(document),
         naming=bodies.naming(document),
@@ -241,7 +242,8 @@ def _content(content: str | list[_Part] | None, kinds: set[str]) -> str | list[A
             parts.append({"text": part.text})
         elif part.type == "input_image":
             url = part.image_url
-            parts.append({"media_bytes": len(url) if isinstance(url, str) and url.startswith("data:") else 0})
+            inline = len(url) if isinstance(url, str) and url.startswith("data:") else 0
+            parts.append({"media_bytes": inline, "media": str(url or part.file_id)[-64:]})
     return parts
 
 
@@ -250,9 +252,18 @@ def _output(output: Any) -> str | list[Any] | None:
         return output
     parts = [part for part in output if isinstance(part, dict)] if isinstance(output, list) else []
     return [
-        {"media_bytes": weight_of(part.get("image_url"))} if "image_url" in part else {"text": part.get("text")}
+        {"media_bytes": weight_of(part.get("image_url")), "media": str(part.get("image_url"))[-64:]}
+        if "image_url" in part
+        else {"text": part.get("text")}
         for part in parts
     ]
+
+
+def _conversation(document: _Fields) -> str:
+    """The name of the conversation that the provider keeps."""
+    given = document.conversation
+    name = given.get("id") if isinstance(given, dict) else given
+    return name if isinstance(name, str) else ""
 
 
 def _references(document: _Fields) -> tuple[str, ...]:

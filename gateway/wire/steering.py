@@ -6,6 +6,9 @@ stays warm up to there. Pure; documents are those of the dialect that is spoken 
 
 from typing import Any
 
+# Results of Responses calls that are text; others hold pictures, or what a shell said.
+_TEXT_OUTPUTS = ("function_call_output", "custom_tool_call_output")
+
 
 def noted(document: dict[str, Any], speech: str, note: str) -> dict[str, Any]:
     """The request with a note appended to its newest tool result or user turn; as it is where there is none."""
@@ -15,6 +18,10 @@ def noted(document: dict[str, Any], speech: str, note: str) -> dict[str, Any]:
         return {**document, name: f"{turns}\n\n{note}"}
     if not isinstance(turns, list):
         return document
+    newest = turns[-1] if turns else None
+    if speech == "responses" and isinstance(newest, dict) and _is_other_output(newest):
+        # What these hold is no text: the note stands beside it.
+        return {**document, name: [*turns, {"role": "user", "content": note}]}
     for place in range(len(turns) - 1, -1, -1):
         turn = turns[place]
         told = _told(turn, speech, note) if isinstance(turn, dict) else None
@@ -23,8 +30,15 @@ def noted(document: dict[str, Any], speech: str, note: str) -> dict[str, Any]:
     return document
 
 
+def _is_other_output(item: dict[str, Any]) -> bool:
+    kind = item.get("type")
+    return isinstance(kind, str) and kind.endswith("_output") and kind not in _TEXT_OUTPUTS
+
+
 def toolless(document: dict[str, Any], speech: str) -> dict[str, Any]:
     """The request with its tools withheld: they stay in it, because the history speaks of them and the cache knows them."""
+    if speech == "chat" and document.get("functions"):
+        return {**document, "function_call": "none"}
     if not document.get("tools"):
         return document
     return {**document, "tool_choice": {"type": "none"} if speech == "messages" else "none"}
@@ -33,7 +47,7 @@ def toolless(document: dict[str, Any], speech: str) -> dict[str, Any]:
 def _told(turn: dict[str, Any], speech: str, note: str) -> dict[str, Any] | None:
     """The turn with the note in it; None where it is not one that the model is told something by."""
     kind = turn.get("type")
-    if speech == "responses" and isinstance(kind, str) and kind.endswith("_output"):
+    if speech == "responses" and kind in _TEXT_OUTPUTS:
         return {**turn, "output": _appended(turn.get("output"), note, "input_text")}
     if turn.get("role") not in ("tool", "user") or (speech == "responses" and kind not in (None, "message")):
         return None

@@ -36,6 +36,8 @@ _RESPONSE = re.compile(rb'"id":\s*"(resp_[\w-]+)"')
 _STEP = re.compile(r"\w+")
 NOTE = b"[Gateway note:"
 FINAL = "Finished: it says tool-output-42 and 4711."
+# What would not be stopped by then never is; above the limits that clients have by themselves.
+_ROUNDS_MAX = 60
 _EVENTS = ("warn", "nudge", "stop")
 
 
@@ -51,8 +53,8 @@ class Run:
 
     @property
     def finishing(self) -> bool:
-        """Whether its client has been told of a stop."""
-        return any("x-penstock-stopped" in one.told for one in self.told)
+        """Whether its client has been told of a stop, or never will be."""
+        return len(self.circled) >= _ROUNDS_MAX or any("x-penstock-stopped" in one.told for one in self.told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,10 @@ class Found:
         return "stopped" if self.status else "ended by itself"
 
     def _wrong(self) -> Iterator[str]:
+        if self.looped >= _ROUNDS_MAX:
+            yield "never stopped"
+        if not self.looped:
+            yield "did not loop"
         if self.sessions != 1:
             yield f"{self.sessions} sessions"
         if self.status and not (self.steps.get("warn") and self.steps.get("nudge")):
@@ -122,7 +128,11 @@ class Circle:
             return seen.asked
         self._seen.append((seen, nonce))
         body = json.loads(seen.asked)
-        offered = set(_names(body.get("tools") or []))
+        # Some name tools amid the history.
+        items = body.get("input") if isinstance(body.get("input"), list) else []
+        offered = {
+            name for place in (body, *items) if isinstance(place, dict) for name in _names(place.get("tools") or [])
+        }
         call = next((call for call in _calls(run.client) if _offered(call["name"], offered)), None)
         if call is None or not seen.asks_a_model:
             run.aside.append(seen)
@@ -193,7 +203,7 @@ def main() -> int:
 
 
 async def _run(jobs: Sequence[tuple[Job, bool]], at_once: int) -> list[Found]:
-    folder = OUT.with_name("out") / "loops"
+    folder = OUT.with_name("out-loops")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     circle = Circle()
@@ -280,7 +290,7 @@ def _found(
         status=asked[first].status if stops else 0,
         code=told[first]["x-penstock-stopped"] if stops else "",
         after=len(asked) - first - 1 if stops else 0,
-        leaked=0 if resumed else len(run.finished),
+        leaked=len(run.finished) if stops and not resumed else 0,
         sessions=len(circling),
         by=_known_by(asked[0]) if asked else "",
         ended=_ended(said, out, err),

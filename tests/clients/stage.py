@@ -15,7 +15,7 @@ from .clients import CLIENTS, EMBEDDER
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Two callers: one has money, one has not; and what the gateway shows to the providers.
 RICH, POOR, PROVIDER = "sk-clients-rich", "sk-clients-poor", "sk-clients-provider"
-_START_SECONDS = 60
+_START_SECONDS, _AUDIT_SECONDS = 60, 0.5
 _NAMES = sorted({client.model for client in CLIENTS})
 _ANTHROPIC_NAMES = {client.model for client in CLIENTS if client.anthropic}
 
@@ -87,6 +87,8 @@ class Stage:
 
     async def loop_events(self) -> list[dict[str, object]]:
         """What the loop guards of all gateways did: their audit."""
+        # It is written behind the requests.
+        await asyncio.sleep(_AUDIT_SECONDS)
         found: list[dict[str, object]] = []
         async with ClientSession() as session:
             for url in self._gateways:

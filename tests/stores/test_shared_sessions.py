@@ -58,7 +58,7 @@ async def test_only_what_changed_is_told_so_that_nobody_undoes_anybodys_word(ser
         mine = record_of(Session(id="s", source="h", started_at=NOW), now=NOW + 1)
         two.changed("acme", "k1", "s", {name: mine[name] for name in BELONGS}, now=NOW + 1)
         assert await two.flush()
-        ((key, name, told),) = await two.changes("acme", NOW - 5)
+        ((key, name, told),) = await two.changes("acme", NOW - 5, lambda key, name: True)
         book = SessionBook()
         session = adopted(book, key, name, told)
         assert session.stop is not None and session.stop.code == "session_killed"

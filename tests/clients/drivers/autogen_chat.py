@@ -79,6 +79,11 @@ async def loop() -> str:
     return str(await answer(agent(tools=[weather], max_tool_iterations=ROUNDS_MAX), TASK))
 
 
+async def stream_loop() -> str:
+    rounds = agent(tools=[weather], model_client_stream=True, max_tool_iterations=ROUNDS_MAX)
+    return await streamed(rounds, TASK)
+
+
 async def structured() -> str:
     return city_of(await answer(agent(output_content_type=City), EXTRACT))
 
@@ -95,6 +100,7 @@ drive(
         "tool": tool,
         "stream_tool": stream_tool,
         "loop": loop,
+        "stream_loop": stream_loop,
         "structured": structured,
         "image": image,
     }

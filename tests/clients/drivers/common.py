@@ -100,6 +100,9 @@ def drive(scenarios: Mapping[str, Callable[[], Any]]) -> None:
     # Where a framework goes round by itself, a loop is nothing but a tool that is called for ever.
     instead = {"refusal": "text", "loop": "tool", "stream_loop": "stream_tool"}.get(name, "")
     scenario = scenarios.get(name) or scenarios.get(instead)
+    # Some only stream.
+    if name == "loop" and scenario is None:
+        scenario = scenarios.get("stream_tool")
     if scenario is None:
         return _say({"ok": None, "detail": "not offered by this client"})
     try:

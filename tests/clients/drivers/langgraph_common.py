@@ -24,10 +24,10 @@ def drive_graph(model: BaseChatModel) -> None:
         found = graph.invoke({"messages": [{"role": "user", "content": TASK}]}, {"recursion_limit": 8})
         return found["messages"][-1].text
 
-    def stream_tool() -> str:
+    def stream_tool(steps: int = 8) -> str:
         said = ""
         asked = {"messages": [{"role": "user", "content": TASK}]}
-        for chunk, _ in graph.stream(asked, {"recursion_limit": 8}, stream_mode="messages"):
+        for chunk, _ in graph.stream(asked, {"recursion_limit": steps}, stream_mode="messages"):
             said += chunk.text if chunk.type == "AIMessageChunk" else ""
         return said
 
@@ -59,6 +59,7 @@ def drive_graph(model: BaseChatModel) -> None:
             "tool": tool,
             "stream_tool": stream_tool,
             "loop": loop,
+            "stream_loop": lambda: stream_tool(2 * ROUNDS_MAX),
             "structured": structured,
             "structured_tool": structured_tool,
             "image": image,

@@ -40,8 +40,9 @@ async function tool() {
 async function loop(ask) {
   const messages = user(task);
   for (let round = 0; round < roundsMax; round++) {
-    const answer = (await insisting(() => ask({ model, messages, tools }))).choices[0].message;
+    const { parsed: _, ...answer } = (await insisting(() => ask({ model, messages, tools }))).choices[0].message;
     if (!answer.tool_calls?.length) return answer.content;
+    answer.tool_calls = answer.tool_calls.map(({ id, type, function: { name, arguments: given } }) => ({ id, type, function: { name, arguments: given } }));
     messages.push(answer);
     for (const call of answer.tool_calls) {
       messages.push({ role: "tool", tool_call_id: call.id, content: weather(JSON.parse(call.function.arguments).city) });
