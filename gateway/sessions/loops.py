@@ -337,14 +337,18 @@ def _talked(talk: Conversation, turn: Turn, told_before: bool) -> float:
     """What a turn without calls adds."""
     if turn.told is None or not turn.spoke:
         return 0.0
-    near = _near(turn.said, talk.said)
+    near, same = _near(turn.said, talk.said), talk.happened(Kind.words, turn.words).times > 0
     if turn.said:
         talk.said = (*talk.said[1 - _SAID_MAX :], turn.said)
     if not told_before:
         # Who is told something new may well answer in the same words.
         return 0.0 if talk.tooled else _NEW
     talk.tool, talk.count = "reply", max(2, talk.count + 1 if talk.tool == "reply" else 2)
-    change = _ECHO if near else _AUTO_REPLY if turn.told_chars >= _GO_ON_CHARS else _GO_ON if talk.tooled else 0.0
+    if turn.told_chars >= _GO_ON_CHARS:
+        change = _ECHO if near else _AUTO_REPLY
+    else:
+        # People answer many questions with a word, and let an agent go on with one.
+        change = _ECHO if same else _GO_ON if talk.tooled else 0.0
     if talk.pauses > talk.told_pauses:
         # A person takes a while.
         change = min(change, _POLL) if talk.score < _IDLE_MAX else 0.0

@@ -4,7 +4,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 # Of each kind so many things are remembered.
-RECORDS_MAX = 100
+RECORDS_MAX = 64
 # 7 bytes of a digest, one of how often it happened, two each of the pauses and the new calls by then.
 _WIDTH, _DIGEST, _TIMES_MAX, _STAMP_MAX = 12, 7, 255, 2**16 - 1
 

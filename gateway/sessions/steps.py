@@ -192,6 +192,7 @@ def _turn(
             return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
     return Turn(
         steps=(),
+        words=hash(text),
         said=signature_of(text),
         told=told,
         told_exactly=exactly,

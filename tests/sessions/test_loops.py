@@ -1,6 +1,7 @@
 """What the loop guard counts as a loop, and what not."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -294,3 +295,120 @@ def test_whatever_is_sent_the_score_stays_in_its_bounds(turns):
             talk.history = [*talk.history[:2], *talk.history[-2:]]
             talk.observe()
     assert all(0 <= score <= loops.SCORE_MAX for score in talk.scores)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        '{"success": true, "error": null}',
+        "src/a.py: 0 errors, 0 warnings",
+        "No results found.",
+        "Build finished without errors.",
+    ],
+)
+def test_success_that_mentions_failure_is_none(result):
+    assert scored([result] * 40, [f'{{"path": "file{n}.py"}}' for n in range(40)]) < NUDGE
+
+
+@pytest.mark.parametrize(
+    "words, replies",
+    [
+        (lambda n: f"Chapter {n}. " + " ".join(f"w{n}x{k}" for k in range(40)), lambda n: "continue"),
+        (lambda n: f"Question {n}: what is {n} plus {n}? Please answer with a number.", lambda n: str(2 * n)),
+        (lambda n: f"Question {n}: which of these is right? A, B, C or D?", lambda n: "ABCD"[n % 4]),
+        (lambda n: "OK, I have noted the value of the sensor down for you now.", lambda n: f"temperature {20 + n / 10} degrees"),
+        (lambda n: "I will now read the next file of the list.\n<read_file>", lambda n: f"[file {n}] " + " ".join(f"line{n}y{k}" for k in range(20))),
+    ],
+    ids=["a story told on", "sums", "a quiz", "readings", "a text agent without fences that gets on"],
+)  # fmt: skip
+def test_people_and_programs_that_say_something_new_are_healthy(words, replies):
+    talk = Talk()
+    for turn in range(60):
+        talk.says(words(turn), replies(turn))
+    assert max(talk.scores) < NUDGE
+
+
+def _answered(talk: Talk) -> None:
+    for conversation in talk.session.talks.values():
+        conversation.answered_at = talk.now + 0.5
+
+
+def test_batch_work_under_one_session_is_healthy():
+    talk = Talk()
+    for number in range(80):
+        talk.history = [
+            {"role": "user", "content": f"Document {number}: {'x' * number} " + "Classify the document above. " * 20}
+        ]
+        talk.observe()
+        _answered(talk)
+    assert max(talk.scores) < NUDGE
+
+
+def test_many_judges_of_one_transcript_are_healthy():
+    talk = Talk()
+    transcript = opening()[1:] + step(1, "x") + [{"role": "user", "content": "What do you think of this?"}]
+    for number in range(20):
+        talk.history = [{"role": "system", "content": f"You are judge {number}."}, *transcript]
+        talk.observe()
+        _answered(talk)
+    assert max(talk.scores) < NUDGE
+
+
+def test_a_probe_that_says_the_same_for_ever_is_warned_about_at_most():
+    talk = Talk(seconds=1)
+    talk.history = [{"role": "user", "content": "ping"}]
+    for _ in range(200):
+        talk.observe()
+        _answered(talk)
+    assert WARN <= max(talk.scores) < NUDGE
+
+
+@pytest.mark.parametrize("instructions", [{}, {"instructions": "You are an agent."}])
+def test_in_a_chain_of_answers_only_what_repeats_itself_is_a_loop(instructions):
+    def asked(turn: int, output: str) -> Any:
+        item = {"type": "function_call_output", "call_id": f"c{turn}", "output": output}
+        body = {"model": "m", "previous_response_id": f"resp_{turn}", "input": [item], **instructions}
+        return responses.parse(json.dumps(body).encode())
+
+    for outputs, looping in (([f"file {n}" for n in range(60)], False), (["same"] * 12, True)):
+        session, talk = Session(id="s", source="", started_at=NOW), loops.begun()
+        for turn, output in enumerate(outputs):
+            standing = ladder.observe(session, asked(turn, output), now=NOW + turn, talk=talk)
+            arguments = '{"cmd": "ls"}' if looping else f'{{"n": {turn}}}'
+            talk.pending = (loops.steps.call_of(f"c{turn + 1}", "bash", arguments),)
+            talk.answered_at = NOW + turn + 0.5
+        assert (standing.score >= STOP) == looping, standing.score
+
+
+def test_pictures_are_told_apart_by_where_they_lie():
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
+    session = Session(id="s", source="", started_at=NOW)
+    for turn in range(14):
+        picture = {"type": "image", "source": {"type": "url", "url": f"https://example.com/{turn}.png"}}
+        body["messages"] += [
+            {"role": "assistant", "content": [{"type": "tool_use", "id": f"t{turn}", "name": "screenshot", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": f"t{turn}", "content": [picture]}]},
+        ]  # fmt: skip
+        standing = ladder.observe(session, messages.parse(json.dumps(body).encode()), now=NOW + turn)
+    assert standing.score < NUDGE
+
+
+def test_agents_that_are_given_the_same_task_keep_their_own_ledgers():
+    session = Session(id="s", source="", started_at=NOW)
+    histories = [opening() for _ in range(4)]
+    for turn in range(20):
+        for number, history in enumerate(histories):
+            histories[number] = history + step(100 * number + turn, f"r{turn}", json.dumps({"n": turn}))
+            standing = ladder.observe(session, parsed(histories[number]), now=NOW + turn)
+            assert standing.score == 0
+    assert len(session.talks) == 4
+
+
+def test_a_harness_that_numbers_its_own_turns_does_not_hide_a_loop():
+    talk = Talk()
+    for turn in range(12):
+        talk.number += 1
+        note = f"This is step {turn} of 50. Remember to keep going until the task is finished."
+        talk.history = talk.history + step(talk.number, "same") + [{"role": "user", "content": note}]
+        talk.observe()
+    assert talk.scores[-1] >= STOP
