@@ -102,7 +102,8 @@ def matches(heard: Beginning, said: Beginning) -> bool | None:
     if heard.text.lstrip().startswith(_THINKING):
         # Agents leave out of the history what the model thought aloud.
         return None
-    if len(heard.call_id) >= _CALL_ID_CHARS_MIN and heard.call_id == said.call_id:
+    if len(heard.call_id) >= _CALL_ID_CHARS_MIN and (heard.call_id == said.call_id or heard.call_id in said.text):
+        # Some agents tell their calls again in words.
         return True
     if heard.call and (heard.call_id != said.call_id or bool(heard.text.strip()) != bool(said.text.strip())):
         return False

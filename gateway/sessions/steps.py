@@ -43,10 +43,11 @@ _FAILED = (
     "not recogni", "not available", "not allowed", "not permitted", "not valid",
 )  # fmt: skip
 _NO_FAILURE = re.compile(
-    r"[\"']?\b(?:errors?|failed|failures?|exceptions?|missing)[\"']?\s*[:=]\s*(?:null|none|false|0\b|\"\"|''|\[\s*\]|\{\s*\})"
+    r"[\"']?\b(?:errors?|failed|failures?|exceptions?|missing)[\"']?\s*[:=]\s*(?:null|\(?none\)?|false|0\b|n/a|\"\"|''|\[\s*\]|\{\s*\})"
     r"|\b(?:0|no|without)\s+(?:errors?|fail\w*|exceptions?|missing)"
 )
 _EXIT = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code| status)?|exitcode|returncode)\W{0,4}([1-9]\d{0,2})\b")
+_NOTE, _NOTES = "<system-reminder>", re.compile(r"\s*<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
 _FENCE = "```"
 # What a refusal of ours begins with: a harness that hands it to its agent says nothing new.
 REFUSED = "This session repeats itself"
@@ -216,6 +217,9 @@ def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tup
 
 def _step(call: Call, result: Message) -> Step:
     text = text_of(result)
+    if _NOTE in text:
+        # What an agent adds to every result (how much it may still say) is none of it.
+        text = _NOTES.sub("", text)
     return Step(
         tool=call.tool,
         call=call.digest,

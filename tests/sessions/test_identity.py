@@ -143,3 +143,17 @@ def test_equal_openings_do_not_pile_up_at_one_place():
     for _ in range(100):
         agents.ask(opening())
     assert max(len(nodes) for nodes in agents.book._nodes.values()) <= 16
+
+
+def test_an_agent_that_tells_its_calls_again_in_words_stays_one_session():
+    agents, history = Agents(), opening()
+    ids = set()
+    for turn in range(4):
+        ids.add(agents.ask(history, answer=heard(turn)).id)
+        said = f"Calling tools: [{{'id': 'call_{turn:08d}', 'function': 'bash'}}]"
+        history = [
+            *history,
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": f"Observation: {turn}"},
+        ]
+    assert len(ids) == 1

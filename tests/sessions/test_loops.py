@@ -304,6 +304,7 @@ def test_whatever_is_sent_the_score_stays_in_its_bounds(turns):
         "src/a.py: 0 errors, 0 warnings",
         "No results found.",
         "Build finished without errors.",
+        "Output: done\nError: (none)\nExit Code: 0\nSignal: (none)",
     ],
 )
 def test_success_that_mentions_failure_is_none(result):
@@ -411,4 +412,14 @@ def test_a_harness_that_numbers_its_own_turns_does_not_hide_a_loop():
         note = f"This is step {turn} of 50. Remember to keep going until the task is finished."
         talk.history = talk.history + step(talk.number, "same") + [{"role": "user", "content": note}]
         talk.observe()
+    assert talk.scores[-1] >= STOP
+
+
+def test_a_note_that_an_agent_adds_to_every_result_does_not_hide_a_loop():
+    talk = Talk()
+    for turn in range(12):
+        left = (
+            f"<system-reminder>\n<total_tokens>{14978073 - 977 * turn} tokens left</total_tokens>\n</system-reminder>"
+        )
+        talk.does(f"tool-output-42\n\n{left}")
     assert talk.scores[-1] >= STOP
