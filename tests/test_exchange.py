@@ -379,7 +379,9 @@ def sent(book: Playbook) -> list[dict]:
 
 
 async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_of_the_session():
-    book = Playbook(world(more="loops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"), [answers() for _ in range(12)])
+    book = Playbook(
+        world(more="loops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"), [answers() for _ in range(12)]
+    )
     for turns in range(1, 6):
         await book.ask(looping(turns), session="run-1")
     # Four turns are one result that is new and three that were seen before.
@@ -400,7 +402,9 @@ async def test_a_strong_model_in_a_loop_may_give_way_to_a_cheaper_one():
 
 
 async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
-    book = Playbook(world(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)])
+    book = Playbook(
+        world(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)]
+    )
     for turns in range(1, 6):
         body = json.loads(looping(turns)) | {"tools": [{"type": "function", "function": {"name": "bash"}}]}
         await book.ask(json.dumps(body).encode(), session="run-1")
