@@ -32,10 +32,15 @@ class History:
     def __init__(self, key: str, request: Request) -> None:
         self._key = key
         self._messages, self._sizes = request.messages, request.sizes
-        messages, places = self._messages, range(len(self._messages))
-        self._first = list(islice((at for at in places if messages[at].role in _SPOKEN), _FIRST))
+        messages = self._messages
         # The newest of what was spoken, the newest first, and where the agent's answers stand among it.
-        self._newest = list(islice((at for at in reversed(places) if messages[at].role in _SPOKEN), _WINDOW))
+        if len(messages) <= _WINDOW:
+            spoken = [at for at, message in enumerate(messages) if message.role in _SPOKEN]
+            self._first, self._newest = spoken[:_FIRST], spoken[::-1]
+        else:
+            places = range(len(messages))
+            self._first = list(islice((at for at in places if messages[at].role in _SPOKEN), _FIRST))
+            self._newest = list(islice((at for at in reversed(places) if messages[at].role in _SPOKEN), _WINDOW))
         self._answers = [at for at in self._newest if messages[at].role == "assistant"][:ANSWERS_TRIED]
         self._ends: dict[int, str] = {}
         self._earlier: list[tuple[int, Message]] = []
@@ -53,7 +58,7 @@ class History:
     def _digest(self, count: int) -> int:
         """Of the first `count` messages: how many they are, how the first read, how long the newest are, and how the last
         two read."""
-        newest = [at for at in self._newest if at < count]
+        newest = self._newest if count == len(self._messages) else [at for at in self._newest if at < count]
         if len(newest) < _COMPARED and len(self._newest) == _WINDOW:
             # Further back than the window: the request that was answered ends there.
             newest = list(
