@@ -44,7 +44,7 @@ BUDGETS = {
     "key-wh-rolling": ({"key": "*"}, "wh", 24, "rolling-1h"),
     "user-calls-total": ({"user": "*"}, "calls", 9, "total"),
     "user-tokens-minute": ({"user": "*", "team": "*"}, "tokens", 3_500, "rolling-1m"),
-    "session-tokens": ({}, "tokens", 2_600, "session"),
+    "tokens-per-session": ({}, "tokens", 2_600, "session"),
     "session-usd-hour": ({"session": "*"}, "usd", 0.012, "hour"),
     "task-usd-day": ({"org": "*", "task_type": "*"}, "usd", 0.15, "day"),
     "code-carbon-hour": ({"org": "*", "task_type": "code"}, "g_co2e", 3.2, "hour"),
