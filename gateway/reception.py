@@ -20,7 +20,7 @@ from .sessions.steps import call_of
 from .sessions.users import UserBook, user_of
 from .settlement import Decided, Progress
 from .values.base import Value
-from .values.budget import added, tighter
+from .values.budget import added
 from .values.catalog import Route
 from .values.entry import LedgerEntry
 from .values.plan import Refusal
@@ -178,12 +178,9 @@ class Reception:
     def _cap(self, session: Session, caller: Caller, told: str, request_id: str, at: float) -> None:
         """Who started the run has said what it may take. Only ever less. Raises BadRequest."""
         asked = caps.asked(told)
-        own = asked if session.own is None else tighter(session.own, asked)
         session.own_told = told
-        if own == session.own:
-            return
-        session.own, session.own_version = own, session.own_version + 1
-        self._tell("session_caps", caller, session, request_id, at, True, {"caps": caps.told_caps(session.own)})
+        if caps.tighten(session, asked) and session.own is not None:
+            self._tell("session_caps", caller, session, request_id, at, True, {"caps": caps.told_caps(session.own)})
 
     def user(self, world: World, caller: Caller, told: str, at: float) -> str:
         """The end user whose budgets are met, by what the caller tells; "" where no budget asks."""
@@ -197,10 +194,9 @@ class Reception:
         if standing.acts and standing.step == "tier":
             session.moved = limits.move
         if standing.halts:
-            stopped = ladder.stop(session, standing, id=decided.request_id, at=decided.at)
+            ladder.stop(session, standing, id=decided.request_id, at=decided.at)
             session.stop_seen_at, session.limits = decided.at, limits
             facts = {**facts, "resume": self._link(decided.world, caller.key, session)}
-            assert stopped is session.stop
         self._tell(f"loop_{standing.step}", caller, session, decided.request_id, decided.at, standing.acts, facts)
 
     async def waited(self, decided: Decided, headers: Mapping[str, str]) -> Refusal | None:

@@ -11,7 +11,7 @@ from .errors import BadRequest, NotFound
 from .sessions import approval, caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.names import clean_name
-from .values.budget import Budget, SessionCaps, added, tighter
+from .values.budget import Budget, SessionCaps, added
 from .values.request import Caller
 from .values.session import SessionEvent
 from .values.units import MILLIJOULES_PER_WH, NUSD_PER_USD
@@ -85,11 +85,8 @@ class SessionDesk:
         session = self._sessions.named(
             caller.key, name, "opened", now=self._now(), parent=names["parent"], root=names["root"]
         )
-        if wanted:
-            own = own if session.own is None else tighter(session.own, own)
-            if own != session.own:
-                session.own, session.own_version = own, session.own_version + 1
-                self._tell("session_caps", caller.org, caller.key, session, {"caps": caps.told_caps(own)})
+        if wanted and caps.tighten(session, own) and session.own is not None:
+            self._tell("session_caps", caller.org, caller.key, session, {"caps": caps.told_caps(session.own)})
         return self.told(caller.key, session)
 
     def mine(self, caller: Caller, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..accounting.lines import SESSION_KEEP_SECONDS, quoted
 from ..errors import BadRequest
-from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Met, SessionCaps, cap, met
+from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Met, SessionCaps, cap, met, tighter
 from ..values.plan import Refusal
 from ..values.units import told
 from .identity import Session
@@ -53,6 +53,15 @@ def _lines(caps: SessionCaps, session: Session, whose: str, keep_until: float) -
             yield _line(budget, whose, holder.id, keep_until, _inherited(budget, holder))
         if joins and holder is not session and own.sub_agents is not None:
             yield _line(own.sub_agents, whose, holder.id, keep_until, 0)
+
+
+def tighten(session: Session, more: SessionCaps) -> bool:
+    """Set caps for the session beside those that it has, of which none is loosened; False if that changes nothing."""
+    own = more if session.own is None else tighter(session.own, more)
+    if own == session.own:
+        return False
+    session.own, session.own_version = own, session.own_version + 1
+    return True
 
 
 def own_lines(session: Session, key: str, *, now: float) -> tuple[Line, ...]:

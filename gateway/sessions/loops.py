@@ -34,8 +34,8 @@ LOOK_BACK = 64
 # What a turn adds. A step whose call brought the same result before: the second time may be an oversight, unless it
 # follows on the same step as before; in a circle of several steps it is none, nor where it fails every time.
 _AGAIN_FIRST, _AGAIN, _CIRCLING, _FAILING = 0.5, 1.0, 1.4, 1.25
-# An agent that says something else beside it each time still thinks, less so in a circle; one that said the very same before thinks less,
-# and one that says nothing else for some turns in a row stands still for good.
+# An agent that says something else beside it each time still thinks, less so in a circle; one that said the very same
+# before thinks less, and one that says nothing else for some turns in a row stands still for good.
 _AGAIN_THINKING, _CIRCLING_THINKING = 0.73, 1.2
 _AGAIN_SAYING, _FROZEN, _FROZEN_FROM = 0.85, 1.25, 5
 # The same call with another result is news (a page, a poll that gets on), unless it only fails in another way. Another
@@ -63,12 +63,12 @@ POLL_SECONDS = 20.0
 class Conversation(msgspec.Struct, eq=False):
     """What is known of one conversation.
 
-    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`,
-    in a request with the digest `sent`; `read_at` and `answered_at` are when (seconds). `pauses` is how
-    often the client waited before its next request, as one that polls (`told_pauses`: by the last auto-reply), `news` how many steps brought something new. `since_*` say
-    when the score last left 0: at which turn, time, and charge of the session. `tool` and `count` are what was repeated
-    most lately, `frozen` how often in a row the very same turn came. `pending` are the calls of an answer whose results
-    will come without it.
+    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`, in a request with the
+    digest `sent`; `read_at` and `answered_at` are when (seconds). `pauses` is how often the client waited before its next
+    request, as one that polls (`told_pauses`: by the last auto-reply), `news` how many steps brought something new.
+    `since_*` say when the score last left 0: at which turn, time, and charge of the session. `tool` and `count` are what
+    was repeated most lately, `frozen` how often in a row the very same turn came. `pending` are the calls of an answer
+    whose results will come without it.
     """
 
     memory: Memory

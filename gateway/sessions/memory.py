@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 # Of each kind so many things are remembered.
 RECORDS_MAX = 64
-# 7 bytes of a digest, one of how often it happened, two each of the pauses and the new calls by then.
+# 7 bytes of a digest, one of how often it happened, two each of the pauses and the news by then.
 _WIDTH, _DIGEST, _TIMES_MAX, _STAMP_MAX = 12, 7, 255, 2**16 - 1
 
 
@@ -48,7 +48,7 @@ class Memory:
         return records is not None and _place(records, _key(digest)) >= 0
 
     def happened(self, kind: Kind, digest: int, pauses: int, news: int) -> Seen:
-        """What was known of it; remembers that it happened once more, after so many pauses and new calls."""
+        """What was known of it; remembers that it happened once more, after so many pauses and so much news."""
         key = _key(digest)
         stamp = (min(_STAMP_MAX, pauses) | min(_STAMP_MAX, news) << 16).to_bytes(4, "little")
         records = self.records[kind]

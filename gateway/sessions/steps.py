@@ -18,7 +18,7 @@ from ..wire.heard import WHOLE_CHARS, Beginning, call_text
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
 # Of a result, so much of head and tail is looked through for what differs in every answer; the middle is compared as it
-# stands, but for its digits.
+# stands.
 _HEAD_CHARS, _TAIL_CHARS = 256, 128
 # Where a result says that it failed, it does so early.
 _VERDICT_CHARS = 160
@@ -55,8 +55,7 @@ REFUSED = "This session repeats itself"
 
 class Step(msgspec.Struct, frozen=True, gc=False):
     """One call and its result. `shape` is the call with its digits masked, `result` without what differs every time;
-    `negative`: it says that it failed. What comes
-    back empty says nothing: most commands that succeed are silent."""
+    `negative`: it says that it failed."""
 
     tool: str
     call: int
@@ -68,10 +67,10 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """What the agent did between two requests.
 
-    `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to
-    nothing), `said` the
-    signature of its words where it made no call (0: too few), `spoke` whether it said anything, `refused` that the user's turn holds a refusal of ours, `told`, `told_exactly` and `told_words` digests
-    (whatever its numbers, and with them) and signature of what the user's turn after it says (None: there is none) and `told_chars` how long that is.
+    `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to nothing), `said`
+    the signature of its words where it made no call (0: too few), `spoke` whether it answered at all. Of the user's turn
+    after it: `told` and `told_exactly` are digests of what it says, whatever its numbers and with them (`told` None:
+    there is none), `told_words` its signature, `told_chars` how long it is, `refused` that it holds a refusal of ours.
     """
 
     steps: Sequence[Step]
@@ -131,28 +130,25 @@ def turns_of(messages: Sequence[Message], start: int, *, tooled: bool, pending: 
 
 def calls_of(raw: msgspec.Raw) -> Sequence[Call]:
     """The calls of one answer; none where they cannot be read."""
+    return [call_of(id, made.name, made.arguments) for id, made in _calls_in(raw)]
+
+
+def beginning_of(text: str, raw: msgspec.Raw) -> Beginning:
+    """How an answer begins that says this and makes these calls."""
+    for id, made in _calls_in(raw):
+        return Beginning(text[:WHOLE_CHARS], id if isinstance(id, str) else "", call_text(made.name, made.arguments))
+    return Beginning(text[:WHOLE_CHARS], "", "")
+
+
+def _calls_in(raw: msgspec.Raw) -> Sequence[tuple[Any, _Function]]:
+    """(id, function) of an answer's calls; none where they cannot be read."""
     if raw is NOTHING or not memoryview(raw).nbytes:
         return ()
     try:
         found = _CALLS.decode(raw) or []
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
-    return [call_of(one.id, one.function.name, one.function.arguments) for one in found if one.function is not None]
-
-
-def beginning_of(text: str, raw: msgspec.Raw) -> Beginning:
-    """How an answer begins that says this and makes these calls."""
-    call_id = call = ""
-    if raw is not NOTHING and memoryview(raw).nbytes:
-        try:
-            found = _CALLS.decode(raw) or []
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            found = []
-        first = next((one for one in found if one.function is not None), None)
-        if first is not None and first.function is not None:
-            call_id = first.id if isinstance(first.id, str) else ""
-            call = call_text(first.function.name, first.function.arguments)
-    return Beginning(text[:WHOLE_CHARS], call_id, call)
+    return [(one.id, one.function) for one in found if one.function is not None]
 
 
 def call_of(id: Any, name: Any, arguments: Any) -> Call:
@@ -176,31 +172,24 @@ def _turn(
         refused = REFUSED in text
     steps = [_step(call, results[at]) for at, call in _answered(calls, results)]
     text = text_of(spoke) if spoke is not None else ""
-    if steps or calls:
+    acted = bool(steps or calls)
+    if acted:
         words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
-        return Turn(
-            steps=steps,
-            words=words,
-            told=told,
-            told_exactly=exactly,
-            told_words=told_words,
-            told_chars=told_chars,
-            refused=refused,
-        )
-    if not tooled and spoke is not None and reply is not None:
-        action = _action(text)
-        if action:
+    else:
+        action = _action(text) if not tooled and spoke is not None else ""
+        if action and reply is not None:
             return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
+        words = hash(text)
     return Turn(
-        steps=(),
-        words=hash(text),
-        said=signature_of(text),
+        steps=steps,
+        words=words,
+        said=0 if acted else signature_of(text),
         told=told,
         told_exactly=exactly,
         told_words=told_words,
         told_chars=told_chars,
         refused=refused,
-        spoke=spoke is not None,
+        spoke=acted or spoke is not None,
     )
 
 
@@ -306,13 +295,13 @@ def _part(part: dict[str, Any]) -> str:
     text = part.get("text")
     if isinstance(text, str):
         return text
-    told = (
-        repr(part)
-        if "media_bytes" in part
-        else str(next(iter(part.get("image_url", {}).values()), ""))
-        if isinstance(part.get("image_url"), dict)
-        else repr(sorted(part))
-    )
+    picture = part.get("image_url")
+    if "media_bytes" in part:
+        told = repr(part)
+    elif isinstance(picture, dict):
+        told = str(next(iter(picture.values()), ""))
+    else:
+        told = repr(sorted(part))
     return f"{len(told)}:{told[-64:]}"
 
 
