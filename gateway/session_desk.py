@@ -29,9 +29,9 @@ class GrantMore(Protocol):
 
 
 class SessionDesk:
-    """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `reach` asks
-    other gateways (key, organisation, session), `grant` allows more, `known` waits
-    until other gateways can know what was done (and raises Overloaded)."""
+    """Answers callers and operators about sessions. `fresh_id` gives ids, `happened` hears of every action, `reach`
+    asks other gateways (key, organisation, session), `grant` allows more, `known` waits until other gateways can know
+    what was done (and raises Overloaded)."""
 
     def __init__(
         self,

@@ -57,13 +57,12 @@ class Decided(Value, frozen=True, kw_only=True):
 class Progress(msgspec.Struct, kw_only=True):
     """How far one attempt has come; written only by the exchange while the attempt runs.
 
-    It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent.
-    `refused` means that the provider answered with an error status, which none of them charges for. `heard` is how
-    the answer begins, `calls` the calls that it makes where the provider keeps
-    the conversation. `pieces` are what
-    was paid for by the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries
-    a deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before.
-    `watch` follows a stream whose hold may have to grow.
+    It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent. `refused`
+    means that the provider answered with an error status, which none of them charges for. `heard` is how the answer
+    begins, `calls` the calls that it makes where the provider keeps the conversation. `pieces` are what was paid for by
+    the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries a
+    deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before. `watch`
+    follows a stream whose hold may have to grow.
     """
 
     number: int

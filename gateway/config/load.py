@@ -35,7 +35,8 @@ _PRUNINGS_MAX = 8
 def load(
     path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
 ) -> tuple[World, list[str]]:
-    """Read a file; gives the World at `now` (seconds since the epoch; None: the machine's time) and notes on what works but may surprise. Raises ConfigError with all complaints."""
+    """Read a file; gives the World at `now` (seconds since the epoch; None: the machine's time) and notes on what works
+    but may surprise. Raises ConfigError with all complaints."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -68,7 +68,8 @@ class HealthBook:
             state.rests_until = max(state.rests_until, now + min(retry_after, REST_SECONDS_MAX))
 
     def dialled(self, deployment: str, *, now: float) -> bool:
-        """It is tried. True while a circuit is half open: this one request is the probe, and the others wait for its end."""
+        """It is tried. True while a circuit is half open: this one request is the probe, and the others wait for its
+        end."""
         state = self._states.get(deployment) if self._states else None
         if state is None or state.failures < FAILURES or state.open_until > now:
             return False

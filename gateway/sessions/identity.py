@@ -32,24 +32,22 @@ _WAITING_SECONDS = 600.0
 
 
 class Session(msgspec.Struct, eq=False):
-    """One agent's run, as the books see it. `spent` is what its calls took here, `inherited`
-    what its path had taken before it parted from another;
-    `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the answer to it begins
-    and `answered` whether one was given, `failed` that none will be: then it goes on from `settled`, what was answered
-    before. `alike`: others may have sent the same; `seen_at` is when it
-    last asked, `was_stopped` whether it ever was; `provider` the one that served it last. `root` is
-    the session at the head of its tree: its own id unless another session started it, `depth` how far below that it is,
-    `children` how many it has started, `above` those that started it, nearest first. `own` are the caps that whoever
-    started it has set, in its words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it
-    is about to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its newest
-    input: tokens per byte of body, and the share read from a cache.
+    """One agent's run, as the books see it. `spent` is what its calls took here, `inherited` what its path had taken
+    before it parted from another; `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the
+    answer to it begins and `answered` whether one was given, `failed` that none will be: then it goes on from
+    `settled`, what was answered before. `alike`: others may have sent the same; `seen_at` is when it last asked,
+    `was_stopped` whether it ever was; `provider` the one that served it last. `root` is the session at the head of its
+    tree: its own id unless another session started it, `depth` how far below that it is, `children` how many it has
+    started, `above` those that started it, nearest first. `own` are the caps that whoever started it has set, in its
+    words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it is about
+    to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its
+    newest input: tokens per byte of body, and the share read from a cache.
 
-    Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were taken, `watched`
-    those that were only observed, `limits` those that it was stopped by, `moved`
-    where that took it, `stop` why it is
-    not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an operator, whose
-    `note` the model will see and whose `label` says whether it was a loop. `resumes` counts how often it was let go on, `changed_at` is when another
-    replica last said something of it.
+    Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were
+    taken, `watched` those that were only observed, `limits` those that it was stopped by, `moved` where that took it,
+    `stop` why it is not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an
+    operator, whose `note` the model will see and whose `label` says whether it was a loop. `resumes` counts how often
+    it was let go on, `changed_at` is when another replica last said something of it.
     """
 
     id: str
@@ -139,8 +137,8 @@ class SessionBook:
         parent: str | None = None,
         root: str | None = None,
     ) -> Session:
-        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree; `root` is
-        its head, where the caller says so."""
+        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree;
+        `root` is its head, where the caller says so."""
         session = self.of(key, session_id)
         if session is None:
             session = self._kept(key, Session(id=session_id, source=source, started_at=now))

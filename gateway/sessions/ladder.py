@@ -31,8 +31,9 @@ _HOLDOUT_PARTS = 10_000
 
 
 class Standing(Value, frozen=True, kw_only=True):
-    """Where a request stands: its conversation, the one that repeats itself (its own, or that of its session's sub-agents), the score, its step ("" for none), whether that is taken now (`due`)
-    and acted on, and whether the user said something new."""
+    """Where a request stands: its conversation, the one that repeats itself (its own, or that of its session's
+    sub-agents), the score, its step ("" for none), whether that is taken now (`due`) and acted on, and whether the user
+    said something new."""
 
     talk: Conversation
     culprit: Conversation

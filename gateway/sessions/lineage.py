@@ -1,8 +1,8 @@
 """Which conversation a request continues, by what is said in it. Pure: digests of histories and of answers.
 
-A history is known by what people and the agent said in it: how long the newest of it is, and how the first and the
-last of it read. Instructions and tool results are left out, because agents rewrite the ones and elide the others. Digests are the
-same in every process, within one caller's key; no text can be read back from them.
+A history is known by what people and the agent said in it: how long the newest of it is, and how the first and the last
+of it read. Instructions and tool results are left out, because agents rewrite the ones and elide the others. Digests
+are the same in every process, within one caller's key; no text can be read back from them.
 """
 
 from collections.abc import Iterator

@@ -277,7 +277,8 @@ def _after(talk: Conversation, made: Sequence[Step], done: int) -> _After:
 
 
 def _froze(talk: Conversation, done: int, words: int) -> int:
-    """How often in a row the very same turn came, words and all; 0 for an agent that says nothing, of which less is known."""
+    """How often in a row the very same turn came, words and all; 0 for an agent that says nothing, of which less is
+    known."""
     digest = hash((words, done))
     talk.frozen = talk.frozen + 1 if digest == talk.last_turn and words else 0
     talk.last_turn = digest

@@ -20,9 +20,8 @@ TRANSCRIPT_SECONDS = 3600.0
 
 
 class Origin(Value, frozen=True, kw_only=True):
-    """Where an answer to `key` came from. `talk` is what the loop guard knows of its conversation,
-    `tokens` are the conversation's so far, input and output; `transcript` is the
-    conversation as JSON, where it lies with us."""
+    """Where an answer to `key` came from. `talk` is what the loop guard knows of its conversation, `tokens` are the
+    conversation's so far, input and output; `transcript` is the conversation as JSON, where it lies with us."""
 
     key: str
     provider: str

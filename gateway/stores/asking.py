@@ -1,4 +1,5 @@
-"""How a replica and the shared store's scripts speak: the names of keys, the question of a reservation, its answer. Pure."""
+"""How a replica and the shared store's scripts speak: the names of keys, the question of a reservation, its answer.
+Pure."""
 
 from collections.abc import Callable, Sequence
 

@@ -24,7 +24,8 @@ PAGE_MAX = 1_000
 
 
 class Event(Value, frozen=True, kw_only=True):
-    """One event: `kind` is budget_threshold, budget_top_up, budget_grace, or one of those of sessions; `details` say the rest."""
+    """One event: `kind` is budget_threshold, budget_top_up, budget_grace, or one of those of sessions; `details` say
+    the rest."""
 
     id: str
     at_ms: int

@@ -139,7 +139,8 @@ class Ledger:
                 time.sleep(_RETRY_SECONDS)
 
     def _append_each(self, entries: Sequence[LedgerEntry]) -> int:
-        """Write what can be written and say what cannot: one bad entry must not stop the others. Gives how many were new."""
+        """Write what can be written and say what cannot: one bad entry must not stop the others. Gives how many were
+        new."""
         new = 0
         for entry in entries:
             try:

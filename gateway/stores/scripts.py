@@ -49,7 +49,8 @@ def unforeseen(error: Exception) -> None:
 
 
 class Scripts(Protocol):
-    """Runs one of the scripts on the node that has its first key. Raises StoreDown. `reset` after all tasks were stopped."""
+    """Runs one of the scripts on the node that has its first key. Raises StoreDown. `reset` after all tasks were
+    stopped."""
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any: ...
     async def command(self, key: str, *parts: str) -> Any: ...

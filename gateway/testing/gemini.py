@@ -1,8 +1,10 @@
-"""A simulated Gemini API, for what reaches a foreign wire: POST /v1beta/models/NAME:generateContent and :streamGenerateContent.
+"""A simulated Gemini API, for what reaches a foreign wire: POST /v1beta/models/NAME:generateContent and
+:streamGenerateContent.
 
-Answers are ordered as in `script.py`, through `[[sim {...}]]` in the newest user text, and go wrong as in `faults.py`. Thoughts
-are counted beside the answer and shown only to who asks (`includeThoughts`); the first call of a thinking model carries a
-`thoughtSignature` that must come back. A caller may write names in camelCase or snake_case, as the real API lets it.
+Answers are ordered as in `script.py`, through `[[sim {...}]]` in the newest user text, and go wrong as in `faults.py`.
+Thoughts are counted beside the answer and shown only to who asks (`includeThoughts`); the first call of a thinking
+model carries a `thoughtSignature` that must come back. A caller may write names in camelCase or snake_case, as the real
+API lets it.
 """
 
 import asyncio

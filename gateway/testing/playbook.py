@@ -1,8 +1,7 @@
 """The playbook: say what the provider and the caller do, then read the exact sequence of what happened.
 
-book = Playbook(world, provider=[Fails(Unreachable("down")), Answers(body=...)])
-answer = await book.ask(body)
-assert book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
+book = Playbook(world, provider=[Fails(Unreachable("down")), Answers(body=...)]) answer = await book.ask(body) assert
+book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

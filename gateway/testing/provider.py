@@ -1,8 +1,8 @@
 """A simulated provider that speaks every dialect: latency, token streaming, usage, prompt caching, and faults on order.
 
-`script.py` says how to order an answer (a `sim` field of the body, or `[[sim {...}]]` in the prompt), `faults.py` what can
-go wrong, `dialects/` how each dialect words it. Run it with
-`python -m gateway.testing.provider --model NAME:FIRST_TOKEN_S:TOKENS_PER_S ...`; it prints one base URL per model.
+`script.py` says how to order an answer (a `sim` field of the body, or `[[sim {...}]]` in the prompt), `faults.py` what
+can go wrong, `dialects/` how each dialect words it. Run it with `python -m gateway.testing.provider --model
+NAME:FIRST_TOKEN_S:TOKENS_PER_S ...`; it prints one base URL per model.
 """
 
 import argparse

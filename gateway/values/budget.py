@@ -53,8 +53,9 @@ LIMIT_MAX = 2**52
 class Window:
     """When a budget starts again. Calendar windows begin with the hour, day, Monday or month of `zone` (None: UTC).
 
-    `kind` is hour, day, week, month, rolling, session or total. `rolling` looks back over `seconds`, in steps of a sixtieth of it: an amount leaves between one and 61/60 windows
-    after it was booked, never before. `session` and `total` never start again.
+    `kind` is hour, day, week, month, rolling, session or total. `rolling` looks back over `seconds`, in steps of a
+    sixtieth of it: an amount leaves between one and 61/60 windows after it was booked, never before. `session` and
+    `total` never start again.
     """
 
     kind: str
@@ -67,8 +68,8 @@ class Stages:
     """What happens on the way to the limit, each from an amount in the budget's unit on.
 
     `notify`: (percent, amount) at which somebody is told, once per window. `downgrade`: above it only tiers up to
-    `tier_max` may book, where the request has such a candidate. `shrink`: above it output limits are lowered, to no less than
-    `output_min` tokens. `queue`: a call that would pass it waits up to `queue_seconds` for room.
+    `tier_max` may book, where the request has such a candidate. `shrink`: above it output limits are lowered, to no
+    less than `output_min` tokens. `queue`: a call that would pass it waits up to `queue_seconds` for room.
     """
 
     notify: tuple[tuple[int, int], ...] = ()
@@ -269,8 +270,8 @@ class Offer(Value, frozen=True, kw_only=True):
 class Reservation(Value, frozen=True, kw_only=True):
     """What was set aside: which offer fitted, how much on each of its lines, and how the accounts stand with it.
 
-    `at` is the time by which the windows were told. `output_tokens` is set where the offer was shrunk to that output. `passed_over` names the budget that the first
-    offer would have broken. Resolved once, by its id.
+    `at` is the time by which the windows were told. `output_tokens` is set where the offer was shrunk to that output.
+    `passed_over` names the budget that the first offer would have broken. Resolved once, by its id.
     """
 
     id: str

@@ -203,9 +203,9 @@ class TaskType:
 class Policy:
     """The numbers behind routing: tier thresholds on complexity, and what energy and carbon weigh.
 
-    `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve. `carbon_nusd_per_kg` is the internal carbon
-    price that is added to the expected charge when deployments of a tier are compared; `max_request_millijoules`
-    forbids candidates whose expected energy is above it.
+    `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve. `carbon_nusd_per_kg` is the
+    internal carbon price that is added to the expected charge when deployments of a tier are compared;
+    `max_request_millijoules` forbids candidates whose expected energy is above it.
     """
 
     tier_ceilings: Mapping[Tier, float]

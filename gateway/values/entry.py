@@ -154,8 +154,9 @@ def expired(hold: Hold) -> LedgerEntry:
 
 
 # completed: answered in full. refused: a budget, cap or loop said no, nothing was dialled. cancelled: the caller hung
-# up. rejected: the provider refused the request itself (its 400, 404, 422), and its words were passed on. cut: the provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between
-# dialling and settling; charged as held.
+# up. rejected: the provider refused the request itself (its 400, 404, 422), and its words were passed on. cut: the
+# provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between dialling and
+# settling; charged as held.
 OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
 
 # What an export can be broken down by: columns of the entry, and the UTC day it falls on.

@@ -45,8 +45,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 class Passage(Value, frozen=True, kw_only=True):
     """What of a request that passes through is not in its body. `dialect` is that of the providers that may get it;
-    `free` that none of them charges for it; `metered` that its answer says what it took; `creates` that
-    it makes something that can be referred to by id; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
+    `free` that none of them charges for it; `metered` that its answer says what it took; `creates` that it makes
+    something that can be referred to by id; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
     most) of what is paid for by the piece."""
 
     method: str
@@ -72,10 +72,9 @@ class Request(Value, frozen=True, kw_only=True):
     histories need not be walked again.
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
-    lie with a provider, `previous` among them the answer that this request continues,
-    `conversation` the name of the conversation that it belongs to. `background`: the provider goes on
-    with it after it has answered. `user` is the end user that the caller names, as it names it;
-    `naming` the fields of the body that may name its session.
+    lie with a provider, `previous` among them the answer that this request continues, `conversation` the name of the
+    conversation that it belongs to. `background`: the provider goes on with it after it has answered. `user` is the end
+    user that the caller names, as it names it; `naming` the fields of the body that may name its session.
     """
 
     dialect: str
@@ -111,8 +110,10 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 
 
 class Hints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the run
-    may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end user, the task type, the route where the body names no model; and all of them (names in lower case), from which a provider gets those meant for it."""
+    """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the
+    run may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end
+    user, the task type, the route where the body names no model; and all of them (names in lower case), from which a
+    provider gets those meant for it."""
 
     session: str | None = None
     session_source: str = ""

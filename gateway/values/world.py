@@ -26,9 +26,10 @@ def callers_of(world: "World") -> list[Caller]:
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
-    `learns`: some budget holds what calls usually take, so that has to be learnt. `queues`: some budget lets calls wait;
-    `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price sheet of the configuration takes effect or ends: a new world is
-    due then. `callers` maps sha256(secret) to who shows it; empty together with `open_caller` None means that nobody may call.
+    `learns`: some budget holds what calls usually take, so that has to be learnt. `queues`: some budget lets calls
+    wait; `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price
+    sheet of the configuration takes effect or ends: a new world is due then. `callers` maps sha256(secret) to who shows
+    it; empty together with `open_caller` None means that nobody may call.
     """
 
     generation: str

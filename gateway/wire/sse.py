@@ -27,10 +27,9 @@ _LEARNT_FROM = 3
 
 class Meter:
     """State of one stream: `usage` is the provider's usage object once seen, `id` the answer's own name, `done` whether
-    the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent one.
-    `watched` is set before the first byte where `ending` may be called; `listening` is how
-    much is wanted of how the answer begins, in characters: `heard` then tells. `calls` are those of an
-    answer that says them all at its end.
+    the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent
+    one. `watched` is set before the first byte where `ending` may be called; `listening` is how much is wanted of how
+    the answer begins, in characters: `heard` then tells. `calls` are those of an answer that says them all at its end.
 
     A dialect says which blocks matter (`_matters`) and reads an event (`_read`); of a watched stream it keeps what its
     end needs (`_watch`), and words that end (`_closing`).

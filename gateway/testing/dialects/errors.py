@@ -24,7 +24,8 @@ _SIMULATED = "simulated"
 class Complaint:
     """Why a request is refused, before a dialect words it.
 
-    `slug` is OpenAI's `code`; by another name, since a `code` in this package is one of the gateway's own, which its docs list.
+    `slug` is OpenAI's `code`; by another name, since a `code` in this package is one of the gateway's own, which its
+    docs list.
     """
 
     message: str
