@@ -5,7 +5,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
@@ -21,15 +22,18 @@ from .edge.upstream import HttpUpstream
 from .exchange import Exchange
 from .exporters import table
 from .exporters.prometheus import Metrics
+from .feeds import scorer_weights
 from .feeds.self_energy import SelfMeter
 from .providers.call import UpstreamCall
 from .relay import Answering
 from .roster import Roster
 from .routing.health import HealthBook
+from .school import School
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
 from .treasury import Gauge, Treasury
+from .values.quality import Learnt
 from .values.world import World
 
 log = logging.getLogger(__name__)
@@ -81,9 +85,15 @@ class Doors:
 
 class App:
     """One gateway process: `start`, serve, `stop`. `reload` gives the world of the same configuration at a later time,
-    when its prices have changed."""
+    when its prices have changed; `refit` fits what is learnt anew."""
 
-    def __init__(self, settings: Settings, world: World, reload: Callable[[float], World] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        reload: Callable[[float], World] | None = None,
+        refit: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._settings = settings
         self._world = world
         self._clock = SystemClock()
@@ -97,10 +107,20 @@ class App:
         self._supervisor = Supervisor()
         url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
         self._treasury = Treasury(lambda: self._world, settings.data, url, self._supervisor, self._clock.now)
+        self._school = School(
+            lambda: self._world,
+            settings.data,
+            self._supervisor,
+            self._clock.now,
+            self._chance.jitter,
+            self._learnt,
+            refit,
+        )
         secret = settings.approval_secret.get_secret_value() if settings.approval_secret is not None else None
         self._roster = Roster(
-            lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._chance.request_id
-        )
+            lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._chance.request_id,
+            self._school.reported,
+        )  # fmt: skip
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
         self.admin_port = settings.admin_port
@@ -128,7 +148,10 @@ class App:
             clock=self._clock,
             chance=self._chance,
             outputs=self._treasury.outputs,
+            learner=self._school,
+            scorer=scorer_weights.load(),
         )
+        self._school.start(exchange, self._treasury.announce)
         self._front = server.Front(
             exchange=exchange,
             world=lambda: self._world,
@@ -202,8 +225,13 @@ class App:
         """Publish the next world when a price of the configuration takes effect; open calls keep theirs."""
         now, due = self._clock.now(), self._world.changes_at
         if self._reload is not None and due is not None and now >= due:
-            self._world = await asyncio.to_thread(self._reload, now)
+            fresh, learnt = await asyncio.to_thread(self._reload, now), self._world.learnt
+            self._world = replace(fresh, learnt=learnt)
             log.info("prices have changed; the configuration is now %s", self._world.generation)
+
+    def _learnt(self, learnt: Learnt) -> None:
+        """Publish what own traffic has taught; open calls keep what they began with."""
+        self._world = replace(self._world, learnt=learnt)
 
     async def _measure_self(self) -> None:
         assert self._self_meter is not None
@@ -238,6 +266,7 @@ class App:
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield from self._treasury.gauges()
         yield from self._roster.gauges()
+        yield from self._school.gauges()
         yield (
             "penstock_requests_repelled",
             "Requests of stopped sessions that were answered from memory, since the start.",

@@ -15,20 +15,22 @@ from .accounting.expectation import OutputBook
 from .crossing import Carrier
 from .errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
 from .holding import Budgets, Clock, Held, Holder
+from .navigator import Navigator
 from .providers import PROVIDERS
 from .providers.call import UpstreamCall
 from .reception import CONVERSATIONS, Arrived, Reception, SessionNews, taken_note
 from .relay import Answering, Failed, Relay, Reply, carried_of
 from .routing import plan as planning
 from .routing.bonds import bonds_of
-from .routing.classifiers import CLASSIFIERS
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
+from .routing.scorer import Scorer
 from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.origins import Origin
 from .settlement import Decided, Progress
+from .story import Spare
 from .values.answer import Answer
 from .values.base import Value
 from .values.budget import NOTHING_SPENT, Reservation
@@ -63,6 +65,19 @@ class Counter(Protocol):
     async def count(self, messages: Sequence[Message]) -> int | None: ...
 
 
+class Learner(Protocol):
+    """Who learns from calls that have ended; waits for nobody."""
+
+    def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None: ...
+
+
+class _Nobody:
+    """Learns nothing."""
+
+    def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
+        """Forgotten."""
+
+
 class Upstream(Protocol):
     """The door to providers; raises Unreachable or UpstreamTimeout."""
 
@@ -70,11 +85,18 @@ class Upstream(Protocol):
 
 
 class _Place(Value, frozen=True):
-    """Where in its plan an attempt stands, and how often its deployment was tried."""
+    """Where in its plan an attempt stands, how often its deployment was tried, and where a doubtful answer leads;
+    `spared`: there is one that the caller gets if this attempt fails."""
 
     at: int
     of: int
     tries: int
+    above: int | None = None
+    spared: bool = False
+
+
+# Outcomes that speak against the deployment.
+_FAILED = ("upstream_error", "cut")
 
 
 class Exchange:
@@ -94,12 +116,16 @@ class Exchange:
         chance: Chance,
         outputs: OutputBook,
         news: SessionNews,
+        learner: Learner | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.repelled = 0
         self._world = world
         self._budgets = budgets
         self._reception = Reception(sessions, news, clock, chance.request_id)
         self._health = health
+        self.navigator = Navigator(health, outputs, chance.jitter, scorer)
+        self._learner = learner or _Nobody()
         self._relay = Relay(health)
         self._upstream = upstream
         self._counter = counter
@@ -110,7 +136,11 @@ class Exchange:
 
     async def serve(self, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
         """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
-        arrived = await self._reception.arrived(self._world(), self.route_of(request, hints), request, caller, hints)
+        return await self.ask(self.route_of(request, hints), request, caller, hints, reply)
+
+    async def ask(self, route: Route, request: Request, caller: Caller, hints: Hints, reply: Reply) -> Answer:
+        """The same for a route that the request need not name."""
+        arrived = await self._reception.arrived(self._world(), route, request, caller, hints)
         session = arrived.session
         if session.stop is not None:
             return await self._repel(arrived, reply)
@@ -153,7 +183,7 @@ class Exchange:
     def _decide(self, arrived: Arrived) -> Decided:
         world, request, caller, session = arrived.world, arrived.request, arrived.caller, arrived.session
         facts = self._facts(request, arrived.route, session, arrived.origins)
-        verdict = CLASSIFIERS["transparent"](facts, world.task_types, declared=arrived.hints.task_type)
+        verdict, role = self.navigator.judged(arrived, facts)
         limits = world.loops.of(arrived.route.name, verdict.task_type)
         standing = ladder.standing(session, arrived.standing, limits) if arrived.standing.score else arrived.standing
         decided = Decided(
@@ -171,6 +201,10 @@ class Exchange:
             standing=standing,
             user=self._reception.user(world, caller, arrived.hints.user or request.user, arrived.at),
             tip=arrived.tip,
+            aim=self.navigator.aims.aim(arrived.route, verdict, caller.org, world, role)
+            if arrived.route.auto
+            else None,
+            deadline_ms=arrived.hints.deadline_ms,
             note=taken_note(session) if request.dialect in CONVERSATIONS else "",
         )
         if standing.due:
@@ -200,23 +234,8 @@ class Exchange:
         return structs.replace(decided, facts=facts)
 
     def _plan(self, decided: Decided) -> Plan | Refusal:
-        world, session = decided.world, decided.session
-        beyond = caps.beyond(world.caps_of(decided.caller.key), session, now=decided.at)
-        if beyond is not None:
-            return beyond
-        now = self._clock.monotonic()
-        plan = planning.decide(
-            decided.route,
-            decided.request,
-            decided.facts,
-            decided.verdict,
-            world.policy,
-            lambda name: self._health.standing(name, now=now),
-            decided.carrier,
-        )
-        if session.moved and isinstance(plan, Plan):
-            return planning.moved(plan, session.moved)
-        return plan
+        beyond = caps.beyond(decided.world.caps_of(decided.caller.key), decided.session, now=decided.at)
+        return beyond if beyond is not None else self.navigator.planned(decided, now=self._clock.monotonic())
 
     async def _repel(self, arrived: Arrived, reply: Reply) -> Answer:
         """Asked once more after its stop: answered from memory, at next to no cost."""
@@ -281,26 +300,37 @@ class Exchange:
         attempts = list(plan.attempts)
         place, number, tries = 0, 0, [0] * len(attempts)
         between, not_spoken = False, ""
+        spare: Spare | None = None
         try:
             while True:
                 number += 1
                 held = await self._holder.hold(decided, attempts, place, number)
                 if isinstance(held, Refusal):
                     between = False
+                    if spare is not None:
+                        return self._spared(decided, spare, attempts=number - 1)
                     return self._refuse(decided, held, attempts=number - 1)
                 place = held.place
                 tries[place] += 1
                 progress = _begun(number, held, not_spoken)
                 not_spoken = ""
+                above = self.navigator.escalation(decided, attempts, place) if spare is None else None
+                progress.verified = above is not None
                 self._journal(decided, progress)
                 between = False
                 result, following = await self._attempt(
-                    decided, progress, _Place(place, len(attempts), tries[place]), hints, reply
+                    decided,
+                    progress,
+                    _Place(place, len(attempts), tries[place], above, spare is not None),
+                    hints,
+                    reply,
                 )
                 if isinstance(result, Answer):
-                    return result
+                    return result if spare is None else story.escalated(result, spare)
+                if progress.doubts:
+                    spare = Spare(answer=result.answer, deployment=held.attempt.deployment.name, doubts=progress.doubts)
                 if following is None:
-                    return result.answer
+                    return result.answer if spare is None else self._spared(decided, spare, attempts=number)
                 if result.speech is not None:
                     not_spoken = attempts[place].speech
                     attempts[place] = structs.replace(attempts[place], speech=result.speech)
@@ -333,16 +363,24 @@ class Exchange:
         answering: Answering | None = None
         result: Answer | Failed | None = None
         following: Next | None = None
+        dialled: float | None = None
         try:
             call = self._call(decided, progress, hints)
             if self._opened(progress.attempt):
                 # Its circuit opened since the plan was made: others failed meanwhile.
                 raise Unreachable(f"'{deployment.name}' is left alone after failures.")
             progress.dialled = True
+            dialled = self._clock.monotonic()
+            self.navigator.loads.began(deployment.name)
             progress.probe = self._health.dialled(deployment.name, now=self._clock.monotonic())
             answering = await self._upstream.dial(call)
             now = progress.first_byte = self._clock.monotonic()
+            self.navigator.loads.told(deployment.name, answering.headers, now=now)
             result = await self._relay.answered(decided, progress, answering, reply, now=now)
+            if isinstance(result, Answer) and progress.said is not None and self.navigator.doubtful(decided, progress):
+                # Paid for and shown, but not good enough: the caller gets it only if nobody above can answer.
+                progress.code = "escalated"
+                result = Failed(answer=result, retry_same=False, try_other=True, retry_after=None)
         except UpstreamError as error:
             result = await self._relay.broken(decided, progress, error, reply, now=self._clock.monotonic())
         except CallerGone:
@@ -353,11 +391,21 @@ class Exchange:
         finally:
             if answering is not None:
                 answering.close()
+            if dialled is not None:
+                waited = (progress.first_byte - dialled) * 1000 if progress.first_byte is not None else None
+                failed = progress.outcome in _FAILED
+                self.navigator.loads.ended(deployment.name, waited, failed=failed)
             if isinstance(result, Failed):
-                following = self._followed(decided, progress.attempt, place, result)
+                following = (
+                    Next(place=place.above or 0, wait_seconds=0.0)
+                    if progress.doubts
+                    else self._followed(decided, progress.attempt, place, result)
+                )
             elif result is None and progress.probe:
                 self._health.released(deployment.name, now=self._clock.monotonic())
-            entry = self._settle(decided, progress, final=not isinstance(result, Failed) or following is None)
+            entry = self._settle(
+                decided, progress, final=not isinstance(result, Failed) or (following is None and not place.spared)
+            )
         if isinstance(result, Failed):
             told = story.told(result.answer, decided, progress, entry)
             return structs.replace(result, answer=told), following
@@ -433,12 +481,19 @@ class Exchange:
         if progress.outcome == "completed":
             decided.session.provider = entry.provider
         self._reception.progressed(decided, progress, entry)
+        self.navigator.served(decided, progress, entry)
+        self._learner.served(decided, progress, entry)
         self._ledger.record(entry)
         passage = decided.request.passage
         creates = decided.request.dialect == "responses" if passage is None else passage.creates
         if progress.outcome == "completed" and creates:
             self._reception.remember(decided, progress, entry.input_tokens + entry.output_tokens)
         return entry
+
+    def _spared(self, decided: Decided, spare: Spare, *, attempts: int) -> Answer:
+        """Nobody above could answer: the caller gets what was doubted."""
+        self._ledger.record(settlement.entry_of_spare(decided, attempts=attempts, now=self._clock.monotonic()))
+        return spare.answer
 
     def _refuse(self, decided: Decided, refusal: Refusal, *, attempts: int) -> Answer:
         decided.session.failed = True

@@ -29,6 +29,7 @@ from .settlement import Decided, Progress
 from .values.answer import Answer
 from .values.base import Value
 from .wire import DIALECTS, heard, passage
+from .wire.said import said
 from .wire.sse import Meter
 
 # More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
@@ -108,6 +109,8 @@ class Relay:
         progress.answer_id = str(document.get("id") or "")
         progress.heard = heard.beginning(document) if decided.tip else progress.heard
         progress.calls = heard.calls(document) if attempt.speech == "responses" else ()
+        if progress.verified:
+            progress.said = said(document)
         if request.passage is not None:
             progress.pieces = passage.pieces_of(document)
         carried = carried_of(decided, progress)

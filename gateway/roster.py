@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WAITING_MAX = 1_000
+# What callers report of their sessions.
+_REPORTS = ("session_outcome", "session_feedback")
 # What has to be known after a restart.
-_RECALLED = tuple(kind for kind in EVENT_KINDS if kind != "loop_warn")
+_RECALLED = tuple(kind for kind in EVENT_KINDS if kind not in ("loop_warn", *_REPORTS))
+# What no webhook is told.
+_QUIET = ("session_caps", "loop_warn", *_REPORTS)
 # What happened to a session longer ago than its accounts are kept is history.
 _KEPT_SECONDS = 24 * 3600.0
 _SECRET_BYTES = 32
@@ -43,7 +47,7 @@ _LOOK_SECONDS, _OVERLAP_SECONDS = 1.0, 5.0
 
 
 class Roster:
-    """The sessions of one process, their events and their desk. `send` takes an event to the webhook; `base` is where
+    """The sessions of one process, their events and their desk; `heard` hears of every event. `send` takes an event to the webhook; `base` is where
     links lead, known once the port is."""
 
     def __init__(
@@ -54,7 +58,9 @@ class Roster:
         supervisor: Supervisor,
         now: Callable[[], float],
         fresh_id: Callable[[], str],
+        heard: Callable[[SessionEvent], None],
     ) -> None:
+        self._heard = heard
         self._folder = folder
         self._secret = secret
         self._supervisor = supervisor
@@ -102,9 +108,10 @@ class Roster:
             "" if event.acted else " (only observed)",
         )
         session = self.sessions.of(event.key, event.session)
-        if session is not None and event.acted:
+        if session is not None and event.acted and event.kind not in _REPORTS:
             self._changed(event.org, event.key, session, CHANGES.get(event.kind, CLIMBED))
-        if event.kind not in ("session_caps", "loop_warn"):
+        self._heard(event)
+        if event.kind not in _QUIET:
             self._send(_told(event))
         if self._waiting < _WAITING_MAX or event.kind.startswith("session_"):
             self._waiting += 1

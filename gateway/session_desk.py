@@ -20,6 +20,9 @@ from .values.world import World, callers_of
 _NOTE_CHARS_MAX = 1000
 _LISTED_MAX = 1000
 LABELS = ("healthy", "loop")
+# How a session may have ended, as a quality in [0, 1].
+OUTCOMES: Mapping[str, float] = {"success": 1.0, "partial": 0.5, "failure": 0.0}
+_UNITS_MAX, _UNIT_CHARS_MAX = 1_000_000_000, 64
 
 
 class GrantMore(Protocol):
@@ -92,6 +95,48 @@ class SessionDesk:
     def mine(self, caller: Caller, name: str) -> dict[str, Any]:
         """One of the caller's own sessions. Raises NotFound."""
         return self.told(caller.key, self._found(caller.key, name))
+
+    def reported(self, caller: Caller, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """How a session of the caller's ended: `outcome` (success, partial, failure), and how many `units` of work, of
+        which `unit`, it did. Raises NotFound, BadRequest."""
+        _only(asked, ("outcome", "units", "unit", "note"))
+        session = self._found(caller.key, name)
+        outcome = asked.get("outcome")
+        if not isinstance(outcome, str) or outcome not in OUTCOMES:
+            raise BadRequest(f"'outcome' must be one of {', '.join(OUTCOMES)}.", param="outcome")
+        units = asked.get("units", 1)
+        if isinstance(units, bool) or not isinstance(units, int | float) or not 0 <= units <= _UNITS_MAX:
+            raise BadRequest(f"'units' must be a number from 0 to {_UNITS_MAX}.", param="units")
+        unit = asked.get("unit", "")
+        if not isinstance(unit, str) or len(unit) > _UNIT_CHARS_MAX:
+            raise BadRequest(f"'unit' must be text of at most {_UNIT_CHARS_MAX} characters.", param="unit")
+        details = {"outcome": outcome, "quality": OUTCOMES[outcome], "units": units, "unit": unit, "note": _note(asked)}
+        self._tell("session_outcome", caller.org, caller.key, session, details)
+        return {"object": "session.outcome", "session": session.id, **details}
+
+    def rated(self, caller: Caller, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What a caller thinks of a session, or of one answer in it (`request_id`): `rating` in [0, 1], or `redone` where
+        the work had to be done again. Raises NotFound, BadRequest."""
+        _only(asked, ("rating", "redone", "request_id", "note"))
+        session = self._found(caller.key, name)
+        rating, redone = asked.get("rating"), asked.get("redone", False)
+        if not isinstance(redone, bool):
+            raise BadRequest("'redone' must be true or false.", param="redone")
+        if rating is None and not redone:
+            raise BadRequest("Give a 'rating' from 0 to 1, or 'redone': true.", param="rating")
+        if rating is not None and (
+            isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 1
+        ):
+            raise BadRequest("'rating' must be a number from 0 to 1.", param="rating")
+        request_id = asked.get("request_id")
+        if request_id is not None and (not isinstance(request_id, str) or len(request_id) > _UNIT_CHARS_MAX):
+            raise BadRequest("'request_id' must be what x-penstock-request-id said.", param="request_id")
+        details = {
+            "rating": rating, "redone": redone, "quality": 0.0 if redone else rating, "request_id": request_id,
+            "note": _note(asked),
+        }  # fmt: skip
+        self._tell("session_feedback", caller.org, caller.key, session, details)
+        return {"object": "session.feedback", "session": session.id, **details}
 
     def listed(self, *, stopped: bool) -> dict[str, Any]:
         """The sessions of this gateway, newest first, at most a thousand; `stopped`: only those that are not served."""
@@ -271,6 +316,14 @@ def _name(asked: Mapping[str, Any], field: str) -> str | None:
     if not isinstance(name, str) or not name:
         raise BadRequest(f"'{field}' must be the name of a session.", param=field)
     return clean_name(name)
+
+
+def _only(asked: Mapping[str, Any], fields: tuple[str, ...]) -> None:
+    unknown = set(asked) - set(fields)
+    if unknown:
+        raise BadRequest(
+            f"'{min(unknown)[:40]}' is unknown here; there are {', '.join(fields)}.", param=min(unknown)[:40]
+        )
 
 
 def _note(asked: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from .carbon.footprint import UNKNOWN, carbon_micrograms_held, energy_millijoule
 from .crossing import Carrier
 from .crossing.carried import Back
 from .providers import PROVIDERS
+from .routing.aims import Aim
 from .sessions.identity import Session
 from .sessions.ladder import Standing
 from .values.base import Value
@@ -21,6 +22,7 @@ from .values.request import Caller, Request
 from .values.usage import NO_USAGE, Usage
 from .values.world import World
 from .wire.heard import UNHEARD, Beginning
+from .wire.said import Said
 from .wire.sse import Meter
 
 # Something passed through that said nothing of tokens.
@@ -35,7 +37,8 @@ class Watching(Protocol):
 
 class Decided(Value, frozen=True, kw_only=True):
     """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds;
-    `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see."""
+    `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see.
+    `aim` is None where the route leaves no choice; the answer is wanted within `deadline_ms` of the request."""
 
     request_id: str
     at: float
@@ -52,6 +55,8 @@ class Decided(Value, frozen=True, kw_only=True):
     user: str = ""
     tip: int = 0
     note: str = ""
+    aim: Aim | None = None
+    deadline_ms: float | None = None
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -59,7 +64,8 @@ class Progress(msgspec.Struct, kw_only=True):
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent. `refused`
     means that the provider answered with an error status, which none of them charges for. `heard` is how the answer
-    begins, `calls` the calls that it makes where the provider keeps the conversation. `pieces` are what was paid for by
+    begins, `calls` the calls that it makes where the provider keeps the conversation; `said` what a whole answer says, read
+    where its doubtfulness decides (`verified`), and `doubts` what speaks against it. `pieces` are what was paid for by
     the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries a
     deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before. `watch`
     follows a stream whose hold may have to grow.
@@ -80,8 +86,11 @@ class Progress(msgspec.Struct, kw_only=True):
     watch: Watching | None = None
     pieces: int | None = None
     text_bytes: int = 0
+    verified: bool = False
     heard: Beginning = UNHEARD
     calls: tuple[tuple[Any, Any, Any], ...] = ()
+    said: Said | None = None
+    doubts: tuple[str, ...] = ()
     answered: bool = False
     outcome: str = "cancelled"
     status: int = 499
@@ -197,6 +206,24 @@ def entry_of_refusal(decided: Decided, refusal: Refusal, *, status: int, attempt
         status=status,
         code=refusal.code,
         reason=refusal.code,
+        first_byte=None,
+        now=now,
+    )
+
+
+def entry_of_spare(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
+    """The fact about a request that got the answer which was doubted: its attempts stand in entries of their own."""
+    return _entry(
+        decided,
+        number=attempts + 1,
+        final=True,
+        deployment=None,
+        usage=NO_USAGE,
+        hold_nusd=0,
+        outcome="completed",
+        status=200,
+        code="not_escalated",
+        reason="nobody above could answer",
         first_byte=None,
         now=now,
     )

@@ -4,6 +4,7 @@ from .crossing.carried import Carried
 from .sessions.ladder import Standing
 from .settlement import Decided, Progress, amounts_of
 from .values.answer import Answer
+from .values.base import Value
 from .values.budget import UNITS, Amounts, Reservation
 from .values.entry import LedgerEntry
 from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd, shortest
@@ -54,6 +55,26 @@ def of_attempt(decided: Decided, progress: Progress, spent: Amounts | None = Non
         if isinstance(carried, Carried) and carried.dropped:
             headers["x-penstock-dropped"] = "; ".join(carried.dropped)
     return headers
+
+
+class Spare(Value, frozen=True, kw_only=True):
+    """An answer that was doubted: kept until a better one has come."""
+
+    answer: Answer
+    deployment: str
+    doubts: tuple[str, ...]
+
+
+def escalated(answer: Answer, spare: Spare) -> Answer:
+    """The better answer, with what the doubted one was and took."""
+    cost = spare.answer.headers.get("x-penstock-cost-usd", "unpriced")
+    told = f"from {spare.deployment}; {', '.join(spare.doubts)}; {cost} USD"
+    return Answer(
+        status=answer.status,
+        headers={**answer.headers, "x-penstock-escalated": told},
+        body=answer.body,
+        streamed=answer.streamed,
+    )
 
 
 def budgets_of(reservation: Reservation, now: float, spent: Amounts | None = None) -> str:

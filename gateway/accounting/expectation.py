@@ -20,6 +20,10 @@ _BINS = 24 * _BINS_PER_OCTAVE
 # (AgentDojo, tau-bench, SWE-agent, Who&When; o200k_base) the median is 71, the 0.95 quantile 316, the 0.99 quantile 455;
 # models that reason write several times as much.
 UNKNOWN_OUTPUT_TOKENS = 2_000
+# The usual length where nothing is known yet: above the median of those turns, as models that reason write more.
+UNKNOWN_USUAL_TOKENS = 300
+# Medians are read again after so many calls: reading one walks the bins.
+_USUAL_EVERY = 16
 
 
 class OutputBook:
@@ -27,6 +31,8 @@ class OutputBook:
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
+        # Medians, with the number of calls (in steps) that they were read from.
+        self._usual: dict[tuple[str, str], tuple[int, int]] = {}
 
     def learn(self, task_type: str, model: str, output_tokens: int) -> None:
         """One call ended by itself with so many output tokens."""
@@ -36,7 +42,7 @@ class OutputBook:
             if counts is None:
                 counts = self._groups[group] = [0] * (_BINS + 2)
                 if len(self._groups) > _GROUPS_MAX:
-                    self._groups.popitem(last=False)
+                    self._usual.pop(self._groups.popitem(last=False)[0], None)
             else:
                 self._groups.move_to_end(group)
             counts[place] += 1
@@ -45,17 +51,28 @@ class OutputBook:
                 counts[:-1] = [count // 2 for count in counts[:-1]]
                 counts[-1] = sum(counts[:-1])
 
+    def usual(self, task_type: str, model: str) -> int:
+        """The output tokens that half of such calls stay within; UNKNOWN_USUAL_TOKENS before enough were seen."""
+        for group in ((task_type, model), ("", model)):
+            counts = self._groups.get(group)
+            if counts is not None and counts[-1] >= _CALLS_MIN:
+                known = self._usual.get(group)
+                if known is None or known[0] != counts[-1] // _USUAL_EVERY:
+                    known = self._usual[group] = (counts[-1] // _USUAL_EVERY, _quantile(counts, 0.5))
+                return known[1]
+        return UNKNOWN_USUAL_TOKENS
+
     def expected(self, task_type: str, model: str) -> int:
         """The output tokens that QUANTILE of such calls stay within, rounded up to a bin's end."""
         for group in ((task_type, model), ("", model)):
             counts = self._groups.get(group)
             if counts is not None and counts[-1] >= _CALLS_MIN:
-                return _quantile(counts)
+                return _quantile(counts, QUANTILE)
         return UNKNOWN_OUTPUT_TOKENS
 
 
-def _quantile(counts: list[int]) -> int:
-    wanted = counts[-1] * QUANTILE
+def _quantile(counts: list[int], share: float) -> int:
+    wanted = counts[-1] * share
     for place, count in enumerate(counts[:-1]):
         wanted -= count
         if wanted <= 0:

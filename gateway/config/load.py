@@ -21,6 +21,10 @@ from .budgets import budgets as budgets_of
 from .budgets import caps as caps_of
 from .deployments import changes as changes_of
 from .deployments import deployments as deployments_of
+from .quality import cascade as cascade_of
+from .quality import learning as learning_of
+from .quality import quality as quality_of
+from .quality import roles as roles_of
 from .reader import Reader, meant, nusd
 from .sessions import fields as fields_of
 from .sessions import loops as loops_of
@@ -163,6 +167,11 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         key_caps=_key_caps(reader, document, caps),
         loops=loops_of(reader, document.loops, reader.section("routes"), reader.section("task_types")),
         policy=_policy(reader, document),
+        quality=quality_of(reader, document.quality, document.task_types),
+        classifier=document.classifier,
+        cascade=cascade_of(document.cascade),
+        learning=learning_of(reader, document.learning, document.routes),
+        roles=roles_of(reader, document.roles, document.task_types),
         callers=_callers(reader, document),
         open_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),

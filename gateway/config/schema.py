@@ -351,6 +351,75 @@ class Loops(LoopSteps):
     approval_links: Literal["everywhere", "webhook", "none"] = "everywhere"
 
 
+class Quality(_Strict):
+    """What quality is asked for. `keep`: at least this share of the frontier's, with `confidence`; the threshold comes
+    from the labels at hand (`penstock learn`), and where those do not carry the claim `fallback` decides: all to the
+    frontier, or `fallback_share` of the requests. `frontier_share` instead: so many go there, whatever comes."""
+
+    keep: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    confidence: Annotated[Number, Field(ge=Decimal("0.5"), lt=1)] = Decimal("0.95")
+    fallback: Literal["frontier", "share"] = "frontier"
+    fallback_share: Share = Decimal("0.5")
+    frontier_share: Share | None = None
+
+
+class QualityOf(Quality):
+    """The same for one task type; what is not said is as in `quality` itself."""
+
+    task_type: Name
+
+
+class QualityRules(Quality):
+    """The quality floor of `auto` routes, or a share that goes to the frontier. Without either the ceilings of `tiers`
+    decide. `rules` are for task types."""
+
+    rules: list[QualityOf] = []
+
+
+class Cascade(_Strict):
+    """Small first, and the next tier if its answer looks doubtful (cut off, a refusal, not in the form asked for): only
+    where that is expected to cost less than going there at once, and never for streams. `escalates` is the share of
+    doubtful answers that is assumed at first."""
+
+    mode: Literal["off", "enforce"] = "off"
+    escalates: Share = Decimal("0.2")
+
+
+class Shadow(_Strict):
+    """A sample of requests is asked of the smallest and the most capable candidate once more, beside the caller, and
+    the route `judge` compares the answers, blind and in both orders. Charged to team `penstock-shadow`."""
+
+    share: Share = Decimal(0)
+    judge: RouteName | None = None
+    usd_per_day: Positive = Decimal(5)
+
+
+class Learning(_Strict):
+    """How labels of own traffic are collected and used. Only features of prompts are kept, unless `keep_content`.
+    `refit_minutes`: how often floors are fitted anew; null leaves that to `penstock learn fit`."""
+
+    shadow: Shadow = Shadow()
+    keep_content: bool = False
+    labels_max: Annotated[int, Field(ge=1_000, le=10_000_000)] = 200_000
+    refit_minutes: Annotated[Number, Field(ge=1, le=100_000)] | None = Decimal(60)
+
+
+class Role(_Strict):
+    """A part that an agent plays: planner, coder, critic. Known by the header x-penstock-role, by its agent's name
+    (`agents`, shell patterns), by `words` that all stand in its system prompt, by one of its `tools`, as a sub-agent,
+    or because an agent like it showed the header before. The first that fits counts."""
+
+    name: Name
+    agents: list[str] = []
+    words: list[str] = []
+    tools: list[str] = []
+    sub_agents: bool = False
+    task_type: Name | None = None
+    complexity_shift: Annotated[Number, Field(ge=-10, le=10)] = Decimal(0)
+    tier_min: Literal["small", "medium", "frontier"] | None = None
+    tier_max: Literal["small", "medium", "frontier"] | None = None
+
+
 class Retries(_Strict):
     """Tries of the same deployment after a failure that another try may cure, when no other is left."""
 
@@ -367,7 +436,12 @@ class Document(_Strict):
     deployments: dict[Name, Deployment]
     routes: Annotated[dict[RouteName, Route], Field(min_length=1)]
     tiers: Tiers = Tiers()
+    quality: QualityRules = QualityRules()
+    classifier: Literal["learned", "transparent"] = "learned"
+    cascade: Cascade = Cascade()
+    learning: Learning = Learning()
     task_types: dict[Name, TaskType] = {}
+    roles: list[Role] = []
     budgets: dict[Name, Budget] = {}
     energy: EnergyRules = EnergyRules()
     users: Users = Users()

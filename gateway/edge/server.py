@@ -52,6 +52,7 @@ _SESSION_CHARS_MAX = 128
 # What SDKs count their retries in (OpenAI's and Anthropic's alike).
 _RETRY_HEADER, _CAPS_HEADER = "x-stainless-retry-count", "x-penstock-session-caps"
 _TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
+_ROLE_HEADER, _DEADLINE_HEADER = "x-penstock-role", "x-penstock-deadline-ms"
 # What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
 _PATHS = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
@@ -282,7 +283,8 @@ class Front:
         return web.Response(body=orjson.dumps(mine), content_type="application/json")
 
     async def _my_sessions(self, request: web.BaseRequest) -> web.Response:
-        """POST /v1/sessions opens a run and says what it may take; GET /v1/sessions/ID tells how it stands."""
+        """POST /v1/sessions opens a run and says what it may take; GET /v1/sessions/ID tells how it stands; how it went
+        is told by POST to its /outcome and /feedback."""
         caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
         name = unquote(request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix(_SESSIONS)).strip("/")
         if request.method == "POST" and not name:
@@ -291,11 +293,19 @@ class Front:
                 await self._session_desk.reached(asked["id"], caller.key)
             told = self._session_desk.opened(caller, asked)
             await self._session_desk.known()
+        elif request.method == "POST" and name.endswith(("/outcome", "/feedback")):
+            name, _, what = name.rpartition("/")
+            asked = await asked_of(request)
+            await self._session_desk.reached(name, caller.key)
+            desk = self._session_desk
+            told = (desk.reported if what == "outcome" else desk.rated)(caller, name, asked)
         elif request.method == "GET" and name:
             await self._session_desk.reached(name, caller.key)
             told = self._session_desk.mine(caller, name)
         else:
-            raise MethodNotAllowed("See POST /v1/sessions and GET /v1/sessions/ID.")
+            raise MethodNotAllowed(
+                "See POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback."
+            )
         return web.Response(body=orjson.dumps(told), content_type="application/json")
 
     async def _body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
@@ -395,9 +405,18 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
         repeated=headers.get(_RETRY_HEADER, "0") != "0",
         user=_named(headers, world.user_headers),
         task_type=headers.get(_TASK_HEADER),
+        role=headers.get(_ROLE_HEADER),
+        deadline_ms=_deadline(headers[_DEADLINE_HEADER]) if _DEADLINE_HEADER in headers else None,
         route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,
         headers=headers,
     )
+
+
+def _deadline(value: str) -> float:
+    """Milliseconds. Raises BadRequest."""
+    if not value.isascii() or not value.isdecimal() or len(value) > 10 or int(value) == 0:
+        raise BadRequest(f"'{_DEADLINE_HEADER}' must be a whole number of milliseconds above 0.")
+    return float(value)
 
 
 def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:

@@ -1,10 +1,11 @@
-"""Facts about a request: counts and flags taken in one pass over the parsed messages, no text kept but a word set.
+"""Facts about a request: counts and flags taken in one pass over the parsed messages.
 
 Long histories are not scanned: text is looked at only in the newest turns and the head of the system prompt, each up
 to a fixed number of characters.
 """
 
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,11 @@ def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
     messages = request.messages
     has_parts = PARTS in request.sizes
     images, media_bytes = _media(messages) if has_parts else (0, 0)
-    newest = _newest_text(request)
+    prompt = _newest_text(request)
+    half = _NEWEST_CHARS // 2
+    newest = prompt if len(prompt) <= _NEWEST_CHARS else f"{prompt[:half]} {prompt[-half:]}"
     system = _text(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
+    system_words = frozenset(system.lower().translate(_SEPARATORS).split())
     tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
     most = len(request.body) - media_bytes + images * estimate.IMAGE_TOKENS_MAX
     return Facts(
@@ -46,8 +50,14 @@ def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
         has_images=images > 0,
         has_schema=request.has_schema,
         code_share=_code_share(newest),
-        words=frozenset(f"{newest} {system}".lower().translate(_SEPARATORS).split()),
+        words=system_words.union(newest.lower().translate(_SEPARATORS).split()),
         newest_chars=len(newest),
+        system_words=system_words,
+        fingerprint=zlib.crc32(request.tools, zlib.crc32(system.encode(errors="surrogatepass")))
+        if system or request.tools
+        else 0,
+        prompt=prompt,
+        tools=request.tools,
         long_cache=_keeps_long(request, has_parts),
         bonds=bonds,
     )
@@ -62,15 +72,13 @@ def _keeps_long(request: Request, has_parts: bool) -> bool:
 
 
 def _newest_text(request: Request) -> str:
-    """The newest user text, else the task at the opening; head and tail of it if it is long."""
+    """The newest user text, else the task at the opening."""
     messages = request.messages
     recent, opening = messages[-_RECENT_TURNS:], messages[:_OPENING_TURNS]
     newest = next(
         (message for message in (*reversed(recent), *reversed(opening)) if message.role == "user"), messages[-1]
     )
-    found = _text(newest.content)
-    half = _NEWEST_CHARS // 2
-    return found if len(found) <= _NEWEST_CHARS else f"{found[:half]} {found[-half:]}"
+    return _text(newest.content)
 
 
 def _text(content: Any) -> str:

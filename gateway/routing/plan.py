@@ -1,8 +1,10 @@
 """The decision: which deployments are tried for this request, in which order, and what is held for each.
 
-An `auto` route starts at the lowest tier whose ceiling covers the complexity. Within a tier the order is by expected
-charge plus the internal carbon price. Behind the choice stand the rest of its tier, the tiers above (nearest first),
-and then the tiers below: they are used when an attempt fails, or when a budget cannot hold the ones before.
+An `auto` route has an aim: the lowest tier that will do (aims.py). Among the candidates at or above it the order is by
+what the session is expected to cost to its end (economics.py), with the internal carbon price on top: so a session
+stays where its cache is warm as long as that pays. Behind them stand the tiers below, nearest first: they are used when
+an attempt fails, or when a budget cannot hold the ones before. Of deployments that cost the same the less busy of two
+drawn at random comes first (power of two choices: Mitzenmacher, IEEE TPDS 12 (2001)).
 """
 
 import math
@@ -11,40 +13,56 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import structs
 
 from ..accounting import pricing
+from ..accounting.expectation import UNKNOWN_USUAL_TOKENS
 from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
 from ..crossing import Carrier, speech_of
 from ..errors import NotCarriable
+from ..values.base import Value
 from ..values.catalog import Deployment, Policy, PriceSheet, Route, Tier
-from ..values.plan import Attempt, Bond, Facts, Plan, Refusal, Verdict
+from ..values.plan import Attempt, Bond, Facts, Plan, Refusal
 from ..values.request import Passage, Request
+from ..values.units import NUSD_PER_USD
+from .aims import Aim
+from .economics import NOTHING_EXPECTED, Outlook, Stake, total_nusd
 from .health import Standing
+from .load import IDLE, Load
 from .rules import FORBIDDING, circuit
 from .rules.candidate import Candidate
 
-# Length of a usual answer in tokens where the caller sets no limit (median of public agent traces is under 300).
-_USUAL_OUTPUT_TOKENS = 300
 # Bytes / 4 is within this factor on prose, code and tool output (docs/methodology.md).
 _ESTIMATE_ERROR = 1.5
 _MICROGRAMS_PER_KG = 1_000_000_000
+# Candidates of a tier whose totals differ by less are the same to an operator: the less busy one is taken.
+_SAME_COST = 0.02
+# Of an answer after its first byte, per token, where only the first byte's wait is known (50 tokens a second).
+_TOKEN_MS = 20.0
 
 
-def decide(
-    route: Route,
-    request: Request,
-    facts: Facts,
-    verdict: Verdict,
-    policy: Policy,
-    standing: Callable[[str], Standing],
-    carrier: Carrier,
-) -> Plan | Refusal:
+class Situation(Value, frozen=True, kw_only=True):
+    """What a decision takes into account beside the request. `aim` is None where the route leaves no choice.
+
+    `typical` gives the usual output tokens of a model (one choice), `standing` and `load` how a deployment stands;
+    `toss` in [0, 1) is for draws between equals. `deadline_ms`: the answer is wanted by then.
+    """
+
+    policy: Policy
+    standing: Callable[[str], Standing]
+    carrier: Carrier
+    aim: Aim | None = None
+    outlook: Outlook = NOTHING_EXPECTED
+    typical: Callable[[str], int] = lambda model: UNKNOWN_USUAL_TOKENS
+    load: Callable[[str], Load] = lambda name: IDLE
+    toss: float = 0.0
+    deadline_ms: float | None = None
+
+
+def decide(route: Route, request: Request, facts: Facts, situation: Situation) -> Plan | Refusal:
     """Order the route's candidates; a Refusal if every one of them is struck."""
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
     unfit: list[Candidate] = []
-    roomiest = route.roomiest_tokens
     for deployment in route.candidates:
-        stands = standing(deployment.name)
-        candidate = _candidate(deployment, request, facts, policy, roomiest, stands, carrier)
+        candidate = _candidate(deployment, route, request, facts, situation)
         for rule in FORBIDDING:
             reason = rule(candidate, facts)
             if reason is not None:
@@ -55,23 +73,125 @@ def decide(
             eligible.append(candidate)
     if not eligible:
         return _nobody(route, struck, unfit)
-    wanted = _wanted_tier(route, verdict, policy)
-    price = policy.carbon_nusd_per_kg
-    ranked = []
-    for place, candidate in enumerate(eligible):
-        deployment = candidate.deployment
-        distance = _distance(deployment.tier, wanted) if route.auto else place
-        ranked.append((candidate.resting, distance, _objective(candidate, price), place))
-    ranked.sort()
-    return Plan(
-        attempts=tuple(
-            [
-                _attempt(eligible[place], number, wanted, route, verdict, facts.bonds)
-                for number, (_, _, _, place) in enumerate(ranked)
-            ]
-        ),
-        struck=struck,
+    if situation.aim is None:
+        ranked = sorted(eligible, key=lambda one: one.resting)
+        return Plan(
+            attempts=tuple(
+                [_attempt(one, _NAMED if not place else _FALLBACK, facts.bonds) for place, one in enumerate(ranked)]
+            ),
+            struck=struck,
+        )
+    return Plan(attempts=_aimed(eligible, route, facts, situation, situation.aim), struck=struck)
+
+
+_NAMED, _FALLBACK = "named", "fallback"
+
+
+def _aimed(
+    eligible: Sequence[Candidate], route: Route, facts: Facts, situation: Situation, aim: Aim
+) -> tuple[Attempt, ...]:
+    """The order of an auto route, and why each stands where it does."""
+    totals = _totals(eligible, facts, situation)
+    ranked = sorted(
+        [(one.resting, one.late, _below(one.deployment.tier, aim.tier), total, place)
+         for place, (one, total) in enumerate(zip(eligible, totals, strict=True))]
+    )  # fmt: skip
+    order = _spread([(eligible[rank[-1]], rank[-2]) for rank in ranked], situation)
+    first = order[0][0].deployment
+    attempts = []
+    for number, (candidate, _) in enumerate(order):
+        why = _why(candidate, aim, first=number == 0)
+        if number == 0 and first.tier > aim.tier:
+            why += _against(order, aim)
+        attempts.append(_attempt(candidate, why, facts.bonds))
+    return tuple(attempts)
+
+
+def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -> list[float]:
+    """What each is expected to cost to the session's end, in nUSD with carbon at its price; the unpriced are last."""
+    outlook, price = situation.outlook, situation.policy.carbon_nusd_per_kg
+    stakes = [_stake(one, outlook) for one in eligible]
+    if any(stake is None for stake in stakes):
+        # Without every price there is nothing to compare: the nearest tier comes first.
+        return [float(one.deployment.tier) for one in eligible]
+    found = []
+    for one, stake in zip(eligible, stakes, strict=True):
+        assert stake is not None, "every one has a price"
+        above = [
+            other
+            for candidate, other in zip(eligible, stakes, strict=True)
+            if other is not None and candidate.deployment.tier > one.deployment.tier
+        ]
+        total = total_nusd(stake, above, facts.input_tokens, outlook)
+        if price:
+            total += (1 + outlook.turns) * one.expected_micrograms * price / _MICROGRAMS_PER_KG
+        found.append(total)
+    return found
+
+
+def _stake(candidate: Candidate, outlook: Outlook) -> Stake | None:
+    sheet = candidate.deployment.sheet
+    if sheet is None:
+        return None
+    return Stake(
+        sheet=sheet,
+        output_tokens=candidate.output_tokens,
+        warm_tokens=outlook.warm.get(candidate.deployment.name, 0),
+        failing=candidate.load.failing,
     )
+
+
+def _spread(order: list[tuple[Candidate, float]], situation: Situation) -> list[tuple[Candidate, float]]:
+    """The order with the less busy of two equals first, drawn at random from all that cost the same as the first."""
+    first, total = order[0]
+    if first.warm:
+        return order
+    equals = [
+        place
+        for place, (one, other) in enumerate(order)
+        if one.deployment.tier == first.deployment.tier
+        and one.resting == first.resting
+        and one.late == first.late
+        and not one.warm
+        and abs(other - total) <= _SAME_COST * total
+    ]
+    if len(equals) < 2:
+        return order
+    drawn = int(situation.toss * len(equals) * (len(equals) - 1))
+    one, other = divmod(drawn, len(equals) - 1)
+    pair = equals[one], equals[other if other < one else other + 1]
+    best = min(pair, key=lambda place: (order[place][0].load.tight, order[place][0].load.score))
+    return [order[best], *order[:best], *order[best + 1 :]]
+
+
+def _below(tier: Tier, aimed: Tier) -> int:
+    """0 for what will do; tiers below come after that, nearest first."""
+    return max(0, aimed - tier)
+
+
+def _why(candidate: Candidate, aim: Aim, *, first: bool) -> str:
+    tier = candidate.deployment.tier
+    if tier == aim.tier:
+        why = aim.why
+    elif tier < aim.tier:
+        why = f"below {aim.tier.name}"
+    else:
+        why = aim.why if first else f"above {aim.tier.name}"
+    if candidate.resting:
+        why += ", resting"
+    return f"{why}, late" if candidate.late else why
+
+
+def _against(order: Sequence[tuple[Candidate, float]], aim: Aim) -> str:
+    """Why the first stands above its aim: what it and the cheapest that was aimed at cost to the end."""
+    first, total = order[0]
+    aimed = next((pair for pair in order if pair[0].deployment.tier == aim.tier), None)
+    if aimed is None:
+        return f", no {aim.tier.name} candidate"
+    if aimed[0].resting or aimed[0].late:
+        return f", {aim.tier.name} is {'resting' if aimed[0].resting else 'late'}"
+    verb = "stays at" if first.warm else "cheaper at"
+    return f", {verb} {first.deployment.tier.name}: {total / NUSD_PER_USD:.4g} against {aimed[1] / NUSD_PER_USD:.4g} USD to the end"
 
 
 def moved(plan: Plan, move: str) -> Plan:
@@ -107,17 +227,11 @@ def _output_limit(request: Request, deployment: Deployment) -> int:
     return limit * request.choices
 
 
-def _candidate(
-    deployment: Deployment,
-    request: Request,
-    facts: Facts,
-    policy: Policy,
-    roomiest: int,
-    stands: Standing,
-    carrier: Carrier,
-) -> Candidate:
+def _candidate(deployment: Deployment, route: Route, request: Request, facts: Facts, situation: Situation) -> Candidate:
+    stands, load = situation.standing(deployment.name), situation.load(deployment.name)
+    policy, outlook = situation.policy, situation.outlook
     output_max = _output_limit(request, deployment)
-    output = min(output_max, _USUAL_OUTPUT_TOKENS * request.choices)
+    output = min(output_max, situation.typical(deployment.model) * request.choices)
     sheet, model = deployment.sheet, deployment.energy
     # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.
     weighed = policy.carbon_nusd_per_kg or policy.max_request_millijoules is not None
@@ -128,22 +242,28 @@ def _candidate(
     else:
         hold = _hold(sheet, facts, output_max) if sheet else None
     hold_mj = energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else None
-    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output) if model and weighed else 0
+    warm = min(outlook.warm.get(deployment.name, 0), facts.input_tokens)
+    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output, warm) if model and weighed else 0
+    deadline = situation.deadline_ms
     return Candidate(
         deployment=deployment,
+        output_tokens=output,
         output_tokens_max=output_max,
         hold_nusd=hold,
         hold_millijoules=0 if passage is not None and passage.free else hold_mj,
-        expected_nusd=pricing.expected(sheet, facts.input_tokens, output) if sheet else None,
         expected_millijoules=expected_mj,
         expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,
         millijoules_cap=policy.max_request_millijoules,
-        roomiest=deployment.context_tokens >= roomiest,
+        roomiest=deployment.context_tokens >= route.roomiest_tokens,
         speech=speech,
         uncarried=None
         if speech == request.dialect and deployment.dialect != "litellm"
-        else _uncarried(request, deployment, speech, carrier),
-        resting=stands.resting,
+        else _uncarried(request, deployment, speech, situation.carrier),
+        most=situation.aim.most if situation.aim is not None else None,
+        warm=warm > 0,
+        load=load,
+        late=deadline is not None and load.wait_ms + output * _TOKEN_MS > deadline,
+        resting=stands.resting or load.tight,
         open_seconds=stands.open_seconds,
     )
 
@@ -181,56 +301,15 @@ def _hold_of_passage(deployment: Deployment, passage: Passage, facts: Facts, out
     return max(held, default=None)
 
 
-def _objective(candidate: Candidate, carbon_nusd_per_kg: int) -> float:
-    """Expected charge plus carbon at the internal price, in nUSD; the unpriced stand behind the priced."""
-    if candidate.expected_nusd is None:
-        return float("inf")
-    return candidate.expected_nusd + candidate.expected_micrograms * carbon_nusd_per_kg / _MICROGRAMS_PER_KG
-
-
-def _wanted_tier(route: Route, verdict: Verdict, policy: Policy) -> Tier:
-    if not route.auto:
-        return route.candidates[0].tier
-    for tier, ceiling in policy.tier_ceilings.items():
-        if verdict.complexity <= ceiling:
-            return min([one.tier for one in route.candidates if one.tier >= tier], default=route.reference.tier)
-    return route.reference.tier
-
-
-def _distance(tier: Tier, wanted: Tier) -> int:
-    """Tiers above come first, nearest first; then those below, nearest first."""
-    return tier - wanted if tier >= wanted else len(Tier) + (wanted - tier)
-
-
-def _attempt(
-    candidate: Candidate,
-    place: int,
-    wanted: Tier,
-    route: Route,
-    verdict: Verdict,
-    bonds: tuple[Bond, ...],
-) -> Attempt:
-    deployment, speech = candidate.deployment, candidate.speech
-    assert speech is not None, "a candidate that cannot be spoken to is struck"
-    if not route.auto:
-        why = "named" if place == 0 else "fallback"
-    elif deployment.tier == wanted:
-        why = f"complexity {verdict.complexity:.2f} suits {wanted.name}"
-    elif deployment.tier > wanted:
-        why = f"above {wanted.name}" if place else f"no {wanted.name} candidate"
-    else:
-        why = f"below {wanted.name}"
-    if candidate.resting:
-        why += ", resting"
-    if bonds:
-        why += f", bound by {bonds[0].what}"
+def _attempt(candidate: Candidate, why: str, bonds: tuple[Bond, ...]) -> Attempt:
+    assert candidate.speech is not None, "a candidate that cannot be spoken to is struck"
     return Attempt(
-        deployment=deployment,
-        speech=speech,
+        deployment=candidate.deployment,
+        speech=candidate.speech,
         output_tokens_max=candidate.output_tokens_max,
         hold_nusd=candidate.hold_nusd,
         hold_millijoules=candidate.hold_millijoules,
-        reason=why,
+        reason=f"{why}, bound by {bonds[0].what}" if bonds else why,
     )
 
 

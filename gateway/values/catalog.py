@@ -188,6 +188,11 @@ class Route:
     reference: Deployment
     roomiest_tokens: int
 
+    @property
+    def lowest(self) -> Tier:
+        """The lowest tier of its candidates."""
+        return min([candidate.tier for candidate in self.candidates])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskType:

@@ -15,11 +15,20 @@ class Bond(Value, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
 
 
+class Features(Value, frozen=True, kw_only=True):
+    """What the scorer weighs of a prompt: words without their order, and numbers (routing/features.py names them)."""
+
+    words: frozenset[str]
+    dense: tuple[float, ...]
+
+
 class Facts(Value, frozen=True, kw_only=True):
-    """What routing looks at: counts and flags, no prompt text except the bounded word set of the newest turns.
+    """What routing looks at: counts and flags, and the newest text to take more from.
 
     `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
     `long_cache`: part of the input may be written to a cache that is kept for an hour. `bonds` tie the conversation down.
+    `fingerprint` is of what an agent's makers gave it, system prompt and tools (0 for neither). `prompt` is the newest user text
+    and `tools` the head of what describes the tools, both only to be counted in and never to be shown.
     """
 
     input_tokens: int
@@ -33,16 +42,29 @@ class Facts(Value, frozen=True, kw_only=True):
     words: frozenset[str]
     newest_chars: int
     long_cache: bool = False
+    system_words: frozenset[str] = frozenset()
+    fingerprint: int = 0
+    prompt: str = ""
+    tools: bytes = b""
     bonds: tuple[Bond, ...] = ()
+
+    def __repr__(self) -> str:
+        # Prompts belong in no log.
+        return f"Facts(input_tokens={self.input_tokens}, turns={self.turns})"
 
 
 class Verdict(Value, frozen=True, kw_only=True):
-    """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why."""
+    """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
+    part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
+    `scorer` of that name."""
 
     complexity: float
     task_type: str
     confidence: float
     reason: str
+    role: str = ""
+    scorer: str = ""
+    features: tuple[float, ...] = ()
 
 
 class Attempt(Value, frozen=True, kw_only=True):

@@ -59,6 +59,8 @@ class Passage(Value, frozen=True, kw_only=True):
     pieces: tuple[str, int] | None = None
 
 
+# So much of the tools' description is kept at hand.
+TOOLS_BYTES = 4096
 # The size of a message whose content is a list of parts.
 PARTS = -1
 
@@ -70,6 +72,8 @@ class Request(Value, frozen=True, kw_only=True):
     the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `sizes`
     follows `messages`: characters of text (PARTS where content is a list, 0 where it is none); taken once so that long
     histories need not be walked again.
+
+    `tools` are the first TOOLS_BYTES of what describes the offered tools, as they were sent.
 
     `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
     lie with a provider, `previous` among them the answer that this request continues, `conversation` the name of the
@@ -90,6 +94,7 @@ class Request(Value, frozen=True, kw_only=True):
     choices: int
     tool_names: frozenset[str]
     has_schema: bool
+    tools: bytes = b""
     state: frozenset[str] = NO_STATE
     references: tuple[str, ...] = ()
     passage: Passage | None = None
@@ -112,7 +117,8 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 class Hints(Value, frozen=True, kw_only=True):
     """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the
     run may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end
-    user, the task type, the route where the body names no model; and all of them (names in lower case), from which a
+    user, the task type, the part its agent plays, by when the answer is wanted (ms from now), the route where the body
+    names no model; and all of them (names in lower case), from which a
     provider gets those meant for it."""
 
     session: str | None = None
@@ -124,5 +130,7 @@ class Hints(Value, frozen=True, kw_only=True):
     root: str | None = None
     user: str | None = None
     task_type: str | None = None
+    role: str | None = None
+    deadline_ms: float | None = None
     route: str | None = None
     headers: Mapping[str, str] = {}

@@ -84,7 +84,7 @@ class SessionEvent(Value, frozen=True, kw_only=True):
 
 EVENT_KINDS = (
     "loop_warn", "loop_nudge", "loop_tier", "loop_answer", "loop_hold", "loop_stop", "session_caps", "session_resumed",
-    "session_exempted", "session_killed", "session_labelled",
+    "session_exempted", "session_killed", "session_labelled", "session_outcome", "session_feedback",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from .budget import Budget, SessionCaps
 from .catalog import Deployment, Policy, Route, TaskType
+from .quality import NO_CASCADE, NO_LEARNING, NO_QUALITY, NOTHING_LEARNT, Cascade, Learning, Learnt, QualityPolicy, Role
 from .request import Caller
 from .session import LoopPolicy
 
@@ -29,7 +30,8 @@ class World:
     `learns`: some budget holds what calls usually take, so that has to be learnt. `queues`: some budget lets calls
     wait; `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price
     sheet of the configuration takes effect or ends: a new world is due then. `callers` maps sha256(secret) to who shows
-    it; empty together with `open_caller` None means that nobody may call.
+    it; empty together with `open_caller` None means that nobody may call. `learnt` is what own traffic has taught, which
+    changes without the file.
     """
 
     generation: str
@@ -45,6 +47,12 @@ class World:
     key_caps: Mapping[str, SessionCaps] = field(default_factory=dict)
     loops: LoopPolicy
     policy: Policy
+    quality: QualityPolicy = NO_QUALITY
+    classifier: str = "learned"
+    cascade: Cascade = NO_CASCADE
+    learning: Learning = NO_LEARNING
+    roles: tuple[Role, ...] = ()
+    learnt: Learnt = NOTHING_LEARNT
     callers: Mapping[bytes, Caller] = field(repr=False)
     open_caller: Caller | None
     session_headers: tuple[str, ...]

@@ -201,6 +201,11 @@ def naming(document: Fields) -> Mapping[str, msgspec.Raw]:
     )
 
 
+def head(raw: msgspec.Raw, size: int) -> bytes:
+    """The first bytes of a raw part, b"" where it was not given."""
+    return bytes(memoryview(raw)[:size]) if present(raw) else b""
+
+
 def present(raw: msgspec.Raw) -> bool:
     """Whether a field that is kept raw was given."""
     return memoryview(raw).nbytes > 0

@@ -13,7 +13,7 @@ import msgspec
 from ..errors import BadRequest, PenstockError
 from ..values.answer import Answer
 from ..values.plan import Refusal
-from ..values.request import NO_STATE, NOTHING, PARTS, Message, Request, Splice
+from ..values.request import NO_STATE, NOTHING, PARTS, TOOLS_BYTES, Message, Request, Splice
 from . import body as bodies
 from . import openai_errors
 from .body import UNREADABLE, count, present
@@ -85,6 +85,7 @@ def parse(body: bytes | bytearray) -> Request:
         max_output_tokens=_max_output(document),
         choices=count("n", document.n, _CHOICES_MAX) or 1,
         tool_names=_tool_names(document.tools),
+        tools=bodies.head(document.tools, TOOLS_BYTES),
         has_schema=_has_schema(document.response_format),
         user=bodies.user(document),
         naming=bodies.naming(document),

@@ -13,7 +13,7 @@ import orjson
 from ..errors import PenstockError
 from ..values.answer import Answer
 from ..values.plan import Refusal
-from ..values.request import NO_STATE, NOTHING, Message, Request
+from ..values.request import NO_STATE, NOTHING, TOOLS_BYTES, Message, Request
 from . import body as bodies
 from . import openai_errors
 from .body import UNREADABLE, count, present
@@ -111,6 +111,7 @@ def parse(body: bytes | bytearray) -> Request:
         max_output_tokens=count("max_output_tokens", document.max_output_tokens, bodies.TOKENS_MAX),
         choices=1,
         tool_names=_tool_names(document),
+        tools=bodies.head(document.tools, TOOLS_BYTES),
         has_schema=_has_schema(document.text),
         state=frozenset(kinds) if kinds else NO_STATE,
         references=references,

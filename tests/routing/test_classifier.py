@@ -4,12 +4,18 @@ import json
 
 import pytest
 
-from gateway.routing.classifiers.transparent import classify
+from gateway.routing.classifiers.task_type import TaskTypes
 from gateway.routing.facts import facts_of
+from gateway.routing.opinion import opinion
+from gateway.values.plan import Verdict
 from gateway.wire import chat
 from tests.worlds import world
 
-TASKS = world().task_types
+WORLD = world()
+
+
+def classify(found, *, declared: str | None = None) -> Verdict:
+    return opinion(found, WORLD, "default", TaskTypes(), declared=declared)
 
 
 def facts(content: object, *, history: list | None = None, **fields: object):
@@ -38,7 +44,7 @@ HARD = "Prove the theorem and derive why the concurrency design can deadlock, th
     ids=["greeting", "summary", "question", "reasoning", "code with many tools", "very long"],
 )
 def test_easy_and_hard_requests_fall_on_their_side_of_the_default_ceiling(content, fields, small):
-    assert (classify(facts(content, **fields), TASKS).complexity <= 0.45) is small
+    assert (classify(facts(content, **fields)).complexity <= 0.45) is small
 
 
 def test_failed_tools_make_a_request_harder():
@@ -46,7 +52,7 @@ def test_failed_tools_make_a_request_harder():
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "tool_call_id": "a", "content": "Error: command not found"},
     ] * 3
-    assert classify(facts("go on", history=failing), TASKS).complexity > classify(facts("go on"), TASKS).complexity
+    assert classify(facts("go on", history=failing)).complexity > classify(facts("go on")).complexity
 
 
 @pytest.mark.parametrize(
@@ -62,12 +68,12 @@ def test_failed_tools_make_a_request_harder():
     ids=["by words", "by tools", "by more words", "as declared", "unknown declarations are other", "nothing matches"],
 )
 def test_the_task_type(content, fields, declared, task):
-    assert classify(facts(content, **fields), TASKS, declared=declared).task_type == task
+    assert classify(facts(content, **fields), declared=declared).task_type == task
 
 
 def test_the_reason_names_what_moved_the_verdict():
-    assert "reasoning-words" in classify(facts(HARD), TASKS).reason
-    assert classify(facts("hmm"), TASKS).reason == "plain"
+    assert "reasoning-words" in classify(facts(HARD)).reason
+    assert classify(facts("hmm")).reason == "plain"
 
 
 @pytest.mark.parametrize(

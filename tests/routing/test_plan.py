@@ -6,9 +6,11 @@ import pytest
 
 from gateway.config.load import parse
 from gateway.crossing import Carrier
+from gateway.routing.aims import Aims
 from gateway.routing.facts import facts_of
 from gateway.routing.health import Standing
-from gateway.routing.plan import decide
+from gateway.routing.plan import Situation
+from gateway.routing.plan import decide as decide_in
 from gateway.values.plan import Plan, Refusal, Verdict
 from gateway.wire import chat
 from tests.worlds import BASE, ENV, world
@@ -22,6 +24,12 @@ def verdict(complexity: float) -> Verdict:
     return Verdict(complexity=complexity, task_type="other", confidence=0.0, reason="test")
 
 
+def decide(at, route: str, asked, found: Verdict, standing):
+    aim = Aims().aim(at.routes[route], found, "default", at) if at.routes[route].auto else None
+    situation = Situation(policy=at.policy, standing=standing, carrier=Carrier(asked), aim=aim)
+    return decide_in(at.routes[route], asked, facts_of(asked), situation)
+
+
 def plan(
     complexity: float = 0.1,
     *,
@@ -32,9 +40,7 @@ def plan(
     **fields: object,
 ):
     at, asked = world(more=more, small=small), request(**fields)
-    return decide(
-        at.routes[route], asked, facts_of(asked), verdict(complexity), at.policy, standing(resting), Carrier(asked)
-    )
+    return decide(at, route, asked, verdict(complexity), standing(resting))
 
 
 def standing(resting: tuple[str, ...] = ()):
@@ -113,13 +119,13 @@ def test_a_carbon_price_turns_the_order_within_a_tier(price, first):
     text = BASE.format(more=more, small=", grams_co2e_per_kwh: 2000", near="http://a/v1", far="http://b/v1")
     at = parse(text.replace("routes:\n  auto: {candidates: [small,", GREEN), "test.yaml", ENV)[0]
     asked = request()
-    decided = decide(at.routes["auto"], asked, facts_of(asked), verdict(0.1), at.policy, standing(), Carrier(asked))
+    decided = decide(at, "auto", asked, verdict(0.1), standing())
     assert names(decided)[0] == first
 
 
 def test_an_assumed_output_limit_does_not_lower_what_the_caller_asks_for():
     text = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(", output_tokens: 4000", "")
     at, asked = parse(text, "test.yaml", ENV)[0], request(max_tokens=100_000)
-    decided = decide(at.routes["small"], asked, facts_of(asked), verdict(0.1), at.policy, standing(), Carrier(asked))
+    decided = decide(at, "small", asked, verdict(0.1), standing())
     assert isinstance(decided, Plan)
     assert decided.attempts[0].output_tokens_max == 100_000

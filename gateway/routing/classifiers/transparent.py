@@ -5,12 +5,8 @@ takes this one's place where labels exist. Complexity is the logistic of their s
 """
 
 import math
-from collections.abc import Sequence
 
-from ...values.catalog import TaskType
-from ...values.plan import Facts, Verdict
-
-OTHER = "other"
+from ...values.plan import Facts
 
 _REASONING = frozenset(
     [
@@ -80,26 +76,12 @@ _SIGNALS = (
     ("schema", -0.3),
     ("images", 0.6),
 )
-# A signal is named in the reason when it moves the sum by at least this.
-_NAMED = 0.25
-# Confidence in a task type: said by the caller, by the tools that are offered, by this many words.
-_BY_CALLER, _BY_TOOLS = 1.0, 0.9
 
 
-def classify(facts: Facts, task_types: Sequence[TaskType], *, declared: str | None = None) -> Verdict:
-    """Complexity and task type of a request. `declared` is the caller's own task type; unknown names count as other."""
-    task, confidence = _task_type(facts, task_types, declared)
+def log_odds(facts: Facts) -> tuple[float, list[tuple[str, float]]]:
+    """The base, and each signal's name with what it moves the log-odds by."""
     moves = [(name, weight * value) for (name, weight), value in zip(_SIGNALS, _values(facts), strict=True) if value]
-    if task is not None and task.complexity_shift:
-        moves.append((f"task-{task.name}", task.complexity_shift))
-    log_odds = _BASE + sum(move for _, move in moves)
-    named = [f"{name}{move:+.1f}" for name, move in moves if not -_NAMED < move < _NAMED]
-    return Verdict(
-        complexity=round(1 / (1 + math.exp(-log_odds)), 3),
-        task_type=task.name if task is not None else OTHER,
-        confidence=confidence,
-        reason=",".join(named) or "plain",
-    )
+    return _BASE, moves
 
 
 def _values(f: Facts) -> tuple[float, ...]:
@@ -115,16 +97,3 @@ def _values(f: Facts) -> tuple[float, ...]:
         float(f.has_schema),
         float(f.has_images),
     )
-
-
-def _task_type(facts: Facts, task_types: Sequence[TaskType], declared: str | None) -> tuple[TaskType | None, float]:
-    if declared is not None:
-        return next((task for task in task_types if task.name == declared), None), _BY_CALLER
-    for task in task_types:
-        if not task.tools.isdisjoint(facts.tool_names):
-            return task, _BY_TOOLS
-    hits = [(len(task.words & facts.words), task) for task in task_types]
-    best = max(hits, key=lambda hit: hit[0], default=(0, None))
-    if best[0] == 0:
-        return None, 0.0
-    return best[1], best[0] / sum(hit[0] for hit in hits)

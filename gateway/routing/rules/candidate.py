@@ -2,28 +2,35 @@
 
 from ...errors import NotCarriable
 from ...values.base import Value
-from ...values.catalog import Deployment
+from ...values.catalog import Deployment, Tier
+from ..load import IDLE, Load
 
 
 class Candidate(Value, frozen=True, kw_only=True):
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
-    `hold_nusd` and `expected_nusd` are None where no price is known. `millijoules_cap` is the policy's limit.
+    `hold_nusd` is None where no price is known, `output_tokens` the usual length of its answers (all choices together).
+    `millijoules_cap` is the policy's limit, `most` the highest tier that may be used (None: any). `warm`: its cache
+    holds part of the input; `late`: it would miss the deadline.
     `roomiest`: no candidate of the route takes a longer context. `speech` is the dialect in which it would be spoken to,
     None if there is none; `uncarried` says what of the request cannot be said there. `resting`: others come first;
     `open_seconds` > 0: its circuit is open for so long.
     """
 
     deployment: Deployment
+    output_tokens: int
     output_tokens_max: int
     hold_nusd: int | None
     hold_millijoules: int | None
-    expected_nusd: int | None
     expected_millijoules: int
     expected_micrograms: int
     millijoules_cap: int | None
     roomiest: bool
     speech: str | None
     uncarried: NotCarriable | None = None
+    most: Tier | None = None
+    warm: bool = False
+    load: Load = IDLE
+    late: bool = False
     resting: bool = False
     open_seconds: float = 0.0

@@ -1,0 +1,99 @@
+"""What a routing file says about quality, learning and roles."""
+
+from collections.abc import Collection, Mapping
+
+from ..values.catalog import Tier
+from ..values.quality import OTHER, Cascade, Learning, Quality, QualityPolicy, Role, Shadow
+from . import schema
+from .reader import Reader, nusd
+from .yaml_tree import Path
+
+
+def quality(reader: Reader, doc: schema.QualityRules, task_types: Collection[str]) -> QualityPolicy:
+    """The floor or the share by task type."""
+    by_task_type: dict[str, Quality] = {}
+    for place, rule in enumerate(doc.rules):
+        path: Path = ("quality", "rules", place)
+        if rule.task_type not in {*task_types, OTHER}:
+            reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
+        if rule.task_type in by_task_type:
+            reader.complain((*path, "task_type"), f"task type '{rule.task_type}' has a rule above")
+        said = {**doc.model_dump(exclude_unset=True, exclude={"rules"}), **rule.model_dump(exclude_unset=True)}
+        if rule.frontier_share is not None:
+            said.setdefault("keep", None)
+            said["keep"] = rule.keep
+        elif rule.keep is not None:
+            said["frontier_share"] = None
+        said.pop("task_type", None)
+        by_task_type[rule.task_type] = _asked(reader, schema.Quality.model_construct(**said), path)
+    return QualityPolicy(default=_asked(reader, doc, ("quality",)), by_task_type=by_task_type)
+
+
+def _asked(reader: Reader, doc: schema.Quality, path: Path) -> Quality:
+    if doc.keep is not None and doc.frontier_share is not None:
+        reader.complain(
+            (*path, "frontier_share"), "'keep' and 'frontier_share' exclude each other: the one follows from the other"
+        )
+    return Quality(
+        keep=float(doc.keep) if doc.keep is not None else None,
+        confidence=float(doc.confidence),
+        fallback_share=float(doc.fallback_share) if doc.fallback == "share" else None,
+        frontier_share=float(doc.frontier_share) if doc.frontier_share is not None else None,
+    )
+
+
+def cascade(doc: schema.Cascade) -> Cascade:
+    """Whether small answers are looked at, and the next tier asked if they look doubtful."""
+    return Cascade(on=doc.mode == "enforce", escalates=float(doc.escalates))
+
+
+def learning(reader: Reader, doc: schema.Learning, routes: Mapping[str, object]) -> Learning:
+    """How labels are collected."""
+    path: Path = ("learning", "shadow")
+    shadow = doc.shadow
+    if shadow.share and shadow.judge is None:
+        reader.complain(path, "'judge' is missing: name the route that compares the answers")
+    if shadow.judge is not None and shadow.judge not in routes:
+        reader.complain((*path, "judge"), f"there is no route '{shadow.judge}'")
+    return Learning(
+        shadow=Shadow(
+            share=float(shadow.share),
+            judge=shadow.judge or "",
+            nusd_per_day=nusd(reader, shadow.usd_per_day, (*path, "usd_per_day")),
+        ),
+        keep_content=doc.keep_content,
+        labels_max=doc.labels_max,
+        refit_seconds=float(doc.refit_minutes) * 60 if doc.refit_minutes is not None else None,
+    )
+
+
+def roles(reader: Reader, docs: list[schema.Role], task_types: Collection[str]) -> tuple[Role, ...]:
+    """The parts that agents play, in the order in which they are tried."""
+    found: list[Role] = []
+    for place, doc in enumerate(docs):
+        path: Path = ("roles", place)
+        if any(role.name == doc.name for role in found):
+            reader.complain((*path, "name"), f"role '{doc.name}' is given twice")
+        if doc.task_type is not None and doc.task_type not in task_types:
+            reader.complain((*path, "task_type"), f"there is no task type '{doc.task_type}'")
+        least, most = _tier(doc.tier_min), _tier(doc.tier_max)
+        if least is not None and most is not None and least > most:
+            reader.complain((*path, "tier_min"), "'tier_min' is above 'tier_max'")
+        found.append(
+            Role(
+                name=doc.name,
+                agents=tuple(doc.agents),
+                words=frozenset(word.lower() for word in doc.words),
+                tools=frozenset(doc.tools),
+                sub_agents=doc.sub_agents,
+                task_type=doc.task_type,
+                complexity_shift=float(doc.complexity_shift),
+                tier_min=least,
+                tier_max=most,
+            )
+        )
+    return tuple(found)
+
+
+def _tier(name: str | None) -> Tier | None:
+    return Tier[name] if name is not None else None

@@ -1,0 +1,91 @@
+"""Labelled prompts: JSON Lines (gz or not) -> Labelled. One line is one prompt and what two models made of it."""
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+# LLMRouter's eight small sets count as one source, as in the figures that others have published on them.
+_ONE_SOURCE = "llmrouter"
+
+
+class Labelled(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt. Scores are in [0, 1]; `scores` are those of every model that was logged; `context` is what came with
+    the prompt (tools as JSON, starter code); `group` is shared by rows of the same question, which must not be split;
+    `split` is train or test where the data says so; `costs_usd` what each model's answer really cost, where logged."""
+
+    id: str
+    source: str
+    prompt: str
+    small_score: float
+    large_score: float
+    small_model: str = "small"
+    large_model: str = "large"
+    family: str = "any"
+    task: str = ""
+    group: str = ""
+    split: str = ""
+    context: str = ""
+    scores: Mapping[str, float] = {}
+    costs_usd: Mapping[str, float | None] | None = None
+
+    def __post_init__(self) -> None:
+        for score in (self.small_score, self.large_score):
+            if not 0 <= score <= 1:
+                raise ValueError("scores are in [0, 1]")
+
+    @property
+    def place(self) -> str:
+        """The source that it counts under."""
+        return _ONE_SOURCE if self.source.startswith(f"{_ONE_SOURCE}_") else self.source
+
+    @property
+    def question(self) -> str:
+        """What rows of the same question share."""
+        return self.group or self.id
+
+
+_LINES = msgspec.json.Decoder(Labelled)
+
+
+def load(paths: Iterable[Path]) -> Sequence[Labelled]:
+    """The rows of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
+
+    Raises ValueError with file and line for what is no labelled prompt, and for no data at all.
+    """
+    rows: list[Labelled] = []
+    for path in paths:
+        files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES)) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path}: no .jsonl or .jsonl.gz files in this folder")
+        for file in files:
+            rows.extend(_read(file))
+    if not rows:
+        raise ValueError("no labelled prompt in the data")
+    return rows
+
+
+def by_place(rows: Iterable[Labelled]) -> dict[str, list[Labelled]]:
+    """The rows of each source."""
+    places: dict[str, list[Labelled]] = {}
+    for row in rows:
+        places.setdefault(row.place, []).append(row)
+    return dict(sorted(places.items()))
+
+
+def _read(file: Path) -> Iterator[Labelled]:
+    number = 0
+    try:
+        with cast(IO[bytes], gzip.open(file, "rb")) if file.suffix == ".gz" else file.open("rb") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    yield _LINES.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file}:{number}: not a labelled prompt: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error

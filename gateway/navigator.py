@@ -1,0 +1,163 @@
+"""Where a request goes: its verdict, its aim, its plan; and what the books of routing learn when a call has ended."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec import structs
+
+from .accounting.expectation import OutputBook
+from .reception import CONVERSATIONS, Arrived
+from .routing import plan as planning
+from .routing.aims import Aims
+from .routing.cascade import CascadeBook, next_above, pays
+from .routing.classifiers.task_type import TaskTypes
+from .routing.features import features, tools_text
+from .routing.health import HealthBook
+from .routing.load import Load, LoadBook
+from .routing.opinion import opinion
+from .routing.plan import Situation
+from .routing.prospects import CACHE_SECONDS, CACHE_SECONDS_LONG, ProspectBook, Warm
+from .routing.roles import RoleBook
+from .routing.scorer import Scored, Scorer
+from .routing.verifier import doubts
+from .settlement import Decided, Progress
+from .values.entry import LedgerEntry
+from .values.plan import Attempt, Facts, Plan, Refusal, Verdict
+from .values.quality import Role
+from .wire.asked import asked
+
+# Deployments of one session whose caches are remembered.
+_WARM_MAX = 16
+
+
+class Navigator:
+    """Plans the ways of one process. Holds the books of routing; `jitter` draws from [0, 1)."""
+
+    def __init__(
+        self, health: HealthBook, outputs: OutputBook, jitter: Callable[[], float], scorer: Scorer | None = None
+    ) -> None:
+        self._scorer = scorer
+        self._kinds = TaskTypes()
+        self.aims = Aims()
+        self.loads = LoadBook()
+        self._health = health
+        self._outputs = outputs
+        self._prospects = ProspectBook()
+        self._roles = RoleBook()
+        self._jitter = jitter
+        self.cascades = CascadeBook()
+
+    def judged(self, arrived: Arrived, facts: Facts) -> tuple[Verdict, Role | None]:
+        """What kind of work this is, how hard it looks, and which part its agent plays."""
+        world, hints = arrived.world, arrived.hints
+        role = self._roles.role(
+            world.roles,
+            facts,
+            arrived.caller.key,
+            declared=hints.role,
+            agent=hints.agent or "",
+            sub_agent=bool(arrived.session.parent),
+        )
+        declared = hints.task_type
+        if declared is None and role is not None:
+            declared = role.task_type
+        scored = self._scored(arrived, facts) if arrived.route.auto and world.classifier == "learned" else None
+        verdict = opinion(
+            facts,
+            world,
+            arrived.caller.org,
+            self._kinds,
+            declared=declared,
+            role=role,
+            scored=scored,
+            scorer=self._scorer.name if self._scorer is not None else "",
+            tier=arrived.route.lowest.name,
+        )
+        return verdict, role
+
+    def _scored(self, arrived: Arrived, facts: Facts) -> Scored | None:
+        """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
+        if self._scorer is None:
+            return None
+        session, text = arrived.session, hash((facts.prompt, facts.tools))
+        if session.scored is None or session.scored[0] != text:
+            session.scored = text, self._scorer.score(features(facts.prompt, tools_text(facts.tools)))
+        found: Scored = session.scored[1]
+        return found
+
+    def planned(self, decided: Decided, *, now: float) -> Plan | Refusal:
+        """Which deployments are tried, in which order; `now` is monotonic."""
+        world, session, facts, task_type = decided.world, decided.session, decided.facts, decided.verdict.task_type
+
+        def load(name: str) -> Load:
+            return self.loads.load(name, facts.input_tokens, now=now)
+
+        situation = Situation(
+            policy=world.policy,
+            standing=lambda name: self._health.standing(name, now=now),
+            carrier=decided.carrier,
+            aim=decided.aim,
+            outlook=self._prospects.outlook(
+                task_type, session.calls, session.climbed, session.warm, session.provider, now=decided.at
+            ),
+            typical=lambda model: self._outputs.usual(task_type, model),
+            load=load,
+            toss=self._jitter(),
+            deadline_ms=decided.deadline_ms,
+        )
+        plan = planning.decide(decided.route, decided.request, facts, situation)
+        if isinstance(plan, Refusal):
+            return plan
+        return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan)
+
+    def escalation(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> int | None:
+        """Where a doubtful answer of this attempt leads; None where its answer is taken as it comes. Streams are: what has
+        begun cannot be taken back."""
+        policy, request = decided.world.cascade, decided.request
+        if not policy.on or decided.aim is None or request.stream or request.dialect not in CONVERSATIONS:
+            return None
+        return next_above(attempts, place)
+
+    def doubtful(self, decided: Decided, progress: Progress) -> bool:
+        """Whether anything speaks against a whole answer; remembers how often that is so."""
+        assert progress.said is not None, "only what was read is doubted"
+        progress.doubts = doubts(progress.said, asked(decided.request))
+        verdict = decided.verdict
+        self.cascades.seen(verdict.task_type, verdict.complexity, doubtful=bool(progress.doubts))
+        return bool(progress.doubts)
+
+    def _directly(self, decided: Decided, plan: Plan) -> Plan:
+        """The plan that begins above at once where small answers are doubted so often that it costs less."""
+        above = self.escalation(decided, plan.attempts, 0)
+        if above is None:
+            return plan
+        verdict, prior = decided.verdict, decided.world.cascade.escalates
+        share = self.cascades.escalates(verdict.task_type, verdict.complexity, prior)
+        if pays(plan.attempts[0], plan.attempts[above], share):
+            return plan
+        first = plan.attempts[above]
+        first = structs.replace(first, reason=f"{first.reason}, {share:.0%} of smaller answers are doubted")
+        rest = [attempt for place, attempt in enumerate(plan.attempts) if place != above]
+        return Plan(attempts=(first, *rest), struck=plan.struck)
+
+    def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
+        """A call has ended: what its deployment's cache now holds, and what its session did next."""
+        if progress.outcome != "completed" or entry.usage_basis != "exact" or decided.request.passage is not None:
+            return
+        session, name, now = decided.session, entry.deployment, decided.at
+        before = session.warm.get(name)
+        if before is not None and before.until > now:
+            self._prospects.read(name, min(before.tokens, entry.input_tokens), entry.cached_input_tokens)
+        known = session.input_tokens
+        climbed = decided.aim is not None and decided.aim.tier > decided.route.lowest
+        self._prospects.served(
+            entry.task_type,
+            session.calls,
+            climbed=climbed,
+            grown_tokens=entry.input_tokens - known if known else 0,
+        )
+        session.climbed += climbed
+        session.input_tokens = entry.input_tokens
+        seconds = CACHE_SECONDS_LONG if decided.facts.long_cache else CACHE_SECONDS
+        if name not in session.warm and len(session.warm) >= _WARM_MAX:
+            session.warm.pop(next(iter(session.warm)))
+        session.warm[name] = Warm(tokens=entry.input_tokens + entry.output_tokens, until=now + seconds)

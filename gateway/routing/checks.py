@@ -1,0 +1,51 @@
+"""What the next turn says of the answer before it: was its tool call accepted, did its tests pass, was it asked again.
+
+Free labels, and weak ones: they are about one answer of one tier. Pure.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..values.request import Message
+
+# Characters read of each end of a tool's result.
+_CHARS = 400
+_FAILED = re.compile(
+    r"\b(?:[1-9]\d* (?:failed|errors?)|traceback|exception|command not found|no such file|invalid (?:argument|tool|input)"
+    r"|error:|unknown tool|failed to)\b",
+    re.IGNORECASE,
+)
+_PASSED = re.compile(r"\b[1-9]\d* passed\b|\btests? passed\b|\ball tests pass", re.IGNORECASE)
+# Results of one turn that are read.
+_RESULTS_MAX = 8
+
+
+def accepted(messages: Sequence[Message]) -> float | None:
+    """How the calls of the newest answer fared, in [0, 1], by the results that follow it; None where it made none."""
+    found: list[float] = []
+    for message in reversed(messages):
+        if message.role != "tool" or len(found) >= _RESULTS_MAX:
+            break
+        found.append(_result(message))
+    return sum(found) / len(found) if found else None
+
+
+def _result(message: Message) -> float:
+    if message.is_error is True:
+        return 0.0
+    text = _text(message.content)
+    text = text if len(text) <= 2 * _CHARS else f"{text[:_CHARS]}\n{text[-_CHARS:]}"
+    if _FAILED.search(text):
+        return 0.0
+    return 1.0 if _PASSED.search(text) or message.is_error is False or text.strip() else 0.5
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return " ".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return ""

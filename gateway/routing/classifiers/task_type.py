@@ -1,0 +1,111 @@
+"""What kind of work a request is: what the caller says, else what the configuration recognises, else what the kinds
+look like. A book: the last of these is learnt from the first two.
+
+The learnt part compares a prompt's place in the scorer's space with the mean place of each kind, by cosine. What is near to none, or as near to two, is `other`.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from ...values.catalog import TaskType
+from ...values.plan import Facts
+from ...values.quality import OTHER
+
+# Confidence in a task type: said by the caller, by the tools that are offered.
+_BY_CALLER, _BY_TOOLS = 1.0, 0.9
+# How sharply a difference of cosines tells two kinds apart, and how sure one has to be: with eight kinds as near as each
+# other each gets an eighth.
+_SHARPNESS, _SURE = 12.0, 0.5
+# Prompts of a kind that have to be seen before what they look like counts.
+_SEEN_MIN = 20
+# The mean place moves by no less than this with each prompt: kinds of work change.
+_NEWEST = 0.005
+# Organisations whose kinds are told apart.
+_TENANTS_MAX = 1_000
+Place = Sequence[float]
+
+
+class _Kind:
+    __slots__ = ("place", "seen")
+
+    def __init__(self) -> None:
+        self.place: list[float] = []
+        self.seen = 0
+
+
+class TaskTypes:
+    """What each organisation's kinds of work look like; bounded."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[str, dict[str, _Kind]] = OrderedDict()
+
+    def of(
+        self, facts: Facts, task_types: Sequence[TaskType], org: str, place: Place, declared: str | None
+    ) -> tuple[TaskType | None, float]:
+        """(the kind, None for other; confidence in [0, 1]). `place` is the prompt's, () where nobody made one."""
+        found, confidence = matched(facts, task_types, declared)
+        if not place or not task_types:
+            return found, confidence
+        if found is not None and confidence >= _BY_TOOLS:
+            self._learn(org, found.name, place)
+            return found, confidence
+        if found is None and declared is None:
+            return self._nearest(org, task_types, place)
+        return found, confidence
+
+    def _learn(self, org: str, name: str, place: Place) -> None:
+        kinds = self._tenants.get(org)
+        if kinds is None:
+            kinds = self._tenants[org] = {}
+            if len(self._tenants) > _TENANTS_MAX:
+                self._tenants.popitem(last=False)
+        kind = kinds.get(name)
+        if kind is None:
+            kind = kinds[name] = _Kind()
+            kind.place = list(place)
+        kind.seen += 1
+        step = max(_NEWEST, 1 / kind.seen)
+        mean = kind.place
+        for axis, value in enumerate(place):
+            mean[axis] += step * (value - mean[axis])
+
+    def _nearest(self, org: str, task_types: Sequence[TaskType], place: Place) -> tuple[TaskType | None, float]:
+        kinds = self._tenants.get(org)
+        if not kinds:
+            return None, 0.0
+        known = [
+            (task, kinds[task.name]) for task in task_types if task.name in kinds and kinds[task.name].seen >= _SEEN_MIN
+        ]
+        if len(known) < 2:
+            # With one kind alone everything is nearest to it.
+            return None, 0.0
+        nears = [math.exp(_SHARPNESS * _cosine(place, kind.place)) for _, kind in known]
+        best = max(range(len(known)), key=nears.__getitem__)
+        confidence = nears[best] / sum(nears)
+        return (known[best][0], confidence) if confidence >= _SURE else (None, 1 - confidence)
+
+
+def matched(facts: Facts, task_types: Sequence[TaskType], declared: str | None) -> tuple[TaskType | None, float]:
+    """What the caller or the configuration says: the kind and confidence in [0, 1]; unknown names are other."""
+    if declared is not None:
+        return next((task for task in task_types if task.name == declared), None), _BY_CALLER
+    for task in task_types:
+        if not task.tools.isdisjoint(facts.tool_names):
+            return task, _BY_TOOLS
+    hits = [(len(task.words & facts.words), task) for task in task_types]
+    best = max(hits, key=lambda hit: hit[0], default=(0, None))
+    if best[0] == 0:
+        return None, 0.0
+    return best[1], best[0] / sum(hit[0] for hit in hits)
+
+
+def _cosine(one: Place, other: Place) -> float:
+    dot = sum([a * b for a, b in zip(one, other, strict=True)])
+    size = math.sqrt(sum([a * a for a in one]) * sum([b * b for b in other]))
+    return dot / size if size else 0.0
+
+
+def name_of(task: TaskType | None) -> str:
+    """Its name in the ledger."""
+    return task.name if task is not None else OTHER

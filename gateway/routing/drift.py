@@ -1,0 +1,117 @@
+"""Drift: whether what is served now is still what the floor was fitted on. A book.
+
+Two watches. Quality: every fresh label bets against "the floor holds" (an e-detector: Shin, Ramdas, Rinaldo, 2022); it
+alarms when the wealth reaches `1 / false alarms`, so on a floor that holds it is wrong once in that many labels on
+average at most. Mix: the scores of live requests against those of the labels, by the population stability index.
+"""
+
+import math
+from collections import OrderedDict
+
+from ..values.base import Value
+from ..values.quality import Group
+from .floor import Label, excess
+
+# Mean number of labels between false alarms is at least this.
+_LABELS_BETWEEN_FALSE_ALARMS = 2_000
+# Bets that are mixed: small ones find slow losses, large ones find collapses.
+_BETS = (0.05, 0.15, 0.4)
+# Live scores that are compared, and how many it takes to compare them.
+_WINDOW, _WINDOW_MIN = 500, 200
+# Above this the index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
+PSI_MAX = 0.25
+_BINS = 10
+_GROUPS_MAX = 1_000
+
+
+class Watched(Value, frozen=True, kw_only=True):
+    """How a group stands: `wealth` against the floor (alarm at `alarm_at`), the stability index of its scores (None
+    before there are enough), and why it is no longer trusted, "" while it is."""
+
+    wealth: float = 1.0
+    psi: float | None = None
+    why: str = ""
+
+
+ALARM_AT = float(_LABELS_BETWEEN_FALSE_ALARMS)
+
+
+class _Group:
+    __slots__ = ("counts", "edges", "seen", "wealths", "why")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.wealths = [1.0] * len(_BETS)
+        self.edges = edges
+        self.counts = [0.0] * _BINS
+        self.seen = 0.0
+        self.why = ""
+
+
+class DriftBook:
+    """Groups (organisation, task type, tier) with a fitted floor; bounded. What is not trusted stays so until its floor
+    is fitted anew."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[Group, _Group] = OrderedDict()
+        self._mixed: list[Group] = []
+
+    def fitted(self, group: Group, edges: tuple[float, ...]) -> None:
+        """A floor was fitted: all is trusted again. `edges` are the nine inner deciles of its labels' scores."""
+        self._groups[group] = _Group(edges)
+        self._groups.move_to_end(group)
+        if len(self._groups) > _GROUPS_MAX:
+            self._groups.popitem(last=False)
+
+    def labelled(self, group: Group, label: Label, ceiling: float, keep: float) -> bool:
+        """A fresh label of live traffic; True if this one sets off the alarm."""
+        state = self._groups.get(group)
+        if state is None or state.why:
+            return False
+        lost = excess(label, ceiling, keep)
+        # Never below one: the alarm is about now, and what went well long ago is no credit.
+        state.wealths = [max(1.0, wealth) * (1 + bet * lost) for wealth, bet in zip(state.wealths, _BETS, strict=True)]
+        if sum(state.wealths) / len(_BETS) < ALARM_AT:
+            return False
+        state.why = "quality"
+        return True
+
+    def served(self, group: Group, score: float) -> bool:
+        """A live request's score; True if this one sets off the alarm."""
+        state = self._groups.get(group)
+        if state is None or state.why or len(state.edges) != _BINS - 1:
+            return False
+        place = sum(score > edge for edge in state.edges)
+        state.counts[place] += 1
+        state.seen += 1
+        if state.seen > _WINDOW:
+            state.counts = [count * 0.5 for count in state.counts]
+            state.seen *= 0.5
+        if state.seen < _WINDOW_MIN or stability(state.counts, state.seen) <= PSI_MAX:
+            return False
+        state.why = "mix"
+        self._mixed.append(group)
+        return True
+
+    def alarms(self) -> list[Group]:
+        """Groups whose mix has changed since this was asked last: each is told of once."""
+        found, self._mixed = self._mixed, []
+        return found
+
+    def watched(self, group: Group) -> Watched:
+        """How a group stands."""
+        state = self._groups.get(group)
+        if state is None:
+            return Watched()
+        psi = stability(state.counts, state.seen) if state.seen >= _WINDOW_MIN else None
+        return Watched(wealth=sum(state.wealths) / len(_BETS), psi=psi, why=state.why)
+
+    def groups(self) -> list[Group]:
+        """All groups, for the metrics."""
+        return list(self._groups)
+
+
+def stability(counts: list[float], seen: float) -> float:
+    """The population stability index of counts over bins that should be equal; half a request is added to each."""
+    expected = 1 / _BINS
+    shares = [(count + 0.5) / (seen + 0.5 * _BINS) for count in counts]
+    return sum((share - expected) * math.log(share / expected) for share in shares)

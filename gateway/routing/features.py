@@ -1,0 +1,166 @@
+"""What the scorer weighs of a prompt: its words, and numbers that can be counted in microseconds. Pure.
+
+The cost is bounded whatever the length: the head and the tail of the prompt and the head of the tools are looked at. The
+numbers and their order belong to the committed weights: who changes anything here trains anew (`penstock learn train`).
+"""
+
+import re
+from itertools import islice
+
+from ..values.plan import Features
+
+# Characters that are looked at: of the prompt's head and tail, and of the tools.
+HEAD_CHARS, TAIL_CHARS, TOOLS_CHARS = 700, 300, 2000
+# Letters in lower case, digits as 0, all else as a space; what is not ASCII stays.
+_TABLE = "".join(
+    chr(code).lower() if chr(code).isalpha() or chr(code) == "_" else "0" if chr(code).isdigit() else " "
+    for code in range(128)
+)
+_OPTION = re.compile(r"^\(?[A-J][.):] ?(.*)", re.M)
+_NUMBER = re.compile(r"\d[\d,.]*")
+_INDENT = re.compile(r"\n +")
+_REQUIRED = re.compile(r'"required":\[([^\]]*)')
+_ENUM = re.compile(r'"enum":\[([^\]]*)')
+_OPTIONS_MAX = 10
+
+_CHARS = "?,$\\^=([{\"'%/+-*:_\n;<."
+_WORDS = (
+    "not", "except", "statement", "which", "following", "how", "what", "who", "when", "many", "much", "each", "per",
+    "twice", "than", "if", "or", "and", "the", "i", "you", "find", "all", "false", "most", "he", "she", "function",
+    "value", "equation", "can", "is",
+)  # fmt: skip
+_CODE = ("for ", "while ", "if ", ".replace", "append", "pop", "split", "join", "range", "return", "len(", "[::")
+_KEYS = ('"name":', '"type":', '"default"', '"array"', '"dict"', '"float"', '"integer"', '"String"')
+# A call whose outcome is asked for, as in assertions that are to be completed.
+_CALL = "assert f("
+
+_OF_OPTIONS = ("count", "mean", "spread", "stem", "numeric", "words", "distinct", "in_stem", "share")
+_OF_NUMBERS = ("count", "longest", "mean", "distinct", "decimals", "share")
+_OF_CODE = (
+    *_CODE, "indents", "deepest", "indent", "argument", "call_at", "commas", "quotes", "brackets", "numbers",
+)  # fmt: skip
+_OF_TOOLS = (
+    "chars", *_KEYS, "tools", "per_tool", "required", "required_most", "optional", "shared_of_prompt", "shared_of_tools",
+    "named", "enums", "vocabulary",
+)  # fmt: skip
+_OF_TEXT = ("chars", "words", "word_mean", "distinct", "word_longest", "word_median", "word_p90", "word_p75")
+NAMES = (
+    *_OF_TEXT, *(f"char {char}" for char in _CHARS), *(f"word {word}" for word in _WORDS), "sentences",
+    *(f"options {name}" for name in _OF_OPTIONS), *(f"numbers {name}" for name in _OF_NUMBERS),
+    "ascii", "titles", "last_sentence",
+    *(f"code {name}" for name in _OF_CODE), *(f"tools {name}" for name in _OF_TOOLS),
+)  # fmt: skip
+# Blocks that most prompts lack stand at the end: (first place, one past the last). What is absent is -1 throughout.
+_AT_CODE = len(NAMES) - len(_OF_CODE) - len(_OF_TOOLS)
+BLOCKS = ((_AT_CODE, _AT_CODE + len(_OF_CODE)), (_AT_CODE + len(_OF_CODE), len(NAMES)))
+ABSENT = -1.0
+_NO_OPTIONS = [0.0, *[ABSENT] * (len(_OF_OPTIONS) - 1)]
+_NO_NUMBERS = [0.0] * len(_OF_NUMBERS)
+_NO_CODE, _NO_TOOLS = [ABSENT] * len(_OF_CODE), [ABSENT] * len(_OF_TOOLS)
+# How other dialects, and other writers of JSON, spell what the training data spell in one way.
+_SPELLINGS = (
+    ('": ', '":'), ('"input_schema":', '"parameters":'), ('"object"', '"dict"'), ('"type":"function",', ""),
+    (',"type":"function"', ""),
+)  # fmt: skip
+# Words of the tools are told apart from words of the prompt by this.
+TOOL_WORD = "@"
+
+
+def features(prompt: str, tools: str = "") -> Features:
+    """The words and numbers of a prompt; `tools` is the JSON of what came with it, without spaces after its colons."""
+    text = prompt if len(prompt) <= HEAD_CHARS + TAIL_CHARS else f"{prompt[:HEAD_CHARS]}\n{prompt[-TAIL_CHARS:]}"
+    found = text.translate(_TABLE).split()
+    distinct, count = set(found), len(found) or 1
+    lengths = sorted(map(len, distinct)) or [0]
+    kinds = len(lengths)
+    dense: list[float] = [
+        len(prompt), count, sum(lengths) / kinds, kinds / count, lengths[-1], lengths[kinds // 2],
+        lengths[kinds * 9 // 10], lengths[kinds * 3 // 4],
+    ]  # fmt: skip
+    dense += map(text.count, _CHARS)
+    dense += map(distinct.__contains__, _WORDS)
+    dense.append(text.count(". "))
+    dense += _options(text, distinct) if "\nB" in text else _NO_OPTIONS
+    dense += _numbers(text, count)
+    dense += (
+        text.isascii(),
+        sum(map(str.istitle, text.split(" "))) / count,
+        len(text) - text.rfind(". ", 0, -2),
+    )
+    dense += _code(text) if "def " in text or "return" in text else _NO_CODE
+    if tools:
+        of_tools, vocabulary = _tools(tools, distinct)
+        dense += of_tools
+        distinct |= {TOOL_WORD + word for word in vocabulary}
+    else:
+        dense += _NO_TOOLS
+    return Features(words=frozenset(distinct), dense=tuple(dense))
+
+
+def tools_text(tools: bytes) -> str:
+    """The JSON of offered tools as the scorer was trained on it: in the words of one dialect, without spaces."""
+    text = tools.decode("utf-8", "ignore")
+    for given, meant in _SPELLINGS:
+        text = text.replace(given, meant)
+    return text
+
+
+def _words(text: str) -> list[str]:
+    return text.translate(_TABLE).split()
+
+
+def _options(text: str, distinct: set[str]) -> list[float]:
+    """Of multiple choice: how many, how long, how alike."""
+    found = [match[1] for match in islice(_OPTION.finditer(text), _OPTIONS_MAX)]
+    if not found:
+        return _NO_OPTIONS
+    count, sizes, stem = len(found), [*map(len, found)], text.find("\nA")
+    bags = [set(_words(option)) for option in found]
+    union: set[str] = set().union(*bags)
+    total = sum(map(len, bags))
+    stem_words = set(_words(text[:stem])) if stem > 0 else distinct
+    numeric = sum([option[:1].isdigit() or option[:1] in "$-+" for option in found])
+    return [
+        count, sum(sizes) / count, max(sizes) - min(sizes), stem, numeric / count, total / count,
+        len(union) / (total or 1), len(union & stem_words) / (len(union) or 1), sum(sizes) / len(text),
+    ]  # fmt: skip
+
+
+def _numbers(text: str, words: int) -> list[float]:
+    numbers = _NUMBER.findall(text)
+    if not numbers:
+        return _NO_NUMBERS
+    sizes = [*map(len, numbers)]
+    decimals = sum(["." in number[:-1] for number in numbers])
+    return [len(numbers), max(sizes), sum(sizes) / len(sizes), len(set(numbers)), decimals, len(numbers) / words]
+
+
+def _code(text: str) -> list[float]:
+    indents = [*map(len, _INDENT.findall(text))]
+    found: list[float] = [*map(text.count, _CODE)]
+    found += [len(indents), max(indents, default=0), sum(indents) / (len(indents) or 1)]
+    call = text.find(_CALL)
+    if call < 0:
+        return found + [ABSENT] * 6
+    argument = text[call + len(_CALL) :]
+    return [*found, len(argument), call, *map(argument.count, ",'["), len(_NUMBER.findall(argument))]
+
+
+def _tools(tools: str, distinct: set[str]) -> tuple[list[float], set[str]]:
+    """Of offered tools: how many, how much they ask for, whether the prompt speaks of them; and their words."""
+    text = tools[:TOOLS_CHARS]
+    keys = [*map(text.count, _KEYS)]
+    offered = text.count('"parameters":') or 1
+    required = [found.count(",") + 1 for found in _REQUIRED.findall(text)]
+    vocabulary = set(_words(text))
+    shared = len(distinct & vocabulary)
+    start = text.find('"name":') + 8
+    name = _words(text[start : text.find('"', start)].replace("_", " "))
+    stems = {word[:5] for word in distinct}
+    enums = sum([found.count(",") + 1 for found in _ENUM.findall(text)])
+    total = sum(required)
+    return [
+        len(tools), *keys, offered, keys[1] / offered, total / (len(required) or 1), max(required, default=0),
+        total - keys[1] + offered, shared / (len(distinct) or 1), shared / (len(vocabulary) or 1),
+        sum([word[:5] in stems for word in name]) / (len(name) or 1), enums, len(vocabulary),
+    ], vocabulary  # fmt: skip

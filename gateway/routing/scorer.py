@@ -1,0 +1,133 @@
+"""The scorer: what a small and a frontier model will probably make of a prompt. Pure; no numpy.
+
+Two parts, trained by `penstock learn train` on public outcomes of many models (docs/adr/0013): weights of words, and
+regression trees over the numbers of `features.py` and what the words say. All trees are walked at once: each split marks
+the leaves that it rules out as the zero bits of one long integer, and the lowest bit left of each tree is its leaf
+(QuickScorer: Lucchese et al., SIGIR 2015).
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from operator import getitem
+from typing import Any
+
+from ..values.base import Value
+from ..values.plan import Features
+from .features import ABSENT, BLOCKS, NAMES
+
+# Leaves that a tree may have: the width of a machine word that `memoryview` can read.
+LEAVES_MAX = 16
+# Weights are whole numbers of these parts, so that sums are the same in every order.
+WORD_PARTS, LEAF_PARTS = 10_000, 100_000
+# Two sums in one integer, each below this.
+_LANE = 1 << 40
+# Nothing is certain.
+_SURE_MIN, _SURE_MAX = 0.01, 0.99
+
+_Row = tuple[int, tuple[float, ...], tuple[int, ...]]
+
+
+class Scored(Value, frozen=True, kw_only=True):
+    """Probabilities that a small model's answer is right, and a frontier model's, in [0.01, 0.99]; and the calibrated
+    probability that the small tier does not suffice. `lanes` are what a correction from own traffic weighs."""
+
+    small: float
+    frontier: float
+    need: float
+    lanes: tuple[float, ...]
+
+
+class Scorer:
+    """One set of weights. `name` is a digest of them."""
+
+    def __init__(self, name: str, weights: Mapping[str, Any]) -> None:
+        self.name = name
+        trees = weights["trees"]
+        assert all(_leaves(tree) <= LEAVES_MAX for tree in trees), "a tree's leaves fit a machine word"
+        self._base = _packed(*weights["base"])
+        self._words = {
+            word: _packed(small, frontier)
+            for word, small, frontier in zip(weights["words"].split(" "), *weights["lanes"], strict=True)
+        }
+        self._need: tuple[float, float] = tuple(weights["need"])
+        self._size = len(trees) * LEAVES_MAX // 8
+        self._ones = sum(1 << LEAVES_MAX * place for place in range(len(trees)))
+        full = (1 << 8 * self._size) - 1
+        masks = [[full] * (len(cuts) + 1) for cuts in weights["cuts"]]
+        self._leaves: list[dict[int, int]] = []
+        for place, tree in enumerate(trees):
+            leaves: dict[int, int] = {}
+            _marked(tree, place * LEAVES_MAX, masks, leaves, 0)
+            self._leaves.append(leaves)
+        rows = [(place, tuple(weights["cuts"][place]), tuple(row)) for place, row in enumerate(masks)]
+        split_on = [row for row in rows if any(mask != full for mask in row[2])]
+        self._always = [row for row in split_on if row[0] < BLOCKS[0][0]]
+        self._said = [row for row in split_on if row[0] >= len(NAMES)]
+        self._blocks = [(begin, *_block(split_on, begin, end, full)) for begin, end in BLOCKS]
+
+    def score(self, features: Features) -> Scored:
+        """What will probably come of a prompt."""
+        dense, words = features.dense, self._words
+        told = _unpacked(sum(map(words.__getitem__, words.keys() & features.words)))
+        small, frontier = told[0] / WORD_PARTS, told[1] / WORD_PARTS
+        alive = -1
+        for place, cuts, masks in self._always:
+            alive &= masks[bisect_left(cuts, dense[place])]
+        for begin, absent, rows in self._blocks:
+            if dense[begin] == ABSENT:
+                alive &= absent
+            else:
+                for place, cuts, masks in rows:
+                    alive &= masks[bisect_left(cuts, dense[place])]
+        said = (small, frontier, frontier - small)
+        for place, cuts, masks in self._said:
+            alive &= masks[bisect_left(cuts, said[place - len(NAMES)])]
+        lowest = alive & (alive ^ (alive - self._ones))
+        places = memoryview(lowest.to_bytes(self._size, "little")).cast("H")
+        right = _unpacked(sum(map(getitem, self._leaves, places), self._base))
+        p_small, p_frontier = (min(_SURE_MAX, max(_SURE_MIN, one / LEAF_PARTS)) for one in right)
+        gain = p_frontier - p_small
+        slope, offset = self._need
+        return Scored(
+            small=p_small,
+            frontier=p_frontier,
+            need=1 / (1 + math.exp(-(slope * gain + offset))),
+            lanes=(gain, p_small, small, frontier),
+        )
+
+
+def _block(rows: Sequence[_Row], begin: int, end: int, full: int) -> tuple[int, list[_Row]]:
+    """What is ruled out where the block is absent, and its rows."""
+    mine, absent = [row for row in rows if begin <= row[0] < end], full
+    for _, cuts, masks in mine:
+        absent &= masks[bisect_left(cuts, ABSENT)]
+    return absent, mine
+
+
+def _marked(tree: Sequence[Any], shift: int, masks: list[list[int]], leaves: dict[int, int], leaf: int) -> int:
+    """Enter a tree [feature, bin, left, right] or leaf [small, frontier]: for every bin right of a split, the leaves to
+    its left are ruled out. Gives the next free leaf."""
+    if len(tree) == 2:
+        leaves[1 << leaf] = _packed(*tree)
+        return leaf + 1
+    feature, last, left, right = tree
+    middle = _marked(left, shift, masks, leaves, leaf)
+    ruled_out = ((1 << middle) - (1 << leaf)) << shift
+    for place in range(last + 1, len(masks[feature])):
+        masks[feature][place] &= ~ruled_out
+    return _marked(right, shift, masks, leaves, middle)
+
+
+def _leaves(tree: Sequence[Any]) -> int:
+    return 1 if len(tree) == 2 else _leaves(tree[2]) + _leaves(tree[3])
+
+
+def _packed(small: int, frontier: int) -> int:
+    """Two whole numbers in one, to be added together."""
+    return small + frontier * _LANE
+
+
+def _unpacked(packed: int) -> tuple[int, int]:
+    low = (packed + _LANE // 2) % _LANE - _LANE // 2
+    return low, (packed - low) // _LANE

@@ -1,0 +1,102 @@
+"""A cheap look at a small model's whole answer: does anything in it say that it does not suffice? Pure.
+
+Only what can be told without another model: it was cut or withheld, it refuses or gives up, it is not in the form that
+was asked for, it calls a tool that was not offered or not as its schema says, its tokens were chosen with hesitation.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..wire.asked import Asked
+from ..wire.said import Said
+
+# Characters read for the words of a refusal; they stand at the beginning.
+_WORDS_CHARS = 300
+_GIVES_UP = re.compile(
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:not|'t)|could ?n[o']t) (?:help|assist|do that|determine|answer|find|complete)"
+    r"|as an ai\b|i do(?:n't| not) (?:know|have enough)|unable to (?:answer|complete|determine))",
+    re.IGNORECASE,
+)
+# Below this mean margin (nats) between the chosen token and the next best an answer was guessed more than known: half of
+# the probability mass lies elsewhere at 0, e times more on the chosen one at 1.
+_MARGIN_NATS = 1.0
+
+
+def doubts(said: Said, asked: Asked) -> tuple[str, ...]:
+    """Why the answer may not suffice, in few words each; () where nothing speaks against it."""
+    found = []
+    if said.cut:
+        found.append("cut off")
+    if said.withheld or (not said.calls and _GIVES_UP.search(said.text[:_WORDS_CHARS])):
+        found.append("refuses")
+    if not said.text.strip() and not said.calls:
+        found.append("says nothing")
+    elif asked.schema is not None and not said.calls:
+        found.extend(_misfits(said.text, asked.schema, "answer"))
+    if asked.must_call and not said.calls:
+        found.append("no tool call")
+    for name, arguments in said.calls:
+        if asked.tools and name not in asked.tools:
+            found.append("calls a tool that was not offered")
+        else:
+            found.extend(_misfits(arguments or "{}", asked.tools.get(name, {}), "call"))
+    if said.margin is not None and said.margin < _MARGIN_NATS:
+        found.append("hesitates")
+    return tuple(dict.fromkeys(found))
+
+
+def _misfits(text: str, schema: Mapping[str, Any], what: str) -> list[str]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return [f"{what} is not JSON"]
+    return [] if fits(value, schema) else [f"{what} does not fit its schema"]
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+# Schemas refer and nest; deeper than this nobody writes.
+_DEPTH_MAX = 16
+
+
+def fits(value: Any, schema: Any, depth: int = 0) -> bool:
+    """Whether a value has the types, required fields, enums and items that a JSON Schema asks for. What the schema says
+    beyond these (references, combinations, formats) is not held against the value."""
+    if not isinstance(schema, Mapping) or depth > _DEPTH_MAX:
+        return True
+    kinds = schema.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if isinstance(kinds, list) and not any(_is(value, kind) for kind in kinds):
+        return False
+    allowed = schema.get("enum")
+    if isinstance(allowed, list) and value not in allowed:
+        return False
+    if isinstance(value, dict):
+        required, properties = schema.get("required"), schema.get("properties")
+        if isinstance(required, list) and any(isinstance(name, str) and name not in value for name in required):
+            return False
+        properties = properties if isinstance(properties, Mapping) else {}
+        if schema.get("additionalProperties") is False and not properties.keys() >= value.keys():
+            return False
+        return all(fits(value[name], part, depth + 1) for name, part in properties.items() if name in value)
+    if isinstance(value, list):
+        return all(fits(item, schema.get("items"), depth + 1) for item in value)
+    return True
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) and kind in ("integer", "number"):
+        return False
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return kind not in _TYPES or isinstance(value, _TYPES[kind])

@@ -1,0 +1,133 @@
+"""Labels of own traffic in SQLite, beside the ledger: what both tiers, or one, made of a request. Bounded, oldest out.
+
+Features only, unless the operator opted in to content. Rare and small: written from a thread, each over a connection of
+its own. `learned.json` beside it is what was fitted to them, replaced as a whole.
+"""
+
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import orjson
+
+from ..values.base import Value
+from ..values.quality import Fitted, Group, Learnt
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS labels (
+    id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL,
+    small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
+    scorer TEXT NOT NULL, features BLOB NOT NULL, content TEXT
+);
+CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
+"""
+_ROW = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# How often rows beyond the bound are taken out: in so many insertions.
+_PRUNED_EVERY = 100
+LEARNED = "learned.json"
+
+
+class KeptLabel(Value, frozen=True, kw_only=True):
+    """One label. `tier` is the smaller tier of the pair; `small` and `large` are qualities in [0, 1], None where that
+    side was not seen; `how` is judge, outcome, feedback or check. `features` are what the scorer of that name weighed,
+    `content` prompt and answers as JSON, None where they are not kept."""
+
+    id: str
+    at_ms: int
+    org: str
+    task_type: str
+    tier: str
+    small_model: str
+    large_model: str
+    score: float
+    small: float | None
+    large: float | None
+    how: str
+    scorer: str
+    features: tuple[float, ...] = ()
+    content: str | None = None
+
+
+class SqliteLabels:
+    """The labels of one data folder."""
+
+    def __init__(self, folder: Path, labels_max: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._max = folder / "labels.sqlite", labels_max
+        self._since_pruned = 0
+        db = self._open()
+        try:
+            db.executescript(_SCHEMA)
+        finally:
+            db.close()
+
+    def add(self, label: KeptLabel) -> None:
+        """Keep one label; the same id is kept once. Raises sqlite3.Error."""
+        row = (
+            label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
+            label.score, label.small, label.large, label.how, label.scorer, array("f", label.features).tobytes(),
+            label.content,
+        )  # fmt: skip
+        db = self._open()
+        try:
+            db.execute(_ROW, row)
+            self._since_pruned += 1
+            if self._since_pruned >= _PRUNED_EVERY:
+                self._since_pruned = 0
+                db.execute("DELETE FROM labels WHERE rowid <= (SELECT MAX(rowid) FROM labels) - ?", (self._max,))
+        finally:
+            db.close()
+
+    def all(self) -> Iterator[KeptLabel]:
+        """Every label, oldest first; at most the bound."""
+        db = self._open()
+        try:
+            rows = db.execute(
+                "SELECT * FROM (SELECT * FROM labels ORDER BY at_ms DESC LIMIT ?) ORDER BY at_ms", (self._max,)
+            )
+            for row in rows:
+                features = array("f")
+                features.frombytes(row[12])
+                yield KeptLabel(
+                    id=row[0], at_ms=row[1], org=row[2], task_type=row[3], tier=row[4], small_model=row[5],
+                    large_model=row[6], score=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
+                    features=tuple(features), content=row[13],
+                )  # fmt: skip
+        finally:
+            db.close()
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)
+
+
+class _Written(msgspec.Struct):
+    scorer: str
+    at: float
+    fitted: list[tuple[str, str, str, Fitted]]
+
+
+_WRITTEN = msgspec.json.Decoder(_Written)
+
+
+def write_learnt(folder: Path, learnt: Learnt) -> None:
+    """Replace what was learnt, as a whole. Raises OSError."""
+    fitted = [(*group, msgspec.to_builtins(one)) for group, one in sorted(learnt.fitted.items())]
+    document = {"scorer": learnt.scorer, "at": learnt.at, "fitted": fitted}
+    fresh = folder / f"{LEARNED}.new"
+    fresh.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    fresh.replace(folder / LEARNED)
+
+
+def read_learnt(folder: Path) -> Learnt | None:
+    """What was learnt, None where nothing was. Raises OSError, and ValueError for what is no such file."""
+    path = folder / LEARNED
+    if not path.exists():
+        return None
+    try:
+        written = _WRITTEN.decode(path.read_bytes())
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: not what `penstock learn fit` writes: {error}") from error
+    fitted: dict[Group, Fitted] = {(org, task, tier): one for org, task, tier, one in written.fitted}
+    return Learnt(scorer=written.scorer, at=written.at, fitted=fitted)

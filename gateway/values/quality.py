@@ -1,0 +1,131 @@
+"""What operators ask of quality, and what was learnt of it from their own traffic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .catalog import Tier
+
+# Whatever is not one of the configured kinds of work.
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What is asked for one kind of work.
+
+    `keep`: at least this part of the frontier's quality is kept, with `confidence`; None asks for no floor.
+    `fallback_share`: where the labels do not carry that claim, this share goes to the frontier; None sends all.
+    `frontier_share`: a share that is held whatever the quality; None asks for none. All in [0, 1].
+    """
+
+    keep: float | None = None
+    confidence: float = 0.95
+    fallback_share: float | None = None
+    frontier_share: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked at all; else ceilings of the file decide."""
+        return self.keep is not None or self.frontier_share is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityPolicy:
+    """What is asked by task type; the default for the rest."""
+
+    default: Quality = Quality()
+    by_task_type: Mapping[str, Quality] = field(default_factory=dict)
+
+    def of(self, task_type: str) -> Quality:
+        """What applies to a request."""
+        return self.by_task_type.get(task_type, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """Small first, and the frontier if the answer looks doubtful. `on`: whether it is done at all. `escalates` is the
+    share of doubtful answers assumed before any was seen, in [0, 1]."""
+
+    on: bool = False
+    escalates: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """A sample of requests is asked of both tiers once more, beside the caller, and a judge compares the answers.
+
+    `share` in [0, 1] of the requests of auto routes; `judge` is the route that judges; `nusd_per_day` is what all of it
+    may cost.
+    """
+
+    share: float = 0.0
+    judge: str = ""
+    nusd_per_day: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """How labels are collected and used. `keep_content`: prompts and answers of labels are kept, too (else features
+    only). `labels_max` are kept, oldest out. `refit_seconds` between fits, None to leave that to the operator."""
+
+    shadow: Shadow = Shadow()
+    keep_content: bool = False
+    labels_max: int = 200_000
+    refit_seconds: float | None = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """One of the parts that agents of a session play, how it is known, and what it is bound to.
+
+    It is known by a header, by the name of the agent (`agents`, shell patterns), by words that must all stand in the
+    system prompt, by tools one of which is offered, or by having been seen with its header before. `sub_agents`: every
+    session that another one started. `tier_min` and `tier_max` bound the choice.
+    """
+
+    name: str
+    agents: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+    tools: frozenset[str] = frozenset()
+    sub_agents: bool = False
+    task_type: str | None = None
+    complexity_shift: float = 0.0
+    tier_min: Tier | None = None
+    tier_max: Tier | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What the labels of one (organisation, task type, tier) carry.
+
+    `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
+    labels do not say so; `labels` is their number, `share` of them lie at or below it, `kept` is what those kept.
+    `edges` are the nine inner deciles of their scores. `head` corrects the shipped scorer for this traffic (weights of
+    the scorer's own features, the bias first); () leaves it as it is.
+    """
+
+    ceiling: float | None
+    keep: float
+    confidence: float
+    labels: int
+    share: float
+    kept: float
+    edges: tuple[float, ...] = ()
+    head: tuple[float, ...] = ()
+
+
+Group = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """Everything that was learnt, published as a whole. `scorer` names the weights that it was fitted with, `at` is
+    when (seconds since the epoch); groups are (organisation, task type, tier)."""
+
+    scorer: str = ""
+    at: float = 0.0
+    fitted: Mapping[Group, Fitted] = field(default_factory=dict)
+
+
+NOTHING_LEARNT = Learnt()
+NO_QUALITY, NO_CASCADE, NO_LEARNING = QualityPolicy(), Cascade(), Learning()
