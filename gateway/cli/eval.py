@@ -1,4 +1,4 @@
-"""`penstock eval loops`: the loop guard and published rules, tried on recorded agent sessions."""
+"""`penstock eval`: the loop guard and published rules on recorded agent sessions; the router on labelled prompts."""
 
 import argparse
 import sys
@@ -6,15 +6,18 @@ from pathlib import Path
 
 import orjson
 
+from ..errors import ConfigError
 from ..evaluation import long_sessions, report, tables
 from ..evaluation.ours import Meter, limits
 from ..evaluation.recordings import load
 from ..evaluation.replay import NAMES, makers
 from ..evaluation.spend import Prices
+from .eval_routing import arguments as routing_arguments
+from .eval_routing import run as run_routing
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """One subject so far: loops."""
+    """One subject each."""
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     text = "replay recorded sessions before the loop guard and published rules"
     loops = subjects.add_parser("loops", help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -32,10 +35,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--long", type=int, metavar="N", help="instead, make N long healthy sessions out of DATA's and try those"
     )
     loops.add_argument("--seed", type=int, default=7, help="of the long sessions (default: 7)")
+    routing_arguments(subjects)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print the tables, and write the JSON file if one was asked for."""
+    """Print the tables, and write the files that were asked for."""
+    if chosen.subject == "loops":
+        return _loops(chosen)
+    try:
+        return run_routing(chosen)
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 1
+
+
+def _loops(chosen: argparse.Namespace) -> int:
     meter = Meter()
     try:
         rules = makers(chosen.rules.split(","), limits(chosen.threshold_stop), meter)

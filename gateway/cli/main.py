@@ -17,7 +17,8 @@ COMMANDS = {
     "check": "check a routing file: every mistake at once",
     "sessions": "see sessions, let stopped ones go on, end them, label them",
     "export": "print what was spent, per task type or another group",
-    "eval": "try the loop guard on recorded agent sessions, beside published rules",
+    "eval": "try the loop guard on recorded sessions, the router on labelled prompts, beside published rules",
+    "learn": "train the scorer, fit quality floors to the labels of own traffic",
     "demo": "watch agents run through a gateway in front of two simulated providers",
 }
 

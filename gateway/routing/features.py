@@ -10,7 +10,7 @@ from itertools import islice
 from ..values.plan import Features
 
 # Characters that are looked at: of the prompt's head and tail, and of the tools.
-HEAD_CHARS, TAIL_CHARS, TOOLS_CHARS = 700, 300, 2000
+HEAD_CHARS, TAIL_CHARS, TOOLS_CHARS = 500, 200, 1500
 # Letters in lower case, digits as 0, all else as a space; what is not ASCII stays.
 _TABLE = "".join(
     chr(code).lower() if chr(code).isalpha() or chr(code) == "_" else "0" if chr(code).isdigit() else " "

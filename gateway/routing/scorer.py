@@ -8,7 +8,7 @@ the leaves that it rules out as the zero bits of one long integer, and the lowes
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -22,6 +22,8 @@ LEAVES_MAX = 16
 WORD_PARTS, LEAF_PARTS = 10_000, 100_000
 # Two sums in one integer, each below this.
 _LANE = 1 << 40
+# Deviations beyond this many standard deviations are as far as this.
+_FAR = 3.0
 # Nothing is certain.
 _SURE_MIN, _SURE_MAX = 0.01, 0.99
 
@@ -30,12 +32,16 @@ _Row = tuple[int, tuple[float, ...], tuple[int, ...]]
 
 class Scored(Value, frozen=True, kw_only=True):
     """Probabilities that a small model's answer is right, and a frontier model's, in [0.01, 0.99]; and the calibrated
-    probability that the small tier does not suffice. `lanes` are what a correction from own traffic weighs."""
+    probability that the small tier does not suffice."""
 
     small: float
     frontier: float
     need: float
-    lanes: tuple[float, ...]
+
+    @property
+    def gain(self) -> float:
+        """What the frontier is expected to do better, in [-0.98, 0.98]."""
+        return self.frontier - self.small
 
 
 class Scorer:
@@ -50,6 +56,9 @@ class Scorer:
             word: _packed(small, frontier)
             for word, small, frontier in zip(weights["words"].split(" "), *weights["lanes"], strict=True)
         }
+        self._vocabulary = tuple(self._words)
+        self._places = {word: place for place, word in enumerate(self._vocabulary)}
+        self._scale = [(mean, factor) for mean, factor in weights["scale"]]
         self._need: tuple[float, float] = tuple(weights["need"])
         self._size = len(trees) * LEAVES_MAX // 8
         self._ones = sum(1 << LEAVES_MAX * place for place in range(len(trees)))
@@ -89,12 +98,24 @@ class Scorer:
         p_small, p_frontier = (min(_SURE_MAX, max(_SURE_MIN, one / LEAF_PARTS)) for one in right)
         gain = p_frontier - p_small
         slope, offset = self._need
-        return Scored(
-            small=p_small,
-            frontier=p_frontier,
-            need=1 / (1 + math.exp(-(slope * gain + offset))),
-            lanes=(gain, p_small, small, frontier),
+        return Scored(small=p_small, frontier=p_frontier, need=1 / (1 + math.exp(-(slope * gain + offset))))
+
+    def placed(self, dense: Sequence[float]) -> tuple[float, ...]:
+        """The numbers of a prompt as deviations from what is usual, each in [-3, 3]."""
+        return tuple(
+            [
+                max(-_FAR, min(_FAR, (math.log1p(max(one, -0.5)) - mean) * factor))
+                for one, (mean, factor) in zip(dense, self._scale, strict=True)
+            ]
         )
+
+    def known(self, words: frozenset[str]) -> list[int]:
+        """The places in the vocabulary of those words that stand there, ascending; no other word is ever kept."""
+        return sorted([self._places[word] for word in self._places.keys() & words])
+
+    def words_at(self, places: Iterable[int]) -> frozenset[str]:
+        """The words at these places of the vocabulary."""
+        return frozenset([self._vocabulary[place] for place in places])
 
 
 def _block(rows: Sequence[_Row], begin: int, end: int, full: int) -> tuple[int, list[_Row]]:

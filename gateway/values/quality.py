@@ -95,13 +95,26 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A correction of the scorer's gain for one kind of traffic: offset + slope * gain, and weights of its standardised
+    numbers and of words (none of them: ()). `need` (slope, offset) turns the result into the log-odds that the small
+    tier does not suffice."""
+
+    offset: float = 0.0
+    slope: float = 1.0
+    numbers: tuple[float, ...] = ()
+    words: Mapping[str, float] = field(default_factory=dict)
+    need: tuple[float, float] = (4.0, -1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """What the labels of one (organisation, task type, tier) carry.
 
     `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
     labels do not say so; `labels` is their number, `share` of them lie at or below it, `kept` is what those kept.
-    `edges` are the nine inner deciles of their scores. `head` corrects the shipped scorer for this traffic (weights of
-    the scorer's own features, the bias first); () leaves it as it is.
+    `edges` are the nine inner deciles of their scores. `head` corrects the scorer for this traffic, None leaves it as it
+    is.
     """
 
     ceiling: float | None
@@ -111,7 +124,7 @@ class Fitted:
     share: float
     kept: float
     edges: tuple[float, ...] = ()
-    head: tuple[float, ...] = ()
+    head: Head | None = None
 
 
 Group = tuple[str, str, str]

@@ -1,0 +1,141 @@
+"""A correction of the scorer for one kind of traffic, from its own labels: ridge regression of what the scorer's gain
+leaves over, shrunk towards leaving it as it is.
+
+gain' = offset + slope * gain + numbers + words. How strongly it is shrunk is chosen by cross-validation among the
+labels; of settings that are not clearly worse than the best the one that changes least is taken.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..values.quality import Head
+from .train import calibrated
+
+Floats = npt.NDArray[np.float64]
+
+# Ridges, and what words and numbers weigh beside the gain; the last ridge leaves the scorer as it is.
+_RIDGES = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 100_000.0)
+_OF_WORDS, _OF_NUMBERS = (0.0, 1.0, 3.0), (0.3, 1.0)
+_FOLDS = 5
+# A setting that changes more must be better by so many standard errors.
+_MARGIN = 0.5
+# A word counts from so many labels on, and not if nearly every prompt has it.
+_WORD_LABELS_MIN, _WORD_SHARE_MAX = 4, 0.9
+# The gain weighs as much as so many numbers.
+_OF_GAIN = 3.0
+# Fewer labels correct nothing.
+LABELS_MIN = 40
+# The newest labels that a correction is fitted to: its arithmetic is cubic.
+LABELS_MAX = 3_000
+
+
+class Seen(NamedTuple):
+    """One label: the scorer's gain, its standardised numbers, the words it knows, and both qualities in [0, 1]."""
+
+    gain: float
+    placed: Sequence[float]
+    words: frozenset[str]
+    small: float
+    large: float
+
+
+class _Space(NamedTuple):
+    """Labels as inputs of the regression: gain, numbers, words."""
+
+    gain: Floats
+    numbers: Floats
+    words: Floats
+
+
+def corrected(head: Head, gain: float, placed: Sequence[float], words: frozenset[str]) -> float:
+    """The gain by what own traffic has taught."""
+    found = head.offset + head.slope * gain
+    if head.numbers:
+        found += sum([weight * value for weight, value in zip(head.numbers, placed, strict=True)])
+    if head.words:
+        found += sum([head.words[word] for word in head.words.keys() & words])
+    return found
+
+
+def fit(labels: Sequence[Seen], seed: int = 0) -> Head:
+    """The correction that labels carry, and the calibration of what it gives; too few of them calibrate only."""
+    labels = labels[-LABELS_MAX:]
+    gain = np.array([label.gain for label in labels])
+    true = np.array([label.large - label.small for label in labels])
+    wanting = (true > 0).astype(np.float64)
+    if len(labels) < LABELS_MIN:
+        return Head(need=calibrated(gain, wanting, np.ones(len(labels))))
+    counts = Counter(word for label in labels for word in label.words)
+    most = _WORD_SHARE_MAX * len(labels)
+    vocabulary = sorted(word for word, count in counts.items() if _WORD_LABELS_MIN <= count <= most)
+    mean, spread = float(gain.mean()), float(gain.std()) + 1e-6
+    space = _Space(
+        gain=(_OF_GAIN * (gain - mean) / spread)[:, None],
+        numbers=np.array([label.placed for label in labels]),
+        words=_marked(labels, vocabulary),
+    )
+    left = true - gain
+    ridge, of_words, of_numbers = _setting(space, left, seed)
+    kernels = _kernels(space)
+    kernel = kernels[0] + of_numbers * kernels[1] + of_words * kernels[2]
+    offset = float(left.mean())
+    alpha = np.linalg.solve(kernel + ridge * np.eye(len(labels)), left - offset)
+    slope = float((space.gain.T @ alpha)[0]) * _OF_GAIN / spread
+    numbers, told = of_numbers * (space.numbers.T @ alpha), of_words * (space.words.T @ alpha)
+    head = Head(
+        offset=offset - slope * mean,
+        slope=1 + slope,
+        numbers=tuple(round(float(one), 6) for one in numbers),
+        words={word: round(float(one), 6) for word, one in zip(vocabulary, told, strict=True) if one},
+    )
+    # Calibrated on labels that the correction has not seen would be better still; a slope below one is the price.
+    fitted = np.array([corrected(head, label.gain, label.placed, label.words) for label in labels])
+    return Head(
+        offset=head.offset, slope=head.slope, numbers=head.numbers, words=head.words,
+        need=calibrated(fitted, wanting, np.ones(len(labels))),
+    )  # fmt: skip
+
+
+def _setting(space: _Space, left: Floats, seed: int) -> tuple[float, float, float]:
+    """(ridge, weight of words, weight of numbers) by cross-validation."""
+    count, kernels = len(left), _kernels(space)
+    part = np.random.default_rng(seed).permutation(count) % _FOLDS
+    errors: dict[tuple[float, float, float], Floats] = {}
+    for of_words in _OF_WORDS:
+        for of_numbers in _OF_NUMBERS:
+            kernel = kernels[0] + of_numbers * kernels[1] + of_words * kernels[2]
+            found = {ridge: np.zeros(count) for ridge in _RIDGES}
+            for fold in range(_FOLDS):
+                seen, unseen = part != fold, part == fold
+                mean = left[seen].mean()
+                # One decomposition serves every ridge.
+                values, vectors = np.linalg.eigh(kernel[np.ix_(seen, seen)])
+                turned, across = vectors.T @ (left[seen] - mean), kernel[np.ix_(unseen, seen)] @ vectors
+                for ridge in _RIDGES:
+                    said = mean + across @ (turned / (np.maximum(values, 0) + ridge))
+                    found[ridge][unseen] = (left[unseen] - said) ** 2
+            for ridge, error in found.items():
+                errors[ridge, of_words, of_numbers] = error
+    best = min(errors, key=lambda one: float(errors[one].mean()))
+    good = [
+        one
+        for one, error in errors.items()
+        if (error - errors[best]).mean() <= _MARGIN * (error - errors[best]).std() / count**0.5
+    ]
+    return max(good, key=lambda one: (one[0], -one[1], -one[2]))
+
+
+def _kernels(space: _Space) -> tuple[Floats, Floats, Floats]:
+    return space.gain @ space.gain.T, space.numbers @ space.numbers.T, space.words @ space.words.T
+
+
+def _marked(labels: Sequence[Seen], vocabulary: Sequence[str]) -> Floats:
+    places = {word: place for place, word in enumerate(vocabulary)}
+    found = np.zeros((len(labels), len(vocabulary)))
+    for row, label in enumerate(labels):
+        found[row, [places[word] for word in label.words if word in places]] = 1.0
+    return found
