@@ -114,6 +114,7 @@ class App:
             self._clock.now,
             self._chance.jitter,
             self._learnt,
+            scorer_weights.load(),
             refit,
         )
         secret = settings.approval_secret.get_secret_value() if settings.approval_secret is not None else None

@@ -13,11 +13,11 @@ from .routing.classifiers.task_type import TaskTypes
 from .routing.features import features, tools_text
 from .routing.health import HealthBook
 from .routing.load import Load, LoadBook
-from .routing.opinion import opinion
+from .routing.opinion import Read, opinion
 from .routing.plan import Situation
 from .routing.prospects import CACHE_SECONDS, CACHE_SECONDS_LONG, ProspectBook, Warm
 from .routing.roles import RoleBook
-from .routing.scorer import Scored, Scorer
+from .routing.scorer import Scorer
 from .routing.verifier import doubts
 from .settlement import Decided, Progress
 from .values.entry import LedgerEntry
@@ -60,7 +60,7 @@ class Navigator:
         declared = hints.task_type
         if declared is None and role is not None:
             declared = role.task_type
-        scored = self._scored(arrived, facts) if arrived.route.auto and world.classifier == "learned" else None
+        read = self._read(arrived, facts) if arrived.route.auto and world.classifier == "learned" else None
         verdict = opinion(
             facts,
             world,
@@ -68,21 +68,22 @@ class Navigator:
             self._kinds,
             declared=declared,
             role=role,
-            scored=scored,
-            scorer=self._scorer.name if self._scorer is not None else "",
+            read=read,
+            scorer=self._scorer,
             tier=arrived.route.lowest.name,
         )
         return verdict, role
 
-    def _scored(self, arrived: Arrived, facts: Facts) -> Scored | None:
+    def _read(self, arrived: Arrived, facts: Facts) -> Read | None:
         """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
         if self._scorer is None:
             return None
         session, text = arrived.session, hash((facts.prompt, facts.tools))
-        if session.scored is None or session.scored[0] != text:
-            session.scored = text, self._scorer.score(features(facts.prompt, tools_text(facts.tools)))
-        found: Scored = session.scored[1]
-        return found
+        if session.read is None or session.read[0] != text:
+            found = features(facts.prompt, tools_text(facts.tools))
+            session.read = text, Read(features=found, scored=self._scorer.score(found))
+        known: Read = session.read[1]
+        return known
 
     def planned(self, decided: Decided, *, now: float) -> Plan | Refusal:
         """Which deployments are tried, in which order; `now` is monotonic."""

@@ -22,6 +22,7 @@ from .exchange import Exchange
 from .routing import checks
 from .routing.aims import Aims
 from .routing.floor import Label
+from .routing.scorer import Scorer
 from .settlement import Decided, Progress
 from .stores.labels import KeptLabel, SqliteLabels, read_learnt
 from .treasury import Gauge
@@ -87,12 +88,14 @@ class School:
         now: Callable[[], float],
         jitter: Callable[[], float],
         publish: Callable[[Learnt], None],
+        scorer: Scorer,
         refit: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._world, self._folder = world, folder
         self._supervisor = supervisor
         self._now, self._jitter = now, jitter
         self._publish, self._refit = publish, refit
+        self._scorer = scorer
         self._aims = Aims()
         self._exchange: Exchange | None = None
         self._warn: Callable[[Mapping[str, Any]], None] = _nobody
@@ -100,7 +103,7 @@ class School:
         self._waiting: list[KeptLabel] = []
         self._recent: OrderedDict[tuple[str, str], deque[_Served]] = OrderedDict()
         self._learnt_stamp: int | None = None
-        self._fitted_at = now()
+        self._fitted_at, self._fitted_with = now(), 0
         self.counts: dict[str, int] = {}
 
     def start(self, exchange: Exchange, warn: Callable[[Mapping[str, Any]], None]) -> None:
@@ -202,6 +205,7 @@ class School:
         if len(self._waiting) >= _WAITING_MAX:
             self.counts["dropped"] = self.counts.get("dropped", 0) + 1
             return
+        read = one.verdict.features
         self._waiting.append(
             KeptLabel(
                 id=f"{one.request_id}.{how}",
@@ -212,11 +216,13 @@ class School:
                 small_model=one.low.model,
                 large_model=one.high.model,
                 score=one.verdict.complexity,
+                base=one.verdict.base,
                 small=small,
                 large=large,
                 how=how,
                 scorer=one.verdict.scorer,
-                features=one.verdict.features,
+                numbers=read.dense if read is not None else (),
+                words=tuple(self._scorer.known(read.words)) if read is not None else (),
                 content=content,
             )
         )
@@ -348,8 +354,11 @@ class School:
         except (OSError, ValueError) as error:
             log.error("what was learnt cannot be read, so nothing changes: %s", error)
         every = self._world().learning.refit_seconds
-        if self._refit is not None and every is not None and self._now() - self._fitted_at >= every:
-            self._fitted_at = self._now()
+        judged = self.counts.get("judge", 0)
+        if self._refit is None or every is None or judged == self._fitted_with:
+            return
+        if self._now() - self._fitted_at >= every:
+            self._fitted_at, self._fitted_with = self._now(), judged
             await self._refit()
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""`penstock eval routing`: our router and what it must beat, on prompts with known outcomes."""
+"""`penstock eval routing` and `floor`: our router on prompts with known outcomes, and what its quality floor claims."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from ..evaluation.routing import told, trial
+from ..evaluation.routing import floors, told, trial
 from ..evaluation.routing.routers import routers
 from ..feeds import scorer_weights
 from ..learning import labelled
@@ -29,10 +29,44 @@ def arguments(subjects: Any) -> None:
         "--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer (default: those of the package)"
     )
     routing.add_argument("--seed", type=int, default=7, help="of draws and orders (default: 7)")
+    text = "split labelled prompts many times: does the quality floor hold, and what does it save?"
+    floor = subjects.add_parser("floor", help=text, description=text)
+    floor.add_argument("data", nargs="+", type=Path, metavar="DATA", help="files or folders, as for routing")
+    floor.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    floor.add_argument("--keep", type=float, default=0.97, help="share of the frontier's quality (default: 0.97)")
+    floor.add_argument("--confidence", type=float, default=0.95, help="of the claim (default: 0.95)")
+    floor.add_argument("--labels", type=_count, default=1000, help="that set the ceiling (default: 1000)")
+    floor.add_argument("--splits", type=_count, default=200, help="of each source (default: 200)")
+    floor.add_argument("--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer")
+    floor.add_argument("--seed", type=int, default=7, help="of the splits (default: 7)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the tables. Raises ValueError, OSError, ConfigError."""
+    return _floor(chosen) if chosen.subject == "floor" else _routing(chosen)
+
+
+def _floor(chosen: argparse.Namespace) -> int:
+    if not 0 < chosen.keep < 1 or not 0 < chosen.confidence < 1 or not chosen.splits:
+        raise ValueError("--keep and --confidence lie between 0 and 1, and there is at least one split")
+    found = floors.run(
+        labelled.load(chosen.data),
+        scorer_weights.load(chosen.weights),
+        keep=chosen.keep,
+        confidence=chosen.confidence,
+        labels=chosen.labels,
+        splits=chosen.splits,
+        seed=chosen.seed,
+    )
+    for page in floors.pages(found, chosen.keep, chosen.confidence):
+        print(page)
+    if chosen.json is not None:
+        document = {place: one.document() for place, one in found.items()}
+        chosen.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    return 0
+
+
+def _routing(chosen: argparse.Namespace) -> int:
     rows, scorer = labelled.load(chosen.data), scorer_weights.load(chosen.weights)
     found = trial.run(rows, routers(scorer, chosen.own_labels, chosen.seed), chosen.seed)
     for page in told.pages(found, chosen.own_labels):

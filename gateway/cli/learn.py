@@ -1,12 +1,20 @@
 """`penstock learn`: train the shipped scorer from public outcomes; fit floors to the labels of own traffic."""
 
 import argparse
+import os
+import sqlite3
 import sys
+import time
 from pathlib import Path
 
-from ..feeds.scorer_weights import WEIGHTS
-from ..learning import labelled, train
+from ..config.load import load
+from ..config.settings import read_settings
+from ..evaluation.tables import table
+from ..feeds import scorer_weights
+from ..learning import fit, labelled, train
 from ..learning.trees import Growth
+from ..stores.labels import SqliteLabels, write_learnt
+from ..values.quality import Learnt
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +25,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "data", nargs="+", type=Path, metavar="DATA", help="JSON Lines files (.gz or not), or folders"
     )
-    training.add_argument("--out", type=Path, default=WEIGHTS, help="weights file (default: the one in the package)")
+    training.add_argument(
+        "--out", type=Path, default=scorer_weights.WEIGHTS, help="weights file (default: the one in the package)"
+    )
     training.add_argument("--leave-out", default="", metavar="SOURCE,...", help="sources not to learn from")
+    text = "fit quality floors, and corrections of the scorer, to the labels in a data folder"
+    fitting = subjects.add_parser("fit", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    fitting.add_argument(
+        "config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)"
+    )
+    fitting.add_argument("--dry-run", action="store_true", help="print what would be fitted, and change nothing")
     training.add_argument("--seed", type=int, default=0, help="of the trainer's own draws (default: 0)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Do what was asked for."""
     try:
-        return _train(chosen)
-    except (ValueError, OSError) as error:
+        return _train(chosen) if chosen.subject == "train" else _fit(chosen)
+    except (ValueError, OSError, sqlite3.Error) as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 1
 
@@ -46,3 +62,38 @@ def _train(chosen: argparse.Namespace) -> int:
     chosen.out.write_bytes(train.weights_file(trained, train.provenance(rows, growth, chosen.seed)))
     print(f"{chosen.out.name}: {len(rows)} rows, {len(trained.words.vocabulary)} words, {len(trained.trees)} trees")
     return 0
+
+
+def _fit(chosen: argparse.Namespace) -> int:
+    settings = read_settings()
+    world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
+    labels = SqliteLabels(settings.data, world.learning.labels_max)
+    learnt = fit.fit(labels.all(), scorer_weights.load(), world.quality, time.time())
+    print(_told(learnt))
+    if not chosen.dry_run:
+        write_learnt(settings.data, learnt)
+    return 0
+
+
+def _told(learnt: Learnt) -> str:
+    head = (
+        "organisation",
+        "task type",
+        "tier",
+        "labels",
+        "keep",
+        "confidence",
+        "ceiling",
+        "small share",
+        "kept",
+        "corrected",
+    )
+    rows = [
+        (
+            *group, f"{one.labels:,}", f"{one.keep:g}", f"{one.confidence:g}",
+            "too few labels" if one.ceiling is None else f"{one.ceiling:.3f}", f"{one.share:.0%}", f"{one.kept:.3f}",
+            "yes" if one.head is not None and (one.head.numbers or one.head.words) else "no",
+        )
+        for group, one in sorted(learnt.fitted.items())
+    ]  # fmt: skip
+    return table("Quality floors", head, rows) if rows else "no labels of both sides yet: nothing to fit"

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 try:
@@ -42,15 +42,33 @@ def run(chosen: argparse.Namespace) -> int:
     try:
         text = path.read_text(encoding="utf-8")
         # The text that was started with, not the file: what changes with time is prices, and nothing else.
-        run_loop(_serve(settings, world, lambda now: parse(text, str(path), os.environ, now=now)[0]))
+        run_loop(
+            _serve(settings, world, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
+        )
     except OSError as error:
         print(f"penstock: cannot start: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(settings: Settings, world: World, reload: Callable[[float], World]) -> None:
-    app = App(settings, world, reload)
+async def _refit(path: Path) -> None:
+    """Fit what is learnt anew in a process of its own: the arithmetic would hold up every call here."""
+    fitting = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.cli.main", "learn", "fit", str(path), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        status = await fitting.wait()
+    except asyncio.CancelledError:
+        fitting.kill()
+        raise
+    if status:
+        logging.getLogger(__name__).error("penstock learn fit ended with status %d; what was learnt stays", status)
+
+
+async def _serve(
+    settings: Settings, world: World, reload: Callable[[float], World], refit: Callable[[], Awaitable[None]]
+) -> None:
+    app = App(settings, world, reload, refit)
     await app.start()
     _calm_collector()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

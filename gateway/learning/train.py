@@ -52,8 +52,8 @@ class Trained:
         for fold in range(_FOLDS):
             seen, unseen = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
             if len(seen) and len(unseen):
-                learnt = words.train([prompts[row] for row in seen], targets[seen], weights[seen], seed)
-                said[unseen] = learnt.said([prompts[row] for row in unseen])
+                learnt = words.train([prompts[row] for row in seen.tolist()], targets[seen], weights[seen], seed)
+                said[unseen] = learnt.said([prompts[row] for row in unseen.tolist()])
         self.words = words.train(prompts, targets, weights, seed)
         inputs = _inputs(found, said)
         self.cuts = [np.round(one, _CUT_DECIMALS) for one in trees.cuts(inputs, weights)]
@@ -178,7 +178,7 @@ def _out_of_fold_need(rows: Sequence[Labelled], growth: Growth, seed: int) -> tu
         unseen = np.flatnonzero(part == fold)
         if seen and len(unseen):
             trained = Trained(seen, growth, seed, calibrate=False)
-            said = trained.predict([features(rows[number].prompt, rows[number].context) for number in unseen])
+            said = trained.predict([features(rows[number].prompt, rows[number].context) for number in unseen.tolist()])
             gain[unseen] = said[:, 1] - said[:, 0]
     sizes = Counter(row.place for row in rows)
     weights = np.array([1 / sizes[row.place] for row in rows])

@@ -22,12 +22,12 @@ class Growth(NamedTuple):
     """How trees are grown: their number, leaves each, step, least rows of a leaf, ridge, shares of features and rows that
     a tree sees, and what a difference of both outputs weighs beside them."""
 
-    trees: int = 150
+    trees: int = 200
     leaves: int = 16
-    rate: float = 0.08
-    least: int = 40
+    rate: float = 0.06
+    least: int = 80
     ridge: float = 10.0
-    features: float = 0.35
+    features: float = 0.25
     rows: float = 0.7
     gain: float = 4.0
 
@@ -135,7 +135,7 @@ class _Grower:
         weights, residuals = self._weights[rows], self._residuals[rows]
         sums = [weights, weights * residuals[:, 0], weights * residuals[:, 1], np.ones(len(rows))]
         counted = [np.bincount(places, np.repeat(one, width), width * BINS) for one in sums]
-        return np.stack(counted).reshape(4, width, BINS)
+        return np.stack(counted).astype(np.float64).reshape(4, width, BINS)
 
     def _best(self, counted: Floats) -> _Split:
         left = np.cumsum(counted, 2)

@@ -4,15 +4,26 @@ kinds of work have learnt to look like.
 
 import math
 
-from ..values.plan import Facts, Verdict
+from ..values.base import Value
+from ..values.plan import Facts, Features, Verdict
 from ..values.quality import Role
 from ..values.world import World
 from .classifiers import learned, transparent
-from .classifiers.task_type import TaskTypes, name_of
-from .scorer import Scored
+from .classifiers.learned import own_log_odds
+from .classifiers.task_type import TaskTypes, matched, name_of
+from .scorer import Scored, Scorer
 
+# Complexity is told to four decimals, and never as certain.
+_MOST = 0.9999
 # A signal is named in the reason when it moves the log-odds by at least this.
 _NAMED = 0.25
+
+
+class Read(Value, frozen=True, kw_only=True):
+    """What the scorer has read of a prompt: its words and numbers, and what it says of them."""
+
+    features: Features
+    scored: Scored
 
 
 def opinion(
@@ -23,33 +34,40 @@ def opinion(
     *,
     declared: str | None = None,
     role: Role | None = None,
-    scored: Scored | None = None,
-    scorer: str = "",
+    read: Read | None = None,
+    scorer: Scorer | None = None,
     tier: str = "small",
 ) -> Verdict:
-    """Complexity and task type of a request. `declared` is the caller's own task type; `scored` is what the scorer of
-    that name says of it, None where it was not asked; `tier` is the smallest that its route has."""
-    place = scored.lanes if scored is not None else ()
-    task, confidence = kinds.of(facts, world.task_types, org, place, declared)
-    if scored is None:
+    """Complexity and task type of a request. `declared` is the caller's own task type; `read` is what the scorer says of
+    it, None where it was not asked; `tier` is the smallest that its route has."""
+    task, confidence = matched(facts, world.task_types, declared)
+    if read is None or scorer is None:
         base, moves = transparent.log_odds(facts)
     else:
-        fitted = world.learnt.fitted.get((org, name_of(task), tier)) if world.learnt.scorer == scorer else None
-        base, moves = learned.log_odds(facts, scored, fitted.head if fitted is not None else ())
+        dense = read.features.dense
+        if len(world.task_types) > 1:
+            task, confidence = kinds.of(task, confidence, world.task_types, org, lambda: scorer.placed(dense), declared)
+        fitted = world.learnt.fitted.get((org, name_of(task), tier)) if world.learnt.scorer == scorer.name else None
+        own = None
+        if fitted is not None and fitted.head is not None:
+            placed = scorer.placed(dense) if fitted.head.numbers else ()
+            own = own_log_odds(fitted.head, read.scored.gain, placed, read.features.words)
+        base, moves = learned.log_odds(facts, read.scored, own)
     if task is not None and task.complexity_shift:
         moves.append((f"task-{task.name}", task.complexity_shift))
     if role is not None and role.complexity_shift:
         moves.append((f"role-{role.name}", role.complexity_shift))
     log_odds = base + sum([move for _, move in moves])
     named = [f"{name}{move:+.1f}" for name, move in moves if not -_NAMED < move < _NAMED]
-    if scored is not None:
-        named.insert(0, f"small {scored.small:.2f} frontier {scored.frontier:.2f}")
+    if read is not None:
+        named.insert(0, f"small {read.scored.small:.2f} frontier {read.scored.frontier:.2f}")
     return Verdict(
-        complexity=round(1 / (1 + math.exp(-log_odds)), 4),
+        complexity=min(_MOST, max(1 - _MOST, round(1 / (1 + math.exp(-log_odds)), 4))),
         task_type=name_of(task),
         confidence=round(confidence, 3),
         reason=",".join(named) or "plain",
         role=role.name if role is not None else "",
-        scorer=scorer if scored is not None else "",
-        features=place,
+        scorer=scorer.name if read is not None and scorer is not None else "",
+        features=read.features if read is not None else None,
+        base=base + next((move for name, move in moves if name == learned.OWN), 0.0),
     )

@@ -43,7 +43,7 @@ class Session(msgspec.Struct, eq=False):
     to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its
     newest input: tokens per byte of body, and the share read from a cache; `input_tokens` is how long it was, `warm` what
     each deployment's cache may hold of it (routing/prospects.py), `climbed` how many calls wanted more than the lowest tier;
-    `scored` what the scorer said of its newest text, with the hash of that.
+    `read` what the scorer has read of its newest text, with the hash of that.
 
     Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were
     taken, `watched` those that were only observed, `limits` those that it was stopped by, `moved` where that took it,
@@ -97,7 +97,7 @@ class Session(msgspec.Struct, eq=False):
     admitted: bool = False
     joining: bool = False
     warm: dict[str, Any] = {}
-    scored: tuple[int, Any] | None = None
+    read: tuple[int, Any] | None = None
     climbed: int = 0
     input_tokens: int = 0
 

@@ -18,12 +18,12 @@ from ..values.quality import Fitted, Group, Learnt
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
     id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL,
-    small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
-    scorer TEXT NOT NULL, features BLOB NOT NULL, content TEXT
+    small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, base REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
+    scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, content TEXT
 );
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
-_ROW = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 16)})"
 # How often rows beyond the bound are taken out: in so many insertions.
 _PRUNED_EVERY = 100
 LEARNED = "learned.json"
@@ -31,8 +31,9 @@ LEARNED = "learned.json"
 
 class KeptLabel(Value, frozen=True, kw_only=True):
     """One label. `tier` is the smaller tier of the pair; `small` and `large` are qualities in [0, 1], None where that
-    side was not seen; `how` is judge, outcome, feedback or check. `features` are what the scorer of that name weighed,
-    `content` prompt and answers as JSON, None where they are not kept."""
+    side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `base` the part of its log-odds that
+    comes from the prompt. `numbers` and `words` (places in its
+    vocabulary) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
 
     id: str
     at_ms: int
@@ -42,11 +43,13 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     small_model: str
     large_model: str
     score: float
+    base: float
     small: float | None
     large: float | None
     how: str
     scorer: str
-    features: tuple[float, ...] = ()
+    numbers: tuple[float, ...] = ()
+    words: tuple[int, ...] = ()
     content: str | None = None
 
 
@@ -67,7 +70,8 @@ class SqliteLabels:
         """Keep one label; the same id is kept once. Raises sqlite3.Error."""
         row = (
             label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
-            label.score, label.small, label.large, label.how, label.scorer, array("f", label.features).tobytes(),
+            label.score, label.base, label.small, label.large, label.how, label.scorer, array("f", label.numbers).tobytes(),
+            array("I", label.words).tobytes(),
             label.content,
         )  # fmt: skip
         db = self._open()
@@ -88,12 +92,13 @@ class SqliteLabels:
                 "SELECT * FROM (SELECT * FROM labels ORDER BY at_ms DESC LIMIT ?) ORDER BY at_ms", (self._max,)
             )
             for row in rows:
-                features = array("f")
-                features.frombytes(row[12])
+                numbers, words = array("f"), array("I")
+                numbers.frombytes(row[13])
+                words.frombytes(row[14])
                 yield KeptLabel(
                     id=row[0], at_ms=row[1], org=row[2], task_type=row[3], tier=row[4], small_model=row[5],
-                    large_model=row[6], score=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
-                    features=tuple(features), content=row[13],
+                    large_model=row[6], score=row[7], base=row[8], small=row[9], large=row[10], how=row[11],
+                    scorer=row[12], numbers=tuple(numbers), words=tuple(words), content=row[15],
                 )  # fmt: skip
         finally:
             db.close()

@@ -56,7 +56,7 @@ class Facts(Value, frozen=True, kw_only=True):
 class Verdict(Value, frozen=True, kw_only=True):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
     part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
-    `scorer` of that name."""
+    `scorer` of that name, `base` its log-odds by them (with the correction, where there is one)."""
 
     complexity: float
     task_type: str
@@ -64,7 +64,8 @@ class Verdict(Value, frozen=True, kw_only=True):
     reason: str
     role: str = ""
     scorer: str = ""
-    features: tuple[float, ...] = ()
+    features: Features | None = None
+    base: float = 0.0
 
 
 class Attempt(Value, frozen=True, kw_only=True):

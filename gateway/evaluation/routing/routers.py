@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ...learning import correct
 from ...learning.correct import Seen
 from ...learning.labelled import Labelled, by_place
+from ...routing.classifiers.learned import corrected
 from ...routing.features import features
 from ...routing.scorer import Scorer
 
@@ -63,7 +64,7 @@ def ours(rows: Sequence[Labelled], scorer: Scorer, own_labels: int, seed: int) -
         numbers.setdefault(row.place, []).append(number)
     for place in by_place(rows):
         mine = np.array(numbers[place], np.intp)
-        gain[mine], need[mine] = _corrected([seen[one] for one in mine], own_labels, seed)
+        gain[mine], need[mine] = _corrected([seen[one] for one in mine.tolist()], own_labels, seed)
     return Said(gain, need)
 
 
@@ -78,13 +79,14 @@ def _corrected(seen: Sequence[Seen], own_labels: int, seed: int) -> tuple[Array,
         if not len(others) or not len(mine):
             gain[mine], need[mine] = before[mine], 0.5
             continue
-        head = correct.fit([seen[one] for one in chance.permutation(others)[:own_labels]], seed)
-        for one in mine:
-            gain[one] = correct.corrected(head, seen[one].gain, seen[one].placed, seen[one].words)
+        head = correct.fit([seen[int(one)] for one in chance.permutation(others)[:own_labels]], seed)
+        for one in mine.tolist():
+            gain[one] = corrected(head, seen[one].gain, seen[one].placed, seen[one].words)
         slope, offset = head.need
         need[mine] = 1 / (1 + np.exp(-(slope * gain[mine] + offset)))
-        # Folds were fitted apart: what one is higher than another by is chance.
-        gain[mine] += before[mine].mean() - gain[mine].mean()
+        # Folds were fitted apart: they are told together by their order, in the scorer's own measure.
+        order = np.argsort(gain[mine], kind="stable")
+        gain[mine[order]] = np.sort(before[mine])
     return gain, need
 
 

@@ -44,7 +44,7 @@ _HEAD = (
 def _row(name: str, one: Found, trial: Trial, place: str | None = None) -> list[str]:
     said, kept = one.measures, trial.small_share.get(place or name)
     return [
-        name, f"{one.count:,}", _number(said.apgr), f"{_number(one.low)}-{_number(one.high)}", _number(said.cpt50),
+        name, f"{one.prompts:,}", _number(said.apgr), f"{_number(one.low)}-{_number(one.high)}", _number(said.cpt50),
         _number(said.cpt80), _number(said.cost_at_95), "" if kept is None else f"{kept:.2f}", _number(said.auc_need),
         _number(said.ece), f"{one.budget_error:.3f}",
     ]  # fmt: skip

@@ -36,13 +36,13 @@ class Found(NamedTuple):
     low: float
     high: float
     budget_error: float
-    count: int
+    prompts: int
 
-    def document(self) -> dict[str, float | int | None | list[float]]:
+    def document(self) -> dict[str, float | int | list[float] | None]:
         """What `--json` writes; null for what the data cannot say."""
         said = {name: _number(value) for name, value in self.measures._asdict().items()}
         return {
-            **said, "budget_error": _number(self.budget_error), "n": self.count,
+            **said, "budget_error": _number(self.budget_error), "n": self.prompts,
             "apgr_95": [round(self.low, 4), round(self.high, 4)],
         }  # fmt: skip
 
@@ -103,12 +103,13 @@ def outcomes(rows: Sequence[Labelled], weights: Array) -> Outcomes:
         place: np.mean([costs[1] for row, costs in zip(rows, logged, strict=True) if row.place == place and costs])
         for place in whole
     }
-    small, large = [], []
+    small: list[float] = []
+    large: list[float] = []
     for row, costs in zip(rows, logged, strict=True):
         if row.place in whole and costs is not None and means[row.place]:
             # In units of the source's mean frontier call, so that pooled sources weigh as their weights say.
-            small.append(costs[0] / means[row.place])
-            large.append(costs[1] / means[row.place])
+            small.append(float(costs[0] / means[row.place]))
+            large.append(float(costs[1] / means[row.place]))
         else:
             small.append(RHO)
             large.append(1.0)
@@ -147,7 +148,7 @@ def _found(said: Said, numbers: Places, known: Outcomes, seed: int) -> Found:
         low=float(low),
         high=float(high),
         budget_error=budget_error(scores, known.weights, seed),
-        count=len(numbers),
+        prompts=len(numbers),
     )
 
 
@@ -163,7 +164,7 @@ def _mean(found: Mapping[str, Found], places: Mapping[str, Places]) -> Found:
         low=means[0] - half,
         high=means[0] + half,
         budget_error=float(np.mean([one.budget_error for one in large])),
-        count=sum(one.count for one in large),
+        prompts=sum(one.prompts for one in large),
     )
 
 

@@ -6,7 +6,8 @@ The learnt part compares a prompt's place in the scorer's space with the mean pl
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import mul
 
 from ...values.catalog import TaskType
 from ...values.plan import Facts
@@ -41,18 +42,22 @@ class TaskTypes:
         self._tenants: OrderedDict[str, dict[str, _Kind]] = OrderedDict()
 
     def of(
-        self, facts: Facts, task_types: Sequence[TaskType], org: str, place: Place, declared: str | None
+        self,
+        found: TaskType | None,
+        confidence: float,
+        task_types: Sequence[TaskType],
+        org: str,
+        place: Callable[[], Place],
+        declared: str | None,
     ) -> tuple[TaskType | None, float]:
-        """(the kind, None for other; confidence in [0, 1]). `place` is the prompt's, () where nobody made one."""
-        found, confidence = matched(facts, task_types, declared)
-        if not place or not task_types:
+        """(the kind, None for other; confidence in [0, 1]) of what was matched so; `place` gives the prompt's."""
+        if found is not None:
+            if confidence >= _BY_TOOLS:
+                self._learn(org, found.name, place())
             return found, confidence
-        if found is not None and confidence >= _BY_TOOLS:
-            self._learn(org, found.name, place)
-            return found, confidence
-        if found is None and declared is None:
-            return self._nearest(org, task_types, place)
-        return found, confidence
+        if declared is not None or org not in self._tenants:
+            return None, confidence
+        return self._nearest(org, task_types, place())
 
     def _learn(self, org: str, name: str, place: Place) -> None:
         kinds = self._tenants.get(org)
@@ -101,8 +106,8 @@ def matched(facts: Facts, task_types: Sequence[TaskType], declared: str | None) 
 
 
 def _cosine(one: Place, other: Place) -> float:
-    dot = sum([a * b for a, b in zip(one, other, strict=True)])
-    size = math.sqrt(sum([a * a for a in one]) * sum([b * b for b in other]))
+    dot = sum(map(mul, one, other))
+    size = math.sqrt(sum(map(mul, one, one)) * sum(map(mul, other, other)))
     return dot / size if size else 0.0
 
 

@@ -1,0 +1,87 @@
+"""What an operator's own labels carry: a correction of the scorer and a quality floor, for each organisation, task type
+and smaller tier.
+
+Labels are split at random, by a digest of their ids: one part teaches the correction, the other, which it has not seen,
+sets the ceiling. With both from the same labels the claim would be about labels, not about traffic.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..routing.classifiers.learned import own_log_odds
+from ..routing.floor import Label, floor
+from ..routing.scorer import Scorer
+from ..stores.labels import KeptLabel
+from ..values.plan import Features
+from ..values.quality import Fitted, Group, Head, Learnt, QualityPolicy
+from . import correct
+from .correct import Seen
+
+# With fewer labels than this all of them set the ceiling, and nothing is corrected.
+_SPLIT_FROM = 400
+# The share of labels that teach the correction, where there are enough.
+_TAUGHT = 0.4
+# What is fitted where no floor is asked for, so that it is known what one would carry.
+_KEEP, _CONFIDENCE = 0.97, 0.95
+
+
+def fit(labels: Iterable[KeptLabel], scorer: Scorer, policy: QualityPolicy, at: float) -> Learnt:
+    """Everything that the labels carry. Only labels of both sides count, and only those that this scorer weighed."""
+    groups: dict[Group, list[KeptLabel]] = defaultdict(list)
+    for label in labels:
+        if label.small is not None and label.large is not None and label.scorer == scorer.name:
+            groups[label.org, label.task_type, label.tier].append(label)
+    fitted = {}
+    for group, found in groups.items():
+        asked = policy.of(group[1])
+        keep = asked.keep if asked.keep is not None else _KEEP
+        confidence = asked.confidence if asked.keep is not None else _CONFIDENCE
+        fitted[group] = fitted_of(found, scorer, keep, confidence)
+    return Learnt(scorer=scorer.name, at=at, fitted=fitted)
+
+
+def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confidence: float) -> Fitted:
+    """What the labels of one group carry."""
+    mixed = sorted(labels, key=lambda label: hashlib.sha256(label.id.encode()).digest())
+    taught = round(len(mixed) * _TAUGHT) if len(mixed) >= _SPLIT_FROM else 0
+    seen = [_seen(label, scorer) for label in mixed]
+    head = correct.fit(seen[:taught]) if taught else None
+    rest = [
+        Label(score=_score(one, label, head), small=one.small, large=one.large)
+        for one, label in zip(seen[taught:], mixed[taught:], strict=True)
+    ]
+    found = floor(rest, keep=keep, confidence=confidence)
+    return Fitted(
+        ceiling=found.ceiling,
+        keep=keep,
+        confidence=confidence,
+        labels=len(mixed),
+        share=found.share,
+        kept=found.kept,
+        edges=tuple(float(edge) for edge in np.quantile([label.score for label in rest], np.arange(1, 10) / 10)),
+        head=head,
+    )
+
+
+def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
+    assert label.small is not None and label.large is not None, "both sides were seen"
+    words = scorer.words_at(label.words)
+    scored = scorer.score(Features(words=words, dense=label.numbers))
+    return Seen(
+        gain=scored.gain, placed=scorer.placed(label.numbers), words=words, small=label.small, large=label.large
+    )
+
+
+def _score(seen: Seen, label: KeptLabel, head: Head | None) -> float:
+    """The complexity that live traffic like this will have with the correction: what else had moved the label's own is
+    kept."""
+    if head is None:
+        return label.score
+    before = label.base
+    moved = math.log(label.score / (1 - label.score)) - before
+    odds = own_log_odds(head, seen.gain, seen.placed, seen.words) + moved
+    return 1 / (1 + math.exp(-odds))
