@@ -97,9 +97,7 @@ class Navigator:
             standing=lambda name: self._health.standing(name, now=now),
             carrier=decided.carrier,
             aim=decided.aim,
-            outlook=self._prospects.outlook(
-                task_type, session.calls, session.climbed, session.warm, session.provider, now=decided.at
-            ),
+            outlook=self._prospects.outlook(task_type, session.calls, session.warm, now=decided.at),
             typical=lambda model: self._outputs.usual(task_type, model),
             load=load,
             toss=self._jitter(),
@@ -149,14 +147,15 @@ class Navigator:
         if before is not None and before.until > now:
             self._prospects.read(name, min(before.tokens, entry.input_tokens), entry.cached_input_tokens)
         known = session.input_tokens
-        climbed = decided.aim is not None and decided.aim.tier > decided.route.lowest
+        high = decided.aim is not None and decided.aim.tier > decided.route.lowest
         self._prospects.served(
             entry.task_type,
             session.calls,
-            climbed=climbed,
+            high=high,
+            before=session.wanted_more,
             grown_tokens=entry.input_tokens - known if known else 0,
         )
-        session.climbed += climbed
+        session.wanted_more = high
         session.input_tokens = entry.input_tokens
         seconds = CACHE_SECONDS_LONG if decided.facts.long_cache else CACHE_SECONDS
         if name not in session.warm and len(session.warm) >= _WARM_MAX:

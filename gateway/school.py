@@ -206,6 +206,7 @@ class School:
             self.counts["dropped"] = self.counts.get("dropped", 0) + 1
             return
         read = one.verdict.features
+        words = tuple(self._scorer.known(read.words)) if read is not None else ()
         self._waiting.append(
             KeptLabel(
                 id=f"{one.request_id}.{how}",
@@ -222,7 +223,8 @@ class School:
                 how=how,
                 scorer=one.verdict.scorer,
                 numbers=read.dense if read is not None else (),
-                words=tuple(self._scorer.known(read.words)) if read is not None else (),
+                words=words,
+                known=len(words) / max(1, len(read.words)) if read is not None else 0.0,
                 content=content,
             )
         )

@@ -1,4 +1,5 @@
-"""`penstock eval routing` and `floor`: our router on prompts with known outcomes, and what its quality floor claims."""
+"""`penstock eval routing`, `floor` and `economics`: our router on prompts with known outcomes, what its quality floor
+claims, and what whole sessions cost."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +7,9 @@ from typing import Any
 
 import orjson
 
-from ..evaluation.routing import floors, told, trial
+from ..config.load import parse
+from ..evaluation.recordings import load
+from ..evaluation.routing import economy, floors, told, trial
 from ..evaluation.routing.routers import routers
 from ..feeds import scorer_weights
 from ..learning import labelled
@@ -39,11 +42,56 @@ def arguments(subjects: Any) -> None:
     floor.add_argument("--splits", type=_count, default=200, help="of each source (default: 200)")
     floor.add_argument("--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer")
     floor.add_argument("--seed", type=int, default=7, help="of the splits (default: 7)")
+    text = "price recorded agent sessions: always small, always frontier, per request, cache-aware"
+    economics = subjects.add_parser("economics", help=text, description=text)
+    economics.add_argument("data", nargs="+", type=Path, metavar="DATA", help="recorded sessions, as for loops")
+    economics.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    economics.add_argument("--small", default="gpt-5-mini", metavar="MODEL", help="of the price list")
+    economics.add_argument("--frontier", default="gpt-5", metavar="MODEL", help="of the price list")
+    economics.add_argument(
+        "--ceiling", type=float, default=0.45, help="complexity that small may serve (default: 0.45)"
+    )
+    economics.add_argument(
+        "--flips",
+        type=float,
+        metavar="P",
+        help="instead of the classifier: each call wants the frontier with this probability",
+    )
+    economics.add_argument("--seed", type=int, default=7, help="of the order of sessions (default: 7)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the tables. Raises ValueError, OSError, ConfigError."""
-    return _floor(chosen) if chosen.subject == "floor" else _routing(chosen)
+    return {"floor": _floor, "economics": _economics, "routing": _routing}[chosen.subject](chosen)
+
+
+def _economics(chosen: argparse.Namespace) -> int:
+    routing = _ECONOMY.format(small=chosen.small, frontier=chosen.frontier, ceiling=chosen.ceiling)
+    world, _ = parse(routing, "prices", {})
+    for name in ("small", "frontier"):
+        if world.deployments[name].sheet is None:
+            raise ValueError(f"the price list has no '{getattr(chosen, name)}'")
+    recordings = [one for one in load(chosen.data) if not one.synthetic]
+    if not recordings:
+        raise ValueError("no recorded session in the data")
+    found = economy.run(recordings, world, scorer_weights.load(), chosen.seed, chosen.flips)
+    for page in economy.pages(found, {"small": chosen.small, "frontier": chosen.frontier}):
+        print(page)
+    if chosen.json is not None:
+        chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
+    return 0
+
+
+_ECONOMY = """
+version: 1
+access: open
+providers: {{p: {{base_url: "http://127.0.0.1/v1"}}}}
+deployments:
+  small: {{provider: p, model: "{small}", tier: small}}
+  frontier: {{provider: p, model: "{frontier}", tier: frontier}}
+routes: {{auto: {{candidates: [small, frontier], auto: true}}}}
+tiers: {{small: {{max_complexity: {ceiling}}}, medium: {{max_complexity: {ceiling}}}}}
+"""
 
 
 def _floor(chosen: argparse.Namespace) -> int:

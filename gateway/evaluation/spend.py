@@ -16,7 +16,7 @@ from ..values.units import MILLIJOULES_PER_WH
 from .recordings import Message, Recording
 
 # Characters per token of English and code, the usual rule of thumb (loops.md, section 6).
-_CHARS_PER_TOKEN = 4
+CHARS_PER_TOKEN = 4
 _TOKENS_PER_MTOK = 1e6
 
 # The frontier deployment of config/routing.yaml: not published, a guess; 8 bits per parameter.
@@ -64,9 +64,9 @@ def spends_of(recording: Recording, prices: Prices) -> Sequence[Spend]:
     """
     spends, history, before = [], 0, 0
     for place in recording.places:
-        history += sum(_chars(message) for message in recording.messages[before:place])
+        history += sum(chars_of(message) for message in recording.messages[before:place])
         before = place
-        given, written = history // _CHARS_PER_TOKEN, _chars(recording.messages[place]) // _CHARS_PER_TOKEN
+        given, written = history // CHARS_PER_TOKEN, chars_of(recording.messages[place]) // CHARS_PER_TOKEN
         usd = (given * prices.input + written * prices.output) / _TOKENS_PER_MTOK
         wh = energy_millijoules_mid(_ENERGY, given, written) / MILLIJOULES_PER_WH
         spends.append(Spend(calls=1, tokens=given + written, usd=usd, wh=wh))
@@ -77,7 +77,7 @@ def spends_of(recording: Recording, prices: Prices) -> Sequence[Spend]:
     return [msgspec.structs.replace(spend, usd=spend.usd * share) for spend in spends]
 
 
-def _chars(message: Message) -> int:
+def chars_of(message: Message) -> int:
     """Characters of a message as it was, before long texts were cut in the recording."""
     original, content = message.get("_chars"), message.get("content")
     said = original if isinstance(original, int) else len(content) if isinstance(content, str) else 0

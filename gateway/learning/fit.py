@@ -72,7 +72,12 @@ def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
     words = scorer.words_at(label.words)
     scored = scorer.score(Features(words=words, dense=label.numbers))
     return Seen(
-        gain=scored.gain, placed=scorer.placed(label.numbers), words=words, small=label.small, large=label.large
+        gain=scored.gain,
+        placed=scorer.placed(label.numbers),
+        words=words,
+        known=label.known,
+        small=label.small,
+        large=label.large,
     )
 
 

@@ -1,27 +1,33 @@
-"""What a choice will have cost by the session's end: this call with what its cache still holds, and the calls to come.
+"""What a choice costs: this call with what its cache still holds, and those that follow until the choice is a new one.
 
-A switch throws the old deployment's prompt cache away and reads the whole history uncached at the new one; staying
-pays the dearer output again with every later call. Both are expectations over the session's remaining turns, so that
-one comparison decides. Pure; nothing of it touches a charge.
+A switch reads the whole history uncached at the new deployment, and once more what was missed when it goes back; staying
+pays the dearer tokens with every later call. Both are expectations over the same stretch, from this call until the
+session next wants a higher tier (or ends), so that one comparison decides. Pure; nothing of it touches a charge.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ..values.base import Value
 from ..values.catalog import PriceSheet
 from ..values.units import TOKENS_PER_MTOK
 
+# The shortest prefix that providers cache (OpenAI and Anthropic, docs of 2026).
+CACHE_TOKENS_MIN = 1024
+# A tier above the one that will do is taken only if it is expected to cost less by this share: expectations err.
+ABOVE_MARGIN = 0.1
+
 
 class Outlook(Value, frozen=True, kw_only=True):
-    """What is expected of the session after this call: `turns` more calls, each with `growth_tokens` of new input, of
-    which the part `climbs` (in [0, 1]) will want a higher tier. `warm` are the tokens of this request's input that each
-    deployment's cache is expected to hold (those not named: none); `served_by` who served last, "" for nobody."""
+    """What is expected of the session after this call: `turns` more calls, each with `growth_tokens` of new input, and the
+    probability `climbs` that a call which is content with a lower tier is followed by one that wants a higher (`falls`: the
+    other way round). `warm` are the tokens of this request's input that each deployment's cache is expected to give back (not named: none)."""
 
     turns: float = 0.0
     growth_tokens: float = 0.0
     climbs: float = 0.0
+    falls: float = 0.5
     warm: Mapping[str, int] = {}
-    served_by: str = ""
 
 
 NOTHING_EXPECTED = Outlook()
@@ -48,38 +54,44 @@ def call_nusd(stake: Stake, input_tokens: int) -> float:
 
 
 def total_nusd(stake: Stake, above: Sequence[Stake], input_tokens: int, outlook: Outlook) -> float:
-    """This call and those that are expected to follow, in nUSD, if the session stays here but for the calls that will
-    want a higher tier, which go to the cheapest of `above`."""
+    """What is expected to be paid, in nUSD, from this call until the session next wants a higher tier or ends, if it stays
+    here until then; and, where one of `above` will be wanted next, what it will cost more there for having been away."""
+    stretch, returns = _stretch(outlook)
     now = call_nusd(stake, input_tokens)
-    turns = outlook.turns
-    if turns <= 0:
-        return now
-    # Half-way through what is to come the history has grown by half of its growth; all of it is warm by then.
-    later = round(input_tokens + outlook.growth_tokens * (turns + 1) / 2)
-    here = _warm_turn(stake, later, outlook.growth_tokens)
-    climbs = outlook.climbs if above else 0.0
-    if not climbs:
-        return now + turns * here
-    there, opening = min((_visits(one, input_tokens, later, turns, outlook) for one in above), key=sum)
-    return now + turns * (1 - climbs) * here + there + opening
+    # Half-way through the stretch the history has grown by half of its growth.
+    later = round(input_tokens + outlook.growth_tokens * stretch / 2)
+    total = now + (stretch - 1) * _warm_turn(stake, later, outlook.growth_tokens)
+    warm = [one for one in above if one.warm_tokens]
+    if not warm or not returns:
+        return total
+    grown = outlook.growth_tokens * stretch
+    # What is read here now is warm when the session comes back down: as likely as that is, it is no loss.
+    comes_back = returns * (1 - math.pow(1 - outlook.falls, max(0.0, outlook.turns - stretch)))
+    total -= comes_back * _missed(stake, input_tokens, max(0, input_tokens - stake.warm_tokens))
+    # Nothing is lost by being away from where nothing is warm: a session is never begun above what will do for that.
+    return total + returns * min(_missed(one, input_tokens + grown, grown) for one in warm)
 
 
-def _visits(one: Stake, input_tokens: int, later: int, turns: float, outlook: Outlook) -> tuple[float, float]:
-    """(what the calls that climb cost there, what it costs to have the history read there for the first time)."""
-    rates, climbs = one.sheet.rates(later), outlook.climbs
-    visits = turns * climbs
-    # Between two visits the history grows by the turns that were spent elsewhere.
-    apart = min(float(later), outlook.growth_tokens / climbs)
-    each = _warm_turn(one, later, apart)
-    cold = max(0, input_tokens - one.warm_tokens)
-    once = min(1.0, visits)
-    return visits * each, once * cold * max(0, rates.input - rates.cached_input) / TOKENS_PER_MTOK
+def _stretch(outlook: Outlook) -> tuple[float, float]:
+    """(calls from this one on before the next that wants a higher tier, or the end; how probable that next one is)."""
+    if outlook.climbs <= 0:
+        return 1 + outlook.turns, 0.0
+    stays = 1 - min(0.999, outlook.climbs)
+    return (1.0 - stays ** (outlook.turns + 1)) / (1 - stays), 1 - stays**outlook.turns
+
+
+def _missed(one: Stake, input_tokens: float, cold: float) -> float:
+    """What so many cold tokens of a history cost more there than warm ones; what is too short to be cached never is."""
+    if input_tokens < CACHE_TOKENS_MIN:
+        return 0.0
+    rates = one.sheet.rates(round(input_tokens))
+    return cold * max(0, max(rates.input, rates.cache_write) - rates.cached_input) / TOKENS_PER_MTOK
 
 
 def _warm_turn(stake: Stake, input_tokens: int, new_tokens: float) -> float:
     """One later call with all but the new input read from the cache."""
     rates = stake.sheet.rates(input_tokens)
-    new = min(new_tokens, float(input_tokens))
+    new = min(new_tokens, float(input_tokens)) if input_tokens >= CACHE_TOKENS_MIN else float(input_tokens)
     cached = rates.cached_input
     paid = (
         new * max(rates.input, rates.cache_write) + (input_tokens - new) * cached + stake.output_tokens * rates.output

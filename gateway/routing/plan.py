@@ -1,7 +1,7 @@
 """The decision: which deployments are tried for this request, in which order, and what is held for each.
 
 An `auto` route has an aim: the lowest tier that will do (aims.py). Among the candidates at or above it the order is by
-what the session is expected to cost to its end (economics.py), with the internal carbon price on top: so a session
+what the next stretch of the session is expected to cost (economics.py), with the internal carbon price on top: so a session
 stays where its cache is warm as long as that pays. Behind them stand the tiers below, nearest first: they are used when
 an attempt fails, or when a budget cannot hold the ones before. Of deployments that cost the same the less busy of two
 drawn at random comes first (power of two choices: Mitzenmacher, IEEE TPDS 12 (2001)).
@@ -23,7 +23,7 @@ from ..values.plan import Attempt, Bond, Facts, Plan, Refusal
 from ..values.request import Passage, Request
 from ..values.units import NUSD_PER_USD
 from .aims import Aim
-from .economics import NOTHING_EXPECTED, Outlook, Stake, total_nusd
+from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, total_nusd
 from .health import Standing
 from .load import IDLE, Load
 from .rules import FORBIDDING, circuit
@@ -91,7 +91,10 @@ def _aimed(
     eligible: Sequence[Candidate], route: Route, facts: Facts, situation: Situation, aim: Aim
 ) -> tuple[Attempt, ...]:
     """The order of an auto route, and why each stands where it does."""
-    totals = _totals(eligible, facts, situation)
+    totals = [
+        total * (1 + ABOVE_MARGIN) if one.deployment.tier > aim.tier else total
+        for one, total in zip(eligible, _totals(eligible, facts, situation), strict=True)
+    ]
     ranked = sorted(
         [(one.resting, one.late, _below(one.deployment.tier, aim.tier), total, place)
          for place, (one, total) in enumerate(zip(eligible, totals, strict=True))]
@@ -108,7 +111,7 @@ def _aimed(
 
 
 def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -> list[float]:
-    """What each is expected to cost to the session's end, in nUSD with carbon at its price; the unpriced are last."""
+    """What the next stretch of the session is expected to cost with each, in nUSD with carbon at its price."""
     outlook, price = situation.outlook, situation.policy.carbon_nusd_per_kg
     stakes = [_stake(one, outlook) for one in eligible]
     if any(stake is None for stake in stakes):
@@ -183,7 +186,7 @@ def _why(candidate: Candidate, aim: Aim, *, first: bool) -> str:
 
 
 def _against(order: Sequence[tuple[Candidate, float]], aim: Aim) -> str:
-    """Why the first stands above its aim: what it and the cheapest that was aimed at cost to the end."""
+    """Why the first stands above its aim: what it and the cheapest that was aimed at are expected to cost."""
     first, total = order[0]
     aimed = next((pair for pair in order if pair[0].deployment.tier == aim.tier), None)
     if aimed is None:
@@ -191,7 +194,7 @@ def _against(order: Sequence[tuple[Candidate, float]], aim: Aim) -> str:
     if aimed[0].resting or aimed[0].late:
         return f", {aim.tier.name} is {'resting' if aimed[0].resting else 'late'}"
     verb = "stays at" if first.warm else "cheaper at"
-    return f", {verb} {first.deployment.tier.name}: {total / NUSD_PER_USD:.4g} against {aimed[1] / NUSD_PER_USD:.4g} USD to the end"
+    return f", {verb} {first.deployment.tier.name}: {total / NUSD_PER_USD:.4g} against {aimed[1] / NUSD_PER_USD:.4g} USD expected"
 
 
 def moved(plan: Plan, move: str) -> Plan:

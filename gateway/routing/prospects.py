@@ -1,12 +1,13 @@
 """What sessions usually do next, learnt from those that were served: how many calls follow, how much input each adds,
-how many want a higher tier, and how much of a history a deployment's cache really gives back. A book.
+how often one that did well with the lowest tier is followed by one that wants more, and how much of a history a deployment's cache really gives back. A book.
 """
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from ..values.base import Value
-from .economics import Outlook
+from .economics import CACHE_TOKENS_MIN, Outlook
 
 # Calls a session has made, in bins that double from the eighth on: (1, 2, ..., 8, 9-16, 17-32, ...).
 _BINS = 24
@@ -14,13 +15,12 @@ _BINS = 24
 # of 3,948 public agent sessions: 8 calls in all; design figures of loops.md).
 _PRIOR_SESSIONS, _PRIOR_TURNS = 4.0, 6.0
 # Worth so many observed calls.
-_PRIOR_CALLS, _PRIOR_CLIMBS, _PRIOR_GROWTH_TOKENS = 6.0, 0.3, 600.0
+_PRIOR_CALLS, _PRIOR_CLIMBS, _PRIOR_FALLS, _PRIOR_GROWTH_TOKENS = 20.0, 0.1, 0.2, 600.0
 # The share of a warm history that a provider with a price for cached input gives back, before it was ever seen.
 _PRIOR_HIT, _HIT_WEIGHT = 0.8, 0.2
 # How long prompt caches keep (OpenAI: five to ten minutes; Anthropic: five, or an hour where it is asked for; docs of
-# 2026), and the shortest prefix that they keep.
+# 2026).
 CACHE_SECONDS, CACHE_SECONDS_LONG = 300.0, 3600.0
-CACHE_TOKENS_MIN = 1024
 _GROUPS_MAX = 500
 # Calls after which old ones count half.
 _HALVED_AT = 20_000.0
@@ -34,11 +34,11 @@ class Warm(Value, frozen=True, kw_only=True):
 
 
 class _Group:
-    __slots__ = ("calls", "climbed", "grown", "reached")
+    __slots__ = ("calls", "climbed", "fallen", "grown", "high", "low", "reached")
 
     def __init__(self) -> None:
         self.reached = [0.0] * _BINS
-        self.calls = self.climbed = self.grown = 0.0
+        self.calls = self.grown = self.low = self.climbed = self.high = self.fallen = 0.0
 
 
 class ProspectBook:
@@ -48,9 +48,9 @@ class ProspectBook:
         self._groups: OrderedDict[str, _Group] = OrderedDict()
         self._hits: dict[str, float] = {}
 
-    def served(self, task_type: str, number: int, *, climbed: bool, grown_tokens: int) -> None:
-        """A session's `number`-th call (from 1) was answered; whether it wanted a higher tier than the lowest, and by
-        how many tokens its input had grown."""
+    def served(self, task_type: str, number: int, *, high: bool, before: bool | None, grown_tokens: int) -> None:
+        """A session's `number`-th call (from 1) was answered; whether it wanted a higher tier than the lowest, whether
+        the call before did (None: there was none), and by how many tokens its input had grown."""
         group = self._groups.get(task_type)
         if group is None:
             group = self._groups[task_type] = _Group()
@@ -60,11 +60,18 @@ class ProspectBook:
             self._groups.move_to_end(task_type)
         group.reached[_bin(number)] += 1 / _width(_bin(number))
         group.calls += 1
-        group.climbed += climbed
+        if before is False:
+            group.low += 1
+            group.climbed += high
+        elif before:
+            group.high += 1
+            group.fallen += not high
         group.grown += max(0, grown_tokens)
         if group.calls > _HALVED_AT:
             group.reached = [count / 2 for count in group.reached]
-            group.calls, group.climbed, group.grown = group.calls / 2, group.climbed / 2, group.grown / 2
+            group.calls, group.grown = group.calls / 2, group.grown / 2
+            group.low, group.climbed = group.low / 2, group.climbed / 2
+            group.high, group.fallen = group.high / 2, group.fallen / 2
 
     def read(self, deployment: str, expected_tokens: int, cached_tokens: int) -> None:
         """Where so many tokens were expected to be warm, so many were charged as cached."""
@@ -77,26 +84,22 @@ class ProspectBook:
         """The part of a warm history that its cache gives back, in [0, 1]."""
         return self._hits.get(deployment, _PRIOR_HIT)
 
-    def outlook(
-        self, task_type: str, calls: int, climbed: int, warm: dict[str, Warm], served_by: str, *, now: float
-    ) -> Outlook:
-        """What is expected of a session that has made so many calls, so many of which wanted a higher tier."""
+    def outlook(self, task_type: str, calls: int, warm: Mapping[str, Warm], *, now: float) -> Outlook:
+        """What is expected of a session that has made so many calls."""
         group = self._groups.get(task_type)
         if group is None:
-            turns, climbs, growth = _PRIOR_TURNS, _PRIOR_CLIMBS, _PRIOR_GROWTH_TOKENS
+            turns, climbs, falls, growth = _PRIOR_TURNS, _PRIOR_CLIMBS, _PRIOR_FALLS, _PRIOR_GROWTH_TOKENS
         else:
             turns = _turns_left(group, calls)
-            weight = group.calls + _PRIOR_CALLS
-            climbs = (group.climbed + _PRIOR_CALLS * _PRIOR_CLIMBS) / weight
-            growth = (group.grown + _PRIOR_CALLS * _PRIOR_GROWTH_TOKENS) / weight
-        # The session's own record weighs as much as what is known of others after a few calls.
-        climbs = (climbs * _PRIOR_CALLS + climbed) / (_PRIOR_CALLS + calls)
+            climbs = (group.climbed + _PRIOR_CALLS * _PRIOR_CLIMBS) / (group.low + _PRIOR_CALLS)
+            falls = (group.fallen + _PRIOR_CALLS * _PRIOR_FALLS) / (group.high + _PRIOR_CALLS)
+            growth = (group.grown + _PRIOR_CALLS * _PRIOR_GROWTH_TOKENS) / (group.calls + _PRIOR_CALLS)
         held = {
             name: int(one.tokens * self.hit_share(name))
             for name, one in warm.items()
             if one.until > now and one.tokens >= CACHE_TOKENS_MIN
         }
-        return Outlook(turns=turns, growth_tokens=growth, climbs=min(1.0, climbs), warm=held, served_by=served_by)
+        return Outlook(turns=turns, growth_tokens=growth, climbs=climbs, falls=falls, warm=held)
 
 
 def _turns_left(group: _Group, calls: int) -> float:

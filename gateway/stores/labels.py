@@ -19,11 +19,11 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
     id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL,
     small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, base REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
-    scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, content TEXT
+    scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, known REAL NOT NULL, content TEXT
 );
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
-_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 16)})"
+_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 17)})"
 # How often rows beyond the bound are taken out: in so many insertions.
 _PRUNED_EVERY = 100
 LEARNED = "learned.json"
@@ -33,7 +33,7 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     """One label. `tier` is the smaller tier of the pair; `small` and `large` are qualities in [0, 1], None where that
     side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `base` the part of its log-odds that
     comes from the prompt. `numbers` and `words` (places in its
-    vocabulary) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
+    vocabulary; `known` is their share of all words, in [0, 1]) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
 
     id: str
     at_ms: int
@@ -50,6 +50,7 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     scorer: str
     numbers: tuple[float, ...] = ()
     words: tuple[int, ...] = ()
+    known: float = 0.0
     content: str | None = None
 
 
@@ -72,6 +73,7 @@ class SqliteLabels:
             label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
             label.score, label.base, label.small, label.large, label.how, label.scorer, array("f", label.numbers).tobytes(),
             array("I", label.words).tobytes(),
+            label.known,
             label.content,
         )  # fmt: skip
         db = self._open()
@@ -98,7 +100,8 @@ class SqliteLabels:
                 yield KeptLabel(
                     id=row[0], at_ms=row[1], org=row[2], task_type=row[3], tier=row[4], small_model=row[5],
                     large_model=row[6], score=row[7], base=row[8], small=row[9], large=row[10], how=row[11],
-                    scorer=row[12], numbers=tuple(numbers), words=tuple(words), content=row[15],
+                    scorer=row[12], numbers=tuple(numbers), words=tuple(words), known=row[15],
+                    content=row[16],
                 )  # fmt: skip
         finally:
             db.close()

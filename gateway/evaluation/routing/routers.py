@@ -53,7 +53,8 @@ def ours(rows: Sequence[Labelled], scorer: Scorer, own_labels: int, seed: int) -
         Seen(
             gain=mark.gain,
             placed=scorer.placed(one.dense),
-            words=scorer.words_at(scorer.known(one.words)),
+            words=(known := scorer.words_at(scorer.known(one.words))),
+            known=len(known) / max(1, len(one.words)),
             small=row.small_score,
             large=row.large_score,
         )
