@@ -107,7 +107,7 @@ class App:
         self._supervisor = Supervisor()
         url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
         self._treasury = Treasury(lambda: self._world, settings.data, url, self._supervisor, self._clock.now)
-        self._school = School(
+        self.school = School(
             lambda: self._world,
             settings.data,
             self._supervisor,
@@ -120,7 +120,7 @@ class App:
         secret = settings.approval_secret.get_secret_value() if settings.approval_secret is not None else None
         self._roster = Roster(
             lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._chance.request_id,
-            self._school.reported,
+            self.school.reported,
         )  # fmt: skip
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
@@ -149,10 +149,10 @@ class App:
             clock=self._clock,
             chance=self._chance,
             outputs=self._treasury.outputs,
-            learner=self._school,
+            learner=self.school,
             scorer=scorer_weights.load(),
         )
-        self._school.start(exchange, self._treasury.announce)
+        self.school.start(exchange, self._treasury.announce)
         self._front = server.Front(
             exchange=exchange,
             world=lambda: self._world,
@@ -267,7 +267,7 @@ class App:
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield from self._treasury.gauges()
         yield from self._roster.gauges()
-        yield from self._school.gauges()
+        yield from self.school.gauges()
         yield (
             "penstock_requests_repelled",
             "Requests of stopped sessions that were answered from memory, since the start.",

@@ -201,9 +201,7 @@ class Exchange:
             standing=standing,
             user=self._reception.user(world, caller, arrived.hints.user or request.user, arrived.at),
             tip=arrived.tip,
-            aim=self.navigator.aims.aim(arrived.route, verdict, caller.org, world, role)
-            if arrived.route.auto
-            else None,
+            aim=self.navigator.aimed(arrived, verdict, role),
             deadline_ms=arrived.hints.deadline_ms,
             note=taken_note(session) if request.dialect in CONVERSATIONS else "",
         )

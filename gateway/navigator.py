@@ -7,7 +7,7 @@ from msgspec import structs
 from .accounting.expectation import OutputBook
 from .reception import CONVERSATIONS, Arrived
 from .routing import plan as planning
-from .routing.aims import Aims
+from .routing.aims import Aim, Aims
 from .routing.cascade import CascadeBook, next_above, pays
 from .routing.classifiers.task_type import TaskTypes
 from .routing.features import features, tools_text
@@ -73,6 +73,12 @@ class Navigator:
             tier=arrived.route.lowest.name,
         )
         return verdict, role
+
+    def aimed(self, arrived: Arrived, verdict: Verdict, role: Role | None) -> Aim | None:
+        """The lowest tier that will do; None where the route leaves no choice."""
+        if not arrived.route.auto:
+            return None
+        return self.aims.aim(arrived.route, verdict, arrived.caller.org, arrived.world, role, now=arrived.at)
 
     def _read(self, arrived: Arrived, facts: Facts) -> Read | None:
         """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""

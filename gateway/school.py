@@ -30,7 +30,7 @@ from .values.base import Value
 from .values.catalog import Deployment, Route
 from .values.entry import LedgerEntry
 from .values.plan import Verdict
-from .values.quality import Group, Learnt
+from .values.quality import SHADOW, Group, Learnt
 from .values.request import Caller, Hints, Request
 from .values.session import SessionEvent
 from .values.world import World
@@ -40,8 +40,6 @@ from .wire.said import Said, said
 
 log = logging.getLogger(__name__)
 
-# Who shadow calls and their judge are charged to.
-SHADOW = "penstock-shadow"
 # Shadows under way or waiting, each with the body of its request; more are not taken.
 _SHADOWS_MAX = 16
 _SHADOW_BODY_MAX = 512 * 1024
@@ -99,8 +97,9 @@ class School:
         self._aims = Aims()
         self._exchange: Exchange | None = None
         self._warn: Callable[[Mapping[str, Any]], None] = _nobody
-        self._shadows = 0
+        self.shadows = 0
         self._waiting: list[KeptLabel] = []
+        self._resets: list[tuple[Group, int]] = []
         self._recent: OrderedDict[tuple[str, str], deque[_Served]] = OrderedDict()
         self._learnt_stamp: int | None = None
         self._fitted_at, self._fitted_with = now(), 0
@@ -110,8 +109,8 @@ class School:
         """Begin to learn; publishes what is known already. Raises sqlite3.Error, OSError and ValueError."""
         self._exchange, self._aims, self._warn = exchange, exchange.navigator.aims, warn
         self._labels = SqliteLabels(self._folder, self._world().learning.labels_max)
-        self._look()
-        self._supervisor.every(_WRITE_SECONDS, "labels", self._write)
+        self.look()
+        self._supervisor.every(_WRITE_SECONDS, "labels", self.write)
         self._supervisor.every(_LOOK_SECONDS, "learnt", self._look_again)
 
     def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
@@ -152,6 +151,10 @@ class School:
         for one in recent:
             if only in (None, one.request_id):
                 self._credit(one, float(quality), "outcome" if event.kind == "session_outcome" else "feedback")
+
+    def untrusted(self, group: Group) -> str:
+        """Why a floor that was fitted is not trusted any more, "" while it is."""
+        return self._aims.drift.watched(group).why
 
     def gauges(self) -> Iterator[Gauge]:
         """What is read when metrics are scraped."""
@@ -232,14 +235,14 @@ class School:
     def _sample(self, decided: Decided, progress: Progress, one: _Served) -> None:
         request = decided.request
         if (
-            self._shadows >= _SHADOWS_MAX
+            self.shadows >= _SHADOWS_MAX
             or request.dialect not in _ASKED_AGAIN
             or len(request.body) > _SHADOW_BODY_MAX
             or decided.facts.bonds
             or request.references
         ):
             return
-        self._shadows += 1
+        self.shadows += 1
         self._supervisor.start("shadow", self._shadow(decided, one), self._failed)
 
     def _failed(self, error: BaseException) -> None:
@@ -264,7 +267,7 @@ class School:
             self._keep(one, *grades, "judge", content)
             self._watch(one, *grades)
         finally:
-            self._shadows -= 1
+            self.shadows -= 1
 
     async def _answer(self, decided: Decided, request: Request, deployment: Deployment) -> Said | None:
         """What one deployment says to the request; None where it could not be asked."""
@@ -323,11 +326,12 @@ class School:
         if fitted is None or fitted.ceiling is None or asked.keep is None:
             return
         label = Label(score=one.verdict.complexity, small=small, large=large)
-        if self._aims.drift.labelled(group, label, fitted.ceiling, asked.keep):
+        if self._aims.drift.labelled(group, label, fitted.ceiling, asked.keep, now=self._now()):
             self._alarm(group, "quality")
 
     def _alarm(self, group: Group, why: str) -> None:
         org, task_type, tier = group
+        self._resets.append((group, int(self._now() * 1000)))
         log.warning(
             "the quality floor of task type '%s' (tier %s) no longer holds: %s; falling back", task_type, tier, why
         )
@@ -335,12 +339,19 @@ class School:
             {"kind": "quality_drift", "at": self._now(), "org": org, "task_type": task_type, "tier": tier, "why": why}
         )
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Write down the labels that wait."""
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            await asyncio.to_thread(self._written, waiting)
+        resets, self._resets = self._resets, []
+        if waiting or resets:
+            await asyncio.to_thread(self._written, waiting, resets)
 
-    def _written(self, labels: list[KeptLabel]) -> None:
+    def _written(self, labels: list[KeptLabel], resets: list[tuple[Group, int]]) -> None:
+        for group, at_ms in resets:
+            try:
+                self._labels.reset(group, at_ms)
+            except sqlite3.Error as error:
+                log.error("a drift was not written down: %s", error)
         for place, label in enumerate(labels):
             try:
                 self._labels.add(label)
@@ -352,7 +363,7 @@ class School:
         for group in self._aims.drift.alarms():
             self._alarm(group, "mix")
         try:
-            self._look()
+            self.look()
         except (OSError, ValueError) as error:
             log.error("what was learnt cannot be read, so nothing changes: %s", error)
         every = self._world().learning.refit_seconds
@@ -363,7 +374,7 @@ class School:
             self._fitted_at, self._fitted_with = self._now(), judged
             await self._refit()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Publish what was fitted since the last look."""
         path = self._folder / "learned.json"
         stamp = path.stat().st_mtime_ns if path.exists() else None
@@ -374,7 +385,7 @@ class School:
         if learnt is None:
             return
         for group, fitted in learnt.fitted.items():
-            self._aims.drift.fitted(group, fitted.edges)
+            self._aims.drift.fitted(group, fitted.edges, at=learnt.at)
         self._publish(learnt)
         log.info("learnt: %d floors, fitted at %.0f", len(learnt.fitted), learnt.at)
 

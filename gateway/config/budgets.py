@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from ..values import budget as values
 from ..values.budget import Measure
 from ..values.catalog import Tier
+from ..values.quality import SHADOW
 from ..values.request import Caller
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
 from . import schema
@@ -27,7 +28,7 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
     """Every budget that can be understood; what is wrong is complained about."""
     known = _known(reader, document, open_caller)
     found = []
-    for name, doc in document.budgets.items():
+    for name, doc in _asked(reader, document).items():
         path: Path = ("budgets", name)
         if name in _CAP_BUDGETS:
             reader.complain(path, f"'{name}' is what a session cap is called; choose another name", at_key=True)
@@ -63,6 +64,19 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
     return tuple(found)
 
 
+def _asked(reader: Reader, document: schema.Document) -> dict[str, schema.Budget]:
+    """The budgets of the file, and the one that bounds shadow calls."""
+    shadow = document.learning.shadow
+    if SHADOW in document.budgets:
+        reader.complain(("budgets", SHADOW), f"'{SHADOW}' is what bounds shadow calls; set learning.shadow.usd_per_day")
+    if not shadow.share:
+        return document.budgets
+    bound = schema.Budget(
+        scope=schema.Scope(org="*", team=SHADOW), limit=schema.Limit(usd=shadow.usd_per_day), window="day"
+    )
+    return {**document.budgets, SHADOW: bound}
+
+
 def caps(reader: Reader, tree: schema.Caps, each: schema.SessionCaps | None, path: Path) -> values.SessionCaps:
     """What a session may take, with all that it starts and by itself."""
     return values.SessionCaps(
@@ -91,8 +105,8 @@ def _known(reader: Reader, document: schema.Document, open_caller: Caller) -> di
     deployments = document.deployments.values()
     return {
         "org": {key.org for key in document.keys} | {open_caller.org},
-        "team": {key.team for key in document.keys} | {open_caller.team},
-        "key": {key.id for key in document.keys} | {open_caller.key},
+        "team": {key.team for key in document.keys} | {open_caller.team, SHADOW},
+        "key": {key.id for key in document.keys} | {open_caller.key, SHADOW},
         "task_type": {*reader.section("task_types"), "other"},
         "route": set(reader.section("routes")),
         "deployment": set(reader.section("deployments")),

@@ -35,8 +35,10 @@ class Aims:
         self._shares = ShareBook()
         self.counts: dict[tuple[str, str], int] = {}
 
-    def aim(self, route: Route, verdict: Verdict, org: str, world: World, role: Role | None = None) -> Aim:
-        """The aim of one request of an auto route; books it where a share is held."""
+    def aim(
+        self, route: Route, verdict: Verdict, org: str, world: World, role: Role | None = None, *, now: float = 0.0
+    ) -> Aim:
+        """The aim of one request of an auto route; books it where a share is held. `now` in seconds since the epoch."""
         asked = world.quality.of(verdict.task_type)
         tiers = sorted({candidate.tier for candidate in route.candidates})
         if asked.frontier_share is not None:
@@ -44,7 +46,7 @@ class Aims:
                 f"{org}/{route.name}/{verdict.task_type}", asked.frontier_share, verdict, tiers, "share"
             )
         elif asked.keep is not None:
-            found = self._floored(route, verdict, org, asked, world.learnt, tiers)
+            found = self._floored(route, verdict, org, asked, world.learnt, tiers, now)
         else:
             found = _ceiled(verdict, world.policy, tiers)
         counted = (verdict.task_type, found.basis)
@@ -63,7 +65,14 @@ class Aims:
         )
 
     def _floored(
-        self, route: Route, verdict: Verdict, org: str, asked: Quality, learnt: Learnt, tiers: Sequence[Tier]
+        self,
+        route: Route,
+        verdict: Verdict,
+        org: str,
+        asked: Quality,
+        learnt: Learnt,
+        tiers: Sequence[Tier],
+        now: float,
     ) -> Aim:
         carried = False
         for tier in tiers[:-1]:
@@ -72,7 +81,7 @@ class Aims:
             if fitted is None or fitted.ceiling is None or not self.trusts(group, fitted, asked):
                 continue
             carried = True
-            self.drift.served(group, verdict.complexity)
+            self.drift.served(group, verdict.complexity, now=now)
             if verdict.complexity <= fitted.ceiling:
                 why = f"complexity {verdict.complexity:.2f} within {tier.name}'s floor {fitted.ceiling:.2f} ({fitted.labels} labels)"
                 return Aim(tier=tier, basis="floor", why=why)

@@ -37,7 +37,7 @@ ALARM_AT = float(_LABELS_BETWEEN_FALSE_ALARMS)
 
 
 class _Group:
-    __slots__ = ("counts", "edges", "seen", "wealths", "why")
+    __slots__ = ("counts", "drifted_at", "edges", "seen", "wealths", "why")
 
     def __init__(self, edges: tuple[float, ...]) -> None:
         self.wealths = [1.0] * len(_BETS)
@@ -45,6 +45,7 @@ class _Group:
         self.counts = [0.0] * _BINS
         self.seen = 0.0
         self.why = ""
+        self.drifted_at = 0.0
 
 
 class DriftBook:
@@ -55,14 +56,21 @@ class DriftBook:
         self._groups: OrderedDict[Group, _Group] = OrderedDict()
         self._mixed: list[Group] = []
 
-    def fitted(self, group: Group, edges: tuple[float, ...]) -> None:
-        """A floor was fitted: all is trusted again. `edges` are the nine inner deciles of its labels' scores."""
-        self._groups[group] = _Group(edges)
+    def fitted(self, group: Group, edges: tuple[float, ...], *, at: float) -> None:
+        """A floor was fitted at that time (seconds since the epoch): what had drifted before is trusted again. `edges` are
+        the nine inner deciles of its labels' scores."""
+        known = self._groups.get(group)
+        if known is not None and known.why and known.drifted_at >= at:
+            return
+        fresh = self._groups[group] = _Group(edges)
+        if known is not None and not known.why:
+            # Evidence against the floor is evidence whichever labels it was fitted to last.
+            fresh.wealths = known.wealths
         self._groups.move_to_end(group)
         if len(self._groups) > _GROUPS_MAX:
             self._groups.popitem(last=False)
 
-    def labelled(self, group: Group, label: Label, ceiling: float, keep: float) -> bool:
+    def labelled(self, group: Group, label: Label, ceiling: float, keep: float, *, now: float) -> bool:
         """A fresh label of live traffic; True if this one sets off the alarm."""
         state = self._groups.get(group)
         if state is None or state.why:
@@ -72,10 +80,10 @@ class DriftBook:
         state.wealths = [max(1.0, wealth) * (1 + bet * lost) for wealth, bet in zip(state.wealths, _BETS, strict=True)]
         if sum(state.wealths) / len(_BETS) < ALARM_AT:
             return False
-        state.why = "quality"
+        state.why, state.drifted_at = "quality", now
         return True
 
-    def served(self, group: Group, score: float) -> bool:
+    def served(self, group: Group, score: float, *, now: float) -> bool:
         """A live request's score; True if this one sets off the alarm."""
         state = self._groups.get(group)
         if state is None or state.why or len(state.edges) != _BINS - 1:
@@ -88,7 +96,7 @@ class DriftBook:
             state.seen *= 0.5
         if state.seen < _WINDOW_MIN or stability(state.counts, state.seen) <= PSI_MAX:
             return False
-        state.why = "mix"
+        state.why, state.drifted_at = "mix", now
         self._mixed.append(group)
         return True
 

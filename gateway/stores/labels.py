@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS labels (
     small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, base REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
     scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, known REAL NOT NULL, content TEXT
 );
+CREATE TABLE IF NOT EXISTS resets (
+    org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (org, task_type, tier)
+);
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
 _ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 17)})"
@@ -86,12 +89,22 @@ class SqliteLabels:
         finally:
             db.close()
 
+    def reset(self, group: Group, at_ms: int) -> None:
+        """What labels said of a group before then is no longer so. Raises sqlite3.Error."""
+        db = self._open()
+        try:
+            db.execute("INSERT OR REPLACE INTO resets VALUES (?, ?, ?, ?)", (*group, at_ms))
+        finally:
+            db.close()
+
     def all(self) -> Iterator[KeptLabel]:
-        """Every label, oldest first; at most the bound."""
+        """Every label that still holds, oldest first; at most the bound."""
         db = self._open()
         try:
             rows = db.execute(
-                "SELECT * FROM (SELECT * FROM labels ORDER BY at_ms DESC LIMIT ?) ORDER BY at_ms", (self._max,)
+                "SELECT * FROM (SELECT labels.* FROM labels LEFT JOIN resets USING (org, task_type, tier)"
+                " WHERE labels.at_ms > COALESCE(resets.at_ms, 0) ORDER BY labels.at_ms DESC LIMIT ?) ORDER BY at_ms",
+                (self._max,),
             )
             for row in rows:
                 numbers, words = array("f"), array("I")

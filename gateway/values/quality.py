@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from .catalog import Tier
 
+# The team, and the key, that shadow calls and their judge are charged to; a budget of that name bounds them.
+SHADOW = "penstock-shadow"
 # Whatever is not one of the configured kinds of work.
 OTHER = "other"
 
