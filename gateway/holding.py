@@ -197,7 +197,7 @@ class Holder:
 
     def learn(self, decided: Decided, entry: LedgerEntry, body_bytes: int) -> None:
         """An answer that ended by itself: how long it was, and how its session's input is counted."""
-        if entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code:
+        if entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code not in ("", "escalated"):
             return
         self._outputs.learn(entry.task_type, entry.model, entry.output_tokens)
         session = decided.session

@@ -231,6 +231,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def _together(windows: list[dict[str, Any]]) -> float:
+    count: int = sum(one["n"] for one in windows)
+    return float(sum(one["kept"] * one["n"] for one in windows)) / count
+
+
 def main() -> int:
     """Run, tell, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -252,8 +257,8 @@ def main() -> int:
     if chosen.plot:
         plot(found, chosen.plot)
     noticed = any(alarm["kind"] == "knowledge" and alarm["at"] >= found["drift_at"] for alarm in found["alarms"])
-    late = found["windows"]["knowledge"][-3:]
-    held = all(one["kept"] >= chosen.keep - 0.03 for one in late)
+    # Single windows are noisy (a standard error of two points): the last fifth of each kind is judged together.
+    held = all(_together(windows[-len(windows) // 5 :]) >= chosen.keep - 0.01 for windows in found["windows"].values())
     print("drift noticed" if noticed else "drift NOT noticed", "| floor holds at the end" if held else "| floor BROKEN at the end")
     return 0 if noticed and held else 1
 

@@ -37,7 +37,7 @@ class OutputBook:
     def learn(self, task_type: str, model: str, output_tokens: int) -> None:
         """One call ended by itself with so many output tokens."""
         place = min(_BINS, round(math.log2(output_tokens) * _BINS_PER_OCTAVE) + 1) if output_tokens > 0 else 0
-        for group in ((task_type, model), ("", model)):
+        for group in ((task_type, model), ("", model), (task_type, "")):
             counts = self._groups.get(group)
             if counts is None:
                 counts = self._groups[group] = [0] * (_BINS + 2)
@@ -52,8 +52,9 @@ class OutputBook:
                 counts[-1] = sum(counts[:-1])
 
     def usual(self, task_type: str, model: str) -> int:
-        """The output tokens that half of such calls stay within; UNKNOWN_USUAL_TOKENS before enough were seen."""
-        for group in ((task_type, model), ("", model)):
+        """The output tokens that half of such calls stay within, of a model that is not known yet those of others on such
+        work; UNKNOWN_USUAL_TOKENS before enough were seen."""
+        for group in ((task_type, model), ("", model), (task_type, "")):
             counts = self._groups.get(group)
             if counts is not None and counts[-1] >= _CALLS_MIN:
                 known = self._usual.get(group)

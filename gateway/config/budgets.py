@@ -71,8 +71,12 @@ def _asked(reader: Reader, document: schema.Document) -> dict[str, schema.Budget
         reader.complain(("budgets", SHADOW), f"'{SHADOW}' is what bounds shadow calls; set learning.shadow.usd_per_day")
     if not shadow.share:
         return document.budgets
+    # Of several organisations each has an account of its own.
+    several = len({key.org for key in document.keys} | ({"default"} if document.access == "open" else set())) > 1
     bound = schema.Budget(
-        scope=schema.Scope(org="*", team=SHADOW), limit=schema.Limit(usd=shadow.usd_per_day), window="day"
+        scope=schema.Scope(org="*" if several else None, team=SHADOW),
+        limit=schema.Limit(usd=shadow.usd_per_day),
+        window="day",
     )
     return {**document.budgets, SHADOW: bound}
 

@@ -69,7 +69,8 @@ TOOL_WORD = "@"
 def features(prompt: str, tools: str = "") -> Features:
     """The words and numbers of a prompt; `tools` is the JSON of what came with it, without spaces after its colons."""
     text = prompt if len(prompt) <= HEAD_CHARS + TAIL_CHARS else f"{prompt[:HEAD_CHARS]}\n{prompt[-TAIL_CHARS:]}"
-    found = text.translate(_TABLE).split()
+    plain = text.translate(_TABLE)
+    found = plain.split()
     distinct, count = set(found), len(found) or 1
     lengths = sorted(map(len, distinct)) or [0]
     kinds = len(lengths)
@@ -80,7 +81,7 @@ def features(prompt: str, tools: str = "") -> Features:
     dense += map(text.count, _CHARS)
     dense += map(distinct.__contains__, _WORDS)
     dense.append(text.count(". "))
-    dense += _options(text, distinct) if "\nB" in text else _NO_OPTIONS
+    dense += _options(text, plain, distinct) if "\nB" in text else _NO_OPTIONS
     dense += _numbers(text, count)
     dense += (
         text.isascii(),
@@ -109,16 +110,17 @@ def _words(text: str) -> list[str]:
     return text.translate(_TABLE).split()
 
 
-def _options(text: str, distinct: set[str]) -> list[float]:
-    """Of multiple choice: how many, how long, how alike."""
-    found = [match[1] for match in islice(_OPTION.finditer(text), _OPTIONS_MAX)]
+def _options(text: str, plain: str, distinct: set[str]) -> list[float]:
+    """Of multiple choice: how many, how long, how alike. `plain` is the text, character by character, for its words."""
+    spans = [match.span(1) for match in islice(_OPTION.finditer(text), _OPTIONS_MAX)]
+    found = [text[begin:end] for begin, end in spans]
     if not found:
         return _NO_OPTIONS
     count, sizes, stem = len(found), [*map(len, found)], text.find("\nA")
-    bags = [set(_words(option)) for option in found]
+    bags = [set(plain[begin:end].split()) for begin, end in spans]
     union: set[str] = set().union(*bags)
     total = sum(map(len, bags))
-    stem_words = set(_words(text[:stem])) if stem > 0 else distinct
+    stem_words = set(plain[:stem].split()) if stem > 0 else distinct
     numeric = sum([option[:1].isdigit() or option[:1] in "$-+" for option in found])
     return [
         count, sum(sizes) / count, max(sizes) - min(sizes), stem, numeric / count, total / count,

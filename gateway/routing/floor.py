@@ -45,7 +45,8 @@ def floor(labels: Sequence[Label], *, keep: float, confidence: float) -> Floor:
     assert 0 < keep < 1 and 0 < confidence < 1, "shares"
     ceiling = None
     for candidate in _candidates([label.score for label in labels]):
-        if not holds(labels, candidate, keep=keep, confidence=confidence):
+        # What the labels themselves did not keep is not claimed, whatever the bet had won on the way.
+        if kept(labels, candidate) < keep or not holds(labels, candidate, keep=keep, confidence=confidence):
             break
         ceiling = candidate
     return Floor(

@@ -1,0 +1,90 @@
+"""What speaks against a small model's answer, in every dialect."""
+
+import pytest
+
+from gateway.routing.verifier import doubts, fits
+from gateway.wire import PARSERS
+from gateway.wire.asked import Asked, asked
+from gateway.wire.said import said
+
+
+def chat(content: object = "Paris.", finish: str = "stop", **more: object) -> dict:
+    return {"choices": [{"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish}]}
+
+
+def call(name: str, arguments: str) -> dict:
+    return chat(None, "tool_calls", tool_calls=[{"id": "a", "function": {"name": name, "arguments": arguments}}])
+
+
+LOOKUP = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"],
+}
+TOOLS = Asked(tools={"lookup": LOOKUP})
+
+
+@pytest.mark.parametrize(
+    "document, form, expected",
+    [
+        (chat(), Asked(), ()),
+        (chat("Par", "length"), Asked(), ("cut off",)),
+        (chat("", "content_filter"), Asked(), ("refuses", "says nothing")),
+        (chat("I'm sorry, but I can't help with that."), Asked(), ("refuses",)),
+        (chat("She said: I'm sure. " * 40 + "I cannot help"), Asked(), ()),
+        (chat(""), Asked(), ("says nothing",)),
+        (chat("{}"), Asked(schema={"type": "object"}), ()),
+        (chat("Sure: {}"), Asked(schema={"type": "object"}), ("answer is not JSON",)),
+        (chat('{"days": 1}'), Asked(schema=LOOKUP), ("answer does not fit its schema",)),
+        (chat(), Asked(tools={"lookup": LOOKUP}, must_call=True), ("no tool call",)),
+        (call("lookup", '{"city": "Paris"}'), TOOLS, ()),
+        (call("lookup", '{"days": 2}'), TOOLS, ("call does not fit its schema",)),
+        (call("lookup", "{city"), TOOLS, ("call is not JSON",)),
+        (call("rm", "{}"), TOOLS, ("calls a tool that was not offered",)),
+        ({"content": [{"type": "text", "text": "Paris."}], "stop_reason": "end_turn"}, Asked(), ()),
+        ({"content": [{"type": "text", "text": "Par"}], "stop_reason": "max_tokens"}, Asked(), ("cut off",)),
+        ({"content": [{"type": "tool_use", "name": "lookup", "input": {"city": 3}}]}, TOOLS, ("call does not fit its schema",)),
+        ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}], "status": "completed"}, Asked(), ()),
+        ({"output": [{"type": "function_call", "name": "lookup", "arguments": "{}"}], "status": "completed"}, TOOLS, ("call does not fit its schema",)),
+        ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, Asked(), ("refuses",)),
+        ({"nonsense": 1}, Asked(), ("says nothing",)),
+        ({"choices": []}, Asked(), ("says nothing",)),
+        ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, Asked(), ("says nothing",)),
+    ],
+)  # fmt: skip
+def test_what_speaks_against_an_answer(document, form, expected):
+    assert doubts(said(document), form) == expected
+
+
+@pytest.mark.parametrize("gap, doubted", [(0.1, True), (5.0, False)])
+def test_tokens_chosen_with_hesitation(gap, doubted):
+    tokens = [{"logprob": -0.1, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - gap}]}] * 5
+    document = {"choices": [{"message": {"content": "Paris."}, "logprobs": {"content": tokens}}]}
+    assert ("hesitates" in doubts(said(document), Asked())) is doubted
+
+
+@pytest.mark.parametrize(
+    "value, schema, right",
+    [
+        (1, {"type": "integer"}, True), (1.0, {"type": "integer"}, True), (True, {"type": "integer"}, False),
+        (1.5, {"type": ["integer", "null"]}, False), (None, {"type": ["integer", "null"]}, True),
+        ("a", {"enum": ["a", "b"]}, True), ("c", {"enum": ["a", "b"]}, False), ([1, "x"], {"items": {"type": "integer"}}, False),
+        ({"a": 1}, {"properties": {}, "additionalProperties": False}, False), ({"a": {}}, {"properties": {"a": {"required": ["b"]}}}, False),
+        ("anything", {"$ref": "#/x"}, True), ("anything", 7, True), ({"a": 1}, {"required": [7]}, True),
+    ],
+)  # fmt: skip
+def test_what_fits_a_schema(value, schema, right):
+    assert fits(value, schema) is right
+
+
+@pytest.mark.parametrize(
+    "dialect, body",
+    [
+        ("chat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"lookup","parameters":{"type":"object"}}}],"tool_choice":"required","response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"}}}}'),
+        ("messages", b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"lookup","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"},"output_config":{"format":{"type":"json_schema","schema":{"type":"object"}}}}'),
+        ("responses", b'{"model":"m","input":"x","tools":[{"type":"function","name":"lookup","parameters":{"type":"object"}}],"tool_choice":"required","text":{"format":{"type":"json_schema","name":"n","schema":{"type":"object"}}}}'),
+    ],
+)  # fmt: skip
+def test_what_a_request_asks_its_answer_to_be_like(dialect, body):
+    form = asked(PARSERS[dialect](body))
+    assert form == Asked(schema={"type": "object"}, tools={"lookup": {"type": "object"}}, must_call=True)
