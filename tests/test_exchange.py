@@ -380,7 +380,10 @@ def sent(book: Playbook) -> list[dict]:
 
 async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_of_the_session():
     book = Playbook(
-        world(more="loops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"), [answers() for _ in range(12)]
+        world(
+            more="tiers: {small: {max_complexity: 0.5}}\nloops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"
+        ),
+        [answers() for _ in range(12)],
     )
     for turns in range(1, 6):
         await book.ask(looping(turns), session="run-1")

@@ -176,10 +176,11 @@ class Ceiling(_Strict):
 
 
 class Tiers(_Strict):
-    """Thresholds of `auto` routes; the frontier takes the rest."""
+    """Thresholds of `auto` routes where no `quality` is asked for; the frontier takes the rest. Without them: 0.25 and 0.35
+    with the learned classifier (docs/routing.md has what that keeps), 0.45 and 0.70 with the transparent one."""
 
-    small: Ceiling = Ceiling(max_complexity=Decimal("0.45"))
-    medium: Ceiling = Ceiling(max_complexity=Decimal("0.70"))
+    small: Ceiling | None = None
+    medium: Ceiling | None = None
 
 
 class Scope(_Strict):

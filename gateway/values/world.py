@@ -27,7 +27,7 @@ def callers_of(world: "World") -> list[Caller]:
 class World:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
-    `learns`: some budget holds what calls usually take, so that has to be learnt. `queues`: some budget lets calls
+    `queues`: some budget lets calls
     wait; `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price
     sheet of the configuration takes effect or ends: a new world is due then. `callers` maps sha256(secret) to who shows
     it; empty together with `open_caller` None means that nobody may call. `learnt` is what own traffic has taught, which
@@ -38,7 +38,6 @@ class World:
     deployments: Mapping[str, Deployment]
     routes: Mapping[str, Route]
     patterns: tuple[str, ...] = field(init=False)
-    learns: bool = field(init=False)
     queues: bool = field(init=False)
     counts_users: bool = field(init=False)
     task_types: tuple[TaskType, ...]
@@ -68,7 +67,6 @@ class World:
         budgets = self.budgets
         object.__setattr__(self, "queues", any(budget.stages.queue is not None for budget in budgets))
         object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))
-        object.__setattr__(self, "learns", any(budget.expected for budget in self.budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))
 

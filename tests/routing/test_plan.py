@@ -59,7 +59,7 @@ PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url
     "given, expected",
     [
         ({"complexity": 0.1}, ["small", "frontier"]),
-        ({"complexity": 0.45}, ["small", "frontier"]),
+        ({"complexity": 0.25}, ["small", "frontier"]),
         ({"complexity": 0.9}, ["frontier", "small"]),
         ({"complexity": 0.1, "resting": ("small",)}, ["frontier", "small"]),
         ({"complexity": 0.9, "route": "small"}, ["small"]),

@@ -13,7 +13,8 @@ from ..scorer import Scored
 from . import transparent
 
 # The transparent classifier's signals that say something which a prompt alone does not.
-_OF_SESSIONS = frozenset({"long-input", "many-tools", "failed-tools", "long-session", "images"})
+# Greetings and chores are what public benchmarks lack.
+_OF_SESSIONS = frozenset({"long-input", "many-tools", "failed-tools", "long-session", "images", "routine-words"})
 # What own traffic moves it by is called this.
 OWN = "own-traffic"
 # Log-odds beyond this are certainty enough.
