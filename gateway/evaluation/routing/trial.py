@@ -156,7 +156,7 @@ def _mean(found: Mapping[str, Found], places: Mapping[str, Places]) -> Found:
     """The mean over sources that are large enough (all of them, if none is)."""
     large = [found[place] for place, numbers in places.items() if len(numbers) >= MACRO_MIN]
     large = large or [found[place] for place in places]
-    means = [float(np.nanmean([one.measures[at] for one in large])) for at in range(len(Measures._fields))]
+    means = [_average([one.measures[at] for one in large]) for at in range(len(Measures._fields))]
     # Sources are independent: the half width of a mean is the root of the squares over their number.
     half = float(np.sqrt(np.nansum([((one.high - one.low) / 2) ** 2 for one in large])) / len(large))
     return Found(
@@ -166,6 +166,12 @@ def _mean(found: Mapping[str, Found], places: Mapping[str, Places]) -> Found:
         budget_error=float(np.mean([one.budget_error for one in large])),
         prompts=sum(one.prompts for one in large),
     )
+
+
+def _average(values: Sequence[float]) -> float:
+    """The mean of what the data can say; nan where they say nothing."""
+    known = [value for value in values if not np.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _costs(row: Labelled) -> tuple[float, float] | None:

@@ -1,0 +1,100 @@
+"""Small books of routing: how busy deployments are, who plays which part, what kinds of work look like, cascades."""
+
+import pytest
+
+from gateway.routing.cascade import CascadeBook
+from gateway.routing.checks import accepted
+from gateway.routing.classifiers.task_type import TaskTypes, matched
+from gateway.routing.load import LoadBook
+from gateway.values.catalog import TaskType
+from gateway.values.request import Message
+from tests.routing.test_classifier import facts
+
+
+def test_busy_and_failing_deployments_are_told_from_idle_ones():
+    book = LoadBook()
+    assert book.load("a", 10, now=0.0).score == 0.0
+    for _ in range(10):
+        book.began("a")
+        book.ended("a", 100.0, failed=False)
+        book.began("b")
+        book.ended("b", 100.0, failed=True)
+    assert book.load("a", 10, now=0.0).score < book.load("b", 10, now=0.0).score
+    book.began("a")
+    assert book.load("a", 10, now=0.0).wait_ms == pytest.approx(200.0)
+
+
+@pytest.mark.parametrize(
+    "headers, tokens, tight",
+    [
+        ({}, 10, False),
+        ({"x-ratelimit-remaining-requests": "0"}, 10, True),
+        ({"x-ratelimit-remaining-requests": "50"}, 10, False),
+        ({"x-ratelimit-remaining-tokens": "900"}, 1000, True),
+        ({"anthropic-ratelimit-input-tokens-remaining": "900"}, 1000, True),
+        ({"anthropic-ratelimit-tokens-remaining": "9000"}, 1000, False),
+        ({"x-ratelimit-remaining-requests": "nonsense"}, 10, False),
+        ({"x-ratelimit-remaining-requests": "9" * 40}, 10, False),
+    ],
+)
+def test_the_room_that_a_provider_tells(headers, tokens, tight):
+    book = LoadBook()
+    book.told("a", headers, now=100.0)
+    assert book.load("a", tokens, now=101.0).tight is tight
+    assert not book.load("a", tokens, now=200.0).tight
+
+
+CODE, CHAT = TaskType(name="code", tools=frozenset({"bash"}), words=frozenset({"debug"})), TaskType(name="chat")
+
+
+def test_kinds_of_work_are_learnt_from_what_is_declared():
+    kinds, types = TaskTypes(), (CODE, CHAT)
+    code, chat, between = [1.0, 0.2, 0.0], [-1.0, 0.1, 0.3], [0.0, 1.0, 0.0]
+
+    def of(place, declared=None):
+        found, confidence = matched(facts("zzz"), types, declared)
+        return kinds.of(found, confidence, types, "org", lambda: place, declared)
+
+    assert of(code) == (None, 0.0)
+    for _ in range(25):
+        of(code, "code")
+        of(chat, "chat")
+    assert of(code)[0] is CODE and of(chat)[0] is CHAT
+    assert of(code)[1] > 0.9
+    # As far from both: other. And another organisation knows nothing of it.
+    assert of([0.0, 0.0, -1.0])[0] is None or of(between)[1] < 0.9
+    found, _ = kinds.of(None, 0.0, types, "another", lambda: code, None)
+    assert found is None
+
+
+def test_doubts_are_remembered_by_kind_and_complexity():
+    book = CascadeBook()
+    assert book.escalates("code", 0.3, 0.2) == pytest.approx(0.2)
+    for _ in range(40):
+        book.seen("code", 0.3, doubtful=True)
+    assert book.escalates("code", 0.3, 0.2) > 0.8
+    assert book.escalates("code", 0.9, 0.2) == pytest.approx(0.2)
+    assert book.escalates("chat", 0.3, 0.2) == pytest.approx(0.2)
+
+
+def tool(text: object, is_error: object = None) -> Message:
+    return Message(role="tool", content=text, is_error=is_error)
+
+
+@pytest.mark.parametrize(
+    "messages, fared",
+    [
+        ([Message(role="user", content="hi")], None),
+        ([tool("12 passed in 3 s")], 1.0),
+        ([tool("2 failed, 12 passed")], 0.0),
+        ([tool("0 errors, 3 passed")], 1.0),
+        ([tool("done", True)], 0.0),
+        ([tool("a file"), tool("bash: x: command not found")], 0.5),
+        ([tool("")], 0.5),
+        ([tool([{"type": "text", "text": "Traceback (most recent call last)"}])], 0.0),
+        ([tool([1, None])], 0.5),
+        ([tool("failed to"), Message(role="user", content="go on")], None),
+    ],
+)
+def test_how_the_next_turn_tells_of_a_call(messages, fared):
+    assert accepted(messages) == fared

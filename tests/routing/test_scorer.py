@@ -1,0 +1,132 @@
+"""The scorer: what it is shipped with, any text, and the same answer as the trees that it was made from."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.feeds import scorer_weights
+from gateway.learning import labelled, train, trees
+from gateway.learning.trees import Growth
+from gateway.routing.features import NAMES, features, tools_text
+from gateway.routing.scorer import LEAF_PARTS, Scorer
+
+ANY_TEXT = st.one_of(st.text(max_size=3000), st.text("ABCDE.()\n \\$0123456789=", max_size=2000))
+
+
+@given(ANY_TEXT, st.one_of(st.just(""), ANY_TEXT))
+@settings(deadline=None)
+def test_any_text_has_a_score(prompt, tools):
+    found = features(prompt, tools)
+    assert len(found.dense) == len(NAMES)
+    scored = scorer_weights.load().score(found)
+    assert 0 < scored.small < 1 and 0 < scored.frontier < 1 and 0 < scored.need < 1
+    assert len(scorer_weights.load().placed(found.dense)) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "\ud800 lone",
+        "\x00",
+        "A" * 1_000_000,
+        "\nA. \nB. \nC. ",
+        "assert f(",
+        "\u4f60\u597d" * 5000,
+        "1" * 5000,
+        "١٢٣",
+    ],
+)
+def test_odd_prompts(prompt):
+    assert 0 < scorer_weights.load().score(features(prompt, '[{"name":')).need < 1
+
+
+def test_the_cost_is_bounded_whatever_the_length():
+    short, long = "word " * 200, "word " * 1_000_000
+    times = []
+    for text in (short, long):
+        begun = time.perf_counter()
+        for _ in range(20):
+            features(text)
+        times.append(time.perf_counter() - begun)
+    # No time is asserted, only that it does not grow with the text: a million words cost what two hundred do.
+    assert times[1] < 20 * times[0]
+
+
+def test_words_come_back_from_their_places_and_no_others_are_kept():
+    scorer = scorer_weights.load()
+    found = scorer.known(frozenset({"which", "of", "my-secret-project"}))
+    assert scorer.words_at(found) == {"which", "of"}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'[{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}, "required": ["a"]}}}]',
+        b'[{"name":"find","input_schema":{"type":"object","properties":{},"required":["a"]}}]',
+        b'[{"type":"function","name":"find","parameters":{"type":"object","properties":{},"required":["a"]}}]',
+    ],
+)
+def test_tools_of_every_dialect_look_alike(raw):
+    found = dict(zip(NAMES, features("find a", tools_text(raw)).dense, strict=True))
+    assert (found["tools tools"], found["tools required"], found["tools named"]) == (1, 1, 1)
+
+
+def rows(count: int) -> list[labelled.Labelled]:
+    chance = np.random.default_rng(1)
+    found = []
+    for number in range(count):
+        hard = bool(chance.random() < 0.5)
+        text = f"Prove lemma {number} of algebra." if hard else f"Say hello to guest {number}."
+        small = float(chance.random() < (0.2 if hard else 0.9))
+        found.append(
+            labelled.Labelled(
+                id=str(number), source="a", prompt=text, small_score=small, large_score=float(chance.random() < 0.9)
+            )
+        )
+    return found
+
+
+GROWTH = Growth(trees=12, leaves=4, least=10)
+
+
+def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_say():
+    data = rows(400)
+    trained = train.Trained(data, GROWTH)
+    again = train.weights_file(train.Trained(data, GROWTH), train.provenance(data, GROWTH, 0))
+    assert train.weights_file(trained, train.provenance(data, GROWTH, 0)) == again
+    scorer = Scorer("x", trained.document())
+    found = [features(row.prompt) for row in data]
+    told, said = trained.predict(found), [scorer.score(one) for one in found]
+    assert np.abs(told[:, 0] - [one.small for one in said]).max() < 12 / LEAF_PARTS + 1e-6
+    assert np.abs(told[:, 1] - [one.frontier for one in said]).max() < 12 / LEAF_PARTS + 1e-6
+    hard, easy = scorer.score(features("Prove lemma 3 of algebra.")), scorer.score(features("Say hello to guest 3."))
+    assert hard.need > easy.need
+
+
+def test_trees_learn_what_no_line_can():
+    chance = np.random.default_rng(2)
+    inputs = chance.random((2000, 3))
+    odd = ((inputs[:, 0] > 0.5) != (inputs[:, 1] > 0.5)).astype(float)
+    targets, weights = np.stack([1 - odd, odd], 1), np.ones(2000)
+    thresholds = trees.cuts(inputs, weights)
+    base, grown = trees.fit(trees.binned(inputs, thresholds), targets, weights, Growth(trees=60, features=1.0))
+    told = trees.predict(base, grown, trees.binned(inputs, thresholds))
+    assert np.mean((told[:, 1] > 0.5) == (odd > 0.5)) > 0.97
+
+
+def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
+    hard = [
+        labelled.Labelled(
+            id=f"{n}", source="a", prompt="x", small_score=1.0 if n == 0 else float(n % 2), large_score=1.0, small_model="s",
+            large_model="l", scores={"s": float(n % 2), "l": 1.0, "m": float(n % 2 and n), "o": float(n % 2 and n)},
+        )
+        for n in range(60)
+    ]  # fmt: skip
+    soft = train.soft_labels(hard)
+    # The first was lucky: all models like it fail there.
+    assert soft[0, 0] < 0.6
+    assert ((soft >= 0) & (soft <= 1)).all()
