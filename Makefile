@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.13.8
 LOOPS ?= ../shared/data/loops
+PROMPTS ?= ../shared/data/routing
 # For example CLIENTS="--profile crossed --client codex"
 CLIENTS ?=
 # For example OVERSPEND=--quick
 OVERSPEND ?=
 
-.PHONY: demo run test check fix report bench overspend replay holds loops links fanout pairs clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide links fanout pairs clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -52,6 +53,21 @@ holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times t
 loops: setup  ## the loop guard on recorded sessions beside published rules, and on long healthy ones; needs $(LOOPS)
 	$(BIN)/penstock eval loops $(LOOPS)
 	$(BIN)/penstock eval loops $(LOOPS) --long 400 --rules penstock
+
+routing: setup  ## the router on labelled prompts, its quality floor, whole sessions' costs; needs $(PROMPTS), $(LOOPS)
+	$(BIN)/penstock eval routing $(PROMPTS)/*.test.jsonl.gz
+	$(BIN)/penstock eval routing $(PROMPTS)/*.test.jsonl.gz --own-labels 200
+	$(BIN)/penstock eval floor $(PROMPTS)/*.test.jsonl.gz
+	$(BIN)/penstock eval economics $(LOOPS)
+
+train: setup  ## the scorer's weights, the same bytes from the same data; needs $(PROMPTS)
+	$(BIN)/penstock learn train $(PROMPTS)/*.train.jsonl.gz
+
+drift: setup  ## a learning router whose small model forgets half-way, plotted to drift.png; needs $(PROMPTS)
+	$(BIN)/python loadtest/drift.py $(PROMPTS) --plot drift.png
+
+decide: setup  ## what a decision costs in CPU: facts, classifier, plan, explanation
+	$(BIN)/python loadtest/decide.py
 
 links: setup  ## which session is whose, with headers removed: one gateway, then four on one Valkey; needs $(LOOPS)
 	$(BIN)/python loadtest/links.py $(LOOPS)

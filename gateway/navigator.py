@@ -1,5 +1,6 @@
 """Where a request goes: its verdict, its aim, its plan; and what the books of routing learn when a call has ended."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from msgspec import structs
@@ -27,6 +28,8 @@ from .wire.asked import asked
 
 # Deployments of one session whose caches are remembered.
 _WARM_MAX = 16
+# Texts whose reading is remembered: about 10 kB each. An agent's steps all have the same newest text.
+_TEXTS_MAX = 1_000
 
 
 class Navigator:
@@ -36,6 +39,8 @@ class Navigator:
         self, health: HealthBook, outputs: OutputBook, jitter: Callable[[], float], scorer: Scorer | None = None
     ) -> None:
         self._scorer = scorer
+        # What was read of the newest texts, by a hash that only this process knows.
+        self._texts: OrderedDict[int, Read] = OrderedDict()
         self._kinds = TaskTypes()
         self.aims = Aims()
         self.loads = LoadBook()
@@ -60,7 +65,7 @@ class Navigator:
         declared = hints.task_type
         if declared is None and role is not None:
             declared = role.task_type
-        read = self._read(arrived, facts) if arrived.route.auto and world.classifier == "learned" else None
+        read = self._read(facts) if arrived.route.auto and world.classifier == "learned" else None
         verdict = opinion(
             facts,
             world,
@@ -80,15 +85,19 @@ class Navigator:
             return None
         return self.aims.aim(arrived.route, verdict, arrived.caller.org, arrived.world, role, now=arrived.at)
 
-    def _read(self, arrived: Arrived, facts: Facts) -> Read | None:
+    def _read(self, facts: Facts) -> Read | None:
         """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
         if self._scorer is None:
             return None
-        session, text = arrived.session, hash((facts.prompt, facts.tools))
-        if session.read is None or session.read[0] != text:
+        text = hash((facts.prompt, facts.tools))
+        known = self._texts.get(text)
+        if known is None:
             found = features(facts.prompt, tools_text(facts.tools))
-            session.read = text, Read(features=found, scored=self._scorer.score(found))
-        known: Read = session.read[1]
+            known = self._texts[text] = Read(features=found, scored=self._scorer.score(found))
+            if len(self._texts) > _TEXTS_MAX:
+                self._texts.popitem(last=False)
+        else:
+            self._texts.move_to_end(text)
         return known
 
     def planned(self, decided: Decided, *, now: float) -> Plan | Refusal:

@@ -43,11 +43,13 @@ log = logging.getLogger(__name__)
 # Shadows under way or waiting, each with the body of its request; more are not taken.
 _SHADOWS_MAX = 16
 _SHADOW_BODY_MAX = 512 * 1024
+# Agents make a call a second: of what their next turns show this share is kept.
+_CHECKS_KEPT = 0.05
 # Labels that wait to be written.
 _WAITING_MAX = 5_000
 _WRITE_SECONDS, _LOOK_SECONDS = 2.0, 5.0
-# Calls of a session that a later outcome is credited to, and sessions.
-_CREDITED_MAX, _SESSIONS_MAX = 16, 5_000
+# The newest calls of a session, which a later outcome is credited to, and sessions (what was read of a prompt is 10 kB).
+_CREDITED_MAX, _SESSIONS_MAX = 4, 2_000
 # Dialects whose requests can be asked once more.
 _ASKED_AGAIN = frozenset({"chat", "messages", "responses"})
 # Characters of the request, and of each answer, that a judge is shown.
@@ -102,6 +104,7 @@ class School:
         self._resets: list[tuple[Group, int]] = []
         self._recent: OrderedDict[tuple[str, str], deque[_Served]] = OrderedDict()
         self._learnt_stamp: int | None = None
+        self._checks: dict[tuple[str, str], list[float]] = {}
         self._fitted_at, self._fitted_with = now(), 0
         self.counts: dict[str, int] = {}
 
@@ -131,7 +134,7 @@ class School:
             self._recent.move_to_end(key)
             fared = checks.accepted(decided.request.messages)
             if fared is not None:
-                self._credit(recent[-1], fared, "check")
+                self._check(recent[-1], fared)
         one = _Served(
             request_id=decided.request_id, at=decided.at, org=decided.caller.org, verdict=decided.verdict, low=low,
             high=high, served_by=entry.deployment,
@@ -170,6 +173,18 @@ class School:
             ["task_type", "basis"],
             [([*labels], float(count)) for labels, count in self._aims.counts.items()],
         )
+        yield (
+            "penstock_checked_calls",
+            "Tool calls whose results the next turn showed, since the start.",
+            ["task_type", "deployment"],
+            [([*labels], seen[0]) for labels, seen in self._checks.items()],
+        )
+        yield (
+            "penstock_checked_calls_accepted",
+            "Those of them that went well (a result without an error; part of one counts in part).",
+            ["task_type", "deployment"],
+            [([*labels], seen[1]) for labels, seen in self._checks.items()],
+        )
         floors = list(self._floors())
         yield "penstock_quality_floor_held", "1 while labels carry the quality floor that is asked for.", [
             "org", "task_type", "tier", "why_not",
@@ -194,6 +209,15 @@ class School:
             else:
                 why = "" if self._aims.trusts(group, fitted, asked) else "too_few_labels"
             yield group, why, fitted.labels
+
+    def _check(self, one: _Served, fared: float) -> None:
+        """How a call fared: every one is counted, a sample of them is kept."""
+        key = (one.verdict.task_type, one.served_by)
+        seen = self._checks.setdefault(key, [0, 0.0])
+        seen[0] += 1
+        seen[1] += fared
+        if self._jitter() < _CHECKS_KEPT:
+            self._credit(one, fared, "check")
 
     def _credit(self, one: _Served, quality: float, how: str) -> None:
         """A quality that was seen on one side only."""
@@ -352,12 +376,10 @@ class School:
                 self._labels.reset(group, at_ms)
             except sqlite3.Error as error:
                 log.error("a drift was not written down: %s", error)
-        for place, label in enumerate(labels):
-            try:
-                self._labels.add(label)
-            except sqlite3.Error as error:
-                log.error("%d labels were not kept: %s", len(labels) - place, error)
-                return
+        try:
+            self._labels.add(labels)
+        except sqlite3.Error as error:
+            log.error("%d labels were not kept: %s", len(labels), error)
 
     async def _look_again(self) -> None:
         for group in self._aims.drift.alarms():

@@ -52,13 +52,22 @@ QUESTION = "Which of the following best explains why the reaction in flask {n} s
 
 def body(text: str, history: int = 0, turn: int = 0) -> bytes:
     """A request whose newest text is this, with so many bytes of history after it: an agent's own steps."""
-    messages = [{"role": "system", "content": "You are an agent that repairs instruments."}, {"role": "user", "content": text}]
+    messages = [
+        {"role": "system", "content": "You are an agent that repairs instruments."},
+        {"role": "user", "content": text},
+    ]
     step = "x" * 1800
     for number in range(history // 2000 + turn):
         call = {"id": f"c{number}", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": f"{number} {step}"})
-    return json.dumps({"model": "auto", "messages": messages, "tools": [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}]}).encode()
+    return json.dumps(
+        {
+            "model": "auto",
+            "messages": messages,
+            "tools": [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}],
+        }
+    ).encode()
 
 
 def decided(navigator: Navigator, world, session: Session, request: Request, now: float) -> float:
@@ -96,7 +105,10 @@ def main() -> None:
     }
     print(f"{'':34s} median us   p99 us")
     for name, found in texts.items():
-        times = [decided(navigator, world, Session(id="s", source="x", started_at=0.0), chat.parse(body(text)), 1.0) for text in found]
+        times = [
+            decided(navigator, world, Session(id="s", source="x", started_at=0.0), chat.parse(body(text)), 1.0)
+            for text in found
+        ]
         _tell(f"fresh, {name}", times)
         scorer, times = scorer_weights.load(), []
         for text in found:

@@ -148,7 +148,12 @@ async def _provider(models: Models) -> tuple[str, web.AppRunner]:
 
 
 async def _drive(
-    chosen: argparse.Namespace, app: App, models: Models, names: dict[str, list[str]], chance: random.Random, folder: Path
+    chosen: argparse.Namespace,
+    app: App,
+    models: Models,
+    names: dict[str, list[str]],
+    chance: random.Random,
+    folder: Path,
 ) -> dict[str, Any]:
     windows: dict[str, list[Window]] = {kind: [Window()] for kind in KINDS}
     fits: list[dict[str, Any]] = []
@@ -216,10 +221,20 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for axes, kind in zip(every, KINDS, strict=True):
         windows = found["windows"][kind]
         at = [(place + 0.5) * WINDOW * len(KINDS) for place in range(len(windows))]
-        axes.plot(at, [one["kept"] for one in windows], color="#0b6e4f", linewidth=2, marker="o", markersize=3, label="kept of the frontier's quality")
+        axes.plot(
+            at,
+            [one["kept"] for one in windows],
+            color="#0b6e4f",
+            linewidth=2,
+            marker="o",
+            markersize=3,
+            label="kept of the frontier's quality",
+        )
         axes.plot(at, [one["small"] for one in windows], color="#c77d0a", linewidth=2, label="share on the small model")
         axes.axhline(found["keep"], color="#0b6e4f", linestyle=":", linewidth=1.2, label=f"floor {found['keep']:g}")
-        axes.axvline(found["drift_at"], color="#999999", linestyle="--", linewidth=1.2, label="drift of the small model")
+        axes.axvline(
+            found["drift_at"], color="#999999", linestyle="--", linewidth=1.2, label="drift of the small model"
+        )
         for alarm in found["alarms"]:
             if alarm["kind"] == kind:
                 axes.axvline(alarm["at"], color="#b3261e", linewidth=1.5, label=f"alarm: {alarm['why']}")
@@ -242,7 +257,9 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--requests", type=int, default=12_000)
     parser.add_argument("--keep", type=float, default=0.93)
-    parser.add_argument("--share", type=float, default=0.6, help="of requests that are shadowed (default: 0.6, to be quick)")
+    parser.add_argument(
+        "--share", type=float, default=0.6, help="of requests that are shadowed (default: 0.6, to be quick)"
+    )
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -259,7 +276,10 @@ def main() -> int:
     noticed = any(alarm["kind"] == "knowledge" and alarm["at"] >= found["drift_at"] for alarm in found["alarms"])
     # Single windows are noisy (a standard error of two points): the last fifth of each kind is judged together.
     held = all(_together(windows[-len(windows) // 5 :]) >= chosen.keep - 0.01 for windows in found["windows"].values())
-    print("drift noticed" if noticed else "drift NOT noticed", "| floor holds at the end" if held else "| floor BROKEN at the end")
+    print(
+        "drift noticed" if noticed else "drift NOT noticed",
+        "| floor holds at the end" if held else "| floor BROKEN at the end",
+    )
     return 0 if noticed and held else 1
 
 

@@ -42,8 +42,8 @@ class Session(msgspec.Struct, eq=False):
     words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it is about
     to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its
     newest input: tokens per byte of body, and the share read from a cache; `input_tokens` is how long it was, `warm` what
-    each deployment's cache may hold of it (routing/prospects.py), `wanted_more` whether its last call wanted more than the lowest tier;
-    `read` what the scorer has read of its newest text, with the hash of that.
+    each deployment's cache may hold of it (routing/prospects.py), `wanted_more` whether its last call wanted more than the
+    lowest tier.
 
     Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were
     taken, `watched` those that were only observed, `limits` those that it was stopped by, `moved` where that took it,
@@ -97,7 +97,6 @@ class Session(msgspec.Struct, eq=False):
     admitted: bool = False
     joining: bool = False
     warm: dict[str, Any] = {}
-    read: tuple[int, Any] | None = None
     wanted_more: bool | None = None
     input_tokens: int = 0
 

@@ -1,12 +1,11 @@
 """Labels of own traffic in SQLite, beside the ledger: what both tiers, or one, made of a request. Bounded, oldest out.
 
-Features only, unless the operator opted in to content. Rare and small: written from a thread, each over a connection of
-its own. `learned.json` beside it is what was fitted to them, replaced as a whole.
+Features only, unless the operator opted in to content. Written from a thread, a few seconds' worth at a time. `learned.json` beside it is what was fitted to them, replaced as a whole.
 """
 
 import sqlite3
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,8 +26,6 @@ CREATE TABLE IF NOT EXISTS resets (
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
 _ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 17)})"
-# How often rows beyond the bound are taken out: in so many insertions.
-_PRUNED_EVERY = 100
 LEARNED = "learned.json"
 
 
@@ -63,29 +60,28 @@ class SqliteLabels:
     def __init__(self, folder: Path, labels_max: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._max = folder / "labels.sqlite", labels_max
-        self._since_pruned = 0
         db = self._open()
         try:
             db.executescript(_SCHEMA)
         finally:
             db.close()
 
-    def add(self, label: KeptLabel) -> None:
-        """Keep one label; the same id is kept once. Raises sqlite3.Error."""
-        row = (
-            label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
-            label.score, label.base, label.small, label.large, label.how, label.scorer, array("f", label.numbers).tobytes(),
-            array("I", label.words).tobytes(),
-            label.known,
-            label.content,
-        )  # fmt: skip
+    def add(self, labels: Iterable[KeptLabel]) -> None:
+        """Keep labels, in one transaction; the same id is kept once. Raises sqlite3.Error."""
+        rows = [
+            (
+                label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
+                label.score, label.base, label.small, label.large, label.how, label.scorer,
+                array("f", label.numbers).tobytes(), array("I", label.words).tobytes(), label.known, label.content,
+            )
+            for label in labels
+        ]  # fmt: skip
         db = self._open()
         try:
-            db.execute(_ROW, row)
-            self._since_pruned += 1
-            if self._since_pruned >= _PRUNED_EVERY:
-                self._since_pruned = 0
-                db.execute("DELETE FROM labels WHERE rowid <= (SELECT MAX(rowid) FROM labels) - ?", (self._max,))
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(_ROW, rows)
+            db.execute("DELETE FROM labels WHERE rowid <= (SELECT MAX(rowid) FROM labels) - ?", (self._max,))
+            db.execute("COMMIT")
         finally:
             db.close()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from gateway.cli.main import main
 from gateway.feeds import scorer_weights
@@ -100,8 +101,7 @@ async def test_what_was_fitted_is_published_and_drift_takes_it_back(house, tmp_p
     more = "quality: {keep: 0.9, confidence: 0.9}"
     data = tmp_path / "known"
     kept = SqliteLabels(data, 10_000)
-    for label in labels_of("summary", 500, small_right=lambda number: number % 2 == 0):
-        kept.add(label)
+    kept.add(labels_of("summary", 500, small_right=lambda number: number % 2 == 0))
     policy = QualityPolicy(default=Quality(keep=0.9, confidence=0.9))
     write_learnt(data, fit.fit(kept.all(), scorer_weights.load(), policy, time.time()))
     async with house(more=more, data=data) as it:
@@ -139,11 +139,8 @@ def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, caps
     config.write_text(BASE.format(more="quality: {keep: 0.9}", small="", near="http://a/v1", far="http://b/v1"))
     data = tmp_path / "data"
     kept = SqliteLabels(data, 10_000)
-    for label in labels_of("summary", 450, small_right=lambda number: number % 2 == 0):
-        kept.add(label)
-    kept.add(labels_of("partial", 1, small_right=lambda number: True)[0].__class__(**{
-        **{name: getattr(next(iter(kept.all())), name) for name in KeptLabel.__struct_fields__}, "id": "half", "large": None,
-    }))  # fmt: skip
+    both = labels_of("summary", 450, small_right=lambda number: number % 2 == 0)
+    kept.add([*both, structs.replace(both[0], id="half", large=None)])
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PENSTOCK_DATA", str(data))
@@ -156,8 +153,7 @@ def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, caps
 
 def test_labels_are_bounded_and_forgotten_at_a_drift(tmp_path):
     kept = SqliteLabels(tmp_path, 150)
-    for label in labels_of("a", 400, small_right=lambda number: True):
-        kept.add(label)
+    kept.add(labels_of("a", 400, small_right=lambda number: True))
     assert len(list(kept.all())) == 150
     kept.reset(("default", "a", "small"), int(time.time() * 1000) + 10_000)
     assert list(kept.all()) == []
@@ -294,10 +290,10 @@ async def test_the_next_turn_tells_how_a_call_fared(house):
         failed = {"role": "tool", "tool_call_id": "c1", "content": "Traceback (most recent call last): 1 error"}
         async with it.post(named, messages=[*asked("hi"), call, failed]) as second:
             await second.read()
-        await until(lambda: it.app.school.counts.get("check"))
-        await it.app.school.write()
-    (label,) = SqliteLabels(it.data, 1000).all()
-    assert (label.how, label.small, label.large) == ("check", 0.0, None)
+        async with it.get("/metrics") as scraped:
+            text = await scraped.text()
+            assert 'penstock_checked_calls{deployment="small",task_type="other"} 1.0' in text
+            assert 'penstock_checked_calls_accepted{deployment="small",task_type="other"} 0.0' in text
 
 
 @pytest.mark.parametrize("deadline, status", [("1", 200), ("60000", 200), ("0", 400), ("soon", 400), ("9" * 30, 400)])
