@@ -183,6 +183,7 @@ class App:
             await runner.cleanup()
         await self._supervisor.stop()
         await self._upstream.close()
+        await self.school.write()
         await self._treasury.stop()
         if self._self_meter is not None:
             await asyncio.to_thread(self._self_meter.stop)

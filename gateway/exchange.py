@@ -85,13 +85,12 @@ class Upstream(Protocol):
 
 
 class _Place(Value, frozen=True):
-    """Where in its plan an attempt stands, how often its deployment was tried, and where a doubtful answer leads;
+    """Where in its plan an attempt stands, how often its deployment was tried;
     `spared`: there is one that the caller gets if this attempt fails."""
 
     at: int
     of: int
     tries: int
-    above: int | None = None
     spared: bool = False
 
 
@@ -312,14 +311,20 @@ class Exchange:
                 tries[place] += 1
                 progress = _begun(number, held, not_spoken)
                 not_spoken = ""
-                above = self.navigator.escalation(decided, attempts, place) if spare is None else None
-                progress.verified = above is not None
-                self._journal(decided, progress)
+                escalates = spare is None and self.navigator.escalation(decided, attempts, place) is not None
+                progress.verified = escalates
+                try:
+                    self._journal(decided, progress)
+                except Overloaded:
+                    if spare is None:
+                        raise
+                    between = False
+                    return self._spared(decided, spare, attempts=number - 1)
                 between = False
                 result, following = await self._attempt(
                     decided,
                     progress,
-                    _Place(place, len(attempts), tries[place], above, spare is not None),
+                    _Place(place, len(attempts), tries[place], spare is not None),
                     hints,
                     reply,
                 )
@@ -327,6 +332,14 @@ class Exchange:
                     return result if spare is None else story.escalated(result, spare)
                 if progress.doubts:
                     spare = Spare(answer=result.answer, deployment=held.attempt.deployment.name, doubts=progress.doubts)
+                    # From here on only what is more capable than what was doubted, the nearest first.
+                    tier = held.attempt.deployment.tier
+                    attempts = sorted(
+                        [one for one in attempts if one.deployment.tier > tier], key=lambda one: one.deployment.tier
+                    )
+                    tries = [0] * len(attempts)
+                    between, place = True, 0
+                    continue
                 if following is None:
                     return result.answer if spare is None else self._spared(decided, spare, attempts=number)
                 if result.speech is not None:
@@ -375,7 +388,11 @@ class Exchange:
             now = progress.first_byte = self._clock.monotonic()
             self.navigator.loads.told(deployment.name, answering.headers, now=now)
             result = await self._relay.answered(decided, progress, answering, reply, now=now)
-            if isinstance(result, Answer) and progress.said is not None and self.navigator.doubtful(decided, progress):
+            if (
+                isinstance(result, Answer)
+                and progress.said is not None
+                and self.navigator.doubtful(decided, progress, now=self._clock.monotonic())
+            ):
                 # Paid for and shown, but not good enough: the caller gets it only if nobody above can answer.
                 progress.code = "escalated"
                 result = Failed(answer=result, retry_same=False, try_other=True, retry_after=None)
@@ -395,7 +412,7 @@ class Exchange:
                 self.navigator.loads.ended(deployment.name, waited, failed=failed)
             if isinstance(result, Failed):
                 following = (
-                    Next(place=place.above or 0, wait_seconds=0.0)
+                    Next(place=0, wait_seconds=0.0)
                     if progress.doubts
                     else self._followed(decided, progress.attempt, place, result)
                 )
@@ -479,9 +496,9 @@ class Exchange:
         if progress.outcome == "completed":
             decided.session.provider = entry.provider
         self._reception.progressed(decided, progress, entry)
+        self._ledger.record(entry)
         self.navigator.served(decided, progress, entry)
         self._learner.served(decided, progress, entry)
-        self._ledger.record(entry)
         passage = decided.request.passage
         creates = decided.request.dialect == "responses" if passage is None else passage.creates
         if progress.outcome == "completed" and creates:

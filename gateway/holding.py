@@ -206,7 +206,7 @@ class Holder:
             session.cached_share = entry.cached_input_tokens / entry.input_tokens
 
     def _scene(self, decided: Decided, now: float, *, waiting: bool) -> Scene:
-        budgets, who = decided.world.budgets, _who(decided)
+        budgets, who = decided.world.budgets_of(decided.caller.key), _who(decided)
         capped = caps.lines_of(decided.world.caps_of(decided.caller.key), decided.session, decided.caller.key, now=now)
 
         def lines_at(deployment: Deployment) -> Met:

@@ -21,9 +21,10 @@ from .routing.roles import RoleBook
 from .routing.scorer import Scorer
 from .routing.verifier import doubts
 from .settlement import Decided, Progress
+from .values.catalog import Tier
 from .values.entry import LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal, Verdict
-from .values.quality import Role
+from .values.quality import SHADOW, Role
 from .wire.asked import asked
 
 # Deployments of one session whose caches are remembered.
@@ -75,7 +76,7 @@ class Navigator:
             role=role,
             read=read,
             scorer=self._scorer,
-            tier=arrived.route.lowest.name,
+            pair=arrived.route.pair,
         )
         return verdict, role
 
@@ -83,7 +84,15 @@ class Navigator:
         """The lowest tier that will do; None where the route leaves no choice."""
         if not arrived.route.auto:
             return None
-        return self.aims.aim(arrived.route, verdict, arrived.caller.org, arrived.world, role, now=arrived.at)
+        return self.aims.aim(
+            arrived.route,
+            verdict,
+            arrived.caller.org,
+            arrived.world,
+            role,
+            opens=not arrived.session.calls,
+            now=arrived.at,
+        )
 
     def _read(self, facts: Facts) -> Read | None:
         """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
@@ -121,7 +130,7 @@ class Navigator:
         plan = planning.decide(decided.route, decided.request, facts, situation)
         if isinstance(plan, Refusal):
             return plan
-        return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan)
+        return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan, now)
 
     def escalation(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> int | None:
         """Where a doubtful answer of this attempt leads; None where its answer is taken as it comes. Streams are: what has
@@ -129,24 +138,32 @@ class Navigator:
         policy, request = decided.world.cascade, decided.request
         if not policy.on or decided.aim is None or request.stream or request.dialect not in CONVERSATIONS:
             return None
+        if request.background or request.references or request.conversation or decided.facts.bonds:
+            # What its provider goes on with, or keeps, would be begun twice.
+            return None
         return next_above(attempts, place)
 
-    def doubtful(self, decided: Decided, progress: Progress) -> bool:
-        """Whether anything speaks against a whole answer; remembers how often that is so."""
+    def doubtful(self, decided: Decided, progress: Progress, *, now: float) -> bool:
+        """Whether anything speaks against a whole answer, and time is left for another; remembers how often that is so."""
         assert progress.said is not None, "only what was read is doubted"
+        deadline = decided.deadline_ms
+        if deadline is not None and (now - decided.started) * 1000 >= deadline / 2:
+            return False
         progress.doubts = doubts(progress.said, asked(decided.request))
         verdict = decided.verdict
         self.cascades.seen(verdict.task_type, verdict.complexity, doubtful=bool(progress.doubts))
         return bool(progress.doubts)
 
-    def _directly(self, decided: Decided, plan: Plan) -> Plan:
+    def _directly(self, decided: Decided, plan: Plan, now: float) -> Plan:
         """The plan that begins above at once where small answers are doubted so often that it costs less."""
         above = self.escalation(decided, plan.attempts, 0)
         if above is None:
             return plan
         verdict, prior = decided.verdict, decided.world.cascade.escalates
         share = self.cascades.escalates(verdict.task_type, verdict.complexity, prior)
-        if pays(plan.attempts[0], plan.attempts[above], share):
+        if pays(plan.attempts[0], plan.attempts[above], share) or self.cascades.looks_again():
+            return plan
+        if self._health.standing(plan.attempts[above].deployment.name, now=now).resting:
             return plan
         first = plan.attempts[above]
         first = structs.replace(first, reason=f"{first.reason}, {share:.0%} of smaller answers are doubted")
@@ -155,6 +172,11 @@ class Navigator:
 
     def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
         """A call has ended: what its deployment's cache now holds, and what its session did next."""
+        if decided.caller.key == SHADOW:
+            # Nobody's session: what follows it says nothing of those that people have.
+            return
+        if decided.aim is not None and entry.final and entry.tier in Tier.__members__:
+            self.aims.served(decided.aim, Tier[entry.tier], decided.route.reference.tier)
         if progress.outcome != "completed" or entry.usage_basis != "exact" or decided.request.passage is not None:
             return
         session, name, now = decided.session, entry.deployment, decided.at

@@ -175,7 +175,7 @@ async def _drive(
             while app.school.shadows:
                 await asyncio.sleep(0.005)
             for kind in KINDS:
-                why = app.school.untrusted(("default", kind, "small"))
+                why = app.school.untrusted(("default", kind, "small", "frontier"))
                 if why and not any(one["kind"] == kind and one["open"] for one in alarms):
                     alarms.append({"kind": kind, "at": begin, "why": why, "open": True})
             if (begin // AT_ONCE) % (FIT_EVERY // AT_ONCE) == FIT_EVERY // AT_ONCE - 1:
@@ -183,7 +183,9 @@ async def _drive(
                 fits.append({"at": begin, **await asyncio.to_thread(_fit, folder, chosen)})
                 app.school.look()
                 for alarm in alarms:
-                    alarm["open"] = alarm["open"] and bool(app.school.untrusted(("default", alarm["kind"], "small")))
+                    alarm["open"] = alarm["open"] and bool(
+                        app.school.untrusted(("default", alarm["kind"], "small", "frontier"))
+                    )
     return {
         "keep": chosen.keep,
         "requests": chosen.requests,

@@ -16,6 +16,9 @@ from ..learning.trees import Growth
 from ..stores.labels import SqliteLabels, write_learnt
 from ..values.quality import Learnt
 
+# Five folds with something to learn in each.
+_ROWS_MIN = 100
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Train or fit."""
@@ -57,9 +60,15 @@ def _train(chosen: argparse.Namespace) -> int:
     rows = [row for row in rows if row.question not in apart]
     if not rows:
         raise ValueError("nothing is left to learn from")
+    if len(rows) < _ROWS_MIN:
+        raise ValueError(f"{len(rows)} rows are too few to learn from; {_ROWS_MIN} is the least")
     growth = Growth()
     trained = train.Trained(rows, growth, chosen.seed)
-    chosen.out.write_bytes(train.weights_file(trained, train.provenance(rows, growth, chosen.seed)))
+    fresh = chosen.out.with_name(f"{chosen.out.name}.new")
+    fresh.write_bytes(train.weights_file(trained, train.provenance(rows, growth, chosen.seed)))
+    # What the gateway cannot read does not replace what it can.
+    scorer_weights.load(fresh)
+    fresh.replace(chosen.out)
     print(f"{chosen.out.name}: {len(rows)} rows, {len(trained.words.vocabulary)} words, {len(trained.trees)} trees")
     return 0
 
@@ -68,6 +77,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     settings = read_settings()
     world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
     labels = SqliteLabels(settings.data, world.learning.labels_max)
+    labels.create()
     learnt = fit.fit(labels.all(), scorer_weights.load(), world.quality, time.time())
     print(_told(learnt))
     if not chosen.dry_run:
@@ -79,7 +89,8 @@ def _told(learnt: Learnt) -> str:
     head = (
         "organisation",
         "task type",
-        "tier",
+        "small",
+        "frontier",
         "labels",
         "keep",
         "confidence",

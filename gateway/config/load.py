@@ -158,6 +158,8 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         )
         for name, task in document.task_types.items()
     )
+    if document.quality.keep is not None and document.classifier == "transparent":
+        reader.complain(("quality", "keep"), "floors are fitted to the learned classifier; leave 'classifier' out")
     caps = caps_of(reader, document.sessions.caps, document.sessions.each, ("sessions",))
     return World(
         # A price that has taken effect makes another configuration of the same file.

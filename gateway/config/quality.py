@@ -34,6 +34,11 @@ def _asked(reader: Reader, doc: schema.Quality, path: Path) -> Quality:
         reader.complain(
             (*path, "frontier_share"), "'keep' and 'frontier_share' exclude each other: the one follows from the other"
         )
+    said = doc.model_fields_set
+    if "fallback_share" in said and doc.fallback != "share":
+        reader.complain((*path, "fallback_share"), "'fallback_share' counts with 'fallback: share' only")
+    if doc.fallback == "share" and doc.keep is None and doc.frontier_share is None:
+        reader.complain((*path, "fallback"), "a fallback is for a floor: give 'keep', or 'frontier_share' alone")
     return Quality(
         keep=float(doc.keep) if doc.keep is not None else None,
         confidence=float(doc.confidence),
@@ -74,8 +79,15 @@ def roles(reader: Reader, docs: list[schema.Role], task_types: Collection[str]) 
         path: Path = ("roles", place)
         if any(role.name == doc.name for role in found):
             reader.complain((*path, "name"), f"role '{doc.name}' is given twice")
-        if doc.task_type is not None and doc.task_type not in task_types:
+        if doc.task_type is not None and doc.task_type not in {*task_types, OTHER}:
             reader.complain((*path, "task_type"), f"there is no task type '{doc.task_type}'")
+        for at, word in enumerate(doc.words):
+            if not word.replace("_", "a").isalnum():
+                reader.complain(
+                    (*path, "words", at), f"'{word[:60]}' is not one word: texts are split at everything else"
+                )
+        if not (doc.agents or doc.words or doc.tools or doc.sub_agents):
+            reader.note(path, f"role '{doc.name}' is known by the header x-penstock-role alone")
         least, most = _tier(doc.tier_min), _tier(doc.tier_max)
         if least is not None and most is not None and least > most:
             reader.complain((*path, "tier_min"), "'tier_min' is above 'tier_max'")

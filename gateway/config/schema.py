@@ -388,7 +388,8 @@ class Cascade(_Strict):
 
 class Shadow(_Strict):
     """A sample of requests is asked of the smallest and the most capable candidate once more, beside the caller, and
-    the route `judge` compares the answers, blind and in both orders. Charged to team `penstock-shadow`."""
+    the route `judge` compares the answers, blind and in both orders. Charged to team `penstock-shadow` and to no other budget; `usd_per_day` is for
+    each organisation."""
 
     share: Share = Decimal(0)
     judge: RouteName | None = None

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from ..routing.scorer import Scorer
 
 WEIGHTS = Path(__file__).parent / "scorer_weights.json.gz"
 
+# What reading a file of another shape may raise.
+_MISSHAPEN = (
+    orjson.JSONDecodeError, gzip.BadGzipFile, zlib.error, EOFError, KeyError, TypeError, IndexError, AttributeError,
+    ValueError, AssertionError,
+)  # fmt: skip
+
 
 @cache
 def load(path: Path = WEIGHTS) -> Scorer:
@@ -18,5 +25,5 @@ def load(path: Path = WEIGHTS) -> Scorer:
     packed = path.read_bytes()
     try:
         return Scorer(hashlib.sha256(packed).hexdigest()[:12], orjson.loads(gzip.decompress(packed)))
-    except (orjson.JSONDecodeError, gzip.BadGzipFile, EOFError, KeyError, TypeError, IndexError) as error:
+    except _MISSHAPEN as error:
         raise ValueError(f"{path}: not what `penstock learn train` writes: {type(error).__name__}") from error

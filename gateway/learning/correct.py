@@ -34,7 +34,7 @@ _WORD_LABELS_MIN, _WORD_SHARE_MAX = 4, 0.9
 _OF_GAIN = 3.0
 # Fewer labels correct nothing.
 LABELS_MIN = 40
-# The newest labels that a correction is fitted to: its arithmetic is cubic.
+# So many labels at most teach a correction: its arithmetic is cubic.
 LABELS_MAX = 3_000
 
 

@@ -1,5 +1,5 @@
 """What an operator's own labels carry: a correction of the scorer and a quality floor, for each organisation, task type
-and smaller tier.
+and pair of models.
 
 Labels are split at random, by a digest of their ids: one part teaches the correction, the other, which it has not seen,
 sets the ceiling. With both from the same labels the claim would be about labels, not about traffic.
@@ -7,13 +7,16 @@ sets the ceiling. With both from the same labels the claim would be about labels
 
 import hashlib
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..routing.classifiers.learned import own_log_odds
 from ..routing.floor import Label, floor
+from ..routing.opinion import complexity_of
 from ..routing.scorer import Scorer
 from ..stores.labels import KeptLabel
 from ..values.plan import Features
@@ -33,8 +36,8 @@ def fit(labels: Iterable[KeptLabel], scorer: Scorer, policy: QualityPolicy, at: 
     """Everything that the labels carry. Only labels of both sides count, and only those that this scorer weighed."""
     groups: dict[Group, list[KeptLabel]] = defaultdict(list)
     for label in labels:
-        if label.small is not None and label.large is not None and label.scorer == scorer.name:
-            groups[label.org, label.task_type, label.tier].append(label)
+        if label.small is not None and label.large is not None and label.scorer == scorer.name and label.numbers:
+            groups[label.group].append(label)
     fitted = {}
     for group, found in groups.items():
         asked = policy.of(group[1])
@@ -54,6 +57,8 @@ def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confiden
         Label(score=_score(one, label, head), small=one.small, large=one.large)
         for one, label in zip(seen[taught:], mixed[taught:], strict=True)
     ]
+    scores = np.array([label.score for label in rest])
+    edges = tuple(sorted({float(edge) for edge in np.quantile(scores, np.arange(1, 10) / 10)}))
     found = floor(rest, keep=keep, confidence=confidence)
     return Fitted(
         ceiling=found.ceiling,
@@ -62,18 +67,26 @@ def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confiden
         labels=len(mixed),
         share=found.share,
         kept=found.kept,
-        edges=tuple(float(edge) for edge in np.quantile([label.score for label in rest], np.arange(1, 10) / 10)),
+        edges=edges,
+        shares=_shares(scores, edges),
         head=head,
     )
 
 
+def _shares(scores: npt.NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
+    """The part of the scores above each edge and up to the next; of equal prompts all lie in one."""
+    counts = np.bincount(np.searchsorted(edges, scores, "left"), minlength=len(edges) + 1).astype(np.float64)
+    # Half a label in every part: what was never seen is rare, not impossible.
+    return tuple(float(one) for one in (counts + 0.5) / (counts + 0.5).sum())
+
+
 def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
     assert label.small is not None and label.large is not None, "both sides were seen"
-    words = scorer.words_at(label.words)
-    scored = scorer.score(Features(words=words, dense=label.numbers))
+    words, numbers = scorer.words_at(array("I", label.words)), tuple(array("f", label.numbers))
+    scored = scorer.score(Features(words=words, dense=numbers))
     return Seen(
         gain=scored.gain,
-        placed=scorer.placed(label.numbers),
+        placed=scorer.placed(numbers),
         words=words,
         known=label.known,
         small=label.small,
@@ -89,4 +102,4 @@ def _score(seen: Seen, label: KeptLabel, head: Head | None) -> float:
     before = label.base
     moved = math.log(label.score / (1 - label.score)) - before
     odds = own_log_odds(head, seen.gain, seen.placed, seen.words) + moved
-    return 1 / (1 + math.exp(-odds))
+    return complexity_of(odds)

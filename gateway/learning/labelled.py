@@ -11,6 +11,8 @@ import msgspec
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 # LLMRouter's eight small sets count as one source, as in the figures that others have published on them.
 _ONE_SOURCE = "llmrouter"
+# What all sources together are called.
+_AGGREGATES = ("pooled", "macro")
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,8 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> str:
         """The source that it counts under."""
+        if self.source in _AGGREGATES:
+            return f"{self.source} (source)"
         return _ONE_SOURCE if self.source.startswith(f"{_ONE_SOURCE}_") else self.source
 
     @property

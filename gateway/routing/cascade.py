@@ -10,7 +10,9 @@ _PRIOR_WEIGHT = 10.0
 # Complexity is told apart in so many bands.
 _BANDS = 5
 _GROUPS_MAX = 2_000
-_HALVED_AT = 1_000.0
+_HALVED_AT = 200.0
+# Of the requests that go above at once one in so many begins with the small tier all the same.
+_LOOKED_AGAIN = 20
 
 
 class CascadeBook:
@@ -18,7 +20,7 @@ class CascadeBook:
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[str, int], list[float]] = OrderedDict()
-        self.looked = self.escalated = 0
+        self.looked = self.escalated = self._passed_over = 0
 
     def seen(self, task_type: str, complexity: float, *, doubtful: bool) -> None:
         """A small answer was looked at."""
@@ -37,6 +39,15 @@ class CascadeBook:
         looked, doubtful = self._groups.get(_group(task_type, complexity), (0.0, 0.0))
         return (doubtful + prior * _PRIOR_WEIGHT) / (looked + _PRIOR_WEIGHT)
 
+    def looks_again(self) -> bool:
+        """Once in a while small answers are looked at although they do not pay: models get better."""
+        self._passed_over += 1
+        return self._passed_over % _LOOKED_AGAIN == 0
+
+
+def _group(task_type: str, complexity: float) -> tuple[str, int]:
+    return task_type, min(_BANDS - 1, int(complexity * _BANDS))
+
 
 def pays(first: Attempt, above: Attempt, escalates: float) -> bool:
     """Whether asking small first is expected to cost less than asking above at once: by worst cases, which stand to each
@@ -51,7 +62,3 @@ def next_above(attempts: Sequence[Attempt], place: int) -> int | None:
     tier = attempts[place].deployment.tier
     higher = [at for at in range(place + 1, len(attempts)) if attempts[at].deployment.tier > tier]
     return min(higher, key=lambda at: (attempts[at].deployment.tier, at), default=None)
-
-
-def _group(task_type: str, complexity: float) -> tuple[str, int]:
-    return task_type, min(_BANDS - 1, int(complexity * _BANDS))

@@ -5,9 +5,9 @@ Free labels, and weak ones: they are about one answer of one tier. Pure.
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from ..values.request import Message
+from .facts import text_of
 
 # Characters read of each end of a tool's result.
 _CHARS = 400
@@ -34,18 +34,8 @@ def accepted(messages: Sequence[Message]) -> float | None:
 def _result(message: Message) -> float:
     if message.is_error is True:
         return 0.0
-    text = _text(message.content)
+    text = text_of(message.content)
     text = text if len(text) <= 2 * _CHARS else f"{text[:_CHARS]}\n{text[-_CHARS:]}"
     if _FAILED.search(text):
         return 0.0
     return 1.0 if _PASSED.search(text) or message.is_error is False or text.strip() else 0.5
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return " ".join(
-            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
-        )
-    return ""

@@ -7,6 +7,7 @@ average at most. Mix: the scores of live requests against those of the labels, b
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from ..values.base import Value
 from ..values.quality import Group
@@ -20,7 +21,6 @@ _BETS = (0.05, 0.15, 0.4)
 _WINDOW, _WINDOW_MIN = 500, 200
 # Above this the index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
 PSI_MAX = 0.25
-_BINS = 10
 _GROUPS_MAX = 1_000
 
 
@@ -37,12 +37,12 @@ ALARM_AT = float(_LABELS_BETWEEN_FALSE_ALARMS)
 
 
 class _Group:
-    __slots__ = ("counts", "drifted_at", "edges", "seen", "wealths", "why")
+    __slots__ = ("counts", "drifted_at", "edges", "seen", "shares", "wealths", "why")
 
-    def __init__(self, edges: tuple[float, ...]) -> None:
+    def __init__(self, edges: tuple[float, ...], shares: tuple[float, ...]) -> None:
         self.wealths = [1.0] * len(_BETS)
-        self.edges = edges
-        self.counts = [0.0] * _BINS
+        self.edges, self.shares = edges, shares
+        self.counts = [0.0] * len(shares)
         self.seen = 0.0
         self.why = ""
         self.drifted_at = 0.0
@@ -56,13 +56,13 @@ class DriftBook:
         self._groups: OrderedDict[Group, _Group] = OrderedDict()
         self._mixed: list[Group] = []
 
-    def fitted(self, group: Group, edges: tuple[float, ...], *, at: float) -> None:
-        """A floor was fitted at that time (seconds since the epoch): what had drifted before is trusted again. `edges` are
-        the nine inner deciles of its labels' scores."""
+    def fitted(self, group: Group, edges: tuple[float, ...], shares: tuple[float, ...], *, at: float) -> None:
+        """A floor was fitted at that time (seconds since the epoch): what had drifted before is trusted again. `edges`
+        part its labels' scores, of which `shares` lie in each part."""
         known = self._groups.get(group)
         if known is not None and known.why and known.drifted_at >= at:
             return
-        fresh = self._groups[group] = _Group(edges)
+        fresh = self._groups[group] = _Group(edges, shares)
         if known is not None and not known.why:
             # Evidence against the floor is evidence whichever labels it was fitted to last.
             fresh.wealths = known.wealths
@@ -84,9 +84,9 @@ class DriftBook:
         return True
 
     def served(self, group: Group, score: float, *, now: float) -> bool:
-        """A live request's score; True if this one sets off the alarm."""
+        """The score of a session's first request (later ones repeat it); True if this one sets off the alarm."""
         state = self._groups.get(group)
-        if state is None or state.why or len(state.edges) != _BINS - 1:
+        if state is None or state.why or not state.shares:
             return False
         place = sum(score > edge for edge in state.edges)
         state.counts[place] += 1
@@ -94,7 +94,7 @@ class DriftBook:
         if state.seen > _WINDOW:
             state.counts = [count * 0.5 for count in state.counts]
             state.seen *= 0.5
-        if state.seen < _WINDOW_MIN or stability(state.counts, state.seen) <= PSI_MAX:
+        if state.seen < _WINDOW_MIN or stability(state.counts, state.seen, state.shares) <= PSI_MAX:
             return False
         state.why, state.drifted_at = "mix", now
         self._mixed.append(group)
@@ -110,7 +110,7 @@ class DriftBook:
         state = self._groups.get(group)
         if state is None:
             return Watched()
-        psi = stability(state.counts, state.seen) if state.seen >= _WINDOW_MIN else None
+        psi = stability(state.counts, state.seen, state.shares) if state.seen >= _WINDOW_MIN else None
         return Watched(wealth=sum(state.wealths) / len(_BETS), psi=psi, why=state.why)
 
     def groups(self) -> list[Group]:
@@ -118,8 +118,11 @@ class DriftBook:
         return list(self._groups)
 
 
-def stability(counts: list[float], seen: float) -> float:
-    """The population stability index of counts over bins that should be equal; half a request is added to each."""
-    expected = 1 / _BINS
-    shares = [(count + 0.5) / (seen + 0.5 * _BINS) for count in counts]
-    return sum((share - expected) * math.log(share / expected) for share in shares)
+def stability(counts: Sequence[float], seen: float, shares: Sequence[float]) -> float:
+    """The population stability index of counts beside the shares that are expected; half a request, shared out alike, is
+    added, so that an empty part is no infinity."""
+    found = 0.0
+    for count, share in zip(counts, shares, strict=True):
+        given = (count + 0.5 * share) / (seen + 0.5)
+        found += (given - share) * math.log(given / share)
+    return found

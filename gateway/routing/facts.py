@@ -37,7 +37,7 @@ def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
     prompt = _newest_text(request)
     half = _NEWEST_CHARS // 2
     newest = prompt if len(prompt) <= _NEWEST_CHARS else f"{prompt[:half]} {prompt[-half:]}"
-    system = _text(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
+    system = text_of(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
     system_words = frozenset(system.lower().translate(_SEPARATORS).split())
     tokens = estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * estimate.IMAGE_TOKENS
     most = len(request.body) - media_bytes + images * estimate.IMAGE_TOKENS_MAX
@@ -78,10 +78,11 @@ def _newest_text(request: Request) -> str:
     newest = next(
         (message for message in (*reversed(recent), *reversed(opening)) if message.role == "user"), messages[-1]
     )
-    return _text(newest.content)
+    return text_of(newest.content)
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """The text of a message's content, its parts with a space between; other parts say nothing."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -113,7 +114,7 @@ def _media(messages: Sequence[Message]) -> tuple[int, int]:
 
 
 def _tool_errors(messages: Sequence[Message]) -> int:
-    return sum(1 for m in messages if m.role == "tool" and _ERROR.search(_text(m.content)[:_ERROR_CHARS]) is not None)
+    return sum(1 for m in messages if m.role == "tool" and _ERROR.search(text_of(m.content)[:_ERROR_CHARS]) is not None)
 
 
 def _code_share(text: str) -> float:

@@ -74,7 +74,7 @@ def holds(labels: Sequence[Label], ceiling: float, *, keep: float, confidence: f
 
 
 def excess(label: Label, ceiling: float, keep: float) -> float:
-    """What this request gave up beyond what it may, in [-2, 1]: its mean is at most 0 where the floor holds."""
+    """What this request gave up beyond what it may, in [-1, 1]: its mean is at most 0 where the floor holds."""
     lost = label.large - label.small if label.score <= ceiling else 0.0
     return lost - (1 - keep) * label.large
 

@@ -19,6 +19,11 @@ _MOST = 0.9999
 _NAMED = 0.25
 
 
+def complexity_of(log_odds: float) -> float:
+    """Complexity as it is told, routed by and fitted to: four decimals, never certain."""
+    return min(_MOST, max(1 - _MOST, round(1 / (1 + math.exp(-log_odds)), 4)))
+
+
 class Read(Value, frozen=True, kw_only=True):
     """What the scorer has read of a prompt: its words and numbers, and what it says of them."""
 
@@ -36,10 +41,10 @@ def opinion(
     role: Role | None = None,
     read: Read | None = None,
     scorer: Scorer | None = None,
-    tier: str = "small",
+    pair: tuple[str, str] = ("", ""),
 ) -> Verdict:
     """Complexity and task type of a request. `declared` is the caller's own task type; `read` is what the scorer says of
-    it, None where it was not asked; `tier` is the smallest that its route has."""
+    it, None where it was not asked; `pair` are the models of its route's lowest and highest tier."""
     task, confidence = matched(facts, world.task_types, declared)
     if read is None or scorer is None:
         base, moves = transparent.log_odds(facts)
@@ -47,7 +52,7 @@ def opinion(
         dense = read.features.dense
         if len(world.task_types) > 1:
             task, confidence = kinds.of(task, confidence, world.task_types, org, lambda: scorer.placed(dense), declared)
-        fitted = world.learnt.fitted.get((org, name_of(task), tier)) if world.learnt.scorer == scorer.name else None
+        fitted = world.learnt.fitted.get((org, name_of(task), *pair)) if world.learnt.scorer == scorer.name else None
         own = None
         if fitted is not None and fitted.head is not None:
             placed = scorer.placed(dense) if fitted.head.numbers else ()
@@ -62,7 +67,7 @@ def opinion(
     if read is not None:
         named.insert(0, f"small {read.scored.small:.2f} frontier {read.scored.frontier:.2f}")
     return Verdict(
-        complexity=min(_MOST, max(1 - _MOST, round(1 / (1 + math.exp(-log_odds)), 4))),
+        complexity=complexity_of(log_odds),
         task_type=name_of(task),
         confidence=round(confidence, 3),
         reason=",".join(named) or "plain",

@@ -77,14 +77,14 @@ def decide(route: Route, request: Request, facts: Facts, situation: Situation) -
         ranked = sorted(eligible, key=lambda one: one.resting)
         return Plan(
             attempts=tuple(
-                [_attempt(one, _NAMED if not place else _FALLBACK, facts.bonds) for place, one in enumerate(ranked)]
+                [
+                    _attempt(one, ("fallback" if place else "named") + ", resting" * one.resting, facts.bonds)
+                    for place, one in enumerate(ranked)
+                ]
             ),
             struck=struck,
         )
     return Plan(attempts=_aimed(eligible, route, facts, situation, situation.aim), struck=struck)
-
-
-_NAMED, _FALLBACK = "named", "fallback"
 
 
 def _aimed(
@@ -95,8 +95,10 @@ def _aimed(
         total * (1 + ABOVE_MARGIN) if one.deployment.tier > aim.tier else total
         for one, total in zip(eligible, _totals(eligible, facts, situation), strict=True)
     ]
+    # Without every price tiers cannot be compared: the nearest comes first, and in it what has a price.
+    compared = all(one.deployment.sheet is not None for one in eligible)
     ranked = sorted(
-        [(one.resting, one.late, _below(one.deployment.tier, aim.tier), total, place)
+        [(one.resting, one.late, _below(one.deployment.tier, aim.tier), 0 if compared else one.deployment.tier, total, place)
          for place, (one, total) in enumerate(zip(eligible, totals, strict=True))]
     )  # fmt: skip
     order = _spread([(eligible[rank[-1]], rank[-2]) for rank in ranked], situation)
@@ -114,12 +116,11 @@ def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -
     """What the next stretch of the session is expected to cost with each, in nUSD with carbon at its price."""
     outlook, price = situation.outlook, situation.policy.carbon_nusd_per_kg
     stakes = [_stake(one, outlook) for one in eligible]
-    if any(stake is None for stake in stakes):
-        # Without every price there is nothing to compare: the nearest tier comes first.
-        return [float(one.deployment.tier) for one in eligible]
     found = []
     for one, stake in zip(eligible, stakes, strict=True):
-        assert stake is not None, "every one has a price"
+        if stake is None:
+            found.append(math.inf)
+            continue
         above = [
             other
             for candidate, other in zip(eligible, stakes, strict=True)
@@ -156,7 +157,7 @@ def _spread(order: list[tuple[Candidate, float]], situation: Situation) -> list[
         and one.resting == first.resting
         and one.late == first.late
         and not one.warm
-        and abs(other - total) <= _SAME_COST * total
+        and (other == total or abs(other - total) <= _SAME_COST * total)
     ]
     if len(equals) < 2:
         return order
@@ -266,7 +267,8 @@ def _candidate(deployment: Deployment, route: Route, request: Request, facts: Fa
         warm=warm > 0,
         load=load,
         late=deadline is not None and load.wait_ms + output * _TOKEN_MS > deadline,
-        resting=stands.resting or load.tight,
+        # A named route is tried in its own order, whatever room its provider tells of.
+        resting=stands.resting or (load.tight and situation.aim is not None),
         open_seconds=stands.open_seconds,
     )
 

@@ -28,9 +28,10 @@ class RoleBook:
             return None
         if declared is not None:
             found = next((role for role in roles if role.name == declared), None)
-            if found is not None and facts.fingerprint:
-                self._remember((key, facts.fingerprint), declared)
-            return found
+            if found is not None:
+                if facts.fingerprint:
+                    self._remember((key, facts.fingerprint), declared)
+                return found
         for role in roles:
             if _plays(role, facts, agent, sub_agent):
                 return role

@@ -28,15 +28,16 @@ _MARGIN_NATS = 1.0
 def doubts(said: Said, asked: Asked) -> tuple[str, ...]:
     """Why the answer may not suffice, in few words each; () where nothing speaks against it."""
     found = []
-    if said.cut:
+    if said.cut and not asked.limited:
+        # Where the caller set the limit a larger model would be cut as well.
         found.append("cut off")
     if said.withheld or (not said.calls and _GIVES_UP.search(said.text[:_WORDS_CHARS])):
         found.append("refuses")
-    if not said.text.strip() and not said.calls:
+    if not said.text.strip() and not said.calls and not said.other:
         found.append("says nothing")
-    elif asked.schema is not None and not said.calls:
+    elif asked.schema is not None and not said.calls and said.text.strip():
         found.extend(_misfits(said.text, asked.schema, "answer"))
-    if asked.must_call and not said.calls:
+    if asked.must_call and not said.calls and not said.other:
         found.append("no tool call")
     for name, arguments in said.calls:
         if asked.tools and name not in asked.tools:
@@ -99,4 +100,4 @@ def _is(value: Any, kind: Any) -> bool:
         return False
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
-    return kind not in _TYPES or isinstance(value, _TYPES[kind])
+    return not isinstance(kind, str) or kind not in _TYPES or isinstance(value, _TYPES[kind])

@@ -4,7 +4,6 @@ Features only, unless the operator opted in to content. Written from a thread, a
 """
 
 import sqlite3
-from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,30 +15,30 @@ from ..values.quality import Fitted, Group, Learnt
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
-    id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL,
+    id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL,
     small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, base REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
     scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, known REAL NOT NULL, content TEXT
 );
 CREATE TABLE IF NOT EXISTS resets (
-    org TEXT NOT NULL, task_type TEXT NOT NULL, tier TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (org, task_type, tier)
+    org TEXT NOT NULL, task_type TEXT NOT NULL, small_model TEXT NOT NULL, large_model TEXT NOT NULL, at_ms INTEGER NOT NULL,
+    PRIMARY KEY (org, task_type, small_model, large_model)
 );
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
-_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 17)})"
+_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 16)})"
 LEARNED = "learned.json"
 
 
 class KeptLabel(Value, frozen=True, kw_only=True):
-    """One label. `tier` is the smaller tier of the pair; `small` and `large` are qualities in [0, 1], None where that
+    """One label. The models are those of the route's lowest and highest tier; `small` and `large` are qualities in [0, 1], None where that
     side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `base` the part of its log-odds that
-    comes from the prompt. `numbers` and `words` (places in its
+    comes from the prompt. `numbers` (32-bit floats) and `words` (32-bit places in its
     vocabulary; `known` is their share of all words, in [0, 1]) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
 
     id: str
     at_ms: int
     org: str
     task_type: str
-    tier: str
     small_model: str
     large_model: str
     score: float
@@ -48,18 +47,30 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     large: float | None
     how: str
     scorer: str
-    numbers: tuple[float, ...] = ()
-    words: tuple[int, ...] = ()
+    numbers: bytes = b""
+    words: bytes = b""
     known: float = 0.0
     content: str | None = None
+
+    @property
+    def group(self) -> Group:
+        """What a claim that it carries is about."""
+        return self.org, self.task_type, self.small_model, self.large_model
+
+    def __repr__(self) -> str:
+        # Its content belongs in no log.
+        return f"KeptLabel({self.id}, {self.how})"
 
 
 class SqliteLabels:
     """The labels of one data folder."""
 
     def __init__(self, folder: Path, labels_max: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._path, self._max = folder / "labels.sqlite", labels_max
+
+    def create(self) -> None:
+        """Make the file, if there is none. Raises OSError and sqlite3.Error."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         db = self._open()
         try:
             db.executescript(_SCHEMA)
@@ -70,9 +81,9 @@ class SqliteLabels:
         """Keep labels, in one transaction; the same id is kept once. Raises sqlite3.Error."""
         rows = [
             (
-                label.id, label.at_ms, label.org, label.task_type, label.tier, label.small_model, label.large_model,
+                label.id, label.at_ms, label.org, label.task_type, label.small_model, label.large_model,
                 label.score, label.base, label.small, label.large, label.how, label.scorer,
-                array("f", label.numbers).tobytes(), array("I", label.words).tobytes(), label.known, label.content,
+                label.numbers, label.words, label.known, label.content,
             )
             for label in labels
         ]  # fmt: skip
@@ -89,7 +100,15 @@ class SqliteLabels:
         """What labels said of a group before then is no longer so. Raises sqlite3.Error."""
         db = self._open()
         try:
-            db.execute("INSERT OR REPLACE INTO resets VALUES (?, ?, ?, ?)", (*group, at_ms))
+            db.execute("INSERT OR REPLACE INTO resets VALUES (?, ?, ?, ?, ?)", (*group, at_ms))
+        finally:
+            db.close()
+
+    def resets(self) -> dict[Group, int]:
+        """When (ms since the epoch) what labels said of a group ended last."""
+        db = self._open()
+        try:
+            return {(row[0], row[1], row[2], row[3]): row[4] for row in db.execute("SELECT * FROM resets")}
         finally:
             db.close()
 
@@ -98,19 +117,15 @@ class SqliteLabels:
         db = self._open()
         try:
             rows = db.execute(
-                "SELECT * FROM (SELECT labels.* FROM labels LEFT JOIN resets USING (org, task_type, tier)"
+                "SELECT * FROM (SELECT labels.* FROM labels LEFT JOIN resets USING (org, task_type, small_model, large_model)"
                 " WHERE labels.at_ms > COALESCE(resets.at_ms, 0) ORDER BY labels.at_ms DESC LIMIT ?) ORDER BY at_ms",
                 (self._max,),
             )
             for row in rows:
-                numbers, words = array("f"), array("I")
-                numbers.frombytes(row[13])
-                words.frombytes(row[14])
                 yield KeptLabel(
-                    id=row[0], at_ms=row[1], org=row[2], task_type=row[3], tier=row[4], small_model=row[5],
-                    large_model=row[6], score=row[7], base=row[8], small=row[9], large=row[10], how=row[11],
-                    scorer=row[12], numbers=tuple(numbers), words=tuple(words), known=row[15],
-                    content=row[16],
+                    id=row[0], at_ms=row[1], org=row[2], task_type=row[3], small_model=row[4], large_model=row[5],
+                    score=row[6], base=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
+                    numbers=row[12], words=row[13], known=row[14], content=row[15],
                 )  # fmt: skip
         finally:
             db.close()
@@ -122,7 +137,7 @@ class SqliteLabels:
 class _Written(msgspec.Struct):
     scorer: str
     at: float
-    fitted: list[tuple[str, str, str, Fitted]]
+    fitted: list[tuple[str, str, str, str, Fitted]]
 
 
 _WRITTEN = msgspec.json.Decoder(_Written)
@@ -146,5 +161,5 @@ def read_learnt(folder: Path) -> Learnt | None:
         written = _WRITTEN.decode(path.read_bytes())
     except msgspec.MsgspecError as error:
         raise ValueError(f"{path}: not what `penstock learn fit` writes: {error}") from error
-    fitted: dict[Group, Fitted] = {(org, task, tier): one for org, task, tier, one in written.fitted}
+    fitted: dict[Group, Fitted] = {(org, task, small, large): one for org, task, small, large, one in written.fitted}
     return Learnt(scorer=written.scorer, at=written.at, fitted=fitted)

@@ -179,7 +179,8 @@ class Route:
     """A public model name and its candidate deployments. `auto` routes pick the tier by complexity.
 
     `reference` is the most capable candidate (what an all-frontier policy would have called), `roomiest_tokens` the
-    longest context that any candidate takes.
+    longest context that any candidate takes, `lowest` the lowest tier; `pair` names the models of the lowest and of the
+    highest.
     """
 
     name: str
@@ -188,10 +189,16 @@ class Route:
     reference: Deployment
     roomiest_tokens: int
 
-    @property
-    def lowest(self) -> Tier:
-        """The lowest tier of its candidates."""
-        return min([candidate.tier for candidate in self.candidates])
+    lowest: Tier = field(init=False)
+    pair: tuple[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        tiers = [candidate.tier for candidate in self.candidates]
+        object.__setattr__(self, "lowest", min(tiers))
+        object.__setattr__(self, "pair", (self._models(min(tiers)), self._models(max(tiers))))
+
+    def _models(self, tier: Tier) -> str:
+        return "+".join(sorted({candidate.model for candidate in self.candidates if candidate.tier == tier}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

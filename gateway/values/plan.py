@@ -21,6 +21,10 @@ class Features(Value, frozen=True, kw_only=True):
     words: frozenset[str]
     dense: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        # Words of prompts belong in no log.
+        return f"Features({len(self.words)} words)"
+
 
 class Facts(Value, frozen=True, kw_only=True):
     """What routing looks at: counts and flags, and the newest text to take more from.

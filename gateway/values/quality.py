@@ -25,18 +25,18 @@ class Quality:
     fallback_share: float | None = None
     frontier_share: float | None = None
 
-    @property
-    def asks(self) -> bool:
-        """Whether anything is asked at all; else ceilings of the file decide."""
-        return self.keep is not None or self.frontier_share is not None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityPolicy:
-    """What is asked by task type; the default for the rest."""
+    """What is asked by task type; the default for the rest. `asks`: anything at all."""
 
     default: Quality = Quality()
     by_task_type: Mapping[str, Quality] = field(default_factory=dict)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a floor is asked for anywhere."""
+        return any(one.keep is not None for one in (self.default, *self.by_task_type.values()))
 
     def of(self, task_type: str) -> Quality:
         """What applies to a request."""
@@ -57,7 +57,7 @@ class Shadow:
     """A sample of requests is asked of both tiers once more, beside the caller, and a judge compares the answers.
 
     `share` in [0, 1] of the requests of auto routes; `judge` is the route that judges; `nusd_per_day` is what all of it
-    may cost.
+    may cost in each organisation.
     """
 
     share: float = 0.0
@@ -111,11 +111,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What the labels of one (organisation, task type, tier) carry.
+    """What the labels of one group carry.
 
     `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
     labels do not say so; `labels` is their number, `share` of them lie at or below it, `kept` is what those kept.
-    `edges` are the nine inner deciles of their scores. `head` corrects the scorer for this traffic, None leaves it as it
+    Of their scores the part `shares[k]` lies above `edges[k - 1]` and at or below `edges[k]`. `head` corrects the scorer for this traffic, None leaves it as it
     is.
     """
 
@@ -126,16 +126,18 @@ class Fitted:
     share: float
     kept: float
     edges: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
     head: Head | None = None
 
 
-Group = tuple[str, str, str]
+# (organisation, task type, models of the lowest tier, models of the highest): a claim is about models, not about names.
+Group = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
     """Everything that was learnt, published as a whole. `scorer` names the weights that it was fitted with, `at` is
-    when (seconds since the epoch); groups are (organisation, task type, tier)."""
+    when (seconds since the epoch)."""
 
     scorer: str = ""
     at: float = 0.0

@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 
 from .budget import Budget, SessionCaps
 from .catalog import Deployment, Policy, Route, TaskType
-from .quality import NO_CASCADE, NO_LEARNING, NO_QUALITY, NOTHING_LEARNT, Cascade, Learning, Learnt, QualityPolicy, Role
+from .quality import (
+    NO_CASCADE,
+    NO_LEARNING,
+    NO_QUALITY,
+    NOTHING_LEARNT,
+    SHADOW,
+    Cascade,
+    Learning,
+    Learnt,
+    QualityPolicy,
+    Role,
+)
 from .request import Caller
 from .session import LoopPolicy
 
@@ -38,6 +49,7 @@ class World:
     deployments: Mapping[str, Deployment]
     routes: Mapping[str, Route]
     patterns: tuple[str, ...] = field(init=False)
+    shadow_budgets: tuple[Budget, ...] = field(init=False)
     queues: bool = field(init=False)
     counts_users: bool = field(init=False)
     task_types: tuple[TaskType, ...]
@@ -65,6 +77,8 @@ class World:
 
     def __post_init__(self) -> None:
         budgets = self.budgets
+        shadow = tuple(one for one in budgets if SHADOW in (one.scope.get("team"), one.scope.get("key")))
+        object.__setattr__(self, "shadow_budgets", shadow)
         object.__setattr__(self, "queues", any(budget.stages.queue is not None for budget in budgets))
         object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
@@ -75,6 +89,11 @@ class World:
         """Every budget that is a cap for some session, one of each name; without those that count sub-agents."""
         every = [budget for caps in (self.caps, *self.key_caps.values()) for budget in (*caps.budgets, *caps.each)]
         return tuple({budget.name: budget for budget in reversed(every)}.values())
+
+    def budgets_of(self, key: str) -> tuple[Budget, ...]:
+        """The budgets that a key's calls meet: shadow calls only those of their own team, so that no caller is refused for
+        what is learnt."""
+        return self.shadow_budgets if key == SHADOW else self.budgets
 
     def caps_of(self, key: str) -> SessionCaps:
         """What the sessions of a key may take."""

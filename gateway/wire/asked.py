@@ -10,11 +10,12 @@ from . import body as bodies
 
 class Asked(Value, frozen=True, kw_only=True):
     """What the answer has to be like: `schema` is the JSON Schema of a structured answer ({} for any object, None where
-    text will do), `tools` the parameters' schema of each offered tool, `must_call` that one has to be called."""
+    text will do), `tools` the parameters' schema of each offered tool, `must_call` that one has to be called, `limited` that the caller set a limit to its length."""
 
     schema: Mapping[str, Any] | None = None
     tools: Mapping[str, Mapping[str, Any]] = {}
     must_call: bool = False
+    limited: bool = False
 
 
 def asked(request: Request) -> Asked:
@@ -25,7 +26,8 @@ def asked(request: Request) -> Asked:
     return Asked(
         schema=_schema(document),
         tools=dict([one for tool in _dicts(document.get("tools")) if (one := _tool(tool)) is not None]),
-        must_call=kind in ("required", "any", "tool", "function"),
+        must_call=isinstance(kind, str) and kind in ("required", "any", "tool", "function"),
+        limited=request.max_output_tokens is not None,
     )
 
 

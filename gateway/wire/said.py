@@ -10,16 +10,21 @@ _TOKENS_MAX = 256
 # How the dialects say that an answer ended at its limit, and that it was withheld.
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 _WITHHELD = frozenset({"content_filter", "refusal"})
+# What is read; everything else that stands beside it is an answer, too.
+_SPOKEN_BLOCKS = ("text", "tool_use", "thinking", "redacted_thinking")
+_SPOKEN_ITEMS = ("message", "function_call", "reasoning")
 
 
 class Said(NamedTuple):
-    """`calls` are (name, arguments as JSON text); `margin` is the mean gap between the log-probabilities of the chosen
+    """`calls` are the calls of functions, (name, arguments as JSON text); `other`: it says something else than text and
+    those (a call of another kind, sound, a picture). `margin` is the mean gap between the log-probabilities of the chosen
     token and the next best (nats), None where the provider gives none."""
 
     text: str = ""
     calls: tuple[tuple[str, str], ...] = ()
     cut: bool = False
     withheld: bool = False
+    other: bool = False
     margin: float | None = None
 
 
@@ -44,8 +49,10 @@ def _chat(choice: Mapping[str, Any]) -> Said:
     return Said(
         text=_text(message.get("content")) or _text(refusal),
         calls=tuple((_text(one.get("name")), _arguments(one.get("arguments"))) for one in _dicts(made)),
-        cut=finish in _CUT,
-        withheld=finish in _WITHHELD or bool(refusal),
+        cut=_is(finish, _CUT),
+        withheld=_is(finish, _WITHHELD) or bool(refusal),
+        other=any(message.get(name) for name in ("function_call", "audio", "images"))
+        or any("function" not in call for call in _dicts(message.get("tool_calls"))),
         margin=_margin(choice.get("logprobs")),
     )
 
@@ -59,8 +66,9 @@ def _messages(document: Mapping[str, Any], content: list[Any]) -> Said:
             for block in blocks
             if block.get("type") == "tool_use"
         ),
-        cut=finish in _CUT,
-        withheld=finish in _WITHHELD,
+        cut=_is(finish, _CUT),
+        withheld=_is(finish, _WITHHELD),
+        other=any(block.get("type") not in _SPOKEN_BLOCKS for block in blocks),
     )
 
 
@@ -74,8 +82,9 @@ def _responses(document: Mapping[str, Any], output: list[Any]) -> Said:
             for item in items
             if item.get("type") == "function_call"
         ),
-        cut=document.get("status") in _CUT,
+        cut=_is(document.get("status"), _CUT),
         withheld=any(part.get("type") == "refusal" for part in parts),
+        other=any(item.get("type") not in _SPOKEN_ITEMS for item in items),
     )
 
 
@@ -88,6 +97,10 @@ def _margin(logprobs: Any) -> float | None:
         if len(best) == 2:
             gaps.append(min(20.0, _number(best[0]) - _number(best[1])))
     return sum(gaps) / len(gaps) if gaps else None
+
+
+def _is(value: Any, words: frozenset[str]) -> bool:
+    return isinstance(value, str) and value in words
 
 
 def _number(value: Any) -> float:

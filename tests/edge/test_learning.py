@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from array import array
 from collections.abc import Callable
 
 import pytest
@@ -14,11 +15,14 @@ from gateway.learning import fit
 from gateway.routing.features import features
 from gateway.stores.labels import KeptLabel, SqliteLabels, read_learnt, write_learnt
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.values.quality import Quality, QualityPolicy
+from gateway.values.quality import Learnt, Quality, QualityPolicy
 
 SHADOWED = "quality: {keep: 0.9}\nlearning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
 # Both models, and the judge that is shown their answers, say what the prompt orders.
 GRADED = "[[sim " + json.dumps({"text": '{"first": 4, "second": 10}'}) + "]]"
+
+
+GROUP = ("default", "summary", "sim-small", "sim-frontier")
 
 
 def asked(text: str) -> list:
@@ -43,9 +47,9 @@ def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> l
         scored = scorer.score(read)
         found.append(
             KeptLabel(
-                id=f"{kind}{number}", at_ms=int(time.time() * 1000), org="default", task_type=kind, tier="small",
-                small_model="s", large_model="f", score=scored.need, base=0.0, small=float(small_right(number)), large=1.0,
-                how="judge", scorer=scorer.name, numbers=read.dense, words=tuple(scorer.known(read.words)), known=1.0,
+                id=f"{kind}{number}", at_ms=int(time.time() * 1000), org="default", task_type=kind,
+                small_model="sim-small", large_model="sim-frontier", score=scored.need, base=0.0, small=float(small_right(number)), large=1.0,
+                how="judge", scorer=scorer.name, numbers=array("f", read.dense).tobytes(), words=array("I", scorer.known(read.words)).tobytes(), known=1.0,
             )
         )  # fmt: skip
     return found
@@ -101,6 +105,7 @@ async def test_what_was_fitted_is_published_and_drift_takes_it_back(house, tmp_p
     more = "quality: {keep: 0.9, confidence: 0.9}"
     data = tmp_path / "known"
     kept = SqliteLabels(data, 10_000)
+    kept.create()
     kept.add(labels_of("summary", 500, small_right=lambda number: number % 2 == 0))
     policy = QualityPolicy(default=Quality(keep=0.9, confidence=0.9))
     write_learnt(data, fit.fit(kept.all(), scorer_weights.load(), policy, time.time()))
@@ -118,9 +123,12 @@ async def test_what_was_fitted_is_published_and_drift_takes_it_back(house, tmp_p
             assert "do not carry" in other.headers["x-penstock-reason"]
         async with it.get("/metrics") as scraped:
             text = await scraped.text()
-            assert 'penstock_quality_floor_held{org="default",task_type="summary",tier="small",why_not=""} 1.0' in text
+            assert (
+                'penstock_quality_floor_held{frontier="sim-frontier",org="default",small="sim-small",task_type="summary",why_not=""} 1.0'
+                in text
+            )
             assert 'penstock_aims{basis="floor",task_type="summary"}' in text
-        group = ("default", "summary", "small")
+        group = GROUP
         drift = it.app.school._aims.drift
         from gateway.routing.floor import Label  # noqa: PLC0415
 
@@ -139,6 +147,7 @@ def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, caps
     config.write_text(BASE.format(more="quality: {keep: 0.9}", small="", near="http://a/v1", far="http://b/v1"))
     data = tmp_path / "data"
     kept = SqliteLabels(data, 10_000)
+    kept.create()
     both = labels_of("summary", 450, small_right=lambda number: number % 2 == 0)
     kept.add([*both, structs.replace(both[0], id="half", large=None)])
     for name, value in ENV.items():
@@ -148,14 +157,15 @@ def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, caps
     told = capsys.readouterr().out
     assert "summary" in told and "450" in told
     learnt = read_learnt(data)
-    assert learnt is not None and learnt.fitted["default", "summary", "small"].ceiling is not None
+    assert learnt is not None and learnt.fitted[GROUP].ceiling is not None
 
 
 def test_labels_are_bounded_and_forgotten_at_a_drift(tmp_path):
     kept = SqliteLabels(tmp_path, 150)
+    kept.create()
     kept.add(labels_of("a", 400, small_right=lambda number: True))
     assert len(list(kept.all())) == 150
-    kept.reset(("default", "a", "small"), int(time.time() * 1000) + 10_000)
+    kept.reset(("default", "a", "sim-small", "sim-frontier"), int(time.time() * 1000) + 10_000)
     assert list(kept.all()) == []
 
 
@@ -273,7 +283,9 @@ async def test_callers_tell_how_their_sessions_went(house):
         async with it.client.post(f"{at}/outcome", json={"outcome": "success"}) as stranger:
             assert stranger.status == 401
     labels = list(SqliteLabels(it.data, 1000).all())
-    assert sorted((one.how, one.small) for one in labels) == [("feedback", 0.25), ("outcome", 1.0)]
+    assert sorted((one.how, one.small) for one in labels) == [
+        ("feedback", 0.0), ("feedback", 0.25), ("outcome", 1.0),
+    ]  # fmt: skip
     assert all(one.large is None for one in labels)
 
 
@@ -300,3 +312,129 @@ async def test_the_next_turn_tells_how_a_call_fared(house):
 async def test_a_deadline(house, deadline, status):
     async with house() as it, it.post({"x-penstock-deadline-ms": deadline}) as answer:
         assert answer.status == status
+
+
+def known(data, count: int = 500) -> None:
+    """A folder in which a floor was fitted."""
+    kept = SqliteLabels(data, 10_000)
+    kept.create()
+    kept.add(labels_of("summary", count, small_right=lambda number: number % 2 == 0))
+    policy = QualityPolicy(default=Quality(keep=0.9, confidence=0.9))
+    write_learnt(data, fit.fit(kept.all(), scorer_weights.load(), policy, time.time()))
+
+
+SUMMARY, FLOOR = {"x-penstock-task-type": "summary"}, "quality: {keep: 0.9, confidence: 0.9}"
+EASY = asked("Summarize note 7.")
+
+
+async def test_a_drift_outlives_a_restart(house, tmp_path):
+    data = tmp_path / "known"
+    known(data)
+    async with house(more=FLOOR, data=data) as it:
+        async with it.post(SUMMARY, messages=EASY) as answer:
+            assert answer.headers["x-penstock-tier"] == "small"
+        it.app.school._alarm(GROUP, "quality")
+    # Written down at the end, and read at the start: no fit since knows better.
+    async with house(more=FLOOR, data=data) as it, it.post(SUMMARY, messages=EASY) as answer:
+        assert answer.headers["x-penstock-tier"] == "frontier"
+
+
+@pytest.mark.parametrize("change", ["model", "scorer"])
+async def test_a_floor_is_about_the_models_and_the_scorer_that_it_was_fitted_with(house, tmp_path, change):
+    data = tmp_path / "known"
+    known(data)
+    learnt = read_learnt(data)
+    assert learnt is not None
+    if change == "scorer":
+        write_learnt(data, Learnt(scorer="another", at=learnt.at, fitted=learnt.fitted))
+    else:
+        other = {(*group[:2], "another-model", group[3]): one for group, one in learnt.fitted.items()}
+        write_learnt(data, Learnt(scorer=learnt.scorer, at=learnt.at, fitted=other))
+    async with house(more=FLOOR, data=data) as it, it.post(SUMMARY, messages=EASY) as answer:
+        assert answer.headers["x-penstock-tier"] == "frontier"
+        assert "do not carry" in answer.headers["x-penstock-reason"]
+
+
+@pytest.mark.parametrize("name", ["learned.json", "labels.sqlite"])
+async def test_a_file_that_is_broken_stops_nobody(house, tmp_path, name):
+    data = tmp_path / "known"
+    data.mkdir()
+    (data / name).write_bytes(b"{ nonsense" * 200)
+    async with house(more=FLOOR, data=data) as it, it.post() as answer:
+        assert answer.status == 200
+
+
+async def test_what_waits_to_be_written_is_written_at_the_end(house):
+    async with house() as it:
+        async with it.post({"x-penstock-session": "run-1"}) as answer:
+            await answer.read()
+        key = {"Authorization": "Bearer secret-one"}
+        at = f"{it.base}/v1/sessions/run-1/outcome"
+        async with it.client.post(at, json={"outcome": "failure"}, headers=key) as told:
+            assert told.status == 200
+    assert [one.how for one in SqliteLabels(it.data, 1000).all()] == ["outcome"]
+
+
+@pytest.mark.parametrize(
+    "tool, shadowed",
+    [
+        ({"type": "function", "function": {"name": "f", "parameters": {}}}, True),
+        ({"type": "mcp", "server_label": "mail", "require_approval": "never"}, False),
+        ({"type": "web_search"}, False),
+    ],
+    ids=["the caller's own", "a server's", "the provider's"],
+)
+async def test_only_what_does_nothing_is_asked_again(house, tool, shadowed):
+    async with house(more=SHADOWED) as it:
+        async with it.post(messages=asked(GRADED), tools=[tool], store=True) as answer:
+            await answer.read()
+        if shadowed:
+            await until(lambda: it.app.school.counts.get("judge"))
+            assert json.loads(it.near.received[-1])["store"] is False
+        else:
+            await asyncio.sleep(0.2)
+            assert it.app.school.counts == {}
+            assert not it.near.received
+
+
+async def test_shadows_refuse_no_caller_and_teach_nothing_about_sessions(house):
+    more = f"{SHADOWED}\nbudgets: {{all: {{limit: {{calls: 2}}, window: day}}}}"
+    async with house(more=more) as it:
+        for _ in range(2):
+            async with it.post({"x-penstock-session": "run-1"}, messages=asked(GRADED)) as answer:
+                assert answer.status == 200
+        await until(lambda: it.app.school.counts.get("judge") == 2)
+        prospects = it.app._exchange.navigator._prospects
+        assert prospects._groups["other"].calls == 2
+
+
+async def test_what_was_doubted_is_never_followed_by_less(house):
+    medium = "  medium: {provider: near, model: sim-small, tier: medium, price: {input: 0.5, output: 4}, output_tokens: 4000}\nroutes:\n"
+    order = {"text": "I'm sorry, but I cannot help with that.", "fault": "status:500", "at": "sim-frontier"}
+    from gateway.config.load import parse  # noqa: PLC0415
+    from tests.worlds import BASE, ENV  # noqa: PLC0415
+
+    async with house() as it:
+        text = BASE.format(
+            more=CASCADE + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}",
+            small="",
+            near="@near",
+            far="@far",
+        )
+        text = text.replace("routes:\n", medium).replace(
+            "auto: {candidates: [small, frontier]", "auto: {candidates: [small, medium, frontier]"
+        )
+        near, far = it.app._world.deployments["small"].base_url, it.app._world.deployments["frontier"].base_url
+        it.app._world = parse(text.replace("@near", near).replace("@far", far), "t", ENV)[0]
+        async with it.post(messages=asked("Hello! [[sim " + json.dumps(order) + "]]")) as answer:
+            assert "cannot help" in await answer.text()
+            assert answer.headers["x-penstock-tier"] == "medium"
+    entries = list(SqliteLedger(it.data / "ledger.sqlite").entries())
+    assert "small" not in {one.tier for one in entries}
+    assert sum(one.final for one in entries) == 1
+
+
+async def test_a_schema_that_is_none_does_no_harm(house):
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": [["object"]]}}}
+    async with house(more=CASCADE) as it, it.post(response_format=schema) as answer:
+        assert answer.status == 200

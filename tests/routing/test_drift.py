@@ -5,13 +5,14 @@ import random
 from gateway.routing.drift import PSI_MAX, DriftBook, stability
 from gateway.routing.floor import Label
 
-GROUP = ("default", "code", "small")
+GROUP = ("default", "code", "s", "f")
 EDGES = tuple(place / 10 for place in range(1, 10))
+SHARES = (0.1,) * 10
 
 
 def fitted() -> DriftBook:
     book = DriftBook()
-    book.fitted(GROUP, EDGES, at=0.0)
+    book.fitted(GROUP, EDGES, SHARES, at=0.0)
     return book
 
 
@@ -48,9 +49,9 @@ def test_trust_comes_back_with_a_fit_that_knows_of_the_drift():
     for number in range(300):
         book.labelled(GROUP, Label(score=0.1, small=0.0, large=1.0), ceiling=0.5, keep=0.95, now=100.0 + number)
     assert book.watched(GROUP).why == "quality"
-    book.fitted(GROUP, EDGES, at=50.0)
+    book.fitted(GROUP, EDGES, SHARES, at=50.0)
     assert book.watched(GROUP).why == "quality"
-    book.fitted(GROUP, EDGES, at=1000.0)
+    book.fitted(GROUP, EDGES, SHARES, at=1000.0)
     assert book.watched(GROUP).why == ""
 
 
@@ -59,16 +60,24 @@ def test_evidence_outlives_a_fit():
     for _ in range(6):
         book.labelled(GROUP, Label(score=0.1, small=0.0, large=1.0), ceiling=0.5, keep=0.95, now=1.0)
     before = book.watched(GROUP).wealth
-    book.fitted(GROUP, EDGES, at=2.0)
+    book.fitted(GROUP, EDGES, SHARES, at=2.0)
     assert book.watched(GROUP).wealth == before > 1
 
 
 def test_the_stability_index_of_even_counts_is_nothing():
-    assert stability([50.0] * 10, 500.0) < 0.001
-    assert stability([500.0] + [0.0] * 9, 500.0) > PSI_MAX
+    assert stability([50.0] * 10, 500.0, SHARES) < 0.001
+    assert stability([500.0] + [0.0] * 9, 500.0, SHARES) > PSI_MAX
 
 
 def test_groups_that_were_never_fitted_are_no_business_of_its():
     book = DriftBook()
     assert not book.served(GROUP, 0.5, now=0.0)
     assert not book.labelled(GROUP, Label(score=0.1, small=0.0, large=1.0), ceiling=0.5, keep=0.95, now=0.0)
+
+
+def test_traffic_of_a_few_prompts_is_no_drift():
+    book = DriftBook()
+    book.fitted(GROUP, (0.2, 0.5), (0.3, 0.6, 0.1), at=0.0)
+    chance = random.Random(4)
+    scores = chance.choices((0.2, 0.5, 0.9), (0.3, 0.6, 0.1), k=3000)
+    assert not any(book.served(GROUP, score, now=1.0) for score in scores)

@@ -47,6 +47,15 @@ TOOLS = Asked(tools={"lookup": LOOKUP})
         ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}], "status": "completed"}, Asked(), ()),
         ({"output": [{"type": "function_call", "name": "lookup", "arguments": "{}"}], "status": "completed"}, TOOLS, ("call does not fit its schema",)),
         ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, Asked(), ("refuses",)),
+        (chat("Par", "length"), Asked(limited=True), ()),
+        (chat("Par", ["length"]), Asked(), ()),
+        (chat(None, tool_calls=[{"id": "a", "type": "custom", "custom": {"name": "x", "input": "y"}}]), Asked(must_call=True), ()),
+        (chat(None, audio={"id": "x"}), Asked(), ()),
+        (chat(None, function_call={"name": "f", "arguments": "{}"}), Asked(), ()),
+        ({"output": [{"type": "custom_tool_call", "name": "x", "input": "y"}]}, Asked(), ()),
+        ({"output": [{"type": "reasoning"}]}, Asked(), ("says nothing",)),
+        ({"content": [{"type": "server_tool_use"}]}, Asked(), ()),
+        (chat('{"a": 1}'), Asked(schema={"type": [["object"]]}), ()),
         ({"nonsense": 1}, Asked(), ("says nothing",)),
         ({"choices": []}, Asked(), ("says nothing",)),
         ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, Asked(), ("says nothing",)),
@@ -87,4 +96,7 @@ def test_what_fits_a_schema(value, schema, right):
 )  # fmt: skip
 def test_what_a_request_asks_its_answer_to_be_like(dialect, body):
     form = asked(PARSERS[dialect](body))
-    assert form == Asked(schema={"type": "object"}, tools={"lookup": {"type": "object"}}, must_call=True)
+    limited = dialect == "messages"
+    assert form == Asked(
+        schema={"type": "object"}, tools={"lookup": {"type": "object"}}, must_call=True, limited=limited
+    )

@@ -1,4 +1,4 @@
-"""A role that its operator bound to lower tiers never goes above them, whatever fails."""
+"""On an auto route a role that is bound to lower tiers never goes above them, whatever fails."""
 
 from ...values.plan import Facts
 from .candidate import Candidate
