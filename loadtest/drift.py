@@ -172,7 +172,7 @@ async def _drive(
                 window.small += tier == "small"
                 if len(window.served) >= WINDOW:
                     windows[kind].append(Window())
-            while app.school.shadows:
+            while app.school.shadows:  # noqa: ASYNC110 - nobody else waits for them
                 await asyncio.sleep(0.005)
             for kind in KINDS:
                 why = app.school.untrusted(("default", kind, "small", "frontier"))

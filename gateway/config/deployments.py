@@ -80,6 +80,7 @@ def deployments(reader: Reader, document: schema.Document, now: float) -> dict[s
             ),
             speaks=tuple(provider.speaks or PROVIDERS[provider.dialect].SPEAKS),
             learnt=PROVIDERS[provider.dialect].LEARNT if provider.speaks is None else frozenset(),
+            structured=_first(doc.json_schema, known.structured if known else None),
             reasons=_first(doc.reasoning, known.reasons if known else None, default=False),
             adaptive=_first(doc.adaptive_thinking, known.adaptive if known else None, default=False),
             unit_prices=known.unit_prices if known else {},

@@ -148,6 +148,7 @@ class Deployment(_Strict):
     output_tokens: Count | None = None
     vision: bool | None = None
     tools: bool | None = None
+    json_schema: bool | None = None
     reasoning: bool | None = None
     adaptive_thinking: bool | None = None
     stream_usage: bool = True

@@ -37,6 +37,7 @@ class ListedModel:
     vision: bool | None
     tools: bool | None
     reasons: bool | None
+    structured: bool | None
     adaptive: bool | None
     unit_prices: Mapping[str, int]
 
@@ -62,6 +63,7 @@ def listed_model(listed: Mapping[str, Mapping[str, Any]], name: str) -> ListedMo
         vision=entry.get("supports_vision"),
         tools=entry.get("supports_function_calling"),
         reasons=entry.get("supports_reasoning"),
+        structured=entry.get("supports_response_schema"),
         adaptive=entry.get("supports_adaptive_thinking"),
         unit_prices=_unit_prices(entry),
     )

@@ -56,7 +56,7 @@ def call_nusd(stake: Stake, input_tokens: int) -> float:
 def total_nusd(stake: Stake, above: Sequence[Stake], input_tokens: int, outlook: Outlook) -> float:
     """What is expected to be paid, in nUSD, from this call until the session next wants a higher tier or ends, if it stays
     here until then; and, where one of `above` will be wanted next, what it will cost more there for having been away."""
-    stretch, returns = _stretch(outlook)
+    stretch, returns = stretch_of(outlook)
     now = call_nusd(stake, input_tokens)
     # Half-way through the stretch the history has grown by half of its growth.
     later = round(input_tokens + outlook.growth_tokens * stretch / 2)
@@ -72,7 +72,7 @@ def total_nusd(stake: Stake, above: Sequence[Stake], input_tokens: int, outlook:
     return total + returns * min(_missed(one, input_tokens + grown, grown) for one in warm)
 
 
-def _stretch(outlook: Outlook) -> tuple[float, float]:
+def stretch_of(outlook: Outlook) -> tuple[float, float]:
     """(calls from this one on before the next that wants a higher tier, or the end; how probable that next one is)."""
     if outlook.climbs <= 0:
         return 1 + outlook.turns, 0.0

@@ -23,7 +23,7 @@ from ..values.plan import Attempt, Bond, Facts, Plan, Refusal
 from ..values.request import Passage, Request
 from ..values.units import NUSD_PER_USD
 from .aims import Aim
-from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, total_nusd
+from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, stretch_of, total_nusd
 from .health import Standing
 from .load import IDLE, Load
 from .rules import FORBIDDING, circuit
@@ -115,7 +115,7 @@ def _aimed(
 def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -> list[float]:
     """What the next stretch of the session is expected to cost with each, in nUSD with carbon at its price."""
     outlook, price = situation.outlook, situation.policy.carbon_nusd_per_kg
-    stakes = [_stake(one, outlook) for one in eligible]
+    stakes, calls = [_stake(one, outlook) for one in eligible], stretch_of(outlook)[0] if price else 0.0
     found = []
     for one, stake in zip(eligible, stakes, strict=True):
         if stake is None:
@@ -128,7 +128,7 @@ def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -
         ]
         total = total_nusd(stake, above, facts.input_tokens, outlook)
         if price:
-            total += (1 + outlook.turns) * one.expected_micrograms * price / _MICROGRAMS_PER_KG
+            total += calls * one.expected_micrograms * price / _MICROGRAMS_PER_KG
         found.append(total)
     return found
 

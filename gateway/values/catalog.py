@@ -145,7 +145,7 @@ class Deployment:
 
     `speaks` are the dialects that it serves, the preferred first; those in `learnt` may turn out to be missing.
     `unit_prices` are nUSD for an image, a second of sound, a query, a character (UNITS), where the list has them.
-    `reasons`, `adaptive`: whether the model takes a reasoning effort, and whether it decides itself how long to think.
+    `structured`: whether its answers can be held to a JSON schema (unknown counts as yes). `reasons`, `adaptive`: whether the model takes a reasoning effort, and whether it decides itself how long to think.
     `options` are litellm's own parameters, secrets among them.
     """
 
@@ -170,6 +170,7 @@ class Deployment:
     learnt: frozenset[str] = frozenset()
     reasons: bool = False
     adaptive: bool = False
+    structured: bool = True
     unit_prices: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 

@@ -66,13 +66,14 @@ PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url
         ({"complexity": 0.1, "more": "tiers: {small: {max_complexity: 0.05}}"}, ["frontier", "small"]),
         ({"complexity": 0.1, "small": ", vision: false", "messages": PICTURE}, ["frontier"]),
         ({"complexity": 0.1, "small": ", tools: false", "tools": [{"function": {"name": "f"}}]}, ["frontier"]),
+        ({"complexity": 0.1, "small": ", json_schema: false", "response_format": {"type": "json_object"}}, ["frontier"]),
         ({"complexity": 0.1, "small": ", context_tokens: 10", "messages": [{"role": "user", "content": "x" * 400}]}, ["frontier"]),
         ({"complexity": 0.9, "more": "energy: {max_wh_per_request: 0.05}"}, ["small"]),
     ],
     ids=[
         "simple goes to the small tier", "the ceiling itself still suits", "hard goes to the frontier",
         "a resting deployment is tried last", "a plain route has no choice", "the operator's ceiling decides",
-        "pictures need vision", "tools need tools", "a context that is too short is struck", "the energy cap strikes the frontier",
+        "pictures need vision", "tools need tools", "structured output needs a model that can", "a context that is too short is struck", "the energy cap strikes the frontier",
     ],
 )  # fmt: skip
 def test_the_order_of_attempts(given, expected):

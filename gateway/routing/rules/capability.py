@@ -1,4 +1,4 @@
-"""A candidate that cannot take the request is struck: context, pictures, tools."""
+"""A candidate that cannot take the request is struck: context, pictures, tools, structured output."""
 
 from ...values.plan import Facts
 from ...values.units import told
@@ -15,4 +15,6 @@ def forbids(candidate: Candidate, facts: Facts) -> str | None:
         return "no vision"
     if facts.tool_names and not deployment.tools:
         return "no tools"
+    if facts.has_schema and not deployment.structured:
+        return "no structured output"
     return None
