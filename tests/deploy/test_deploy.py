@@ -17,6 +17,7 @@ from gateway.app import App
 from gateway.config.settings import Settings, read_settings
 from gateway.values.budget import Crossing, Measure
 from gateway.values.entry import LedgerEntry
+from gateway.values.quality import Fitted, Learnt
 from tests import lines
 from tests.worlds import world
 
@@ -33,6 +34,7 @@ RECORDS = {rule["record"] for rule in RULES if "record" in rule}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BUDGETS = """
 budgets: {day: {limit: {usd: 1}, window: day}}
+quality: {keep: 0.9}
 notify: {webhook: {url: "http://127.0.0.1:1/"}}
 """
 # Prometheus' own; what it adds to every scraped series.
@@ -62,6 +64,12 @@ async def _rendered(data: Path) -> str:
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
         app._treasury._notices.crossed(Crossing(line=lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1))
+        group = ("default", "code", "s", "f")
+        fitted = Fitted(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
+        app._learnt(Learnt(scorer="x", fitted={group: fitted}))
+        app.school.counts["judge"] = 1
+        app.school._aims.counts["code", "floor"] = 1
+        app.school._checks["code", "small"] = [1.0, 1.0]
         app._read_gauges()
         return app._metrics.render()[0].decode()
     finally:
