@@ -465,3 +465,48 @@ async def test_watt_hours_and_tokens_are_caps_of_a_run_as_well():
     assert (await book.ask(EASY, session="a", caps="tokens=10")).status == 400
     assert (await book.ask(EASY, session="b", caps="wh=0.000001")).status == 400
     assert (await book.ask(EASY, session="c", caps="tokens=100000, wh=100")).status == 200
+
+
+DOUBTED = json.dumps({"choices": [{"message": {"content": "I'm sorry, but I can't help."}}], "usage": USAGE}).encode()
+PLAIN = EASY.replace(b', "max_tokens": 100', b"")
+CASCADE = "cascade: {mode: enforce}"
+
+
+async def test_a_doubted_answer_is_settled_before_the_next_tier_is_held():
+    book = Playbook(world(more=CASCADE), [answers(DOUBTED), answers()])
+    answer = await book.ask(PLAIN)
+    assert answer.body == WHOLE
+    assert book.events == [
+        "reserve", "hold", "dial small", "settle", "entry completed",
+        "reserve", "hold", "dial frontier", "settle", "entry completed",
+    ]  # fmt: skip
+    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "")]
+    assert book.book.open_holds == 0
+
+
+@pytest.mark.parametrize("then", ["gone", "broken", "down"])
+async def test_however_an_escalation_ends_there_is_one_final_entry_and_no_hold(then):
+    does = {
+        "gone": Answers(headers={"Content-Type": "application/json"}, body=[CallerGone("gone")]),
+        "broken": Answers(headers={"Content-Type": "application/json"}, body=[BrokenAnswer("broken")]),
+        "down": Unreachable("down"),
+    }[then]
+    book = Playbook(world(more=CASCADE), [answers(DOUBTED), does, does, does])
+    if then == "gone":
+        with pytest.raises(CallerGone):
+            await book.ask(PLAIN)
+        assert book.entries[-1].outcome == "cancelled"
+    else:
+        answer = await book.ask(PLAIN)
+        assert answer.body == DOUBTED
+        assert book.entries[-1].code == "not_escalated"
+    assert sum(entry.final for entry in book.entries) == 1
+    assert book.book.open_holds == 0
+
+
+async def test_where_no_budget_holds_the_next_tier_the_doubted_answer_is_given():
+    more = CASCADE + "\nbudgets: {calls: {limit: {calls: 1}, window: day}}"
+    book = Playbook(world(more=more), [answers(DOUBTED), answers()])
+    answer = await book.ask(PLAIN)
+    assert (answer.status, answer.body) == (200, DOUBTED)
+    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "not_escalated")]
