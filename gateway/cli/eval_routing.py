@@ -26,7 +26,7 @@ def arguments(subjects: Any) -> None:
     routing.add_argument("--plot", type=Path, metavar="PNG", help="also draw the pooled curves")
     routing.add_argument(
         "--own-labels", type=_count, default=0, metavar="N",
-        help="first correct the router by at most N labels of each source (cross-fitted: never by a prompt's own)",
+        help="first correct the router by at most N labels of each source (rows marked train, else cross-fitted: never by a prompt's own)",
     )  # fmt: skip
     routing.add_argument(
         "--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer (default: those of the package)"
@@ -115,8 +115,8 @@ def _floor(chosen: argparse.Namespace) -> int:
 
 
 def _routing(chosen: argparse.Namespace) -> int:
-    rows, scorer = labelled.load(chosen.data), scorer_weights.load(chosen.weights)
-    found = trial.run(rows, routers(scorer, chosen.own_labels, chosen.seed), chosen.seed)
+    (rows, taught), scorer = labelled.parted(labelled.load(chosen.data)), scorer_weights.load(chosen.weights)
+    found = trial.run(rows, routers(scorer, chosen.own_labels, chosen.seed, taught), chosen.seed)
     for page in told.pages(found, chosen.own_labels):
         print(page)
     if chosen.json is not None:

@@ -81,6 +81,18 @@ def by_place(rows: Iterable[Labelled]) -> dict[str, list[Labelled]]:
     return dict(sorted(places.items()))
 
 
+def parted(rows: Iterable[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """(rows to be scored, rows that may teach): where a source has rows of another split beside those marked train, the
+    latter are labels and are not scored."""
+    scored: list[Labelled] = []
+    taught: list[Labelled] = []
+    for mine in by_place(rows).values():
+        tested = [row for row in mine if row.split != "train"]
+        scored += tested or mine
+        taught += [row for row in mine if row.split == "train"] if tested else []
+    return scored, taught
+
+
 def _read(file: Path) -> Iterator[Labelled]:
     number = 0
     try:

@@ -154,3 +154,15 @@ def test_training_says_what_it_did_and_refuses_what_it_cannot(tmp_path, capsys):
     (tmp_path / "bad.json.gz").write_bytes(b"nonsense")
     assert main(["eval", "routing", data, "--weights", str(tmp_path / "bad.json.gz")]) == 1
     assert "bad.json.gz" in capsys.readouterr().err
+
+
+def test_rows_marked_train_teach_and_are_not_scored(tmp_path):
+    tested = write(tmp_path / "a.test.jsonl.gz", made_up(120, split="test"))
+    taught = write(
+        tmp_path / "a.train.jsonl.gz", [{**row, "id": f"t{row['id']}"} for row in made_up(200, split="train")]
+    )
+    out = tmp_path / "out.json"
+    assert main(["eval", "routing", tested, taught, "--own-labels", "150", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["pooled"]["n"] == 120
+    assert main(["eval", "routing", taught, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["pooled"]["n"] == 200

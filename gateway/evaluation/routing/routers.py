@@ -12,6 +12,7 @@ from ...learning.labelled import Labelled, by_place
 from ...routing.classifiers.learned import corrected
 from ...routing.features import features
 from ...routing.scorer import Scorer
+from ...values.quality import Head
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -32,44 +33,66 @@ class Said(NamedTuple):
 Router = Callable[[Sequence[Labelled]], Said]
 
 
-def routers(scorer: Scorer, own_labels: int, seed: int) -> Mapping[str, Router]:
-    """Ours and the others, by name."""
+def routers(scorer: Scorer, own_labels: int, seed: int, taught: Sequence[Labelled] = ()) -> Mapping[str, Router]:
+    """Ours and the others, by name. `taught` are rows that labels are drawn from before any others."""
     return {
-        OURS: lambda rows: ours(rows, scorer, own_labels, seed),
+        OURS: lambda rows: ours(rows, scorer, own_labels, seed, taught),
         "random": lambda rows: _random(len(rows), seed),
         "length": _length,
         "oracle": _oracle,
     }
 
 
-def ours(rows: Sequence[Labelled], scorer: Scorer, own_labels: int, seed: int) -> Said:
-    """Our scorer; with `own_labels`, corrected in each source by at most so many of its labels."""
-    found = [features(row.prompt, row.context) for row in rows]
-    scored = [scorer.score(one) for one in found]
-    gain, need = np.array([one.gain for one in scored]), np.array([one.need for one in scored])
+def ours(rows: Sequence[Labelled], scorer: Scorer, own_labels: int, seed: int, taught: Sequence[Labelled] = ()) -> Said:
+    """Our scorer; with `own_labels`, corrected in each source by at most so many of its labels: of those that teach, where
+    the source has any, else each prompt by labels of other prompts."""
+    seen, need = _seen(rows, scorer)
+    gain = np.array([one.gain for one in seen])
     if not own_labels:
         return Said(gain, need)
-    seen = [
-        Seen(
-            gain=mark.gain,
-            placed=scorer.placed(one.dense),
-            words=(known := scorer.words_at(scorer.known(one.words))),
-            known=len(known) / max(1, len(one.words)),
-            small=row.small_score,
-            large=row.large_score,
-        )
-        for row, one, mark in zip(rows, found, scored, strict=True)
-    ]
     numbers: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         numbers.setdefault(row.place, []).append(number)
-    for place in by_place(rows):
-        mine = np.array(numbers[place], np.intp)
-        gain[mine], need[mine] = _corrected([seen[one] for one in mine.tolist()], own_labels, seed)
+    labels = {place: _seen(mine, scorer)[0] for place, mine in by_place(taught).items()}
+    for place, chosen in numbers.items():
+        mine = np.array(chosen, np.intp)
+        known = labels.get(place)
+        found = [seen[one] for one in chosen]
+        if known is not None:
+            gain[mine], need[mine] = _taught(found, known, own_labels, seed)
+        else:
+            gain[mine], need[mine] = _crossed(found, own_labels, seed)
     return Said(gain, need)
 
 
-def _corrected(seen: Sequence[Seen], own_labels: int, seed: int) -> tuple[Array, Array]:
+def _seen(rows: Sequence[Labelled], scorer: Scorer) -> tuple[list[Seen], Array]:
+    """Each row as a label, and the scorer's own probability that small does not suffice."""
+    found, need = [], []
+    for row in rows:
+        read = features(row.prompt, row.context)
+        scored = scorer.score(read)
+        words = scorer.words_at(scorer.known(read.words))
+        found.append(
+            Seen(
+                gain=scored.gain,
+                placed=scorer.placed(read.dense),
+                words=words,
+                known=len(words) / max(1, len(read.words)),
+                small=row.small_score,
+                large=row.large_score,
+            )
+        )
+        need.append(scored.need)
+    return found, np.array(need)
+
+
+def _taught(seen: Sequence[Seen], labels: Sequence[Seen], own_labels: int, seed: int) -> tuple[Array, Array]:
+    """Gains and needs by labels that are not scored."""
+    order = np.random.default_rng(seed).permutation(len(labels)).tolist()
+    return _by(correct.fit([labels[one] for one in order[:own_labels]], seed), seen)
+
+
+def _crossed(seen: Sequence[Seen], own_labels: int, seed: int) -> tuple[Array, Array]:
     """Gains and needs of one source, each prompt by labels of other folds only."""
     chance = np.random.default_rng(seed)
     part = chance.permutation(len(seen)) % _FOLDS
@@ -81,14 +104,17 @@ def _corrected(seen: Sequence[Seen], own_labels: int, seed: int) -> tuple[Array,
             gain[mine], need[mine] = before[mine], 0.5
             continue
         head = correct.fit([seen[int(one)] for one in chance.permutation(others)[:own_labels]], seed)
-        for one in mine.tolist():
-            gain[one] = corrected(head, seen[one].gain, seen[one].placed, seen[one].words)
-        slope, offset = head.need
-        need[mine] = 1 / (1 + np.exp(-(slope * gain[mine] + offset)))
+        gain[mine], need[mine] = _by(head, [seen[one] for one in mine.tolist()])
         # Folds were fitted apart: they are told together by their order, in the scorer's own measure.
         order = np.argsort(gain[mine], kind="stable")
         gain[mine[order]] = np.sort(before[mine])
     return gain, need
+
+
+def _by(head: Head, seen: Sequence[Seen]) -> tuple[Array, Array]:
+    gain = np.array([corrected(head, one.gain, one.placed, one.words) for one in seen])
+    slope, offset = head.need
+    return gain, 1 / (1 + np.exp(-(slope * gain + offset)))
 
 
 def _random(count: int, seed: int) -> Said:
