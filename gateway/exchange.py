@@ -5,21 +5,20 @@ be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import orjson
 from msgspec import structs
 
 from . import settlement, story
 from .accounting.expectation import OutputBook
+from .calling import call_of
 from .crossing import Carrier
 from .errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
 from .holding import Budgets, Clock, Held, Holder
 from .navigator import Navigator
-from .providers import PROVIDERS
 from .providers.call import UpstreamCall
 from .reception import CONVERSATIONS, Arrived, Reception, SessionNews, taken_note
-from .relay import Answering, Failed, Relay, Reply, carried_of
+from .relay import Answering, Failed, Relay, Reply
 from .routing import plan as planning
 from .routing.bonds import bonds_of
 from .routing.facts import facts_of
@@ -40,8 +39,7 @@ from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
 from .values.session import LoopLimits
 from .values.world import World
-from .wire import DIALECTS, last_words, steering
-from .wire import body as bodies
+from .wire import DIALECTS, last_words
 
 
 class Chance(Protocol):
@@ -376,7 +374,7 @@ class Exchange:
         following: Next | None = None
         dialled: float | None = None
         try:
-            call = self._call(decided, progress, hints)
+            call = call_of(decided, progress, hints)
             if self._opened(progress.attempt):
                 # Its circuit opened since the plan was made: others failed meanwhile.
                 raise Unreachable(f"'{deployment.name}' is left alone after failures.")
@@ -425,48 +423,6 @@ class Exchange:
             told = story.told(result.answer, decided, progress, entry)
             return structs.replace(result, answer=told), following
         return story.told(result, decided, progress, entry), None
-
-    def _call(self, decided: Decided, progress: Progress, hints: Hints) -> UpstreamCall:
-        """The HTTP call: the caller's own bytes in the same dialect, else what they were carried to."""
-        request, attempt = decided.request, progress.attempt
-        deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
-        carried = carried_of(decided, progress)
-        steered = self._steered(decided)
-        if carried is not None:
-            document = carried.document if steered is None else steered(carried.document, attempt.speech)
-            if attempt.output_limit is not None:
-                document = provider.limited(document, attempt.speech, deployment, attempt.output_limit)
-            body: tuple[bytes | memoryview, ...] = (provider.finished(document, attempt.speech, deployment),)
-            return provider.call(attempt.speech, body, deployment, hints.headers)
-        body = DIALECTS[request.dialect].spliced(request, deployment.model, ask_usage=deployment.stream_usage)
-        if attempt.output_limit is not None or steered is not None:
-            # Only a request that is shortened or steered is written anew; every other one keeps the caller's own bytes.
-            document = bodies.whole(b"".join(body))
-            if steered is not None:
-                document = steered(document, attempt.speech)
-            if attempt.output_limit is not None:
-                document = provider.limited(document, attempt.speech, deployment, attempt.output_limit)
-            body = (orjson.dumps(document),)
-        if request.passage is not None:
-            return provider.passage(request.passage.method, request.passage.path, body, deployment, hints.headers)
-        return provider.call(attempt.speech, body, deployment, hints.headers)
-
-    def _steered(self, decided: Decided) -> Callable[[dict[str, Any], str], dict[str, Any]] | None:
-        """What is changed in the request to steer its agent: a note in it, tools withheld. None for nothing."""
-        standing, note = decided.standing, decided.note
-        step = standing.step if standing.acts else ""
-        if step == "nudge":
-            note = f"{note}\n\n{ladder.nudge(standing.culprit)}" if note else ladder.nudge(standing.culprit)
-        elif step == "answer":
-            note = f"{note}\n\n{ladder.CONCLUDE}" if note else ladder.CONCLUDE
-        if not note:
-            return None
-
-        def steered(document: dict[str, Any], speech: str) -> dict[str, Any]:
-            document = steering.noted(document, speech, note)
-            return steering.toolless(document, speech) if step == "answer" else document
-
-        return steered
 
     def _followed(self, decided: Decided, attempt: Attempt, place: "_Place", failed: Failed) -> Next | None:
         if failed.speech is not None:

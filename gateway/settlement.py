@@ -195,42 +195,23 @@ def entry_of_attempt(decided: Decided, progress: Progress, *, final: bool, now: 
 
 def entry_of_refusal(decided: Decided, refusal: Refusal, *, status: int, attempts: int, now: float) -> LedgerEntry:
     """The fact about a request that was refused: nothing was dialled (after `attempts` failed ones)."""
-    return _entry(
-        decided,
-        number=attempts + 1,
-        final=True,
-        deployment=None,
-        usage=NO_USAGE,
-        hold_nusd=0,
-        outcome="refused",
-        status=status,
-        code=refusal.code,
-        reason=refusal.code,
-        first_byte=None,
-        now=now,
-    )
+    return _undialled(decided, attempts, now, "refused", status, refusal.code, refusal.code)
 
 
 def entry_of_spare(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
     """The fact about a request that got the answer which was doubted: its attempts stand in entries of their own."""
-    return _entry(
-        decided,
-        number=attempts + 1,
-        final=True,
-        deployment=None,
-        usage=NO_USAGE,
-        hold_nusd=0,
-        outcome="completed",
-        status=200,
-        code="not_escalated",
-        reason="nobody above could answer",
-        first_byte=None,
-        now=now,
-    )
+    return _undialled(decided, attempts, now, "completed", 200, "not_escalated", "nobody above could answer")
 
 
 def entry_of_end(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
     """The fact about a request that ended between two attempts: the earlier ones stand in entries of their own."""
+    return _undialled(decided, attempts, now, "cancelled", 499, "caller_gone", "ended between attempts")
+
+
+def _undialled(
+    decided: Decided, attempts: int, now: float, outcome: str, status: int, code: str, reason: str
+) -> LedgerEntry:
+    """The last entry of a request, beside those of its attempts."""
     return _entry(
         decided,
         number=attempts + 1,
@@ -238,10 +219,10 @@ def entry_of_end(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
         deployment=None,
         usage=NO_USAGE,
         hold_nusd=0,
-        outcome="cancelled",
-        status=499,
-        code="caller_gone",
-        reason="ended between attempts",
+        outcome=outcome,
+        status=status,
+        code=code,
+        reason=reason,
         first_byte=None,
         now=now,
     )
