@@ -27,12 +27,12 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     large_score: float
     small_model: str = "small"
     large_model: str = "large"
-    family: str = "any"
-    task: str = ""
-    group: str = ""
-    split: str = ""
-    context: str = ""
-    scores: Mapping[str, float] = {}
+    family: str | None = None
+    task: str | None = None
+    group: str | None = None
+    split: str | None = None
+    context: str | None = None
+    scores: Mapping[str, float | None] | None = None
     costs_usd: Mapping[str, float | None] | None = None
 
     def __post_init__(self) -> None:
@@ -46,6 +46,21 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
         if self.source in _AGGREGATES:
             return f"{self.source} (source)"
         return _ONE_SOURCE if self.source.startswith(f"{_ONE_SOURCE}_") else self.source
+
+    @property
+    def tools(self) -> str:
+        """What came with the prompt, "" for nothing."""
+        return self.context or ""
+
+    @property
+    def kind(self) -> str:
+        """The family that it is weighed with."""
+        return self.family or "any"
+
+    @property
+    def known(self) -> Mapping[str, float]:
+        """The scores that were logged."""
+        return {model: score for model, score in (self.scores or {}).items() if score is not None}
 
     @property
     def question(self) -> str:

@@ -37,7 +37,7 @@ class Trained:
     """Words, thresholds and trees of one training, and the calibration of the gain that they predict."""
 
     def __init__(self, rows: Sequence[Labelled], growth: Growth, seed: int = 0, calibrate: bool = True) -> None:
-        found = [features(row.prompt, row.context) for row in rows]
+        found = [features(row.prompt, row.tools) for row in rows]
         targets, weights = soft_labels(rows), row_weights(rows)
         self.scale = _scale(found)
         self._train(rows, found, targets, weights, growth, seed)
@@ -100,7 +100,7 @@ def soft_labels(rows: Sequence[Labelled]) -> Floats:
     """Targets in [0, 1], n x 2: the pair's own outcomes, mixed with a cross-fitted ridge regression of them on what other
     models made of the same prompt (of the same question, where the row itself has no other)."""
     own = np.array([[row.small_score, row.large_score] for row in rows])
-    others: dict[str, Mapping[str, float]] = {row.question: row.scores for row in rows if len(row.scores) > 2}
+    others: dict[str, Mapping[str, float]] = {row.question: row.known for row in rows if len(row.known) > 2}
     by_place: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         by_place[row.place].append(number)
@@ -118,8 +118,8 @@ def soft_labels(rows: Sequence[Labelled]) -> Floats:
 
 def _of_others(row: Labelled, others: Mapping[str, Mapping[str, float]], side: int) -> Mapping[str, float]:
     own = (row.small_model, row.large_model)[side]
-    if len(row.scores) > 2:
-        return {model: score for model, score in row.scores.items() if model != own}
+    if len(row.known) > 2:
+        return {model: score for model, score in row.known.items() if model != own}
     return others.get(row.question, {})
 
 
@@ -130,8 +130,10 @@ def _guessed(
     table = np.array([[scores.get(model, np.nan) for model in models] for scores in known])
     present = ~np.isnan(table)
     means = np.where(present, table, 0.0).sum(0) / np.maximum(1, present.sum(0))
-    tasks = sorted({row.task for row in rows})
-    table = np.hstack([np.where(present, table, means), [[float(row.task == task) for task in tasks] for row in rows]])
+    tasks = sorted({row.task or "" for row in rows})
+    table = np.hstack(
+        [np.where(present, table, means), [[float((row.task or "") == task) for task in tasks] for row in rows]]
+    )
     table -= table.mean(0)
     part, guessed = folds([row.question for row in rows], _SOFT_FOLDS, salt="soft"), own.copy()
     for fold in range(_SOFT_FOLDS):
@@ -178,7 +180,7 @@ def _out_of_fold_need(rows: Sequence[Labelled], growth: Growth, seed: int) -> tu
         unseen = np.flatnonzero(part == fold)
         if seen and len(unseen):
             trained = Trained(seen, growth, seed, calibrate=False)
-            said = trained.predict([features(rows[number].prompt, rows[number].context) for number in unseen.tolist()])
+            said = trained.predict([features(rows[number].prompt, rows[number].tools) for number in unseen.tolist()])
             gain[unseen] = said[:, 1] - said[:, 0]
     sizes = Counter(row.place for row in rows)
     weights = np.array([1 / sizes[row.place] for row in rows])

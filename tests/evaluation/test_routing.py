@@ -106,6 +106,18 @@ def test_bad_data_is_refused_with_its_place(tmp_path, capsys, text, told):
     assert told in capsys.readouterr().err
 
 
+def test_fields_that_are_null_or_missing_are_no_mistake(tmp_path):
+    nulls = dict.fromkeys(("family", "task", "group", "split", "context", "costs_usd"))
+    rows = [{**row, **nulls, "scores": {"a": None, "b": 1}, "more": [1]} for row in made_up(120)]
+    bare = [
+        {name: row[name] for name in ("id", "source", "prompt", "small_score", "large_score")}
+        for row in made_up(30, "bare")
+    ]
+    data, out = write(tmp_path / "a.jsonl.gz", [*rows, *bare]), tmp_path / "out.json"
+    assert main(["eval", "routing", data, "--own-labels", "50", "--json", str(out)]) == 0
+    assert main(["learn", "train", data, "--out", str(tmp_path / "w.json.gz")]) == 0
+
+
 def test_logged_costs_are_used(tmp_path):
     rows = [{**row, "small_model": "s", "large_model": "l", "costs_usd": {"s": 0.5, "l": 1.0}} for row in made_up(150)]
     out = tmp_path / "out.json"

@@ -48,7 +48,7 @@ def run(
             continue
         known = [
             Label(
-                score=scorer.score(features(row.prompt, row.context)).need, small=row.small_score, large=row.large_score
+                score=scorer.score(features(row.prompt, row.tools)).need, small=row.small_score, large=row.large_score
             )
             for row in mine
         ]

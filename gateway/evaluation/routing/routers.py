@@ -69,7 +69,7 @@ def _seen(rows: Sequence[Labelled], scorer: Scorer) -> tuple[list[Seen], Array]:
     """Each row as a label, and the scorer's own probability that small does not suffice."""
     found, need = [], []
     for row in rows:
-        read = features(row.prompt, row.context)
+        read = features(row.prompt, row.tools)
         scored = scorer.score(read)
         words = scorer.words_at(scorer.known(read.words))
         found.append(

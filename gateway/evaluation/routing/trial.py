@@ -69,13 +69,13 @@ class Trial(msgspec.Struct):
 
 def run(rows: Sequence[Labelled], routers: Mapping[str, Callable[[Sequence[Labelled]], Said]], seed: int) -> Trial:
     """Try every router on all rows."""
-    trial = Trial(families=len({row.family for row in rows}))
+    trial = Trial(families=len({row.kind for row in rows}))
     places = {
         name: np.array([number for number, row in enumerate(rows) if row.place == name], np.intp)
         for name in by_place(rows)
     }
-    sizes = Counter(row.family for row in rows)
-    even = outcomes(rows, np.array([1 / sizes[row.family] for row in rows]))
+    sizes = Counter(row.kind for row in rows)
+    even = outcomes(rows, np.array([1 / sizes[row.kind] for row in rows]))
     plain = outcomes(rows, np.ones(len(rows)))
     for name, router in routers.items():
         said = router(rows)
