@@ -299,7 +299,13 @@ class Exchange:
         try:
             while True:
                 number += 1
-                held = await self._holder.hold(decided, attempts, place, number)
+                try:
+                    held = await self._holder.hold(decided, attempts, place, number)
+                except Overloaded:
+                    if spare is None:
+                        raise
+                    between = False
+                    return self._spared(decided, spare, attempts=number - 1)
                 if isinstance(held, Refusal):
                     between = False
                     if spare is not None:

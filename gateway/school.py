@@ -193,7 +193,8 @@ class School:
             small_model=small,
             large_model=large,
             score=verdict.complexity,
-            base=verdict.base,
+            moved=verdict.moved,
+            opens=int(decided.session.calls <= 1),
             small=None,
             large=None,
             how="",
@@ -294,16 +295,19 @@ class School:
         """Write down the labels and the drifts that wait."""
         waiting, self._waiting = self._waiting, []
         resets, self._resets = self._resets, []
-        if waiting or resets:
+        if not waiting and not resets:
+            return
+        try:
             await asyncio.to_thread(self._written, waiting, resets)
+        except sqlite3.Error as error:
+            log.error("%d labels and %d drifts wait to be written down: %s", len(waiting), len(resets), error)
+            self._resets = resets + self._resets
+            self._waiting = (waiting + self._waiting)[-_WAITING_MAX:]
 
     def _written(self, labels: list[KeptLabel], resets: list[tuple[Group, int]]) -> None:
-        try:
-            for group, at_ms in resets:
-                self._labels.reset(group, at_ms)
-            self._labels.add(labels)
-        except sqlite3.Error as error:
-            log.error("%d labels and %d drifts were not written down: %s", len(labels), len(resets), error)
+        for group, at_ms in resets:
+            self._labels.reset(group, at_ms)
+        self._labels.add(labels)
 
     async def _look_again(self) -> None:
         for group in self._aims.drift.alarms():
@@ -315,7 +319,7 @@ class School:
         except (sqlite3.Error, OSError, ValueError) as error:
             log.error("what was learnt cannot be read, so nothing changes: %s", error)
         every, judged = self._world().learning.refit_seconds, self.counts.get("judge", 0)
-        if self._refit is None or every is None or judged == self._fitted_with:
+        if self._refit is None or every is None or judged == self._fitted_with or self._resets:
             return
         if self._now() - self._fitted_at >= every:
             self._fitted_at, self._fitted_with = self._now(), judged
@@ -328,13 +332,13 @@ class School:
         stamp = path.stat().st_mtime_ns if path.exists() else None
         if stamp is None or stamp == self._learnt_stamp:
             return
-        self._learnt_stamp = stamp
         learnt = read_learnt(self._folder)
         assert learnt is not None, "it is there"
         resets = self._labels.resets()
         holding = {group: fitted for group, fitted in learnt.fitted.items() if resets.get(group, 0) < learnt.at * 1000}
+        self._learnt_stamp = stamp
         for group, fitted in holding.items():
-            self._aims.drift.fitted(group, fitted.edges, fitted.shares, at=learnt.at)
+            self._aims.drift.fitted(group, fitted.edges, fitted.shares, labels=fitted.watched, at=learnt.at)
         self._publish(Learnt(scorer=learnt.scorer, at=learnt.at, fitted=holding))
         log.info("learnt: %d floors, fitted at %.0f", len(holding), learnt.at)
 

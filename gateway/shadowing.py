@@ -69,7 +69,8 @@ def repeatable(decided: Decided) -> Request | None:
     document = bodies.whole(bytes(request.body))
     tools = document.get("tools")
     for tool in tools if isinstance(tools, list) else ():
-        if not isinstance(tool, dict) or tool.get("type") not in _CALLERS_TOOLS:
+        kind = tool.get("type") if isinstance(tool, dict) else 0
+        if not isinstance(kind, str | None) or kind not in _CALLERS_TOOLS:
             return None
     if any(document.get(name) for name in _DOING):
         return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -507,6 +508,23 @@ async def test_however_an_escalation_ends_there_is_one_final_entry_and_no_hold(t
 async def test_where_no_budget_holds_the_next_tier_the_doubted_answer_is_given():
     more = CASCADE + "\nbudgets: {calls: {limit: {calls: 1}, window: day}}"
     book = Playbook(world(more=more), [answers(DOUBTED), answers()])
+    answer = await book.ask(PLAIN)
+    assert (answer.status, answer.body) == (200, DOUBTED)
+    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "not_escalated")]
+
+
+async def test_a_store_that_does_not_answer_takes_no_answer_back():
+    book = Playbook(world(more=CASCADE), [answers(DOUBTED), answers()])
+    taken, reserve = 0, book.reserve
+
+    async def fails_later(*given, **more):
+        nonlocal taken
+        taken += 1
+        if taken > 1:
+            raise Overloaded("The store does not answer.")
+        return await reserve(*given, **more)
+
+    book.exchange._holder._budgets = SimpleNamespace(reserve=fails_later, settle=book.settle, extend=book.extend)
     answer = await book.ask(PLAIN)
     assert (answer.status, answer.body) == (200, DOUBTED)
     assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "not_escalated")]

@@ -25,20 +25,20 @@ def quality(reader: Reader, doc: schema.QualityRules, task_types: Collection[str
         elif rule.keep is not None:
             said["frontier_share"] = None
         said.pop("task_type", None)
-        by_task_type[rule.task_type] = _asked(reader, schema.Quality.model_construct(**said), path)
-    return QualityPolicy(default=_asked(reader, doc, ("quality",)), by_task_type=by_task_type)
+        by_task_type[rule.task_type] = _asked(
+            reader, schema.Quality.model_construct(**said), path, rule.model_fields_set
+        )
+    return QualityPolicy(default=_asked(reader, doc, ("quality",), doc.model_fields_set), by_task_type=by_task_type)
 
 
-def _asked(reader: Reader, doc: schema.Quality, path: Path) -> Quality:
+def _asked(reader: Reader, doc: schema.Quality, path: Path, said: Collection[str]) -> Quality:
+    """What is asked; of contradictions those count that are `said` here."""
     if doc.keep is not None and doc.frontier_share is not None:
         reader.complain(
             (*path, "frontier_share"), "'keep' and 'frontier_share' exclude each other: the one follows from the other"
         )
-    said = doc.model_fields_set
     if "fallback_share" in said and doc.fallback != "share":
         reader.complain((*path, "fallback_share"), "'fallback_share' counts with 'fallback: share' only")
-    if doc.fallback == "share" and doc.keep is None and doc.frontier_share is None:
-        reader.complain((*path, "fallback"), "a fallback is for a floor: give 'keep', or 'frontier_share' alone")
     return Quality(
         keep=float(doc.keep) if doc.keep is not None else None,
         confidence=float(doc.confidence),

@@ -40,10 +40,11 @@ LABELS_MAX = 3_000
 
 
 class Seen(NamedTuple):
-    """One label: the scorer's gain, its standardised numbers, the words it knows and their share of all (in [0, 1]), and
+    """One label: the scorer's gain, its probability that small does not suffice, its standardised numbers, the words it knows and their share of all (in [0, 1]), and
     both qualities in [0, 1]."""
 
     gain: float
+    need: float
     placed: Sequence[float]
     words: frozenset[str]
     known: float

@@ -28,6 +28,8 @@ from .correct import Seen
 _SPLIT_FROM = 400
 # The share of labels that teach the correction, where there are enough.
 _TAUGHT = 0.4
+# Scores of sessions' first requests that a mix of traffic is known by.
+_OPENERS_MIN = 200
 # What is fitted where no floor is asked for, so that it is known what one would carry.
 _KEEP, _CONFIDENCE = 0.97, 0.95
 
@@ -57,8 +59,8 @@ def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confiden
         Label(score=_score(one, label, head), small=one.small, large=one.large)
         for one, label in zip(seen[taught:], mixed[taught:], strict=True)
     ]
-    scores = np.array([label.score for label in rest])
-    edges = tuple(sorted({float(edge) for edge in np.quantile(scores, np.arange(1, 10) / 10)}))
+    openers = np.array([one.score for one, label in zip(rest, mixed[taught:], strict=True) if label.opens])
+    edges = _edges(openers) if len(openers) >= _OPENERS_MIN else ()
     found = floor(rest, keep=keep, confidence=confidence)
     return Fitted(
         ceiling=found.ceiling,
@@ -68,8 +70,18 @@ def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confiden
         share=found.share,
         kept=found.kept,
         edges=edges,
-        shares=_shares(scores, edges),
+        shares=_shares(openers, edges) if edges else (),
+        watched=len(openers),
         head=head,
+    )
+
+
+def _edges(scores: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """About nine places that part the scores evenly, each half-way between two that differ."""
+    distinct = np.unique(scores)
+    places = {int(np.searchsorted(distinct, edge)) for edge in np.quantile(scores, np.arange(1, 10) / 10)}
+    return tuple(
+        float(distinct[place] + distinct[place + 1]) / 2 for place in sorted(places) if place + 1 < len(distinct)
     )
 
 
@@ -86,6 +98,7 @@ def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
     scored = scorer.score(Features(words=words, dense=numbers))
     return Seen(
         gain=scored.gain,
+        need=scored.need,
         placed=scorer.placed(numbers),
         words=words,
         known=label.known,
@@ -95,11 +108,9 @@ def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
 
 
 def _score(seen: Seen, label: KeptLabel, head: Head | None) -> float:
-    """The complexity that live traffic like this will have with the correction: what else had moved the label's own is
-    kept."""
+    """The complexity that live traffic like this has with the correction, by the same arithmetic."""
     if head is None:
-        return label.score
-    before = label.base
-    moved = math.log(label.score / (1 - label.score)) - before
-    odds = own_log_odds(head, seen.gain, seen.placed, seen.words) + moved
-    return complexity_of(odds)
+        odds = math.log(seen.need / (1 - seen.need))
+    else:
+        odds = own_log_odds(head, seen.gain, seen.placed, seen.words)
+    return complexity_of(odds + label.moved)

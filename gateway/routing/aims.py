@@ -70,7 +70,12 @@ class Aims:
             found = _ceiled(verdict, world.policy, tiers)
         counted = (verdict.task_type, found.basis)
         self.counts[counted] = self.counts.get(counted, 0) + 1
-        return _within(found, role, tiers) if role is not None and bound is None else found
+        if role is None or bound is not None:
+            return found
+        within = _within(found, role, tiers)
+        if found.share and (found.tier == tiers[-1]) != (within.tier == tiers[-1]):
+            self._shares.corrected(found.share, frontier=within.tier == tiers[-1])
+        return within
 
     def served(self, aim: Aim, tier: Tier, top: Tier) -> None:
         """Where a request went in the end: what economics, a budget, a deadline or a failure gave to or took from a share

@@ -6,7 +6,8 @@ average at most. Mix: the scores of live requests against those of the labels, b
 """
 
 import math
-from collections import OrderedDict
+from bisect import bisect_left
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from ..values.base import Value
@@ -19,7 +20,10 @@ _LABELS_BETWEEN_FALSE_ALARMS = 2_000
 _BETS = (0.05, 0.15, 0.4)
 # Live scores that are compared, and how many it takes to compare them.
 _WINDOW, _WINDOW_MIN = 500, 200
-# Above this the index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
+# The index is worked out once in so many requests.
+_LOOKS_EVERY = 20
+# Above this, and what chance alone makes of so few (its mean for equal distributions: parts less one over both numbers), the
+# index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
 PSI_MAX = 0.25
 _GROUPS_MAX = 1_000
 
@@ -37,13 +41,14 @@ ALARM_AT = float(_LABELS_BETWEEN_FALSE_ALARMS)
 
 
 class _Group:
-    __slots__ = ("counts", "drifted_at", "edges", "seen", "shares", "wealths", "why")
+    __slots__ = ("drifted_at", "edges", "labels", "scores", "shares", "since", "wealths", "why")
 
-    def __init__(self, edges: tuple[float, ...], shares: tuple[float, ...]) -> None:
+    def __init__(self, edges: tuple[float, ...], shares: tuple[float, ...], labels: int) -> None:
         self.wealths = [1.0] * len(_BETS)
         self.edges, self.shares = edges, shares
-        self.counts = [0.0] * len(shares)
-        self.seen = 0.0
+        self.labels = labels
+        self.scores: deque[float] = deque(maxlen=_WINDOW)
+        self.since = 0
         self.why = ""
         self.drifted_at = 0.0
 
@@ -56,16 +61,18 @@ class DriftBook:
         self._groups: OrderedDict[Group, _Group] = OrderedDict()
         self._mixed: list[Group] = []
 
-    def fitted(self, group: Group, edges: tuple[float, ...], shares: tuple[float, ...], *, at: float) -> None:
+    def fitted(
+        self, group: Group, edges: tuple[float, ...], shares: tuple[float, ...], *, labels: int = 0, at: float
+    ) -> None:
         """A floor was fitted at that time (seconds since the epoch): what had drifted before is trusted again. `edges`
-        part its labels' scores, of which `shares` lie in each part."""
+        part the scores of so many labels, of which `shares` lie in each part; () for too few of them."""
         known = self._groups.get(group)
         if known is not None and known.why and known.drifted_at >= at:
             return
-        fresh = self._groups[group] = _Group(edges, shares)
+        fresh = self._groups[group] = _Group(edges, shares, labels)
         if known is not None and not known.why:
-            # Evidence against the floor is evidence whichever labels it was fitted to last.
-            fresh.wealths = known.wealths
+            # Evidence against the floor is evidence whichever labels it was fitted to last; so is what came in since.
+            fresh.wealths, fresh.scores = known.wealths, known.scores
         self._groups.move_to_end(group)
         if len(self._groups) > _GROUPS_MAX:
             self._groups.popitem(last=False)
@@ -88,13 +95,11 @@ class DriftBook:
         state = self._groups.get(group)
         if state is None or state.why or not state.shares:
             return False
-        place = sum(score > edge for edge in state.edges)
-        state.counts[place] += 1
-        state.seen += 1
-        if state.seen > _WINDOW:
-            state.counts = [count * 0.5 for count in state.counts]
-            state.seen *= 0.5
-        if state.seen < _WINDOW_MIN or stability(state.counts, state.seen, state.shares) <= PSI_MAX:
+        state.scores.append(score)
+        state.since += 1
+        if len(state.scores) < _WINDOW_MIN or state.since % _LOOKS_EVERY:
+            return False
+        if _index(state) <= PSI_MAX + (len(state.shares) - 1) * (1 / len(state.scores) + 1 / max(1, state.labels)):
             return False
         state.why, state.drifted_at = "mix", now
         self._mixed.append(group)
@@ -110,12 +115,19 @@ class DriftBook:
         state = self._groups.get(group)
         if state is None:
             return Watched()
-        psi = stability(state.counts, state.seen, state.shares) if state.seen >= _WINDOW_MIN else None
+        psi = _index(state) if len(state.scores) >= _WINDOW_MIN and state.shares else None
         return Watched(wealth=sum(state.wealths) / len(_BETS), psi=psi, why=state.why)
 
     def groups(self) -> list[Group]:
         """All groups, for the metrics."""
         return list(self._groups)
+
+
+def _index(state: _Group) -> float:
+    counts = [0.0] * len(state.shares)
+    for score in state.scores:
+        counts[bisect_left(state.edges, score)] += 1
+    return stability(counts, len(state.scores), state.shares)
 
 
 def stability(counts: Sequence[float], seen: float, shares: Sequence[float]) -> float:

@@ -74,5 +74,5 @@ def opinion(
         role=role.name if role is not None else "",
         scorer=scorer.name if read is not None and scorer is not None else "",
         features=read.features if read is not None else None,
-        base=base + next((move for name, move in moves if name == learned.OWN), 0.0),
+        moved=sum([move for name, move in moves if name != learned.OWN]),
     )

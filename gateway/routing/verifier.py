@@ -27,9 +27,11 @@ _MARGIN_NATS = 1.0
 
 def doubts(said: Said, asked: Asked) -> tuple[str, ...]:
     """Why the answer may not suffice, in few words each; () where nothing speaks against it."""
+    if said.cut and asked.limited:
+        # Where the caller set the limit a larger model would be cut as well, and what was cut has no form.
+        return ()
     found = []
-    if said.cut and not asked.limited:
-        # Where the caller set the limit a larger model would be cut as well.
+    if said.cut:
         found.append("cut off")
     if said.withheld or (not said.calls and _GIVES_UP.search(said.text[:_WORDS_CHARS])):
         found.append("refuses")
@@ -87,7 +89,8 @@ def fits(value: Any, schema: Any, depth: int = 0) -> bool:
         if isinstance(required, list) and any(isinstance(name, str) and name not in value for name in required):
             return False
         properties = properties if isinstance(properties, Mapping) else {}
-        if schema.get("additionalProperties") is False and not properties.keys() >= value.keys():
+        closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+        if closed and not properties.keys() >= value.keys():
             return False
         return all(fits(value[name], part, depth + 1) for name, part in properties.items() if name in value)
     if isinstance(value, list):

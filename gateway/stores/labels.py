@@ -16,8 +16,8 @@ from ..values.quality import Fitted, Group, Learnt
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
     id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, org TEXT NOT NULL, task_type TEXT NOT NULL,
-    small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, base REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
-    scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, known REAL NOT NULL, content TEXT
+    small_model TEXT NOT NULL, large_model TEXT NOT NULL, score REAL NOT NULL, moved REAL NOT NULL, small REAL, large REAL, how TEXT NOT NULL,
+    scorer TEXT NOT NULL, numbers BLOB NOT NULL, words BLOB NOT NULL, known REAL NOT NULL, opens INTEGER NOT NULL, content TEXT
 );
 CREATE TABLE IF NOT EXISTS resets (
     org TEXT NOT NULL, task_type TEXT NOT NULL, small_model TEXT NOT NULL, large_model TEXT NOT NULL, at_ms INTEGER NOT NULL,
@@ -25,14 +25,14 @@ CREATE TABLE IF NOT EXISTS resets (
 );
 CREATE INDEX IF NOT EXISTS labels_of ON labels (org, task_type, at_ms);
 """
-_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 16)})"
+_ROW = f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 17)})"
 LEARNED = "learned.json"
 
 
 class KeptLabel(Value, frozen=True, kw_only=True):
     """One label. The models are those of the route's lowest and highest tier; `small` and `large` are qualities in [0, 1], None where that
-    side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `base` the part of its log-odds that
-    comes from the prompt. `numbers` (32-bit floats) and `words` (32-bit places in its
+    side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `moved` what all but
+    the prompt moved its log-odds by; `opens`: it was its session's first. `numbers` (32-bit floats) and `words` (32-bit places in its
     vocabulary; `known` is their share of all words, in [0, 1]) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
 
     id: str
@@ -42,7 +42,7 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     small_model: str
     large_model: str
     score: float
-    base: float
+    moved: float
     small: float | None
     large: float | None
     how: str
@@ -50,6 +50,7 @@ class KeptLabel(Value, frozen=True, kw_only=True):
     numbers: bytes = b""
     words: bytes = b""
     known: float = 0.0
+    opens: int = 1
     content: str | None = None
 
     @property
@@ -82,8 +83,8 @@ class SqliteLabels:
         rows = [
             (
                 label.id, label.at_ms, label.org, label.task_type, label.small_model, label.large_model,
-                label.score, label.base, label.small, label.large, label.how, label.scorer,
-                label.numbers, label.words, label.known, label.content,
+                label.score, label.moved, label.small, label.large, label.how, label.scorer,
+                label.numbers, label.words, label.known, label.opens, label.content,
             )
             for label in labels
         ]  # fmt: skip
@@ -124,8 +125,9 @@ class SqliteLabels:
             for row in rows:
                 yield KeptLabel(
                     id=row[0], at_ms=row[1], org=row[2], task_type=row[3], small_model=row[4], large_model=row[5],
-                    score=row[6], base=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
-                    numbers=row[12], words=row[13], known=row[14], content=row[15],
+                    score=row[6], moved=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
+                    numbers=row[12], words=row[13], known=row[14], opens=row[15],
+                    content=row[16],
                 )  # fmt: skip
         finally:
             db.close()

@@ -11,6 +11,7 @@ from msgspec.structs import astuple, fields
 
 from ..values.budget import Amounts
 from ..values.entry import GROUPS, LedgerEntry
+from ..values.quality import SHADOW
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -127,16 +128,19 @@ class SqliteLedger:
         fixed: Mapping[str, str] = NO_VALUES,
         step_seconds: int = 0,
         active_ms: int | None = None,
+        shadows: bool = False,
     ) -> Iterator[tuple[tuple[str, ...], int, Amounts]]:
         """(values of the columns `by`, seconds since the epoch, amounts) of entries whose budgets' windows were told at
         `start_ms` or later and whose columns equal `fixed`; with steps one for each step of so many seconds in which they
         ended, else one (its time is 0), oldest first.
 
-        `active_ms`: only sessions that callers name, and that called since then.
+        `active_ms`: only sessions that callers name, and that called since then. `shadows`: of shadow calls, or of all
+        others.
         """
         assert set(by) | set(fixed) <= set(GROUPS), "only known columns reach the statement"
         step = f"{_ENDED} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
-        where = "".join(f" AND {name} = ?" for name in fixed)
+        where = f" AND key {'=' if shadows else '!='} '{SHADOW}'"
+        where += "".join(f" AND {name} = ?" for name in fixed)
         where += f" AND {_ENDED if step_seconds else _TOLD} >= {int(start_ms)}"
         if active_ms is not None:
             where += f" AND {_NAMED} AND root IN (SELECT DISTINCT root FROM entries WHERE at_ms >= {int(active_ms)} AND {_NAMED})"

@@ -7,6 +7,7 @@ from ..accounting.expectation import OutputBook
 from ..accounting.lines import SESSION_KEEP_SECONDS, line_of
 from ..accounting.windows import span_of, steps_of
 from ..values.budget import Amounts, Budget, Line
+from ..values.quality import bounds_shadows
 from ..values.world import World
 from .ledger_sqlite import SqliteLedger
 
@@ -29,10 +30,13 @@ def restored(world: World, ledger: SqliteLedger, *, now: float) -> Iterator[tupl
     asked: dict[tuple[object, ...], _Rows] = {}
     for budget in (*world.budgets, *world.cap_budgets):
         columns, start_ms, step, active_ms = _question(budget, now)
-        key = (columns, start_ms, step, active_ms)
+        shadows = bounds_shadows(budget.scope)
+        key = (columns, start_ms, step, active_ms, shadows)
         if key not in asked:
             found = asked[key] = {}
-            for values, at, amounts in ledger.spent(columns, start_ms, step_seconds=step, active_ms=active_ms):
+            for values, at, amounts in ledger.spent(
+                columns, start_ms, step_seconds=step, active_ms=active_ms, shadows=shadows
+            ):
                 found.setdefault(values, []).append((at, amounts))
         wanted = tuple([budget.scope[dimension] for dimension in budget.dimensions])
         rows = asked[key]
@@ -51,7 +55,9 @@ def restored_account(
         return
     _, start_ms, step, _ = _question(budget, now)
     fixed = {_column(budget, dimension): value for dimension, value in scope.items()}
-    rows = [(at, amounts) for _, at, amounts in ledger.spent((), start_ms, fixed=fixed, step_seconds=step)]
+    shadows = bounds_shadows(budget.scope)
+    spent = ledger.spent((), start_ms, fixed=fixed, step_seconds=step, shadows=shadows)
+    rows = [(at, amounts) for _, at, amounts in spent]
     if not rows and budget.name.startswith("run-"):
         # A run within another's tree: what it took itself, without what it started.
         fixed = dict(scope)

@@ -60,7 +60,7 @@ class Facts(Value, frozen=True, kw_only=True):
 class Verdict(Value, frozen=True, kw_only=True):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
     part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
-    `scorer` of that name, `base` its log-odds by them (with the correction, where there is one)."""
+    `scorer` of that name, `moved` what all else moved its log-odds by."""
 
     complexity: float
     task_type: str
@@ -69,7 +69,7 @@ class Verdict(Value, frozen=True, kw_only=True):
     role: str = ""
     scorer: str = ""
     features: Features | None = None
-    base: float = 0.0
+    moved: float = 0.0
 
 
 class Attempt(Value, frozen=True, kw_only=True):

@@ -7,6 +7,13 @@ from .catalog import Tier
 
 # The team, and the key, that shadow calls and their judge are charged to; a budget of that name bounds them.
 SHADOW = "penstock-shadow"
+
+
+def bounds_shadows(scope: Mapping[str, str]) -> bool:
+    """Whether a budget of this scope is met by shadow calls; no other is, and no other call meets it."""
+    return SHADOW in (scope.get("team"), scope.get("key"))
+
+
 # Whatever is not one of the configured kinds of work.
 OTHER = "other"
 
@@ -115,7 +122,8 @@ class Fitted:
 
     `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
     labels do not say so; `labels` is their number, `share` of them lie at or below it, `kept` is what those kept.
-    Of their scores the part `shares[k]` lies above `edges[k - 1]` and at or below `edges[k]`. `head` corrects the scorer for this traffic, None leaves it as it
+    Of the scores of sessions' first requests, `watched` of them, the part `shares[k]` lies above `edges[k - 1]` and at or
+    below `edges[k]`. `head` corrects the scorer for this traffic, None leaves it as it
     is.
     """
 
@@ -127,6 +135,7 @@ class Fitted:
     kept: float
     edges: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
+    watched: int = 0
     head: Head | None = None
 
 

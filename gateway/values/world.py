@@ -16,6 +16,7 @@ from .quality import (
     Learnt,
     QualityPolicy,
     Role,
+    bounds_shadows,
 )
 from .request import Caller
 from .session import LoopPolicy
@@ -77,7 +78,7 @@ class World:
 
     def __post_init__(self) -> None:
         budgets = self.budgets
-        shadow = tuple(one for one in budgets if SHADOW in (one.scope.get("team"), one.scope.get("key")))
+        shadow = tuple(one for one in budgets if bounds_shadows(one.scope))
         object.__setattr__(self, "shadow_budgets", shadow)
         object.__setattr__(self, "queues", any(budget.stages.queue is not None for budget in budgets))
         object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))

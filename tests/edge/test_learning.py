@@ -12,7 +12,9 @@ from msgspec import structs
 from gateway.cli.main import main
 from gateway.feeds import scorer_weights
 from gateway.learning import fit
+from gateway.routing.classifiers.learned import own_log_odds
 from gateway.routing.features import features
+from gateway.routing.opinion import complexity_of
 from gateway.stores.labels import KeptLabel, SqliteLabels, read_learnt, write_learnt
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.quality import Learnt, Quality, QualityPolicy
@@ -48,7 +50,7 @@ def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> l
         found.append(
             KeptLabel(
                 id=f"{kind}{number}", at_ms=int(time.time() * 1000), org="default", task_type=kind,
-                small_model="sim-small", large_model="sim-frontier", score=scored.need, base=0.0, small=float(small_right(number)), large=1.0,
+                small_model="sim-small", large_model="sim-frontier", score=scored.need, moved=0.0, small=float(small_right(number)), large=1.0,
                 how="judge", scorer=scorer.name, numbers=array("f", read.dense).tobytes(), words=array("I", scorer.known(read.words)).tobytes(), known=1.0,
             )
         )  # fmt: skip
@@ -438,3 +440,40 @@ async def test_a_schema_that_is_none_does_no_harm(house):
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": [["object"]]}}}
     async with house(more=CASCADE) as it, it.post(response_format=schema) as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("kind", [["function"], {"a": 1}, 7])
+async def test_a_tool_of_no_known_kind_costs_nobody_an_answer(house, kind):
+    async with house(more=SHADOWED) as it:
+        tool = {"type": kind, "function": {"name": "f", "parameters": {}}}
+        async with it.post(messages=asked(GRADED), tools=[tool]) as answer:
+            status = answer.status
+        # What the provider makes of such a tool is its business; that it was looked at here is not.
+        assert status in (200, 400)
+        assert it.app.school.counts == {}
+
+
+async def test_what_shadows_took_is_theirs_after_a_restart_too(house, tmp_path):
+    more = f"{SHADOWED}\nbudgets: {{all: {{limit: {{calls: 1}}, window: day}}}}"
+    data = tmp_path / "kept"
+    async with house(more=SHADOWED, data=data) as it:
+        async with it.post(messages=asked(GRADED)) as answer:
+            await answer.read()
+        await until(lambda: it.app.school.counts.get("judge"))
+    two = more.replace("calls: 1}", "calls: 2}")
+    async with house(more=two, data=data) as it, it.post(messages=asked("hi")) as answer:
+        # One call of the caller's, none of the four shadow calls.
+        assert answer.status == 200
+
+
+def test_what_is_fitted_to_is_what_is_routed_by():
+    labels = labels_of("summary", 500, small_right=lambda number: number % 2 == 0)
+    scorer = scorer_weights.load()
+    fitted = fit.fitted_of(labels, scorer, 0.9, 0.9)
+    assert fitted.head is not None
+    for text in ("Summarize note 2.", "Prove theorem 3 about rings."):
+        read = features(text)
+        scored = scorer.score(read)
+        live = own_log_odds(fitted.head, scored.gain, scorer.placed(read.dense), read.words)
+        label = next(one for one in labels if one.numbers == array("f", read.dense).tobytes())
+        assert complexity_of(live) == fit._score(fit._seen(label, scorer), label, fitted.head)

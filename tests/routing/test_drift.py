@@ -12,7 +12,7 @@ SHARES = (0.1,) * 10
 
 def fitted() -> DriftBook:
     book = DriftBook()
-    book.fitted(GROUP, EDGES, SHARES, at=0.0)
+    book.fitted(GROUP, EDGES, SHARES, labels=1000, at=0.0)
     return book
 
 
@@ -77,7 +77,7 @@ def test_groups_that_were_never_fitted_are_no_business_of_its():
 
 def test_traffic_of_a_few_prompts_is_no_drift():
     book = DriftBook()
-    book.fitted(GROUP, (0.2, 0.5), (0.3, 0.6, 0.1), at=0.0)
+    book.fitted(GROUP, (0.2, 0.5), (0.3, 0.6, 0.1), labels=1000, at=0.0)
     chance = random.Random(4)
     scores = chance.choices((0.2, 0.5, 0.9), (0.3, 0.6, 0.1), k=3000)
     assert not any(book.served(GROUP, score, now=1.0) for score in scores)

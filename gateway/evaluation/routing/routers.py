@@ -75,6 +75,7 @@ def _seen(rows: Sequence[Labelled], scorer: Scorer) -> tuple[list[Seen], Array]:
         found.append(
             Seen(
                 gain=scored.gain,
+                need=scored.need,
                 placed=scorer.placed(read.dense),
                 words=words,
                 known=len(words) / max(1, len(read.words)),
