@@ -59,7 +59,8 @@ def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confiden
         Label(score=_score(one, label, head), small=one.small, large=one.large)
         for one, label in zip(seen[taught:], mixed[taught:], strict=True)
     ]
-    openers = np.array([one.score for one, label in zip(rest, mixed[taught:], strict=True) if label.opens])
+    # By the scorer alone: live scores of before this fit are compared with it as well.
+    openers = np.array([_score(one, label, None) for one, label in zip(seen, mixed, strict=True) if label.opens])
     edges = _edges(openers) if len(openers) >= _OPENERS_MIN else ()
     found = floor(rest, keep=keep, confidence=confidence)
     return Fitted(

@@ -110,7 +110,7 @@ class Aims:
         fitted = learnt.fitted.get(group) if verdict.scorer and verdict.scorer == learnt.scorer else None
         if fitted is not None and fitted.ceiling is not None and self.trusts(group, fitted, asked):
             if opens:
-                self.drift.served(group, verdict.complexity, now=now)
+                self.drift.served(group, verdict.untaught, now=now)
             if verdict.complexity <= fitted.ceiling:
                 why = f"complexity {verdict.complexity:.2f} within {tiers[0].name}'s floor {fitted.ceiling:.2f} ({fitted.labels} labels)"
                 return Aim(tier=tiers[0], basis="floor", why=why)

@@ -63,6 +63,7 @@ def opinion(
     if role is not None and role.complexity_shift:
         moves.append((f"role-{role.name}", role.complexity_shift))
     log_odds = base + sum([move for _, move in moves])
+    moved = sum([move for name, move in moves if name != learned.OWN])
     named = [f"{name}{move:+.1f}" for name, move in moves if not -_NAMED < move < _NAMED]
     if read is not None:
         named.insert(0, f"small {read.scored.small:.2f} frontier {read.scored.frontier:.2f}")
@@ -74,5 +75,6 @@ def opinion(
         role=role.name if role is not None else "",
         scorer=scorer.name if read is not None and scorer is not None else "",
         features=read.features if read is not None else None,
-        moved=sum([move for name, move in moves if name != learned.OWN]),
+        moved=moved,
+        untaught=complexity_of(base + moved),
     )

@@ -60,7 +60,8 @@ class Facts(Value, frozen=True, kw_only=True):
 class Verdict(Value, frozen=True, kw_only=True):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
     part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
-    `scorer` of that name, `moved` what all else moved its log-odds by."""
+    `scorer` of that name, `moved` what all else moved its log-odds by, `untaught` the
+    complexity without such a correction: it stays the same from fit to fit."""
 
     complexity: float
     task_type: str
@@ -70,6 +71,7 @@ class Verdict(Value, frozen=True, kw_only=True):
     scorer: str = ""
     features: Features | None = None
     moved: float = 0.0
+    untaught: float = 0.0
 
 
 class Attempt(Value, frozen=True, kw_only=True):
