@@ -1,0 +1,76 @@
+"""What a routing file says about quality, learning and roles: what is understood, and every contradiction with its place."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.config.load import parse
+from gateway.errors import ConfigError
+from gateway.values.quality import SHADOW
+from tests.worlds import BASE, ENV
+
+DOCS = Path(__file__).parents[2] / "docs/routing.md"
+
+
+def at(more: str):
+    text = BASE.format(more=more, small="", near="http://a/v1", far="http://b/v1")
+    text = text.replace("task_types:\n", "task_types:\n  nightly: {}\n")
+    return parse(text.replace("routes:\n", "routes:\n  gpt-5: {candidates: [frontier]}\n"), "r.yaml", ENV)
+
+
+def test_the_example_of_the_docs_is_understood():
+    (example,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    world, _ = at(example)
+    assert world.quality.of("nightly").frontier_share == 0.2
+    assert world.quality.of("summary").keep == 0.9
+    assert world.quality.of("code").keep == 0.97
+    assert [role.name for role in world.roles] == ["planner", "tester", "helper"]
+    assert world.cascade.on
+    (budget,) = world.shadow_budgets
+    assert (budget.name, budget.limit, world.budgets_of("k1"), world.budgets_of(SHADOW)) == (
+        SHADOW, 5_000_000_000, world.budgets, (budget,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "quality: {keep: 0.95, fallback: share, fallback_share: 0.3, rules: [{task_type: code, fallback: frontier}]}",
+        "quality: {fallback: share, rules: [{task_type: code, keep: 0.9}]}",
+        "quality: {keep: 0.95, rules: [{task_type: code, frontier_share: 0.1}]}",
+        "quality: {frontier_share: 0.5, rules: [{task_type: other, keep: 0.9}]}",
+        "roles: [{name: r, task_type: other}]",
+    ],
+)
+def test_rules_may_differ_from_the_rest(more):
+    at(more)
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        ("quality: {keep: 0.9, frontier_share: 0.5}", "exclude each other"),
+        ("quality: {keep: 0.9, fallback_share: 0.5}", "counts with 'fallback: share' only"),
+        ("quality: {keep: 0.9}\nclassifier: transparent", "learned classifier"),
+        ("quality: {keep: 1}", "keep"),
+        ("quality: {rules: [{task_type: nothing, keep: 0.9}]}", "no task type 'nothing'"),
+        ("quality: {rules: [{task_type: code, keep: 0.9}, {task_type: code, keep: 0.8}]}", "has a rule above"),
+        ("learning: {shadow: {share: 0.1}}", "'judge' is missing"),
+        ("learning: {shadow: {share: 0.1, judge: nobody}}", "no route 'nobody'"),
+        ("budgets: {penstock-shadow: {limit: {usd: 1}, window: day}}", "learning.shadow.usd_per_day"),
+        ("roles: [{name: a}, {name: a}]", "given twice"),
+        ("roles: [{name: a, words: [code review]}]", "is not one word"),
+        ("roles: [{name: a, tier_min: frontier, tier_max: small}]", "'tier_min' is above 'tier_max'"),
+        ("roles: [{name: a, task_type: nothing}]", "no task type 'nothing'"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_told(more, told):
+    with pytest.raises(ConfigError) as raised:
+        at(more)
+    assert told in "\n".join(raised.value.complaints)
+    assert all(re.match(r"r\.yaml:\d+:\d+: ", complaint) for complaint in raised.value.complaints)
+
+
+def test_a_role_that_only_a_header_names_is_worth_a_note():
+    assert any("x-penstock-role alone" in note for note in at("roles: [{name: planner}]")[1])
