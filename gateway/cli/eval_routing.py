@@ -49,7 +49,7 @@ def arguments(subjects: Any) -> None:
     economics.add_argument("--small", default="gpt-5-mini", metavar="MODEL", help="of the price list")
     economics.add_argument("--frontier", default="gpt-5", metavar="MODEL", help="of the price list")
     economics.add_argument(
-        "--ceiling", type=float, default=0.45, help="complexity that small may serve (default: 0.45)"
+        "--ceiling", type=float, default=0.35, help="complexity that small may serve (default: 0.35)"
     )
     economics.add_argument(
         "--flips",

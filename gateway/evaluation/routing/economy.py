@@ -240,7 +240,7 @@ def pages(economy: Economy, names: Mapping[str, str]) -> Iterator[str]:
         "changes cache-aware",
         "stayed",
         "history, median tokens",
-        "going down, USD to the end",
+        "going down, USD expected",
         "staying, USD",
     )
     rows = []
