@@ -21,6 +21,7 @@ from .reception import CONVERSATIONS, Arrived, Reception, SessionNews, taken_not
 from .relay import Answering, Failed, Relay, Reply
 from .routing import plan as planning
 from .routing.bonds import bonds_of
+from .routing.cascade import beyond
 from .routing.facts import facts_of
 from .routing.health import HealthBook
 from .routing.retry import Next, next_attempt
@@ -29,7 +30,6 @@ from .sessions import caps, ladder
 from .sessions.identity import Session, SessionBook
 from .sessions.origins import Origin
 from .settlement import Decided, Progress
-from .story import Spare
 from .values.answer import Answer
 from .values.base import Value
 from .values.budget import NOTHING_SPENT, Reservation
@@ -295,29 +295,22 @@ class Exchange:
         attempts = list(plan.attempts)
         place, number, tries = 0, 0, [0] * len(attempts)
         between, not_spoken = False, ""
-        spare: Spare | None = None
+        spare: story.Spare | None = None
         try:
             while True:
                 number += 1
                 try:
                     held = await self._holder.hold(decided, attempts, place, number)
-                except Overloaded:
-                    if spare is None:
-                        raise
-                    between = False
-                    return self._spared(decided, spare, attempts=number - 1)
-                if isinstance(held, Refusal):
-                    between = False
-                    if spare is not None:
-                        return self._spared(decided, spare, attempts=number - 1)
-                    return self._refuse(decided, held, attempts=number - 1)
-                place = held.place
-                tries[place] += 1
-                progress = _begun(number, held, not_spoken)
-                not_spoken = ""
-                escalates = spare is None and self.navigator.escalation(decided, attempts, place) is not None
-                progress.verified = escalates
-                try:
+                    if isinstance(held, Refusal):
+                        between = False
+                        if spare is not None:
+                            return self._spared(decided, spare, attempts=number - 1)
+                        return self._refuse(decided, held, attempts=number - 1)
+                    place = held.place
+                    tries[place] += 1
+                    progress = _begun(number, held, not_spoken)
+                    not_spoken = ""
+                    progress.verified = spare is None and self.navigator.escalates(decided, attempts, place)
                     self._journal(decided, progress)
                 except Overloaded:
                     if spare is None:
@@ -335,12 +328,10 @@ class Exchange:
                 if isinstance(result, Answer):
                     return result if spare is None else story.escalated(result, spare)
                 if progress.doubts:
-                    spare = Spare(answer=result.answer, deployment=held.attempt.deployment.name, doubts=progress.doubts)
-                    # From here on only what is more capable than what was doubted, the nearest first.
-                    tier = held.attempt.deployment.tier
-                    attempts = sorted(
-                        [one for one in attempts if one.deployment.tier > tier], key=lambda one: one.deployment.tier
+                    spare = story.Spare(
+                        answer=result.answer, deployment=held.attempt.deployment.name, doubts=progress.doubts
                     )
+                    attempts = beyond(attempts, held.attempt.deployment.tier)
                     tries = [0] * len(attempts)
                     between, place = True, 0
                     continue
@@ -467,7 +458,7 @@ class Exchange:
             self._reception.remember(decided, progress, entry.input_tokens + entry.output_tokens)
         return entry
 
-    def _spared(self, decided: Decided, spare: Spare, *, attempts: int) -> Answer:
+    def _spared(self, decided: Decided, spare: story.Spare, *, attempts: int) -> Answer:
         """Nobody above could answer: the caller gets what was doubted."""
         self._ledger.record(settlement.entry_of_spare(decided, attempts=attempts, now=self._clock.monotonic()))
         return spare.answer

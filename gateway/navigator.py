@@ -75,7 +75,6 @@ class Navigator:
             declared=declared,
             role=role,
             read=read,
-            scorer=self._scorer,
             pair=arrived.route.pair,
         )
         return verdict, role
@@ -102,7 +101,7 @@ class Navigator:
         known = self._texts.get(text)
         if known is None:
             found = features(facts.prompt, tools_text(facts.tools))
-            known = self._texts[text] = Read(features=found, scored=self._scorer.score(found))
+            known = self._texts[text] = Read(found, self._scorer)
             if len(self._texts) > _TEXTS_MAX:
                 self._texts.popitem(last=False)
         else:
@@ -132,7 +131,11 @@ class Navigator:
             return plan
         return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan, now)
 
-    def escalation(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> int | None:
+    def escalates(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> bool:
+        """Whether a doubtful answer of this attempt leads to another."""
+        return self._escalation(decided, attempts, place) is not None
+
+    def _escalation(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> int | None:
         """Where a doubtful answer of this attempt leads; None where its answer is taken as it comes. Streams are: what has
         begun cannot be taken back."""
         policy, request = decided.world.cascade, decided.request
@@ -156,7 +159,7 @@ class Navigator:
 
     def _directly(self, decided: Decided, plan: Plan, now: float) -> Plan:
         """The plan that begins above at once where small answers are doubted so often that it costs less."""
-        above = self.escalation(decided, plan.attempts, 0)
+        above = self._escalation(decided, plan.attempts, 0)
         if above is None:
             return plan
         verdict, prior = decided.verdict, decided.world.cascade.escalates

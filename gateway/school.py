@@ -104,7 +104,7 @@ class School:
         if decided.aim is None or entry.outcome != "completed" or decided.caller.key == SHADOW or not entry.final:
             return
         route = decided.route
-        if route.lowest == route.reference.tier or progress.attempt.deployment.name != entry.deployment:
+        if len(route.tiers) < 2:
             return
         key = (decided.caller.key, decided.session.id)
         recent = self._recent.get(key)
@@ -142,7 +142,7 @@ class School:
 
     def untrusted(self, group: Group) -> str:
         """Why a floor that was fitted is not trusted any more, "" while it is."""
-        return self._aims.drift.watched(group).why
+        return self._aims.drift.why(group)
 
     def gauges(self) -> Iterator[Gauge]:
         """What is read when metrics are scraped."""

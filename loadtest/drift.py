@@ -24,6 +24,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from matplotlib.figure import Figure
 
 from gateway.app import App
 from gateway.config.load import parse
@@ -216,8 +217,6 @@ async def _ask(http: aiohttp.ClientSession, models: Models, kind: str, name: str
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Three rows, one for each kind of work: the share on the small model, and what was kept of the frontier's quality."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     figure = Figure(figsize=(10, 8), layout="constrained")
     every = figure.subplots(len(KINDS), 1, sharex=True)
     for axes, kind in zip(every, KINDS, strict=True):

@@ -21,12 +21,6 @@ def charge(sheet: PriceSheet, usage: Usage) -> int:
     return divide_half_even(scaled, TOKENS_PER_MTOK)
 
 
-def expected(sheet: PriceSheet, input_tokens: int, output_tokens: int) -> int:
-    """What plans compare, in nUSD rounded down: nothing cached, no reasoning."""
-    rates = sheet.rates(input_tokens)
-    return (input_tokens * rates.input + output_tokens * rates.output) // TOKENS_PER_MTOK
-
-
 def worst_case(sheet: PriceSheet, input_tokens_max: int, output_tokens_max: int, *, long_cache: bool = False) -> int:
     """The most that a request can cost in nUSD: every input token at the dearest kind, no cache hit, all output.
 

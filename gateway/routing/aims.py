@@ -1,7 +1,7 @@
 """The lowest tier that will do for a request, and on what grounds. A book, because shares and drift have a memory.
 
-In order: a share that is to be held; a quality floor, where labels carry it and nothing has drifted since; the
-fallback that the floor states; the ceilings of the file. A role's bounds come last and always hold.
+In order: a role that leaves one tier only; a share that is to be held; a quality floor, where labels carry it and nothing
+has drifted since; the fallback that the floor states; the ceilings of the file. A role's bounds hold whatever comes of that.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Aims:
         """The aim of one request of an auto route; books it where a share is held. `opens`: it is its session's first;
         `now` in seconds since the epoch."""
         asked = world.quality.of(verdict.task_type)
-        tiers = sorted({candidate.tier for candidate in route.candidates})
+        tiers = route.tiers
         bound = _bound(role, tiers) if role is not None else None
         if bound is not None:
             found = bound
@@ -91,7 +91,7 @@ class Aims:
             and asked.keep is not None
             and fitted.keep >= asked.keep
             and fitted.confidence >= asked.confidence
-            and not self.drift.watched(group).why
+            and not self.drift.why(group)
         )
 
     def _floored(

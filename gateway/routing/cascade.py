@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from ..values.catalog import Tier
 from ..values.plan import Attempt
 
 # Worth so many answers that were looked at.
@@ -10,6 +11,7 @@ _PRIOR_WEIGHT = 10.0
 # Complexity is told apart in so many bands.
 _BANDS = 5
 _GROUPS_MAX = 2_000
+# Answers after which old ones count half.
 _HALVED_AT = 200.0
 # Of the requests that go above at once one in so many begins with the small tier all the same.
 _LOOKED_AGAIN = 20
@@ -20,12 +22,10 @@ class CascadeBook:
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[str, int], list[float]] = OrderedDict()
-        self.looked = self.escalated = self._passed_over = 0
+        self._passed_over = 0
 
     def seen(self, task_type: str, complexity: float, *, doubtful: bool) -> None:
         """A small answer was looked at."""
-        self.looked += 1
-        self.escalated += doubtful
         counts = self._groups.setdefault(_group(task_type, complexity), [0.0, 0.0])
         counts[0] += 1
         counts[1] += doubtful
@@ -62,3 +62,8 @@ def next_above(attempts: Sequence[Attempt], place: int) -> int | None:
     tier = attempts[place].deployment.tier
     higher = [at for at in range(place + 1, len(attempts)) if attempts[at].deployment.tier > tier]
     return min(higher, key=lambda at: (attempts[at].deployment.tier, at), default=None)
+
+
+def beyond(attempts: Sequence[Attempt], tier: Tier) -> list[Attempt]:
+    """The attempts that are more capable than a tier, the nearest first."""
+    return sorted([one for one in attempts if one.deployment.tier > tier], key=lambda one: one.deployment.tier)

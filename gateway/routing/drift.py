@@ -1,8 +1,8 @@
 """Drift: whether what is served now is still what the floor was fitted on. A book.
 
-Two watches. Quality: every fresh label bets against "the floor holds" (an e-detector: Shin, Ramdas, Rinaldo, 2022); it
-alarms when the wealth reaches `1 / false alarms`, so on a floor that holds it is wrong once in that many labels on
-average at most. Mix: the scores of live requests against those of the labels, by the population stability index.
+Two watches. Quality: every fresh label bets against "the floor holds" (an e-detector: Shin, Ramdas, Rinaldo, 2022); the
+alarm goes at a wealth of so many labels, and on a floor that holds not before so many on average. Mix: the scores of live
+requests against those of the labels, by the population stability index.
 """
 
 import math
@@ -10,12 +10,11 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from ..values.base import Value
 from ..values.quality import Group
 from .floor import Label, excess
 
-# Mean number of labels between false alarms is at least this.
-_LABELS_BETWEEN_FALSE_ALARMS = 2_000
+# The wealth of the alarm, and the least mean number of labels between false ones.
+_ALARM_AT = 2_000.0
 # Bets that are mixed: small ones find slow losses, large ones find collapses.
 _BETS = (0.05, 0.15, 0.4)
 # Live scores that are compared, and how many it takes to compare them.
@@ -26,18 +25,6 @@ _LOOKS_EVERY = 20
 # index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
 PSI_MAX = 0.25
 _GROUPS_MAX = 1_000
-
-
-class Watched(Value, frozen=True, kw_only=True):
-    """How a group stands: `wealth` against the floor (alarm at `alarm_at`), the stability index of its scores (None
-    before there are enough), and why it is no longer trusted, "" while it is."""
-
-    wealth: float = 1.0
-    psi: float | None = None
-    why: str = ""
-
-
-ALARM_AT = float(_LABELS_BETWEEN_FALSE_ALARMS)
 
 
 class _Group:
@@ -54,7 +41,7 @@ class _Group:
 
 
 class DriftBook:
-    """Groups (organisation, task type, tier) with a fitted floor; bounded. What is not trusted stays so until its floor
+    """Groups with a fitted floor; bounded. What is not trusted stays so until its floor
     is fitted anew."""
 
     def __init__(self) -> None:
@@ -85,7 +72,7 @@ class DriftBook:
         lost = excess(label, ceiling, keep)
         # Never below one: the alarm is about now, and what went well long ago is no credit.
         state.wealths = [max(1.0, wealth) * (1 + bet * lost) for wealth, bet in zip(state.wealths, _BETS, strict=True)]
-        if sum(state.wealths) / len(_BETS) < ALARM_AT:
+        if _wealth(state) < _ALARM_AT:
             return False
         state.why, state.drifted_at = "quality", now
         return True
@@ -110,17 +97,19 @@ class DriftBook:
         found, self._mixed = self._mixed, []
         return found
 
-    def watched(self, group: Group) -> Watched:
-        """How a group stands."""
+    def why(self, group: Group) -> str:
+        """Why a group is no longer trusted: "quality", "mix", "" while it is."""
         state = self._groups.get(group)
-        if state is None:
-            return Watched()
-        psi = _index(state) if len(state.scores) >= _WINDOW_MIN and state.shares else None
-        return Watched(wealth=sum(state.wealths) / len(_BETS), psi=psi, why=state.why)
+        return state.why if state is not None else ""
 
-    def groups(self) -> list[Group]:
-        """All groups, for the metrics."""
-        return list(self._groups)
+    def wealth(self, group: Group) -> float:
+        """What the bets against its floor have come to; 1 where there is none."""
+        state = self._groups.get(group)
+        return _wealth(state) if state is not None else 1.0
+
+
+def _wealth(state: _Group) -> float:
+    return sum(state.wealths) / len(_BETS)
 
 
 def _index(state: _Group) -> float:

@@ -4,14 +4,13 @@ kinds of work have learnt to look like.
 
 import math
 
-from ..values.base import Value
 from ..values.plan import Facts, Features, Verdict
 from ..values.quality import Role
 from ..values.world import World
 from .classifiers import learned, transparent
 from .classifiers.learned import own_log_odds
 from .classifiers.task_type import TaskTypes, matched, name_of
-from .scorer import Scored, Scorer
+from .scorer import Scorer
 
 # Complexity is told to four decimals, and never as certain.
 _MOST = 0.9999
@@ -24,11 +23,22 @@ def complexity_of(log_odds: float) -> float:
     return min(_MOST, max(1 - _MOST, round(1 / (1 + math.exp(-log_odds)), 4)))
 
 
-class Read(Value, frozen=True, kw_only=True):
-    """What the scorer has read of a prompt: its words and numbers, and what it says of them."""
+class Read:
+    """What a scorer has read of a prompt: its words and numbers, and what it says of them."""
 
-    features: Features
-    scored: Scored
+    __slots__ = ("_placed", "features", "scored", "scorer")
+
+    def __init__(self, features: Features, scorer: Scorer) -> None:
+        self.features, self.scorer = features, scorer
+        self.scored = scorer.score(features)
+        self._placed: tuple[float, ...] | None = None
+
+    @property
+    def placed(self) -> tuple[float, ...]:
+        """Its numbers as deviations from what is usual; worked out when somebody first asks."""
+        if self._placed is None:
+            self._placed = self.scorer.placed(self.features.dense)
+        return self._placed
 
 
 def opinion(
@@ -40,22 +50,21 @@ def opinion(
     declared: str | None = None,
     role: Role | None = None,
     read: Read | None = None,
-    scorer: Scorer | None = None,
     pair: tuple[str, str] = ("", ""),
 ) -> Verdict:
     """Complexity and task type of a request. `declared` is the caller's own task type; `read` is what the scorer says of
     it, None where it was not asked; `pair` are the models of its route's lowest and highest tier."""
     task, confidence = matched(facts, world.task_types, declared)
-    if read is None or scorer is None:
+    if read is None:
         base, moves = transparent.log_odds(facts)
     else:
-        dense = read.features.dense
         if len(world.task_types) > 1:
-            task, confidence = kinds.of(task, confidence, world.task_types, org, lambda: scorer.placed(dense), declared)
-        fitted = world.learnt.fitted.get((org, name_of(task), *pair)) if world.learnt.scorer == scorer.name else None
+            task, confidence = kinds.of(task, confidence, world.task_types, org, lambda: read.placed, declared)
+        of_scorer = world.learnt.scorer == read.scorer.name
+        fitted = world.learnt.fitted.get((org, name_of(task), *pair)) if of_scorer else None
         own = None
         if fitted is not None and fitted.head is not None:
-            placed = scorer.placed(dense) if fitted.head.numbers else ()
+            placed = read.placed if fitted.head.numbers else ()
             own = own_log_odds(fitted.head, read.scored.gain, placed, read.features.words)
         base, moves = learned.log_odds(facts, read.scored, own)
     if task is not None and task.complexity_shift:
@@ -73,7 +82,7 @@ def opinion(
         confidence=round(confidence, 3),
         reason=",".join(named) or "plain",
         role=role.name if role is not None else "",
-        scorer=scorer.name if read is not None and scorer is not None else "",
+        scorer=read.scorer.name if read is not None else "",
         features=read.features if read is not None else None,
         moved=moved,
         untaught=complexity_of(base + moved),

@@ -32,9 +32,9 @@ from .rules.candidate import Candidate
 # Bytes / 4 is within this factor on prose, code and tool output (docs/methodology.md).
 _ESTIMATE_ERROR = 1.5
 _MICROGRAMS_PER_KG = 1_000_000_000
-# Candidates of a tier whose totals differ by less are the same to an operator: the less busy one is taken.
+# Candidates of a tier whose totals differ by a smaller share (a judgement) are the same to an operator: the less busy one is taken.
 _SAME_COST = 0.02
-# Of an answer after its first byte, per token, where only the first byte's wait is known (50 tokens a second).
+# Of an answer after its first byte, ms per token, where only the first byte's wait is known: a judgement, 50 tokens a second.
 _TOKEN_MS = 20.0
 
 
@@ -84,12 +84,10 @@ def decide(route: Route, request: Request, facts: Facts, situation: Situation) -
             ),
             struck=struck,
         )
-    return Plan(attempts=_aimed(eligible, route, facts, situation, situation.aim), struck=struck)
+    return Plan(attempts=_aimed(eligible, facts, situation, situation.aim), struck=struck)
 
 
-def _aimed(
-    eligible: Sequence[Candidate], route: Route, facts: Facts, situation: Situation, aim: Aim
-) -> tuple[Attempt, ...]:
+def _aimed(eligible: Sequence[Candidate], facts: Facts, situation: Situation, aim: Aim) -> tuple[Attempt, ...]:
     """The order of an auto route, and why each stands where it does."""
     totals = [
         total * (1 + ABOVE_MARGIN) if one.deployment.tier > aim.tier else total

@@ -180,8 +180,8 @@ class Route:
     """A public model name and its candidate deployments. `auto` routes pick the tier by complexity.
 
     `reference` is the most capable candidate (what an all-frontier policy would have called), `roomiest_tokens` the
-    longest context that any candidate takes, `lowest` the lowest tier; `pair` names the models of the lowest and of the
-    highest.
+    longest context that any candidate takes, `tiers` are those of its candidates, ascending; `pair` names the models
+    of the lowest and of the highest.
     """
 
     name: str
@@ -190,13 +190,18 @@ class Route:
     reference: Deployment
     roomiest_tokens: int
 
-    lowest: Tier = field(init=False)
+    tiers: tuple[Tier, ...] = field(init=False)
     pair: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        tiers = [candidate.tier for candidate in self.candidates]
-        object.__setattr__(self, "lowest", min(tiers))
-        object.__setattr__(self, "pair", (self._models(min(tiers)), self._models(max(tiers))))
+        tiers = tuple(sorted({candidate.tier for candidate in self.candidates}))
+        object.__setattr__(self, "tiers", tiers)
+        object.__setattr__(self, "pair", (self._models(tiers[0]), self._models(tiers[-1])))
+
+    @property
+    def lowest(self) -> Tier:
+        """The lowest tier of its candidates."""
+        return self.tiers[0]
 
     def _models(self, tier: Tier) -> str:
         return "+".join(sorted({candidate.model for candidate in self.candidates if candidate.tier == tier}))

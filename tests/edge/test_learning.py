@@ -10,14 +10,17 @@ import pytest
 from msgspec import structs
 
 from gateway.cli.main import main
+from gateway.config.load import parse
 from gateway.feeds import scorer_weights
 from gateway.learning import fit
 from gateway.routing.classifiers.learned import own_log_odds
 from gateway.routing.features import features
+from gateway.routing.floor import Label
 from gateway.routing.opinion import complexity_of
 from gateway.stores.labels import KeptLabel, SqliteLabels, read_learnt, write_learnt
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.quality import Learnt, Quality, QualityPolicy
+from tests.worlds import BASE, ENV
 
 SHADOWED = "quality: {keep: 0.9}\nlearning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
 # Both models, and the judge that is shown their answers, say what the prompt orders.
@@ -132,8 +135,6 @@ async def test_what_was_fitted_is_published_and_drift_takes_it_back(house, tmp_p
             assert 'penstock_aims{basis="floor",task_type="summary"}' in text
         group = GROUP
         drift = it.app.school._aims.drift
-        from gateway.routing.floor import Label  # noqa: PLC0415
-
         while not drift.labelled(group, Label(score=0.0, small=0.0, large=1.0), 1.0, 0.9, now=time.time()):
             pass
         async with it.post(task, messages=asked("Summarize note 7.")) as fallen:
@@ -143,8 +144,6 @@ async def test_what_was_fitted_is_published_and_drift_takes_it_back(house, tmp_p
 
 
 def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, capsys):
-    from tests.worlds import BASE, ENV  # noqa: PLC0415
-
     config = tmp_path / "routing.yaml"
     config.write_text(BASE.format(more="quality: {keep: 0.9}", small="", near="http://a/v1", far="http://b/v1"))
     data = tmp_path / "data"
@@ -413,9 +412,6 @@ async def test_shadows_refuse_no_caller_and_teach_nothing_about_sessions(house):
 async def test_what_was_doubted_is_never_followed_by_less(house):
     medium = "  medium: {provider: near, model: sim-small, tier: medium, price: {input: 0.5, output: 4}, output_tokens: 4000}\nroutes:\n"
     order = {"text": "I'm sorry, but I cannot help with that.", "fault": "status:500", "at": "sim-frontier"}
-    from gateway.config.load import parse  # noqa: PLC0415
-    from tests.worlds import BASE, ENV  # noqa: PLC0415
-
     async with house() as it:
         text = BASE.format(
             more=CASCADE + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}",

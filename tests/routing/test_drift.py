@@ -39,7 +39,7 @@ def test_requests_unlike_the_labels_are_found():
     book, chance = fitted(), random.Random(1)
     assert not any(book.served(GROUP, chance.random(), now=1.0) for _ in range(3000))
     assert any(book.served(GROUP, 0.8 + 0.2 * chance.random(), now=2.0) for _ in range(1500))
-    assert book.watched(GROUP).why == "mix"
+    assert book.why(GROUP) == "mix"
     assert book.alarms() == [GROUP]
     assert book.alarms() == []
 
@@ -48,20 +48,20 @@ def test_trust_comes_back_with_a_fit_that_knows_of_the_drift():
     book = fitted()
     for number in range(300):
         book.labelled(GROUP, Label(score=0.1, small=0.0, large=1.0), ceiling=0.5, keep=0.95, now=100.0 + number)
-    assert book.watched(GROUP).why == "quality"
+    assert book.why(GROUP) == "quality"
     book.fitted(GROUP, EDGES, SHARES, at=50.0)
-    assert book.watched(GROUP).why == "quality"
+    assert book.why(GROUP) == "quality"
     book.fitted(GROUP, EDGES, SHARES, at=1000.0)
-    assert book.watched(GROUP).why == ""
+    assert book.why(GROUP) == ""
 
 
 def test_evidence_outlives_a_fit():
     book = fitted()
     for _ in range(6):
         book.labelled(GROUP, Label(score=0.1, small=0.0, large=1.0), ceiling=0.5, keep=0.95, now=1.0)
-    before = book.watched(GROUP).wealth
+    before = book.wealth(GROUP)
     book.fitted(GROUP, EDGES, SHARES, at=2.0)
-    assert book.watched(GROUP).wealth == before > 1
+    assert book.wealth(GROUP) == before > 1
 
 
 def test_the_stability_index_of_even_counts_is_nothing():

@@ -148,8 +148,8 @@ def steps_of(recording: Recording, world: World, scorer: Scorer) -> list[Step]:
         facts = facts_of(chat.parse(recording.body(place)))
         if read is None or read[0] != (facts.prompt, facts.tools):
             weighed = features(facts.prompt, tools_text(facts.tools))
-            read = (facts.prompt, facts.tools), Read(features=weighed, scored=scorer.score(weighed))
-        verdict = opinion(facts, world, "default", kinds, read=read[1], scorer=scorer)
+            read = (facts.prompt, facts.tools), Read(weighed, scorer)
+        verdict = opinion(facts, world, "default", kinds, read=read[1])
         aim = aims.aim(route, verdict, "default", world)
         found.append(
             Step(

@@ -1,7 +1,8 @@
 """What kind of work a request is: what the caller says, else what the configuration recognises, else what the kinds
 look like. A book: the last of these is learnt from the first two.
 
-The learnt part compares a prompt's place in the scorer's space with the mean place of each kind, by cosine. What is near to none, or as near to two, is `other`.
+The learnt part compares a prompt's numbers, as the scorer places them, with the mean of each kind, by cosine. What is near to
+none, or as near to two, is `other`.
 """
 
 import math
@@ -15,8 +16,8 @@ from ...values.quality import OTHER
 
 # Confidence in a task type: said by the caller, by the tools that are offered.
 _BY_CALLER, _BY_TOOLS = 1.0, 0.9
-# How sharply a difference of cosines tells two kinds apart, and how sure one has to be: with eight kinds as near as each
-# other each gets an eighth.
+# How sharply a difference of cosines tells two kinds apart, and how sure one has to be, both by hand: with eight kinds as
+# near as each other each gets an eighth.
 _SHARPNESS, _SURE = 12.0, 0.5
 # Prompts of a kind that have to be seen before what they look like counts.
 _SEEN_MIN = 20
