@@ -4,22 +4,21 @@
 `_demo` (a few-shot turn, not live), `_chars` (length before a long text was cut), `_gap` (seconds before the request).
 """
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 import orjson
+
+from ..feeds import json_lines
 
 Message = dict[str, Any]
 
 # The labels that are counted; any other, and none at all, is "unknown" and never a negative.
 LABELS = ("healthy", "completed", "loop")
-_SUFFIXES = (".jsonl", ".jsonl.gz")
 # Recordings carry no times: the gap between two requests of an agent that is busy.
 GAP_SECONDS = 5.0
 
@@ -85,32 +84,7 @@ def load(paths: Iterable[Path]) -> Iterator[Recording]:
 
     Raises ValueError with file and line for what is no session, and for what is no data.
     """
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
-            if not files:
-                raise ValueError(f"{path}: no .jsonl or .jsonl.gz files in this folder")
-        for file in files:
-            yield from _read(file)
-
-
-def _read(file: Path) -> Iterator[Recording]:
-    number = 0
-    try:
-        with _opened(file) as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    yield _recording(line, file)
-    except (msgspec.MsgspecError, UnicodeDecodeError, _NoSession) as error:
-        raise ValueError(f"{file}:{number}: not a session: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error
-
-
-def _opened(file: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(file, "rb")) if file.suffix == ".gz" else file.open("rb")
+    yield from json_lines.read(paths, _recording, "a session", (msgspec.MsgspecError, UnicodeDecodeError, _NoSession))
 
 
 class _NoSession(Exception):

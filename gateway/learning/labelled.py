@@ -1,14 +1,12 @@
 """Labelled prompts: JSON Lines (gz or not) -> Labelled. One line is one prompt and what two models made of it."""
 
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
 
 import msgspec
 
-_SUFFIXES = (".jsonl", ".jsonl.gz")
+from ..feeds import json_lines
+
 # LLMRouter's eight small sets count as one source, as in the figures that others have published on them.
 _ONE_SOURCE = "llmrouter"
 # What all sources together are called.
@@ -69,6 +67,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LINES = msgspec.json.Decoder(Labelled)
+_MISTAKES = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 def load(paths: Iterable[Path]) -> Sequence[Labelled]:
@@ -76,13 +75,7 @@ def load(paths: Iterable[Path]) -> Sequence[Labelled]:
 
     Raises ValueError with file and line for what is no labelled prompt, and for no data at all.
     """
-    rows: list[Labelled] = []
-    for path in paths:
-        files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES)) if path.is_dir() else [path]
-        if not files:
-            raise ValueError(f"{path}: no .jsonl or .jsonl.gz files in this folder")
-        for file in files:
-            rows.extend(_read(file))
+    rows = list(json_lines.read(paths, lambda line, _: _LINES.decode(line), "a labelled prompt", _MISTAKES))
     if not rows:
         raise ValueError("no labelled prompt in the data")
     return rows
@@ -106,17 +99,3 @@ def parted(rows: Iterable[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
         scored += tested or mine
         taught += [row for row in mine if row.split == "train"] if tested else []
     return scored, taught
-
-
-def _read(file: Path) -> Iterator[Labelled]:
-    number = 0
-    try:
-        with cast(IO[bytes], gzip.open(file, "rb")) if file.suffix == ".gz" else file.open("rb") as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    yield _LINES.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{file}:{number}: not a labelled prompt: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error

@@ -1,0 +1,49 @@
+"""JSON Lines, gz or not, of files and of folders: one value a line, every mistake with its file and line."""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, TypeVar, cast
+
+T = TypeVar("T")
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+def read(
+    paths: Iterable[Path], parse: Callable[[bytes, Path], T], what: str, mistakes: tuple[type[Exception], ...]
+) -> Iterator[T]:
+    """What `parse` makes of each line of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
+
+    Raises ValueError with file and line for what is no such line (`what` names it, `mistakes` are what `parse` raises then),
+    and for what cannot be read.
+    """
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
+            if not files:
+                raise ValueError(f"{path}: no .jsonl or .jsonl.gz files in this folder")
+        for file in files:
+            yield from _lines(file, parse, what, mistakes)
+
+
+def _lines(
+    file: Path, parse: Callable[[bytes, Path], T], what: str, mistakes: tuple[type[Exception], ...]
+) -> Iterator[T]:
+    number = 0
+    try:
+        with _opened(file) as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    yield parse(line, file)
+    except mistakes as error:
+        raise ValueError(f"{file}:{number}: not {what}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(file, "rb")) if file.suffix == ".gz" else file.open("rb")
