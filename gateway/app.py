@@ -105,8 +105,9 @@ class App:
         self._draining = False
         self._runners: list[web.ServerRunner] = []
         self._supervisor = Supervisor()
-        url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
-        self._treasury = Treasury(lambda: self._world, settings.data, url, self._supervisor, self._clock.now)
+        url = settings.redis_url
+        redis = (url.get_secret_value(), settings.redis_timeout_seconds) if url is not None else None
+        self._treasury = Treasury(lambda: self._world, settings.data, redis, self._supervisor, self._clock.now)
         self.school = School(
             lambda: self._world,
             settings.data,

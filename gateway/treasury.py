@@ -84,19 +84,20 @@ class LocalBudgets:
 
 
 class Treasury:
-    """Budgets, their notices, the desk. `world` is asked for the current one."""
+    """Budgets, their notices, the desk. `world` is asked for the current one; `redis` is where the shared store is, and how
+    many seconds it may take to answer."""
 
     def __init__(
         self,
         world: Callable[[], World],
         folder: Path,
-        redis_url: str | None,
+        redis: tuple[str, float] | None,
         supervisor: Supervisor,
         now: Callable[[], float],
     ) -> None:
         self._world = world
         self._folder = folder
-        self._redis_url = redis_url
+        self._redis = redis
         self._supervisor = supervisor
         self._now = now
         self.book = BudgetBook()
@@ -122,14 +123,14 @@ class Treasury:
             self._webhook = Webhook(world.webhook.url, world.webhook.secret)
             self._supervisor.start("webhook", self._webhook.run(), lambda error: log.error("no webhooks: %s", error))
         spent = restored(world, ledger, now=now)
-        if self._redis_url is None:
+        if self._redis is None:
             for line, amount, at in spent:
                 self.book.restore(line, amount, at=at)
             for _, line, grant in self._granted():
                 self.book.grant(line, grant)
             self.budgets = LocalBudgets(self.book, self._notices.crossed)
         else:
-            self.budgets = self.shared = self._on_redis(self._redis_url)
+            self.budgets = self.shared = self._on_redis(*self._redis)
             for line, amount, at in spent:
                 self.shared.spent_before(tenant_of(world, scope_in(line.account)), line, amount, at=at)
             callers = [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
@@ -202,7 +203,7 @@ class Treasury:
             [([outcome], float(count)) for outcome, count in outcomes],
         )
 
-    def _on_redis(self, url: str) -> "RedisBudgets":
+    def _on_redis(self, url: str, patience: float) -> "RedisBudgets":
         # Lazy door: redis-py takes a third of the start-up time, and most gateways stand alone.
         from .stores.budgets_redis import RedisBudgets  # noqa: PLC0415
         from .stores.scripts import Cluster, OneNode  # noqa: PLC0415
@@ -210,7 +211,7 @@ class Treasury:
 
         clustered = url.startswith(("redis+cluster://", "rediss+cluster://"))
         plain = url.replace("+cluster", "", 1) if clustered else url
-        scripts = (Cluster if clustered else OneNode)(plain, self._supervisor.start)
+        scripts = (Cluster if clustered else OneNode)(plain, self._supervisor.start, timeout=patience)
         self.sessions = SharedSessions(scripts, self._supervisor.start, time.monotonic)
         replica = _replica(self._folder / "replica")
         return RedisBudgets(
@@ -220,6 +221,7 @@ class Treasury:
             notify=self._notices.crossed,
             recall=self._recall,
             grants=self._granted,
+            patience=patience,
         )
 
     def _granted(self) -> list[tuple[str, Line, Grant]]:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         None,
         description="redis:// (or redis+cluster://, hosts by commas) of budgets shared by replicas; unset: in this process",
     )
+    redis_timeout_seconds: float = Field(
+        0.05, gt=0, le=5, description="a shared store that needs longer for an answer is taken to be down"
+    )
     measure_self: bool = Field(False, description="measure the gateway's own energy with CodeCarbon")
     self_country: str = Field("USA", pattern="^[A-Z]{3}$", description="grid of the gateway's own machine, ISO alpha-3")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")

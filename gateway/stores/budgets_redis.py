@@ -22,7 +22,7 @@ from ..values.base import Value
 from ..values.budget import Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation
 from .asking import account_key, kept_seconds, key_of, own_totals, question, reservation_of, totals_name
 from .pots import Pots
-from .scripts import Scripts, Start, StoreDown, unforeseen
+from .scripts import TIMEOUT_SECONDS, Scripts, Start, StoreDown, unforeseen
 from .totals import Told, TotalsBook
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ _DELIVERED_AT_ONCE = 128
 QUARANTINE_SECONDS = 3
 # How often a window may end between asking and reserving before something is wrong with the clocks.
 _STALE_MAX = 3
-# What a call waits for its tenant's books to be entered, and a stop for what is left to be delivered.
-ENTER_SECONDS, _CLOSE_SECONDS = 0.05, 3.0
+# What a stop waits for what is left to be delivered.
+_CLOSE_SECONDS = 3.0
 # Holds of an earlier process that are closed in one step.
 _ADOPTED_AT_ONCE = 200
 # After so many misses in a row calls are decided without asking, but for one in so many seconds.
@@ -68,7 +68,8 @@ class RedisBudgets:
     """The exchange's Budgets on a shared store. `replica` names this process's ledger: the same after every restart.
 
     `notify` hears what was crossed, `start` runs a task behind the requests. `recall` asks the ledger what was spent on an
-    account that was not told of at the start: (line, amount, when); `grants` tells what operators granted.
+    account that was not told of at the start: (line, amount, when); `grants` tells what operators granted. A call waits
+    `patience` seconds at most for its tenant's books to be entered.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class RedisBudgets:
         recall: Callable[[str, float], Iterable[tuple[Line, int, float]]] = lambda account, now: (),
         grants: Callable[[], Iterable[tuple[str, Line, Grant]]] = lambda: (),
         quarantine: int = QUARANTINE_SECONDS,
+        patience: float = TIMEOUT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scripts = scripts
@@ -91,6 +93,7 @@ class RedisBudgets:
         self._grants = grants
         self._entering: dict[str, asyncio.Future[None]] = {}
         self._quarantine = quarantine
+        self._patience = patience
         self._monotonic = monotonic
         self._open: dict[str, _Open] = {}
         # By tenant: what one node does not take must not keep the others waiting.
@@ -207,7 +210,7 @@ class RedisBudgets:
             entered = self._entering[tenant] = asyncio.get_running_loop().create_future()
             self._start("budget-tenant", self._enter(tenant, entered, now), unforeseen)
         try:
-            async with asyncio.timeout(None if patient else ENTER_SECONDS):
+            async with asyncio.timeout(None if patient else self._patience):
                 await asyncio.shield(entered)
         except TimeoutError as error:
             raise StoreDown("entering takes longer than a call may wait") from error
