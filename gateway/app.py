@@ -15,6 +15,7 @@ from . import __version__
 from .config.settings import Settings
 from .edge import server
 from .edge.admin import Admin
+from .edge.fetch import Fetcher
 from .edge.litellm_adapter import LitellmDoor
 from .edge.supervisor import Supervisor
 from .edge.token_counter import TokenCounter
@@ -24,15 +25,19 @@ from .exporters import table
 from .exporters.prometheus import Metrics
 from .feeds import scorer_weights
 from .feeds.self_energy import SelfMeter
+from .observatory import Observatory
 from .providers.call import UpstreamCall
 from .relay import Answering
 from .roster import Roster
 from .routing.health import HealthBook
 from .school import School
+from .settlement import Decided, Progress
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
+from .stores.measured import SqliteMeasured
 from .treasury import Gauge, Treasury
+from .values.entry import LedgerEntry
 from .values.quality import Learnt
 from .values.world import World
 
@@ -83,6 +88,20 @@ class Doors:
         await self._litellm.close()
 
 
+class Learners:
+    """Who learns from calls: what was good about answers, what machines take."""
+
+    def __init__(self, school: School, observatory: Observatory) -> None:
+        self._school = school
+        self._observatory = observatory
+        self.dialled = observatory.dialled
+
+    def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
+        """Both, one after the other."""
+        self._school.served(decided, progress, entry)
+        self._observatory.served(decided, progress, entry)
+
+
 class App:
     """One gateway process: `start`, serve, `stop`. `reload` gives the world of the same configuration at a later time,
     when its prices have changed; `refit` fits what is learnt anew."""
@@ -123,6 +142,10 @@ class App:
             lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._chance.request_id,
             self.school.reported,
         )  # fmt: skip
+        self._fetcher = Fetcher()
+        self._observatory = Observatory(
+            lambda: self._world, self._observed, self._fetcher.get, self._clock.now, self._chance.jitter
+        )
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port
         self.admin_port = settings.admin_port
@@ -150,10 +173,11 @@ class App:
             clock=self._clock,
             chance=self._chance,
             outputs=self._treasury.outputs,
-            learner=self.school,
+            learner=Learners(self.school, self._observatory),
             scorer=scorer_weights.load(),
         )
         self.school.start(exchange, self._treasury.announce)
+        self._observatory.start(self._supervisor, SqliteMeasured(settings.data / "ledger.sqlite"))
         self._front = server.Front(
             exchange=exchange,
             world=lambda: self._world,
@@ -180,10 +204,12 @@ class App:
     async def stop(self) -> None:
         """Let streams end, settle, write the ledger, close."""
         self._draining = True
+        self._exchange.deferrer.release()
         for runner in self._runners:
             await runner.cleanup()
         await self._supervisor.stop()
         await self._upstream.close()
+        await self._fetcher.close()
         await self.school.write()
         await self._treasury.stop()
         if self._self_meter is not None:
@@ -229,8 +255,12 @@ class App:
         now, due = self._clock.now(), self._world.changes_at
         if self._reload is not None and due is not None and now >= due:
             fresh, learnt = await asyncio.to_thread(self._reload, now), self._world.learnt
-            self._world = replace(fresh, learnt=learnt)
+            self._world = replace(self._observatory.informed(fresh), learnt=learnt)
             log.info("prices have changed; the configuration is now %s", self._world.generation)
+
+    def _observed(self, world: World) -> None:
+        """Publish what is known of grids and machines; open calls keep what they began with."""
+        self._world = world
 
     def _learnt(self, learnt: Learnt) -> None:
         """Publish what own traffic has taught; open calls keep what they began with."""
@@ -270,6 +300,9 @@ class App:
         yield from self._treasury.gauges()
         yield from self._roster.gauges()
         yield from self.school.gauges()
+        yield from self._observatory.gauges()
+        if hasattr(self, "_exchange"):
+            yield from self._exchange.deferrer.gauges()
         yield (
             "penstock_requests_repelled",
             "Requests of stopped sessions that were answered from memory, since the start.",

@@ -13,6 +13,7 @@ from . import settlement, story
 from .accounting.expectation import OutputBook
 from .calling import call_of
 from .crossing import Carrier
+from .deferring import Deferrer
 from .errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
 from .holding import Budgets, Clock, Held, Holder
 from .navigator import Navigator
@@ -64,13 +65,17 @@ class Counter(Protocol):
 
 
 class Learner(Protocol):
-    """Who learns from calls that have ended; waits for nobody."""
+    """Who learns from calls, when they are dialled and when they have ended; waits for nobody."""
 
+    def dialled(self, decided: Decided, progress: Progress) -> None: ...
     def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None: ...
 
 
 class _Nobody:
     """Learns nothing."""
+
+    def dialled(self, decided: Decided, progress: Progress) -> None:
+        """Forgotten."""
 
     def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
         """Forgotten."""
@@ -122,6 +127,7 @@ class Exchange:
         self._reception = Reception(sessions, news, clock, chance.request_id)
         self._health = health
         self.navigator = Navigator(health, outputs, chance.jitter, scorer)
+        self.deferrer = Deferrer(world, clock, self.navigator)
         self._learner = learner or _Nobody()
         self._relay = Relay(health)
         self._upstream = upstream
@@ -150,6 +156,8 @@ class Exchange:
         if planning.close_to_a_limit(decided.facts, decided.route):
             decided = await self._counted(decided)
         plan = self._plan(decided)
+        if isinstance(plan, Plan) and decided.deferral is not None:
+            decided, plan = await self._deferred(decided, plan)
         if isinstance(plan, Refusal):
             return self._refuse(decided, plan, attempts=0)
         return await self._run(decided, plan, hints, reply)
@@ -200,6 +208,7 @@ class Exchange:
             tip=arrived.tip,
             aim=self.navigator.aimed(arrived, verdict, role),
             deadline_ms=arrived.hints.deadline_ms,
+            deferral=self.navigator.deferral(world, verdict.task_type, arrived.hints.defer_seconds),
             note=taken_note(session) if request.dialect in CONVERSATIONS else "",
         )
         if standing.due:
@@ -231,6 +240,16 @@ class Exchange:
     def _plan(self, decided: Decided) -> Plan | Refusal:
         beyond = caps.beyond(decided.world.caps_of(decided.caller.key), decided.session, now=decided.at)
         return beyond if beyond is not None else self.navigator.planned(decided, now=self._clock.monotonic())
+
+    async def _deferred(self, decided: Decided, plan: Plan) -> tuple[Decided, Plan | Refusal]:
+        """Wait for a greener hour, where one lies before the deadline. Who hangs up meanwhile has an entry, too."""
+        found = None
+        try:
+            found = await self.deferrer.waited(decided, plan, self._plan)
+        finally:
+            if found is None:
+                self._ledger.record(settlement.entry_of_end(decided, attempts=0, now=self._clock.monotonic()))
+        return found
 
     async def _repel(self, arrived: Arrived, reply: Reply) -> Answer:
         """Asked once more after its stop: answered from memory, at next to no cost."""
@@ -378,6 +397,7 @@ class Exchange:
             progress.dialled = True
             dialled = self._clock.monotonic()
             self.navigator.loads.began(deployment.name)
+            self._learner.dialled(decided, progress)
             progress.probe = self._health.dialled(deployment.name, now=self._clock.monotonic())
             answering = await self._upstream.dial(call)
             now = progress.first_byte = self._clock.monotonic()

@@ -23,8 +23,10 @@ from .routing.verifier import doubts
 from .settlement import Decided, Progress
 from .values.catalog import Tier
 from .values.entry import LedgerEntry
+from .values.green import Deferral
 from .values.plan import Attempt, Facts, Plan, Refusal, Verdict
 from .values.quality import SHADOW, Role
+from .values.world import World
 from .wire.asked import asked
 
 # Deployments of one session whose caches are remembered.
@@ -51,6 +53,8 @@ class Navigator:
         self._roles = RoleBook()
         self._jitter = jitter
         self.cascades = CascadeBook()
+        # What was first last time, by route, task type and tier: where the greener goes first it is compared with that.
+        self._chosen: dict[tuple[str, str, Tier | None], str] = {}
 
     def judged(self, arrived: Arrived, facts: Facts) -> tuple[Verdict, Role | None]:
         """What kind of work this is, how hard it looks, and which part its agent plays."""
@@ -115,8 +119,12 @@ class Navigator:
         def load(name: str) -> Load:
             return self.loads.load(name, facts.input_tokens, now=now)
 
+        green = world.green.of(task_type)
+        kind = decided.route.name, task_type, decided.aim.tier if decided.aim is not None else None
         situation = Situation(
-            policy=world.policy,
+            green=green,
+            chosen=self._chosen.get(kind, ""),
+            deferrable=decided.deferral is not None,
             standing=lambda name: self._health.standing(name, now=now),
             carrier=decided.carrier,
             aim=decided.aim,
@@ -129,7 +137,26 @@ class Navigator:
         plan = planning.decide(decided.route, decided.request, facts, situation)
         if isinstance(plan, Refusal):
             return plan
+        if green.moves:
+            # As many as there are routes, task types and tiers.
+            self._chosen[kind] = plan.attempts[0].deployment.name
         return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan, now)
+
+    def deferral(self, world: World, task_type: str, asked_seconds: float | None) -> Deferral | None:
+        """How long a request may wait: as it asks itself (0: not at all), else as its kind of work may."""
+        rule = world.green.of(task_type).deferral
+        if asked_seconds is None:
+            return rule
+        if not asked_seconds:
+            return None
+        return Deferral(seconds=asked_seconds, gain_min=rule.gain_min) if rule else Deferral(seconds=asked_seconds)
+
+    def expected_seconds(self, decided: Decided, attempt: Attempt) -> float:
+        """How long such a call usually takes."""
+        usual = self._outputs.usual(decided.verdict.task_type, attempt.deployment.model) * decided.request.choices
+        # The first byte's wait of a deployment that was not called yet is not known: the call's own timeout bounds it.
+        load = self.loads.load(attempt.deployment.name, decided.facts.input_tokens, now=0.0)
+        return (load.wait_ms + min(usual, attempt.output_tokens_max) * planning.TOKEN_MS) / 1000
 
     def escalates(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> bool:
         """Whether a doubtful answer of this attempt leads to another."""

@@ -6,7 +6,13 @@ import msgspec
 from msgspec import structs
 
 from .accounting import estimate, pricing
-from .carbon.footprint import UNKNOWN, carbon_micrograms_held, energy_millijoules_mid, footprint
+from .carbon.footprint import (
+    UNKNOWN,
+    carbon_micrograms_at,
+    carbon_micrograms_held,
+    energy_millijoules_mid,
+    footprint,
+)
 from .crossing import Carrier
 from .crossing.carried import Back
 from .providers import PROVIDERS
@@ -15,8 +21,9 @@ from .sessions.identity import Session
 from .sessions.ladder import Standing
 from .values.base import Value
 from .values.budget import Amounts, Reservation
-from .values.catalog import Deployment, Footprint, Route
+from .values.catalog import UNKNOWN_METHOD, Deployment, Footprint, Route
 from .values.entry import Hold, LedgerEntry
+from .values.green import Deferral
 from .values.plan import Attempt, Facts, Refusal, Verdict
 from .values.request import Caller, Request
 from .values.usage import NO_USAGE, Usage
@@ -35,10 +42,19 @@ class Watching(Protocol):
     async def covers(self, output_tokens: int) -> bool: ...
 
 
+class Waited(Value, frozen=True, kw_only=True):
+    """A request that waited for a greener hour: how long, and the intensity (gCO2e/kWh) that it would have been served at
+    had it not."""
+
+    seconds: float
+    grams_per_kwh: float
+
+
 class Decided(Value, frozen=True, kw_only=True):
     """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds;
     `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see.
-    `aim` is None where the route leaves no choice; the answer is wanted within `deadline_ms` of the request."""
+    `aim` is None where the route leaves no choice; the answer is wanted within `deadline_ms` of the request. `deferral` says
+    how long it may wait for a greener hour (None: not at all), `waited` how long it did (None: it did not)."""
 
     request_id: str
     at: float
@@ -57,6 +73,8 @@ class Decided(Value, frozen=True, kw_only=True):
     note: str = ""
     aim: Aim | None = None
     deadline_ms: float | None = None
+    deferral: Deferral | None = None
+    waited: Waited | None = None
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -275,9 +293,9 @@ def _entry(
     """One straight table from what is known to the ledger's columns."""
     charge, priced = charged
     took = _footprint(deployment, usage)
-    reference_charge, reference_energy = charge, took.energy_millijoules.mid
+    reference = charge, took.energy_millijoules.mid, took.carbon_micrograms.mid
     if deployment is not None and decided.route.reference is not deployment:
-        reference_charge, reference_energy = _reference(decided.route.reference, usage, charge, reference_energy)
+        reference = _reference(decided.route.reference, usage, *reference)
     return LedgerEntry(
         id=f"{decided.request_id}.{number}",
         at_ms=int(decided.at * 1000),
@@ -309,15 +327,15 @@ def _entry(
         priced=int(priced),
         charge_nusd=charge,
         hold_nusd=hold_nusd,
-        reference_nusd=reference_charge,
+        reference_nusd=reference[0],
         energy_mj_low=took.energy_millijoules.low,
         energy_mj_mid=took.energy_millijoules.mid,
         energy_mj_high=took.energy_millijoules.high,
         carbon_ug_low=took.carbon_micrograms.low,
         carbon_ug_mid=took.carbon_micrograms.mid,
         carbon_ug_high=took.carbon_micrograms.high,
-        reference_energy_mj=reference_energy,
-        footprint_method=took.method,
+        reference_energy_mj=reference[1],
+        footprint_method=deployment.footprint_method if deployment else UNKNOWN_METHOD,
         loop_step=decided.standing.step,
         first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
         duration_ms=round((now - decided.started) * 1000),
@@ -326,7 +344,21 @@ def _entry(
         user=decided.user,
         root=decided.session.root,
         window_ms=_window_ms(decided, reservation),
+        grid_zone=deployment.intensity.zone if deployment else "",
+        grid_grams_per_kwh=deployment.intensity.grams_per_kwh if deployment else 0.0,
+        embodied_ug=took.embodied_micrograms,
+        market_carbon_ug=took.market_micrograms,
+        reference_carbon_ug=reference[2],
+        undeferred_carbon_ug=_undeferred(decided, deployment, took),
+        deferred_ms=round(decided.waited.seconds * 1000) if decided.waited else 0,
     )
+
+
+def _undeferred(decided: Decided, deployment: Deployment | None, took: Footprint) -> int:
+    """What the same energy would have emitted had it not waited, in ug."""
+    if decided.waited is None or deployment is None or deployment.energy is None:
+        return took.carbon_micrograms.mid
+    return carbon_micrograms_at(deployment.energy, decided.waited.grams_per_kwh, took.energy_millijoules.mid)
 
 
 def _window_ms(decided: Decided, reservation: Reservation | None) -> int:
@@ -357,13 +389,14 @@ def _charge(decided: Decided, progress: Progress, usage: Usage) -> tuple[int, bo
     return pricing.charge(deployment.sheet, usage), True
 
 
-def _reference(reference: Deployment, usage: Usage, charge: int, energy: int) -> tuple[int, int]:
-    """(nUSD, mJ) of the same tokens on the route's most capable candidate; where that is unknown, what was really so."""
+def _reference(reference: Deployment, usage: Usage, charge: int, energy: int, carbon: int) -> tuple[int, int, int]:
+    """(nUSD, mJ, ug) of the same tokens on the route's most capable candidate; where that is unknown, what was really so."""
     if reference.sheet is not None and usage is not _PASSED:
         charge = pricing.charge(reference.sheet, usage)
     if reference.energy is not None:
         energy = energy_millijoules_mid(reference.energy, usage.input, usage.output, usage.cached_input)
-    return charge, energy
+        carbon = carbon_micrograms_at(reference.energy, reference.intensity.grams_per_kwh, energy)
+    return charge, energy, carbon
 
 
 def _footprint(deployment: Deployment | None, usage: Usage) -> Footprint:

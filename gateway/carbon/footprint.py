@@ -4,47 +4,99 @@ Location-based average intensity; training is outside the boundary (the gateway 
 """
 
 import math
+from dataclasses import replace
 
-from ..values.catalog import EnergyModel, Footprint, Intensity
+from ..values.catalog import UNKNOWN_METHOD, Deployment, EnergyModel, EnergyProfile, Footprint
+from ..values.grid import Intensity
 from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, Bounds
 from ..values.usage import Usage
+from .energy import METHOD, model_of
 
 # Embodied gCO2e per accelerator kWh: 8xH100 server 7,884 kg over 3 years at 550 W a GPU = 68; Google's own share 71.
-_EMBODIED_GRAMS_PER_KWH = (40.0, 70.0, 140.0)
+EMBODIED_GRAMS_PER_KWH = (40.0, 70.0, 140.0)
 _MILLI = 1000.0
 _MICROGRAMS_PER_JOULE = MICROGRAMS_PER_GRAM / JOULES_PER_KWH
+# Where the figures end: the data centre's own meter, with host, idle, cooling.
+BOUNDARY = "facility"
 
-UNKNOWN = Footprint(energy_millijoules=Bounds(0, 0, 0), carbon_micrograms=Bounds(0, 0, 0), method="unknown-model")
+UNKNOWN = Footprint(energy_millijoules=Bounds(0, 0, 0), carbon_micrograms=Bounds(0, 0, 0))
+
+EnergyModels = tuple[EnergyModel, EnergyModel, EnergyModel]
 
 
-def footprint(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: Intensity, usage: Usage) -> Footprint:
+def known(deployment: Deployment, profile: EnergyProfile | None, intensity: Intensity) -> Deployment:
+    """The deployment with what is known of its weights, machine and grid now, everything but the tokens multiplied out."""
+    return replace(
+        deployment,
+        profile=profile,
+        energy=model_of(profile) if profile is not None else None,
+        intensity=intensity,
+        footprint_method=method_of(profile, intensity, deployment.data_version),
+    )
+
+
+def method_of(profile: EnergyProfile | None, intensity: Intensity, data_version: str) -> str:
+    """What figures are labelled with: `modelled-2+declared/facility/annual_country/1a2b3c4d`, which is the formula and how
+    concurrency is known (`+metered`: with a meter's correction; `+guess`: the weights are a registry's guess), the boundary,
+    how the intensity was come by, and the version of the tables."""
+    if profile is None:
+        return UNKNOWN_METHOD
+    energy = METHOD if profile.concurrency is None else f"{METHOD}+{profile.concurrency_source}"
+    energy += "+metered" * profile.metered + "+guess" * (profile.source == "ecologits")
+    return f"{energy}/{BOUNDARY}/{intensity.source}/{data_version}"
+
+
+def footprint(models: EnergyModels, intensity: Intensity, usage: Usage) -> Footprint:
     """Energy at the facility's meter and carbon of `usage`."""
-    grid = intensity.grams_per_kwh
-    energy, carbon = [], []
-    for bound, embodied in zip(model, _EMBODIED_GRAMS_PER_KWH, strict=True):
-        accelerator = bound.accelerator_joules(usage.input, usage.cached_input, usage.output)
-        facility = accelerator * bound.facility
-        energy.append(round(facility * _MILLI))
-        carbon.append(round((facility * grid + accelerator * embodied) * _MICROGRAMS_PER_JOULE))
-    return Footprint(energy_millijoules=Bounds(*energy), carbon_micrograms=Bounds(*carbon), method=intensity.label)
+    grid, given, cached, written = intensity.grams_per_kwh, usage.input, usage.cached_input, usage.output
+    low, mid, high = models
+    first, second, third = EMBODIED_GRAMS_PER_KWH
+    energy_low, carbon_low, _ = _bound(low, first, grid, given, cached, written)
+    energy, carbon, embodied = _bound(mid, second, grid, given, cached, written)
+    energy_high, carbon_high, _ = _bound(high, third, grid, given, cached, written)
+    market = intensity.market_grams_per_kwh
+    return Footprint(
+        energy_millijoules=Bounds(energy_low, energy, energy_high),
+        carbon_micrograms=Bounds(carbon_low, carbon, carbon_high),
+        embodied_micrograms=embodied,
+        market_micrograms=carbon
+        if market is None
+        else embodied + round(energy / _MILLI * market * _MICROGRAMS_PER_JOULE),
+    )
 
 
-def micrograms_mid(millijoules: int, intensity: Intensity) -> int:
-    """Operational carbon of facility energy alone: what plans compare."""
-    return round(millijoules / _MILLI * intensity.grams_per_kwh * _MICROGRAMS_PER_JOULE)
+def _bound(
+    model: EnergyModel, embodied: float, grid: float, given: int, cached: int, written: int
+) -> tuple[int, int, int]:
+    """(mJ, ug, ug embodied) by one bound's formula."""
+    accelerator = model.accelerator_joules(given, cached, written)
+    facility, made = accelerator * model.facility, accelerator * embodied * _MICROGRAMS_PER_JOULE
+    return round(facility * _MILLI), round(facility * grid * _MICROGRAMS_PER_JOULE + made), round(made)
 
 
-def carbon_micrograms_held(model: tuple[EnergyModel, EnergyModel, EnergyModel], intensity: Intensity, mj: int) -> int:
+def weighed_micrograms(millijoules: int, intensity: Intensity, signal: str) -> int:
+    """Operational carbon of facility energy alone, what plans compare: by the marginal intensity where that is the signal and
+    a feed tells it, else by the average."""
+    grams = intensity.marginal_grams_per_kwh if signal == "marginal" else None
+    return round(millijoules / _MILLI * (intensity.grams_per_kwh if grams is None else grams) * _MICROGRAMS_PER_JOULE)
+
+
+def carbon_micrograms_at(models: EnergyModels, grams_per_kwh: float, millijoules: int) -> int:
+    """Carbon of so much facility energy on a grid of that intensity, embodied included, by the mid estimate."""
+    joules = millijoules / _MILLI
+    made = joules / models[1].facility * EMBODIED_GRAMS_PER_KWH[1]
+    return round((joules * grams_per_kwh + made) * _MICROGRAMS_PER_JOULE)
+
+
+def carbon_micrograms_held(models: EnergyModels, intensity: Intensity, mj: int) -> int:
     """What is held for a call of so many mJ at the facility's meter, embodied included: no less than `footprint`'s mid
     says of such a call, in spite of both roundings."""
     facility = (mj + 1) / _MILLI
-    grams = facility * intensity.grams_per_kwh + facility / model[1].facility * _EMBODIED_GRAMS_PER_KWH[1]
+    grams = facility * intensity.grams_per_kwh + facility / models[1].facility * EMBODIED_GRAMS_PER_KWH[1]
     return math.ceil(grams * _MICROGRAMS_PER_JOULE)
 
 
-def energy_millijoules_mid(
-    model: tuple[EnergyModel, EnergyModel, EnergyModel], input_tokens: int, output_tokens: int, cached_tokens: int = 0
-) -> int:
+def energy_millijoules_mid(models: EnergyModels, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> int:
     """The mid estimate alone: what plans compare and budgets hold."""
-    mid = model[1]
+    mid = models[1]
     return round(mid.accelerator_joules(input_tokens, cached_tokens, output_tokens) * mid.facility * _MILLI)

@@ -14,18 +14,19 @@ from ..errors import ConfigError
 from ..values import catalog
 from ..values.budget import SessionCaps, tighter
 from ..values.request import Caller
-from ..values.units import MILLIJOULES_PER_WH
 from ..values.world import Webhook, World
 from . import schema
 from .budgets import budgets as budgets_of
 from .budgets import caps as caps_of
 from .deployments import changes as changes_of
 from .deployments import deployments as deployments_of
+from .green import feeds as feeds_of
+from .green import green as green_of
 from .quality import cascade as cascade_of
 from .quality import learning as learning_of
 from .quality import quality as quality_of
 from .quality import roles as roles_of
-from .reader import Reader, meant, nusd
+from .reader import Reader, meant
 from .sessions import fields as fields_of
 from .sessions import loops as loops_of
 from .yaml_tree import Path, read
@@ -35,7 +36,6 @@ from .yaml_tree import Path, read
 # set by hand, like its weights.
 _CEILINGS = {"learned": (0.25, 0.35), "transparent": (0.45, 0.70)}
 _OPEN_CALLER = Caller(key="anonymous", team="default")
-_KG_PER_TONNE = 1000
 # Leaving out what does not fit can uncover what then is missing; a few rounds reach the end of it.
 _PRUNINGS_MAX = 8
 
@@ -173,6 +173,8 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
         key_caps=_key_caps(reader, document, caps),
         loops=loops_of(reader, document.loops, reader.section("routes"), reader.section("task_types")),
         policy=_policy(reader, document),
+        green=green_of(reader, document.energy, document.task_types),
+        feeds=feeds_of(reader, document),
         quality=quality_of(reader, document.quality, document.task_types),
         classifier=document.classifier,
         cascade=cascade_of(document.cascade),
@@ -260,19 +262,12 @@ def _policy(reader: Reader, document: schema.Document) -> catalog.Policy:
         small = min(small, medium) if tiers.small is None else small
     if small > medium:
         reader.complain(("tiers", "small", "max_complexity"), "the small tier's ceiling is above the medium tier's")
-    rules = document.energy
     return catalog.Policy(
         tier_ceilings={
             catalog.Tier.small: small,
             catalog.Tier.medium: medium,
             catalog.Tier.frontier: 1.0,
         },
-        carbon_nusd_per_kg=nusd(
-            reader, rules.carbon_price_usd_per_tonne / _KG_PER_TONNE, ("energy", "carbon_price_usd_per_tonne")
-        ),
-        max_request_millijoules=int(rules.max_wh_per_request * MILLIJOULES_PER_WH)
-        if rules.max_wh_per_request
-        else None,
         max_retries=document.retries.same_deployment,
     )
 

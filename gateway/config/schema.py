@@ -112,15 +112,39 @@ class PriceChange(Price):
     effective: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
-class Energy(_Strict):
-    """What is known about the weights and the machine; billions of parameters."""
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$")]
 
-    active_params_b: Positive
+
+class Power(_Strict):
+    """A meter of the GPUs behind a deployment: `dcgm_url` is a DCGM exporter's /metrics, `nvml` reads this machine's own. `gpus`
+    are those that serve it (indices or UUIDs; all, if none is named), `idle_watts` what they take together with the model
+    loaded and nobody asking: that part is exported as idle, the rest is shared among the requests."""
+
+    dcgm_url: HttpUrl | None = None
+    nvml: bool = False
+    gpus: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]] = []
+    idle_watts: NotNegative = Decimal(0)
+
+
+class Energy(_Strict):
+    """What is known about the weights and the machine; billions of parameters (without them: the model's card, if it is known).
+    `concurrency` is how many sequences a replica serves together, the dominant unknown: declared, or read from a vLLM or
+    SGLang server's `metrics_url`, or with `infer_concurrency` from the time between tokens (not where tokens are drafted
+    ahead, nor off GPUs). `gpus` is how many serve one
+    replica, `engine` the generation of the serving software (vLLM of 2024 takes half as much again)."""
+
+    active_params_b: Positive | None = None
     total_params_b: Positive | None = None
-    bits_per_param: Annotated[Number, Field(ge=1, le=32)] = Decimal(8)
+    bits_per_param: Annotated[Number, Field(ge=1, le=32)] | None = None
     concurrency: Positive | None = None
+    metrics_url: HttpUrl | None = None
+    infer_concurrency: bool = False
+    hardware: Literal["a100", "h100", "h200", "b200"] | None = None
     hardware_factor: Positive = Decimal(1)
+    engine: Literal["2024", "2025"] | None = None
+    gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     pue: Annotated[Number, Field(ge=1, le=3)] | None = None
+    power: Power | None = None
 
 
 class Timeouts(_Strict):
@@ -132,8 +156,22 @@ class Timeouts(_Strict):
     total: Positive = Decimal(600)
 
 
+FeedZone = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class ZonesAtFeeds(_Strict):
+    """What the deployment's grid is called at each live feed: a zone (DE), a region (CAISO_NORTH), GB or the number of a British
+    region."""
+
+    electricity_maps: FeedZone | None = None
+    watttime: FeedZone | None = None
+    uk: FeedZone | None = None
+
+
 class Deployment(_Strict):
-    """Provider x model x region: the thing that is dialled."""
+    """Provider x model x region: the thing that is dialled. Its grid: `zone` (FRA, USA-oregon) or `cloud_region`
+    (gcp/europe-west1), `grams_co2e_per_kwh` where you know better, `feeds` for live values; `market_grams_co2e_per_kwh` is what
+    your or the provider's contracts say, reported apart. `batch`: for work that can wait, and for no other."""
 
     provider: Name
     model: ModelName
@@ -143,7 +181,11 @@ class Deployment(_Strict):
     price_list: str | None = None
     energy: Energy | None = None
     zone: str | None = None
+    cloud_region: str | None = None
+    feeds: ZonesAtFeeds = ZonesAtFeeds()
     grams_co2e_per_kwh: Annotated[Number, Field(ge=0, le=2000)] | None = None
+    market_grams_co2e_per_kwh: Annotated[Number, Field(ge=0, le=2000)] | None = None
+    batch: bool = False
     context_tokens: Count | None = None
     output_tokens: Count | None = None
     vision: bool | None = None
@@ -288,11 +330,79 @@ class Users(_Strict):
     headers: list[str] = ["x-penstock-user", "x-litellm-end-user-id", "helicone-user-id"]
 
 
-class EnergyRules(_Strict):
-    """How energy and carbon weigh in the choice."""
+class Deferrable(_Strict):
+    """Work of this kind may wait for a greener hour: it is answered within so many hours. It waits only where the forecast
+    lies below the present by `min_gain`. A request's own x-penstock-defer counts before this."""
+
+    hours: Annotated[Number, Field(gt=0, le=48)]
+    min_gain: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.2")
+
+
+class EnergyRule(_Strict):
+    """How energy and carbon weigh in the choice.
+
+    Prices are added to what a candidate is expected to cost, `signal` says by which intensity carbon is weighed.
+    `max_wh_per_request` and `max_g_co2e_per_request` strike what is expected to take more, or of which that is not
+    known; `zones` (with `*`) what stands elsewhere. `prefer: energy` or `carbon`: of the candidates that will do the one
+    that takes least is first, whatever it costs. `greenest_within_ms`: of those whose first byte comes as soon as the
+    quickest's and so much, the one on the cleanest grid. Both act on gains of `min_gain` and more."""
 
     carbon_price_usd_per_tonne: NotNegative = Decimal(0)
+    energy_price_usd_per_kwh: NotNegative = Decimal(0)
+    signal: Literal["average", "marginal"] = "average"
     max_wh_per_request: Positive | None = None
+    max_g_co2e_per_request: Positive | None = None
+    zones: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*_/. -]{1,64}$")]] = []
+    prefer: Literal["cost", "energy", "carbon"] = "cost"
+    greenest_within_ms: NotNegative | None = None
+    min_gain: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.2")
+    defer: Deferrable | None = None
+
+
+class EnergyRuleOf(EnergyRule):
+    """The same for one task type; what is not said is as in `energy` itself."""
+
+    task_type: Name
+
+
+class EnergyRules(EnergyRule):
+    """How energy and carbon weigh in the choice. `rules` are for task types. `registry: ecologits`: weights that no card tells
+    are taken from EcoLogits' registry (an extra that must be installed); many of those are guesses, and labelled so."""
+
+    rules: list[EnergyRuleOf] = []
+    registry: Literal["none", "ecologits"] = "none"
+
+
+class ElectricityMaps(_Strict):
+    """Electricity Maps: location-based average, with forecasts where the plan has them."""
+
+    api_key: SecretRef
+    base_url: HttpUrl | None = None
+
+
+class WattTime(_Strict):
+    """WattTime: the marginal signal, for decisions only."""
+
+    user: SecretRef
+    password: SecretRef
+    base_url: HttpUrl | None = None
+
+
+class UkIntensity(_Strict):
+    """Great Britain's carbonintensity.org.uk, with a forecast of a day; it wants no key."""
+
+    base_url: HttpUrl | None = None
+
+
+class Feeds(_Strict):
+    """Live carbon intensities, asked behind the requests every `refresh_minutes`. A value older than `max_age_minutes` is not used
+    any more: the tables are, and figures say so."""
+
+    electricity_maps: ElectricityMaps | None = None
+    watttime: WattTime | None = None
+    uk: UkIntensity | None = None
+    refresh_minutes: Annotated[Number, Field(ge=Decimal("0.01"), le=1440)] = Decimal(15)
+    max_age_minutes: Annotated[Number, Field(ge=1, le=1440)] = Decimal(120)
 
 
 class Sessions(_Strict):
@@ -447,6 +557,7 @@ class Document(_Strict):
     roles: list[Role] = []
     budgets: dict[Name, Budget] = {}
     energy: EnergyRules = EnergyRules()
+    feeds: Feeds = Feeds()
     users: Users = Users()
     notify: Notify = Notify()
     sessions: Sessions = Sessions()

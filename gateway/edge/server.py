@@ -53,6 +53,9 @@ _SESSION_CHARS_MAX = 128
 _RETRY_HEADER, _CAPS_HEADER = "x-stainless-retry-count", "x-penstock-session-caps"
 _TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
 _ROLE_HEADER, _DEADLINE_HEADER = "x-penstock-role", "x-penstock-deadline-ms"
+# Two days: as far as forecasts reach (UK 96 h, Electricity Maps 72 h), less what nobody would wait.
+_UNITS, _DEFER_SECONDS_MAX = {"s": 1, "m": 60, "h": 3600}, 172_800
+_DEFER_HEADER = "x-penstock-defer"
 # What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
 _PATHS = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
@@ -407,6 +410,7 @@ def hints_of(headers: Mapping[str, str], world: World) -> Hints:
         task_type=headers.get(_TASK_HEADER),
         role=headers.get(_ROLE_HEADER),
         deadline_ms=_deadline(headers[_DEADLINE_HEADER]) if _DEADLINE_HEADER in headers else None,
+        defer_seconds=_deferral(headers[_DEFER_HEADER]) if _DEFER_HEADER in headers else None,
         route=_clean(headers[_ROUTE_HEADER]) if _ROUTE_HEADER in headers else None,
         headers=headers,
     )
@@ -417,6 +421,18 @@ def _deadline(value: str) -> float:
     if not value.isascii() or not value.isdecimal() or len(value) > 10 or int(value) == 0:
         raise BadRequest(f"'{_DEADLINE_HEADER}' must be a whole number of milliseconds above 0.")
     return float(value)
+
+
+def _deferral(value: str) -> float:
+    """`4h`, `30m`, `90s` or seconds, two days at most; `0` or `no`: not at all. Raises BadRequest."""
+    text = value.strip().lower()
+    unit = _UNITS.get(text[-1:], 0)
+    number = text[:-1] if unit else text
+    if text == "no":
+        return 0.0
+    if number.isascii() and number.isdecimal() and len(number) <= 6 and int(number) * (unit or 1) <= _DEFER_SECONDS_MAX:
+        return float(int(number) * (unit or 1))
+    raise BadRequest(f"'{_DEFER_HEADER}' must be like 4h, 30m, 90s or no, and two days at most.")
 
 
 def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:

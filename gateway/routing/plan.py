@@ -14,16 +14,18 @@ from msgspec import structs
 
 from ..accounting import pricing
 from ..accounting.expectation import UNKNOWN_USUAL_TOKENS
-from ..carbon.footprint import energy_millijoules_mid, micrograms_mid
+from ..carbon.footprint import energy_millijoules_mid, weighed_micrograms
 from ..crossing import Carrier, speech_of
 from ..errors import NotCarriable
 from ..values.base import Value
-from ..values.catalog import Deployment, Policy, PriceSheet, Route, Tier
+from ..values.catalog import Deployment, PriceSheet, Route, Tier
+from ..values.green import NOT_GREEN, Green
 from ..values.plan import Attempt, Bond, Facts, Plan, Refusal
 from ..values.request import Passage, Request
-from ..values.units import NUSD_PER_USD
+from ..values.units import JOULES_PER_KWH, NUSD_PER_USD
 from .aims import Aim
 from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, stretch_of, total_nusd
+from .greener import Ranked, greener
 from .health import Standing
 from .load import IDLE, Load
 from .rules import FORBIDDING, circuit
@@ -31,21 +33,24 @@ from .rules.candidate import Candidate
 
 # Bytes / 4 is within this factor on prose, code and tool output (docs/methodology.md).
 _ESTIMATE_ERROR = 1.5
-_MICROGRAMS_PER_KG = 1_000_000_000
+_MICROGRAMS_PER_KG, _MILLIJOULES_PER_KWH = 1_000_000_000, JOULES_PER_KWH * 1000
 # Candidates of a tier whose totals differ by a smaller share (a judgement) are the same to an operator: the less busy one is taken.
 _SAME_COST = 0.02
 # Of an answer after its first byte, ms per token, where only the first byte's wait is known: a judgement, 50 tokens a second.
-_TOKEN_MS = 20.0
+TOKEN_MS = 20.0
 
 
 class Situation(Value, frozen=True, kw_only=True):
     """What a decision takes into account beside the request. `aim` is None where the route leaves no choice.
 
     `typical` gives the usual output tokens of a model (one choice), `standing` and `load` how a deployment stands;
-    `toss` in [0, 1) is for draws between equals. `deadline_ms`: the answer is wanted by then.
+    `toss` in [0, 1) is for draws between equals. `deadline_ms`: the answer is wanted by then. `green` is what energy and
+    carbon weigh for this kind of work, `chosen` the deployment that the same kind went to last; `deferrable`: it can wait.
     """
 
-    policy: Policy
+    green: Green = NOT_GREEN
+    chosen: str = ""
+    deferrable: bool = False
     standing: Callable[[str], Standing]
     carrier: Carrier
     aim: Aim | None = None
@@ -61,8 +66,9 @@ def decide(route: Route, request: Request, facts: Facts, situation: Situation) -
     struck: dict[str, str] = {}
     eligible: list[Candidate] = []
     unfit: list[Candidate] = []
+    signal = _signal(route, situation.green)
     for deployment in route.candidates:
-        candidate = _candidate(deployment, route, request, facts, situation)
+        candidate = _candidate(deployment, route, request, facts, situation, signal)
         for rule in FORBIDDING:
             reason = rule(candidate, facts)
             if reason is not None:
@@ -74,17 +80,32 @@ def decide(route: Route, request: Request, facts: Facts, situation: Situation) -
     if not eligible:
         return _nobody(route, struck, unfit)
     if situation.aim is None:
-        ranked = sorted(eligible, key=lambda one: one.resting)
-        return Plan(
-            attempts=tuple(
-                [
-                    _attempt(one, ("fallback" if place else "named") + ", resting" * one.resting, facts.bonds)
-                    for place, one in enumerate(ranked)
-                ]
-            ),
-            struck=struck,
-        )
+        return Plan(attempts=_named(eligible, facts, situation), struck=struck)
     return Plan(attempts=_aimed(eligible, facts, situation, situation.aim), struck=struck)
+
+
+def _signal(route: Route, green: Green) -> str:
+    """By which intensity candidates are compared: a marginal one is not to be weighed against an average."""
+    if green.signal == "marginal" and all(
+        one.intensity.marginal_grams_per_kwh is not None for one in route.candidates if one.energy is not None
+    ):
+        return "marginal"
+    return "average"
+
+
+def _named(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -> tuple[Attempt, ...]:
+    """The order of the file, but for what rests; where the operator asks for it, the greener of the first's tier first."""
+    order: Sequence[Ranked] = [(one, 0.0) for one in sorted(eligible, key=lambda one: one.resting)]
+    why = ""
+    if situation.green.moves:
+        tier = order[0][0].deployment.tier
+        same = [pair for pair in order if pair[0].deployment.tier == tier]
+        moved, why = greener(same, situation.green, least=tier, chosen=situation.chosen)
+        order = [*moved, *[pair for pair in order if pair[0].deployment.tier != tier]]
+    return tuple(
+        _attempt(one, (("fallback" if place else why or "named") + ", resting" * one.resting), facts.bonds)
+        for place, (one, _) in enumerate(order)
+    )
 
 
 def _aimed(eligible: Sequence[Candidate], facts: Facts, situation: Situation, aim: Aim) -> tuple[Attempt, ...]:
@@ -100,20 +121,26 @@ def _aimed(eligible: Sequence[Candidate], facts: Facts, situation: Situation, ai
          for place, (one, total) in enumerate(zip(eligible, totals, strict=True))]
     )  # fmt: skip
     order = _spread([(eligible[rank[-1]], rank[-2]) for rank in ranked], situation)
+    green = ""
+    if situation.green.moves:
+        order, green = greener(order, situation.green, least=aim.tier, chosen=situation.chosen)
     first = order[0][0].deployment
     attempts = []
     for number, (candidate, _) in enumerate(order):
         why = _why(candidate, aim, first=number == 0)
-        if number == 0 and first.tier > aim.tier:
+        if number == 0 and green:
+            why += f", {green}"
+        elif number == 0 and first.tier > aim.tier:
             why += _against(order, aim)
         attempts.append(_attempt(candidate, why, facts.bonds))
     return tuple(attempts)
 
 
 def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -> list[float]:
-    """What the next stretch of the session is expected to cost with each, in nUSD with carbon at its price."""
-    outlook, price = situation.outlook, situation.policy.carbon_nusd_per_kg
-    stakes, calls = [_stake(one, outlook) for one in eligible], stretch_of(outlook)[0] if price else 0.0
+    """What the next stretch of the session is expected to cost with each, in nUSD with carbon and energy at their price."""
+    outlook, green = situation.outlook, situation.green
+    priced = green.carbon_nusd_per_kg or green.energy_nusd_per_kwh
+    stakes, calls = [_stake(one, outlook) for one in eligible], stretch_of(outlook)[0] if priced else 0.0
     found = []
     for one, stake in zip(eligible, stakes, strict=True):
         if stake is None:
@@ -125,8 +152,9 @@ def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -
             if other is not None and candidate.deployment.tier > one.deployment.tier
         ]
         total = total_nusd(stake, above, facts.input_tokens, outlook)
-        if price:
-            total += calls * one.expected_micrograms * price / _MICROGRAMS_PER_KG
+        if priced:
+            total += calls * one.expected_micrograms * green.carbon_nusd_per_kg / _MICROGRAMS_PER_KG
+            total += calls * one.expected_millijoules * green.energy_nusd_per_kwh / _MILLIJOULES_PER_KWH
         found.append(total)
     return found
 
@@ -229,14 +257,14 @@ def _output_limit(request: Request, deployment: Deployment) -> int:
     return limit * request.choices
 
 
-def _candidate(deployment: Deployment, route: Route, request: Request, facts: Facts, situation: Situation) -> Candidate:
+def _candidate(
+    deployment: Deployment, route: Route, request: Request, facts: Facts, situation: Situation, signal: str
+) -> Candidate:
     stands, load = situation.standing(deployment.name), situation.load(deployment.name)
-    policy, outlook = situation.policy, situation.outlook
+    green, outlook = situation.green, situation.outlook
     output_max = _output_limit(request, deployment)
     output = min(output_max, situation.typical(deployment.model) * request.choices)
     sheet, model = deployment.sheet, deployment.energy
-    # Worked out only where something weighs it: most policies put no price on carbon and no cap on a request.
-    weighed = policy.carbon_nusd_per_kg or policy.max_request_millijoules is not None
     speech = speech_at(request, deployment, stands)
     passage = request.passage
     if passage is not None:
@@ -245,7 +273,7 @@ def _candidate(deployment: Deployment, route: Route, request: Request, facts: Fa
         hold = _hold(sheet, facts, output_max) if sheet else None
     hold_mj = energy_millijoules_mid(model, facts.input_tokens_max, output_max) if model else None
     warm = min(outlook.warm.get(deployment.name, 0), facts.input_tokens)
-    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output, warm) if model and weighed else 0
+    expected_mj = energy_millijoules_mid(model, facts.input_tokens, output, warm) if model and green.weighs else 0
     deadline = situation.deadline_ms
     return Candidate(
         deployment=deployment,
@@ -254,8 +282,10 @@ def _candidate(deployment: Deployment, route: Route, request: Request, facts: Fa
         hold_nusd=hold,
         hold_millijoules=0 if passage is not None and passage.free else hold_mj,
         expected_millijoules=expected_mj,
-        expected_micrograms=micrograms_mid(expected_mj, deployment.intensity) if expected_mj else 0,
-        millijoules_cap=policy.max_request_millijoules,
+        expected_micrograms=weighed_micrograms(expected_mj, deployment.intensity, signal) if expected_mj else 0,
+        green=green,
+        signal=signal,
+        deferrable=situation.deferrable,
         roomiest=deployment.context_tokens >= route.roomiest_tokens,
         speech=speech,
         uncarried=None
@@ -264,7 +294,7 @@ def _candidate(deployment: Deployment, route: Route, request: Request, facts: Fa
         most=situation.aim.most if situation.aim is not None else None,
         warm=warm > 0,
         load=load,
-        late=deadline is not None and load.wait_ms + output * _TOKEN_MS > deadline,
+        late=deadline is not None and load.wait_ms + output * TOKEN_MS > deadline,
         # A named route is tried in its own order, whatever room its provider tells of.
         resting=stands.resting or (load.tight and situation.aim is not None),
         open_seconds=stands.open_seconds,

@@ -44,8 +44,12 @@ _LONGEST_MS = 86_400_000
 _SUMS = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
     "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
-    "carbon_ug_high", "reference_energy_mj",
+    "carbon_ug_high", "reference_energy_mj", "embodied_ug", "market_carbon_ug", "reference_carbon_ug",
+    "undeferred_carbon_ug",
 )  # fmt: skip
+
+# Counterfactuals of carbon: in entries of versions that knew none, what was really so.
+_AS_CARBON = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
 
 
 class SqliteLedger:
@@ -90,6 +94,8 @@ class SqliteLedger:
                 self._db.execute(
                     f"ALTER TABLE entries ADD COLUMN {field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
                 )
+                if field.name in _AS_CARBON:
+                    self._db.execute(f"UPDATE entries SET {field.name} = carbon_ug_mid")
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Every entry, oldest first."""

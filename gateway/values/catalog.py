@@ -9,10 +9,15 @@ from enum import IntEnum
 from typing import Any
 
 from .base import Value
+from .grid import Intensity
 from .units import Bounds
 
 # What is priced by the piece rather than by tokens, on paths that pass through.
 UNITS = ("image", "second", "query", "character")
+
+
+# What figures are labelled with where the weights are unknown: they are counted as unknown, not guessed.
+UNKNOWN_METHOD = "unknown-model"
 
 
 class Tier(IntEnum):
@@ -71,19 +76,37 @@ class PriceSheet:
         return next((rates for above, rates in reversed(self.steps) if input_tokens > above), self.base)
 
 
+# Where it is known from how many sequences are served together; figures say it.
+CONCURRENCY_SOURCES = ("prior", "declared", "observed", "latency")
+
+
+# Facility energy over IT energy where nobody says: providers' reports of 2023 and 2024 (docs/methodology.md).
+PUE_PRIOR = (1.09, 1.15, 1.30)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyProfile:
     """What is known about the weights and the machine behind a deployment; see carbon/energy.py for the formula.
 
-    Parameters are counts in billions (1e9); `concurrency` is sequences served together by one replica, None if unknown.
+    Parameters are counts in billions (1e9); `hardware` is one of carbon/energy.HARDWARE and `gpus` how many serve one
+    replica (None: as many as the weights need), `engine` the generation of the serving software, "2024" or "2025" ("": not
+    said). `concurrency` is sequences served together by one replica, None if unknown,
+    and `concurrency_source` how that is known. `scale` is what a meter says beside the model, 1 without one. `source` says
+    where the parameters are from: config, card, or ecologits (a registry of which much is guessed).
     """
 
     active_params_b: float
     total_params_b: float
     bytes_per_param: float
+    hardware: str = "h100"
     hardware_factor: float = 1.0
+    gpus: int | None = None
+    engine: str = ""
     concurrency: float | None = None
-    pue: tuple[float, float, float] = (1.09, 1.15, 1.30)
+    concurrency_source: str = "prior"
+    scale: float = 1.0
+    metered: bool = False
+    pue: tuple[float, float, float] = PUE_PRIOR
     source: str = "config"
 
 
@@ -114,16 +137,29 @@ class EnergyModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intensity:
-    """Carbon intensity of a grid zone, location-based average, in gCO2e per kWh, with where it came from.
+class Sensors:
+    """What can be asked about the machine behind a deployment.
 
-    `label` is what figures made with it carry: energy method and grid method.
+    `metrics_url` is a vLLM or SGLang server's /metrics (how many sequences it serves together); `dcgm_url` a DCGM
+    exporter's, `nvml` this machine's own GPUs; `gpus` those that belong to the deployment (indices or UUIDs; empty: all),
+    `idle_watts` what they take together with the model loaded and nobody asking. `latency`: how many are served together
+    may be inferred from the time between tokens.
     """
 
-    zone: str
-    grams_per_kwh: float
-    method: str
-    label: str
+    metrics_url: str = ""
+    dcgm_url: str = ""
+    nvml: bool = False
+    gpus: tuple[str, ...] = ()
+    idle_watts: float = 0.0
+    latency: bool = False
+
+    @property
+    def metered(self) -> bool:
+        """Whether its joules are measured."""
+        return self.nvml or bool(self.dcgm_url)
+
+
+NO_SENSORS = Sensors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +176,11 @@ class Timeouts:
 class Deployment:
     """Provider x model x region x account: the thing that is dialled.
 
-    `sheet` None means unpriced, never free. `energy` is the low, mid and high model, None where the weights are unknown.
+    `sheet` None means unpriced, never free. `energy` is the low, mid and high model, None where the weights are unknown
+    (`profile` is what it was made from). `intensity` is the grid's at present, `annual` what tables or the operator say
+    where no feed does; `feeds` names its zone by feed, `footprint_method` what figures made of all this are labelled with
+    (`data_version`: of which tables and coefficients).
+    `batch`: it is for work that can wait.
     `output_tokens_known` False means that `output_tokens` is our assumption, which may not bound what a caller asks for.
 
     `speaks` are the dialects that it serves, the preferred first; those in `learnt` may turn out to be missing.
@@ -171,6 +211,14 @@ class Deployment:
     reasons: bool = False
     adaptive: bool = False
     structured: bool = True
+    profile: EnergyProfile | None = None
+    annual: Intensity
+    cloud_region: str = ""
+    feeds: Mapping[str, str] = field(default_factory=dict)
+    footprint_method: str = UNKNOWN_METHOD
+    data_version: str = ""
+    sensors: Sensors = NO_SENSORS
+    batch: bool = False
     unit_prices: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -219,22 +267,17 @@ class TaskType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The numbers behind routing: tier thresholds on complexity, and what energy and carbon weigh.
-
-    `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve. `carbon_nusd_per_kg` is the
-    internal carbon price that is added to the expected charge when deployments of a tier are compared;
-    `max_request_millijoules` forbids candidates whose expected energy is above it.
-    """
+    """The numbers behind routing: `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve."""
 
     tier_ceilings: Mapping[Tier, float]
-    carbon_nusd_per_kg: int = 0
-    max_request_millijoules: int | None = None
     max_retries: int = 1
 
 
 class Footprint(Value, frozen=True, kw_only=True):
-    """Energy (mJ, facility boundary) and carbon (ug CO2e, operational + embodied) of one call, with its method."""
+    """Energy (mJ, facility boundary) and carbon (ug CO2e, operational + embodied) of one call; the embodied part of the mid
+    figure, and the mid figure by market-based accounting (the same where nobody tells of contracts)."""
 
     energy_millijoules: Bounds
     carbon_micrograms: Bounds
-    method: str
+    embodied_micrograms: int = 0
+    market_micrograms: int = 0

@@ -13,6 +13,12 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     assumed). `hold_nusd` is what was set aside before dialling. `org` is the tenant, `user` the end user that the caller
     names, `root` the session at the head of the tree that `session` belongs to. `window_ms` is the time by which its
     budgets' windows were told (0 in entries of earlier versions: at_ms).
+
+    `footprint_method` says how energy and carbon were come by, `grid_grams_per_kwh` by which intensity, of `grid_zone`.
+    `embodied_ug` lies within carbon_ug_mid; `market_carbon_ug` is that figure by market-based accounting, apart.
+    `reference_energy_mj` and `reference_carbon_ug` are mid figures of the same tokens on the most capable candidate.
+    A request that waited for a greener hour did so for `deferred_ms` before at_ms; `undeferred_carbon_ug` is what the same
+    energy would have emitted at once (carbon_ug_mid where nothing waited).
     """
 
     id: str
@@ -62,6 +68,13 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     user: str = ""
     root: str = ""
     window_ms: int = 0
+    grid_zone: str = ""
+    grid_grams_per_kwh: float = 0.0
+    embodied_ug: int = 0
+    market_carbon_ug: int = 0
+    reference_carbon_ug: int = 0
+    undeferred_carbon_ug: int = 0
+    deferred_ms: int = 0
 
 
 class Hold(Value, frozen=True, kw_only=True):
@@ -150,6 +163,9 @@ def expired(hold: Hold) -> LedgerEntry:
         user=hold.user,
         root=hold.root,
         window_ms=hold.window_ms,
+        market_carbon_ug=hold.hold_micrograms,
+        reference_carbon_ug=hold.hold_micrograms,
+        undeferred_carbon_ug=hold.hold_micrograms,
     )
 
 

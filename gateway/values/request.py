@@ -117,7 +117,7 @@ STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal
 class Hints(Value, frozen=True, kw_only=True):
     """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the
     run may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end
-    user, the task type, the part its agent plays, by when the answer is wanted (ms from now), the route where the body
+    user, the task type, the part its agent plays, by when the answer is wanted (ms from now), how long it may wait for a greener hour (0: not at all), the route where the body
     names no model; and all of them (names in lower case), from which a
     provider gets those meant for it."""
 
@@ -132,5 +132,6 @@ class Hints(Value, frozen=True, kw_only=True):
     task_type: str | None = None
     role: str | None = None
     deadline_ms: float | None = None
+    defer_seconds: float | None = None
     route: str | None = None
     headers: Mapping[str, str] = {}

@@ -1,10 +1,12 @@
 """The world: everything a request may look up, frozen, published as a whole and kept from its start to its end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .budget import Budget, SessionCaps
 from .catalog import Deployment, Policy, Route, TaskType
+from .feeds import NO_FEEDS, Feeds
+from .green import NO_GREEN, GreenPolicy
 from .quality import (
     NO_CASCADE,
     NO_LEARNING,
@@ -43,7 +45,7 @@ class World:
     wait; `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price
     sheet of the configuration takes effect or ends: a new world is due then. `callers` maps sha256(secret) to who shows
     it; empty together with `open_caller` None means that nobody may call. `learnt` is what own traffic has taught, which
-    changes without the file.
+    changes without the file. `feeds` says where news of the grids come from.
     """
 
     generation: str
@@ -59,6 +61,8 @@ class World:
     key_caps: Mapping[str, SessionCaps] = field(default_factory=dict)
     loops: LoopPolicy
     policy: Policy
+    green: GreenPolicy = NO_GREEN
+    feeds: Feeds = NO_FEEDS
     quality: QualityPolicy = NO_QUALITY
     classifier: str = "learned"
     cascade: Cascade = NO_CASCADE
@@ -84,6 +88,21 @@ class World:
         object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
         object.__setattr__(self, "patterns", tuple(patterns))
+
+    def informed(self, changed: Mapping[str, Deployment]) -> "World":
+        """The same configuration with these deployments as they are known now: its generation stays."""
+        if not changed:
+            return self
+        deployments = {name: changed.get(name, one) for name, one in self.deployments.items()}
+        routes = {
+            name: replace(
+                route,
+                candidates=tuple(deployments[one.name] for one in route.candidates),
+                reference=deployments[route.reference.name],
+            )
+            for name, route in self.routes.items()
+        }
+        return replace(self, deployments=deployments, routes=routes)
 
     @property
     def cap_budgets(self) -> tuple[Budget, ...]:

@@ -1,21 +1,34 @@
 """Energy and carbon: physics that any estimate must keep, and the figures of the method's own table."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.carbon import intensity
+from gateway.carbon import energy
 from gateway.carbon.energy import model_of
-from gateway.carbon.footprint import footprint
-from gateway.feeds import intensity_tables
-from gateway.values.catalog import EnergyProfile, Intensity
+from gateway.carbon.footprint import carbon_micrograms_held, footprint, known, method_of
+from gateway.values.catalog import EnergyProfile
+from gateway.values.grid import Intensity
 from gateway.values.usage import Usage
+from tests.worlds import world
 
 DENSE = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2)
 EXPERTS = EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1)
-GRID = Intensity(zone="FRA", grams_per_kwh=56.0, method="annual_country", label="test")
-PROFILES = st.sampled_from([DENSE, EXPERTS])
+GRID = Intensity(zone="FRA", grams_per_kwh=56.0, method="annual_country")
 COUNTS = st.integers(0, 200_000)
+PROFILES = st.builds(
+    EnergyProfile,
+    active_params_b=st.floats(0.1, 100),
+    total_params_b=st.floats(100, 3000),
+    bytes_per_param=st.sampled_from([0.5, 1.0, 2.0]),
+    hardware=st.sampled_from(sorted(energy.HARDWARE)),
+    engine=st.sampled_from(["", "2024", "2025"]),
+    concurrency=st.none() | st.floats(0.2, 5000),
+    gpus=st.none() | st.integers(1, 64),
+    scale=st.floats(0.1, 10),
+)
 
 
 def took(profile: EnergyProfile, **tokens: int):
@@ -28,6 +41,7 @@ def test_energy_grows_with_every_token_count_and_bounds_are_ordered(profile, giv
     base = took(profile, input=given_, output=written, cached_input=cached)
     for larger in (
         took(profile, input=given_ + more, output=written, cached_input=cached),
+        took(profile, input=given_ + more, output=written, cached_input=cached + more),
         took(profile, input=given_, output=written + more, cached_input=cached),
     ):
         assert larger.energy_millijoules.low >= base.energy_millijoules.low >= 0
@@ -35,6 +49,7 @@ def test_energy_grows_with_every_token_count_and_bounds_are_ordered(profile, giv
         assert larger.carbon_micrograms.high >= base.carbon_micrograms.high
     for figure in (base.energy_millijoules, base.carbon_micrograms):
         assert figure.low <= figure.mid <= figure.high
+    assert 0 <= base.embodied_micrograms <= base.carbon_micrograms.mid
 
 
 @given(profile=PROFILES, given_=st.integers(1, 100_000), cached=st.integers(0, 100_000))
@@ -46,10 +61,30 @@ def test_cached_input_never_takes_more_than_fresh_input(profile, given_, cached)
     )
 
 
+@given(profile=PROFILES, one=st.integers(0, 50_000), other=st.integers(0, 50_000))
+def test_split_requests_add_up_to_the_whole_but_for_the_context(profile, one, other):
+    for models in model_of(profile):
+        parts = models.accelerator_joules(0, 0, one) + models.accelerator_joules(0, 0, other)
+        whole = models.accelerator_joules(0, 0, one + other)
+        # Every token of the second part has the first part in its context.
+        context = models.per_output_context * one * other
+        assert whole == pytest.approx(parts + context)
+        parts = models.accelerator_joules(one, 0, 0) + models.accelerator_joules(other, 0, 0)
+        whole = models.accelerator_joules(one + other, 0, 0)
+        assert whole == pytest.approx(parts + 2 * models.per_input_squared * one * other)
+
+
+@given(profile=PROFILES, given_=COUNTS, written=COUNTS, grams=st.floats(0, 2000))
+def test_what_is_held_is_never_less_than_what_it_comes_to(profile, given_, written, grams):
+    models, grid = model_of(profile), replace(GRID, grams_per_kwh=grams)
+    took_ = footprint(models, grid, Usage(input=given_, output=written))
+    assert carbon_micrograms_held(models, grid, took_.energy_millijoules.mid) >= took_.carbon_micrograms.mid
+
+
 @pytest.mark.parametrize(
     "tokens, wh, source",
     [
-        # Published points with the reference mid estimate within the stated factor; GPT-4o guessed at 100B active, 400B total.
+        # Published points within the band; GPT-4o guessed at 100B active, 400B total.
         ({"input": 100, "output": 500}, 0.30, "Epoch AI, GPT-4o query"),
         ({"input": 10_000, "output": 500}, 2.5, "Epoch AI, 10k input"),
         ({"input": 100_000, "output": 500}, 40.0, "Epoch AI, 100k input"),
@@ -61,30 +96,51 @@ def test_the_band_holds_published_points(tokens, wh, source):
     assert figure.low / 3.6e6 <= wh <= figure.high / 3.6e6, source
 
 
-def test_known_concurrency_narrows_the_band():
-    known = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2, concurrency=64)
-    wide, narrow = took(DENSE, output=1000).energy_millijoules, took(known, output=1000).energy_millijoules
+@pytest.mark.parametrize("fact", [{"concurrency": 64}, {"engine": "2025"}], ids=["concurrency", "engine"])
+def test_what_is_known_narrows_the_band(fact):
+    wide = took(DENSE, output=1000).energy_millijoules
+    narrow = took(replace(DENSE, **fact), output=1000).energy_millijoules
     assert narrow.high / narrow.low < wide.high / wide.low
 
 
-def test_a_joule_per_token_is_what_the_formula_says():
-    # 8B dense, bf16, 64 together, 1000 out, 0 in: 1000 * (0.264*8*2/64 + 0.0029*8 + 0.0095*sqrt(8)*0.5 + 0.03) J of GPU
-    known = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2, concurrency=64)
-    gpu = model_of(known)[1].accelerator_joules(0, 0, 1000)
-    assert gpu == pytest.approx(1000 * (0.066 + 0.0232 + 0.0095 * 8**0.5 * 0.5 + 0.030))
+@pytest.mark.parametrize(
+    "fact, more",
+    [({"concurrency": 8}, True), ({"concurrency": 2000}, False), ({"engine": "2024"}, True), ({"gpus": 8}, True),
+     ({"hardware": "b200"}, False), ({"bytes_per_param": 1.0}, False), ({"scale": 2.0}, True)],
+    ids=["few together share each step's cost", "many together share it well", "older engines take more",
+         "more GPUs than needed take more", "a newer machine takes less", "fewer bits take less", "a meter's word counts"],
+)  # fmt: skip
+def test_what_machines_make_of_it(fact, more):
+    base, other = took(DENSE, output=1000), took(replace(DENSE, **fact), output=1000)
+    assert (other.energy_millijoules.mid > base.energy_millijoules.mid) is more
 
 
-def test_a_zone_resolves_from_override_to_region_to_country_to_world():
-    tables = {"annual_region": {"USA-oregon": 165.0}, "annual_country": {"USA": 369.0}}
-    assert intensity.resolve("USA-oregon", 12.0, tables).method == "override"
-    assert intensity.resolve("USA-oregon", None, tables).grams_per_kwh == 165.0
-    assert intensity.resolve("USA-nowhere", None, tables).method == "annual_country"
-    assert intensity.resolve("XXX", None, tables).method == "world"
-    assert intensity.resolve(None, None, tables).method == "world"
+def test_market_based_carbon_is_kept_apart():
+    clean = replace(GRID, market_grams_per_kwh=0.0)
+    figure = footprint(model_of(DENSE), clean, Usage(input=100, output=100))
+    assert figure.market_micrograms == figure.embodied_micrograms < figure.carbon_micrograms.mid
 
 
-def test_the_shipped_tables_know_the_usual_zones():
-    tables = intensity_tables.load()
-    assert 20 < intensity.resolve("NOR", None, tables).grams_per_kwh < 60
-    assert 300 < intensity.resolve("DEU", None, tables).grams_per_kwh < 450
-    assert intensity.resolve("SE1", None, tables).method == "annual_region"
+@pytest.mark.parametrize(
+    "profile, method",
+    [
+        (DENSE, "modelled-2/facility/annual_country/v1"),
+        (replace(DENSE, concurrency=64.0, concurrency_source="declared"), "modelled-2+declared/facility/annual_country/v1"),
+        (replace(DENSE, source="ecologits"), "modelled-2+guess/facility/annual_country/v1"),
+        (replace(DENSE, metered=True), "modelled-2+metered/facility/annual_country/v1"),
+        (None, "unknown-model"),
+    ],
+    ids=["the prior", "declared", "a registry's guess", "with a meter", "weights that nobody knows"],
+)  # fmt: skip
+def test_every_figure_says_how_it_was_come_by(profile, method):
+    assert method_of(profile, GRID, "v1") == method
+
+
+def test_a_deployment_is_known_as_its_profile_and_grid_are():
+    small = world().deployments["small"]
+    live = replace(small.annual, grams_per_kwh=12.0, method="live", feed="uk", at=1.0)
+    now = known(small, replace(small.profile, concurrency=9.0, concurrency_source="observed"), live)
+    assert now.footprint_method.startswith("modelled-2+observed/facility/live:uk/")
+    assert now.intensity.grams_per_kwh == 12.0
+    assert now.annual is small.annual
+    assert now.energy != small.energy

@@ -88,6 +88,6 @@ def test_the_rule_strikes_who_cannot(bond, name, forbidden):
     )  # fmt: skip
     candidate = Candidate(
         deployment=world().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,
-        output_tokens=1, expected_millijoules=0, expected_micrograms=0, millijoules_cap=None, roomiest=True, speech="chat",
+        output_tokens=1, expected_millijoules=0, expected_micrograms=0, roomiest=True, speech="chat",
     )  # fmt: skip
     assert (binding.forbids(candidate, facts) is not None) == forbidden

@@ -26,7 +26,7 @@ def verdict(complexity: float) -> Verdict:
 
 def decide(at, route: str, asked, found: Verdict, standing):
     aim = Aims().aim(at.routes[route], found, "default", at) if at.routes[route].auto else None
-    situation = Situation(policy=at.policy, standing=standing, carrier=Carrier(asked), aim=aim)
+    situation = Situation(green=at.green.of(found.task_type), standing=standing, carrier=Carrier(asked), aim=aim)
     return decide_in(at.routes[route], asked, facts_of(asked), situation)
 
 

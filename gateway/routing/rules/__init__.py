@@ -3,6 +3,15 @@
 To add one: a file like `capability.py`, a line here, a table of accept and refuse.
 """
 
-from . import binding, capability, carriage, circuit, energy_cap, role
+from . import batch, binding, capability, carriage, circuit, footprint_cap, role, zone
 
-FORBIDDING = (capability.forbids, binding.forbids, carriage.forbids, energy_cap.forbids, role.forbids, circuit.forbids)
+FORBIDDING = (
+    capability.forbids,
+    binding.forbids,
+    carriage.forbids,
+    footprint_cap.forbids,
+    zone.forbids,
+    batch.forbids,
+    role.forbids,
+    circuit.forbids,
+)

@@ -3,6 +3,7 @@
 from ...errors import NotCarriable
 from ...values.base import Value
 from ...values.catalog import Deployment, Tier
+from ...values.green import NOT_GREEN, Green
 from ..load import IDLE, Load
 
 
@@ -10,8 +11,9 @@ class Candidate(Value, frozen=True, kw_only=True):
     """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
 
     `hold_nusd` is None where no price is known, `output_tokens` the usual length of its answers (all choices together).
-    `millijoules_cap` is the policy's limit, `most` the highest tier that may be used (None: any). `warm`: its cache
-    holds part of the input; `late`: it would miss the deadline.
+    `expected_micrograms` is operational carbon by `signal`, the intensity that carbon is weighed by here. `green` is what is asked of energy and
+    carbon, `most` the highest tier that may be used (None: any). `warm`: its cache holds part of the input; `late`: it
+    would miss the deadline; `deferrable`: the request is work that can wait.
     `roomiest`: no candidate of the route takes a longer context. `speech` is the dialect in which it would be spoken to,
     None if there is none; `uncarried` says what of the request cannot be said there. `resting`: others come first;
     `open_seconds` > 0: its circuit is open for so long.
@@ -24,7 +26,9 @@ class Candidate(Value, frozen=True, kw_only=True):
     hold_millijoules: int | None
     expected_millijoules: int
     expected_micrograms: int
-    millijoules_cap: int | None
+    green: Green = NOT_GREEN
+    signal: str = "average"
+    deferrable: bool = False
     roomiest: bool
     speech: str | None
     uncarried: NotCarriable | None = None

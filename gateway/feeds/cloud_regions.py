@@ -1,0 +1,41 @@
+"""What is known of cloud regions: their grid's intensity, their zone at Electricity Maps, the PUE and the share of carbon-free
+energy that their operator publishes.
+
+`cloud_regions.csv`: Google Cloud's own hourly-weighted location-based averages of 2024 (region-carbon-info, Apache-2.0);
+for AWS and Azure the state's or country's average (eGRID 2023, Our World in Data / Ember CC BY 4.0) where there is one, else
+cloud-carbon-footprint's factor of 2021 (Apache-2.0). Its columns say which and of what year.
+"""
+
+import csv
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+
+from ..values.base import Value
+
+
+class CloudRegion(Value, frozen=True, kw_only=True):
+    """One region, `name` like "gcp/europe-west1". gCO2e/kWh, location-based; `pue` None where nobody says; `carbon_free` is
+    the market-based share of carbon-free energy in [0, 1], None where it is not published."""
+
+    name: str
+    grams_per_kwh: float
+    electricity_maps: str
+    pue: float | None
+    carbon_free: float | None
+
+
+@lru_cache(maxsize=1)
+def load() -> Mapping[str, CloudRegion]:
+    """Name -> region. The file is part of the package."""
+    text = resources.files(__package__).joinpath("cloud_regions.csv").read_text("utf-8")
+    return {
+        f"{row['provider']}/{row['region']}": CloudRegion(
+            name=f"{row['provider']}/{row['region']}",
+            grams_per_kwh=float(row["grams_per_kwh"]),
+            electricity_maps=row["electricity_maps"],
+            pue=float(row["pue"]) if row["pue"] else None,
+            carbon_free=float(row["carbon_free"]) if row["carbon_free"] else None,
+        )
+        for row in csv.DictReader(text.splitlines())
+    }

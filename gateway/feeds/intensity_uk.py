@@ -1,0 +1,64 @@
+"""The carbon intensity API of Great Britain's system operator: average (generation, direct), half-hourly, without a key.
+
+GET /intensity and /intensity/FROM/fw24h for the whole island ("GB"), /regional/intensity/FROM/fw24h/regionid/N for one of
+its regions ("1" to "14"; "15" England, "16" Scotland, "17" Wales, "18" all). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the running half-hour: its
+forecast stands in, and the value counts as estimated.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ..values.feeds import Access
+from ..values.grid import GridNews
+from .grid_news import FeedError, Fetch, document, forecast, grams, rows, seconds
+
+BASE_URL = "https://api.carbonintensity.org.uk"
+ZONES = ("GB", *(str(number) for number in range(1, 19)))
+_SLOT_SECONDS = 1800.0
+
+
+class UkIntensity:
+    """The feed; anybody may ask it."""
+
+    name = "uk"
+
+    def __init__(self, access: Access) -> None:
+        self._base = access.base_url
+
+    async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
+        """The running half-hour, and the day from here."""
+        start = datetime.fromtimestamp(now // _SLOT_SECONDS * _SLOT_SECONDS, UTC).strftime("%Y-%m-%dT%H:%MZ")
+        path = f"intensity/{start}/fw24h" if zone == "GB" else f"regional/intensity/{start}/fw24h/regionid/{zone}"
+        found = await document(fetch, f"{self._base}/{path}", {})
+        slots = rows(found, "data") if zone == "GB" else self._of_region(found.get("data"), zone)
+        samples = forecast((slot.get("from"), _said(slot, "forecast")) for slot in slots)
+        running = [
+            number for number, sample in enumerate(samples) if sample.start <= now < sample.start + _SLOT_SECONDS
+        ]
+        if not running:
+            raise FeedError("nothing of the present")
+        at = running[-1]
+        actual = _said(slots[at], "actual")
+        return GridNews(
+            zone=f"GBR-{zone}" if zone != "GB" else "GBR",
+            grams_per_kwh=samples[at].grams_per_kwh if actual is None else grams(actual),
+            at=seconds(slots[at].get("from")),
+            feed=self.name,
+            estimated=actual is None,
+            forecast=samples[at:],
+        )
+
+    @staticmethod
+    def _of_region(data: Any, zone: str) -> list[dict[str, Any]]:
+        """The half-hours of a region; its number is told back. Raises FeedError."""
+        one = data[0] if isinstance(data, list) and len(data) == 1 else data
+        if not isinstance(one, dict):
+            raise FeedError("no 'data'")
+        if str(one.get("regionid")) != zone:
+            raise FeedError("another zone than was asked for")
+        return rows(one, "data")
+
+
+def _said(slot: dict[str, Any], name: str) -> Any:
+    intensity = slot.get("intensity")
+    return intensity.get(name) if isinstance(intensity, dict) else None

@@ -1,0 +1,61 @@
+"""WattTime, API v3: the marginal signal (co2_moer), five-minutely. For decisions only; reports are of the average.
+
+GET /login (basic) gives a token that is good for half an hour, GET /v3/forecast?region=R&signal_type=co2_moer with it the
+signal from now on, in pounds per MWh. Shapes: WattTime's docs of v3. The region is told back in `meta`.
+"""
+
+from base64 import b64encode
+from urllib.parse import quote
+
+from ..values.feeds import Access
+from ..values.grid import GridNews
+from .grid_news import FeedError, Fetch, document, forecast, present, rows
+
+BASE_URL = "https://api.watttime.org"
+# lb/MWh -> g/kWh.
+_GRAMS_PER_POUND_PER_MWH = 0.45359237
+# The docs say 30 minutes; a new one is asked for before that.
+_TOKEN_SECONDS = 25 * 60.0
+
+
+class WattTime:
+    """The feed of one account; keeps its token."""
+
+    name = "watttime"
+
+    def __init__(self, access: Access) -> None:
+        self._base = access.base_url
+        shown = b64encode(f"{access.user or ''}:{access.password or ''}".encode()).decode()
+        self._login = {"authorization": f"Basic {shown}"}
+        self._token, self._token_until = "", 0.0
+
+    async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
+        """The marginal intensity of the running five minutes. Raises FeedError."""
+        if now >= self._token_until:
+            token = (await document(fetch, f"{self._base}/login", self._login)).get("token")
+            if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+                raise FeedError("no token")
+            self._token, self._token_until = token, now + _TOKEN_SECONDS
+        url = f"{self._base}/v3/forecast?region={quote(zone)}&signal_type=co2_moer"
+        try:
+            found = await document(fetch, url, {"authorization": f"Bearer {self._token}"})
+        except FeedError:
+            # It may be the token that is not believed any more.
+            self._token_until = 0.0
+            raise
+        meta = found.get("meta")
+        if not isinstance(meta, dict) or meta.get("region") != zone:
+            raise FeedError("another zone than was asked for")
+        if meta.get("units") not in ("lbs_co2_per_mwh", None):
+            raise FeedError("other units than pounds per MWh")
+        points = [(row.get("point_time"), row.get("value")) for row in rows(found, "data")]
+        samples = forecast(points[:1], _GRAMS_PER_POUND_PER_MWH)
+        if not samples:
+            raise FeedError("no value")
+        return GridNews(
+            zone=zone,
+            grams_per_kwh=samples[0].grams_per_kwh,
+            at=present(samples[0].start, now),
+            feed=self.name,
+            signal="marginal",
+        )

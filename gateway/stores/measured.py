@@ -1,0 +1,61 @@
+"""Joules off meters in SQLite, beside the ledger: what each call took of what its GPUs' meter counted, and the meter itself.
+
+Written from a thread, a window's worth at a time. A kill loses the windows that were not shared out yet: their joules are
+then nobody's, and the ledger's modelled figures stand.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS measured (entry TEXT PRIMARY KEY, millijoules INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meters (
+    deployment TEXT NOT NULL, at_ms INTEGER NOT NULL, millijoules INTEGER NOT NULL, idle_millijoules INTEGER NOT NULL,
+    shared_millijoules INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS meters_at ON meters (at_ms);
+"""
+
+
+class SqliteMeasured:
+    """The measurements of one data folder. All calls block and raise sqlite3.Error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        db = self._open()
+        try:
+            db.executescript(SCHEMA)
+        finally:
+            db.close()
+
+    def append(self, deployment: str, at_ms: int, shares: Iterable[tuple[str, int]], *, total: int, idle: int) -> None:
+        """What a meter has counted since the last time, in mJ, and the parts of it that were shared out: (entry, mJ). A call
+        that lies in several windows has the sum of its parts."""
+        rows = list(shares)
+        db = self._open()
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "INSERT INTO measured VALUES (?, ?) ON CONFLICT (entry)"
+                " DO UPDATE SET millijoules = millijoules + excluded.millijoules",
+                rows,
+            )
+            shared = sum(millijoules for _, millijoules in rows)
+            db.execute("INSERT INTO meters VALUES (?, ?, ?, ?, ?)", (deployment, at_ms, total, idle, shared))
+            db.execute("COMMIT")
+        finally:
+            # What was begun and not committed is rolled back.
+            db.close()
+
+    def of_entry(self, entry: str) -> int | None:
+        """The metered accelerator energy of a call in mJ; None where no meter saw it."""
+        db = self._open()
+        try:
+            row = db.execute("SELECT millijoules FROM measured WHERE entry = ?", (entry,)).fetchone()
+        finally:
+            db.close()
+        return int(row[0]) if row is not None else None
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)

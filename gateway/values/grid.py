@@ -1,0 +1,71 @@
+"""The electricity grid: what a kilowatt-hour emits, now and as forecast."""
+
+from dataclasses import dataclass
+
+from .base import Value
+
+# How an intensity was come by, best first; figures say it, so that a reader knows what they rest on.
+GRID_METHODS = ("override", "live", "cloud_region", "annual_region", "annual_country", "world")
+# gCO2e per kWh beyond which no grid can be: lignite at 30 % efficiency is about 1,200 (IPCC AR5 WG3 annex III).
+GRAMS_PER_KWH_MAX = 2000.0
+
+
+class Sample(Value, frozen=True):
+    """The intensity from `start` (seconds since the epoch) until the next sample's start, in gCO2e per kWh."""
+
+    start: float
+    grams_per_kwh: float
+
+
+class GridNews(Value, frozen=True, kw_only=True):
+    """What a feed says of a zone: the intensity at `at`, and a forecast in ascending order of time (empty: none).
+    `estimated`: the feed itself calls the value an estimate. `signal` is average or marginal."""
+
+    zone: str
+    grams_per_kwh: float
+    at: float
+    feed: str
+    signal: str = "average"
+    estimated: bool = False
+    forecast: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intensity:
+    """Carbon intensity of a deployment's grid in gCO2e per kWh: location-based average, which is what is reported.
+
+    `method` is one of GRID_METHODS, `feed` names the live feed. `marginal_grams_per_kwh` (decisions only, where a rule
+    asks for it) and `market_grams_per_kwh` (the provider's contracts, reported apart) are None where nobody says.
+    `at`: when a live value was true, seconds since the epoch. `forecast` is that of the average.
+    """
+
+    zone: str
+    grams_per_kwh: float
+    method: str
+    feed: str = ""
+    at: float | None = None
+    marginal_grams_per_kwh: float | None = None
+    market_grams_per_kwh: float | None = None
+    forecast: tuple[Sample, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The method, and which feed: `live:electricity_maps`."""
+        return f"{self.method}:{self.feed}" if self.feed else self.method
+
+    def grams_at(self, when: float) -> float | None:
+        """The forecast for a time; None where it does not reach."""
+        found = None
+        for sample in self.forecast:
+            if sample.start > when:
+                break
+            found = sample.grams_per_kwh
+        return found if self.forecast and when < self.ends_at else None
+
+    @property
+    def ends_at(self) -> float:
+        """Where the forecast ends: its last sample lasts as long as the one before. 0 without a forecast."""
+        if len(self.forecast) < 2:
+            return 0.0
+        last, before = self.forecast[-1].start, self.forecast[-2].start
+        return last + (last - before)
