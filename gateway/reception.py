@@ -233,6 +233,7 @@ class Reception:
             session.admitted = session.admitted and session.calls > 0
             return
         session.spent = added(session.spent, settlement.amounts_of(entry))
+        session.receipt = session.receipt.plus(entry)
         if session.above:
             ladder.answered(session.above[0], now=(entry.at_ms + entry.duration_ms) / 1000)
         if session.parent and session.calls == 1:

@@ -111,6 +111,7 @@ class SessionDesk:
         if not isinstance(unit, str) or len(unit) > _UNIT_CHARS_MAX:
             raise BadRequest(f"'unit' must be text of at most {_UNIT_CHARS_MAX} characters.", param="unit")
         details = {"outcome": outcome, "quality": OUTCOMES[outcome], "units": units, "unit": unit, "note": _note(asked)}
+        session.units = float(units)
         self._tell("session_outcome", caller.org, caller.key, session, details)
         return {"object": "session.outcome", "session": session.id, **details}
 
@@ -218,6 +219,7 @@ class SessionDesk:
             "loop": ladder.evidence(session, worst, worst.score, self._now()) if worst is not None else None,
             "steps": sorted(session.taken), "exempt": session.exempt, "label": session.label or None,
             "caps": caps.told_caps(session.own) if session.own is not None else {},
+            "footprint": session.receipt.told(session.units),
         }  # fmt: skip
         if session.stop is not None:
             stop = session.stop

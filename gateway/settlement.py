@@ -292,7 +292,7 @@ def _entry(
 ) -> LedgerEntry:
     """One straight table from what is known to the ledger's columns."""
     charge, priced = charged
-    took = _footprint(deployment, usage)
+    took = _footprint(deployment, usage, pictures=decided.facts.has_images)
     reference = charge, took.energy_millijoules.mid, took.carbon_micrograms.mid
     if deployment is not None and decided.route.reference is not deployment:
         reference = _reference(decided.route.reference, usage, *reference)
@@ -399,7 +399,7 @@ def _reference(reference: Deployment, usage: Usage, charge: int, energy: int, ca
     return charge, energy, carbon
 
 
-def _footprint(deployment: Deployment | None, usage: Usage) -> Footprint:
+def _footprint(deployment: Deployment | None, usage: Usage, *, pictures: bool) -> Footprint:
     if deployment is None or deployment.energy is None or usage in (NO_USAGE, _PASSED):
         return UNKNOWN
-    return footprint(deployment.energy, deployment.intensity, usage)
+    return footprint(deployment.energy, deployment.intensity, usage, pictures=pictures)

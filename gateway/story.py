@@ -1,11 +1,14 @@
 """What a caller is told beside the answer: the x-penstock-* headers. Pure."""
 
+from collections.abc import Iterable
+
 from .crossing.carried import Carried
 from .sessions.ladder import Standing
 from .settlement import Decided, Progress, amounts_of
 from .values.answer import Answer
 from .values.base import Value
 from .values.budget import UNITS, Amounts, Reservation
+from .values.catalog import UNKNOWN_METHOD
 from .values.entry import LedgerEntry
 from .values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd, shortest
 
@@ -100,6 +103,21 @@ def budgets_of(reservation: Reservation, now: float, spent: Amounts | None = Non
     return ", ".join(parts[:_BUDGETS_TOLD])
 
 
+def receipt_of(entry: LedgerEntry) -> str:
+    """Bounds, grid and method of one call's figures: `wh=0.01-0.03-0.09; g=...; grid=FRA 56 g/kWh; method=...`."""
+    if entry.footprint_method == UNKNOWN_METHOD:
+        return f"method={UNKNOWN_METHOD}"
+    wh = [one / MILLIJOULES_PER_WH for one in (entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)]
+    grams = [one / MICROGRAMS_PER_GRAM for one in (entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)]
+    told = f"wh={_dashed(wh)}; g={_dashed(grams)}; grid={entry.grid_zone} {entry.grid_grams_per_kwh:.4g} g/kWh"
+    told += f"; method={entry.footprint_method}"
+    return f"{told}; deferred={entry.deferred_ms / 1000:.0f} s" if entry.deferred_ms else told
+
+
+def _dashed(bounds: Iterable[float]) -> str:
+    return "-".join([f"{one:.4g}" for one in bounds])
+
+
 def told(answer: Answer, decided: Decided, progress: Progress, entry: LedgerEntry) -> Answer:
     """The answer with its story; a whole one also says what it took (a stream's headers left before anybody knew)."""
     if answer.streamed:
@@ -109,4 +127,5 @@ def told(answer: Answer, decided: Decided, progress: Progress, entry: LedgerEntr
         headers["x-penstock-cost-usd"] = nusd_to_usd(entry.charge_nusd) if entry.priced else "unpriced"
         headers["x-penstock-energy-wh"] = "%.6g" % (entry.energy_mj_mid / MILLIJOULES_PER_WH)
         headers["x-penstock-carbon-g"] = "%.6g" % (entry.carbon_ug_mid / MICROGRAMS_PER_GRAM)
+        headers["x-penstock-footprint"] = receipt_of(entry)
     return Answer(status=answer.status, headers=headers, body=answer.body)

@@ -7,115 +7,166 @@ error bars; `penstock eval energy` the measure of it.
 """
 
 import math
+from typing import NamedTuple
 
 from ..values.catalog import EnergyModel, EnergyProfile
 
 METHOD = "modelled-2"
 
-# J per GB of weights streamed from HBM on an H100 (fit; at full power 700 W / 3.35 TB/s = 0.21).
-_JOULES_PER_GB = 0.175
-# J per step, GPU and cube root of 1e9 parameters, which stands for layers: launches, synchronisation, idle power (fit).
-_STEP_JOULES = 0.395
-# J per token and 1e9 active parameters at 16 bits: 0.95 pJ per FLOP (fit).
-_COMPUTE_JOULES = 0.0019
-# J per token, fixed: sampling, GPUs that wait for the host (fit).
+# The fit (loadtest/energy/fit.py prints it): 300 text configurations of ML.ENERGY v3 (vLLM 0.11, H100 and B200) and 224 of v2 (vLLM
+# of 2024, A100 and H100), 26 families of models weighted alike, soft L1 of log2. Behind each figure: its range over the fits
+# that leave one family out.
+# J per GB of weights streamed from HBM (.156-.182; an H100 at full power: 700 W / 3.35 TB/s = 0.21).
+_JOULES_PER_GB = 0.1752
+# J per step, GPU and cube root of 1e9 parameters, which stands for layers: launches, synchronisation, idle power (.35-.58).
+_STEP_JOULES = 0.3952
+# J per token and 1e9 active parameters at 16 bits (.0016-.0022): 0.95 pJ per FLOP.
+_COMPUTE_JOULES = 0.00191
+# J per token: sampling, GPUs that wait for the host (.033-.043).
 _FIXED_JOULES = 0.0389
-# J per token, further GPU and cube root of 1e9 parameters: collectives, imbalance (fit).
-_COLLECTIVE_JOULES = 0.0094
-# J per token, sqrt(1e9 active parameters) and 1,000 tokens of context: KV-cache traffic under grouped queries (fit).
-_CONTEXT_JOULES = 0.0061
-# What the machine makes of it: (factor on what is per token, on what is per step, GB of memory a GPU). B200 against H100:
-# fit; A100 and H200: as H100, for want of data that tells them apart; memory: data sheets.
-HARDWARE = {
-    "a100": (1.0, 1.0, 80.0),
-    "h100": (1.0, 1.0, 80.0),
-    "h200": (1.0, 1.0, 141.0),
-    "b200": (0.87, 1.08, 180.0),
-}
-# GPUs of a replica where nobody says: memory for the weights, and as much again for the KV cache (ML.ENERGY's median: 2.1).
-_MEMORY_PER_WEIGHT = 2.0
-# vLLM of 2024 against 0.11 of 2025 (fit: ML.ENERGY v2 against v3).
+# J per token, further GPU and cube root of 1e9 parameters: collectives, imbalance (.0090-.0098).
+_COLLECTIVE_JOULES = 0.00938
+# J per token, sqrt(1e9 active parameters) and 1,000 tokens of context: KV-cache traffic under grouped queries (.0042-.0079).
+_CONTEXT_JOULES = 0.00609
+# vLLM of 2024 against 0.11 of 2025 (1.45-1.54). Every A100 of the data ran the older one.
 _OLDER_ENGINE = 1.5
-# J per prompt token and 1e9 active parameters, low-mid-high (DeepSeek and SGLang production figures, 2025).
+_OLD_HARDWARE = "a100"
+
+
+class Hardware(NamedTuple):
+    """A GPU: factors on what is per token and on what is per step, memory in GB, its bandwidth in TB/s, a factor on the
+    time that is per sequence."""
+
+    per_token: float
+    per_step: float
+    memory_gb: float
+    bandwidth: float
+    per_sequence: float
+
+
+# Factors of the B200 against the H100: the fit; A100 and H200 count as H100, nothing here tells them apart. Memory and bandwidth:
+# data sheets.
+HARDWARE = {
+    "a100": Hardware(1.0, 1.0, 80.0, 1.555, 1.0),
+    "h100": Hardware(1.0, 1.0, 80.0, 3.35, 1.0),
+    "h200": Hardware(1.0, 1.0, 141.0, 4.8, 1.0),
+    "b200": Hardware(0.87, 1.08, 180.0, 8.0, 0.743),
+}
+# What serves where nobody says: the middle of what is in use (a judgement; it matters by the GPUs that a replica needs).
+UNDECLARED = "h200"
+# GPUs of a replica where nobody says, low-mid-high: memory for the weights, and as much again for the KV cache (the median of
+# ML.ENERGY's configurations is 2.1).
+_MEMORY_PER_WEIGHT = (1.2, 2.0, 3.0)
+# J per prompt token and 1e9 active parameters, low-mid-high (DeepSeek and SGLang production figures, 2025); not fitted.
 _PREFILL_JOULES = (0.0020, 0.0035, 0.0080)
 # Attention's share of prefill: layers x width ~ 3.3e4 * A^0.7 (8B 1.3e5, 70B 6.6e5, 405B 2.1e6).
 _ATTENTION = 3.3e4 / 1e9
 # What a cached prompt token costs beside an uncached one; a judgement, discounts are not energy data.
 _CACHED_SHARE = (0.0, 0.10, 0.25)
-# Sequences served together when nobody says; (low energy, mid, high energy): what fits ML.ENERGY's serving-like rows.
-_CONCURRENCY_PRIOR = (512.0, 110.0, 24.0)
+# Sequences served together when nobody says: 30 T^(1/4) (8B 50, 70B 87, 671B 153), four times that at the low bound (eight from
+# 200B on, where fleets serve thousands), 1/2.2 of it at the high one. Chosen on published points, and so not held out.
+_PRIOR, _PRIOR_POWER, _PRIOR_UP, _PRIOR_UP_LARGE, _PRIOR_DOWN, _LARGE_TOTAL_B = 30.0, 0.25, 4.0, 8.0, 2.2, 200.0
 # A concurrency that is known is off by at most this factor, one way or the other: it moves during a call.
-_CONCURRENCY_ERROR = 1.25
-# Residual of the fit; upwards more where the engine's generation is not declared, for it may be the older.
-_RESIDUAL = (2**-0.7, 1.0, 2**0.7)
-_RESIDUAL_HIGH_UNDECLARED = 2.0
+_CONCURRENCY_ERROR = 1.15
+# One that was inferred from the time between tokens: with this factor 94 % of the measured points that have it lie within the band.
+_INFERRED_ERROR = 2.0
+# Residual of the fit: about 92 % of the errors on families left out; upwards more where the engine's generation is not declared.
+_RESIDUAL = (2**-0.70, 1.0, 2**0.65)
+_RESIDUAL_HIGH_UNDECLARED = 2**0.90
 # Host CPU and DRAM plus provisioned idle per unit of accelerator energy (Google, 2025: 1 + 0.43 + 0.14).
 SERVER = (1.25, 1.57, 1.90)
+# Energy per output token where pictures or videos came in whose tokens are not counted as input, against the same without: 5 %,
+# median and 95 % of 71 and 21 configurations of ML.ENERGY v3.
+MEDIA = {"text": (1.0, 1.0, 1.0), "image": (0.95, 1.30, 2.1), "video": (1.0, 1.45, 2.4)}
 
 # Every number above: what a data version is made of.
 COEFFICIENTS = (
-    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES,
-    tuple(HARDWARE.items()), _MEMORY_PER_WEIGHT, _OLDER_ENGINE, _PREFILL_JOULES, _ATTENTION, _CACHED_SHARE,
-    _CONCURRENCY_PRIOR, _CONCURRENCY_ERROR, _RESIDUAL, _RESIDUAL_HIGH_UNDECLARED, SERVER,
+    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES, _OLDER_ENGINE,
+    tuple(HARDWARE.items()), _MEMORY_PER_WEIGHT, _PREFILL_JOULES, _ATTENTION, _CACHED_SHARE, _PRIOR, _PRIOR_POWER,
+    _PRIOR_UP, _PRIOR_UP_LARGE, _PRIOR_DOWN, _LARGE_TOTAL_B, _CONCURRENCY_ERROR, _INFERRED_ERROR, _RESIDUAL, _RESIDUAL_HIGH_UNDECLARED, SERVER,
 )  # fmt: skip
 
 
 def model_of(profile: EnergyProfile) -> tuple[EnergyModel, EnergyModel, EnergyModel]:
     """The formula for low, mid and high bound, worked out once per deployment."""
-    known = profile.concurrency
-    together = (
-        (known * _CONCURRENCY_ERROR, known, known / _CONCURRENCY_ERROR) if known is not None else _CONCURRENCY_PRIOR
-    )
-    low, mid, high = (_bound(profile, bound, max(1.0, together[bound])) for bound in range(3))
+    low, mid, high = (_bound(profile, bound, max(1.0, together(profile)[bound])) for bound in range(3))
     return low, mid, high
 
 
-def step_terms(profile: EnergyProfile, together: float) -> tuple[float, float]:
-    """(J per step, J per token beside it) of decoding with so many sequences together, without context; mid."""
-    per_token, per_step, _ = HARDWARE[profile.hardware]
-    layers, gpus = profile.total_params_b ** (1 / 3), gpus_of(profile)
-    step = _JOULES_PER_GB * streamed(profile, together) * profile.bytes_per_param + _STEP_JOULES * gpus * layers
+def together(profile: EnergyProfile) -> tuple[float, float, float]:
+    """Sequences served together at the low, mid and high bound of energy (the most of them at the low one)."""
+    known = profile.concurrency
+    if known is not None:
+        error = _INFERRED_ERROR if profile.concurrency_source == "latency" else _CONCURRENCY_ERROR
+        return known * error, known, known / error
+    mid = prior(profile)
+    up = _PRIOR_UP_LARGE if profile.total_params_b >= _LARGE_TOTAL_B else _PRIOR_UP
+    return mid * up, mid, mid / _PRIOR_DOWN
+
+
+def prior(profile: EnergyProfile) -> float:
+    """Sequences served together where nobody says."""
+    return _PRIOR * math.pow(profile.total_params_b, _PRIOR_POWER)
+
+
+def step_terms(profile: EnergyProfile, sequences: float, bound: int = 1) -> tuple[float, float]:
+    """(J per step, J per token beside it) of decoding with so many sequences together, without context."""
+    hardware = HARDWARE[profile.hardware]
+    layers, gpus = layers_of(profile), gpus_of(profile, bound)
+    step = _JOULES_PER_GB * streamed(profile, sequences) * profile.bytes_per_param + _STEP_JOULES * gpus * layers
     token = (
-        _COMPUTE_JOULES * profile.active_params_b * (profile.bytes_per_param / 2) ** 0.5
+        _COMPUTE_JOULES * profile.active_params_b * math.sqrt(profile.bytes_per_param / 2)
         + _FIXED_JOULES
         + _COLLECTIVE_JOULES * max(gpus - 1, 0) * layers
     )
-    return per_step * step, per_token * token
+    return hardware.per_step * step, hardware.per_token * token
 
 
-def streamed(profile: EnergyProfile, together: float) -> float:
-    """1e9 parameters that a step reads when each of `together` tokens picks its own experts; dense: all of them."""
+def layers_of(profile: EnergyProfile) -> float:
+    """What stands for the number of layers: they grow about as the cube root of the parameters."""
+    return math.cbrt(profile.total_params_b)
+
+
+def streamed(profile: EnergyProfile, sequences: float) -> float:
+    """1e9 parameters that a step reads when each of its tokens picks its own experts; dense: all of them."""
     active, total = profile.active_params_b, profile.total_params_b
-    return active + (total - active) * (1 - math.pow(1 - active / total, max(together - 1, 0)))
+    return active + (total - active) * (1 - math.pow(1 - active / total, max(sequences - 1, 0)))
 
 
-def gpus_of(profile: EnergyProfile) -> float:
+def gpus_of(profile: EnergyProfile, bound: int = 1) -> float:
     """GPUs of a replica: as declared, else as many as the weights and their cache need (not whole ones: it is a mean)."""
     if profile.gpus is not None:
         return float(profile.gpus)
-    memory = HARDWARE[profile.hardware][2]
-    return max(1.0, _MEMORY_PER_WEIGHT * profile.total_params_b * profile.bytes_per_param / memory)
+    needed = _MEMORY_PER_WEIGHT[bound] * profile.total_params_b * profile.bytes_per_param
+    return max(1.0, needed / HARDWARE[profile.hardware].memory_gb)
 
 
-def _bound(profile: EnergyProfile, bound: int, together: float) -> EnergyModel:
+def engine_factor(profile: EnergyProfile) -> float:
+    """What the generation of the serving software makes of it."""
+    return _OLDER_ENGINE if _is_older(profile) else 1.0
+
+
+def _is_older(profile: EnergyProfile) -> bool:
+    return profile.engine == "2024" or (not profile.engine and profile.hardware == _OLD_HARDWARE)
+
+
+def _bound(profile: EnergyProfile, bound: int, sequences: float) -> EnergyModel:
     active = profile.active_params_b
-    step, token = step_terms(profile, together)
-    factor = profile.hardware_factor * profile.scale * _residual(profile, bound)
-    if profile.engine == "2024":
-        factor *= _OLDER_ENGINE
-    per_token = HARDWARE[profile.hardware][0]
+    step, token = step_terms(profile, sequences, bound)
+    factor = profile.hardware_factor * profile.scale * engine_factor(profile) * _residual(profile, bound)
+    per_token = HARDWARE[profile.hardware].per_token
     prefill = per_token * _PREFILL_JOULES[bound] * active * factor
     return EnergyModel(
-        per_output=(step / together + token) * factor,
-        per_output_context=per_token * _CONTEXT_JOULES * active**0.5 / 1000 * factor,
+        per_output=(step / sequences + token) * factor,
+        per_output_context=per_token * _CONTEXT_JOULES * math.sqrt(active) / 1000 * factor,
         per_input=prefill,
-        per_input_squared=prefill * _ATTENTION * active**0.7 / active,
+        per_input_squared=prefill * _ATTENTION * math.pow(active, 0.7) / active,
         cached_share=_CACHED_SHARE[bound],
         facility=SERVER[bound] * profile.pue[bound],
     )
 
 
 def _residual(profile: EnergyProfile, bound: int) -> float:
-    if bound == 2 and profile.engine == "":
+    if bound == 2 and not profile.engine and not _is_older(profile):
         return _RESIDUAL_HIGH_UNDECLARED
     return _RESIDUAL[bound]

@@ -1,4 +1,5 @@
-"""`penstock eval`: the loop guard and published rules on recorded agent sessions; the router on labelled prompts."""
+"""`penstock eval`: the loop guard and published rules on recorded agent sessions; the router on labelled prompts; the
+energy estimate beside published figures."""
 
 import argparse
 import sys
@@ -12,6 +13,7 @@ from ..evaluation.ours import Meter, limits
 from ..evaluation.recordings import load
 from ..evaluation.replay import NAMES, makers
 from ..evaluation.spend import Prices
+from . import eval_energy
 from .eval_routing import arguments as routing_arguments
 from .eval_routing import run as run_routing
 
@@ -36,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     loops.add_argument("--seed", type=int, default=7, help="of the long sessions (default: 7)")
     routing_arguments(subjects)
+    eval_energy.arguments(subjects)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -43,7 +46,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.subject == "loops":
         return _loops(chosen)
     try:
-        return run_routing(chosen)
+        return eval_energy.run(chosen) if chosen.subject == "energy" else run_routing(chosen)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:

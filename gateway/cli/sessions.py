@@ -131,6 +131,8 @@ def _print_one(one: dict[str, Any]) -> None:
         ("exempt", "yes" if one["exempt"] else ""),
     ]  # fmt: skip
     rows += [(f"cap {name}", value) for name, value in one["caps"].items()]
+    grams = one["footprint"]["g_co2e"]
+    rows.append(("carbon", f"{grams['mid']:.4g} g CO2e ({grams['low']:.4g} to {grams['high']:.4g})"))
     stop = one.get("stop")
     if stop is not None:
         rows += [("stopped", stop["code"]), ("asked since", stop["hammered"])]

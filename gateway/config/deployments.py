@@ -219,7 +219,7 @@ def _profile(
         active_params_b=active,
         total_params_b=total,
         bytes_per_param=float(bits) / 8,
-        hardware=given.hardware or "h100",
+        hardware=given.hardware or energy.UNDECLARED,
         hardware_factor=float(given.hardware_factor),
         gpus=given.gpus,
         engine=given.engine or "",

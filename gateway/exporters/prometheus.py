@@ -12,6 +12,7 @@ from operator import add, attrgetter
 from prometheus_client import CollectorRegistry, disable_created_metrics, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from ..values.catalog import UNKNOWN_METHOD
 from ..values.entry import LedgerEntry
 from ..values.units import NUSD_PER_USD
 
@@ -34,6 +35,10 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_carbon_grams", "Operational (location-based) and embodied carbon in gCO2e.", "low", "carbon_ug_low", _MICRO),
     ("penstock_carbon_grams", "", "mid", "carbon_ug_mid", _MICRO),
     ("penstock_carbon_grams", "", "high", "carbon_ug_high", _MICRO),
+    ("penstock_embodied_grams", "The embodied part of the mid carbon, in gCO2e.", "", "embodied_ug", _MICRO),
+    ("penstock_market_carbon_grams", "Mid carbon by market-based accounting, kept apart (location-based where no contract is told).", "", "market_carbon_ug", _MICRO),
+    ("penstock_reference_carbon_grams", "Mid carbon of the same tokens on each route's most capable deployment.", "", "reference_carbon_ug", _MICRO),
+    ("penstock_undeferred_carbon_grams", "Mid carbon had nothing waited for a greener hour.", "", "undeferred_carbon_ug", _MICRO),
     ("penstock_reference_energy_joules", "Mid energy of the same tokens on each route's most capable deployment.", "", "reference_energy_mj", _MILLI),
 )  # fmt: skip
 _EXTRA = {"penstock_tokens": "kind", "penstock_energy_joules": "bound", "penstock_carbon_grams": "bound"}
@@ -58,6 +63,7 @@ class Metrics:
         # Born at zero, so that a rate sees the first one too.
         self._errors: dict[tuple[str, ...], int] = {(code,): 0 for code in ("internal_error", "overloaded")}
         self._unpriced: dict[tuple[str, ...], int] = {}
+        self._unknown: dict[tuple[str, ...], int] = {}
         self._failures: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
@@ -76,6 +82,8 @@ class Metrics:
             sums[:] = map(add, sums, _figures(entry))
             if not entry.priced:
                 self._count(self._unpriced, (entry.deployment, entry.team))
+            if entry.footprint_method == UNKNOWN_METHOD:
+                self._count(self._unknown, (entry.deployment, entry.team))
         if entry.outcome in ("upstream_error", "cut"):
             self._count(self._failures, (entry.deployment, entry.code))
         if not entry.final:
@@ -100,9 +108,8 @@ class Metrics:
         """prometheus_client's collector interface."""
         with self._lock:
             sums = {key: tuple(values) for key, values in self._sums.items()}
-            tables = [
-                dict(table) for table in (self._requests, self._refusals, self._errors, self._unpriced, self._failures)
-            ]
+            counted = self._requests, self._refusals, self._errors, self._unpriced, self._unknown, self._failures
+            tables = [dict(table) for table in counted]
         yield from _sum_families(sums)
         requests = CounterMetricFamily("penstock_requests", "Requests by how they ended.", labels=[*_LABELS, "outcome"])
         refusals = CounterMetricFamily("penstock_refusals", "Refusals by code.", labels=["code", "team"])
@@ -110,10 +117,13 @@ class Metrics:
         unpriced = CounterMetricFamily(
             "penstock_unpriced", "Attempts whose price is not known.", labels=["deployment", "team"]
         )
+        unknown = CounterMetricFamily(
+            "penstock_unknown_footprint", "Attempts whose energy is not known.", labels=["deployment", "team"]
+        )
         failures = CounterMetricFamily(
             "penstock_attempt_failures", "Attempts that did not serve.", labels=["deployment", "code"]
         )
-        for family, table in zip((requests, refusals, errors, unpriced, failures), tables, strict=True):
+        for family, table in zip((requests, refusals, errors, unpriced, unknown, failures), tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family

@@ -4,13 +4,14 @@ import csv
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 
 from ..values.entry import GROUPS
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
 
-Row = dict[str, str | int]
+Row = dict[str, Any]
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 _MS = 1000
 
@@ -60,7 +61,19 @@ def _shown(row: Row) -> dict[str, str | int]:
     for bound in ("low", "mid", "high"):
         shown[f"energy_wh_{bound}"] = f"{int(row[f'energy_mj_{bound}']) / MILLIJOULES_PER_WH:.6f}"
         shown[f"carbon_g_{bound}"] = f"{int(row[f'carbon_ug_{bound}']) / MICROGRAMS_PER_GRAM:.6f}"
+    for unit, count in (("request", row["requests"]), ("session", row["sessions"]), ("unit", row["units"])):
+        for bound in ("low", "mid", "high"):
+            micrograms = row[f"units_carbon_ug_{bound}" if unit == "unit" else f"carbon_ug_{bound}"]
+            shown[f"g_per_{unit}_{bound}"] = _each(micrograms, count)
+    emitted = row["carbon_ug_mid"] or 0
+    for name, other in (("routing", "reference_carbon_ug"), ("waiting", "undeferred_carbon_ug")):
+        shown[f"g_saved_by_{name}"] = f"{((row[other] or 0) - emitted) / MICROGRAMS_PER_GRAM:.6f}"
     return shown
+
+
+def _each(micrograms: int | None, count: float | None) -> str:
+    """Grams for each of so many (SCI: carbon per functional unit); nothing where there was none."""
+    return f"{(micrograms or 0) / MICROGRAMS_PER_GRAM / count:.6f}" if count else ""
 
 
 def _cell(value: str | int | None) -> str | int:

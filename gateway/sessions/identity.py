@@ -14,6 +14,7 @@ import msgspec
 
 from ..errors import BadRequest
 from ..values.budget import NOTHING_MET, NOTHING_SPENT, Amounts, Measure, Met, SessionCaps, added
+from ..values.receipt import NO_RECEIPT, Receipt
 from ..values.session import LoopLimits, Stop
 from ..wire.heard import UNHEARD, Beginning
 from . import lineage
@@ -43,7 +44,7 @@ class Session(msgspec.Struct, eq=False):
     to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its
     newest input: tokens per byte of body, and the share read from a cache; `input_tokens` is how long it was, `warm` what
     each deployment's cache may hold of it (routing/prospects.py), `wanted_more` whether its last call wanted more than the
-    lowest tier.
+    lowest tier. `receipt` is what its own calls took of energy and carbon, `units` the work that was reported.
 
     Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were
     taken, `watched` those that were only observed, `limits` those that it was stopped by, `moved` where that took it,
@@ -67,6 +68,8 @@ class Session(msgspec.Struct, eq=False):
     provider: str = ""
     inherited: Amounts = NOTHING_SPENT
     spent: Amounts = NOTHING_SPENT
+    receipt: Receipt = NO_RECEIPT
+    units: float | None = None
     parent: str = ""
     root: str = ""
     input_per_byte: float = 0.0

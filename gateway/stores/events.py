@@ -12,7 +12,7 @@ import orjson
 
 from ..values.base import Value
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, budget TEXT NOT NULL, account TEXT NOT NULL,
     details TEXT NOT NULL
@@ -43,7 +43,7 @@ class SqliteEvents:
         self._path = path
         db = self._open()
         try:
-            db.executescript(_SCHEMA)
+            db.executescript(SCHEMA)
         finally:
             db.close()
 

@@ -6,12 +6,15 @@ All calls block; `ledger.py` makes them from its writer thread.
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import astuple, fields
 
 from ..values.budget import Amounts
+from ..values.catalog import UNKNOWN_METHOD
 from ..values.entry import GROUPS, LedgerEntry
 from ..values.quality import SHADOW
+from . import events, measured
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -48,6 +51,12 @@ _SUMS = (
     "undeferred_carbon_ug",
 )  # fmt: skip
 
+# What was reported of a session last: (account, units). The account is key/session.
+_REPORTED = (
+    "SELECT account, CAST(json_extract(details, '$.units') AS REAL) AS units, MAX(at_ms) FROM events"
+    " WHERE kind = 'session_outcome' GROUP BY account"
+)
+_UNITS = ("units", "units_carbon_ug_low", "units_carbon_ug_mid", "units_carbon_ug_high")
 # Counterfactuals of carbon: in entries of versions that knew none, what was really so.
 _AS_CARBON = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
 
@@ -63,7 +72,7 @@ class SqliteLedger:
         self._db.execute("PRAGMA synchronous=NORMAL")
         # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(_SCHEMA + measured.SCHEMA + events.SCHEMA)
         self._widen()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
@@ -102,13 +111,14 @@ class SqliteLedger:
         for row in self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM entries ORDER BY at_ms, id"):
             yield LedgerEntry(**dict(zip(_COLUMNS, row, strict=True)))
 
-    def grouped(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, str | int]]:
+    def grouped(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
         """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUPS."""
         assert set(by) <= set(GROUPS), "only known columns reach the statement"
         columns = [f"{_expression(name)} AS {name}" for name in by]
         names = (
             *by, "requests", "refused", "failed", "loops_stopped", "small_requests", "frontier_requests",
-            "estimated_entries", "unpriced_entries", *_SUMS,
+            "estimated_entries", "unpriced_entries", "unknown_footprints", "sessions", "deferred_entries", *_SUMS,
+            "metered_mj",
         )  # fmt: skip
         aggregates = [
             "SUM(final)",
@@ -119,12 +129,35 @@ class SqliteLedger:
             "SUM(final AND tier = 'frontier')",
             "SUM(usage_basis = 'estimated')",
             "SUM(NOT priced)",
+            f"SUM(usage_basis != 'none' AND footprint_method = '{UNKNOWN_METHOD}')",
+            "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN session END)",
+            "SUM(deferred_ms > 0)",
             *(f"SUM({name})" for name in _SUMS),
+            "SUM((SELECT millijoules FROM measured WHERE entry = entries.id))",
         ]
         grouping = f" GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else ""
         statement = f"SELECT {', '.join([*columns, *aggregates])} FROM entries WHERE at_ms >= ? AND at_ms < ?{grouping}"
-        rows = self._db.execute(statement, (start_ms, end_ms))
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        rows = [dict(zip(names, row, strict=True)) for row in self._db.execute(statement, (start_ms, end_ms))]
+        units = self._units(by, start_ms, end_ms)
+        nothing = (0.0, 0, 0, 0)
+        return [
+            row | dict(zip(_UNITS, units.get(tuple([row[name] for name in by]), nothing), strict=True)) for row in rows
+        ]
+
+    def _units(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+        """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls."""
+        columns = "".join(f"{_expression(name)} AS {name}, " for name in by)
+        grouping = f" GROUP BY {', '.join(by)}" if by else ""
+        rows = self._db.execute(
+            f"WITH reported AS ({_REPORTED}), took AS (SELECT {columns}key || '/' || session AS account,"
+            " SUM(carbon_ug_low) AS low, SUM(carbon_ug_mid) AS mid, SUM(carbon_ug_high) AS high"
+            f" FROM entries WHERE at_ms >= ? AND at_ms < ? GROUP BY {''.join(f'{name}, ' for name in by)}account)"
+            f" SELECT {''.join(f'{name}, ' for name in by)}SUM(units), SUM(low), SUM(mid), SUM(high)"
+            f" FROM took JOIN reported USING (account){grouping}",
+            (start_ms, end_ms),
+        )
+        count = len(by)
+        return {row[:count]: row[count:] for row in rows if row[count] is not None}
 
     def spent(
         self,

@@ -98,7 +98,7 @@ class EnergyProfile:
     active_params_b: float
     total_params_b: float
     bytes_per_param: float
-    hardware: str = "h100"
+    hardware: str = "h200"
     hardware_factor: float = 1.0
     gpus: int | None = None
     engine: str = ""
