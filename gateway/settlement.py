@@ -292,6 +292,7 @@ def _entry(
 ) -> LedgerEntry:
     """One straight table from what is known to the ledger's columns."""
     charge, priced = charged
+    profile = deployment.profile if deployment else None
     took = _footprint(deployment, usage, pictures=decided.facts.has_images)
     reference = charge, took.energy_millijoules.mid, took.carbon_micrograms.mid
     if deployment is not None and decided.route.reference is not deployment:
@@ -350,6 +351,8 @@ def _entry(
         market_carbon_ug=took.market_micrograms,
         reference_carbon_ug=reference[2],
         undeferred_carbon_ug=_undeferred(decided, deployment, took),
+        concurrency=(profile.concurrency or 0.0) if profile else 0.0,
+        energy_scale=profile.scale if profile else 1.0,
         deferred_ms=round(decided.waited.seconds * 1000) if decided.waited else 0,
     )
 

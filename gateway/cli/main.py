@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "run the gateway",
     "check": "check a routing file: every mistake at once",
     "sessions": "see sessions, let stopped ones go on, end them, label them",
+    "explain": "show where a request went and why, and its footprint line by line",
     "export": "print what was spent, per task type or another group",
     "eval": "try the loop guard on recorded sessions, the router on labelled prompts, beside published rules",
     "learn": "train the scorer, fit quality floors to the labels of own traffic",

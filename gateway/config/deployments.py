@@ -305,7 +305,7 @@ def _feeds(
     """What its grid is called at each feed that the file has."""
     given = {name: zone for name, zone in doc.feeds.model_dump().items() if zone is not None}
     if doc.feeds.uk is not None and doc.feeds.uk not in intensity_uk.ZONES:
-        reader.complain((*path, "feeds", "uk"), f"'{doc.feeds.uk}' is neither GB nor the number of a region, 1 to 18")
+        reader.complain((*path, "feeds", "uk"), f"'{doc.feeds.uk}' is neither GB nor the number of a region, 1 to 17")
     for name in given:
         if getattr(feeds, name) is None:
             reader.complain((*path, "feeds", name), f"there is no feed '{name}'; add it under 'feeds'")

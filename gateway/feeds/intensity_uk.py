@@ -1,7 +1,7 @@
 """The carbon intensity API of Great Britain's system operator: average (generation, direct), half-hourly, without a key.
 
 GET /intensity and /intensity/FROM/fw24h for the whole island ("GB"), /regional/intensity/FROM/fw24h/regionid/N for one of
-its regions ("1" to "14"; "15" England, "16" Scotland, "17" Wales, "18" all). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the running half-hour: its
+its regions ("1" to "14"; "15" England, "16" Scotland, "17" Wales). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the running half-hour: its
 forecast stands in, and the value counts as estimated.
 """
 
@@ -13,7 +13,7 @@ from ..values.grid import GridNews
 from .grid_news import FeedError, Fetch, document, forecast, grams, rows, seconds
 
 BASE_URL = "https://api.carbonintensity.org.uk"
-ZONES = ("GB", *(str(number) for number in range(1, 19)))
+ZONES = ("GB", *(str(number) for number in range(1, 18)))
 _SLOT_SECONDS = 1800.0
 
 
@@ -27,7 +27,7 @@ class UkIntensity:
 
     async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
         """The running half-hour, and the day from here."""
-        start = datetime.fromtimestamp(now // _SLOT_SECONDS * _SLOT_SECONDS, UTC).strftime("%Y-%m-%dT%H:%MZ")
+        start = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%MZ")
         path = f"intensity/{start}/fw24h" if zone == "GB" else f"regional/intensity/{start}/fw24h/regionid/{zone}"
         found = await document(fetch, f"{self._base}/{path}", {})
         slots = rows(found, "data") if zone == "GB" else self._of_region(found.get("data"), zone)

@@ -111,6 +111,14 @@ class SqliteLedger:
         for row in self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM entries ORDER BY at_ms, id"):
             yield LedgerEntry(**dict(zip(_COLUMNS, row, strict=True)))
 
+    def of_request(self, request_id: str) -> list[LedgerEntry]:
+        """The entries of one request, first attempt first; found by their ids, which are indexed."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMN_LIST} FROM entries WHERE id >= ? AND id < ? ORDER BY attempts",
+            (f"{request_id}.", f"{request_id}/"),
+        )
+        return [LedgerEntry(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
     def grouped(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
         """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUPS."""
         assert set(by) <= set(GROUPS), "only known columns reach the statement"

@@ -120,6 +120,7 @@ class Playbook:
     """An exchange whose every door is here: it keeps the sequence of events and the ledger."""
 
     def __init__(self, world: World, provider: Sequence[Answers | UpstreamError], *, disk_full: bool = False) -> None:
+        self.world = world
         self.events: list[str] = []
         self.entries: list[LedgerEntry] = []
         self.session_events: list[SessionEvent] = []
@@ -130,7 +131,7 @@ class Playbook:
         self._provider = list(provider)
         self._disk_full = disk_full
         self.exchange = Exchange(
-            world=lambda: world,
+            world=lambda: self.world,
             budgets=self,
             sessions=SessionBook(),
             health=HealthBook(),

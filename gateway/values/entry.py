@@ -18,7 +18,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     `embodied_ug` lies within carbon_ug_mid; `market_carbon_ug` is that figure by market-based accounting, apart.
     `reference_energy_mj` and `reference_carbon_ug` are mid figures of the same tokens on the most capable candidate.
     A request that waited for a greener hour did so for `deferred_ms` before at_ms; `undeferred_carbon_ug` is what the same
-    energy would have emitted at once (carbon_ug_mid where nothing waited).
+    energy would have emitted at once (carbon_ug_mid where nothing waited). `concurrency` is how many sequences were taken to
+    be served together (0: the prior), `energy_scale` what a meter made of the model.
     """
 
     id: str
@@ -75,6 +76,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     reference_carbon_ug: int = 0
     undeferred_carbon_ug: int = 0
     deferred_ms: int = 0
+    concurrency: float = 0.0
+    energy_scale: float = 1.0
 
 
 class Hold(Value, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ BESIDE = {"_LAYER": 2.0, "_STREAM": 0.4, "_SYNCHRONISING": 0.0005}
 SEQUENCE = {"_FLOP": 0.002, "_CONTEXT": 0.005, "_SEQUENCE": 0.02}
 LATENCY_FACTORS = {"b200.per_sequence": 0.8}
 # How much of a log2 error a factor of e away from the start counts as.
-_WEAK_PRIOR = 0.03
+WEAK_PRIOR = 0.03
 # Prompts of 150 tokens say little of prefill: it is held at production figures (gateway/carbon/energy.py), so strongly.
 _PREFILL_CENTRE, _PREFILL_PRIOR = 0.0035, 0.7
 # log2 error from which on the loss grows linearly.
@@ -196,7 +196,7 @@ def _features(
 
 
 def _weak(starts: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    return np.log([*starts.values()]), np.full(len(starts), _WEAK_PRIOR)
+    return np.log([*starts.values()]), np.full(len(starts), WEAK_PRIOR)
 
 
 def _families_of(points: Sequence[Point]) -> np.ndarray:
@@ -313,7 +313,7 @@ def _errors(
     for title, fitting, told in ROWS:
         logs = [left_out(fits, point, told) for point in points if fitting(point)]
         within = sum(low <= 0 <= high for low, _, high in logs) / len(logs)
-        rows.append((title, told, *_spread([mid for _, mid, _ in logs]), f"{within:.0%}"))
+        rows.append((title, told, *spread([mid for _, mid, _ in logs]), f"{within:.0%}"))
     head = ("family left out", "told", "n", "median", "p90", "bias", "in band")
     return table("Energy: |log2| of estimate over figure, by coefficients that have not seen the family", head, rows)
 
@@ -323,13 +323,13 @@ def _times(problem: Problem, fits: Mapping[str, Mapping[str, float]]) -> str:
     for family in {*problem.families}:
         told = problem.predicted(np.log([*fits[family].values()])) / problem.measured
         logs = np.where(problem.families == family, np.log2(told), logs)
-    rows = [("v3", *_spread(logs.tolist()))]
+    rows = [("v3", *spread(logs.tolist()))]
     return table(
         "Time between tokens: the same, by concurrency", ("family left out", "n", "median", "p90", "bias"), rows
     )
 
 
-def _spread(logs: Sequence[float]) -> tuple[str, str, str, str]:
+def spread(logs: Sequence[float]) -> tuple[str, str, str, str]:
     off = [abs(one) for one in logs]
     return str(len(logs)), f"{median(off):.3f}", f"{quantile(off, 0.9):.2f}", f"{median(logs):+.2f}"
 

@@ -1,0 +1,110 @@
+"""The arithmetic of one footprint, line by line: what `penstock explain` shows. The lines add up to what footprint.py gives."""
+
+import math
+
+from ..values.base import Value
+from ..values.catalog import EnergyProfile
+from ..values.grid import Intensity
+from ..values.units import JOULES_PER_KWH
+from ..values.usage import Usage
+from .energy import SERVER, engine_factor, gpus_of, model_of, step_terms, together
+from .footprint import EMBODIED_GRAMS_PER_KWH, footprint
+
+_JOULES_PER_WH = 3600.0
+
+
+class Line(Value, frozen=True, kw_only=True):
+    """One line: what it is, its low, mid and high, and the formula in words."""
+
+    name: str
+    low: float
+    mid: float
+    high: float
+    unit: str
+    how: str = ""
+
+
+def lines(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, pictures: bool = False) -> list[Line]:
+    """Everything between tokens and grams, in the order in which it is worked out."""
+    models, shared, given = model_of(profile), together(profile), usage.input
+    written, cached = usage.output, usage.cached_input
+    fresh, context = given - cached, given + written / 2
+    steps, tokens = [], []
+    for bound, model in enumerate(models):
+        step, token = step_terms(profile, max(1.0, shared[bound]), bound)
+        share = step / max(1.0, shared[bound])
+        # What both are scaled by (engine, hardware, meter, residual) is told by what they came to.
+        factor = model.per_output / (share + token)
+        steps.append(written * share * factor)
+        tokens.append(written * token * factor)
+    found = [
+        _line("together", shared, "sequences", f"{profile.concurrency_source}: how many share each step"),
+        _line(
+            "GPUs",
+            [gpus_of(profile, bound) for bound in range(3)],
+            "",
+            "declared" if profile.gpus else "as the weights need",
+        ),
+        _line("decode, steps", steps, "J", f"{written:,} output tokens x (weights streamed + fixed) / together"),
+        _line("decode, tokens", tokens, "J", f"{written:,} output tokens x (arithmetic + fixed + collectives)"),
+        _line(
+            "decode, context",
+            [written * model.per_output_context * context for model in models],
+            "J",
+            f"{written:,} x {context:,.0f} tokens of context",
+        ),
+        _line("prefill", [fresh * model.per_input for model in models], "J", f"{fresh:,} uncached input tokens"),
+        _line(
+            "prefill, attention",
+            [fresh * model.per_input_squared * given for model in models],
+            "J",
+            f"{fresh:,} x {given:,} tokens",
+        ),
+        _line(
+            "prefill, cached",
+            [cached * model.per_input * model.cached_share for model in models],
+            "J",
+            f"{cached:,} cached input tokens",
+        ),
+    ]
+    return found + _totals(profile, intensity, usage, pictures=pictures)
+
+
+def _totals(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, pictures: bool) -> list[Line]:
+    models = model_of(profile)
+    accelerator = [model.accelerator_joules(usage.input, usage.cached_input, usage.output) for model in models]
+    took = footprint(models, intensity, usage, pictures=pictures)
+    energy, carbon = took.energy_millijoules, took.carbon_micrograms
+    facility = [energy.low / 1e3, energy.mid / 1e3, energy.high / 1e3]
+    grid = intensity.grams_per_kwh
+    made = [one * each / JOULES_PER_KWH for one, each in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)]
+    return [
+        _line("accelerator", accelerator, "J", "the sum"),
+        _line("x server", SERVER, "", "host and provisioned idle"),
+        _line("x PUE", profile.pue, "", "the building"),
+        _line("energy", facility, "J", "at the facility's meter" + ", pictures widen the high bound" * pictures),
+        _line("energy", [one / _JOULES_PER_WH for one in facility], "Wh"),
+        _line(
+            "operational",
+            [one * grid / JOULES_PER_KWH for one in facility],
+            "g",
+            f"x {grid:.4g} g/kWh, {intensity.zone} ({intensity.source})",
+        ),
+        _line("embodied", made, "g", "40, 70, 140 g per accelerator kWh"),
+        _line("carbon", [carbon.low / 1e6, carbon.mid / 1e6, carbon.high / 1e6], "g CO2e", "operational + embodied"),
+    ]
+
+
+def told_factors(profile: EnergyProfile) -> str:
+    """What all joules of a deployment are scaled by beside the formula, in words; "" for nothing."""
+    factors = {
+        "older engine": engine_factor(profile),
+        "hardware": profile.hardware_factor,
+        "meter": profile.scale,
+    }
+    return ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items() if not math.isclose(factor, 1.0))
+
+
+def _line(name: str, bounds: "list[float] | tuple[float, ...]", unit: str, how: str = "") -> Line:
+    low, mid, high = bounds
+    return Line(name=name, low=low, mid=mid, high=high, unit=unit, how=how)

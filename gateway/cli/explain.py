@@ -1,0 +1,159 @@
+"""`penstock explain`: where one request went and why, and the arithmetic of its footprint, line by line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..carbon.arithmetic import Line, lines, told_factors
+from ..config.load import load
+from ..config.settings import read_settings
+from ..stores.ledger_sqlite import SqliteLedger
+from ..stores.measured import SqliteMeasured
+from ..values.catalog import Deployment
+from ..values.entry import LedgerEntry
+from ..values.grid import Intensity
+from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
+from ..values.usage import Usage
+from ..values.world import World
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A request of the ledger, or one that is made up."""
+    parser.add_argument("request", nargs="?", help="its id, as x-penstock-request-id said it")
+    parser.add_argument("--config", type=Path, help="the routing file (default: PENSTOCK_CONFIG)")
+    parser.add_argument("--deployment", metavar="NAME", help="instead: what a request would take at this deployment")
+    parser.add_argument("--input", type=int, default=1000, metavar="N", help="its input tokens (default: 1000)")
+    parser.add_argument("--cached", type=int, default=0, metavar="N", help="of them read from a cache (default: 0)")
+    parser.add_argument("--output", type=int, default=300, metavar="N", help="its output tokens (default: 300)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print it."""
+    settings = read_settings()
+    world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
+    if chosen.deployment is not None:
+        return _supposed(world, chosen)
+    if chosen.request is None:
+        print("penstock: name a request, or --deployment NAME", file=sys.stderr)
+        return 2
+    path = settings.data / "ledger.sqlite"
+    if not path.exists():
+        print(f"penstock: no ledger in {settings.data} (set PENSTOCK_DATA)", file=sys.stderr)
+        return 1
+    store = SqliteLedger(path)
+    try:
+        entries = store.of_request(chosen.request)
+    finally:
+        store.close()
+    if not entries:
+        print(f"penstock: the ledger has no request '{chosen.request[:100]}'", file=sys.stderr)
+        return 1
+    measured = SqliteMeasured(path)
+    for entry in entries:
+        for piece in _told(entry, world, measured.of_entry(entry.id)):
+            print(piece)
+    return 0
+
+
+def _supposed(world: World, chosen: argparse.Namespace) -> int:
+    deployment = world.deployments.get(chosen.deployment)
+    if deployment is None:
+        print(f"penstock: there is no deployment '{chosen.deployment[:100]}'", file=sys.stderr)
+        return 1
+    if min(chosen.input, chosen.output, chosen.cached) < 0 or chosen.cached > chosen.input:
+        print("penstock: tokens are 0 or more, and cached ones lie within the input", file=sys.stderr)
+        return 2
+    if deployment.profile is None:
+        print(
+            f"penstock: nobody knows the weights of '{deployment.model}'; give its deployment an 'energy'",
+            file=sys.stderr,
+        )
+        return 1
+    usage = Usage(input=chosen.input, cached_input=chosen.cached, output=chosen.output)
+    print(f"A request at {deployment.name} ({deployment.model})\n")
+    print(_arithmetic(deployment, deployment.intensity, usage))
+    return 0
+
+
+def _told(entry: LedgerEntry, world: World, metered: int | None) -> Iterator[str]:
+    """One attempt: the decision, the money, the footprint, what it is compared with."""
+    at = datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="seconds")
+    rows = [
+        ("request", f"{entry.request_id}, attempt {entry.attempts}, {at}"),
+        ("route", f"{entry.route} -> {entry.deployment} ({entry.model}, {entry.tier})"),
+        ("why", entry.reason),
+        ("task type", f"{entry.task_type}, complexity {entry.complexity:.3f}"),
+        ("outcome", f"{entry.outcome} {entry.status} {entry.code}".rstrip()),
+        (
+            "tokens",
+            f"{entry.input_tokens:,} in ({entry.cached_input_tokens:,} cached), {entry.output_tokens:,} out, {entry.usage_basis}",
+        ),
+        ("charge", f"{nusd_to_usd(entry.charge_nusd)} USD" if entry.priced else "unpriced"),
+        ("on frontier", f"{nusd_to_usd(entry.reference_nusd)} USD, {_grams(entry.reference_carbon_ug)} (equal tokens)"),
+        ("market-based", _grams(entry.market_carbon_ug)),
+        ("method", entry.footprint_method),
+    ]
+    if entry.deferred_ms:
+        waited = f"{entry.deferred_ms / 1000:,.0f} s; at once it had been {_grams(entry.undeferred_carbon_ug)}"
+        rows.append(("waited", waited))
+    if metered is not None:
+        rows.append(("metered", f"{metered / 1000:.4g} J of accelerator, off the meter"))
+    yield "\n".join(f"{name:<13} {value}" for name, value in rows) + "\n"
+    deployment = world.deployments.get(entry.deployment)
+    if entry.usage_basis == "none":
+        return
+    if deployment is None or deployment.profile is None:
+        yield f"The file has no weights of '{entry.deployment}' to show the arithmetic with.\n"
+        return
+    yield from _checked(entry, deployment)
+
+
+def _checked(entry: LedgerEntry, deployment: Deployment) -> Iterator[str]:
+    """The arithmetic with what the entry was made from, and whether it comes to what the ledger says."""
+    assert deployment.profile is not None
+    source = entry.footprint_method.partition("/")[0]
+    profile = replace(
+        deployment.profile,
+        concurrency=entry.concurrency or None,
+        concurrency_source=next((one for one in ("declared", "observed", "latency") if one in source), "prior"),
+        scale=entry.energy_scale or 1.0,
+    )
+    method, _, feed = [*entry.footprint_method.split("/"), "", "", ""][2].partition(":")
+    grid = Intensity(zone=entry.grid_zone, grams_per_kwh=entry.grid_grams_per_kwh, method=method, feed=feed)
+    usage = Usage(input=entry.input_tokens, cached_input=entry.cached_input_tokens, output=entry.output_tokens)
+    known = replace(deployment, profile=profile)
+    yield _arithmetic(known, grid, usage)
+    carbon = next(line for line in lines(profile, grid, usage) if line.name == "carbon")
+    if round(carbon.mid * MICROGRAMS_PER_GRAM) == entry.carbon_ug_mid:
+        yield "This is what the ledger says.\n"
+    else:
+        yield (
+            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_grams(entry.carbon_ug_mid)}: its configuration"
+            f" ({entry.world}) knew this deployment otherwise, or the call was charged as held.\n"
+        )
+
+
+def _arithmetic(deployment: Deployment, grid: Intensity, usage: Usage) -> str:
+    profile = deployment.profile
+    assert profile is not None
+    factors = told_factors(profile)
+    title = (
+        f"{profile.active_params_b:g} of {profile.total_params_b:g} billion parameters at {profile.bytes_per_param * 8:g} bits"
+        f" (from {profile.source}), {profile.hardware}" + f"; {factors}" * bool(factors)
+    )
+    head = f"{'':<19}{'low':>10}{'mid':>10}{'high':>10}"
+    rows = [_row(line) for line in lines(profile, grid, usage)]
+    return "\n".join([title, "", head, "-" * len(head), *rows, ""])
+
+
+def _row(line: Line) -> str:
+    figures = "".join([f"{value:>10.4g}" for value in (line.low, line.mid, line.high)])
+    return f"{line.name:<19}{figures} {line.unit:<9} {line.how}".rstrip()
+
+
+def _grams(micrograms: int) -> str:
+    return f"{micrograms / MICROGRAMS_PER_GRAM:.6g} g"

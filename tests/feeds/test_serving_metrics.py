@@ -1,0 +1,42 @@
+"""Pages of serving engines and of the DCGM exporter, as they print them."""
+
+import pytest
+
+from gateway.feeds.serving_metrics import joules, running
+
+VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 8.0
+vllm:num_requests_running{engine="1",model_name="m"} 12.0
+vllm:num_requests_running{engine="2",model_name="m"} 0.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 99.0
+"""
+SGLANG = """sglang:num_running_reqs{engine_type="unified",model_name="m",tp_rank="0"} 24.0
+sglang:num_running_reqs{engine_type="unified",model_name="m",tp_rank="1"} 24.0
+sglang:num_running_reqs{engine_type="unified",model_name="m",tp_rank="0",priority="1"} 5.0
+"""
+DCGM = """# HELP DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION Total energy consumption since boot (in mJ).
+DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-a"} 67.351000
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="0",UUID="GPU-a",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="n"} 319159391
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="1",UUID="GPU-b", pod="x{y}\\"z"} 1000 1700000000000
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="2",UUID="GPU-c",GPU_I_ID="1"} 5000
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="2",UUID="GPU-c",GPU_I_ID="2"} 5000
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="3",UUID="GPU-d"} 9223372036854775794
+"""
+
+
+@pytest.mark.parametrize(
+    "page, found",
+    [(VLLM, 10.0), (SGLANG, 24.0), ("vllm:num_requests_running 3\n", 3.0), ("sglang_num_running_reqs 0\n", 0.0),
+     ("", None), ("vllm:num_requests_running NaN\n", None), ("vllm:num_requests_running_total 4\n", None), ("<html>", None)],
+    ids=["engines that serve nobody do not count", "ranks repeat each other", "no labels", "idle", "nothing", "NaN",
+         "another name", "no page"],
+)  # fmt: skip
+def test_sequences_served_together(page, found):
+    assert running(page) == found
+
+
+def test_joules_by_gpu():
+    assert joules(DCGM, ()) == {"GPU-a": 319159.391, "GPU-b": 1.0, "GPU-c": 5.0}
+    assert joules(DCGM, ("1", "GPU-c")) == {"GPU-b": 1.0, "GPU-c": 5.0}
+    assert joules("", ()) == {}

@@ -1,0 +1,52 @@
+"""Sizes of models: makers' cards by whole names, EcoLogits' registry only where it is installed and asked for."""
+
+import csv
+from importlib import resources
+
+import pytest
+
+from gateway.feeds import cloud_regions, ecologits_registry, model_cards
+
+
+@pytest.mark.parametrize(
+    "name, sizes",
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", (8, 8)),
+        ("llama-3.1-8b-instant", (8, 8)),
+        ("llama-3.3-70b-versatile", (70, 70)),
+        ("deepseek-ai/DeepSeek-V3-0324", (671, 37)),
+        ("openai/gpt-oss-120b", (116.8, 5.1)),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", (30.5, 3.3)),
+    ],
+)
+def test_a_model_is_known_by_its_name(name, sizes):
+    card = model_cards.find(name)
+    assert card is not None
+    assert (card.total_params_b, card.active_params_b) == pytest.approx(sizes, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["gpt-5", "claude-sonnet-4-5", "llama", "deepseek", "qwen3", "", "-", "sim-small"])
+def test_names_are_never_matched_by_likeness(name):
+    assert model_cards.find(name) is None
+
+
+def test_every_card_has_a_source_and_sizes_that_can_be():
+    rows = list(csv.DictReader(resources.files("gateway.feeds").joinpath("model_cards.csv").read_text("utf-8").splitlines()))
+    assert len(rows) > 100
+    for row in rows:
+        assert row["source"], row
+        assert 0 < float(row["active_b"]) <= float(row["total_b"]) < 5000, row
+        assert row["bits"] in ("4", "8", "16"), row
+    assert len({model_cards.plain(row["model"]) for row in rows}) == len(rows)
+
+
+def test_without_the_package_the_registry_knows_nothing():
+    if not ecologits_registry.load():
+        assert ecologits_registry.find("gpt-4o") is None
+
+
+def test_cloud_regions_have_intensities_that_can_be():
+    regions = cloud_regions.load()
+    assert len(regions) > 100
+    assert all(0 < one.grams_per_kwh < 1200 for one in regions.values())
+    assert all(one.pue is None or 1 <= one.pue < 2 for one in regions.values())
