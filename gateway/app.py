@@ -25,6 +25,7 @@ from .exporters import table
 from .exporters.prometheus import Metrics
 from .feeds import scorer_weights
 from .feeds.self_energy import SelfMeter
+from .holding import Clock
 from .observatory import Observatory
 from .providers.call import UpstreamCall
 from .relay import Answering
@@ -104,7 +105,8 @@ class Learners:
 
 class App:
     """One gateway process: `start`, serve, `stop`. `reload` gives the world of the same configuration at a later time,
-    when its prices have changed; `refit` fits what is learnt anew."""
+    when its prices have changed; `refit` fits what is learnt anew. `clock` is the machine's, unless a day is to pass in
+    minutes."""
 
     def __init__(
         self,
@@ -112,10 +114,11 @@ class App:
         world: World,
         reload: Callable[[float], World] | None = None,
         refit: Callable[[], Awaitable[None]] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._world = world
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._chance = SystemChance()
         self._reload = reload
         self._health = HealthBook()
@@ -123,7 +126,7 @@ class App:
         self._metrics = Metrics(lambda: self._gauges_read)
         self._draining = False
         self._runners: list[web.ServerRunner] = []
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(self._clock.sleep)
         url = settings.redis_url
         redis = (url.get_secret_value(), settings.redis_timeout_seconds) if url is not None else None
         self._treasury = Treasury(lambda: self._world, settings.data, redis, self._supervisor, self._clock.now)

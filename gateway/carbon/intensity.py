@@ -29,24 +29,32 @@ def annual(zone: str | None, cloud_region: str, override: float | None, tables: 
 
 def at_present(known: Intensity, news: Sequence[GridNews], *, now: float, age_max: float) -> Intensity:
     """`known` (the annual value) with what feeds say, the preferred feed first: values older than `age_max` seconds are
-    left out. An override stands, whatever feeds say; forecasts and the marginal signal are taken beside it all the same.
+    left out. Between two answers of a feed its own forecast says more of the present than what it told of an earlier
+    slot; the method then is `forecast`. An override stands, whatever feeds say of the average.
     """
     found = known
     for one in reversed(news):
-        fresh = now - one.at <= age_max
-        if one.signal == "marginal":
-            found = replace(found, marginal_grams_per_kwh=one.grams_per_kwh) if fresh else found
+        if now - one.at > age_max:
             continue
-        forecast = tuple(sample for sample in one.forecast) if one.forecast and _reaches(one, now) else ()
-        if fresh and known.method != "override":
-            found = replace(
-                found, zone=one.zone, grams_per_kwh=one.grams_per_kwh, method="live", feed=one.feed, at=one.at
-            )
-        if forecast and known.method != "override":
-            found = replace(found, forecast=forecast)
+        if one.signal == "marginal":
+            found = replace(found, marginal_grams_per_kwh=one.grams_per_kwh)
+        elif known.method != "override":
+            found = _told(found, one, now)
     return found
 
 
-def _reaches(news: GridNews, now: float) -> bool:
-    """Whether the forecast still says something of what comes."""
-    return news.forecast[-1].start > now
+def _told(found: Intensity, news: GridNews, now: float) -> Intensity:
+    """What a feed says of the average, now and ahead."""
+    live = replace(
+        found,
+        zone=news.zone,
+        grams_per_kwh=news.grams_per_kwh,
+        method="live",
+        feed=news.feed,
+        at=news.at,
+        forecast=news.forecast,
+    )
+    slot = live.slot_at(now)
+    if slot is None or slot.start <= news.at:
+        return live
+    return replace(live, grams_per_kwh=slot.grams_per_kwh, method="forecast")

@@ -12,9 +12,11 @@ Cancel = Callable[[], object]
 
 
 class Supervisor:
-    """Runs loops until `stop`; one that fails is logged with its traceback and started again after a pause."""
+    """Runs loops until `stop`; one that fails is logged with its traceback and started again after a pause. `sleep` is by
+    whose clock they run."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
         self._tasks: set[asyncio.Task[None]] = set()
 
     def every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -47,7 +49,7 @@ class Supervisor:
 
     async def _run(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(seconds)
+            await self._sleep(seconds)
             try:
                 await work()
             except Exception:

@@ -56,6 +56,7 @@ _REPORTED = (
     "SELECT account, CAST(json_extract(details, '$.units') AS REAL) AS units, MAX(at_ms) FROM events"
     " WHERE kind = 'session_outcome' GROUP BY account"
 )
+_TIMES = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
 _UNITS = ("units", "units_carbon_ug_low", "units_carbon_ug_mid", "units_carbon_ug_high")
 # Counterfactuals of carbon: in entries of versions that knew none, what was really so.
 _AS_CARBON = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
@@ -217,4 +218,4 @@ class SqliteLedger:
 
 
 def _expression(name: str) -> str:
-    return "date(at_ms / 1000, 'unixepoch')" if name == "day" else name
+    return f"strftime('{_TIMES[name]}', at_ms / 1000, 'unixepoch')" if name in _TIMES else name

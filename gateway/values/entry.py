@@ -178,8 +178,8 @@ def expired(hold: Hold) -> LedgerEntry:
 # settling; charged as held.
 OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
 
-# What an export can be broken down by: columns of the entry, and the UTC day it falls on.
+# What an export can be broken down by: columns of the entry, and the UTC day or hour it falls on.
 GROUPS = (
     "task_type", "tier", "deployment", "provider", "model", "org", "team", "key", "user", "session", "root", "route",
-    "outcome", "day",
+    "outcome", "day", "hour",
 )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from .base import Value
 
 # How an intensity was come by, best first; figures say it, so that a reader knows what they rest on.
-GRID_METHODS = ("override", "live", "cloud_region", "annual_region", "annual_country", "world")
+GRID_METHODS = ("override", "live", "forecast", "cloud_region", "annual_region", "annual_country", "world")
 # gCO2e per kWh beyond which no grid can be: lignite at 30 % efficiency is about 1,200 (IPCC AR5 WG3 annex III).
 GRAMS_PER_KWH_MAX = 2000.0
 
@@ -53,14 +53,11 @@ class Intensity:
         """The method, and which feed: `live:electricity_maps`."""
         return f"{self.method}:{self.feed}" if self.feed else self.method
 
-    def grams_at(self, when: float) -> float | None:
-        """The forecast for a time; None where it does not reach."""
-        found = None
-        for sample in self.forecast:
-            if sample.start > when:
-                break
-            found = sample.grams_per_kwh
-        return found if self.forecast and when < self.ends_at else None
+    def slot_at(self, when: float) -> Sample | None:
+        """The forecast's slot in which a time lies; None where it does not reach."""
+        if when >= self.ends_at:
+            return None
+        return next((sample for sample in reversed(self.forecast) if sample.start <= when), None)
 
     @property
     def ends_at(self) -> float:

@@ -70,8 +70,19 @@ def test_a_marginal_signal_is_for_decisions_and_never_reported():
 
 def test_a_forecast_reaches_as_far_as_its_last_slot_lasts():
     found = present(news(forecast=(Sample(NOW, 200.0), Sample(NOW + 1800, 100.0))))
-    assert [found.grams_at(NOW + after) for after in (0, 1799, 1800, 3599, 3600)] == [200, 200, 100, 100, None]
-    assert found.grams_at(NOW - 1) is None
+    slots = [found.slot_at(NOW + after) for after in (-1, 0, 1799, 1800, 3599, 3600)]
+    assert [slot and slot.grams_per_kwh for slot in slots] == [None, 200, 200, 100, 100, None]
+
+
+@pytest.mark.parametrize(
+    "after, grams, source",
+    [(0, 210.0, "live:uk"), (1799, 210.0, "live:uk"), (1800, 100.0, "forecast:uk"), (3600, 210.0, "live:uk"), (7201, 354.0, "annual_country")],
+    ids=["as it was told", "in the same slot", "in the next slot", "beyond the forecast", "too old altogether"],
+)  # fmt: skip
+def test_between_two_answers_the_feed_s_own_forecast_says_what_is(after, grams, source):
+    told = news(grams=210.0, age=0, feed="uk", forecast=(Sample(NOW, 200.0), Sample(NOW + 1800, 100.0)))
+    found = at_present(KNOWN, [told], now=NOW + after, age_max=7200)
+    assert (found.grams_per_kwh, found.source) == (grams, source)
 
 
 def test_the_shipped_tables_know_the_usual_places():

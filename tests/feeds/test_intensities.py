@@ -102,7 +102,14 @@ async def test_what_cannot_be_is_not_believed(lie):
 
 @pytest.mark.parametrize(
     "answer",
-    [(401, {"error": "Invalid auth-token"}), (429, b""), b"<html>", b"[1]", b'{"carbonIntensity": NaN, "zone": "DE"}', b""],
+    [
+        (401, {"error": "Invalid auth-token"}),
+        (429, b""),
+        b"<html>",
+        b"[1]",
+        b'{"carbonIntensity": NaN, "zone": "DE"}',
+        b"",
+    ],
     ids=["no key", "too often", "no JSON", "no object", "NaN", "nothing"],
 )
 async def test_no_answer_is_a_failure_that_names_no_key(answer):

@@ -31,7 +31,9 @@ def test_names_are_never_matched_by_likeness(name):
 
 
 def test_every_card_has_a_source_and_sizes_that_can_be():
-    rows = list(csv.DictReader(resources.files("gateway.feeds").joinpath("model_cards.csv").read_text("utf-8").splitlines()))
+    rows = list(
+        csv.DictReader(resources.files("gateway.feeds").joinpath("model_cards.csv").read_text("utf-8").splitlines())
+    )
     assert len(rows) > 100
     for row in rows:
         assert row["source"], row

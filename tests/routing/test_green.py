@@ -41,7 +41,15 @@ def world(more: str = "", paris: str = "", berlin: str = ""):
     return parse(TEXT.format(more=more, paris=paris, berlin=berlin), "test.yaml", ENV)[0]
 
 
-def plan(at, route: str = "auto", *, chosen: str = "", waits: dict[str, float] | None = None, task: str = "other", deferrable=False):
+def plan(
+    at,
+    route: str = "auto",
+    *,
+    chosen: str = "",
+    waits: dict[str, float] | None = None,
+    task: str = "other",
+    deferrable=False,
+):
     facts = facts_of(REQUEST)
     verdict = Verdict(complexity=0.1, task_type=task, confidence=0.0, reason="test")
     aim = Aims().aim(at.routes[route], verdict, "default", at) if at.routes[route].auto else None
@@ -145,7 +153,9 @@ def test_least_carbon_may_be_the_larger_model_on_the_cleaner_grid(grams, name):
     ids=["noise moves nothing", "nor does it move back", "nor away", "nor away again", "a gain does", "and back"],
 )
 def test_grids_of_nearly_the_same_intensity_do_not_take_turns(paris, berlin, chosen, stays):
-    at = world("energy: {greenest_within_ms: 50}", paris=f"grams_co2e_per_kwh: {paris}", berlin=f"grams_co2e_per_kwh: {berlin}")
+    at = world(
+        "energy: {greenest_within_ms: 50}", paris=f"grams_co2e_per_kwh: {paris}", berlin=f"grams_co2e_per_kwh: {berlin}"
+    )
     assert first(plan(at, "named", chosen=chosen)) == stays
 
 
