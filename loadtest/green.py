@@ -53,13 +53,13 @@ access: open
 providers: {{sim: {{base_url: "{base}"}}, tiny: {{base_url: "{tiny}"}}}}
 deployments:
   london:
-    {{provider: sim, model: m, tier: medium, price: {{input: 0.1, output: 0.3}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
+    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: 0.06}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
      energy: {{active_params_b: 70, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
   north-west:
-    {{provider: sim, model: m, tier: medium, price: {{input: 0.1, output: {dearer}}}, output_tokens: 400, zone: GBR, feeds: {{uk: '3'}},
+    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: {dearer}}}, output_tokens: 400, zone: GBR, feeds: {{uk: '3'}},
      energy: {{active_params_b: 70, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
   little:
-    {{provider: tiny, model: s, tier: small, price: {{input: 0.05, output: 0.1}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
+    {{provider: tiny, model: s, tier: small, price: {{input: 0.01, output: 0.02}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
      energy: {{active_params_b: 8, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
 routes:
   auto: {{candidates: [london, north-west, little], auto: true}}
@@ -77,7 +77,7 @@ loops: {{mode: shadow}}
 """
 # USD per tonne: high, as internal prices go, for a request emits hundredths of a gram; and what the cleaner region costs, in USD per
 # million output tokens: the difference is about what 140 g/kWh less are worth at that price.
-PRICE, DEARER = 1000, "0.33"
+PRICE, DEARER = 1000, "0.09"
 # Deployments that cost the same but for 2 % are the same to the router, by the lengths that it expects: what lies beyond twice that
 # of the total is decided by the price.
 DECIDED = 0.04
@@ -263,7 +263,7 @@ def found(day: Day, entries: list[LedgerEntry], table: list[dict[str, str]]) -> 
 
 def _chat(day: Day, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
     """Where the priced task went, against what the price says of the intensities that held just then."""
-    gap = (float(DEARER) - 0.3) * OUTPUT_TOKENS / 1e6
+    gap = (float(DEARER) - 0.06) * OUTPUT_TOKENS / 1e6
     went, right, decided = defaultdict(int), 0, 0
     for call in day.calls:
         entry = by_id.get(call.request_id)
@@ -396,8 +396,9 @@ def plot(day: Day, path: Path) -> None:
     ):
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_ylabel(unit)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
         axes.grid(alpha=0.3)
+    grids.set_ylim(0, 480)
     carbon.set_xlabel("hour of 15 March 2023, UTC. Intensities: NESO Carbon Intensity API, CC BY 4.0")
     figure.savefig(path, dpi=110)
 
