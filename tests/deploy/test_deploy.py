@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import App
+from gateway.carbon.footprint import known
 from gateway.config.settings import Settings, read_settings
+from gateway.observatory import _Metered
 from gateway.values.budget import Crossing, Measure
+from gateway.values.catalog import UNKNOWN_METHOD
 from gateway.values.entry import LedgerEntry
 from gateway.values.quality import Fitted, Learnt
 from tests import lines
@@ -61,6 +65,7 @@ async def _rendered(data: Path) -> str:
     await app.start()
     try:
         app._metrics.publish(FACT)
+        app._metrics.publish(msgspec.structs.replace(FACT, footprint_method=UNKNOWN_METHOD))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
         app._treasury._notices.crossed(Crossing(line=lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1))
@@ -70,6 +75,15 @@ async def _rendered(data: Path) -> str:
         app.school.counts["judge"] = 1
         app.school._aims.counts["code", "floor"] = 1
         app.school._checks["code", "small"] = [1.0, 1.0]
+        observatory = app._observatory
+        observatory._schedule.counts["uk", "answered"] = 1
+        observatory._meters["small"] = metered = _Metered(0.0)
+        metered.meter._shared, metered.meter._modelled = 20, 1.0
+        metered.shared["code", "research"] = 1
+        small = app._world.deployments["small"]
+        profile = replace(small.profile, concurrency=4.0, concurrency_source="observed")
+        live = replace(small.annual, method="live", feed="uk", at=1.0)
+        app._observed(app._world.informed({"small": known(small, profile, live)}))
         app._read_gauges()
         return app._metrics.render()[0].decode()
     finally:
