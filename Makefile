@@ -8,12 +8,13 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.13.8
 LOOPS ?= ../shared/data/loops
 PROMPTS ?= ../shared/data/routing
+CARBON ?= ../shared/data/carbon
 # For example CLIENTS="--profile crossed --client codex"
 CLIENTS ?=
 # For example OVERSPEND=--quick
 OVERSPEND ?=
 
-.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide links fanout pairs clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide energy fit gpu green links fanout pairs clients setup docs clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -68,6 +69,18 @@ drift: setup  ## a learning router whose small model forgets half-way, plotted t
 
 decide: setup  ## what a decision costs in CPU: facts, classifier, plan, explanation
 	$(BIN)/python loadtest/decide.py
+
+energy: setup  ## the energy estimate beside published figures and EcoLogits; needs $(CARBON)
+	$(BIN)/penstock eval energy $(CARBON)/truth.csv $(CARBON)/mlenergy_v3_llm.csv
+
+fit: setup  ## the energy estimate's coefficients, fitted anew, and its errors on families left out; needs $(CARBON)
+	$(BIN)/python loadtest/energy/fit.py $(CARBON)
+
+gpu: setup  ## joules of prefill, cached prefill and decode on an NVIDIA GPU beside the formula; without one it says so
+	$(BIN)/python loadtest/energy/measure.py
+
+green: setup  ## a day of two grids in two minutes: carbon price, budget in Wh, work that waits; plotted to green.png
+	$(BIN)/python loadtest/green.py --plot green.png
 
 links: setup  ## which session is whose, with headers removed: one gateway, then four on one Valkey; needs $(LOOPS)
 	$(BIN)/python loadtest/links.py $(LOOPS)

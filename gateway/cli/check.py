@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print notes and a summary; complaints leave as ConfigError."""
+    """Print notes, a summary, and what each footprint rests on; complaints leave as ConfigError."""
     world, notes = load(chosen.config, os.environ, need_secrets=chosen.secrets)
     for note in notes:
         print(f"note: {note}")
@@ -22,4 +22,7 @@ def run(chosen: argparse.Namespace) -> int:
         f"{chosen.config}: ok, configuration {world.generation}: {len(world.routes)} routes, "
         f"{len(world.deployments)} deployments, {len(world.budgets)} budgets"
     )
+    for name, one in world.deployments.items():
+        grid = one.intensity
+        print(f"  {name}: {grid.zone} {grid.grams_per_kwh:.4g} g/kWh ({grid.source}), footprint {one.footprint_method}")
     return 0

@@ -1,3 +1,3 @@
-"""News from outside: prices and grid intensities. Doors: they read files that other packages ship, never the network
-(live feeds come with the carbon work). The packages themselves are not imported: only their data files are read.
+"""News from outside: prices, sizes, grids, engines, meters. Here they are read and judged: data files that other packages ship (the
+packages are not imported), and what feeds answer. Nothing here dials: `observatory.py` asks, through `edge/fetch`.
 """
