@@ -299,6 +299,12 @@ class App:
                 [],
                 [([], self._self_meter.grams)],
             )
+            yield (
+                "penstock_self_energy_per_request_joules",
+                "The gateway's own energy since its start over the requests that it has served.",
+                [],
+                [([], self._self_meter.joules / max(1, self._metrics.requests))],
+            )
         yield "penstock_calls_open", "Calls in flight.", [], [([], float(front.calls if front else 0))]
         yield from self._treasury.gauges()
         yield from self._roster.gauges()

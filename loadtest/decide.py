@@ -13,6 +13,8 @@ import time
 
 from gateway import story
 from gateway.accounting.expectation import OutputBook
+from gateway.carbon.energy import model_of
+from gateway.carbon.footprint import footprint
 from gateway.config.load import parse
 from gateway.crossing import Carrier
 from gateway.feeds import scorer_weights
@@ -24,8 +26,11 @@ from gateway.routing.health import HealthBook
 from gateway.sessions import ladder
 from gateway.sessions.identity import Session
 from gateway.settlement import Decided
+from gateway.values.catalog import EnergyProfile
+from gateway.values.grid import Intensity
 from gateway.values.plan import Plan
 from gateway.values.request import Caller, Hints, Request
+from gateway.values.usage import Usage
 from gateway.wire import chat
 
 ROUTING = """
@@ -123,6 +128,21 @@ def main() -> None:
         for _ in range(max(1, rounds // 20)):
             times += [decided(navigator, world, session, request, 1.0) for request in requests]
         _tell(f"next turn of {size // 1000:,} KB of history", times)
+
+    _tell("energy and carbon of one call", footprints(rounds))
+
+
+def footprints(rounds: int) -> list[float]:
+    """Microseconds of one estimate with its carbon, each the mean of a hundred: one alone is too quick for the clock."""
+    models = model_of(EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1))
+    grid, usage = Intensity(zone="FRA", grams_per_kwh=56.0, method="override"), Usage(input=2000, output=300)
+    times = []
+    for _ in range(rounds):
+        begun = time.process_time_ns()
+        for _ in range(100):
+            footprint(models, grid, usage)
+        times.append((time.process_time_ns() - begun) / 100_000)
+    return times
 
 
 def _tell(name: str, times: list[float]) -> None:

@@ -96,6 +96,11 @@ class Metrics:
             if entry.first_byte_ms:
                 self._first_bytes.observe(entry.tier, entry.first_byte_ms)
 
+    @property
+    def requests(self) -> int:
+        """Requests since the start, however they ended."""
+        return sum(self._requests.values())
+
     def count_error(self, code: str) -> None:
         """An answer that never became a ledger entry: a bad request, an unknown key, an overload."""
         self._count(self._errors, (code,))

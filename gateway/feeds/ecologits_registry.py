@@ -27,7 +27,11 @@ def load() -> Mapping[str, Guess]:
     path = data_file("ecologits", "data", "models.json")
     if path is None:
         return {}
-    document: dict[str, Any] = orjson.loads(path.read_bytes())
+    return read(orjson.loads(path.read_bytes()))
+
+
+def read(document: Mapping[str, Any]) -> Mapping[str, Guess]:
+    """What the registry's document says; names in lower case, aliases among them."""
     found: dict[str, Guess] = {}
     for row in document.get("models", ()):
         one = _guess(row)

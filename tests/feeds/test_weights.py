@@ -42,6 +42,30 @@ def test_every_card_has_a_source_and_sizes_that_can_be():
     assert len({model_cards.plain(row["model"]) for row in rows}) == len(rows)
 
 
+# The shape of EcoLogits 0.11.3's models.json.
+REGISTRY = {
+    "aliases": [
+        {"type": "alias", "provider": "x", "name": "nick", "alias": "Moe-Model"},
+        {"type": "alias", "provider": "x", "name": "lost", "alias": "gone"},
+    ],
+    "models": [
+        {"name": "dense", "architecture": {"type": "dense", "parameters": 32.3}, "warnings": None},
+        {"name": "ranged", "architecture": {"type": "dense", "parameters": {"min": 20, "max": 40}}, "warnings": ["model-arch-not-released"]},
+        {"name": "Moe-Model", "architecture": {"type": "moe", "parameters": {"total": 440, "active": {"min": 44, "max": 132}}}},
+        {"name": "odd", "architecture": {"type": "dense", "parameters": None}},
+        {"name": "odder", "architecture": None},
+    ],
+}  # fmt: skip
+
+
+def test_the_registry_s_sizes_and_warnings():
+    found = ecologits_registry.read(REGISTRY)
+    assert set(found) == {"dense", "ranged", "moe-model", "nick"}
+    assert (found["ranged"].active_params_b, found["ranged"].warning) == (30.0, "model arch not released")
+    assert found["nick"] == found["moe-model"]
+    assert (found["nick"].total_params_b, found["nick"].active_params_b) == (440.0, 88.0)
+
+
 def test_without_the_package_the_registry_knows_nothing():
     if not ecologits_registry.load():
         assert ecologits_registry.find("gpt-4o") is None
