@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.carbon.footprint import known
-from gateway.edge.server import hints_of
+from gateway.edge.hints import hints_of
 from gateway.errors import BadRequest
 from gateway.settlement import amounts_of
 from gateway.testing.playbook import Answers, Playbook

@@ -1,0 +1,175 @@
+"""What a deployment's footprint rests on: its weights, the machine behind it, meters, its grid and who tells of that."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from ..carbon import energy, intensity
+from ..feeds import cloud_regions, ecologits_registry, intensity_tables, intensity_uk, model_cards
+from ..feeds.cloud_regions import CloudRegion
+from ..values import catalog
+from ..values.grid import Intensity
+from . import schema
+from .reader import Reader, meant
+from .yaml_tree import Path
+
+# Bits of a weight where neither the file nor a card says: FP8, common to hosted models (DeepSeek-V3 report, 2024).
+_HOSTED_BITS = 8
+# PUE bounds around the operator's own value: half a point of measurement error each way.
+_PUE_ERROR = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footing:
+    """What one deployment's footprint rests on; `profile` None where nobody knows the weights."""
+
+    profile: catalog.EnergyProfile | None
+    sensors: catalog.Sensors
+    annual: Intensity
+    feeds: dict[str, str]
+
+
+class Footprints:
+    """What the tables and the file know; `version` is a short hash of tables and of the formula's numbers."""
+
+    def __init__(self, document: schema.Document) -> None:
+        self._feeds, self._registry = document.feeds, document.energy.registry
+        self._regions = cloud_regions.load()
+        self._tables: intensity.Tables = {
+            "cloud_region": {name: one.grams_per_kwh for name, one in self._regions.items()},
+            **intensity_tables.load(),
+        }
+        told = repr([energy.COEFFICIENTS, [(name, sorted(table.items())) for name, table in self._tables.items()]])
+        self.version = hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    def of(self, reader: Reader, doc: schema.Deployment, path: Path) -> Footing:
+        """One deployment's; what is wrong is complained about."""
+        region = self._region(reader, doc, path)
+        profile = self._profile(reader, doc, path, region)
+        if profile is None:
+            reader.note(
+                path,
+                f"deployment '{path[-1]}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
+            )
+        return Footing(
+            profile=profile,
+            sensors=_sensors(reader, doc, path),
+            annual=self._annual(reader, doc, path, region),
+            feeds=self._zones(reader, doc, path, region),
+        )
+
+    def _region(self, reader: Reader, doc: schema.Deployment, path: Path) -> CloudRegion | None:
+        if doc.cloud_region is None:
+            return None
+        found = self._regions.get(doc.cloud_region)
+        if found is None:
+            reader.complain(
+                (*path, "cloud_region"),
+                f"unknown cloud region '{doc.cloud_region}'{meant(doc.cloud_region, self._regions)}; write it like gcp/europe-west1",
+            )
+        return found
+
+    def _profile(
+        self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None
+    ) -> catalog.EnergyProfile | None:
+        """What is known of weights and machine."""
+        given = doc.energy or schema.Energy()
+        sizes = self._sizes(reader, doc, given, path)
+        if sizes is None:
+            return None
+        active, total, source = sizes
+        card = model_cards.find(doc.model)
+        bits = given.bits_per_param or (card.bits if card is not None else _HOSTED_BITS)
+        return catalog.EnergyProfile(
+            active_params_b=active,
+            total_params_b=total,
+            bytes_per_param=float(bits) / 8,
+            hardware=given.hardware or energy.UNDECLARED,
+            hardware_factor=float(given.hardware_factor),
+            gpus=given.gpus,
+            engine=given.engine or "",
+            concurrency=float(given.concurrency) if given.concurrency is not None else None,
+            concurrency_source="declared" if given.concurrency is not None else "prior",
+            pue=_pue(given, region),
+            source=source,
+        )
+
+    def _sizes(
+        self, reader: Reader, doc: schema.Deployment, given: schema.Energy, path: Path
+    ) -> tuple[float, float, str] | None:
+        """(active, total, source), in 1e9: the file, else the model's card, else (if it is asked for) EcoLogits' registry."""
+        if given.active_params_b is not None:
+            active = float(given.active_params_b)
+            total = float(given.total_params_b) if given.total_params_b is not None else active
+            if total < active:
+                reader.complain((*path, "energy", "total_params_b"), "'total_params_b' is below 'active_params_b'")
+            return active, max(active, total), "config"
+        if given.total_params_b is not None:
+            reader.complain((*path, "energy", "total_params_b"), "'total_params_b' needs 'active_params_b' beside it")
+        card = model_cards.find(doc.model)
+        if card is not None:
+            return card.active_params_b, card.total_params_b, "card"
+        guess = ecologits_registry.find(doc.model) if self._registry == "ecologits" else None
+        if guess is None:
+            return None
+        if guess.warning:
+            reader.note(path, f"the weights of '{doc.model}' are a guess of EcoLogits' registry: {guess.warning}")
+        return guess.active_params_b, guess.total_params_b, "ecologits"
+
+    def _annual(self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None) -> Intensity:
+        """The intensity without any feed, and the market-based one beside it."""
+        override = float(doc.grams_co2e_per_kwh) if doc.grams_co2e_per_kwh is not None else None
+        found = intensity.annual(doc.zone, doc.cloud_region or "", override, self._tables)
+        if doc.zone is not None and found.method == "world":
+            zones = [zone for name, table in self._tables.items() if name != "cloud_region" for zone in table]
+            reader.complain(
+                (*path, "zone"),
+                f"unknown grid zone '{doc.zone}'{meant(doc.zone, zones)}; use ISO alpha-3 like USA or FRA",
+            )
+        if doc.market_grams_co2e_per_kwh is not None:
+            return replace(found, market_grams_per_kwh=float(doc.market_grams_co2e_per_kwh))
+        if region is not None and region.carbon_free is not None:
+            return replace(found, market_grams_per_kwh=region.grams_per_kwh * (1 - region.carbon_free))
+        return found
+
+    def _zones(self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None) -> dict[str, str]:
+        """What the deployment's grid is called at each feed that the file has."""
+        given = {name: zone for name, zone in doc.feeds.model_dump().items() if zone is not None}
+        if doc.feeds.uk is not None and doc.feeds.uk not in intensity_uk.ZONES:
+            reader.complain(
+                (*path, "feeds", "uk"), f"'{doc.feeds.uk}' is neither GB nor the number of a region, 1 to 17"
+            )
+        for name in given:
+            if getattr(self._feeds, name) is None:
+                reader.complain((*path, "feeds", name), f"there is no feed '{name}'; add it under 'feeds'")
+        if region is not None and region.electricity_maps and self._feeds.electricity_maps is not None:
+            given.setdefault("electricity_maps", region.electricity_maps)
+        return given
+
+
+def _pue(given: schema.Energy, region: CloudRegion | None) -> tuple[float, float, float]:
+    """The operator's, the cloud region's, or the prior."""
+    pue = float(given.pue) if given.pue is not None else region.pue if region is not None else None
+    if pue is None:
+        return catalog.PUE_PRIOR
+    return max(1.0, pue - _PUE_ERROR), pue, pue + _PUE_ERROR
+
+
+def _sensors(reader: Reader, doc: schema.Deployment, path: Path) -> catalog.Sensors:
+    """What can be asked about the machine."""
+    given = doc.energy or schema.Energy()
+    if given.concurrency is not None and (given.metrics_url or given.infer_concurrency):
+        reader.complain(
+            (*path, "energy", "concurrency"),
+            "'concurrency' is declared; leave 'metrics_url' and 'infer_concurrency' out",
+        )
+    power = given.power or schema.Power()
+    if given.power is not None and (power.dcgm_url is not None) == power.nvml:
+        reader.complain((*path, "energy", "power"), "give exactly one of 'dcgm_url' or 'nvml: true'")
+    return catalog.Sensors(
+        metrics_url=given.metrics_url or "",
+        dcgm_url=power.dcgm_url or "",
+        nvml=power.nvml,
+        gpus=tuple(power.gpus),
+        idle_watts=float(power.idle_watts),
+        latency=given.infer_concurrency,
+    )
