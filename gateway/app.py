@@ -94,13 +94,13 @@ class Learners:
 
     def __init__(self, school: School, observatory: Observatory) -> None:
         self._school = school
-        self._observatory = observatory
-        self.dialled = observatory.dialled
+        self._machines = observatory.machines
+        self.dialled = observatory.machines.dialled
 
     def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
         """Both, one after the other."""
         self._school.served(decided, progress, entry)
-        self._observatory.served(decided, progress, entry)
+        self._machines.served(decided, progress, entry)
 
 
 class App:
@@ -147,7 +147,12 @@ class App:
         )  # fmt: skip
         self._fetcher = Fetcher()
         self._observatory = Observatory(
-            lambda: self._world, self._observed, self._fetcher.get, self._clock.now, self._chance.jitter
+            lambda: self._world,
+            self._observed,
+            self._fetcher.get,
+            self._clock.now,
+            self._clock.monotonic,
+            self._chance.jitter,
         )
         self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
         self.port = settings.port

@@ -8,13 +8,16 @@ from msgspec import structs
 
 from .holding import WAITING_MAX, Clock
 from .navigator import Navigator
-from .routing.deferral import latest_start, opening
+from .routing.deferral import opening, room_seconds
+from .sessions import caps
 from .settlement import Decided, Waited
 from .values.plan import Plan, Refusal
 from .values.world import World
 
 # How often a waiting request looks whether it is time, or whether there is other news.
 _LOOK_SECONDS = 5.0
+# Those who wait for the same slot are dialled within so many seconds of its beginning, not all at once.
+_SPREAD_SECONDS = 60.0
 
 Replan = Callable[[Decided], Plan | Refusal]
 
@@ -22,10 +25,13 @@ Replan = Callable[[Decided], Plan | Refusal]
 class Deferrer:
     """Lets requests of one process wait. `release` ends every wait: the gateway is going down."""
 
-    def __init__(self, world: Callable[[], World], clock: Clock, navigator: Navigator) -> None:
+    def __init__(
+        self, world: Callable[[], World], clock: Clock, navigator: Navigator, jitter: Callable[[], float]
+    ) -> None:
         self._world = world
         self._clock = clock
         self._navigator = navigator
+        self._jitter = jitter
         self._released = False
         self.waiting = 0
         # By what became of requests that could have waited.
@@ -36,62 +42,68 @@ class Deferrer:
         self._released = True
 
     async def waited(self, decided: Decided, plan: Plan, replan: Replan) -> tuple[Decided, Plan | Refusal]:
-        """The same request and its plan when it is to be begun: at once, where no greener moment lies before its deadline."""
+        """The same request and its plan when it is to be begun: at once, where no greener moment lies before its deadline.
+
+        It comes back early when its session was stopped meanwhile, which the caller of this looks at.
+        """
         assert decided.deferral is not None, "it is work that can wait"
-        arrived, grams = decided.at, plan.attempts[0].deployment.intensity.grams_per_kwh
-        latest = latest_start(self._deadline(decided), self._navigator.expected_seconds(decided, plan.attempts[0]))
-        start = self._start(decided, plan, latest, decided.deferral.gain_min)
-        if start is None:
-            self.counts["at_once"] += 1
+        latest, spread = decided.at + self._patience(decided, plan), self._jitter() * _SPREAD_SECONDS
+        start = self._start(plan, latest, decided.deferral.gain_min, spread)
+        if start is None or self.waiting >= WAITING_MAX:
+            self.counts["at_once" if start is None else "no_room"] += 1
             return decided, plan
-        if self.waiting >= WAITING_MAX:
-            self.counts["no_room"] += 1
-            return decided, plan
-        self.waiting += 1
         self.counts["deferred"] += 1
+        began, first = decided, plan.attempts[0].deployment.intensity.grams_per_kwh
+        # By the clock that nobody sets: a wall clock that goes back must not move the deadline.
+        until = self._clock.monotonic() + (latest - decided.at)
+        self.waiting += 1
         try:
-            while start is not None and not self._released and (now := self._clock.now()) < start:
-                await self._clock.sleep(min(start - now, _LOOK_SECONDS))
-                if self._world() is not decided.world:
-                    decided = self._anew(decided, arrived, grams)
-                    found = replan(decided)
-                    if isinstance(found, Refusal):
-                        return decided, found
-                    plan = found
-                    # It waits already: any gain is worth waiting for. The deadline was worked out without any forecast.
-                    start = self._start(decided, plan, latest, 0.0)
+            while start is not None and not self._released and decided.session.stop is None:
+                pause = min(start - self._clock.now(), until - self._clock.monotonic(), _LOOK_SECONDS)
+                if pause <= 0:
+                    break
+                await self._clock.sleep(pause)
+                if self._world() is decided.world:
+                    continue
+                decided = self.anew(decided, began, first)
+                found = replan(decided)
+                if isinstance(found, Plan):
+                    # It waits already: any gain is worth waiting for.
+                    plan, start = found, self._start(found, latest, 0.0, spread)
+                elif found.retry_after_seconds is None:
+                    return decided, found
         finally:
             self.waiting -= 1
-        decided = self._anew(decided, arrived, grams)
-        return decided, replan(decided)
+        decided = self.anew(decided, began, first)
+        return decided, plan if decided.session.stop is not None else replan(decided)
 
-    def _deadline(self, decided: Decided) -> float:
-        assert decided.deferral is not None
-        deadline = decided.at + decided.deferral.seconds
-        if decided.deadline_ms is not None:
-            deadline = min(deadline, decided.at + decided.deadline_ms / 1000)
-        return deadline
+    def _patience(self, decided: Decided, plan: Plan) -> float:
+        """For how long it may wait, in seconds: until its deadline less what the call may take, and no longer than its session
+        may run."""
+        assert decided.deferral is not None and decided.deadline_ms is not None, "a deferral is a deadline"
+        first, limit = plan.attempts[0], decided.deadline_ms / 1000
+        room = room_seconds(self._navigator.expected_seconds(decided, first), first.deployment.timeouts.total, limit)
+        left = caps.seconds_left(decided.world.caps_of(decided.caller.key), decided.session, now=decided.at)
+        return min(limit, left) - room
 
-    def _start(self, decided: Decided, plan: Plan, latest: float, gain_min: float) -> float | None:
+    def _start(self, plan: Plan, latest: float, gain_min: float, spread: float) -> float | None:
         """When it is to be begun; None for now."""
-        first = plan.attempts[0].deployment
-        equals = [one.deployment for one in plan.attempts if one.deployment.tier == first.tier]
-        found = opening(equals, now=self._clock.now(), latest=latest, gain_min=gain_min)
-        return found.start if found is not None else None
+        now = self._clock.now()
+        found = opening(plan.attempts[0].deployment, now=now, latest=latest, gain_min=gain_min)
+        return min(found + spread, latest) if found is not None else None
 
-    def _anew(self, decided: Decided, arrived: float, grams: float) -> Decided:
-        """The request as it comes in now."""
-        world, now = self._world(), self._clock.now()
-        waited = Waited(seconds=now - arrived, grams_per_kwh=grams)
-        deadline = decided.deadline_ms
+    def anew(self, decided: Decided, began: Decided, grams: float) -> Decided:
+        """The request as it comes in now. `began` is what it was on arrival, `grams` the intensity it would have had then."""
+        world, now, monotonic = self._world(), self._clock.now(), self._clock.monotonic()
+        seconds, deadline = monotonic - began.started, began.deadline_ms
         return structs.replace(
             decided,
             world=world,
-            route=world.routes.get(decided.route.name, decided.route),
+            route=world.current(decided.route),
             at=now,
-            started=self._clock.monotonic(),
-            deadline_ms=max(1.0, deadline - (now - decided.at) * 1000) if deadline is not None else None,
-            waited=waited,
+            started=monotonic,
+            deadline_ms=max(1.0, deadline - seconds * 1000) if deadline is not None else None,
+            waited=Waited(seconds=seconds, grams_per_kwh=grams),
         )
 
     def gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:

@@ -4,6 +4,7 @@ Reserving may await, resolving never does: asyncio switches only at `await`, so 
 be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -127,7 +128,7 @@ class Exchange:
         self._reception = Reception(sessions, news, clock, chance.request_id)
         self._health = health
         self.navigator = Navigator(health, outputs, chance.jitter, scorer)
-        self.deferrer = Deferrer(world, clock, self.navigator)
+        self.deferrer = Deferrer(world, clock, self.navigator, chance.jitter)
         self._learner = learner or _Nobody()
         self._relay = Relay(health)
         self._upstream = upstream
@@ -158,6 +159,8 @@ class Exchange:
         plan = self._plan(decided)
         if isinstance(plan, Plan) and decided.deferral is not None:
             decided, plan = await self._deferred(decided, plan)
+            if decided.session.stop is not None:
+                return await self._repel(arrived, reply)
         if isinstance(plan, Refusal):
             return self._refuse(decided, plan, attempts=0)
         return await self._run(decided, plan, hints, reply)
@@ -191,6 +194,9 @@ class Exchange:
         verdict, role = self.navigator.judged(arrived, facts)
         limits = world.loops.of(arrived.route.name, verdict.task_type)
         standing = ladder.standing(session, arrived.standing, limits) if arrived.standing.score else arrived.standing
+        deferral, deadline_ms = self.navigator.deferral(arrived, verdict.task_type), arrived.hints.deadline_ms
+        if deferral is not None:
+            deadline_ms = min(deferral.seconds * 1000, deadline_ms or math.inf)
         decided = Decided(
             request_id=arrived.request_id,
             at=arrived.at,
@@ -207,8 +213,8 @@ class Exchange:
             user=self._reception.user(world, caller, arrived.hints.user or request.user, arrived.at),
             tip=arrived.tip,
             aim=self.navigator.aimed(arrived, verdict, role),
-            deadline_ms=arrived.hints.deadline_ms,
-            deferral=self.navigator.deferral(world, verdict.task_type, arrived.hints.defer_seconds),
+            deadline_ms=deadline_ms,
+            deferral=deferral,
             note=taken_note(session) if request.dialect in CONVERSATIONS else "",
         )
         if standing.due:
@@ -243,11 +249,12 @@ class Exchange:
 
     async def _deferred(self, decided: Decided, plan: Plan) -> tuple[Decided, Plan | Refusal]:
         """Wait for a greener hour, where one lies before the deadline. Who hangs up meanwhile has an entry, too."""
-        found = None
+        found, grams = None, plan.attempts[0].deployment.intensity.grams_per_kwh
         try:
             found = await self.deferrer.waited(decided, plan, self._plan)
         finally:
             if found is None:
+                decided = self.deferrer.anew(decided, decided, grams)
                 self._ledger.record(settlement.entry_of_end(decided, attempts=0, now=self._clock.monotonic()))
         return found
 

@@ -26,7 +26,6 @@ from .values.entry import LedgerEntry
 from .values.green import Deferral
 from .values.plan import Attempt, Facts, Plan, Refusal, Verdict
 from .values.quality import SHADOW, Role
-from .values.world import World
 from .wire.asked import asked
 
 # Deployments of one session whose caches are remembered.
@@ -142,9 +141,13 @@ class Navigator:
             self._chosen[kind] = plan.attempts[0].deployment.name
         return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan, now)
 
-    def deferral(self, world: World, task_type: str, asked_seconds: float | None) -> Deferral | None:
-        """How long a request may wait: as it asks itself (0: not at all), else as its kind of work may."""
-        rule = world.green.of(task_type).deferral
+    def deferral(self, arrived: Arrived, task_type: str) -> Deferral | None:
+        """How long a request may wait: as it asks itself (0: not at all), else as its kind of work may. What passes through,
+        goes on in the background, or is asked for learning's sake is served at once."""
+        request, asked_seconds = arrived.request, arrived.hints.defer_seconds
+        if request.passage is not None or request.background or arrived.caller.key == SHADOW:
+            return None
+        rule = arrived.world.green.of(task_type).deferral
         if asked_seconds is None:
             return rule
         if not asked_seconds:
@@ -152,9 +155,8 @@ class Navigator:
         return Deferral(seconds=asked_seconds, gain_min=rule.gain_min) if rule else Deferral(seconds=asked_seconds)
 
     def expected_seconds(self, decided: Decided, attempt: Attempt) -> float:
-        """How long such a call usually takes."""
+        """How long such a call usually takes; of a deployment that was not called yet the first byte's wait is not in it."""
         usual = self._outputs.usual(decided.verdict.task_type, attempt.deployment.model) * decided.request.choices
-        # The first byte's wait of a deployment that was not called yet is not known: the call's own timeout bounds it.
         load = self.loads.load(attempt.deployment.name, decided.facts.input_tokens, now=0.0)
         return (load.wait_ms + min(usual, attempt.output_tokens_max) * planning.TOKEN_MS) / 1000
 

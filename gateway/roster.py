@@ -256,8 +256,6 @@ class Roster:
             ladder.resume(session, note="")
         elif kind == "session_killed":
             ladder.kill(session, id=event.id.partition(".")[0], at=told["at"], why=told.get("note", ""))
-        elif kind == "session_outcome":
-            session.units = float(told.get("units", 1))
         elif kind == "session_labelled":
             session.label = told.get("label", "")
 

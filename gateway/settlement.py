@@ -222,8 +222,10 @@ def entry_of_spare(decided: Decided, *, attempts: int, now: float) -> LedgerEntr
 
 
 def entry_of_end(decided: Decided, *, attempts: int, now: float) -> LedgerEntry:
-    """The fact about a request that ended between two attempts: the earlier ones stand in entries of their own."""
-    return _undialled(decided, attempts, now, "cancelled", 499, "caller_gone", "ended between attempts")
+    """The fact about a request that ended between two attempts, or while it waited for a greener hour: earlier attempts
+    stand in entries of their own."""
+    why = "ended between attempts" if attempts else "ended while it waited"
+    return _undialled(decided, attempts, now, "cancelled", 499, "caller_gone", why)
 
 
 def _undialled(
@@ -336,7 +338,7 @@ def _entry(
         carbon_ug_mid=took.carbon_micrograms.mid,
         carbon_ug_high=took.carbon_micrograms.high,
         reference_energy_mj=reference[1],
-        footprint_method=deployment.footprint_method if deployment else UNKNOWN_METHOD,
+        footprint_method=deployment.footprint_method if deployment and took is not UNKNOWN else UNKNOWN_METHOD,
         loop_step=decided.standing.step,
         first_byte_ms=round((first_byte - decided.started) * 1000) if first_byte is not None else 0,
         duration_ms=round((now - decided.started) * 1000),
@@ -396,7 +398,8 @@ def _reference(reference: Deployment, usage: Usage, charge: int, energy: int, ca
     """(nUSD, mJ, ug) of the same tokens on the route's most capable candidate; where that is unknown, what was really so."""
     if reference.sheet is not None and usage is not _PASSED:
         charge = pricing.charge(reference.sheet, usage)
-    if reference.energy is not None:
+    # Beside what nobody knows there is nothing to compare.
+    if reference.energy is not None and energy:
         energy = energy_millijoules_mid(reference.energy, usage.input, usage.output, usage.cached_input)
         carbon = carbon_micrograms_at(reference.energy, reference.intensity.grams_per_kwh, energy)
     return charge, energy, carbon

@@ -129,7 +129,12 @@ async def _judged(
     for turned in (False, True):
         first, second = (large, small) if turned else (small, large)
         asked = PARSERS["chat"](orjson.dumps(_question(judge, task, first, second)))
-        hints = Hints(session=f"judge-{decided.request_id}-{turned:d}", session_source="shadow")
+        # What its kind of work may not do (zones, caps), its judge may not do either.
+        hints = Hints(
+            session=f"judge-{decided.request_id}-{turned:d}",
+            session_source="shadow",
+            task_type=decided.verdict.task_type,
+        )
         verdict = await _asked(exchange, route, asked, decided.caller.org, hints)
         grades = {name: float(grade) for name, grade in _GRADES.findall(verdict.text)} if verdict else {}
         if set(grades) != {"first", "second"} or max(grades.values()) > _GRADE_MAX:

@@ -9,10 +9,14 @@ import pytest
 from gateway.carbon.footprint import known
 from gateway.edge.hints import hints_of
 from gateway.errors import BadRequest
+from gateway.sessions import ladder
 from gateway.settlement import amounts_of
 from gateway.testing.playbook import Answers, Playbook
 from gateway.values.grid import Sample
+from gateway.values.quality import SHADOW
+from gateway.values.request import Caller, Hints
 from gateway.values.world import World
+from gateway.wire import chat
 from tests.worlds import world
 
 BODY = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
@@ -73,7 +77,8 @@ async def test_what_does_not_wait(hints, more):
 async def test_a_kind_of_work_can_wait_by_the_file():
     book = playbook(on_grid(world(more="energy: {rules: [{task_type: other, defer: {hours: 4}}]}"), 300, 300, 100))
     await book.ask(BODY)
-    assert book.entries[0].deferred_ms == 3600 * 1000
+    # An hour, and its place within the minute over which those who wait for it are spread.
+    assert book.entries[0].deferred_ms == (3600 + 30) * 1000
 
 
 async def test_a_forecast_that_lies_costs_grams_and_never_the_deadline():
@@ -149,6 +154,75 @@ async def test_a_budget_that_was_used_up_meanwhile_refuses():
     answer = await book.ask(BODY, defer_seconds=4 * HOUR)
     assert answer.status == 400
     assert [entry.outcome for entry in book.entries] == ["completed", "refused"]
+
+
+async def test_a_session_that_was_killed_meanwhile_is_not_served():
+    book = playbook(on_grid(world(), 300, 300, 100))
+    sessions = book.exchange._reception._sessions
+
+    async def killed(seconds: float) -> None:
+        book.clock.at += seconds
+        ladder.kill(sessions.of("k1", "s1"), id="x", at=book.clock.at, why="enough")
+
+    book.clock.sleep = killed
+    answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
+    assert answer.status == 400
+    assert book.events == [] and book.clock.at - NOW <= 5
+
+
+async def test_it_waits_no_longer_than_its_session_may_run():
+    book = playbook(on_grid(world(more="sessions: {caps: {minutes: 90}}"), 300, 300, 250, 50))
+    answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
+    assert answer.status == 200
+    assert book.entries[0].deferred_ms == 0, "the green hour lies beyond it, and the other gains too little"
+
+
+async def test_an_outage_meanwhile_ends_no_wait_that_has_hours_left():
+    book = playbook(on_grid(world(), 300, 300, 250, 100))
+    health = book.exchange._health
+
+    async def outage(seconds: float) -> None:
+        book.clock.at += seconds
+        if book.clock.at - NOW < 60:
+            for _ in range(10):
+                health.failed("small", now=book.clock.at)
+            book.world = on_grid(world(), 290, 290, 250, 100)
+
+    book.clock.sleep = outage
+    answer = await book.ask(BODY, defer_seconds=4 * HOUR)
+    assert answer.status == 200
+    assert book.entries[0].deferred_ms >= 2 * 3600 * 1000
+
+
+async def test_a_wall_clock_that_is_set_back_moves_no_deadline():
+    book = playbook(on_grid(world(), 300, 300, 250, 100))
+    real = [0.0]
+
+    async def set_back(seconds: float) -> None:
+        real[0] += seconds
+        book.clock.at = NOW - 10 * HOUR
+
+    book.clock.sleep, book.clock.monotonic = set_back, lambda: real[0]
+    await book.ask(BODY, defer_seconds=4 * HOUR)
+    assert real[0] <= 4 * HOUR - 600
+
+
+async def test_what_is_asked_for_learning_s_sake_does_not_wait():
+    at = on_grid(world(more="energy: {defer: {hours: 4}}"), 300, 300, 100)
+    book = playbook(at)
+    route = replace(at.routes["small"], auto=False)
+    shadow = Caller(key=SHADOW, team=SHADOW)
+    await book.exchange.ask(route, chat.parse(BODY), shadow, Hints(), book.reply)
+    assert book.clock.at == NOW
+
+
+def test_a_route_that_is_not_the_file_s_stays_what_it_is_in_a_new_world():
+    at = world()
+    alone = replace(at.routes["auto"], candidates=(at.deployments["frontier"],), auto=False)
+    fresh = on_grid(world(), 100)
+    now = fresh.current(alone)
+    assert [one.name for one in now.candidates] == ["frontier"]
+    assert now.candidates[0] is fresh.deployments["frontier"]
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,18 @@ class Outside:
         self.answers: dict[str, object] = {}
         self.published = 0
         self.kept: list[tuple[str, list[tuple[str, int]], int, int]] = []
-        self.observatory = Observatory(lambda: self.world, self._publish, self.fetch, lambda: self.at, lambda: 0.5)
-        self.observatory._measured = self
+        clock = (lambda: self.at,) * 2
+        self.observatory = Observatory(lambda: self.world, self._publish, self.fetch, *clock, lambda: 0.5)
+        self.machines = self.observatory.machines
 
     def _publish(self, fresh: World) -> None:
         self.world, self.published = fresh, self.published + 1
+
+    async def ask_engines(self) -> None:
+        await self.machines.ask_engines(self.observatory.tell)
+
+    async def read_meters(self) -> None:
+        await self.machines.read_meters(self, self.observatory.tell)
 
     async def fetch(self, url, headers):
         found = next((answer for part, answer in self.answers.items() if part in url), OSError("no connection"))
@@ -138,7 +145,7 @@ async def test_a_hanging_feed_holds_up_no_other():
     outside.observatory._fetch = fetch
     asking = asyncio.ensure_future(outside.observatory.ask_feeds())
     await asyncio.sleep(0.01)
-    assert outside.observatory._schedule.last("electricity_maps", "FR") is not None
+    assert outside.small.intensity.source == "live:electricity_maps", "and is published meanwhile"
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -148,24 +155,24 @@ async def test_an_engine_tells_how_many_it_serves_together():
     outside = engine()
     assert outside.small.profile.concurrency_source == "prior"
     outside.answers["engine"] = b"vllm:num_requests_running 12.0\n"
-    await outside.observatory.ask_engines()
+    await outside.ask_engines()
     assert (outside.small.profile.concurrency, outside.small.profile.concurrency_source) == (12.0, "observed")
     assert outside.small.footprint_method.startswith("modelled-2+observed/")
     outside.answers["engine"] = b"vllm:num_requests_running 12.5\n"
-    await outside.observatory.ask_engines()
+    await outside.ask_engines()
     assert outside.published == 1, "little changes make no new world"
     outside.answers["engine"] = b"vllm:num_requests_running 0\n"
-    await outside.observatory.ask_engines()
+    await outside.ask_engines()
     assert outside.small.profile.concurrency == 12.0, "an idle engine says nothing of a busy one"
 
 
 async def test_an_engine_that_stays_silent_is_forgotten():
     outside = engine()
     outside.answers["engine"] = b"vllm:num_requests_running 12.0\n"
-    await outside.observatory.ask_engines()
+    await outside.ask_engines()
     outside.answers["engine"] = b"<html>"
     for _ in range(60):
-        await outside.observatory.ask_engines()
+        await outside.ask_engines()
     assert outside.small.profile.concurrency_source == "prior"
 
 
@@ -180,10 +187,10 @@ async def test_a_meter_s_joules_are_shared_kept_and_come_to_the_meter():
     usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
     answer = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": usage}).encode()
     book = Playbook(outside.world, [Answers(body=[answer]) for _ in range(60)])
-    book.exchange._learner = observatory
+    book.exchange._learner = outside.machines
     counter = 1000.0
     outside.answers["dcgm"] = dcgm(counter)
-    await observatory.read_meters()
+    await outside.read_meters()
     for window in range(20):
         for _ in range(3):
             outside.at += 2
@@ -191,7 +198,7 @@ async def test_a_meter_s_joules_are_shared_kept_and_come_to_the_meter():
         outside.at = NOW + (window + 1) * 10
         counter += 3000.0
         outside.answers["dcgm"] = dcgm(counter)
-        await observatory.read_meters()
+        await outside.read_meters()
     shared = sum(millijoules for _, shares, _, _ in outside.kept for _, millijoules in shares)
     idle = sum(rested for *_, rested in outside.kept)
     total = sum(taken for _, _, taken, _ in outside.kept)
@@ -213,7 +220,7 @@ async def test_a_meter_that_cannot_be_read_is_told_and_changes_nothing():
     before = outside.small
     for answer in (OSError("gone"), b"<html>", b""):
         outside.answers["dcgm"] = answer
-        await outside.observatory.read_meters()
+        await outside.read_meters()
     gauges = {name: values for name, _, _, values in outside.observatory.gauges()}
     assert gauges["penstock_meter_failing"] == [(["small"], 1.0)]
     assert outside.small is before and outside.kept == []
@@ -227,7 +234,7 @@ def test_time_between_tokens_tells_how_many_share_a_step_where_the_operator_trus
         stream=1, outcome="completed", usage_basis="exact", output_tokens=101, duration_ms=2200, first_byte_ms=200
     )
     for _ in range(8):
-        outside.observatory.served(SimpleNamespace(request_id="r"), progress, entry)
-    outside.observatory._tell()
+        outside.machines.served(SimpleNamespace(request_id="r"), progress, entry)
+    outside.observatory.tell()
     assert outside.small.profile.concurrency_source == "latency"
     assert outside.small.profile.concurrency == inferred(deployment.profile, 20.0)

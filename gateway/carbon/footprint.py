@@ -19,6 +19,8 @@ _MICROGRAMS_PER_JOULE = MICROGRAMS_PER_GRAM / JOULES_PER_KWH
 # Pictures widen the high bound: 95 % over the median of ML.ENERGY v3's picture tasks (2.07 / 1.28). What they come to in tokens is
 # counted as input already, so the mid stays.
 _PICTURES_HIGH = 1.62
+# The numbers above: with energy.py's what a data version is made of.
+COEFFICIENTS = (EMBODIED_GRAMS_PER_KWH, _PICTURES_HIGH)
 # Where the figures end: the data centre's own meter, with host, idle, cooling.
 BOUNDARY = "facility"
 

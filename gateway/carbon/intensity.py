@@ -8,6 +8,9 @@ from ..values.grid import GridNews, Intensity
 # World average, gCO2e/kWh, life-cycle (Our World in Data / Ember 2023, as codecarbon ships it).
 WORLD_GRAMS_PER_KWH = 475.0
 
+# A slot is told at its beginning, and clocks differ: a value of further ahead is none (it was told before the clock was set back).
+_AHEAD_SECONDS = 3600.0
+
 Tables = Mapping[str, Mapping[str, float]]
 
 
@@ -34,7 +37,7 @@ def at_present(known: Intensity, news: Sequence[GridNews], *, now: float, age_ma
     """
     found = known
     for one in reversed(news):
-        if now - one.at > age_max:
+        if not -_AHEAD_SECONDS <= now - one.at <= age_max:
             continue
         if one.signal == "marginal":
             found = replace(found, marginal_grams_per_kwh=one.grams_per_kwh)

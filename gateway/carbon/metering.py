@@ -4,17 +4,18 @@ A window between two readings has the meter's joules; what the machine takes wit
 the rest belongs to the requests of the window, by modelled energy spread evenly over the time that each was served. A window
 is shared out once every request that touches it has ended, so that weights are those of the tokens it really took (SCI, ISO/IEC
 21031: what is reserved and idle counts, and so stands in a figure of its own). Shares of a window and its idle part come to
-the meter's joules, to the last bit of a float.
+the meter's joules, to the last bit of a float. Times are seconds of a clock that nobody sets.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from ..values.base import Value
 
-# Windows and requests that wait; beyond it the oldest windows are shared out with what is known.
+# Windows that wait, and requests in one of them: beyond that the oldest window is shared out with what is known, and a
+# request has no share.
 _WINDOWS_MAX, _REQUESTS_MAX = 512, 20_000
 # Nobody waits longer for a request to end: a window is then shared among those that have.
 _PATIENCE_SECONDS = 900.0
@@ -22,15 +23,16 @@ _PATIENCE_SECONDS = 900.0
 _NEWEST = 0.1
 # A model is trusted no further off than its own band, and a meter says little until it has seen some requests.
 _RATIO_MIN, _RATIO_MAX, _SHARES_MIN = 0.1, 10.0, 20
+# No GPU takes more (GB300: 1.4 kW, data sheet 2025): a reading beyond that is none.
+_WATTS_MAX = 3000.0
+# GPUs of one deployment.
+_GPUS_MAX = 1024
 
 
 class Served(Value, frozen=True, kw_only=True):
-    """A request that has ended: the ledger entry's id, when it was served (seconds since the epoch), its modelled
-    accelerator joules, and whose it is."""
+    """A request that has ended: the ledger entry's id, its modelled accelerator joules, and whose it is."""
 
     entry: str
-    start: float
-    end: float
     joules: float
     task_type: str
     team: str
@@ -45,13 +47,13 @@ class Share(Value, frozen=True, kw_only=True):
     team: str
 
 
-class Window(msgspec.Struct):
-    """Joules off the meter from `start` to `end`, those beyond idle, and the idle ones."""
+class _Window(msgspec.Struct):
+    """Joules off the meter from `start` to `end` beyond idle, and modelled joules of the requests in it."""
 
     start: float
     end: float
     active: float
-    idle: float
+    parts: list[tuple[Served, float]]
 
 
 class Meter:
@@ -59,11 +61,13 @@ class Meter:
 
     def __init__(self, idle_watts: float) -> None:
         self._idle_watts = idle_watts
-        self._counters: Mapping[str, float] = {}
+        # By GPU: its counter, and when it was seen.
+        self._counters: dict[str, tuple[float, float]] = {}
         self._read_at: float | None = None
         self._open: dict[str, float] = {}
-        self._ended: deque[Served] = deque()
-        self._windows: deque[Window] = deque()
+        # Requests that have ended since the last reading, and when they were served.
+        self._fresh: list[tuple[Served, float, float]] = []
+        self._windows: deque[_Window] = deque()
         self._shared = 0
         self._modelled, self._metered = 0.0, 0.0
         # Joules: what the meter has counted since the first reading, what of it was idle, and what nobody was served in.
@@ -81,28 +85,44 @@ class Meter:
         if len(self._open) < _REQUESTS_MAX:
             self._open[entry] = now
 
-    def ended(self, served: Served) -> None:
+    def ended(self, served: Served, *, now: float) -> None:
         """It is over."""
-        self._open.pop(served.entry, None)
-        self._ended.append(served)
-        if len(self._ended) > _REQUESTS_MAX:
-            self._ended.popleft()
+        start = self._open.pop(served.entry, None)
+        if start is None or len(self._fresh) >= _REQUESTS_MAX:
+            return
+        for window in reversed(self._windows):
+            if window.end <= start:
+                break
+            _put(window, served, start, now)
+        self._fresh.append((served, start, now))
 
     def read(self, counters: Mapping[str, float], *, now: float) -> list[Share]:
-        """A reading: joules by GPU, which only grow (a smaller one: the driver was loaded anew, and counts from 0). Gives what
-        can be shared out now."""
+        """A reading: joules by GPU. A counter that has become smaller begins anew (the driver was loaded); what no GPU can have
+        taken is not believed. Gives what can be shared out now."""
         if self._read_at is not None and now > self._read_at:
-            taken = 0.0
-            for gpu, joules in counters.items():
-                before = self._counters.get(gpu)
-                if before is not None:
-                    taken += joules - before if joules >= before else joules
+            taken = self._taken(counters, now)
             idle = min(taken, self._idle_watts * (now - self._read_at))
             self.total += taken
             self.idle += idle
-            self._windows.append(Window(self._read_at, now, taken - idle, idle))
-        self._counters, self._read_at = dict(counters), now
+            window = _Window(self._read_at, now, taken - idle, [])
+            for served, start, end in self._fresh:
+                _put(window, served, start, end)
+            self._fresh.clear()
+            self._windows.append(window)
+        if len(self._counters) + len(counters) > _GPUS_MAX:
+            self._counters.clear()
+        self._counters |= {gpu: (joules, now) for gpu, joules in counters.items()}
+        self._read_at = now
         return list(self._due(now))
+
+    def _taken(self, counters: Mapping[str, float], now: float) -> float:
+        """Joules since each GPU was seen last."""
+        taken = 0.0
+        for gpu, joules in counters.items():
+            before, seen = self._counters.get(gpu, (joules, now))
+            if 0 <= joules - before <= _WATTS_MAX * (now - seen):
+                taken += joules - before
+        return taken
 
     def _due(self, now: float) -> Iterator[Share]:
         oldest = min(self._open.values(), default=now)
@@ -113,44 +133,24 @@ class Meter:
                 break
             self._windows.popleft()
             yield from self._shares(window)
-        self._forget()
 
-    def _shares(self, window: Window) -> Iterator[Share]:
+    def _shares(self, window: _Window) -> Iterator[Share]:
         """A window's joules by modelled weight."""
-        weights = [(one, weight) for one in self._ended if (weight := _weight(one, window)) > 0]
-        total = sum(weight for _, weight in weights)
+        total = sum(weight for _, weight in window.parts)
         if not total:
             self.unattributed += window.active
             return
-        self._learn(total, window.active, len(weights))
-        for one, weight in weights:
-            yield Share(entry=one.entry, joules=window.active * weight / total, task_type=one.task_type, team=one.team)
-
-    def _learn(self, modelled: float, metered: float, shares: int) -> None:
-        self._shared += shares
         keep = 1 - _NEWEST
-        self._modelled, self._metered = self._modelled * keep + modelled, self._metered * keep + metered
-
-    def _forget(self) -> None:
-        """Requests whose windows have all been shared out."""
-        until = self._windows[0].start if self._windows else self._read_at or 0.0
-        while self._ended and self._ended[0].end <= until:
-            self._ended.popleft()
+        self._shared += len(window.parts)
+        self._modelled, self._metered = self._modelled * keep + total, self._metered * keep + window.active
+        for one, weight in window.parts:
+            joules = window.active * weight / total
+            yield Share(entry=one.entry, joules=joules, task_type=one.task_type, team=one.team)
 
 
-def _weight(served: Served, window: Window) -> float:
+def _put(window: _Window, served: Served, start: float, end: float) -> None:
     """Modelled joules of the part of a request that lies in the window."""
-    length = served.end - served.start
-    if length <= 0:
-        return served.joules if window.start <= served.end < window.end else 0.0
-    overlap = min(served.end, window.end) - max(served.start, window.start)
-    return served.joules * max(0.0, overlap) / length
-
-
-def by_label(shares: Iterable[Share]) -> dict[tuple[str, str], float]:
-    """Joules by task type and team."""
-    found: dict[tuple[str, str], float] = {}
-    for share in shares:
-        key = share.task_type, share.team
-        found[key] = found.get(key, 0.0) + share.joules
-    return found
+    overlap = min(end, window.end) - max(start, window.start)
+    share = overlap / (end - start) if end > start else float(window.start <= end < window.end)
+    if share > 0 and served.joules > 0 and len(window.parts) < _REQUESTS_MAX:
+        window.parts.append((served, served.joules * share))

@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..carbon.arithmetic import Line, lines, told_factors
+from ..carbon.energy import model_of
+from ..carbon.footprint import footprint
 from ..config.load import load
 from ..config.settings import read_settings
 from ..stores.ledger_sqlite import SqliteLedger
 from ..stores.measured import SqliteMeasured
-from ..values.catalog import Deployment
+from ..values.catalog import CONCURRENCY_SOURCES, Deployment, EnergyProfile
 from ..values.entry import LedgerEntry
-from ..values.grid import Intensity
-from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
+from ..values.grid import GRID_METHODS, Intensity
+from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, Bounds, nusd_to_usd
 from ..values.usage import Usage
 from ..values.world import World
 
@@ -119,25 +121,37 @@ def _checked(entry: LedgerEntry, deployment: Deployment) -> Iterator[str]:
     profile = replace(
         deployment.profile,
         concurrency=entry.concurrency or None,
-        concurrency_source=next((one for one in ("declared", "observed", "latency") if one in source), "prior"),
+        concurrency_source=next((one for one in CONCURRENCY_SOURCES if one in source), "prior"),
         scale=entry.energy_scale or 1.0,
     )
     method, _, feed = [*entry.footprint_method.split("/"), "", "", ""][2].partition(":")
-    grid = Intensity(zone=entry.grid_zone, grams_per_kwh=entry.grid_grams_per_kwh, method=method, feed=feed)
+    grid = Intensity(
+        zone=entry.grid_zone,
+        grams_per_kwh=entry.grid_grams_per_kwh,
+        method=method if method in GRID_METHODS else "world",
+        feed=feed,
+    )
     usage = Usage(input=entry.input_tokens, cached_input=entry.cached_input_tokens, output=entry.output_tokens)
-    known = replace(deployment, profile=profile)
-    yield _arithmetic(known, grid, usage)
-    carbon = next(line for line in lines(profile, grid, usage) if line.name == "carbon")
-    if round(carbon.mid * MICROGRAMS_PER_GRAM) == entry.carbon_ug_mid:
+    pictures = next((one for one in (False, True) if _booked(entry, profile, grid, usage, pictures=one)), None)
+    yield _arithmetic(replace(deployment, profile=profile), grid, usage, pictures=bool(pictures))
+    if pictures is not None:
         yield "This is what the ledger says.\n"
     else:
         yield (
-            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_grams(entry.carbon_ug_mid)}: its configuration"
-            f" ({entry.world}) knew this deployment otherwise, or the call was charged as held.\n"
+            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_grams(entry.carbon_ug_mid)}: the call was charged as"
+            f" held, or configuration {entry.world} or the method ({entry.footprint_method}) knew this deployment otherwise.\n"
         )
 
 
-def _arithmetic(deployment: Deployment, grid: Intensity, usage: Usage) -> str:
+def _booked(entry: LedgerEntry, profile: EnergyProfile, grid: Intensity, usage: Usage, *, pictures: bool) -> bool:
+    """Whether the arithmetic comes to every figure of the entry."""
+    took = footprint(model_of(profile), grid, usage, pictures=pictures)
+    energy = Bounds(entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)
+    carbon = Bounds(entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)
+    return (took.energy_millijoules, took.carbon_micrograms) == (energy, carbon)
+
+
+def _arithmetic(deployment: Deployment, grid: Intensity, usage: Usage, *, pictures: bool = False) -> str:
     profile = deployment.profile
     assert profile is not None
     factors = told_factors(profile)
@@ -146,7 +160,7 @@ def _arithmetic(deployment: Deployment, grid: Intensity, usage: Usage) -> str:
         f" (from {profile.source}), {profile.hardware}" + f"; {factors}" * bool(factors)
     )
     head = f"{'':<19}{'low':>10}{'mid':>10}{'high':>10}"
-    rows = [_row(line) for line in lines(profile, grid, usage)]
+    rows = [_row(line) for line in lines(profile, grid, usage, pictures=pictures)]
     return "\n".join([title, "", head, "-" * len(head), *rows, ""])
 
 

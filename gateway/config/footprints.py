@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 
-from ..carbon import energy, intensity
+from ..carbon import energy, footprint, intensity
 from ..feeds import cloud_regions, ecologits_registry, intensity_tables, intensity_uk, model_cards
 from ..feeds.cloud_regions import CloudRegion
 from ..values import catalog
@@ -38,7 +38,12 @@ class Footprints:
             "cloud_region": {name: one.grams_per_kwh for name, one in self._regions.items()},
             **intensity_tables.load(),
         }
-        told = repr([energy.COEFFICIENTS, [(name, sorted(table.items())) for name, table in self._tables.items()]])
+        tables = [(name, sorted(table.items())) for name, table in self._tables.items()]
+        told = repr(
+            [energy.COEFFICIENTS, footprint.COEFFICIENTS, catalog.PUE_PRIOR, tables, sorted(model_cards.load().items())]
+        )
+        # Meters that deployments have named so far, and whose each is.
+        self._metered: dict[tuple[str, str], str] = {}
         self.version = hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def of(self, reader: Reader, doc: schema.Deployment, path: Path) -> Footing:
@@ -50,12 +55,32 @@ class Footprints:
                 path,
                 f"deployment '{path[-1]}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
             )
+        sensors = _sensors(reader, doc, path)
+        self._claim(reader, sensors, path)
         return Footing(
             profile=profile,
-            sensors=_sensors(reader, doc, path),
+            sensors=sensors,
             annual=self._annual(reader, doc, path, region),
             feeds=self._zones(reader, doc, path, region),
         )
+
+    def _claim(self, reader: Reader, sensors: catalog.Sensors, path: Path) -> None:
+        """A GPU's joules belong to one deployment; "" stands for all of a meter."""
+        if not sensors.metered:
+            return
+        meter, name = sensors.dcgm_url or "nvml", str(path[-1])
+        for gpu in sensors.gpus or ("",):
+            taken = [
+                whose
+                for (other, one), whose in self._metered.items()
+                if other == meter and (gpu in ("", one) or not one)
+            ]
+            if taken:
+                reader.complain(
+                    (*path, "energy", "power"), f"these GPUs are metered for '{taken[0]}' already; name which are whose"
+                )
+                return
+        self._metered |= {(meter, gpu): name for gpu in sensors.gpus or ("",)}
 
     def _region(self, reader: Reader, doc: schema.Deployment, path: Path) -> CloudRegion | None:
         if doc.cloud_region is None:

@@ -239,7 +239,8 @@ def _routes(
                 name=name,
                 candidates=candidates,
                 auto=doc.auto,
-                reference=max(candidates, key=lambda deployment: deployment.tier),
+                # What serves only work that can wait is no measure for the rest.
+                reference=max(candidates, key=lambda one: (not one.batch, one.tier)),
                 roomiest_tokens=max(deployment.context_tokens for deployment in candidates),
             )
     return routes

@@ -123,7 +123,7 @@ class Power(_Strict):
     dcgm_url: HttpUrl | None = None
     nvml: bool = False
     gpus: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]] = []
-    idle_watts: NotNegative = Decimal(0)
+    idle_watts: Annotated[Number, Field(ge=0, le=1_000_000)] = Decimal(0)
 
 
 class Energy(_Strict):
@@ -133,14 +133,14 @@ class Energy(_Strict):
     ahead, nor off GPUs). `gpus` is how many serve one
     replica, `engine` the generation of the serving software (vLLM of 2024 takes half as much again)."""
 
-    active_params_b: Positive | None = None
-    total_params_b: Positive | None = None
+    active_params_b: Annotated[Number, Field(gt=0, le=100_000)] | None = None
+    total_params_b: Annotated[Number, Field(gt=0, le=100_000)] | None = None
     bits_per_param: Annotated[Number, Field(ge=1, le=32)] | None = None
-    concurrency: Positive | None = None
+    concurrency: Annotated[Number, Field(gt=0, le=1_000_000)] | None = None
     metrics_url: HttpUrl | None = None
     infer_concurrency: bool = False
     hardware: Literal["a100", "h100", "h200", "b200"] | None = None
-    hardware_factor: Positive = Decimal(1)
+    hardware_factor: Annotated[Number, Field(gt=0, le=100)] = Decimal(1)
     engine: Literal["2024", "2025"] | None = None
     gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     pue: Annotated[Number, Field(ge=1, le=3)] | None = None

@@ -57,10 +57,10 @@ def _shown(row: Row) -> dict[str, str | int]:
     """Integer columns as they are summed, with money beside them in dollars and energy and carbon in Wh and grams."""
     shown: dict[str, str | int] = {name: _cell(value) for name, value in row.items()}
     for name in ("charge", "reference"):
-        shown[f"{name}_usd"] = nusd_to_usd(int(row[f"{name}_nusd"]))
+        shown[f"{name}_usd"] = nusd_to_usd(int(row[f"{name}_nusd"] or 0))
     for bound in ("low", "mid", "high"):
-        shown[f"energy_wh_{bound}"] = f"{int(row[f'energy_mj_{bound}']) / MILLIJOULES_PER_WH:.6f}"
-        shown[f"carbon_g_{bound}"] = f"{int(row[f'carbon_ug_{bound}']) / MICROGRAMS_PER_GRAM:.6f}"
+        shown[f"energy_wh_{bound}"] = f"{int(row[f'energy_mj_{bound}'] or 0) / MILLIJOULES_PER_WH:.6f}"
+        shown[f"carbon_g_{bound}"] = f"{int(row[f'carbon_ug_{bound}'] or 0) / MICROGRAMS_PER_GRAM:.6f}"
     for unit, count in (("request", row["requests"]), ("session", row["sessions"]), ("unit", row["units"])):
         for bound in ("low", "mid", "high"):
             micrograms = row[f"units_carbon_ug_{bound}" if unit == "unit" else f"carbon_ug_{bound}"]

@@ -33,7 +33,6 @@ class ElectricityMaps:
             grams_per_kwh=grams(latest.get("carbonIntensity")),
             at=present(seconds(latest.get("datetime")), now),
             feed=self.name,
-            estimated=latest.get("isEstimated") is True,
             forecast=await self._forecast(fetch, url.format("forecast"), zone),
         )
 

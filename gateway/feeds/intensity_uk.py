@@ -2,7 +2,7 @@
 
 GET /intensity and /intensity/FROM/fw24h for the whole island ("GB"), /regional/intensity/FROM/fw24h/regionid/N for one of
 its regions ("1" to "14"; "15" England, "16" Scotland, "17" Wales). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the running half-hour: its
-forecast stands in, and the value counts as estimated.
+forecast stands in.
 """
 
 from datetime import UTC, datetime
@@ -44,7 +44,6 @@ class UkIntensity:
             grams_per_kwh=samples[at].grams_per_kwh if actual is None else grams(actual),
             at=seconds(slots[at].get("from")),
             feed=self.name,
-            estimated=actual is None,
             forecast=samples[at:],
         )
 

@@ -4,6 +4,7 @@ GET /login (basic) gives a token that is good for half an hour, GET /v3/forecast
 signal from now on, in pounds per MWh. Shapes: WattTime's docs of v3. The region is told back in `meta`.
 """
 
+import asyncio
 from base64 import b64encode
 from urllib.parse import quote
 
@@ -28,20 +29,21 @@ class WattTime:
         shown = b64encode(f"{access.user or ''}:{access.password or ''}".encode()).decode()
         self._login = {"authorization": f"Basic {shown}"}
         self._token, self._token_until = "", 0.0
+        self._entering = asyncio.Lock()
 
     async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
         """The marginal intensity of the running five minutes. Raises FeedError."""
-        if now >= self._token_until:
-            token = (await document(fetch, f"{self._base}/login", self._login)).get("token")
-            if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-                raise FeedError("no token")
-            self._token, self._token_until = token, now + _TOKEN_SECONDS
+        async with self._entering:
+            # One login for all regions that are asked about at once.
+            if not 0 <= self._token_until - now <= _TOKEN_SECONDS:
+                await self._log_in(fetch, now)
         url = f"{self._base}/v3/forecast?region={quote(zone)}&signal_type=co2_moer"
         try:
             found = await document(fetch, url, {"authorization": f"Bearer {self._token}"})
-        except FeedError:
-            # It may be the token that is not believed any more.
-            self._token_until = 0.0
+        except FeedError as error:
+            if str(error) == "status 401":
+                # The token is not believed any more.
+                self._token_until = 0.0
             raise
         meta = found.get("meta")
         if not isinstance(meta, dict) or meta.get("region") != zone:
@@ -59,3 +61,9 @@ class WattTime:
             feed=self.name,
             signal="marginal",
         )
+
+    async def _log_in(self, fetch: Fetch, now: float) -> None:
+        token = (await document(fetch, f"{self._base}/login", self._login)).get("token")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise FeedError("no token")
+        self._token, self._token_until = token, now + _TOKEN_SECONDS

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 
+from msgspec import structs
+
 from ..values.base import Value
 
-# What comes behind a model's name and changes nothing about its weights: dates, tunings, formats.
+# What comes behind a model's name and changes nothing about its weights: tunings, dates, offers.
 _ENDINGS = re.compile(
     r"[-_:@.](instruct|chat|it|latest|hf|preview|fast|turbo|versatile|instant|maas|tput|reference|thinking|base|v\d+:\d+"
-    r"|\d{4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2}|fp8|fp4|bf16|nvfp4|mxfp4|int8|int4|awq|gptq|gguf)$"
+    r"|\d{4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})$"
 )
+# What says how many bits a weight has.
+_FORMATS = re.compile(r"[-_:@.](bf16|fp16|fp8|int8|w8a8|w8a16|fp4|nvfp4|mxfp4|int4|w4a16|awq|gptq)(-dynamic)?$")
+_BITS = {"bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "w8a8": 8, "w8a16": 8}
+_FOUR_BITS = 4
 _NOT_NAMES = re.compile(r"[^a-z0-9.]+")
 
 
@@ -37,14 +43,17 @@ def load() -> Mapping[str, ModelCard]:
 
 
 def find(model: str) -> ModelCard | None:
-    """The card of a model as a provider names it ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b-instant"); None if it is
-    not known. Names are compared whole, never by likeness."""
-    cards, name = load(), model.rsplit("/", 1)[-1].lower()
+    """The card of a model as a provider names it ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b-instant"), with the bits
+    that its name tells; None if it is not known. Names are compared whole, never by likeness."""
+    cards, name, bits = load(), model.rsplit("/", 1)[-1].lower(), 0
     while True:
         found = cards.get(plain(name))
         if found is not None:
-            return found
-        shorter = _ENDINGS.sub("", name)
+            return structs.replace(found, bits=bits) if bits else found
+        told = _FORMATS.search(name)
+        if told is not None:
+            bits = bits or _BITS.get(told[1], _FOUR_BITS)
+        shorter = name[: told.start()] if told is not None else _ENDINGS.sub("", name)
         if shorter == name:
             return None
         name = shorter

@@ -1,4 +1,6 @@
-"""When each feed is asked about each zone, and what it last said: a book. It neither asks nor sleeps."""
+"""When each feed is asked about each zone, and what it last said: a book. It neither asks nor sleeps; `now` is by a clock
+that nobody sets.
+"""
 
 from collections.abc import Callable
 
@@ -64,10 +66,6 @@ class Schedule:
         """The last good news."""
         state = self._states.get(Inquiry(feed, zone))
         return state.last if state is not None else None
-
-    def known(self) -> list[tuple[Inquiry, GridNews | None, int]]:
-        """Every inquiry, its last good news, and how often it has failed in a row."""
-        return [(inquiry, state.last, state.failures) for inquiry, state in self._states.items()]
 
     def _count(self, feed: str, how: str) -> None:
         self.counts[feed, how] = self.counts.get((feed, how), 0) + 1

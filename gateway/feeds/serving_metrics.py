@@ -14,8 +14,10 @@ _DCGM = ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_TOTAL_ENERGY_CONSU
 _MILLIJOULES = 1000.0
 # DCGM's blanks are just below 2^63; a GPU at 1 kW takes 300 years to get here.
 _MILLIJOULES_MAX = 1e16
-# A page beyond this is read no further.
-_LINES_MAX = 50_000
+# A page beyond this is read no further, nor is a line; the longest real ones are below 1,000 characters.
+_LINES_MAX, _LINE_CHARS_MAX = 50_000, 4096
+# No engine serves more together: DeepSeek's fleet has about 3,000 on 8 GPUs (ML.ENERGY v3).
+_RUNNING_MAX = 20_000.0
 
 
 def running(text: str) -> float | None:
@@ -30,7 +32,7 @@ def running(text: str) -> float | None:
             replica = labels.get("dp_rank", "") + labels.get("engine_type", "") + labels.get("model_name", "")
             sglang[replica] = max(value, sglang.get(replica, 0.0))
     found = vllm or list(sglang.values())
-    if not found:
+    if not found or not 0 <= max(found) <= _RUNNING_MAX:
         return None
     busy = [one for one in found if one > 0]
     return sum(busy) / len(busy) if busy else 0.0
@@ -52,7 +54,7 @@ def joules(text: str, gpus: tuple[str, ...]) -> dict[str, float]:
 def _samples(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str], float]]:
     """(name, labels, value) of the lines with one of these names; what is no number is left out."""
     for line in text.splitlines()[:_LINES_MAX]:
-        if not line.startswith(names):
+        if not line.startswith(names) or len(line) > _LINE_CHARS_MAX:
             continue
         match = _LINE.match(line)
         if match is None or match[1] not in names:
@@ -63,4 +65,12 @@ def _samples(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping[s
             continue
         # What is not finite is nobody's count.
         if value - value == 0:
-            yield match[1], dict(_LABEL.findall(match[2] or "")), value
+            yield match[1], _labels(match[2] or ""), value
+
+
+def _labels(text: str) -> dict[str, str]:
+    """Labels from left to right, up to what is none."""
+    found, at = {}, 0
+    while (match := _LABEL.match(text, at)) is not None:
+        found[match[1]], at = match[2], match.end()
+    return found

@@ -17,7 +17,10 @@ Ranked = tuple[Candidate, float]
 
 def greener(order: Sequence[Ranked], green: Green, *, least: Tier, chosen: str) -> tuple[list[Ranked], str]:
     """The order with the greener first, and why it is ("" where nothing was moved). Tiers from `least` on will do; `chosen` is
-    the deployment that the same kind of request went to last ("" for none)."""
+    the deployment that the same kind of request went to last ("" for none).
+
+    The first is only moved for what is known to be better: not if its own figure is not known, or others are quicker.
+    """
     ranked = list(order)
     ready = [place for place, (one, _) in enumerate(ranked) if not (one.resting or one.late)]
     if green.prefer == "cost":
@@ -26,32 +29,33 @@ def greener(order: Sequence[Ranked], green: Green, *, least: Tier, chosen: str) 
         equals = [place for place in ready if ranked[place][0].deployment.tier >= least]
     amount, told = (_grid, "on a cleaner grid") if green.prefer == "cost" else (_AMOUNTS[green.prefer])
     known = {place: value for place in equals if (value := amount(ranked[place][0])) is not None}
-    if not known:
+    if 0 not in known:
         return ranked, ""
-    before = next((place for place in known if ranked[place][0].deployment.name == chosen), 0)
+    # What was chosen last is stayed with as long as it is no worse than the first.
+    last = next((place for place in known if ranked[place][0].deployment.name == chosen), 0)
+    before = last if known[last] <= known[0] else 0
     best = min(known, key=lambda place: (known[place], place))
-    if before in known and known[best] > (1 - green.gain_min) * known[before]:
+    if known[best] > (1 - green.gain_min) * known[before]:
         best = before
-    if best == 0:
+    if known[best] >= known[0]:
         return ranked, ""
-    why = f"{told}: {_told(known[best], green)}"
-    if 0 in known:
-        why += f" against {_told(known[0], green)}"
+    why = f"{told}: {_told(known[best], green)} against {_told(known[0], green)}"
     return [ranked[best], *ranked[:best], *ranked[best + 1 :]], why
 
 
 def _near(ranked: Sequence[Ranked], ready: Sequence[int], green: Green) -> list[int]:
     """Places of the first's tier whose first byte comes about as soon as the quickest's, and that leave no warm cache
-    behind."""
+    behind. One that was not called yet has a chance: how quick it is will be known then."""
     assert green.greenest_within_ms is not None, "one of the two is asked for"
     first = ranked[0][0]
     same = [place for place in ready if ranked[place][0].deployment.tier == first.deployment.tier]
-    quickest = min((ranked[place][0].load.wait_ms for place in same), default=0.0)
+    waits = {place: ranked[place][0].load.wait_ms for place in same}
+    quickest = min((wait for wait in waits.values() if wait), default=0.0)
     return [
         place
-        for place in same
+        for place, wait in waits.items()
         if (place == 0 or not first.warm or ranked[place][0].warm)
-        and ranked[place][0].load.wait_ms <= quickest + green.greenest_within_ms
+        and (not wait or wait <= quickest + green.greenest_within_ms)
     ]
 
 

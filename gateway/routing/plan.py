@@ -141,6 +141,8 @@ def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -
     outlook, green = situation.outlook, situation.green
     priced = green.carbon_nusd_per_kg or green.energy_nusd_per_kwh
     stakes, calls = [_stake(one, outlook) for one in eligible], stretch_of(outlook)[0] if priced else 0.0
+    # What is not known counts as the most that is: it must not win by that.
+    dearest = max((_priced(one, green) for one in eligible), default=0.0) if priced else 0.0
     found = []
     for one, stake in zip(eligible, stakes, strict=True):
         if stake is None:
@@ -152,11 +154,14 @@ def _totals(eligible: Sequence[Candidate], facts: Facts, situation: Situation) -
             if other is not None and candidate.deployment.tier > one.deployment.tier
         ]
         total = total_nusd(stake, above, facts.input_tokens, outlook)
-        if priced:
-            total += calls * one.expected_micrograms * green.carbon_nusd_per_kg / _MICROGRAMS_PER_KG
-            total += calls * one.expected_millijoules * green.energy_nusd_per_kwh / _MILLIJOULES_PER_KWH
-        found.append(total)
+        found.append(total + calls * (dearest if one.deployment.energy is None else _priced(one, green)))
     return found
+
+
+def _priced(one: Candidate, green: Green) -> float:
+    """What a call's energy and carbon are worth, in nUSD; 0 where neither has a price, or nothing is known."""
+    carbon = one.expected_micrograms * green.carbon_nusd_per_kg / _MICROGRAMS_PER_KG
+    return carbon + one.expected_millijoules * green.energy_nusd_per_kwh / _MILLIJOULES_PER_KWH
 
 
 def _stake(candidate: Candidate, outlook: Outlook) -> Stake | None:

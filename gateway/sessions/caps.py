@@ -5,6 +5,7 @@ Three kinds: the operator's for a whole tree (scope: the session at its head) an
 that whoever started a run has set for it and all that it starts. None of them loosens another.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -83,13 +84,9 @@ def _line(budget: Budget, whose: str, session: str, keep_until: float, inherited
 
 def beyond(caps: SessionCaps, session: Session, *, now: float) -> Refusal | None:
     """A refusal once the session, or one above it, has run longer than it may, or lies deeper in its tree than it may."""
-    for holder in (session, *session.above):
-        limits = [holder.own.seconds if holder.own is not None else None]
-        if holder.id == session.root or not holder.parent:
-            limits.append(caps.seconds)
-        for limit in limits:
-            if limit is not None and now - holder.started_at > limit + holder.more_seconds:
-                return _late(session, now - holder.started_at, limit + holder.more_seconds)
+    for ran, limit in _clocks(caps, session, now):
+        if ran > limit:
+            return _late(session, ran, limit)
     for levels, holder in enumerate((session, *session.above)):
         most = holder.own.depth if holder.own is not None else None
         if most is not None and levels > most:
@@ -97,6 +94,22 @@ def beyond(caps: SessionCaps, session: Session, *, now: float) -> Refusal | None
     if caps.depth is not None and session.depth > caps.depth:
         return _deep(session, session.depth, caps.depth)
     return None
+
+
+def seconds_left(caps: SessionCaps, session: Session, *, now: float) -> float:
+    """How long the session, and those above it, may still run; endlessly without such a cap."""
+    return min((limit - ran for ran, limit in _clocks(caps, session, now)), default=math.inf)
+
+
+def _clocks(caps: SessionCaps, session: Session, now: float) -> Iterator[tuple[float, float]]:
+    """(how long it has run, how long it may) of every cap in minutes."""
+    for holder in (session, *session.above):
+        limits = [holder.own.seconds if holder.own is not None else None]
+        if holder.id == session.root or not holder.parent:
+            limits.append(caps.seconds)
+        for limit in limits:
+            if limit is not None:
+                yield now - holder.started_at, limit + holder.more_seconds
 
 
 def asked(text: str) -> SessionCaps:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import astuple, fields
+from msgspec.structs import FieldInfo, astuple, fields
 
 from ..values.budget import Amounts
 from ..values.catalog import UNKNOWN_METHOD
@@ -96,16 +96,26 @@ class SqliteLedger:
         return self._db.total_changes - before
 
     def _widen(self) -> None:
-        """Give a ledger of an earlier version the columns that it lacks; its entries get their default."""
-        have = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
-        for field in fields(LedgerEntry):
-            if field.name not in have:
+        """Give a ledger of an earlier version the columns that it lacks, all or none; its entries get their default."""
+        if not self._missing():
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            # Somebody else may have done it meanwhile.
+            for field in self._missing():
                 default = repr(field.default) if isinstance(field.default, str) else "0"
-                self._db.execute(
-                    f"ALTER TABLE entries ADD COLUMN {field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
-                )
+                column = f"{field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
+                self._db.execute(f"ALTER TABLE entries ADD COLUMN {column}")
                 if field.name in _AS_CARBON:
                     self._db.execute(f"UPDATE entries SET {field.name} = carbon_ug_mid")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _missing(self) -> list[FieldInfo]:
+        have = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
+        return [field for field in fields(LedgerEntry) if field.name not in have]
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Every entry, oldest first."""
@@ -139,7 +149,7 @@ class SqliteLedger:
             "SUM(usage_basis = 'estimated')",
             "SUM(NOT priced)",
             f"SUM(usage_basis != 'none' AND footprint_method = '{UNKNOWN_METHOD}')",
-            "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN session END)",
+            "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN key || '/' || session END)",
             "SUM(deferred_ms > 0)",
             *(f"SUM({name})" for name in _SUMS),
             "SUM((SELECT millijoules FROM measured WHERE entry = entries.id))",
@@ -154,15 +164,19 @@ class SqliteLedger:
         ]
 
     def _units(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls."""
+        """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls. A session
+        whose calls lie in several groups has its units divided among them by carbon."""
+        names = "".join(f"{name}, " for name in by)
         columns = "".join(f"{_expression(name)} AS {name}, " for name in by)
         grouping = f" GROUP BY {', '.join(by)}" if by else ""
         rows = self._db.execute(
             f"WITH reported AS ({_REPORTED}), took AS (SELECT {columns}key || '/' || session AS account,"
             " SUM(carbon_ug_low) AS low, SUM(carbon_ug_mid) AS mid, SUM(carbon_ug_high) AS high"
-            f" FROM entries WHERE at_ms >= ? AND at_ms < ? GROUP BY {''.join(f'{name}, ' for name in by)}account)"
-            f" SELECT {''.join(f'{name}, ' for name in by)}SUM(units), SUM(low), SUM(mid), SUM(high)"
-            f" FROM took JOIN reported USING (account){grouping}",
+            f" FROM entries WHERE at_ms >= ? AND at_ms < ? GROUP BY {names}account),"
+            " whole AS (SELECT account, SUM(mid) AS all_mid, COUNT(*) AS parts FROM took GROUP BY account)"
+            f" SELECT {names}SUM(units * CASE WHEN all_mid > 0 THEN 1.0 * mid / all_mid ELSE 1.0 / parts END),"
+            " SUM(low), SUM(mid), SUM(high)"
+            f" FROM took JOIN whole USING (account) JOIN reported USING (account){grouping}",
             (start_ms, end_ms),
         )
         count = len(by)

@@ -158,6 +158,11 @@ class Sensors:
         """Whether its joules are measured."""
         return self.nvml or bool(self.dcgm_url)
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything is asked of it at all."""
+        return self.metered or self.latency or bool(self.metrics_url)
+
 
 NO_SENSORS = Sensors()
 
@@ -242,7 +247,8 @@ class Route:
     pair: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        tiers = tuple(sorted({candidate.tier for candidate in self.candidates}))
+        usual = [candidate for candidate in self.candidates if not candidate.batch] or self.candidates
+        tiers = tuple(sorted({candidate.tier for candidate in usual}))
         object.__setattr__(self, "tiers", tiers)
         object.__setattr__(self, "pair", (self._models(tiers[0]), self._models(tiers[-1])))
 

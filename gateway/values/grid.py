@@ -19,14 +19,13 @@ class Sample(Value, frozen=True):
 
 class GridNews(Value, frozen=True, kw_only=True):
     """What a feed says of a zone: the intensity at `at`, and a forecast in ascending order of time (empty: none).
-    `estimated`: the feed itself calls the value an estimate. `signal` is average or marginal."""
+    `signal` is average or marginal."""
 
     zone: str
     grams_per_kwh: float
     at: float
     feed: str
     signal: str = "average"
-    estimated: bool = False
     forecast: tuple[Sample, ...] = ()
 
 
@@ -47,6 +46,9 @@ class Intensity:
     marginal_grams_per_kwh: float | None = None
     market_grams_per_kwh: float | None = None
     forecast: tuple[Sample, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.method in GRID_METHODS, self.method
 
     @property
     def source(self) -> str:

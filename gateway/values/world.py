@@ -32,6 +32,14 @@ class Webhook:
     secret: str | None = field(repr=False)
 
 
+def _with(route: Route, deployments: Mapping[str, Deployment]) -> Route:
+    return replace(
+        route,
+        candidates=tuple(deployments.get(one.name, one) for one in route.candidates),
+        reference=deployments.get(route.reference.name, route.reference),
+    )
+
+
 def callers_of(world: "World") -> list[Caller]:
     """Everybody who may call."""
     return [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
@@ -94,15 +102,12 @@ class World:
         if not changed:
             return self
         deployments = {name: changed.get(name, one) for name, one in self.deployments.items()}
-        routes = {
-            name: replace(
-                route,
-                candidates=tuple(deployments[one.name] for one in route.candidates),
-                reference=deployments[route.reference.name],
-            )
-            for name, route in self.routes.items()
-        }
+        routes = {name: _with(route, deployments) for name, route in self.routes.items()}
         return replace(self, deployments=deployments, routes=routes)
+
+    def current(self, route: Route) -> Route:
+        """A route of an earlier world with its deployments as they are known in this one; it need not be one of the file's."""
+        return _with(route, self.deployments)
 
     @property
     def cap_budgets(self) -> tuple[Budget, ...]:

@@ -32,7 +32,7 @@ def test_every_error_code_is_documented():
 def test_every_metric_is_documented():
     text = (ROOT / "docs/metrics.md").read_text()
     sources = (ROOT / "gateway/exporters/prometheus.py").read_text() + (ROOT / "gateway/app.py").read_text()
-    for name in ("treasury", "roster", "school", "observatory", "deferring"):
+    for name in ("treasury", "roster", "school", "observatory", "machines", "deferring"):
         sources += (ROOT / f"gateway/{name}.py").read_text()
     names = set(re.findall(r'"(penstock_[a-z_]+[a-z])"', sources)) | {
         "penstock_budget_spent_ratio",

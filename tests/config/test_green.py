@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.config.load import parse
+from gateway.errors import ConfigError
 from gateway.feeds import cloud_regions
 from tests.worlds import BASE, ENV
 
@@ -76,3 +77,19 @@ def test_the_data_version_follows_the_tables_alone():
     assert len(one.data_version) == 8
     assert one.data_version == other.data_version
     assert one.footprint_method.endswith(one.data_version)
+
+
+@pytest.mark.parametrize(
+    "one, other, fine",
+    [("['0']", "['1']", True), ("['0', '1']", "['1']", False), ("[]", "['1']", False), ("['0']", "[]", False)],
+)
+def test_a_gpu_s_joules_belong_to_one_deployment(one, other, fine):
+    power = "energy: {{active_params_b: 8, power: {{nvml: true, gpus: {}}}}}"
+    text = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1")
+    text = text.replace("energy: {active_params_b: 8}", power.format(one))
+    text = text.replace("energy: {active_params_b: 60, total_params_b: 400}", power.format(other))
+    if fine:
+        assert parse(text, "test.yaml", ENV)[0].deployments["small"].sensors.nvml
+    else:
+        with pytest.raises(ConfigError, match="metered for 'small' already"):
+            parse(text, "test.yaml", ENV)

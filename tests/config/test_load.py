@@ -51,6 +51,7 @@ def complaints(text: str, env: dict | None = None, **options: bool) -> list[str]
         ("active_params_b: 8}", "active_params_b: 8, total_params_b: 7}", "7: 'total_params_b' is below 'active_params_b'"),
         ("{active_params_b: 8}", "{total_params_b: 7, active_params_b: 7, concurrency: 8, metrics_url: 'http://e/metrics'}", "8: 'concurrency' is declared; leave 'metrics_url' and 'infer_concurrency' out"),
         ("active_params_b: 8}", "active_params_b: 8, power: {nvml: true, dcgm_url: 'http://d/metrics'}}", "{nvml: give exactly one of 'dcgm_url' or 'nvml: true'"),
+        ("{active_params_b: 60, total_params_b: 400}", "{active_params_b: 8000000000}", "8000000000: 'active_params_b' is wrong: input should be less than or equal to 100000"),
         ("retries: {", "energy: {rules: [{task_type: cod, prefer: carbon}]}\nretries: {", "cod: there is no task type 'cod'"),
         ("retries: {", "energy: {prefer: green}\nretries: {", "green: 'prefer' must be 'cost', 'energy' or 'carbon', not 'green'"),
         ("retries: {", "feeds: {electricity_maps: {}}\nretries: {", "{}: 'api_key' is missing; add it here"),

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import App
 from gateway.carbon.footprint import known
 from gateway.config.settings import Settings, read_settings
-from gateway.observatory import _Metered
+from gateway.machines import _Metered
 from gateway.values.budget import Crossing, Measure
 from gateway.values.catalog import UNKNOWN_METHOD
 from gateway.values.entry import LedgerEntry
@@ -77,7 +77,7 @@ async def _rendered(data: Path) -> str:
         app.school._checks["code", "small"] = [1.0, 1.0]
         observatory = app._observatory
         observatory._schedule.counts["uk", "answered"] = 1
-        observatory._meters["small"] = metered = _Metered(0.0)
+        observatory.machines._meters["small"] = metered = _Metered(0.0)
         metered.meter._shared, metered.meter._modelled = 20, 1.0
         metered.shared["code", "research"] = 1
         small = app._world.deployments["small"]

@@ -183,6 +183,7 @@ async def test_unknown_weights_are_counted_and_never_guessed():
     (entry,) = book.entries
     assert answer.headers["x-penstock-footprint"] == f"method={entry.footprint_method}" == "method=unknown-model"
     assert (entry.energy_mj_high, entry.carbon_ug_high) == (0, 0)
+    assert (entry.reference_energy_mj, entry.reference_carbon_ug) == (0, 0), "nothing is saved beside what nobody knows"
     metrics = Metrics(list)
     metrics.publish(entry)
     assert b'penstock_unknown_footprint_total{deployment="small",team="research"} 1.0' in metrics.render()[0]

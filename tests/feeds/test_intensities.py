@@ -59,7 +59,7 @@ def maps() -> ElectricityMaps:
 async def test_electricity_maps_latest_and_forecast():
     web = Web(latest=LATEST, forecast=FORECAST)
     news = await maps().news(web, "DE", NOW)
-    assert (news.grams_per_kwh, news.at, news.estimated) == (216.0, NOW - 600, True)
+    assert (news.grams_per_kwh, news.at) == (216.0, NOW - 600)
     assert news.forecast == (Sample(NOW - 600, 210.0), Sample(NOW + 3000, 90.0))
     assert [url for url, _ in web.asked] == [
         "http://em/v3/carbon-intensity/latest?zone=DE",
@@ -122,7 +122,7 @@ async def test_the_island_s_running_half_hour_and_its_day():
     web = Web(fw24h={"data": SLOTS})
     news = await UkIntensity(Access(base_url="http://uk")).news(web, "GB", NOW)
     assert web.asked[0][0] == "http://uk/intensity/2026-03-06T19:10Z/fw24h"
-    assert (news.zone, news.grams_per_kwh, news.estimated) == ("GBR", 250.0, True)
+    assert (news.zone, news.grams_per_kwh) == ("GBR", 250.0)
     assert [sample.grams_per_kwh for sample in news.forecast] == [250.0, 120.0]
 
 
@@ -175,3 +175,12 @@ async def test_a_token_that_is_not_believed_any_more_is_asked_for_anew():
     web = Web(login={"token": "t2"}, forecast=MOER)
     await feed.news(web, "CAISO_NORTH", NOW)
     assert "login" in web.asked[0][0]
+
+
+async def test_a_region_that_is_not_allowed_costs_the_others_no_token():
+    feed = WattTime(Access(base_url="http://wt", user="u", password="p"))
+    web = Web(login={"token": "t"}, forecast=(403, {"error": "Invalid scope"}))
+    for _ in range(3):
+        with pytest.raises(FeedError):
+            await feed.news(web, "ERCOT", NOW)
+    assert sum("login" in url for url, _ in web.asked) == 1

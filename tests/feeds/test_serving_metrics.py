@@ -40,3 +40,14 @@ def test_joules_by_gpu():
     assert joules(DCGM, ()) == {"GPU-a": 319159.391, "GPU-b": 1.0, "GPU-c": 5.0}
     assert joules(DCGM, ("1", "GPU-c")) == {"GPU-b": 1.0, "GPU-c": 5.0}
     assert joules("", ()) == {}
+
+
+@pytest.mark.parametrize("junk", ["a" * 4000, " " * 4000, 'a="' * 1300, "\\" * 4000, "a" * 2_000_000])
+def test_a_page_made_to_hold_up_the_reader_does_not(junk):
+    """Ten thousand such lines were hours of backtracking once; now each is read from left to right, or not at all."""
+    page = "\n".join([f"vllm:num_requests_running{{{junk}}} 1"] * 50)
+    assert running(page) in (1.0, None)
+
+
+def test_more_than_any_engine_serves_is_not_believed():
+    assert running("vllm:num_requests_running 1e300\n") is None

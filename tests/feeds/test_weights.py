@@ -25,6 +25,16 @@ def test_a_model_is_known_by_its_name(name, sizes):
     assert (card.total_params_b, card.active_params_b) == pytest.approx(sizes, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    "name, bits",
+    [("llama-3.1-8b-instruct", 16), ("Llama-3.1-8B-Instruct-AWQ", 4), ("llama-3.1-8b-instruct-gptq-int4", 4),
+     ("Llama-3.1-8B-Instruct-FP8-dynamic", 8), ("llama-3.1-8b-instruct-quantized.w8a8", None), ("deepseek-v3", 8), ("deepseek-v3-bf16", 16)],
+)  # fmt: skip
+def test_the_bits_of_a_weight_are_those_that_the_name_tells(name, bits):
+    card = model_cards.find(name)
+    assert (card.bits if card is not None else None) == bits
+
+
 @pytest.mark.parametrize("name", ["gpt-5", "claude-sonnet-4-5", "llama", "deepseek", "qwen3", "", "-", "sim-small"])
 def test_names_are_never_matched_by_likeness(name):
     assert model_cards.find(name) is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.deferral import latest_start, opening
+from gateway.routing.deferral import opening, room_seconds
 from gateway.values.grid import Sample
 from tests.worlds import world
 
@@ -37,27 +37,12 @@ def at(grams: float, *forecast: float, name: str = "small"):
          "now is the greenest", "no forecast", "nothing begins before the deadline", "it is too late already"],
 )  # fmt: skip
 def test_the_moment(grams, forecast, hours, start):
-    found = opening([at(grams, *forecast)], now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
-    assert (found.start - NOW) / HOUR == start if found is not None else start is None
-
-
-def test_another_region_may_have_the_better_hour():
-    here, there = at(300, 300, 250), at(280, 280, 60, name="there")
-    found = opening([here, there], now=NOW, latest=NOW + 4 * HOUR, gain_min=0.2)
-    assert found is not None
-    assert (found.deployment, found.start, found.grams_per_kwh) == ("there", NOW + HOUR, 60.0)
-
-
-def test_what_takes_more_energy_there_is_weighed():
-    here = at(300, 300, 250)
-    hungry = world(small=", batch: true").deployments["frontier"]
-    samples = (Sample(NOW, 280.0), Sample(NOW + HOUR, 200.0))
-    there = replace(hungry, intensity=replace(hungry.intensity, grams_per_kwh=280.0, forecast=samples))
-    assert opening([here, there], now=NOW, latest=NOW + 4 * HOUR, gain_min=0.2) is None
+    found = opening(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
+    assert (found - NOW) / HOUR == start if found is not None else start is None
 
 
 def test_nobody_waits_where_the_energy_is_not_known():
-    assert opening([replace(at(300, 300, 10), energy=None)], now=NOW, latest=NOW + HOUR * 4, gain_min=0.2) is None
+    assert opening(replace(at(300, 300, 10), energy=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2) is None
 
 
 @given(
@@ -67,12 +52,22 @@ def test_nobody_waits_where_the_energy_is_not_known():
     gain=st.floats(0, 0.99),
 )
 def test_it_never_begins_too_late_nor_for_less_than_the_gain(grams, forecast, hours, gain):
-    found = opening([at(grams, *forecast)], now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
+    found = opening(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
     if found is not None:
-        assert NOW < found.start <= NOW + hours * HOUR
-        assert found.grams_per_kwh <= (1 - gain) * grams
+        assert NOW < found <= NOW + hours * HOUR
+        assert forecast[round((found - NOW) / HOUR)] <= (1 - gain) * grams
 
 
-@pytest.mark.parametrize("expected, room", [(1.0, 30.0), (60.0, 180.0)], ids=["half a minute at least", "three times"])
-def test_a_call_is_begun_with_room_before_its_deadline(expected, room):
-    assert latest_start(NOW, expected) == NOW - room
+@pytest.mark.parametrize(
+    "expected, timeout, limit, room",
+    [(1, 10, 3600, 30), (60, 10, 3600, 180), (1, 600, 3600, 600), (1, 600, 100, 50), (60, 600, 100, 180)],
+    ids=[
+        "half a minute at least",
+        "three times what is usual",
+        "its own timeout",
+        "or half of the time",
+        "as is usual, though",
+    ],
+)
+def test_a_call_is_begun_with_room_before_its_deadline(expected, timeout, limit, room):
+    assert room_seconds(expected, timeout, limit) == room

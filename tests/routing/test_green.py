@@ -146,17 +146,60 @@ def test_least_carbon_may_be_the_larger_model_on_the_cleaner_grid(grams, name):
         (100, 110, "", "berlin"),
         (100, 110, "paris", "paris"),
         (100, 110, "berlin", "berlin"),
-        (110, 100, "paris", "paris"),
+        (100, 110, "berlin", "berlin"),
+        (110, 100, "paris", "berlin"),
         (130, 100, "paris", "berlin"),
         (70, 100, "berlin", "paris"),
     ],
-    ids=["noise moves nothing", "nor does it move back", "nor away", "nor away again", "a gain does", "and back"],
+    ids=[
+        "noise moves nothing",
+        "nor does it move back",
+        "nor away",
+        "nor again",
+        "what is worse is not stayed with",
+        "nor what is much worse",
+        "a gain moves",
+    ],
 )
 def test_grids_of_nearly_the_same_intensity_do_not_take_turns(paris, berlin, chosen, stays):
     at = world(
         "energy: {greenest_within_ms: 50}", paris=f"grams_co2e_per_kwh: {paris}", berlin=f"grams_co2e_per_kwh: {berlin}"
     )
     assert first(plan(at, "named", chosen=chosen)) == stays
+
+
+@pytest.mark.parametrize(
+    "berlin, waits, rule",
+    [
+        ("grams_co2e_per_kwh: 50", {"berlin": 470.0}, "greenest_within_ms: 20"),
+        ("grams_co2e_per_kwh: 50", {"berlin": 100.0, "paris": 70.0}, "greenest_within_ms: 20"),
+        ("grams_co2e_per_kwh: 50", {}, "greenest_within_ms: 20"),
+    ],
+    ids=["beside one that was never called", "beside a quicker one", "beside nobody known"],
+)
+def test_the_dirtier_is_never_called_cleaner(berlin, waits, rule):
+    at = world(f"energy: {{{rule}}}", paris="grams_co2e_per_kwh: 800", berlin=berlin)
+    decided = plan(at, "named", waits=waits)
+    assert isinstance(decided, Plan)
+    assert first(decided) == "berlin"
+    assert decided.attempts[0].reason == "named"
+
+
+@pytest.mark.parametrize("rule", ["prefer: energy", "prefer: carbon", "greenest_within_ms: 20"])
+def test_nothing_is_better_than_what_nobody_knows(rule):
+    decided = plan(world(f"energy: {{{rule}}}"), "shady")
+    assert isinstance(decided, Plan)
+    assert first(decided) == "dark"
+    assert decided.attempts[0].reason == "named"
+
+
+@pytest.mark.parametrize("price", [0, 100_000])
+def test_what_nobody_knows_does_not_win_by_a_carbon_price(price):
+    text = TEXT.format(more=f"energy: {{carbon_price_usd_per_tonne: {price}}}", paris="", berlin="")
+    text = text.replace("candidates: [dark, berlin]}", "candidates: [dark, berlin], auto: true}").replace(
+        "input: 0.5, output: 1}", "input: 1.1, output: 2.2}"
+    )
+    assert first(plan(parse(text, "test.yaml", ENV)[0], "shady")) == "berlin"
 
 
 def marginal(at, **grams: float):

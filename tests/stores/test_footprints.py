@@ -1,0 +1,112 @@
+"""Energy and carbon in the ledger's sums: sessions, reported units, hours, meters, and ledgers of earlier versions."""
+
+import sqlite3
+
+import pytest
+
+from gateway.exporters import table
+from gateway.stores.events import Event, SqliteEvents
+from gateway.stores.ledger_sqlite import SqliteLedger
+from gateway.stores.measured import SqliteMeasured
+from tests.stores.test_memory import NOW, fact
+
+HOUR_MS = 3_600_000
+START = round(NOW * 1000) // HOUR_MS * HOUR_MS
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    yield store
+    store.close()
+
+
+def outcome(tmp_path, account: str, units: float, at: int = 0) -> None:
+    event = Event(
+        id=f"{account}{at}",
+        at_ms=START + at,
+        kind="session_outcome",
+        budget="",
+        account=account,
+        details={"units": units},
+    )
+    SqliteEvents(tmp_path / "l.sqlite").append(event)
+
+
+def test_sessions_of_two_keys_are_two_whatever_they_are_called(store):
+    store.append(
+        [fact("a", key="k1", session="main"), fact("b", key="k2", session="main"), fact("c", key="k1", session="main")]
+    )
+    assert store.grouped((), 0, 2**60)[0]["sessions"] == 2
+
+
+def test_units_are_those_reported_last_and_add_up_over_any_groups(store, tmp_path):
+    facts = [
+        fact(f"n{hour}", key="k1", session="s", at_ms=START + hour * HOUR_MS, carbon_ug_mid=100 * (hour + 1), task_type="ab"[hour % 2])
+        for hour in range(3)
+    ]  # fmt: skip
+    store.append([*facts, fact("other", key="k1", session="never reported", at_ms=START, carbon_ug_mid=7)])
+    outcome(tmp_path, "k1/s", 3, at=1)
+    outcome(tmp_path, "k1/s", 12, at=2)
+    for by in ((), ("hour",), ("task_type",), ("hour", "task_type")):
+        rows = store.grouped(by, 0, 2**60)
+        assert sum(row["units"] for row in rows) == pytest.approx(12), by
+        assert sum(row["units_carbon_ug_mid"] for row in rows) == 600, by
+    hours = {row["hour"]: row["units"] for row in store.grouped(("hour",), 0, 2**60)}
+    assert list(hours.values()) == pytest.approx([2, 4, 6])
+    assert next(iter(hours)).endswith(":00Z")
+
+
+def test_the_export_divides_by_what_there_was(store, tmp_path):
+    store.append([fact("a", key="k1", session="s", carbon_ug_low=1_000_000, carbon_ug_mid=2_000_000, carbon_ug_high=4_000_000,
+                       reference_carbon_ug=5_000_000, undeferred_carbon_ug=3_000_000)])  # fmt: skip
+    asked = table.question(by="team", start=None, end=None, now=NOW + 10)
+    (row,) = [table._shown(row) for row in store.grouped(asked.by, 0, 2**60)]
+    assert (row["g_per_request_low"], row["g_per_session_mid"], row["g_per_unit_mid"]) == ("1.000000", "2.000000", "")
+    assert (row["g_saved_by_routing"], row["g_saved_by_waiting"]) == ("3.000000", "1.000000")
+    assert table.render(store.grouped((), 0, 1), asked, "json")
+
+
+def test_metered_shares_of_several_windows_add_up_and_meet_their_entries(store, tmp_path):
+    store.append([fact("a"), fact("b")])
+    measured = SqliteMeasured(tmp_path / "l.sqlite")
+    measured.append("d", START, [("a.1", 100), ("b.1", 50)], total=200, idle=50)
+    measured.append("d", START + 10_000, [("a.1", 30)], total=30, idle=0)
+    assert (measured.of_entry("a.1"), measured.of_entry("nobody")) == (130, None)
+    assert store.grouped((), 0, 2**60)[0]["metered_mj"] == 180
+
+
+LATER = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug", "grid_zone", "deferred_ms", "energy_scale")
+
+
+def older(tmp_path) -> None:
+    """A ledger whose version knew nothing of these."""
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    store.append([fact("a", carbon_ug_mid=100)])
+    store.close()
+    with sqlite3.connect(tmp_path / "l.sqlite") as db:
+        for column in LATER:
+            db.execute(f"ALTER TABLE entries DROP COLUMN {column}")
+
+
+def test_an_older_ledger_saved_nothing_that_it_did_not_know_of(tmp_path):
+    older(tmp_path)
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    (entry,) = store.entries()
+    assert (entry.market_carbon_ug, entry.reference_carbon_ug, entry.undeferred_carbon_ug) == (100, 100, 100)
+    assert (entry.grid_zone, entry.deferred_ms) == ("", 0)
+    store.close()
+
+
+def test_a_ledger_is_widened_whole_or_not_at_all(tmp_path):
+    older(tmp_path)
+    with sqlite3.connect(tmp_path / "l.sqlite") as db:
+        db.execute("CREATE TRIGGER full BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(sqlite3.Error):
+        SqliteLedger(tmp_path / "l.sqlite")
+    with sqlite3.connect(tmp_path / "l.sqlite") as db:
+        assert not {row[1] for row in db.execute("PRAGMA table_info(entries)")} & set(LATER)
+        db.execute("DROP TRIGGER full")
+    store = SqliteLedger(tmp_path / "l.sqlite")
+    assert [entry.reference_carbon_ug for entry in store.entries()] == [100]
+    store.close()
