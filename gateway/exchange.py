@@ -5,12 +5,12 @@ be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import structs
 
-from . import settlement, story
+from . import parting, settlement, story
 from .accounting.expectation import OutputBook
 from .calling import call_of
 from .crossing import Carrier
@@ -39,9 +39,8 @@ from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
-from .values.session import LoopLimits
 from .values.world import World
-from .wire import DIALECTS, last_words
+from .wire import DIALECTS
 
 
 class Chance(Protocol):
@@ -272,49 +271,21 @@ class Exchange:
             "x-penstock-session": session.id,
             "x-penstock-loop": f"{step}; asked again {session.hammered}",
         }
-        return await self._last_words(arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply)
+        return await parting.last_words(
+            arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply
+        )
 
     async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
         """The request that a loop ends with."""
         decided.session.failed = True
         limits = decided.world.loops.of(decided.route.name, decided.verdict.task_type)
         headers = story.of_case(decided)
-        answer = await self._last_words(
+        answer = await parting.last_words(
             decided.request, refusal, limits, decided.request_id, decided.at, headers, reply
         )
         now = self._clock.monotonic()
         self._ledger.record(settlement.entry_of_refusal(decided, refusal, status=answer.status, attempts=0, now=now))
         return answer
-
-    async def _last_words(
-        self,
-        request: Request,
-        refusal: Refusal,
-        limits: LoopLimits,
-        request_id: str,
-        at: float,
-        headers: Mapping[str, str],
-        reply: Reply,
-    ) -> Answer:
-        """A refusal, or a last answer in the model's place."""
-        headers = {**headers, "x-penstock-stopped": refusal.code}
-        if limits.stop_mode != "answer" or request.dialect not in CONVERSATIONS:
-            answer = DIALECTS[request.dialect].refused(refusal)
-            return Answer(status=answer.status, headers={**answer.headers, **headers}, body=answer.body)
-        kind, body = last_words.spoken(
-            request.dialect,
-            f"[Stopped by the gateway] {refusal.message}",
-            id=request_id,
-            model=request.model,
-            created=int(at),
-            stream=request.stream,
-        )
-        headers = {**kind, **headers}
-        if not request.stream:
-            return Answer(status=200, headers=headers, body=body)
-        await reply.begin(200, headers)
-        await reply.write(body)
-        return Answer(status=200, headers=headers, streamed=True)
 
     async def _run(self, decided: Decided, plan: Plan, hints: Hints, reply: Reply) -> Answer:
         """Attempts one after the other until one serves, none is left, or no budget holds the next."""
