@@ -69,6 +69,7 @@ class Stores(RuleBasedStateMachine):
             "one",
             start=self.tasks.start,
             notify=self.told_by_store.append,
+            patience=5.0,
             # The server's clock stands still while a call is under way.
             monotonic=lambda: 0.0,
         )

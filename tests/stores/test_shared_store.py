@@ -30,7 +30,7 @@ def server(tmp_path):
 async def replica(server, name="one", *, seconds=PATIENT, quarantine=0, **more):
     tasks = Tasks()
     scripts = OneNode(server.url, tasks.start, timeout=seconds)
-    budgets = RedisBudgets(scripts, name, start=tasks.start, quarantine=quarantine, **more)
+    budgets = RedisBudgets(scripts, name, start=tasks.start, quarantine=quarantine, patience=seconds, **more)
     try:
         yield budgets
     finally:
@@ -245,8 +245,8 @@ async def test_in_a_cluster_tenants_lie_apart_and_one_lost_node_stops_only_its_o
             client.execute_command("CLUSTER", "ADDSLOTS", 16383)
         await _joined(servers)
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in servers)
-        scripts = Cluster(f"redis://{hosts}/0", tasks.start, timeout=0.5)
-        budgets = RedisBudgets(scripts, "one", start=tasks.start)
+        scripts = Cluster(f"redis://{hosts}/0", tasks.start, timeout=PATIENT)
+        budgets = RedisBudgets(scripts, "one", start=tasks.start, patience=PATIENT)
         tenants = {_node_of(servers, f"org{number}"): f"org{number}" for number in range(40)}
         assert len(tenants) == 3
         for tenant in tenants.values():
