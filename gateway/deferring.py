@@ -3,6 +3,7 @@ any budget; when the moment has come it is planned anew, in the world as it is b
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from msgspec import structs
 
@@ -19,7 +20,11 @@ _LOOK_SECONDS = 5.0
 # Those who wait for the same slot are dialled within so many seconds of its beginning, not all at once.
 _SPREAD_SECONDS = 60.0
 
-Replan = Callable[[Decided], Plan | Refusal]
+
+class Replan(Protocol):
+    """Plans a request anew; a rehearsal is remembered by nobody."""
+
+    def __call__(self, decided: Decided, *, rehearsal: bool = False) -> Plan | Refusal: ...
 
 
 class Deferrer:
@@ -48,33 +53,37 @@ class Deferrer:
         """
         assert decided.deferral is not None, "it is work that can wait"
         latest, spread = decided.at + self._patience(decided, plan), self._jitter() * _SPREAD_SECONDS
-        start = self._start(plan, latest, decided.deferral.gain_min, spread)
-        if start is None or self.waiting >= WAITING_MAX:
-            self.counts["at_once" if start is None else "no_room"] += 1
+        opens = self._opens(plan, latest, decided.deferral.gain_min)
+        if opens is None or self.waiting >= WAITING_MAX:
+            self.counts["at_once" if opens is None else "no_room"] += 1
             return decided, plan
         self.counts["deferred"] += 1
-        began, first = decided, plan.attempts[0].deployment.intensity.grams_per_kwh
-        # By the clock that nobody sets: a wall clock that goes back must not move the deadline.
-        until = self._clock.monotonic() + (latest - decided.at)
+        began, grams, called = decided, plan.attempts[0].deployment.intensity.grams_per_kwh, False
+        start = opens + spread
         self.waiting += 1
         try:
-            while start is not None and not self._released and decided.session.stop is None:
-                pause = min(start - self._clock.now(), until - self._clock.monotonic(), _LOOK_SECONDS)
+            while not self._released and decided.session.stop is None:
+                # By the clock that nobody sets: a wall clock that goes back must not move the deadline.
+                left = began.started + (latest - began.at) - self._clock.monotonic()
+                pause = min(start - self._clock.now(), left, _LOOK_SECONDS)
                 if pause <= 0:
                     break
                 await self._clock.sleep(pause)
-                if self._world() is decided.world:
+                if called or self._world() is decided.world:
                     continue
-                decided = self.anew(decided, began, first)
-                found = replan(decided)
+                decided = self.anew(decided, began, grams)
+                found = replan(decided, rehearsal=True)
                 if isinstance(found, Plan):
+                    latest = min(latest, began.at + self._patience(began, found))
                     # It waits already: any gain is worth waiting for.
-                    plan, start = found, self._start(found, latest, 0.0, spread)
+                    opens = self._opens(found, latest, 0.0)
+                    called = opens is None
+                    start = (self._clock.now() if opens is None else opens) + spread
                 elif found.retry_after_seconds is None:
                     return decided, found
         finally:
             self.waiting -= 1
-        decided = self.anew(decided, began, first)
+        decided = self.anew(decided, began, grams)
         return decided, plan if decided.session.stop is not None else replan(decided)
 
     def _patience(self, decided: Decided, plan: Plan) -> float:
@@ -86,11 +95,9 @@ class Deferrer:
         left = caps.seconds_left(decided.world.caps_of(decided.caller.key), decided.session, now=decided.at)
         return min(limit, left) - room
 
-    def _start(self, plan: Plan, latest: float, gain_min: float, spread: float) -> float | None:
-        """When it is to be begun; None for now."""
-        now = self._clock.now()
-        found = opening(plan.attempts[0].deployment, now=now, latest=latest, gain_min=gain_min)
-        return min(found + spread, latest) if found is not None else None
+    def _opens(self, plan: Plan, latest: float, gain_min: float) -> float | None:
+        """When the greenest moment begins; None for now."""
+        return opening(plan.attempts[0].deployment, now=self._clock.now(), latest=latest, gain_min=gain_min)
 
     def anew(self, decided: Decided, began: Decided, grams: float) -> Decided:
         """The request as it comes in now. `began` is what it was on arrival, `grams` the intensity it would have had then."""

@@ -39,6 +39,7 @@ from .values.catalog import Route
 from .values.entry import Hold, LedgerEntry
 from .values.plan import Attempt, Facts, Plan, Refusal
 from .values.request import Caller, Hints, Message, Request
+from .values.session import LoopLimits
 from .values.world import World
 from .wire import DIALECTS
 
@@ -159,7 +160,7 @@ class Exchange:
         if isinstance(plan, Plan) and decided.deferral is not None:
             decided, plan = await self._deferred(decided, plan)
             if decided.session.stop is not None:
-                return await self._repel(arrived, reply)
+                return await self._stopped(decided, self._refusal_of(arrived), reply)
         if isinstance(plan, Refusal):
             return self._refuse(decided, plan, attempts=0)
         return await self._run(decided, plan, hints, reply)
@@ -242,9 +243,12 @@ class Exchange:
         facts = structs.replace(decided.facts, input_tokens=min(count, decided.facts.input_tokens_max))
         return structs.replace(decided, facts=facts)
 
-    def _plan(self, decided: Decided) -> Plan | Refusal:
+    def _plan(self, decided: Decided, *, rehearsal: bool = False) -> Plan | Refusal:
+        """What is tried; a `rehearsal` is remembered by nobody."""
         beyond = caps.beyond(decided.world.caps_of(decided.caller.key), decided.session, now=decided.at)
-        return beyond if beyond is not None else self.navigator.planned(decided, now=self._clock.monotonic())
+        if beyond is not None:
+            return beyond
+        return self.navigator.planned(decided, now=self._clock.monotonic(), rehearsal=rehearsal)
 
     async def _deferred(self, decided: Decided, plan: Plan) -> tuple[Decided, Plan | Refusal]:
         """Wait for a greener hour, where one lies before the deadline. Who hangs up meanwhile has an entry, too."""
@@ -259,12 +263,11 @@ class Exchange:
 
     async def _repel(self, arrived: Arrived, reply: Reply) -> Answer:
         """Asked once more after its stop: answered from memory, at next to no cost."""
-        session, world = arrived.session, arrived.world
+        session = arrived.session
         session.stop_seen_at, session.hammered = arrived.at, session.hammered + 1
         self.repelled += 1
-        limits = session.limits or world.loops.of(arrived.route.name, arrived.hints.task_type or "")
+        limits, refusal = self._limits_of(arrived), self._refusal_of(arrived)
         session.failed = True
-        refusal = self._reception.refusal_of(world, arrived.caller, session, arrived.hints.headers, limits)
         step = "hold" if refusal.code == "loop_held" else "stop"
         headers = {
             "x-penstock-request-id": arrived.request_id,
@@ -274,6 +277,15 @@ class Exchange:
         return await parting.last_words(
             arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply
         )
+
+    def _limits_of(self, arrived: Arrived) -> LoopLimits:
+        found = arrived.session.limits
+        return found or arrived.world.loops.of(arrived.route.name, arrived.hints.task_type or "")
+
+    def _refusal_of(self, arrived: Arrived) -> Refusal:
+        """Why its session is not served."""
+        limits, headers = self._limits_of(arrived), arrived.hints.headers
+        return self._reception.refusal_of(arrived.world, arrived.caller, arrived.session, headers, limits)
 
     async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
         """The request that a loop ends with."""

@@ -155,7 +155,7 @@ class Machines:
 
     async def _keep(self, name: str, metered: _Metered, measured: Measured) -> None:
         """Write what is new; what cannot be written waits for the next time."""
-        meter, rows = metered.meter, metered.unkept[-_UNKEPT_MAX:]
+        meter, rows = metered.meter, metered.unkept
         total, idle = round(meter.total * _MILLI), round(meter.idle * _MILLI)
         taken, rested = total - metered.kept_total, idle - metered.kept_idle
         if not taken and not rows:
@@ -164,7 +164,7 @@ class Machines:
             await asyncio.to_thread(measured.append, name, int(self._now() * _MILLI), rows, total=taken, idle=rested)
         except sqlite3.Error as error:
             log.error("metered energy could not be kept: %s", error)
-            metered.unkept = rows
+            metered.unkept = rows[-_UNKEPT_MAX:]
             return
         metered.unkept, metered.kept_total, metered.kept_idle = [], total, idle
 

@@ -111,8 +111,8 @@ class Navigator:
             self._texts.move_to_end(text)
         return known
 
-    def planned(self, decided: Decided, *, now: float) -> Plan | Refusal:
-        """Which deployments are tried, in which order; `now` is monotonic."""
+    def planned(self, decided: Decided, *, now: float, rehearsal: bool = False) -> Plan | Refusal:
+        """Which deployments are tried, in which order; `now` is monotonic. A `rehearsal` is remembered by nobody."""
         world, session, facts, task_type = decided.world, decided.session, decided.facts, decided.verdict.task_type
 
         def load(name: str) -> Load:
@@ -134,7 +134,7 @@ class Navigator:
             deadline_ms=decided.deadline_ms,
         )
         plan = planning.decide(decided.route, decided.request, facts, situation)
-        if isinstance(plan, Refusal):
+        if isinstance(plan, Refusal) or rehearsal:
             return plan
         if green.moves:
             # As many as there are routes, task types and tiers.

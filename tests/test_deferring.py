@@ -15,6 +15,7 @@ from gateway.testing.playbook import Answers, Playbook
 from gateway.values.grid import Sample
 from gateway.values.quality import SHADOW
 from gateway.values.request import Caller, Hints
+from gateway.values.session import Stop
 from gateway.values.world import World
 from gateway.wire import chat
 from tests.worlds import world
@@ -47,14 +48,16 @@ async def test_it_waits_for_the_greenest_hour_before_its_deadline():
     async def hours_pass(seconds: float) -> None:
         book.clock.at += seconds
         if book.clock.at >= NOW + 2 * HOUR:
+            # The feed tells of the new slot at its beginning: those who wait for it see that together.
             book.world = later
 
     book.clock.sleep = hours_pass
     await book.ask(BODY, defer_seconds=4 * HOUR)
-    assert book.clock.at == NOW + 2 * HOUR
+    # The slot, and this request's place within the minute over which those who wait for it are spread.
+    assert book.clock.at == NOW + 2 * HOUR + 30
     (entry,) = book.entries
-    assert (entry.deferred_ms, entry.grid_grams_per_kwh) == (2 * 3600 * 1000, 100.0)
-    assert entry.at_ms == int((NOW + 2 * HOUR) * 1000)
+    assert (entry.deferred_ms, entry.grid_grams_per_kwh) == ((2 * 3600 + 30) * 1000, 100.0)
+    assert entry.at_ms == int((NOW + 2 * HOUR + 30) * 1000)
     operational = entry.energy_mj_mid / 1000 / 3.6e6
     saved = operational * (300 - 100) * 1e6
     assert entry.undeferred_carbon_ug - entry.carbon_ug_mid == pytest.approx(saved, abs=1)
@@ -93,7 +96,7 @@ async def test_a_forecast_that_lies_costs_grams_and_never_the_deadline():
     await book.ask(BODY, defer_seconds=4 * HOUR)
     (entry,) = book.entries
     assert entry.outcome == "completed"
-    assert book.clock.at <= NOW + 4 * HOUR - 30
+    assert book.clock.at <= NOW + 4 * HOUR - 600, "its own timeout fits before the deadline"
 
 
 async def test_news_that_the_present_is_as_green_end_the_wait():
@@ -105,7 +108,7 @@ async def test_news_that_the_present_is_as_green_end_the_wait():
 
     book.clock.sleep = wind_rises
     await book.ask(BODY, defer_seconds=4 * HOUR)
-    assert book.clock.at - NOW <= 5
+    assert book.clock.at - NOW <= 5 + 30
     assert book.entries[0].grid_grams_per_kwh == 50.0
 
 
@@ -156,18 +159,41 @@ async def test_a_budget_that_was_used_up_meanwhile_refuses():
     assert [entry.outcome for entry in book.entries] == ["completed", "refused"]
 
 
-async def test_a_session_that_was_killed_meanwhile_is_not_served():
+@pytest.mark.parametrize("loops", [False, True], ids=["killed", "stopped for a loop"])
+async def test_a_session_that_was_stopped_meanwhile_is_not_served_and_stays_stopped(loops):
     book = playbook(on_grid(world(), 300, 300, 100))
     sessions = book.exchange._reception._sessions
 
-    async def killed(seconds: float) -> None:
-        book.clock.at += seconds
-        ladder.kill(sessions.of("k1", "s1"), id="x", at=book.clock.at, why="enough")
+    async def stopped(seconds: float) -> None:
+        book.clock.at += 2 * HOUR if loops else seconds
+        session = sessions.of("k1", "s1")
+        if loops:
+            session.stop = Stop(id="x", at=book.clock.at, code="loop_stopped", message="It repeats itself.", details={})
+            session.stop_seen_at = book.clock.at
+        else:
+            ladder.kill(session, id="x", at=book.clock.at, why="enough")
 
-    book.clock.sleep = killed
+    book.clock.sleep = stopped
     answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
     assert answer.status == 400
-    assert book.events == [] and book.clock.at - NOW <= 5
+    assert book.events == ["entry refused"]
+    session = sessions.of("k1", "s1")
+    assert (session.hammered, book.exchange.repelled) == (0, 0), "nobody has asked again"
+    assert session.stop is not None
+    assert not loops or session.stop_seen_at == book.clock.at, "when it was stopped, not when it came"
+
+
+async def test_a_plan_that_takes_longer_meanwhile_is_begun_earlier():
+    book = playbook(on_grid(world(), 300, 300, 250, 200, 100))
+    slower = on_grid(world(small=", timeouts: {total: 7200}"), 299, 299, 250, 200, 100)
+
+    async def other_timeouts(seconds: float) -> None:
+        book.clock.at += seconds
+        book.world = slower
+
+    book.clock.sleep = other_timeouts
+    await book.ask(BODY, defer_seconds=4 * HOUR)
+    assert book.clock.at <= NOW + 2 * HOUR
 
 
 async def test_it_waits_no_longer_than_its_session_may_run():

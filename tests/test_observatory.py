@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -238,3 +239,21 @@ def test_time_between_tokens_tells_how_many_share_a_step_where_the_operator_trus
     outside.observatory.tell()
     assert outside.small.profile.concurrency_source == "latency"
     assert outside.small.profile.concurrency == inferred(deployment.profile, 20.0)
+
+
+async def test_shares_wait_while_they_cannot_be_kept_and_none_is_lost():
+    outside = Outside(of_small(METER))
+    keeps, metered = outside.append, outside.machines._meters["small"]
+
+    def full(*args, **kwargs):
+        raise sqlite3.OperationalError("disk full")
+
+    metered.unkept = [(f"r{number}", 1) for number in range(30_000)]
+    metered.meter.total = 1.0
+    outside.append = full
+    await outside.machines._keep("small", metered, outside)
+    assert len(metered.unkept) == 20_000 and metered.kept_total == 0
+    metered.unkept = [(f"r{number}", 1) for number in range(30_000)]
+    outside.append = keeps
+    await outside.machines._keep("small", metered, outside)
+    assert len(outside.kept[0][1]) == 30_000 and metered.unkept == []

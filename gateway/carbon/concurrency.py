@@ -18,6 +18,8 @@ _LAYER, _STREAM, _FLOP, _CONTEXT, _SEQUENCE, _SYNCHRONISING = 1.843, 1.135, 1.08
 # Of log B so much is trusted, the rest is the prior's: picked, not fitted.
 _TRUST = 0.7
 _FEWEST, _MOST, _HALVINGS = 4.0, 2048.0, 40
+# The numbers above: part of a data version.
+COEFFICIENTS = (_LAYER, _STREAM, _FLOP, _CONTEXT, _SEQUENCE, _SYNCHRONISING, _TRUST)
 # Streams of late whose median counts; fewer than the least say nothing. Short answers are mostly first byte.
 _STREAMS, _STREAMS_MIN, _TOKENS_MIN = 64, 8, 32
 

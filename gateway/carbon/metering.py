@@ -48,11 +48,13 @@ class Share(Value, frozen=True, kw_only=True):
 
 
 class _Window(msgspec.Struct):
-    """Joules off the meter from `start` to `end` beyond idle, and modelled joules of the requests in it."""
+    """Joules off the meter from `start` to `end` beyond idle, whether all of that is believed, and modelled joules of the
+    requests in it."""
 
     start: float
     end: float
     active: float
+    believed: bool
     parts: list[tuple[Served, float]]
 
 
@@ -88,23 +90,24 @@ class Meter:
     def ended(self, served: Served, *, now: float) -> None:
         """It is over."""
         start = self._open.pop(served.entry, None)
-        if start is None or len(self._fresh) >= _REQUESTS_MAX:
+        if start is None:
             return
         for window in reversed(self._windows):
             if window.end <= start:
                 break
             _put(window, served, start, now)
-        self._fresh.append((served, start, now))
+        if len(self._fresh) < _REQUESTS_MAX:
+            self._fresh.append((served, start, now))
 
     def read(self, counters: Mapping[str, float], *, now: float) -> list[Share]:
         """A reading: joules by GPU. A counter that has become smaller begins anew (the driver was loaded); what no GPU can have
         taken is not believed. Gives what can be shared out now."""
         if self._read_at is not None and now > self._read_at:
-            taken = self._taken(counters, now)
+            taken, believed = self._taken(counters, now)
             idle = min(taken, self._idle_watts * (now - self._read_at))
             self.total += taken
             self.idle += idle
-            window = _Window(self._read_at, now, taken - idle, [])
+            window = _Window(self._read_at, now, taken - idle, believed and taken > 0, [])
             for served, start, end in self._fresh:
                 _put(window, served, start, end)
             self._fresh.clear()
@@ -115,14 +118,16 @@ class Meter:
         self._read_at = now
         return list(self._due(now))
 
-    def _taken(self, counters: Mapping[str, float], now: float) -> float:
-        """Joules since each GPU was seen last."""
-        taken = 0.0
+    def _taken(self, counters: Mapping[str, float], now: float) -> tuple[float, bool]:
+        """(joules since each GPU was seen last, whether every counter's rise is one that a GPU can make)."""
+        taken, believed = 0.0, True
         for gpu, joules in counters.items():
             before, seen = self._counters.get(gpu, (joules, now))
             if 0 <= joules - before <= _WATTS_MAX * (now - seen):
                 taken += joules - before
-        return taken
+            else:
+                believed = False
+        return taken, believed
 
     def _due(self, now: float) -> Iterator[Share]:
         oldest = min(self._open.values(), default=now)
@@ -132,17 +137,19 @@ class Meter:
             if oldest < window.end and patient:
                 break
             self._windows.popleft()
-            yield from self._shares(window)
+            yield from self._shares(window, whole=oldest >= window.end)
 
-    def _shares(self, window: _Window) -> Iterator[Share]:
-        """A window's joules by modelled weight."""
+    def _shares(self, window: _Window, *, whole: bool) -> Iterator[Share]:
+        """A window's joules by modelled weight; `whole`: every request in it has ended. A window in which a counter began anew,
+        stood still or lied is nobody's, and teaches nothing."""
         total = sum(weight for _, weight in window.parts)
-        if not total:
+        if not total or not window.believed:
             self.unattributed += window.active
             return
-        keep = 1 - _NEWEST
-        self._shared += len(window.parts)
-        self._modelled, self._metered = self._modelled * keep + total, self._metered * keep + window.active
+        if whole:
+            keep = 1 - _NEWEST
+            self._shared += len(window.parts)
+            self._modelled, self._metered = self._modelled * keep + total, self._metered * keep + window.active
         for one, weight in window.parts:
             joules = window.active * weight / total
             yield Share(entry=one.entry, joules=joules, task_type=one.task_type, team=one.team)

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 
-from ..carbon import energy, footprint, intensity
+from ..carbon import concurrency, energy, footprint, intensity
 from ..feeds import cloud_regions, ecologits_registry, intensity_tables, intensity_uk, model_cards
 from ..feeds.cloud_regions import CloudRegion
 from ..values import catalog
@@ -39,9 +39,15 @@ class Footprints:
             **intensity_tables.load(),
         }
         tables = [(name, sorted(table.items())) for name, table in self._tables.items()]
-        told = repr(
-            [energy.COEFFICIENTS, footprint.COEFFICIENTS, catalog.PUE_PRIOR, tables, sorted(model_cards.load().items())]
-        )
+        numbers = [
+            energy.COEFFICIENTS,
+            footprint.COEFFICIENTS,
+            concurrency.COEFFICIENTS,
+            catalog.PUE_PRIOR,
+            _HOSTED_BITS,
+            _PUE_ERROR,
+        ]
+        told = repr([numbers, tables, sorted(model_cards.load().items())])
         # Meters that deployments have named so far, and whose each is.
         self._metered: dict[tuple[str, str], str] = {}
         self.version = hashlib.sha256(told.encode()).hexdigest()[:8]

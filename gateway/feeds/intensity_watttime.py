@@ -5,6 +5,7 @@ signal from now on, in pounds per MWh. Shapes: WattTime's docs of v3. The region
 """
 
 import asyncio
+import math
 from base64 import b64encode
 from urllib.parse import quote
 
@@ -17,6 +18,8 @@ BASE_URL = "https://api.watttime.org"
 _GRAMS_PER_POUND_PER_MWH = 0.45359237
 # The docs say 30 minutes; a new one is asked for before that.
 _TOKEN_SECONDS = 25 * 60.0
+# A login that failed is not tried again for every region of the same round.
+_AGAIN_SECONDS = 20.0
 
 
 class WattTime:
@@ -29,12 +32,14 @@ class WattTime:
         shown = b64encode(f"{access.user or ''}:{access.password or ''}".encode()).decode()
         self._login = {"authorization": f"Basic {shown}"}
         self._token, self._token_until = "", 0.0
-        self._entering = asyncio.Lock()
+        self._entering, self._refused_at = asyncio.Lock(), -math.inf
 
     async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
         """The marginal intensity of the running five minutes. Raises FeedError."""
         async with self._entering:
             # One login for all regions that are asked about at once.
+            if 0 <= now - self._refused_at < _AGAIN_SECONDS:
+                raise FeedError("no login just now")
             if not 0 <= self._token_until - now <= _TOKEN_SECONDS:
                 await self._log_in(fetch, now)
         url = f"{self._base}/v3/forecast?region={quote(zone)}&signal_type=co2_moer"
@@ -63,7 +68,8 @@ class WattTime:
         )
 
     async def _log_in(self, fetch: Fetch, now: float) -> None:
+        self._refused_at = now
         token = (await document(fetch, f"{self._base}/login", self._login)).get("token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise FeedError("no token")
-        self._token, self._token_until = token, now + _TOKEN_SECONDS
+        self._token, self._token_until, self._refused_at = token, now + _TOKEN_SECONDS, -math.inf

@@ -19,7 +19,7 @@ def greener(order: Sequence[Ranked], green: Green, *, least: Tier, chosen: str) 
     """The order with the greener first, and why it is ("" where nothing was moved). Tiers from `least` on will do; `chosen` is
     the deployment that the same kind of request went to last ("" for none).
 
-    The first is only moved for what is known to be better: not if its own figure is not known, or others are quicker.
+    The first is only moved for what is known to be better: not if its own figure is not known.
     """
     ranked = list(order)
     ready = [place for place, (one, _) in enumerate(ranked) if not (one.resting or one.late)]
@@ -44,7 +44,7 @@ def greener(order: Sequence[Ranked], green: Green, *, least: Tier, chosen: str) 
 
 
 def _near(ranked: Sequence[Ranked], ready: Sequence[int], green: Green) -> list[int]:
-    """Places of the first's tier whose first byte comes about as soon as the quickest's, and that leave no warm cache
+    """The first, and places of its tier whose first byte comes about as soon as the quickest's and that leave no warm cache
     behind. One that was not called yet has a chance: how quick it is will be known then."""
     assert green.greenest_within_ms is not None, "one of the two is asked for"
     first = ranked[0][0]
@@ -54,8 +54,8 @@ def _near(ranked: Sequence[Ranked], ready: Sequence[int], green: Green) -> list[
     return [
         place
         for place, wait in waits.items()
-        if (place == 0 or not first.warm or ranked[place][0].warm)
-        and (not wait or wait <= quickest + green.greenest_within_ms)
+        if place == 0
+        or ((not first.warm or ranked[place][0].warm) and (not wait or wait <= quickest + green.greenest_within_ms))
     ]
 
 
@@ -71,7 +71,8 @@ def _energy(one: Candidate) -> float | None:
 
 
 def _carbon(one: Candidate) -> float | None:
-    return one.expected_micrograms if one.deployment.energy is not None else None
+    known = one.deployment.energy is not None and one.deployment.intensity.method != "world"
+    return one.expected_micrograms if known else None
 
 
 _AMOUNTS = {"energy": (_energy, "takes less energy"), "carbon": (_carbon, "emits less")}

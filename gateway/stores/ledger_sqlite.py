@@ -165,16 +165,20 @@ class SqliteLedger:
 
     def _units(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls. A session
-        whose calls lie in several groups has its units divided among them by carbon."""
+        whose calls lie in several groups, or beyond this time, has its units divided among them by carbon."""
+        if self._db.execute(f"SELECT 1 FROM ({_REPORTED}) LIMIT 1").fetchone() is None:
+            return {}
         names = "".join(f"{name}, " for name in by)
         columns = "".join(f"{_expression(name)} AS {name}, " for name in by)
         grouping = f" GROUP BY {', '.join(by)}" if by else ""
+        account, ours = "key || '/' || session", "key || '/' || session IN (SELECT account FROM reported)"
         rows = self._db.execute(
-            f"WITH reported AS ({_REPORTED}), took AS (SELECT {columns}key || '/' || session AS account,"
+            f"WITH reported AS ({_REPORTED}), took AS (SELECT {columns}{account} AS account, COUNT(*) AS calls,"
             " SUM(carbon_ug_low) AS low, SUM(carbon_ug_mid) AS mid, SUM(carbon_ug_high) AS high"
-            f" FROM entries WHERE at_ms >= ? AND at_ms < ? GROUP BY {names}account),"
-            " whole AS (SELECT account, SUM(mid) AS all_mid, COUNT(*) AS parts FROM took GROUP BY account)"
-            f" SELECT {names}SUM(units * CASE WHEN all_mid > 0 THEN 1.0 * mid / all_mid ELSE 1.0 / parts END),"
+            f" FROM entries WHERE at_ms >= ? AND at_ms < ? AND {ours} GROUP BY {names}account),"
+            f" whole AS (SELECT {account} AS account, SUM(carbon_ug_mid) AS all_mid, COUNT(*) AS all_calls FROM entries"
+            f" WHERE {ours} GROUP BY account)"
+            f" SELECT {names}SUM(units * CASE WHEN all_mid > 0 THEN 1.0 * mid / all_mid ELSE 1.0 * calls / all_calls END),"
             " SUM(low), SUM(mid), SUM(high)"
             f" FROM took JOIN whole USING (account) JOIN reported USING (account){grouping}",
             (start_ms, end_ms),

@@ -76,14 +76,35 @@ def test_a_gpu_that_was_missing_once_has_taken_what_came_meanwhile():
     assert meter.total == 400.0
 
 
-@pytest.mark.parametrize("lie", [999_999_999.0, -5.0], ids=["more than any GPU takes", "less than before"])
-def test_a_reading_that_cannot_be_is_not_believed(lie):
+# Where a counter stands still.
+STUCK = 2500.0
+
+
+@pytest.mark.parametrize(
+    "lie", [999_999_999.0, -5.0, STUCK], ids=["more than any GPU takes", "less than before", "stuck"]
+)
+def test_a_reading_that_cannot_be_shares_and_teaches_nothing(lie):
     meter = Meter(idle_watts=0)
-    meter.read({"g": 1000.0}, now=0)
-    serve(meter, "a", 1, 5)
-    assert [share.joules for share in meter.read({"g": lie}, now=10)] == [0.0]
-    meter.read({"g": lie + 300}, now=20)
-    assert meter.total == 300.0
+    meter.read({"g": 0.0}, now=-10)
+    for window in range(30):
+        serve(meter, f"r{window}", window * 10 - 9, window * 10 - 1, joules=50)
+        meter.read({"g": (window + 1) * 100.0 if lie != STUCK else min((window + 1) * 100.0, STUCK)}, now=window * 10)
+    before = meter.ratio
+    serve(meter, "a", 291, 295)
+    assert meter.read({"g": lie}, now=300) == []
+    assert meter.ratio == before == pytest.approx(2.0)
+    serve(meter, "b", 301, 305)
+    assert [share.joules for share in meter.read({"g": lie + 300}, now=310)] == [300.0]
+
+
+def test_a_window_that_was_not_waited_for_teaches_nothing():
+    meter = Meter(idle_watts=0)
+    meter.read({"g": 0.0}, now=0)
+    meter.began("stuck", now=1)
+    for window in range(120):
+        serve(meter, f"r{window}", window * 10 + 1, window * 10 + 9)
+        meter.read({"g": (window + 1) * 100.0}, now=(window + 1) * 10)
+    assert meter.ratio is None
 
 
 def test_the_sum_of_shares_equals_the_meter():

@@ -185,6 +185,11 @@ def test_the_dirtier_is_never_called_cleaner(berlin, waits, rule):
     assert decided.attempts[0].reason == "named"
 
 
+def test_a_first_that_is_both_slower_and_dirtier_gives_way():
+    decided = plan(world("energy: {greenest_within_ms: 20}"), "named", waits={"berlin": 500.0, "paris": 200.0})
+    assert first(decided) == "paris"
+
+
 @pytest.mark.parametrize("rule", ["prefer: energy", "prefer: carbon", "greenest_within_ms: 20"])
 def test_nothing_is_better_than_what_nobody_knows(rule):
     decided = plan(world(f"energy: {{{rule}}}"), "shady")

@@ -52,6 +52,8 @@ def test_units_are_those_reported_last_and_add_up_over_any_groups(store, tmp_pat
         rows = store.grouped(by, 0, 2**60)
         assert sum(row["units"] for row in rows) == pytest.approx(12), by
         assert sum(row["units_carbon_ug_mid"] for row in rows) == 600, by
+    pieces = [store.grouped((), START + hour * HOUR_MS, START + (hour + 1) * HOUR_MS)[0]["units"] for hour in range(3)]
+    assert sum(pieces) == pytest.approx(12), "and over times that follow one another"
     hours = {row["hour"]: row["units"] for row in store.grouped(("hour",), 0, 2**60)}
     assert list(hours.values()) == pytest.approx([2, 4, 6])
     assert next(iter(hours)).endswith(":00Z")
