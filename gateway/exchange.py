@@ -160,7 +160,7 @@ class Exchange:
         if isinstance(plan, Plan) and decided.deferral is not None:
             decided, plan = await self._deferred(decided, plan)
             if decided.session.stop is not None:
-                return await self._stopped(decided, self._refusal_of(arrived), reply)
+                return await self._stopped(decided, self._refusal_of(arrived)[0], reply)
         if isinstance(plan, Refusal):
             return self._refuse(decided, plan, attempts=0)
         return await self._run(decided, plan, hints, reply)
@@ -266,7 +266,7 @@ class Exchange:
         session = arrived.session
         session.stop_seen_at, session.hammered = arrived.at, session.hammered + 1
         self.repelled += 1
-        limits, refusal = self._limits_of(arrived), self._refusal_of(arrived)
+        refusal, limits = self._refusal_of(arrived)
         session.failed = True
         step = "hold" if refusal.code == "loop_held" else "stop"
         headers = {
@@ -278,14 +278,11 @@ class Exchange:
             arrived.request, refusal, limits, arrived.request_id, arrived.at, headers, reply
         )
 
-    def _limits_of(self, arrived: Arrived) -> LoopLimits:
-        found = arrived.session.limits
-        return found or arrived.world.loops.of(arrived.route.name, arrived.hints.task_type or "")
-
-    def _refusal_of(self, arrived: Arrived) -> Refusal:
-        """Why its session is not served."""
-        limits, headers = self._limits_of(arrived), arrived.hints.headers
-        return self._reception.refusal_of(arrived.world, arrived.caller, arrived.session, headers, limits)
+    def _refusal_of(self, arrived: Arrived) -> tuple[Refusal, LoopLimits]:
+        """Why its session is not served, and the limits that it was stopped by."""
+        world, session, hints = arrived.world, arrived.session, arrived.hints
+        limits = session.limits or world.loops.of(arrived.route.name, hints.task_type or "")
+        return self._reception.refusal_of(world, arrived.caller, session, hints.headers, limits), limits
 
     async def _stopped(self, decided: Decided, refusal: Refusal, reply: Reply) -> Answer:
         """The request that a loop ends with."""

@@ -29,6 +29,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import App, export
@@ -363,9 +364,6 @@ def told(result: dict[str, Any]) -> str:
 
 def plot(day: Day, path: Path) -> None:
     """The day as the dashboard shows it: grids, where chat went, what code took, what waiting saved."""
-    # Lazy door: only who wants the picture needs matplotlib.
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     figure = Figure(figsize=(10, 11), layout="constrained")
     grids, where, energy, carbon = figure.subplots(4, 1, sharex=True)
     hours = [(at - START) / HOUR for at, _ in day.scraped]

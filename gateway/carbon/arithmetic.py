@@ -1,16 +1,17 @@
 """The arithmetic of one footprint, line by line: what `penstock explain` shows. The lines add up to what footprint.py gives."""
 
 import math
+from collections.abc import Sequence
 
 from ..values.base import Value
-from ..values.catalog import EnergyProfile
+from ..values.catalog import EnergyModel, EnergyProfile
 from ..values.grid import Intensity
-from ..values.units import JOULES_PER_KWH
+from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, Bounds
 from ..values.usage import Usage
 from .energy import SERVER, engine_factor, gpus_of, model_of, step_terms, together
 from .footprint import EMBODIED_GRAMS_PER_KWH, footprint
 
-_JOULES_PER_WH = 3600.0
+_MILLI, _WH_PER_KWH = 1000.0, 1000.0
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -67,32 +68,37 @@ def lines(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, picture
             f"{cached:,} cached input tokens",
         ),
     ]
-    return found + _totals(profile, intensity, usage, pictures=pictures)
+    return found + _totals(profile, models, intensity, usage, pictures=pictures)
 
 
-def _totals(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, pictures: bool) -> list[Line]:
-    models = model_of(profile)
+def _totals(
+    profile: EnergyProfile,
+    models: tuple[EnergyModel, EnergyModel, EnergyModel],
+    intensity: Intensity,
+    usage: Usage,
+    *,
+    pictures: bool,
+) -> list[Line]:
     accelerator = [model.accelerator_joules(usage.input, usage.cached_input, usage.output) for model in models]
     took = footprint(models, intensity, usage, pictures=pictures)
-    energy, carbon = took.energy_millijoules, took.carbon_micrograms
-    facility = [energy.low / 1e3, energy.mid / 1e3, energy.high / 1e3]
-    grid = intensity.grams_per_kwh
+    energy, grid = _each(took.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
     made = [one * each / JOULES_PER_KWH for one, each in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)]
+    how = "at the facility's meter" + ", pictures widen the high bound" * pictures
+    grams = f"x {grid:.4g} g/kWh, {intensity.zone} ({intensity.source})"
     return [
         _line("accelerator", accelerator, "J", "the sum"),
         _line("x server", SERVER, "", "host and provisioned idle"),
         _line("x PUE", profile.pue, "", "the building"),
-        _line("energy", facility, "J", "at the facility's meter" + ", pictures widen the high bound" * pictures),
-        _line("energy", [one / _JOULES_PER_WH for one in facility], "Wh"),
-        _line(
-            "operational",
-            [one * grid / JOULES_PER_KWH for one in facility],
-            "g",
-            f"x {grid:.4g} g/kWh, {intensity.zone} ({intensity.source})",
-        ),
+        _line("energy", _each(took.energy_millijoules, _MILLI), "J", how),
+        _line("energy", energy, "Wh"),
+        _line("operational", [one / _WH_PER_KWH * grid for one in energy], "g", grams),
         _line("embodied", made, "g", "40, 70, 140 g per accelerator kWh"),
-        _line("carbon", [carbon.low / 1e6, carbon.mid / 1e6, carbon.high / 1e6], "g CO2e", "operational + embodied"),
+        _line("carbon", _each(took.carbon_micrograms, MICROGRAMS_PER_GRAM), "g CO2e", "operational + embodied"),
     ]
+
+
+def _each(bounds: Bounds, per: float) -> tuple[float, float, float]:
+    return bounds.low / per, bounds.mid / per, bounds.high / per
 
 
 def told_factors(profile: EnergyProfile) -> str:
@@ -105,6 +111,6 @@ def told_factors(profile: EnergyProfile) -> str:
     return ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items() if not math.isclose(factor, 1.0))
 
 
-def _line(name: str, bounds: "list[float] | tuple[float, ...]", unit: str, how: str = "") -> Line:
+def _line(name: str, bounds: Sequence[float], unit: str, how: str = "") -> Line:
     low, mid, high = bounds
     return Line(name=name, low=low, mid=mid, high=high, unit=unit, how=how)

@@ -50,7 +50,7 @@ def _green(reader: Reader, doc: schema.EnergyRule, path: Path) -> Green:
 
 
 def feeds(reader: Reader, document: schema.Document) -> Feeds:
-    """The live feeds, and what they want to be shown. A feed that no deployment names a zone for is told of."""
+    """The live feeds, and what they want to be shown."""
     doc, access = document.feeds, {}
     if doc.electricity_maps is not None:
         one = doc.electricity_maps

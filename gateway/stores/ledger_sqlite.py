@@ -51,7 +51,8 @@ _SUMS = (
     "undeferred_carbon_ug",
 )  # fmt: skip
 
-# What was reported of a session last: (account, units). The account is key/session.
+# What was reported of a session last: (account, units), for beside MAX SQLite gives the other columns of that row. The account is
+# key/session.
 _REPORTED = (
     "SELECT account, CAST(json_extract(details, '$.units') AS REAL) AS units, MAX(at_ms) FROM events"
     " WHERE kind = 'session_outcome' GROUP BY account"
