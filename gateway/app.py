@@ -13,34 +13,33 @@ from aiohttp import web
 
 from . import __version__
 from .config.settings import Settings
-from .edge import server
-from .edge.admin import Admin
-from .edge.fetch import Fetcher
-from .edge.litellm_adapter import LitellmDoor
-from .edge.supervisor import Supervisor
-from .edge.token_counter import TokenCounter
-from .edge.upstream import HttpUpstream
-from .exchange import Exchange
-from .exporters import table
+from .exporters import grouped_export
 from .exporters.prometheus import Metrics
-from .feeds import scorer_weights
+from .feeds import package_data, scorer_weights
 from .feeds.self_energy import SelfMeter
-from .holding import Clock
-from .observatory import Observatory
+from .http import server
+from .http.admin import Admin
+from .http.fetch import Fetcher
+from .http.litellm_adapter import LitellmDoor
+from .http.token_counter import TokenCounter
+from .http.upstream import HttpUpstream
+from .pipeline.context import Decided, Progress
+from .pipeline.pipeline import Exchange
+from .pipeline.ports import Answering, Clock
 from .providers.call import UpstreamCall
-from .relay import Answering
-from .roster import Roster
-from .routing.health import HealthBook
-from .school import School
-from .settlement import Decided, Progress
+from .routing.circuit_breaker import HealthBook
+from .services.budgets import Gauge, Treasury
+from .services.grid import Observatory
+from .services.quality import School
+from .services.sessions import Roster
+from .services.supervisor import Supervisor
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, Ledger
 from .stores.ledger_sqlite import SqliteLedger
-from .stores.measured import SqliteMeasured
-from .treasury import Gauge, Treasury
-from .values.entry import LedgerEntry
+from .stores.metered_energy_sqlite import SqliteMeasured
+from .values.ledger_entry import LedgerEntry
 from .values.quality import Learnt
-from .values.world import World
+from .values.snapshot import World
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ class App:
         self._treasury.start(self._store)
         self._roster.start(self._treasury.announce, self._treasury.sessions, self._treasury.desk.grant)
         self._treasury.restore(self._roster.capped())
-        litellm = LitellmDoor(self._supervisor)
+        litellm = LitellmDoor(self._supervisor.start)
         self._upstream = Doors(HttpUpstream(), litellm)
         exchange = self._exchange = Exchange(
             world=lambda: self._world,
@@ -176,7 +175,7 @@ class App:
             news=self._roster,
             health=self._health,
             upstream=self._upstream,
-            counter=TokenCounter(),
+            counter=TokenCounter(package_data.tokenizer_folder()),
             ledger=self._ledger,
             clock=self._clock,
             chance=self._chance,
@@ -345,10 +344,12 @@ def export(data: Path, asked: Mapping[str, str], *, now: float) -> tuple[str, st
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}")
     format_ = asked.get("format", "csv")
-    question = table.question(by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now)
+    question = grouped_export.question(
+        by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now
+    )
     store = SqliteLedger(data / "ledger.sqlite")
     try:
         rows = store.grouped(question.by, question.start_ms, question.end_ms)
     finally:
         store.close()
-    return table.render(rows, question, format_), table.CONTENT_TYPES[format_]
+    return grouped_export.render(rows, question, format_), grouped_export.CONTENT_TYPES[format_]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from aof import Replay
 
-from gateway.accounting.lines import applies, line_of
-from gateway.settlement import amounts_of
+from gateway.accounting.budget_lines import applies, line_of
+from gateway.pipeline.settle import amounts_of
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.values.entry import LedgerEntry
-from gateway.values.world import World
+from gateway.values.ledger_entry import LedgerEntry
+from gateway.values.snapshot import World
 
 # (tenant, budget and scope values, window): an account without the turn of its window.
 Place = tuple[str, str]

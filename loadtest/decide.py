@@ -11,27 +11,26 @@ import json
 import statistics
 import time
 
-from gateway import story
-from gateway.accounting.expectation import OutputBook
+from gateway.accounting.output_estimate import OutputBook
 from gateway.carbon.energy import model_of
 from gateway.carbon.footprint import footprint
 from gateway.config.load import parse
-from gateway.crossing import Carrier
+from gateway.dialects import chat
+from gateway.dialects.translation import Carrier
 from gateway.feeds import scorer_weights
-from gateway.navigator import Navigator
-from gateway.reception import Arrived
-from gateway.routing.facts import facts_of
-from gateway.routing.features import features
-from gateway.routing.health import HealthBook
+from gateway.pipeline import headers
+from gateway.pipeline.context import Arrived, Decided
+from gateway.pipeline.route import Navigator
+from gateway.routing.circuit_breaker import HealthBook
+from gateway.routing.prompt_features import features
+from gateway.routing.request_features import facts_of
 from gateway.sessions import ladder
 from gateway.sessions.identity import Session
-from gateway.settlement import Decided
 from gateway.values.catalog import EnergyProfile
 from gateway.values.grid import Intensity
 from gateway.values.plan import Plan
 from gateway.values.request import Caller, Hints, Request
 from gateway.values.usage import Usage
-from gateway.wire import chat
 
 ROUTING = """
 version: 1
@@ -92,7 +91,7 @@ def decided(navigator: Navigator, world, session: Session, request: Request, now
     )  # fmt: skip
     plan = navigator.planned(case, now=now)
     assert isinstance(plan, Plan), "somebody can serve it"
-    story.of_case(case)
+    headers.of_case(case)
     _ = f"{plan.attempts[0].reason}; {verdict.reason}"
     return (time.process_time_ns() - begun) / 1000
 

@@ -30,8 +30,8 @@ from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
 from gateway.feeds import scorer_weights
-from gateway.learning import fit, labelled
-from gateway.stores.labels import SqliteLabels, write_learnt
+from gateway.offline.training import fit_floors, labelled_prompts
+from gateway.stores.labels_sqlite import SqliteLabels, write_learnt
 
 # Kinds of work, and where their prompts come from. The first is the one that the small model forgets.
 KINDS = {"knowledge": "mmlu_routellm", "exams": "mmlu_pro", "practice": "llmrouter"}
@@ -63,7 +63,7 @@ loops: {{mode: shadow}}
 class Models:
     """What both models make of a prompt; the small one forgets when `drifted`."""
 
-    rows: dict[str, labelled.Labelled]
+    rows: dict[str, labelled_prompts.Labelled]
     kind_of: dict[str, str]
     chance: random.Random
     drifted: bool = False
@@ -122,7 +122,9 @@ async def run(chosen: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(chosen.seed)
     rows, kind_of, names = {}, {}, defaultdict(list)
     for kind, file in KINDS.items():
-        for row in labelled.load([chosen.data / f"{file}.test.jsonl.gz", chosen.data / f"{file}.train.jsonl.gz"]):
+        for row in labelled_prompts.load(
+            [chosen.data / f"{file}.test.jsonl.gz", chosen.data / f"{file}.train.jsonl.gz"]
+        ):
             rows[row.id], kind_of[row.id] = row, kind
             names[kind].append(row.id)
     models = Models(rows, kind_of, chance)
@@ -203,7 +205,7 @@ async def _drive(
 
 def _fit(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     world, _ = parse(ROUTING.format(base="http://x/v1", keep=chosen.keep, share=chosen.share), "drift", {})
-    learnt = fit.fit(SqliteLabels(folder, 200_000).all(), scorer_weights.load(), world.quality, time.time())
+    learnt = fit_floors.fit(SqliteLabels(folder, 200_000).all(), scorer_weights.load(), world.quality, time.time())
     write_learnt(folder, learnt)
     return {group[1]: {"labels": one.labels, "ceiling": one.ceiling} for group, one in learnt.fitted.items()}
 

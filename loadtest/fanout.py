@@ -29,7 +29,7 @@ from books import ledgers
 from overspend import standing
 from processes import Gateway, Processes, Store, providers, wait_for
 
-from gateway.values.entry import LedgerEntry
+from gateway.values.ledger_entry import LedgerEntry
 
 ROOT, SECRET, ADMIN = "root", "fan-secret", "fan-admin"
 HEADERS = {"authorization": f"Bearer {SECRET}"}

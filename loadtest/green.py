@@ -35,9 +35,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import App, export
 from gateway.config.load import parse
 from gateway.config.settings import Settings
+from gateway.simulator.provider import Personality, SimulatedProvider
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.testing.provider import Personality, SimulatedProvider
-from gateway.values.entry import LedgerEntry
+from gateway.values.ledger_entry import LedgerEntry
 
 START = datetime(2023, 3, 15, tzinfo=UTC).timestamp()
 SLOT, HOUR, DAY = 1800.0, 3600.0, 86_400.0

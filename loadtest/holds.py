@@ -23,13 +23,13 @@ import orjson
 
 from gateway.accounting import pricing
 from gateway.config.load import parse
-from gateway.edge.token_counter import TokenCounter
-from gateway.testing.playbook import JSON, SSE, Answers, Playbook
-from gateway.testing.sessions import AgentSession, load
+from gateway.dialects import chat
+from gateway.http.token_counter import TokenCounter
+from gateway.simulator.playbook import JSON, SSE, Answers, Playbook
+from gateway.simulator.sessions import AgentSession, load
 from gateway.values.catalog import PriceSheet
 from gateway.values.request import Caller, Hints
 from gateway.values.usage import Usage
-from gateway.wire import chat
 
 _CACHE_FROM, _CACHE_STEP = 1024, 128
 _PER_MESSAGE = 4

@@ -40,7 +40,7 @@ from links_score import examples, score, table
 from links_wording import PATHS
 from processes import Gateway, Processes, Store, wait_for
 
-from gateway.testing.sessions import AgentSession, load
+from gateway.simulator.sessions import AgentSession, load
 
 # The share of the jobs that each perturbation takes (design/loops.md, section 7); the rest are plain.
 SHARES = {"diverging": 0.05, "identical": 0.05, "elided": 0.1, "compacted": 0.1, "forked": 0.03, "rewritten": 0.1}
@@ -84,7 +84,7 @@ def start(processes: Processes, folder: Path, count: int, *, shared: bool) -> li
     """A provider and so many gateways; the gateways' base URLs."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     log = folder / "provider.log"
-    processes.start([sys.executable, "-m", "gateway.testing.provider", "--model", "sim:0.01:0"], log, env)
+    processes.start([sys.executable, "-m", "gateway.simulator.provider", "--model", "sim:0.01:0"], log, env)
     wait_for("the provider listens", lambda: "http://" in log.read_text())
     config = folder / "routing.yaml"
     config.write_text(json.dumps(_routing(log.read_text().split()[1])))

@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 from links_wording import BODIES, IDS, PATHS, READERS, Entry, History
 
-from gateway.testing.sessions import AgentSession, Message
+from gateway.simulator.sessions import AgentSession, Message
 
 KEY = "links-key"
 MODELS = {"chat": "openai", "responses": "openai", "messages": "anthropic"}

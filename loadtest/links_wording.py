@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.testing.sessions import Message
+from gateway.simulator.sessions import Message
 
 PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
 

@@ -15,15 +15,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gateway.config.load import parse
-from gateway.edge.supervisor import Supervisor
+from gateway.dialects import chat
+from gateway.services.supervisor import Supervisor
+from gateway.simulator.playbook import CALLER, Playbook
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.scripts import OneNode
-from gateway.testing.playbook import CALLER, Playbook
+from gateway.stores.redis_scripts import OneNode
 from gateway.values.budget import Budget, Line, Measure, Offer, Window
 from gateway.values.request import Hints
-from gateway.wire import chat
+from tests.snapshots import BASE, ENV
 from tests.stores.servers import Server
-from tests.worlds import BASE, ENV
 
 OPEN, OTHERS, ROUNDS, PAIRS = 10_000, 5_000, 5, 2_000
 MINE = """

@@ -196,7 +196,7 @@ def providers(processes: Processes, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, models in enumerate(groups):
         log = folder / f"provider-{number}.log"
-        command = [sys.executable, "-m", "gateway.testing.provider"]
+        command = [sys.executable, "-m", "gateway.simulator.provider"]
         for model in models:
             command += ["--model", model]
         processes.start(command, log, env)

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.app import App
 from gateway.config.settings import Settings
-from gateway.testing.provider import Personality, SimulatedProvider
-from tests.worlds import world
+from gateway.simulator.provider import Personality, SimulatedProvider
+from tests.snapshots import world
 
 KEY = {"Authorization": "Bearer secret-one"}
 

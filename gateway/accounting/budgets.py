@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import structs
 
-from ..errors import Overloaded
 from ..values.budget import NOTHING_SPENT, Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation, Smaller
+from ..values.errors import Overloaded
 
 # Accounts kept in this process, about 400 bytes each. Sessions' give way; past it no new one is opened.
 ACCOUNTS_MAX = 200_000

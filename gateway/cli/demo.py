@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..app import export
-from ..testing import sessions
-from ..testing.replay import Tally, replay
+from ..simulator import sessions
+from ..simulator.replay import Tally, replay
 
-_CONFIG = Path(__file__).parent.parent / "testing" / "demo.yaml"
+_CONFIG = Path(__file__).parent.parent / "simulator" / "demo.yaml"
 # (first token in seconds, tokens a second): about what small and frontier models of 2026 do.
 _SPEEDS = {"normal": ("0.08:180", "0.25:90"), "max": ("0:0", "0:0")}
 _AT_ONCE = {"normal": 16, "max": 8}
@@ -173,7 +173,7 @@ async def _providers(stack: contextlib.AsyncExitStack, speeds: Sequence[str]) ->
     """Both simulated providers in a process of their own; gives their base URLs."""
     models = [f"--model=sim-small:{speeds[0]}", f"--model=sim-frontier:{speeds[1]}"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway.testing.provider", *models, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "gateway.simulator.provider", *models, stdout=asyncio.subprocess.PIPE
     )
 
     async def end() -> None:

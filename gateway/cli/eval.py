@@ -7,12 +7,12 @@ from pathlib import Path
 
 import orjson
 
-from ..errors import ConfigError
-from ..evaluation import long_sessions, report, tables
-from ..evaluation.ours import Meter, limits
-from ..evaluation.recordings import load
-from ..evaluation.replay import NAMES, makers
-from ..evaluation.spend import Prices
+from ..offline.evaluation import benchmark, long_sessions, report
+from ..offline.evaluation.penstock_rule import Meter, limits
+from ..offline.evaluation.recordings import load
+from ..offline.evaluation.replay import NAMES, makers
+from ..offline.evaluation.spend import Prices
+from ..values.errors import ConfigError
 from . import eval_energy
 from .eval_routing import arguments as routing_arguments
 from .eval_routing import run as run_routing
@@ -66,8 +66,8 @@ def _loops(chosen: argparse.Namespace) -> int:
         recordings = load(chosen.data)
         if chosen.long is not None:
             recordings = long_sessions.made(recordings, chosen.long, chosen.seed)
-        found = report.run(recordings, rules, prices, meter)
-        for piece in tables.told(found, prices):
+        found = benchmark.run(recordings, rules, prices, meter)
+        for piece in report.told(found, prices):
             print(piece)
         if chosen.json is not None:
             chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from ..evaluation.energy import points, told, trial
+from ..offline.evaluation.energy import benchmark, points, report
 
 
 def arguments(subjects: Any) -> None:
@@ -21,8 +21,8 @@ def arguments(subjects: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the table. Raises ValueError, OSError."""
-    found = trial.run(points.load(chosen.data))
-    for page in told.pages(found):
+    found = benchmark.run(points.load(chosen.data))
+    for page in report.pages(found):
         print(page)
     if chosen.json is not None:
         document = {"subsets": {name: one.document() for name, one in found.items()}}

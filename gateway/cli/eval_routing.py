@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 
 from ..config.load import parse
-from ..evaluation.recordings import load
-from ..evaluation.routing import economy, floors, told, trial
-from ..evaluation.routing.routers import routers
 from ..feeds import scorer_weights
-from ..learning import labelled
+from ..offline.evaluation.recordings import load
+from ..offline.evaluation.routing import benchmark, floors, report, session_costs
+from ..offline.evaluation.routing.routers import routers
+from ..offline.training import labelled_prompts
 
 
 def arguments(subjects: Any) -> None:
@@ -74,8 +74,8 @@ def _economics(chosen: argparse.Namespace) -> int:
     recordings = [one for one in load(chosen.data) if not one.synthetic]
     if not recordings:
         raise ValueError("no recorded session in the data")
-    found = economy.run(recordings, world, scorer_weights.load(), chosen.seed, chosen.flips)
-    for page in economy.pages(found, {"small": chosen.small, "frontier": chosen.frontier}):
+    found = session_costs.run(recordings, world, scorer_weights.load(), chosen.seed, chosen.flips)
+    for page in session_costs.pages(found, {"small": chosen.small, "frontier": chosen.frontier}):
         print(page)
     if chosen.json is not None:
         chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
@@ -98,7 +98,7 @@ def _floor(chosen: argparse.Namespace) -> int:
     if not 0 < chosen.keep < 1 or not 0 < chosen.confidence < 1 or not chosen.splits:
         raise ValueError("--keep and --confidence lie between 0 and 1, and there is at least one split")
     found = floors.run(
-        labelled.load(chosen.data),
+        labelled_prompts.load(chosen.data),
         scorer_weights.load(chosen.weights),
         keep=chosen.keep,
         confidence=chosen.confidence,
@@ -115,14 +115,17 @@ def _floor(chosen: argparse.Namespace) -> int:
 
 
 def _routing(chosen: argparse.Namespace) -> int:
-    (rows, taught), scorer = labelled.parted(labelled.load(chosen.data)), scorer_weights.load(chosen.weights)
-    found = trial.run(rows, routers(scorer, chosen.own_labels, chosen.seed, taught), chosen.seed)
-    for page in told.pages(found, chosen.own_labels):
+    (rows, taught), scorer = (
+        labelled_prompts.parted(labelled_prompts.load(chosen.data)),
+        scorer_weights.load(chosen.weights),
+    )
+    found = benchmark.run(rows, routers(scorer, chosen.own_labels, chosen.seed, taught), chosen.seed)
+    for page in report.pages(found, chosen.own_labels):
         print(page)
     if chosen.json is not None:
         chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
     if chosen.plot is not None:
-        told.plot(found, chosen.plot)
+        report.plot(found, chosen.plot)
     return 0
 
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..carbon.arithmetic import Line, lines, told_factors
 from ..carbon.energy import model_of
 from ..carbon.footprint import footprint
+from ..carbon.footprint_breakdown import Line, lines, told_factors
 from ..config.load import load
 from ..config.settings import read_settings
 from ..stores.ledger_sqlite import SqliteLedger
-from ..stores.measured import SqliteMeasured
+from ..stores.metered_energy_sqlite import SqliteMeasured
 from ..values.catalog import CONCURRENCY_SOURCES, Deployment, EnergyProfile
-from ..values.entry import LedgerEntry
 from ..values.grid import GRID_METHODS, Intensity
+from ..values.ledger_entry import LedgerEntry
+from ..values.snapshot import World
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, Bounds, nusd_to_usd
 from ..values.usage import Usage
-from ..values.world import World
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

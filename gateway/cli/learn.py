@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..config.load import load
 from ..config.settings import read_settings
-from ..evaluation.tables import table
 from ..feeds import scorer_weights
-from ..learning import fit, labelled, train
-from ..learning.trees import Growth
-from ..stores.labels import SqliteLabels, write_learnt
+from ..offline.evaluation.report import table
+from ..offline.training import fit_floors, labelled_prompts, train
+from ..offline.training.trees import Growth
+from ..stores.labels_sqlite import SqliteLabels, write_learnt
 from ..values.quality import Learnt
 
 # Five folds with something to learn in each.
@@ -51,7 +51,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> int:
-    rows, left_out = labelled.load(chosen.data), {name for name in chosen.leave_out.split(",") if name}
+    rows, left_out = labelled_prompts.load(chosen.data), {name for name in chosen.leave_out.split(",") if name}
     unknown = left_out - {row.place for row in rows}
     if unknown:
         raise ValueError(f"no such source in the data: {', '.join(sorted(unknown))}")
@@ -78,7 +78,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
     labels = SqliteLabels(settings.data, world.learning.labels_max)
     labels.create()
-    learnt = fit.fit(labels.all(), scorer_weights.load(), world.quality, time.time())
+    learnt = fit_floors.fit(labels.all(), scorer_weights.load(), world.quality, time.time())
     print(_told(learnt))
     if not chosen.dry_run:
         write_learnt(settings.data, learnt)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import ConfigError
+from ..values.errors import ConfigError
 
 COMMANDS = {
     "serve": "run the gateway",

@@ -18,7 +18,7 @@ except ImportError:  # not on every platform; asyncio's own loop does the same, 
 from ..app import App
 from ..config.load import load, parse
 from ..config.settings import Settings, read_settings
-from ..values.world import World
+from ..values.snapshot import World
 
 # Net new containers between young collections: a few long histories, some tens of MB at worst.
 _COLLECT_ALLOCATIONS = 50_000

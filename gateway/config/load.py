@@ -10,18 +10,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import ConfigError
 from ..values import catalog
 from ..values.budget import SessionCaps, tighter
+from ..values.errors import ConfigError
 from ..values.request import Caller
-from ..values.world import Webhook, World
+from ..values.snapshot import Webhook, World
 from . import schema
 from .budgets import budgets as budgets_of
 from .budgets import caps as caps_of
 from .deployments import changes as changes_of
 from .deployments import deployments as deployments_of
-from .green import feeds as feeds_of
-from .green import green as green_of
+from .energy import feeds as feeds_of
+from .energy import green as green_of
 from .quality import cascade as cascade_of
 from .quality import learning as learning_of
 from .quality import quality as quality_of

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from decimal import Decimal
 from itertools import pairwise
 
+from ..dialects.body import NAMING
 from ..values.session import STEPS, LoopLimits, LoopPolicy, LoopRule
-from ..wire.body import NAMING
 from . import schema
 from .reader import Reader
 from .yaml_tree import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ..errors import ConfigError
+from ..values.errors import ConfigError
 
 PREFIX = "PENSTOCK_"
 # What the commands read that ask a gateway.

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, exposi
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..values.catalog import UNKNOWN_METHOD
-from ..values.entry import LedgerEntry
+from ..values.ledger_entry import LedgerEntry
 from ..values.units import NUSD_PER_USD
 
 _LABELS = ["task_type", "tier", "deployment", "team"]

@@ -6,9 +6,9 @@ GET /v3/carbon-intensity/latest?zone=DE and /forecast?zone=DE with the header `a
 
 from urllib.parse import quote
 
-from ..values.feeds import Access
 from ..values.grid import GridNews, Sample
-from .grid_news import FeedError, Fetch, document, forecast, grams, present, rows, seconds
+from ..values.grid_feeds import Access
+from .grid_reading import FeedError, Fetch, document, forecast, grams, present, rows, seconds
 
 BASE_URL = "https://api.electricitymaps.com"
 

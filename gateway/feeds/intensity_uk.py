@@ -8,9 +8,9 @@ forecast stands in.
 from datetime import UTC, datetime
 from typing import Any
 
-from ..values.feeds import Access
 from ..values.grid import GridNews
-from .grid_news import FeedError, Fetch, document, forecast, grams, rows, seconds
+from ..values.grid_feeds import Access
+from .grid_reading import FeedError, Fetch, document, forecast, grams, rows, seconds
 
 BASE_URL = "https://api.carbonintensity.org.uk"
 ZONES = ("GB", *(str(number) for number in range(1, 18)))

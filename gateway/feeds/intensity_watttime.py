@@ -9,9 +9,9 @@ import math
 from base64 import b64encode
 from urllib.parse import quote
 
-from ..values.feeds import Access
 from ..values.grid import GridNews
-from .grid_news import FeedError, Fetch, document, forecast, present, rows
+from ..values.grid_feeds import Access
+from .grid_reading import FeedError, Fetch, document, forecast, present, rows
 
 BASE_URL = "https://api.watttime.org"
 # lb/MWh -> g/kWh.

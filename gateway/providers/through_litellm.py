@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from ..errors import NotCarriable
 from ..values.catalog import Deployment
+from ..values.errors import NotCarriable
 from . import openai_compatible
 from .call import UpstreamCall
 

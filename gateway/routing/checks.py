@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ..values.request import Message
-from .facts import text_of
+from .request_features import text_of
 
 # Characters read of each end of a tool's result.
 _CHARS = 400

@@ -13,23 +13,23 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import structs
 
 from ..accounting import pricing
-from ..accounting.expectation import UNKNOWN_USUAL_TOKENS
+from ..accounting.output_estimate import UNKNOWN_USUAL_TOKENS
 from ..carbon.footprint import energy_millijoules_mid, weighed_micrograms
-from ..crossing import Carrier, speech_of
-from ..errors import NotCarriable
+from ..dialects.translation import Carrier, speech_of
 from ..values.base import Value
 from ..values.catalog import Deployment, PriceSheet, Route, Tier
-from ..values.green import NOT_GREEN, Green
+from ..values.energy_policy import NOT_GREEN, Green
+from ..values.errors import NotCarriable
 from ..values.plan import Attempt, Bond, Facts, Plan, Refusal
 from ..values.request import Passage, Request
 from ..values.units import JOULES_PER_KWH, NUSD_PER_USD
-from .aims import Aim
+from .carbon_order import Ranked, greener
+from .circuit_breaker import Standing
+from .deployment_load import IDLE, Load
 from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, stretch_of, total_nusd
-from .greener import Ranked, greener
-from .health import Standing
-from .load import IDLE, Load
-from .rules import FORBIDDING, circuit
+from .rules import FORBIDDING, circuit_breaker
 from .rules.candidate import Candidate
+from .tier_target import Aim
 
 # Bytes / 4 is within this factor on prose, code and tool output (docs/methodology.md).
 _ESTIMATE_ERROR = 1.5
@@ -363,7 +363,7 @@ def _resting(route: Route, struck: Mapping[str, str], seconds: float) -> Refusal
 
 
 def _nobody(route: Route, struck: Mapping[str, str], unfit: Sequence[Candidate]) -> Refusal:
-    opens = [one.open_seconds for one in unfit if struck[one.deployment.name] == circuit.forbids(one)]
+    opens = [one.open_seconds for one in unfit if struck[one.deployment.name] == circuit_breaker.forbids(one)]
     if opens:
         return _resting(route, struck, min(opens))
     uncarried = next((one.uncarried for one in unfit if one.uncarried is not None), None)

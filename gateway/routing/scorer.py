@@ -14,7 +14,7 @@ from typing import Any
 
 from ..values.base import Value
 from ..values.plan import Features
-from .features import ABSENT, BLOCKS, NAMES
+from .prompt_features import ABSENT, BLOCKS, NAMES
 
 # Leaves that a tree may have: the width of a machine word that `memoryview` can read.
 LEAVES_MAX = 16

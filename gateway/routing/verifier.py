@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from ..wire.asked import Asked
-from ..wire.said import Said
+from ..dialects.output_constraints import Asked
+from ..dialects.parsed_answer import Said
 
 # Characters read for the words of a refusal; they stand at the beginning.
 _WORDS_CHARS = 300

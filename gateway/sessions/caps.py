@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from ..accounting.lines import SESSION_KEEP_SECONDS, quoted
-from ..errors import BadRequest
+from ..accounting.budget_lines import SESSION_KEEP_SECONDS, quoted
 from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Met, SessionCaps, cap, met, tighter
+from ..values.errors import BadRequest
 from ..values.plan import Refusal
 from ..values.units import told
 from .identity import Session

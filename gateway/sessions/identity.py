@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BadRequest
+from ..dialects.answer_fingerprint import UNHEARD, Beginning
 from ..values.budget import NOTHING_MET, NOTHING_SPENT, Amounts, Measure, Met, SessionCaps, added
+from ..values.errors import BadRequest
 from ..values.receipt import NO_RECEIPT, Receipt
 from ..values.session import LoopLimits, Stop
-from ..wire.heard import UNHEARD, Beginning
 from . import lineage
 from .lineage import History
 from .loops import Conversation

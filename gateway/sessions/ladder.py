@@ -13,12 +13,12 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from ..values.session import STEPS, LoopLimits, Stop
 from ..values.units import NUSD_PER_USD, shortest, told
-from . import loops, steps
+from . import loops, turn_digests
+from .conversation_memory import Kind
 from .identity import Session
 from .lineage import digest_of
 from .loops import SCORE_MAX, Conversation
-from .memory import Kind
-from .steps import REFUSED, text_ends, text_of
+from .turn_digests import REFUSED, text_ends, text_of
 
 # Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
 CONVERSATIONS_MAX = 16
@@ -230,7 +230,7 @@ def conversation_of(session: Session, name: str) -> Conversation:
 
 
 def _task_is_new(session: Session, talk: Conversation, messages: Sequence[Message]) -> bool:
-    told = steps.told_of(text_of(messages[-1]))
+    told = turn_digests.told_of(text_of(messages[-1]))
     return talk.turns == 0 and not any(one.knows(Kind.told, told) for one in session.talks.values() if one is not talk)
 
 

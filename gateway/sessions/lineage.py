@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
 
+from ..dialects.answer_fingerprint import KNOWN_CHARS, Beginning
 from ..values.request import Message, Request
-from ..wire.heard import KNOWN_CHARS, Beginning
-from .steps import beginning_of, text_ends, text_of
+from .turn_digests import beginning_of, text_ends, text_of
 
 # How many trailing answers are tried as the end of the previous request (agents may add several at once).
 ANSWERS_TRIED = 3

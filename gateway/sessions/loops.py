@@ -15,9 +15,9 @@ from enum import Enum
 import msgspec
 
 from ..values.request import Message, Request
-from . import steps
-from .memory import Kind, Memory, Seen
-from .steps import Call, Step, Turn, text_ends, text_of
+from . import turn_digests
+from .conversation_memory import Kind, Memory, Seen
+from .turn_digests import Call, Step, Turn, text_ends, text_of
 
 # Of a history that was never seen before (after a restart), only the newest messages are read, and what they add is
 # bounded: how much time passed between its turns is not known, so they may all have been polls.
@@ -136,7 +136,7 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
     start, spoken = _instructed(messages) if delta else _unread(talk, messages), False
     if start < len(messages):
         talk.tooled = talk.tooled or bool(request.tool_names) or any(one.role == "tool" for one in messages[start:])
-        for turn in steps.turns_of(messages, start, tooled=talk.tooled, pending=talk.pending):
+        for turn in turn_digests.turns_of(messages, start, tooled=talk.tooled, pending=talk.pending):
             change, said = _weighed(talk, turn)
             _move(talk, 0.0 if said else max(0.0, talk.score + change), now, charge_nusd)
             spoken = spoken or said
@@ -155,7 +155,7 @@ def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int =
 def _opened(talk: Conversation, request: Request, now: float) -> None:
     """A conversation begins: nothing has happened yet that could repeat itself."""
     messages = request.messages
-    talk.happened(Kind.told, steps.told_of(text_of(messages[-1])))
+    talk.happened(Kind.told, turn_digests.told_of(text_of(messages[-1])))
     talk.sent = _sent(request)
     talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from ..errors import Overloaded
 from ..values.base import Value
 from ..values.budget import Amounts, Crossing, Exceeded, Grant, Line, Offer, Reservation
-from .asking import account_key, kept_seconds, key_of, own_totals, question, reservation_of, totals_name
-from .pots import Pots
-from .scripts import TIMEOUT_SECONDS, Scripts, Start, StoreDown, unforeseen
-from .totals import Told, TotalsBook
+from ..values.errors import Overloaded
+from .budget_messages import account_key, kept_seconds, key_of, own_totals, question, reservation_of, totals_name
+from .local_allowance import Pots
+from .redis_scripts import TIMEOUT_SECONDS, Scripts, Start, StoreDown, unforeseen
+from .replica_totals import Told, TotalsBook
 
 log = logging.getLogger(__name__)
 

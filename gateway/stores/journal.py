@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import Overloaded
-from ..values.entry import Hold, LedgerEntry, expired
+from ..values.errors import Overloaded
+from ..values.ledger_entry import Hold, LedgerEntry, expired
 
 log = logging.getLogger(__name__)
 

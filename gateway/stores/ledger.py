@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..errors import Overloaded
-from ..values.entry import Hold, LedgerEntry
+from ..values.errors import Overloaded
+from ..values.ledger_entry import Hold, LedgerEntry
 from .journal import Journal
 from .ledger_sqlite import SqliteLedger
 

@@ -12,9 +12,9 @@ from msgspec.structs import FieldInfo, astuple, fields
 
 from ..values.budget import Amounts
 from ..values.catalog import UNKNOWN_METHOD
-from ..values.entry import GROUPS, LedgerEntry
+from ..values.ledger_entry import GROUPS, LedgerEntry
 from ..values.quality import SHADOW
-from . import events, measured
+from . import events_sqlite, metered_energy_sqlite
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -74,7 +74,7 @@ class SqliteLedger:
         self._db.execute("PRAGMA synchronous=NORMAL")
         # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
-        self._db.executescript(_SCHEMA + measured.SCHEMA + events.SCHEMA)
+        self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
         self._widen()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import unquote
 
-from ..accounting.expectation import OutputBook
-from ..accounting.lines import SESSION_KEEP_SECONDS, line_of
+from ..accounting.budget_lines import SESSION_KEEP_SECONDS, line_of
+from ..accounting.output_estimate import OutputBook
 from ..accounting.windows import span_of, steps_of
 from ..values.budget import Amounts, Budget, Line
 from ..values.quality import bounds_shadows
-from ..values.world import World
+from ..values.snapshot import World
 from .ledger_sqlite import SqliteLedger
 
 # Answers whose lengths are learnt anew after a start.

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from ..wire.heard import Beginning
-from .asking import key_of
-from .scripts import Scripts, Start, StoreDown, unforeseen
+from ..dialects.answer_fingerprint import Beginning
+from .budget_messages import key_of
+from .redis_scripts import Scripts, Start, StoreDown, unforeseen
 
 log = logging.getLogger(__name__)
 

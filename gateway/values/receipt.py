@@ -2,7 +2,7 @@
 
 from .base import Value
 from .catalog import UNKNOWN_METHOD
-from .entry import LedgerEntry
+from .ledger_entry import LedgerEntry
 from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NOTHING, Bounds
 
 

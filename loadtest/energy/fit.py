@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.carbon import concurrency, energy
-from gateway.evaluation.energy.points import Point, load, quantile
-from gateway.evaluation.energy.trial import SUBSETS, profile_of
-from gateway.evaluation.tables import table
+from gateway.offline.evaluation.energy.benchmark import SUBSETS, profile_of
+from gateway.offline.evaluation.energy.points import Point, load, quantile
+from gateway.offline.evaluation.report import table
 from gateway.values.catalog import EnergyProfile
 
 FILES = ("mlenergy_v3_llm.csv", "mlenergy_v2_llm.csv", "truth.csv")

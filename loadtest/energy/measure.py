@@ -24,8 +24,8 @@ import numpy as np
 from fit import WEAK_PRIOR, shipped_value, shipped_with, solve, spread
 
 from gateway.carbon import energy
-from gateway.evaluation.tables import table
 from gateway.feeds.nvml import Nvml
+from gateway.offline.evaluation.report import table
 from gateway.values.catalog import EnergyProfile
 
 

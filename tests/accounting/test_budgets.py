@@ -2,11 +2,11 @@
 
 import pytest
 
+from gateway.accounting.budget_refusal import refusal
 from gateway.accounting.budgets import BudgetBook
-from gateway.accounting.refused import refusal
-from gateway.errors import Overloaded
 from gateway.values.budget import Exceeded, Grant, Line, Measure, Reservation, Smaller
-from tests.lines import NOW, budget, line, offer, spent
+from gateway.values.errors import Overloaded
+from tests.budget_lines import NOW, budget, line, offer, spent
 
 MONEY = line("money", Measure.nusd, 1000)
 

@@ -5,11 +5,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.accounting.lines import LineBook, line_of, lines_for
+from gateway.accounting.budget_lines import LineBook, line_of, lines_for
 from gateway.accounting.windows import span_of, steps_of
 from gateway.values.budget import Budget, Measure, Window
-from tests.lines import NOW
-from tests.worlds import world
+from tests.budget_lines import NOW
+from tests.snapshots import world
 
 SCOPE = {
     "org": "default", "team": "a", "key": "k1", "user": "", "session": "s1", "task_type": "x", "route": "auto",

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.carbon.arithmetic import lines, told_factors
 from gateway.carbon.energy import model_of
 from gateway.carbon.footprint import footprint
+from gateway.carbon.footprint_breakdown import lines, told_factors
 from gateway.values.catalog import EnergyProfile
 from gateway.values.usage import Usage
 from tests.carbon.test_footprint import COUNTS, DENSE, GRID, PROFILES

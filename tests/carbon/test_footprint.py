@@ -12,7 +12,7 @@ from gateway.carbon.footprint import carbon_micrograms_held, footprint, known, m
 from gateway.values.catalog import EnergyProfile
 from gateway.values.grid import Intensity
 from gateway.values.usage import Usage
-from tests.worlds import world
+from tests.snapshots import world
 
 DENSE = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2)
 EXPERTS = EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1)

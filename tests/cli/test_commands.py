@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.testing.provider import Personality, SimulatedProvider
-from tests.worlds import BASE, ENV
+from gateway.simulator.provider import Personality, SimulatedProvider
+from tests.snapshots import BASE, ENV
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from .clients import CLIENTS, Client
+from .gateway import Stage
 from .run import OUT, Job, drive, environment, last_line, meant
-from .stage import Stage
 from .tap import Seen, Tap
 
 PROFILES = ("same", "crossed", "chat-only", "auto")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import CLIENTS, EMBEDDER, PROFILES, SCENARIOS, Client
+from .gateway import POOR, RICH, Stage
 from .quiet import QUIET
-from .stage import POOR, RICH, Stage
 from .table import render
 from .tap import Seen, Tap
 

@@ -5,10 +5,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.config.load import parse
-from gateway.errors import ConfigError
 from gateway.values.budget import Measure, Window
 from gateway.values.catalog import Tier
-from tests.worlds import BASE, ENV, world
+from gateway.values.errors import ConfigError
+from tests.snapshots import BASE, ENV, world
 
 
 def one(text: str):

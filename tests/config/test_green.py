@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.config.load import parse
-from gateway.errors import ConfigError
 from gateway.feeds import cloud_regions
-from tests.worlds import BASE, ENV
+from gateway.values.errors import ConfigError
+from tests.snapshots import BASE, ENV
 
 
 def small(text: str, more: str = "", model: str = "sim-small"):

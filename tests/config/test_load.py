@@ -6,9 +6,9 @@ import pytest
 
 from gateway.config.load import load, parse
 from gateway.config.settings import read_settings
-from gateway.errors import ConfigError
 from gateway.values.catalog import Tier
-from tests.worlds import BASE, ENV
+from gateway.values.errors import ConfigError
+from tests.snapshots import BASE, ENV
 
 ROOT = Path(__file__).parent.parent.parent
 GOOD = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1")
@@ -132,7 +132,7 @@ def test_listed_models_bring_their_price_and_limits():
     assert small.context_tokens == 272_000
 
 
-@pytest.mark.parametrize("path", ["config/routing.yaml", "gateway/testing/demo.yaml", "loadtest/routing.yaml"])
+@pytest.mark.parametrize("path", ["config/routing.yaml", "gateway/simulator/demo.yaml", "loadtest/routing.yaml"])
 def test_the_examples_load(path):
     world, _ = load(ROOT / path, {}, need_secrets=False)
     assert world.routes["auto"].reference.tier is Tier.frontier

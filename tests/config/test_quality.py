@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import parse
-from gateway.errors import ConfigError
+from gateway.values.errors import ConfigError
 from gateway.values.quality import SHADOW
-from tests.worlds import BASE, ENV
+from tests.snapshots import BASE, ENV
 
 DOCS = Path(__file__).parents[2] / "docs/routing.md"
 

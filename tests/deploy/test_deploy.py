@@ -17,13 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import App
 from gateway.carbon.footprint import known
 from gateway.config.settings import Settings, read_settings
-from gateway.machines import _Metered
+from gateway.services.accelerators import _Metered
 from gateway.values.budget import Crossing, Measure
 from gateway.values.catalog import UNKNOWN_METHOD
-from gateway.values.entry import LedgerEntry
+from gateway.values.ledger_entry import LedgerEntry
 from gateway.values.quality import Fitted, Learnt
-from tests import lines
-from tests.worlds import world
+from tests import budget_lines
+from tests.snapshots import world
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/penstock.json").read_text())
@@ -68,7 +68,9 @@ async def _rendered(data: Path) -> str:
         app._metrics.publish(msgspec.structs.replace(FACT, footprint_method=UNKNOWN_METHOD))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
         app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
-        app._treasury._notices.crossed(Crossing(line=lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1))
+        app._treasury._notices.crossed(
+            Crossing(line=budget_lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1)
+        )
         group = ("default", "code", "s", "f")
         fitted = Fitted(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
         app._learnt(Learnt(scorer="x", fitted={group: fitted}))

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.feeds.grid_news import FeedError
+from gateway.feeds.grid_reading import FeedError
 from gateway.feeds.intensity_electricity_maps import ElectricityMaps
 from gateway.feeds.intensity_uk import UkIntensity
 from gateway.feeds.intensity_watttime import WattTime
-from gateway.values.feeds import Access
 from gateway.values.grid import Sample
+from gateway.values.grid_feeds import Access
 
 NOW = datetime(2026, 3, 6, 19, 10, tzinfo=UTC).timestamp()
 LATEST = {

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from gateway.edge.token_counter import TokenCounter
-from gateway.feeds.package_data import data_file
+from gateway.dialects import chat
+from gateway.feeds.package_data import data_file, tokenizer_folder
 from gateway.feeds.self_energy import SelfMeter
-from gateway.testing.playbook import Playbook
-from gateway.wire import chat
-from tests.test_exchange import answers
-from tests.worlds import world
+from gateway.http.token_counter import TokenCounter
+from gateway.simulator.playbook import Playbook
+from tests.pipeline.test_pipeline import answers
+from tests.snapshots import world
 
 
 def messages(content: object):
@@ -20,7 +20,7 @@ def messages(content: object):
 
 
 async def test_tokens_are_counted_with_a_real_vocabulary_offline():
-    counter = TokenCounter()
+    counter = TokenCounter(tokenizer_folder())
     assert await counter.count(messages("hello world")) == 2 + 4
     assert await counter.count(messages("<|endoftext|>")) > 5, "text that looks like a control token is text"
     assert await counter.count(messages([{"type": "text", "text": "hello"}, 7])) == 1 + 4

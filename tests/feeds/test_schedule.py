@@ -1,6 +1,6 @@
 """When feeds are asked: jittered, cooled down after failures, last good news kept."""
 
-from gateway.feeds.schedule import Inquiry, Schedule
+from gateway.feeds.poll_schedule import Inquiry, Schedule
 from gateway.values.grid import GridNews
 
 ONE = Inquiry("uk", "GB")

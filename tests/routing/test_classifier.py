@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from gateway.dialects import chat
 from gateway.routing.classifiers.task_type import TaskTypes
-from gateway.routing.facts import facts_of
-from gateway.routing.opinion import opinion
+from gateway.routing.classify import opinion
+from gateway.routing.request_features import facts_of
 from gateway.values.plan import Verdict
-from gateway.wire import chat
-from tests.worlds import world
+from tests.snapshots import world
 
 WORLD = world()
 

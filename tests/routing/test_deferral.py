@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.routing.deferral import opening, room_seconds
 from gateway.values.grid import Sample
-from tests.worlds import world
+from tests.snapshots import world
 
 NOW = 1_790_000_000.0
 SMALL = world().deployments["small"]

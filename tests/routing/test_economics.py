@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.routing.economics import Outlook, Stake, call_nusd, total_nusd
-from gateway.routing.prospects import ProspectBook, Warm
+from gateway.routing.session_forecast import ProspectBook, Warm
 from gateway.values.catalog import PriceSheet, Rates
 
 USD = 1_000_000_000

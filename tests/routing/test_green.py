@@ -7,16 +7,16 @@ import pytest
 
 from gateway.carbon.footprint import known
 from gateway.config.load import parse
-from gateway.crossing import Carrier
-from gateway.routing.aims import Aims
-from gateway.routing.facts import facts_of
-from gateway.routing.health import Standing
-from gateway.routing.load import Load
+from gateway.dialects import chat
+from gateway.dialects.translation import Carrier
+from gateway.routing.circuit_breaker import Standing
+from gateway.routing.deployment_load import Load
 from gateway.routing.plan import Situation, decide
-from gateway.values.green import Green
+from gateway.routing.request_features import facts_of
+from gateway.routing.tier_target import Aims
+from gateway.values.energy_policy import Green
 from gateway.values.plan import Plan, Refusal, Verdict
-from gateway.wire import chat
-from tests.worlds import ENV
+from tests.snapshots import ENV
 
 TEXT = """
 version: 1

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from gateway.config.load import parse
-from gateway.crossing import Carrier
-from gateway.routing.aims import Aims
-from gateway.routing.facts import facts_of
-from gateway.routing.health import Standing
+from gateway.dialects import chat
+from gateway.dialects.translation import Carrier
+from gateway.routing.circuit_breaker import Standing
 from gateway.routing.plan import Situation
 from gateway.routing.plan import decide as decide_in
+from gateway.routing.request_features import facts_of
+from gateway.routing.tier_target import Aims
 from gateway.values.plan import Plan, Refusal, Verdict
-from gateway.wire import chat
-from tests.worlds import BASE, ENV, world
+from tests.snapshots import BASE, ENV, world
 
 
 def request(**fields: object):

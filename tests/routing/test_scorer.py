@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.feeds import scorer_weights
-from gateway.learning import labelled, train, trees
-from gateway.learning.trees import Growth
-from gateway.routing.features import NAMES, features, tools_text
+from gateway.offline.training import labelled_prompts, train, trees
+from gateway.offline.training.trees import Growth
+from gateway.routing.prompt_features import NAMES, features, tools_text
 from gateway.routing.scorer import LEAF_PARTS, Scorer
 
 ANY_TEXT = st.one_of(st.text(max_size=3000), st.text("ABCDE.()\n \\$0123456789=", max_size=2000))
@@ -67,7 +67,7 @@ def test_tools_of_every_dialect_look_alike(raw):
     assert (found["tools tools"], found["tools required"], found["tools named"]) == (1, 1, 1)
 
 
-def rows(count: int) -> list[labelled.Labelled]:
+def rows(count: int) -> list[labelled_prompts.Labelled]:
     chance = np.random.default_rng(1)
     found = []
     for number in range(count):
@@ -75,7 +75,7 @@ def rows(count: int) -> list[labelled.Labelled]:
         text = f"Prove lemma {number} of algebra." if hard else f"Say hello to guest {number}."
         small = float(chance.random() < (0.2 if hard else 0.9))
         found.append(
-            labelled.Labelled(
+            labelled_prompts.Labelled(
                 id=str(number), source="a", prompt=text, small_score=small, large_score=float(chance.random() < 0.9)
             )
         )
@@ -112,7 +112,7 @@ def test_trees_learn_what_no_line_can():
 
 def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
     hard = [
-        labelled.Labelled(
+        labelled_prompts.Labelled(
             id=f"{n}", source="a", prompt="x", small_score=1.0 if n == 0 else float(n % 2), large_score=1.0, small_model="s",
             large_model="l", scores={"s": float(n % 2), "l": 1.0, "m": float(n % 2 and n), "o": float(n % 2 and n)},
         )

@@ -2,10 +2,10 @@
 
 import pytest
 
+from gateway.dialects import PARSERS
+from gateway.dialects.output_constraints import Asked, asked
+from gateway.dialects.parsed_answer import said
 from gateway.routing.verifier import doubts, fits
-from gateway.wire import PARSERS
-from gateway.wire.asked import Asked, asked
-from gateway.wire.said import said
 
 
 def chat(content: object = "Paris.", finish: str = "stop", **more: object) -> dict:

@@ -3,14 +3,14 @@
 import json
 from typing import Any
 
+from gateway.dialects import chat
+from gateway.dialects.answer_fingerprint import Beginning
 from gateway.sessions import ladder
 from gateway.sessions.identity import Session, SessionBook
 from gateway.sessions.ladder import Standing
 from gateway.sessions.lineage import History
 from gateway.values.budget import added
 from gateway.values.request import Request
-from gateway.wire import chat
-from gateway.wire.heard import Beginning
 
 NOW = 1_790_000_000.0
 

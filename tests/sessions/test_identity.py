@@ -1,9 +1,9 @@
 """Whose request this is."""
 
+from gateway.dialects.answer_fingerprint import Beginning
 from gateway.sessions.identity import SessionBook
 from gateway.sessions.lineage import History
 from gateway.values.budget import Measure
-from gateway.wire.heard import Beginning
 from tests.sessions.agents import NOW, Agents, opening, parsed, step
 
 

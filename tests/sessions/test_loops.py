@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.dialects import chat, messages, responses
 from gateway.sessions import ladder, loops
+from gateway.sessions.conversation_memory import RECORDS_MAX
 from gateway.sessions.identity import Session
-from gateway.sessions.memory import RECORDS_MAX
-from gateway.wire import chat, messages, responses
 from tests.sessions.agents import NOW, Talk, opening, parsed, step
 
 STOP, NUDGE, WARN = 8, 4, 3
@@ -212,7 +212,7 @@ def test_a_chain_of_answers_that_the_provider_keeps_is_followed():
             "input": [{"type": "function_call_output", "call_id": f"c{turn}", "output": "same"}],
         }
         standing = ladder.observe(session, responses.parse(json.dumps(body).encode()), now=NOW + turn, talk=talk)
-        talk.pending = (ladder.loops.steps.call_of(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),)
+        talk.pending = (ladder.loops.turn_digests.call_of(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),)
     assert standing.score >= STOP
 
 
@@ -376,7 +376,7 @@ def test_in_a_chain_of_answers_only_what_repeats_itself_is_a_loop(instructions):
         for turn, output in enumerate(outputs):
             standing = ladder.observe(session, asked(turn, output), now=NOW + turn, talk=talk)
             arguments = '{"cmd": "ls"}' if looping else f'{{"n": {turn}}}'
-            talk.pending = (loops.steps.call_of(f"c{turn + 1}", "bash", arguments),)
+            talk.pending = (loops.turn_digests.call_of(f"c{turn + 1}", "bash", arguments),)
             talk.answered_at = NOW + turn + 0.5
         assert (standing.score >= STOP) == looping, standing.score
 

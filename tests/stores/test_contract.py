@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.accounting.budgets import BudgetBook
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.scripts import OneNode
+from gateway.stores.redis_scripts import OneNode
 from gateway.values.budget import Exceeded, Grant, Measure, Offer, Reservation, Smaller
-from tests.lines import NOW, line, offer, spent
+from tests.budget_lines import NOW, line, offer, spent
 from tests.stores.servers import Server, Tasks
 
 TENANT = "acme"

@@ -4,10 +4,10 @@ import sqlite3
 
 import pytest
 
-from gateway.exporters import table
-from gateway.stores.events import Event, SqliteEvents
+from gateway.exporters import grouped_export
+from gateway.stores.events_sqlite import Event, SqliteEvents
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.stores.measured import SqliteMeasured
+from gateway.stores.metered_energy_sqlite import SqliteMeasured
 from tests.stores.test_memory import NOW, fact
 
 HOUR_MS = 3_600_000
@@ -62,11 +62,11 @@ def test_units_are_those_reported_last_and_add_up_over_any_groups(store, tmp_pat
 def test_the_export_divides_by_what_there_was(store, tmp_path):
     store.append([fact("a", key="k1", session="s", carbon_ug_low=1_000_000, carbon_ug_mid=2_000_000, carbon_ug_high=4_000_000,
                        reference_carbon_ug=5_000_000, undeferred_carbon_ug=3_000_000)])  # fmt: skip
-    asked = table.question(by="team", start=None, end=None, now=NOW + 10)
-    (row,) = [table._shown(row) for row in store.grouped(asked.by, 0, 2**60)]
+    asked = grouped_export.question(by="team", start=None, end=None, now=NOW + 10)
+    (row,) = [grouped_export._shown(row) for row in store.grouped(asked.by, 0, 2**60)]
     assert (row["g_per_request_low"], row["g_per_session_mid"], row["g_per_unit_mid"]) == ("1.000000", "2.000000", "")
     assert (row["g_saved_by_routing"], row["g_saved_by_waiting"]) == ("3.000000", "1.000000")
-    assert table.render(store.grouped((), 0, 1), asked, "json")
+    assert grouped_export.render(store.grouped((), 0, 1), asked, "json")
 
 
 def test_metered_shares_of_several_windows_add_up_and_meet_their_entries(store, tmp_path):

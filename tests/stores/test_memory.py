@@ -6,16 +6,16 @@ import threading
 import msgspec
 import pytest
 
+from gateway.accounting.budget_lines import lines_for
 from gateway.accounting.budgets import BudgetBook
-from gateway.accounting.lines import lines_for
-from gateway.errors import Overloaded
 from gateway.stores import journal as journals
 from gateway.stores.journal import Journal
 from gateway.stores.ledger import Ledger
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.stores.restore import restored
-from gateway.values.entry import Hold, LedgerEntry, expired
-from tests.worlds import world
+from gateway.values.errors import Overloaded
+from gateway.values.ledger_entry import Hold, LedgerEntry, expired
+from tests.snapshots import world
 
 NOW = 1_790_000_000.0
 

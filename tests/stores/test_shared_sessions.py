@@ -6,13 +6,13 @@ import time
 
 import pytest
 
+from gateway.dialects.answer_fingerprint import Beginning
 from gateway.sessions.identity import Session, SessionBook
-from gateway.sessions.records import BELONGS, CHANGES, adopted, record_of
-from gateway.stores.scripts import OneNode
+from gateway.sessions.replica_records import BELONGS, CHANGES, adopted, record_of
+from gateway.stores.redis_scripts import OneNode
 from gateway.stores.sessions_redis import SharedSessions
 from gateway.values.session import Stop
-from gateway.wire.heard import Beginning
-from tests.lines import NOW
+from tests.budget_lines import NOW
 from tests.stores.servers import Server, Tasks
 
 HEARD = Beginning("I will look.", "call_00000001", 'bash{"cmd":"ls"}')

@@ -5,11 +5,11 @@ import contextlib
 
 import pytest
 
-from gateway.errors import Overloaded
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.scripts import Cluster, OneNode
+from gateway.stores.redis_scripts import Cluster, OneNode
 from gateway.values.budget import Exceeded, Grant, Measure, Reservation
-from tests.lines import NOW, line, offer, spent
+from gateway.values.errors import Overloaded
+from tests.budget_lines import NOW, line, offer, spent
 from tests.stores.servers import Server, Tasks
 
 MONEY = line("money", Measure.nusd, 1000)

@@ -3,15 +3,15 @@
 To add one: a file like `capability.py`, a line here, a table of accept and refuse.
 """
 
-from . import batch, binding, capability, carriage, circuit, footprint_cap, role, zone
+from . import affinity, batch, capability, circuit_breaker, footprint_cap, role, translation, zone
 
 FORBIDDING = (
     capability.forbids,
-    binding.forbids,
-    carriage.forbids,
+    affinity.forbids,
+    translation.forbids,
     footprint_cap.forbids,
     zone.forbids,
     batch.forbids,
     role.forbids,
-    circuit.forbids,
+    circuit_breaker.forbids,
 )

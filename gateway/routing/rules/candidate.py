@@ -1,10 +1,10 @@
 """What rules and the plan know about one candidate: the deployment and what this request is expected to take there."""
 
-from ...errors import NotCarriable
 from ...values.base import Value
 from ...values.catalog import Deployment, Tier
-from ...values.green import NOT_GREEN, Green
-from ..load import IDLE, Load
+from ...values.energy_policy import NOT_GREEN, Green
+from ...values.errors import NotCarriable
+from ..deployment_load import IDLE, Load
 
 
 class Candidate(Value, frozen=True, kw_only=True):

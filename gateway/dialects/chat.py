@@ -1,0 +1,215 @@
+"""OpenAI chat completions, caller side: body -> Request, the edits that we make in it, answers, and our errors.
+
+What is sent on is the caller's own bytes with at most two splices: `model`, and `stream_options.include_usage` where a
+stream has to report usage.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..values.answer import Answer
+from ..values.errors import BadRequest, PenstockError
+from ..values.plan import Refusal
+from ..values.request import NO_STATE, NOTHING, PARTS, TOOLS_BYTES, Message, Request, Splice
+from . import body as bodies
+from . import openai_errors
+from .body import UNREADABLE, count, present
+from .chat_stream import ChatStream, text_bytes
+
+_CHOICES_MAX = 128
+_NO_BLOCKS = (b"null", b"[]")
+
+
+class _Fields(bodies.Fields, gc=False, kw_only=True):
+    """The fields that we act on; everything else is checked to be JSON and skipped."""
+
+    messages: list[Message]
+    stream: bool | None = None
+    stream_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    tools: msgspec.Raw = NOTHING
+    response_format: msgspec.Raw = NOTHING
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct, gc=False):
+    function: _Function | None = None
+
+
+class _Format(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+_READER = bodies.Reader(_Fields, required="messages")
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+_FORMAT = msgspec.json.Decoder(_Format)
+_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+_USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
+
+
+def parse(body: bytes | bytearray) -> Request:
+    """Read one chat-completions body. Raises BadRequest with a sentence that names the field.
+
+    A bytearray is taken over: nobody else may change it from now on.
+    """
+    if isinstance(body, bytes):
+        body = bytearray(body)
+    document, span = _READER.read(body)
+    messages = document.messages
+    if not messages:
+        raise BadRequest("'messages' must be a non-empty array.", param="messages")
+    stream = bool(document.stream)
+    options = stream_options(document.stream_options)
+    wants_usage = bool(options and options.get("include_usage"))
+    sizes = sizes_of(messages)
+    return Request(
+        dialect="chat",
+        body=body,
+        model=document.renamed,
+        model_span=span,
+        messages=messages,
+        sizes=sizes,
+        stream=stream,
+        wants_usage=wants_usage,
+        usage_splice=(
+            usage_splice(_READER, body, document.stream_options, options) if stream and not wants_usage else None
+        ),
+        max_output_tokens=_max_output(document),
+        choices=count("n", document.n, _CHOICES_MAX) or 1,
+        tool_names=_tool_names(document.tools),
+        tools=bodies.head(document.tools, TOOLS_BYTES),
+        has_schema=_has_schema(document.response_format),
+        user=bodies.user(document),
+        naming=bodies.naming(document),
+        state=_state(messages, sizes),
+    )
+
+
+def sizes_of(messages: list[Message]) -> list[int]:
+    """Characters of each message's text, PARTS where it is a list."""
+    return [
+        len(content) if type(content := message.content) is str else PARTS if content is not None else 0
+        for message in messages
+    ]
+
+
+def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+    """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
+    edits = (request.usage_splice,) if ask_usage and request.usage_splice is not None else ()
+    return bodies.spliced(request, model, edits)
+
+
+def meter(request: Request) -> ChatStream:
+    """What reads the answer as it streams by."""
+    return ChatStream(withhold_usage=not request.wants_usage)
+
+
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
+    choices = document.get("choices")
+    messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return sum(text_bytes(message) for message in messages if isinstance(message, dict))
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal that agents obey: 400 stops every client that was measured at once, 429 only where waiting helps."""
+    return openai_errors.refused(refusal)
+
+
+def failed(error: PenstockError) -> Answer:
+    """An error of the tree in OpenAI's shape."""
+    return openai_errors.failed(error)
+
+
+def error_event(error: PenstockError) -> bytes:
+    """A failure after the answer began: an event with a top-level `error`, which SDKs raise, and the end."""
+    return b"data: " + openai_errors.body_of(error) + b"\n\ndata: [DONE]\n\n"
+
+
+def stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | None:
+    """The parsed stream_options, None where they are absent or null."""
+    if isinstance(raw, msgspec.UnsetType):
+        return None
+    try:
+        options: dict[str, Any] | None = _OPTIONS.decode(raw)
+    except UNREADABLE:
+        raise BadRequest("'stream_options' must be an object.", param="stream_options") from None
+    if options and not isinstance(options.get("include_usage"), bool | None):
+        raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
+    return options
+
+
+def usage_splice(
+    reader: bodies.Reader[Any],
+    body: bytearray,
+    raw: msgspec.Raw | msgspec.UnsetType,
+    options: dict[str, Any] | None,
+) -> Splice:
+    """The edit that switches usage reporting on in a body that `reader` reads, and touches nothing else."""
+    if isinstance(raw, msgspec.UnsetType):
+        opening = body.index(b"{") + 1
+        return Splice(start=opening, end=opening, text=b'"stream_options":{"include_usage":true},')
+    text = bytes(raw)
+    start = reader.value_of(body, b'"stream_options"', text, "stream_options")
+    if options is None:
+        return Splice(start=start, end=start + len(text), text=b'{"include_usage":true}')
+    if "include_usage" not in options:
+        addition = b'"include_usage":true' + (b"," if options else b"")
+        return Splice(start=start + 1, end=start + 1, text=addition)
+    wanted = {**options, "include_usage": True}
+    for match in _USAGE_OFF.finditer(text):
+        if _OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == wanted:
+            return Splice(start=start + match.start(1), end=start + match.end(1), text=b"true")
+    raise BadRequest(
+        "'stream_options.include_usage' must be written plainly, once.", param="stream_options.include_usage"
+    )
+
+
+def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
+    """Names of the offered functions; tools of other kinds are the provider's business."""
+    if not present(tools):
+        return frozenset()
+    try:
+        return frozenset(tool.function.name for tool in _TOOLS.decode(tools) if tool.function is not None)
+    except UNREADABLE:
+        return frozenset()
+
+
+def _has_schema(format_: msgspec.Raw) -> bool:
+    if not present(format_):
+        return False
+    try:
+        return _FORMAT.decode(format_).type in ("json_schema", "json_object")
+    except UNREADABLE:
+        return False
+
+
+def _max_output(document: _Fields) -> int | None:
+    newer = count("max_completion_tokens", document.max_completion_tokens, bodies.TOKENS_MAX)
+    older = count("max_tokens", document.max_tokens, bodies.TOKENS_MAX)
+    return newer if older is None else older if newer is None else max(newer, older)
+
+
+def _state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
+    """Which kinds of provider-bound state the history holds: files by id, signed thinking."""
+    kinds = None
+    for message, size in zip(messages, sizes, strict=True):
+        if size == PARTS and _has_file_id(message.content):
+            kinds = {*(kinds or ()), "file"}
+        if message.thinking_blocks is not NOTHING and bytes(message.thinking_blocks) not in _NO_BLOCKS:
+            kinds = {*(kinds or ()), "thinking"}
+    return NO_STATE if kinds is None else frozenset(kinds)
+
+
+def _has_file_id(content: Any) -> bool:
+    parts = content if isinstance(content, list) else ()
+    files = (part.get("file") for part in parts if isinstance(part, dict))
+    return any(isinstance(file, dict) and isinstance(file.get("file_id"), str) for file in files)

@@ -1,0 +1,298 @@
+"""OpenAI Responses, caller side: body -> Request, answers, and our errors.
+
+For what reads a conversation (sessions, loop guard, facts) the input items are mapped to the shape of chat completions:
+calls that follow each other belong to one assistant turn, the instructions are the first message.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from ..values.answer import Answer
+from ..values.errors import PenstockError
+from ..values.plan import Refusal
+from ..values.request import NO_STATE, NOTHING, TOOLS_BYTES, Message, Request
+from . import body as bodies
+from . import openai_errors
+from .body import UNREADABLE, count, present
+from .chat import sizes_of
+from .responses_stream import ResponsesStream
+from .sse import weight_of, written
+
+# What begins the sealed reasoning of our own making (crossing/responses_to_chat.py); everything else is a provider's.
+SEAL = "penstock."
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str = ""
+    text: Any = None
+    image_url: Any = None
+    file_id: Any = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    """One input item of whatever kind."""
+
+    type: str | None = None
+    role: str | None = None
+    content: str | list[_Part] | None = None
+    call_id: Any = None
+    name: Any = None
+    arguments: Any = None
+    input: Any = None
+    output: Any = None
+    id: Any = None
+    encrypted_content: Any = None
+    tools: msgspec.Raw = NOTHING
+
+
+class _Fields(bodies.Fields, gc=False, kw_only=True):
+    """The fields that we act on; everything else is checked to be JSON and skipped."""
+
+    input: str | list[_Item] | None = None
+    instructions: Any = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+    stream: bool | None = None
+    background: bool | None = None
+    max_output_tokens: int | None = None
+    tools: msgspec.Raw = NOTHING
+    text: msgspec.Raw = NOTHING
+
+
+class _Tool(msgspec.Struct, gc=False):
+    """A tool, or a namespace of them."""
+
+    type: str = ""
+    name: str = ""
+    tools: list["_Tool"] = []
+
+
+class _Format(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+class _Text(msgspec.Struct, gc=False):
+    format: _Format | None = None
+
+
+_READER = bodies.Reader(_Fields, required="input")
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+_TEXT = msgspec.json.Decoder(_Text | None)
+_CALLS = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
+
+
+def parse(body: bytes | bytearray) -> Request:
+    """Read one Responses body. Raises BadRequest with a sentence that names the field. A bytearray is taken over."""
+    if isinstance(body, bytes):
+        body = bytearray(body)
+    document, span = _READER.read(body)
+    kinds: set[str] = set()
+    messages = list(_neutral(document, kinds))
+    if not messages:
+        # An answer continued with nothing new, or a stored prompt: there is nothing to read, but a turn it is.
+        messages = [Message("user", "")]
+    if document.prompt is not None:
+        kinds.add("stored")
+    references = _references(document)
+    return Request(
+        dialect="responses",
+        body=body,
+        model=document.renamed,
+        model_span=span,
+        messages=messages,
+        sizes=sizes_of(messages),
+        stream=bool(document.stream),
+        wants_usage=True,
+        usage_splice=None,
+        max_output_tokens=count("max_output_tokens", document.max_output_tokens, bodies.TOKENS_MAX),
+        choices=1,
+        tool_names=_tool_names(document),
+        tools=bodies.head(document.tools, TOOLS_BYTES),
+        has_schema=_has_schema(document.text),
+        state=frozenset(kinds) if kinds else NO_STATE,
+        references=references,
+        previous=document.previous_response_id,
+        conversation=_conversation(document),
+        background=bool(document.background),
+        user=bodies.user(document),
+        naming=bodies.naming(document),
+    )
+
+
+def continued(request: Request, transcript: bytes) -> Request:
+    """The same with the conversation that it continues written out, as `transcript` has it."""
+    document = bodies.whole(request.body)
+    del document["previous_response_id"]
+    document["input"] = [*orjson.loads(transcript), *_items(document.get("input"))]
+    return parse(orjson.dumps(document))
+
+
+def transcript(request: Request, output: list[dict[str, Any]]) -> bytes:
+    """The conversation as JSON: what was asked and what came, for a request that continues it. Our own ids mean nothing
+    to a provider, nor does reasoning that was not sealed."""
+    asked = _items(bodies.whole(request.body).get("input"))
+    kept = [item for item in output if item["type"] != "reasoning" or item.get("encrypted_content")]
+    return orjson.dumps([*asked, *({name: item[name] for name in item if name != "id"} for item in kept)])
+
+
+def _items(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    return given if isinstance(given, list) else []
+
+
+def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+    """The caller's body with the deployment's model name in it; usage comes unasked."""
+    return bodies.spliced(request, model)
+
+
+def meter(request: Request) -> ResponsesStream:
+    """What reads the answer as it streams by."""
+    return ResponsesStream()
+
+
+def weight(document: Mapping[str, Any]) -> int:
+    """Bytes of text in a whole answer."""
+    output, found = document.get("output"), 0
+    for item in output if isinstance(output, list) else ():
+        if isinstance(item, dict):
+            parts = item.get("content")
+            texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+            found += sum(map(weight_of, texts)) + weight_of(item.get("arguments")) + weight_of(item.get("input"))
+    return found
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal that agents obey: 400 stops every client that was measured at once."""
+    return openai_errors.refused(refusal)
+
+
+def failed(error: PenstockError) -> Answer:
+    """An error of the tree in OpenAI's shape."""
+    return openai_errors.failed(error)
+
+
+def error_event(error: PenstockError) -> bytes:
+    """A failure after the answer began. Codex reads `response.failed`; SDKs raise on the `error` object of the other."""
+    said = {"code": error.code, "message": error.message}
+    failed_response = {
+        "id": "resp_failed", "object": "response", "created_at": 0, "status": "failed", "error": said, "output": [],
+        "model": "", "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": True,
+        "tool_choice": "auto", "tools": [], "usage": None,
+    }  # fmt: skip
+    return written(
+        {"type": "response.failed", "sequence_number": 0, "response": failed_response}, named=True
+    ) + written(
+        {"type": "error", "sequence_number": 1, "param": None, **said, "error": {"type": "api_error", **said}},
+        named=True,
+    )
+
+
+def _neutral(document: _Fields, kinds: set[str]) -> Iterator[Message]:
+    if isinstance(document.instructions, str) and document.instructions:
+        yield Message("system", document.instructions)
+    if isinstance(document.input, str):
+        yield Message("user", document.input)
+        return
+    calls: list[dict[str, Any]] = []
+    said: str | list[Any] | None = None
+    for item in document.input or ():
+        kind = item.type or "message"
+        if kind in _CALLS:
+            arguments = item.arguments if item.arguments is not None else item.input
+            calls.append({"id": item.call_id, "function": {"name": item.name or kind, "arguments": arguments}})
+            continue
+        if kind == "message" and item.role == "assistant" and not calls and said is None:
+            said = _content(item.content, kinds)
+            continue
+        if kind == "reasoning":
+            if isinstance(item.encrypted_content, str):
+                kinds.add("own_seal" if item.encrypted_content.startswith(SEAL) else "encrypted_reasoning")
+            continue
+        if calls or said is not None:
+            yield _assistant(said, calls)
+            calls, said = [], None
+        if kind == "message":
+            yield Message(str(item.role or "user"), _content(item.content, kinds))
+        elif kind.endswith("_output"):
+            yield Message("tool", _output(item.output), NOTHING, item.call_id)
+        elif kind in ("item_reference", "compaction"):
+            kinds.add("stored" if kind == "item_reference" else "encrypted_reasoning")
+    if calls or said is not None:
+        yield _assistant(said, calls)
+
+
+def _assistant(said: str | list[Any] | None, calls: list[dict[str, Any]]) -> Message:
+    return Message("assistant", said, msgspec.Raw(msgspec.json.encode(calls)) if calls else NOTHING)
+
+
+def _content(content: str | list[_Part] | None, kinds: set[str]) -> str | list[Any] | None:
+    if not isinstance(content, list):
+        return content
+    if len(content) == 1 and isinstance(content[0].text, str):
+        return content[0].text
+    parts: list[Any] = []
+    for part in content:
+        if isinstance(part.file_id, str):
+            kinds.add("file")
+        if isinstance(part.text, str):
+            parts.append({"text": part.text})
+        elif part.type == "input_image":
+            url = part.image_url
+            inline = len(url) if isinstance(url, str) and url.startswith("data:") else 0
+            parts.append({"media_bytes": inline, "media": str(url or part.file_id)[-64:]})
+    return parts
+
+
+def _output(output: Any) -> str | list[Any] | None:
+    if isinstance(output, str):
+        return output
+    parts = [part for part in output if isinstance(part, dict)] if isinstance(output, list) else []
+    return [
+        {"media_bytes": weight_of(part.get("image_url")), "media": str(part.get("image_url"))[-64:]}
+        if "image_url" in part
+        else {"text": part.get("text")}
+        for part in parts
+    ]
+
+
+def _conversation(document: _Fields) -> str:
+    """The name of the conversation that the provider keeps."""
+    given = document.conversation
+    name = given.get("id") if isinstance(given, dict) else given
+    return name if isinstance(name, str) else ""
+
+
+def _references(document: _Fields) -> tuple[str, ...]:
+    """Ids of what lies with the provider: the answer before, the conversation, items by reference."""
+    found = [document.previous_response_id] if document.previous_response_id else []
+    conversation = document.conversation
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    if isinstance(conversation, str):
+        found.append(conversation)
+    return tuple(found)
+
+
+def _tool_names(document: _Fields) -> frozenset[str]:
+    """Names of the offered tools, those in namespaces and among the input included."""
+    raws = [document.tools]
+    if isinstance(document.input, list):
+        raws += [item.tools for item in document.input if item.type == "additional_tools"]
+    try:
+        tools = [tool for raw in raws if present(raw) for tool in _TOOLS.decode(raw)]
+    except UNREADABLE:
+        return frozenset()
+    return frozenset(one.name for tool in tools for one in (tool.tools or [tool]) if one.name)
+
+
+def _has_schema(text: msgspec.Raw) -> bool:
+    try:
+        read = _TEXT.decode(text) if present(text) else None
+    except UNREADABLE:
+        return False
+    return read is not None and read.format is not None and read.format.type in ("json_schema", "json_object")

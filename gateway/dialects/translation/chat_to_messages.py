@@ -1,0 +1,411 @@
+"""A chat-completions caller before a deployment that speaks Messages."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from ...values.errors import NotCarriable
+from .translated import Carried, Fields, objects, of_type
+from .usage import chat_usage
+
+_SYSTEM = ("system", "developer")
+# What Anthropic accepts as a tool call's id.
+_CALL_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
+_DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
+# The tool that stands for "answer with some JSON object": Anthropic's structured output needs a schema.
+JSON_TOOL = "json_answer"
+_MESSAGE = frozenset(
+    {
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "refusal",
+        "reasoning_content",
+        "thinking_blocks",
+        "cache_control",
+    }
+)
+_PART = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
+_IMAGE = frozenset({"url"})
+_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
+_REASONS = {
+    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
+    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
+}  # fmt: skip
+_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+
+
+def carry(document: dict[str, Any], *, extended: bool) -> Carried:
+    """The request as Messages, without `max_tokens` where the caller set none. Raises NotCarriable naming the field."""
+    fields = Fields(document)
+    fields.take("model")
+    out: dict[str, Any] = {}
+    given = objects(fields.take("messages"), "messages")
+    system, messages = _messages(given)
+    _unsaid(given, fields)
+    if not messages:
+        raise NotCarriable("messages", "Anthropic wants at least one turn that is not the system's")
+    if system:
+        out["system"] = system
+    out["messages"] = messages
+    stream = bool(fields.take("stream"))
+    if stream:
+        out["stream"] = True
+    newer, older = fields.take("max_completion_tokens"), fields.take("max_tokens")
+    if newer or older:
+        out["max_tokens"] = newer or older
+    for name in ("temperature", "top_p", "top_k"):
+        value = fields.take(name)
+        if value is not None:
+            if name == "temperature" and value > 1:
+                raise NotCarriable("temperature", "Anthropic takes at most 1")
+            out[name] = value
+    stop = fields.take("stop")
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if any(not isinstance(one, str) or not one.strip() for one in stops):
+        raise NotCarriable("stop", "Anthropic takes no stop sequence of white space alone")
+    if stops:
+        out["stop_sequences"] = stops
+    _tools(fields, out)
+    _format(fields, out)
+    effort = fields.take("reasoning_effort")
+    if effort is not None and effort != "none":
+        out["output_config"] = {**out.get("output_config", {}), "effort": "low" if effort == "minimal" else effort}
+        if not _open_tool_turn(messages):
+            out["thinking"] = {"type": "adaptive"}
+        else:
+            fields.note("reasoning_effort (its thinking of this tool turn was not sent back)")
+    user = fields.take("user") or fields.take("safety_identifier")
+    if isinstance(user, str):
+        out["metadata"] = {"user_id": user}
+    fields.take("stream_options")
+    fields.drop("metadata", "store", "prompt_cache_key", "prompt_cache_retention", "service_tier")
+    fields.drop("seed", "verbosity", "prediction", "safety_identifier", "top_logprobs")
+    fields.refuse("Anthropic gives no probabilities", "logprobs")
+    fields.refuse(
+        "Anthropic has no such control", "logit_bias", "frequency_penalty", "presence_penalty", harmless=(0, {})
+    )
+    fields.refuse("Anthropic answers once", "n", harmless=(1,))
+    fields.refuse("Anthropic writes text only", "audio", "modalities", harmless=(["text"],))
+    fields.refuse("it is the older form of tools; use 'tools'", "functions", "function_call", harmless=([], "none"))
+    fields.refuse("it runs at OpenAI", "web_search_options", harmless=())
+    return Carried(document=out, asked=document, dropped=fields.done())
+
+
+def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(system blocks, messages). System turns in the middle are hoisted, as Anthropic's own compatible API does."""
+    system: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
+    for place, message in enumerate(given):
+        path, role = f"messages.{place}", message.get("role")
+        if role in _SYSTEM:
+            system += _blocks(message.get("content"), path)
+            continue
+        if role == "tool":
+            role, blocks = "user", [_result(message, path)]
+        elif role == "assistant":
+            blocks = _assistant(message, path)
+        elif role == "user":
+            blocks = _blocks(message.get("content"), path)
+        else:
+            raise NotCarriable(f"{path}.role", f"Anthropic knows no role '{role}'")
+        if not blocks:
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    if messages and messages[-1]["role"] == "assistant" and messages[-1]["content"][-1].get("type") == "text":
+        # Anthropic takes no last answer that ends in white space.
+        messages[-1]["content"][-1]["text"] = messages[-1]["content"][-1]["text"].rstrip() or "..."
+    return system, messages
+
+
+def _unsaid(given: list[dict[str, Any]], fields: Fields) -> None:
+    """What messages and parts say beyond what is carried is told."""
+    for message in given:
+        fields.rest(message, _MESSAGE, "messages")
+        if message.get("reasoning_content") and not message.get("thinking_blocks"):
+            fields.note("reasoning_content of earlier turns")
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            fields.rest(part, _PART, "content")
+            fields.rest(part.get("image_url"), _IMAGE, "image_url")
+
+
+def _assistant(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    if message.get("audio") or message.get("function_call"):
+        raise NotCarriable(path, "Anthropic knows neither audio answers nor the older function_call")
+    thinking = message.get("thinking_blocks") or []
+    blocks = [*objects(thinking, f"{path}.thinking_blocks"), *_blocks(message.get("content"), path)]
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        blocks.append({"type": "text", "text": message["refusal"]})
+    for place, call in enumerate(objects(message.get("tool_calls") or [], f"{path}.tool_calls")):
+        function = call.get("function")
+        if not isinstance(function, dict):
+            raise NotCarriable(f"{path}.tool_calls.{place}", "only function calls have a counterpart")
+        blocks.append(
+            {
+                "type": "tool_use",
+                "id": _call_id(call.get("id")),
+                "name": function.get("name"),
+                "input": _input(function.get("arguments")),
+            }
+        )
+    return blocks
+
+
+def _result(message: dict[str, Any], path: str) -> dict[str, Any]:
+    content = message.get("content")
+    if isinstance(content, list):
+        content = _blocks(content, path)
+    result = {"type": "tool_result", "tool_use_id": _call_id(message.get("tool_call_id")), "content": content or ""}
+    return _marked(result, message)
+
+
+def _blocks(content: Any, path: str) -> list[dict[str, Any]]:
+    """Content as blocks; Anthropic takes no empty text."""
+    if content is None or isinstance(content, str):
+        return [{"type": "text", "text": content}] if content and content.strip() else []
+    parts = objects(content, f"{path}.content")
+    carried = (_block(part, f"{path}.content.{place}") for place, part in enumerate(parts))
+    return [block for block in carried if block.get("type") != "text" or block["text"].strip()]
+
+
+def _block(part: dict[str, Any], path: str) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind in ("text", "refusal"):
+        return _marked({"type": "text", "text": of_type(part.get(kind), str, path)}, part)
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        return _marked({"type": "image", "source": _source(of_type(url, str, path), path)}, part)
+    file = part.get("file")
+    if kind == "file" and isinstance(file, dict) and isinstance(file.get("file_data"), str):
+        document = {"type": "document", "source": _source(file["file_data"], path)}
+        return _marked({**document, "title": file["filename"]} if file.get("filename") else document, part)
+    if kind == "file":
+        raise NotCarriable(f"{path}.file", "the file lies with OpenAI")
+    raise NotCarriable(path, f"Anthropic has no part like '{kind}'")
+
+
+def _source(url: str, path: str) -> dict[str, str]:
+    if not url.startswith("data:"):
+        return {"type": "url", "url": url}
+    match = _DATA_URL.match(url)
+    if match is None:
+        raise NotCarriable(path, "a data URL must be base64 with its media type")
+    return {"type": "base64", "media_type": match.group(1) or "application/octet-stream", "data": url[match.end() :]}
+
+
+def _marked(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Callers who know that Claude answers mark their cache breakpoints in chat completions, too."""
+    if isinstance(part.get("cache_control"), dict):
+        block["cache_control"] = part["cache_control"]
+    return block
+
+
+def _call_id(value: Any) -> str:
+    """Ids of other providers may hold what Anthropic does not take; a call and its result get the same new one."""
+    text = str(value)
+    return text if _CALL_ID.match(text) else f"call_{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:24]}"
+
+
+def _input(arguments: Any) -> dict[str, Any]:
+    """Arguments as an object; what is no JSON object is kept as text within one."""
+    try:
+        value = orjson.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
+    except orjson.JSONDecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"invalid_arguments": arguments}
+
+
+def _tools(fields: Fields, out: dict[str, Any]) -> None:
+    offered = []
+    for place, tool in enumerate(objects(fields.take("tools") or [], "tools")):
+        function = tool.get("function")
+        if tool.get("type") != "function" or not isinstance(function, dict):
+            raise NotCarriable(f"tools.{place}", f"Anthropic has no tool like '{tool.get('type')}'")
+        schema = function.get("parameters") or {"type": "object", "properties": {}}
+        made = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
+        if function.get("description"):
+            made["description"] = function["description"]
+        fields.rest(function, _FUNCTION, "tools.function")
+        if function.get("strict"):
+            fields.note("tools.strict")
+        offered.append(_marked(made, {**tool, **function}))
+    used = _used_tools(out["messages"])
+    choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
+    if not offered and used:
+        # Anthropic wants tools declared that the history used, even where none may be called any more.
+        offered = [{"name": name, "input_schema": {"type": "object"}} for name in used]
+        choice = "none"
+    if not offered:
+        return
+    out["tools"] = offered
+    made_choice: dict[str, Any] = {}
+    if isinstance(choice, str):
+        made_choice = {"type": _CHOICES.get(choice, "auto")}
+    elif isinstance(choice, dict):
+        if not isinstance(choice.get("function"), dict):
+            raise NotCarriable("tool_choice", f"Anthropic has no choice like '{choice.get('type')}'")
+        made_choice = {"type": "tool", "name": choice["function"].get("name")}
+    if parallel is False and made_choice.get("type") != "none":
+        made_choice = {"type": "auto", **made_choice, "disable_parallel_tool_use": True}
+    if made_choice:
+        out["tool_choice"] = made_choice
+
+
+def _used_tools(messages: list[dict[str, Any]]) -> list[str]:
+    names = {
+        str(block.get("name")): None
+        for message in messages
+        if message["role"] == "assistant"
+        for block in message["content"]
+        if block.get("type") == "tool_use"
+    }
+    return list(names)
+
+
+def _format(fields: Fields, out: dict[str, Any]) -> None:
+    format_ = fields.take("response_format")
+    kind = format_.get("type") if isinstance(format_, dict) else None
+    if kind == "json_schema":
+        schema = (format_.get("json_schema") or {}).get("schema")
+        out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    elif kind == "json_object":
+        if "tools" in out:
+            raise NotCarriable("response_format", "with tools Anthropic takes a schema only: use 'json_schema'")
+        out["tools"] = [{"name": JSON_TOOL, "description": "Answer with this.", "input_schema": {"type": "object"}}]
+        out["tool_choice"] = {"type": "tool", "name": JSON_TOOL}
+    elif kind not in (None, "text"):
+        raise NotCarriable("response_format", f"Anthropic has no format like '{kind}'")
+
+
+def _open_tool_turn(messages: list[dict[str, Any]]) -> bool:
+    """Whether the newest message answers tool calls whose turn came without its thinking: Anthropic then takes no
+    `thinking`."""
+    if len(messages) < 2 or not any(block.get("type") == "tool_result" for block in messages[-1]["content"]):
+        return False
+    turn = messages[-2]["content"]
+    return not (turn and str(turn[0].get("type")).endswith("thinking"))
+
+
+def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
+    """The way back of one answer."""
+    return Back(carried, answer_id, created)
+
+
+class Back:
+    """Messages -> chat completions, whole or event by event."""
+
+    def __init__(self, carried: Carried, answer_id: str, created: int) -> None:
+        asked = carried.asked
+        self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(asked.get("model") or "")}
+        options = asked.get("stream_options")
+        self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._json = (carried.document.get("tool_choice") or {}).get("name") == JSON_TOOL
+        self._usage: dict[str, Any] = {}
+        # Index of a tool call by the index of its block; the thinking block that is open.
+        self._calls: dict[int, int] = {}
+        self._thinking: dict[int, dict[str, Any]] = {}
+
+    def whole(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer."""
+        texts, thoughts, calls, blocks = [], [], [], []
+        for block in document.get("content") or ():
+            kind = block.get("type")
+            if kind == "text":
+                texts.append(str(block.get("text") or ""))
+            elif kind == "tool_use" and self._json:
+                texts.append(orjson.dumps(block.get("input") or {}).decode())
+            elif kind == "tool_use":
+                arguments = orjson.dumps(block.get("input") or {}).decode()
+                function = {"name": block.get("name"), "arguments": arguments}
+                calls.append({"id": block.get("id"), "type": "function", "function": function})
+            elif kind in ("thinking", "redacted_thinking"):
+                thoughts.append(str(block.get("thinking") or ""))
+                blocks.append(block)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
+        if blocks:
+            message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": blocks}
+        reason = self._reason(document.get("stop_reason"))
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        usage = chat_usage(document.get("usage"))
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
+
+    def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chunks that one event makes."""
+        kind, index = payload.get("type"), payload.get("index", 0)
+        if kind == "message_start":
+            self._usage = dict((payload.get("message") or {}).get("usage") or {})
+            return [self._chunk({"role": "assistant", "content": ""})]
+        if kind == "content_block_start":
+            return self._started(index, payload.get("content_block") or {})
+        if kind == "content_block_delta":
+            return [self._chunk(delta) for delta in self._deltas(index, payload.get("delta") or {})]
+        if kind == "content_block_stop" and index in self._thinking:
+            return [self._chunk({"thinking_blocks": [self._thinking.pop(index)]})]
+        if kind == "message_delta":
+            self._usage |= {name: value for name, value in (payload.get("usage") or {}).items() if value is not None}
+            return [self._chunk({}, self._reason((payload.get("delta") or {}).get("stop_reason")))]
+        return []
+
+    def end(self) -> list[dict[str, Any]]:
+        """The usage chunk, where it was asked for."""
+        if not self._wants_usage:
+            return []
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": chat_usage(self._usage)}
+        return [chunk]
+
+    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+        """Nothing: such answers are never referred to."""
+        return "", []
+
+    def _reason(self, reason: Any) -> str:
+        found = _REASONS.get(str(reason), "stop")
+        return "stop" if self._json and found == "tool_calls" else found
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        return {**chunk, "usage": None} if self._wants_usage else chunk
+
+    def _started(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+        kind = block.get("type")
+        if kind == "tool_use" and not self._json:
+            number = self._calls[index] = len(self._calls)
+            # Empty at Anthropic; servers that imitate it may send all of it here.
+            given = block.get("input")
+            function = {"name": block.get("name"), "arguments": orjson.dumps(given).decode() if given else ""}
+            return [
+                self._chunk(
+                    {"tool_calls": [{"index": number, "id": block.get("id"), "type": "function", "function": function}]}
+                )
+            ]
+        if kind in ("thinking", "redacted_thinking"):
+            self._thinking[index] = dict(block)
+        return [self._chunk({"content": block["text"]})] if kind == "text" and block.get("text") else []
+
+    def _deltas(self, index: int, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        kind = delta.get("type")
+        if kind == "text_delta":
+            yield {"content": delta.get("text")}
+        elif kind == "input_json_delta" and self._json:
+            yield {"content": delta.get("partial_json")}
+        elif kind == "input_json_delta" and delta.get("partial_json"):
+            yield {
+                "tool_calls": [{"index": self._calls.get(index, 0), "function": {"arguments": delta["partial_json"]}}]
+            }
+        elif kind == "thinking_delta":
+            block = self._thinking.setdefault(index, {"type": "thinking"})
+            block["thinking"] = str(block.get("thinking") or "") + str(delta.get("thinking") or "")
+            yield {"reasoning_content": delta.get("thinking")}
+        elif kind == "signature_delta":
+            self._thinking.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")

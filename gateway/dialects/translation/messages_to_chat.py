@@ -1,0 +1,435 @@
+"""A Messages caller before a deployment that speaks chat completions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from ...values.errors import NotCarriable
+from ..messages import UNSIGNED
+from .translated import Carried, Fields, objects, of_type
+from .usage import messages_usage
+
+# reasoning_effort by thinking budget in tokens: bounds between what OpenAI's models spend at low, medium and high.
+_LOW_BUDGET, _MEDIUM_BUDGET = 2048, 8192
+_STOP_SEQUENCES_MAX = 4
+_REASONS = {
+    "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use",
+    "content_filter": "refusal",
+}  # fmt: skip
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_BLOCK = frozenset(
+    {
+        "type", "text", "id", "name", "input", "tool_use_id", "content", "is_error", "signature", "thinking", "data",
+        "source", "title", "cache_control", "citations", "tool_name",
+    }
+)  # fmt: skip
+_CONFIG = frozenset({"effort", "format"})
+_TOOL = frozenset({"type", "name", "description", "input_schema", "cache_control"})
+
+
+def carry(document: dict[str, Any], *, extended: bool) -> Carried:
+    """The request as chat completions. Raises NotCarriable naming the field."""
+    fields = Fields(document)
+    fields.take("model")
+    out: dict[str, Any] = {"messages": list(_messages(fields, extended))}
+    stream = bool(fields.take("stream"))
+    if stream:
+        out |= {"stream": True, "stream_options": {"include_usage": True}}
+    for name, theirs in (("max_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
+        value = fields.take(name)
+        if value is not None:
+            out[theirs] = value
+    if extended and (top_k := fields.take("top_k")) is not None:
+        out["top_k"] = top_k
+    stops = fields.take("stop_sequences") or []
+    if len(stops) > _STOP_SEQUENCES_MAX:
+        raise NotCarriable("stop_sequences", f"chat completions take at most {_STOP_SEQUENCES_MAX}")
+    if stops:
+        out["stop"] = stops
+    _tools(fields, out, extended)
+    _thinking(fields, out)
+    fields.drop("metadata", "context_management", "service_tier", "cache_control", "betas", "speed", "diagnostics")
+    fields.refuse("it names something that lies with Anthropic", "container", "mcp_servers", "inference_geo")
+    fields.refuse("chat completions do not have it", "top_k")
+    return Carried(document=out, asked=document, dropped=fields.done())
+
+
+def _messages(fields: Fields, extended: bool) -> Iterator[dict[str, Any]]:
+    system = fields.take("system")
+    if system:
+        yield {"role": "system", "content": _parts(system, "system", fields, extended)}
+    for place, said in enumerate(objects(fields.take("messages"), "messages")):
+        path, role, content = f"messages.{place}", said.get("role"), said.get("content")
+        for block in content if isinstance(content, list) else ():
+            fields.rest(block, _BLOCK, "content")
+        if isinstance(content, str):
+            yield {"role": role, "content": content}
+        elif role == "assistant":
+            yield _assistant(objects(content, f"{path}.content"), path, fields, extended)
+        elif role == "system":
+            yield {"role": role, "content": _parts(content, path, fields, extended)}
+        else:
+            yield from _user(objects(content, f"{path}.content"), path, fields, extended)
+
+
+def _user(blocks: list[dict[str, Any]], path: str, fields: Fields, extended: bool) -> Iterator[dict[str, Any]]:
+    """Tool results first, each a message of its own; pictures in them follow with what the user says."""
+    rest: list[dict[str, Any]] = []
+    for place, block in enumerate(blocks):
+        if block.get("type") == "tool_result":
+            yield _result(block, f"{path}.content.{place}", fields, rest, extended)
+    rest += [
+        _part(block, f"{path}.content.{place}", fields, extended)
+        for place, block in enumerate(blocks)
+        if block.get("type") != "tool_result"
+    ]
+    if rest:
+        yield {"role": "user", "content": _plain(rest)}
+
+
+def _result(
+    block: dict[str, Any], path: str, fields: Fields, rest: list[dict[str, Any]], extended: bool
+) -> dict[str, Any]:
+    content, texts = block.get("content"), []
+    if isinstance(content, str):
+        texts.append(content)
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        carried = _part(part, f"{path}.content.{place}", fields, extended)
+        if carried["type"] == "text":
+            texts.append(carried["text"])
+        else:
+            texts.append(f"[{carried['type']} of this result: see the next user message]")
+            rest += [{"type": "text", "text": f"Result of tool call {block.get('tool_use_id')}:"}, carried]
+    text = "\n".join(texts)
+    if block.get("is_error"):
+        # A tool message cannot say that it failed; its text can.
+        text = text if text.lower().startswith("error") else f"Error: {text}"
+    message: dict[str, Any] = {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
+    return _marked(message, block, fields, extended)
+
+
+def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended: bool) -> dict[str, Any]:
+    texts: list[dict[str, Any]] = []
+    calls, thinking = [], []
+    for place, block in enumerate(blocks):
+        kind = block.get("type")
+        if kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            function = {"name": block.get("name"), "arguments": arguments}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+            if "cache_control" in block:
+                fields.note("cache_control")
+        elif kind in ("thinking", "redacted_thinking"):
+            thinking.append(_thought(block, f"{path}.content.{place}", fields, extended))
+        else:
+            texts.append(_part(block, f"{path}.content.{place}", fields, extended))
+    message: dict[str, Any] = {"role": "assistant", "content": _plain(texts) if texts else None if calls else ""}
+    if calls:
+        message["tool_calls"] = calls
+    kept = [block for block in thinking if block is not None]
+    if kept:
+        message["thinking_blocks"] = kept
+    return message
+
+
+def _thought(block: dict[str, Any], path: str, fields: Fields, extended: bool) -> dict[str, Any] | None:
+    """Signed thinking goes to those who can read it; our own unsigned one is no part of the question."""
+    if str(block.get("signature") or "").startswith(UNSIGNED):
+        fields.note("thinking (unsigned, of earlier turns)")
+        return None
+    if not extended:
+        raise NotCarriable(path, "signed thinking can be read by the provider that wrote it only")
+    return block
+
+
+def _parts(content: Any, path: str, fields: Fields, extended: bool) -> Any:
+    if isinstance(content, str):
+        return content
+    blocks = objects(content, path)
+    return _plain([_part(block, f"{path}.{place}", fields, extended) for place, block in enumerate(blocks)])
+
+
+def _plain(parts: list[dict[str, Any]]) -> Any:
+    """Bare text where parts are nothing but text: the form that every server of the field takes."""
+    if all(part.keys() == {"type", "text"} for part in parts):
+        return "\n\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(block: Any, path: str, fields: Fields, extended: bool) -> dict[str, Any]:
+    kind = of_type(block, dict, path).get("type")
+    if kind == "text":
+        return _marked(
+            {"type": "text", "text": of_type(block.get("text"), str, f"{path}.text")}, block, fields, extended
+        )
+    if kind == "tool_reference":
+        # All tools are offered at once there: that one was found is all there is to say.
+        return {"type": "text", "text": f"The tool {block.get('tool_name')} is available."}
+    source = block.get("source") if isinstance(block.get("source"), dict) else {}
+    if source.get("type") == "file":
+        raise NotCarriable(f"{path}.source", "the file lies with Anthropic")
+    if kind == "image" and source.get("type") in ("base64", "url"):
+        url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
+        return _marked({"type": "image_url", "image_url": {"url": url}}, block, fields, extended)
+    if kind == "document":
+        return _marked(_document(block, source, path), block, fields, extended)
+    raise NotCarriable(path, f"chat completions have no block like '{kind}'")
+
+
+def _document(block: dict[str, Any], source: dict[str, Any], path: str) -> dict[str, Any]:
+    title = str(block.get("title") or "document.pdf")
+    if source.get("type") == "text":
+        return {"type": "text", "text": f"<document title={title!r}>\n{source.get('data')}\n</document>"}
+    if source.get("type") == "base64":
+        data = f"data:{source.get('media_type')};base64,{source.get('data')}"
+        return {"type": "file", "file": {"filename": title, "file_data": data}}
+    raise NotCarriable(f"{path}.source", f"chat completions take no document from '{source.get('type')}'")
+
+
+def _marked(part: dict[str, Any], block: dict[str, Any], fields: Fields, extended: bool) -> dict[str, Any]:
+    if "cache_control" in block:
+        if extended:
+            part["cache_control"] = block["cache_control"]
+        else:
+            fields.note("cache_control")
+    if (block.get("citations") or {}).get("enabled") if isinstance(block.get("citations"), dict) else False:
+        fields.note("citations")
+    return part
+
+
+def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
+    offered = []
+    given = objects(fields.take("tools") or [], "tools")
+    for place, tool in enumerate(given):
+        kind = tool.get("type", "custom")
+        if kind != "custom":
+            if str(kind).startswith("web_") and any(one.get("type", "custom") == "custom" for one in given):
+                # An offer that the model may or may not take up; the others remain.
+                fields.note(f"tools.{kind}")
+                continue
+            raise NotCarriable(f"tools.{place}", f"'{kind}' runs at Anthropic or needs its models")
+        fields.rest(tool, _TOOL, "tools")
+        function = {"name": tool.get("name"), "parameters": tool.get("input_schema") or {"type": "object"}}
+        if tool.get("description"):
+            function["description"] = tool["description"]
+        offered.append(_marked({"type": "function", "function": function}, tool, fields, extended))
+    if offered:
+        out["tools"] = offered
+    choice = fields.take("tool_choice")
+    if isinstance(choice, dict) and offered:
+        if choice.get("type") == "tool" and choice.get("name") not in {one["function"]["name"] for one in offered}:
+            raise NotCarriable("tool_choice", "it names a tool that is not carried over")
+        named = {"type": "function", "function": {"name": choice.get("name")}}
+        out["tool_choice"] = named if choice.get("type") == "tool" else _CHOICES.get(str(choice.get("type")), "auto")
+        if choice.get("disable_parallel_tool_use"):
+            out["parallel_tool_calls"] = False
+
+
+def _thinking(fields: Fields, out: dict[str, Any]) -> None:
+    """How much to think, and the shape of the answer. Providers leave `reasoning_effort` out where models do not reason."""
+    config = fields.take("output_config") or {}
+    thinking = fields.take("thinking") or {}
+    effort = config.get("effort")
+    if thinking.get("type") == "disabled":
+        effort = None
+    elif effort is None and thinking.get("type") == "enabled":
+        budget = thinking.get("budget_tokens") or 0
+        effort = "low" if budget <= _LOW_BUDGET else "medium" if budget <= _MEDIUM_BUDGET else "high"
+    if effort is not None and thinking:
+        out["reasoning_effort"] = {"max": "high", "xhigh": "high"}.get(effort, effort)
+    elif effort is not None:
+        fields.note("output_config.effort")
+    elif thinking and thinking.get("type") != "disabled":
+        fields.note("thinking")
+    fields.rest(config, _CONFIG, "output_config")
+    format_ = config.get("format") or fields.take("output_format")
+    fields.take("output_format")
+    if isinstance(format_, dict):
+        wanted = format_.get("schema")
+        schema = {"name": "answer", "schema": wanted, "strict": _strict(wanted)}
+        out["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+
+def _strict(schema: Any) -> bool:
+    """Whether OpenAI takes a schema as strict: every object closed, every property required."""
+    if isinstance(schema, list):
+        return all(_strict(one) for one in schema)
+    if not isinstance(schema, dict):
+        return True
+    if isinstance(schema.get("properties"), dict):
+        required = schema.get("required")
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
+            return False
+        if set(required) != set(schema["properties"]):
+            return False
+    return all(_strict(one) for one in schema.values())
+
+
+def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
+    """The way back of one answer."""
+    return Back(carried, answer_id)
+
+
+class Back:
+    """Chat completions -> Messages, whole or chunk by chunk."""
+
+    def __init__(self, carried: Carried, answer_id: str) -> None:
+        self._id = f"msg_{answer_id}"
+        self._model = str(carried.asked.get("model") or "")
+        thinking = carried.asked.get("thinking")
+        self._thinks = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
+        self._begun = False
+        self._usage: dict[str, Any] | None = None
+        self._reason: str | None = None
+        # Blocks so far; what kind of block is open, if text or thinking; the block of each tool call by its index.
+        self._blocks = 0
+        self._open = ""
+        self._calls: dict[int, int] = {}
+
+    def whole(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer."""
+        choices = document.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        message = choice.get("message") or {}
+        content: list[dict[str, Any]] = list(self._thoughts(message))
+        for text in (message.get("content"), message.get("refusal")):
+            if isinstance(text, str) and text:
+                content.append({"type": "text", "text": text})
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") or {}
+            content.append(
+                {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": _input(function)}
+            )
+        reason = _REASONS.get(str(choice.get("finish_reason")), "end_turn")
+        return {
+            **self._head(),
+            "content": content,
+            "stop_reason": "tool_use" if message.get("tool_calls") and reason == "end_turn" else reason,
+            "usage": messages_usage(document.get("usage")),
+        }
+
+    def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events that one chunk makes."""
+        out: list[dict[str, Any]] = []
+        if isinstance(payload.get("usage"), dict):
+            self._usage = payload["usage"]
+        if not self._begun:
+            self._begun = True
+            usage = {**messages_usage(self._usage), "output_tokens": 0}
+            out.append({"type": "message_start", "message": {**self._head(), "content": [], "usage": usage}})
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            delta = choice.get("delta") or {}
+            self._delta(delta, out)
+            if choice.get("finish_reason"):
+                self._reason = _REASONS.get(str(choice["finish_reason"]), "end_turn")
+        return out
+
+    def end(self) -> list[dict[str, Any]]:
+        """What closes the message."""
+        out: list[dict[str, Any]] = [] if self._begun else self.feed({})
+        self._close(out)
+        out += [{"type": "content_block_stop", "index": block} for block in self._calls.values()]
+        reason = "tool_use" if self._calls and self._reason in (None, "end_turn") else self._reason or "end_turn"
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        out.append({"type": "message_delta", "delta": delta, "usage": messages_usage(self._usage)})
+        out.append({"type": "message_stop"})
+        return out
+
+    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+        """Nothing: such answers are never referred to."""
+        return "", []
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "id": self._id, "type": "message", "role": "assistant", "model": self._model,
+            "stop_reason": None, "stop_sequence": None,
+        }  # fmt: skip
+
+    def _thoughts(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not self._thinks:
+            return
+        signed = message.get("thinking_blocks")
+        if isinstance(signed, list) and signed:
+            yield from signed
+        elif text := _reasoning(message):
+            yield {"type": "thinking", "thinking": text, "signature": UNSIGNED}
+
+    def _delta(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
+        thought, signed = _reasoning(delta), delta.get("thinking_blocks")
+        if thought and self._thinks:
+            self._write("thinking", {"type": "thinking_delta", "thinking": thought}, out)
+        if signed and self._thinks and isinstance(signed, list) and isinstance(signed[-1], dict):
+            if signed[-1].get("type") == "redacted_thinking":
+                self._redacted(signed[-1], out)
+            signature = signed[-1].get("signature")
+            if signature:
+                self._write("thinking", {"type": "signature_delta", "signature": signature}, out)
+                self._open = "signed" if self._open == "thinking" else self._open
+        for text in (delta.get("content"), delta.get("refusal")):
+            if isinstance(text, str) and text:
+                self._write("text", {"type": "text_delta", "text": text}, out)
+        for place, call in enumerate(delta.get("tool_calls") or ()):
+            self._call(call, call.get("index", place), out)
+
+    def _redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
+        """Sealed thinking comes whole."""
+        self._close(out)
+        out.append({"type": "content_block_start", "index": self._blocks, "content_block": block})
+        out.append({"type": "content_block_stop", "index": self._blocks})
+        self._blocks += 1
+
+    def _write(self, kind: str, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
+        if self._open != kind:
+            self._close(out)
+            empty = {"type": kind, kind: ""} if kind == "text" else {"type": kind, kind: "", "signature": ""}
+            out.append({"type": "content_block_start", "index": self._blocks, "content_block": empty})
+            self._open, self._blocks = kind, self._blocks + 1
+        out.append({"type": "content_block_delta", "index": self._blocks - 1, "delta": delta})
+
+    def _close(self, out: list[dict[str, Any]]) -> None:
+        """Close an open text or thinking block; tool calls stay open to the end, for their deltas may interleave."""
+        if self._open == "thinking":
+            delta = {"type": "signature_delta", "signature": UNSIGNED}
+            out.append({"type": "content_block_delta", "index": self._blocks - 1, "delta": delta})
+        if self._open:
+            out.append({"type": "content_block_stop", "index": self._blocks - 1})
+        self._open = ""
+
+    def _call(self, call: dict[str, Any], index: int, out: list[dict[str, Any]]) -> None:
+        function = call.get("function") or {}
+        if index not in self._calls:
+            self._close(out)
+            self._calls[index] = self._blocks
+            name = function.get("name") or ""
+            began: dict[str, Any] = {
+                "type": "tool_use",
+                "id": call.get("id") or f"{self._id}_{index}",
+                "name": name,
+                "input": {},
+            }
+            out.append({"type": "content_block_start", "index": self._blocks, "content_block": began})
+            self._blocks += 1
+        arguments = function.get("arguments")
+        if isinstance(arguments, str) and arguments:
+            delta = {"type": "input_json_delta", "partial_json": arguments}
+            out.append({"type": "content_block_delta", "index": self._calls[index], "delta": delta})
+
+
+def _reasoning(message: dict[str, Any]) -> str:
+    """Reasoning text under the two names that servers of the field give it."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str):
+            return str(message[name])
+    return ""
+
+
+def _input(function: dict[str, Any]) -> Any:
+    """A call's arguments as an object; what is no JSON object is kept as text within one."""
+    text = function.get("arguments")
+    try:
+        value = orjson.loads(text) if isinstance(text, str) and text else text or {}
+    except orjson.JSONDecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"invalid_arguments": text}

@@ -1,0 +1,64 @@
+"""Counts tokens with a real vocabulary where the number decides: whether a history fits a context.
+
+The vocabulary file is the one that litellm ships (o200k_base); without it there is no count and the estimate stands. A
+count runs in a thread: 3 to 18 MB a second, and the vocabulary takes 80 MB once it is loaded.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..values.request import Message
+
+log = logging.getLogger(__name__)
+
+_VOCABULARY = "o200k_base"
+# The file name that tiktoken looks for in its cache folder: sha1 of the vocabulary's address.
+VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
+# Longer histories would keep a thread busy for seconds; they count as estimated.
+_CHARS_MAX = 4_000_000
+# Role and separators around each message (OpenAI cookbook, 2024).
+_PER_MESSAGE = 4
+
+
+class TokenCounter:
+    """Loads its vocabulary at the first count, from the file in `folder`; None: no count."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._encoding: Any = None
+        self._missing = False
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        """Tokens of the messages' text and tool calls; None if it cannot be told."""
+        texts = [text for message in messages for text in _texts(message)]
+        if self._missing or sum(map(len, texts)) > _CHARS_MAX:
+            return None
+        return await asyncio.to_thread(self._counted, texts, len(messages))
+
+    def _counted(self, texts: Sequence[str], messages: int) -> int | None:
+        encoding = self._encoding or self._load()
+        if encoding is None:
+            return None
+        # encode_ordinary: text that looks like a control token is text.
+        return sum(len(encoding.encode_ordinary(text)) for text in texts) + messages * _PER_MESSAGE
+
+    def _load(self) -> Any:
+        if self._folder is None or not (self._folder / VOCABULARY_FILE).is_file():
+            self._missing = True
+            return None
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(self._folder))
+        # Lazy door: most gateways never need a count.
+        import tiktoken  # noqa: PLC0415
+
+        self._encoding = tiktoken.get_encoding(_VOCABULARY)
+        return self._encoding
+
+
+def _texts(message: Message) -> list[str]:
+    content = message.content
+    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else [content]
+    return [*(part for part in parts if isinstance(part, str)), bytes(message.tool_calls).decode(errors="replace")]

@@ -1,0 +1,1 @@
+"""Evaluation and training. Nothing that serves a request imports it."""

@@ -1,0 +1,90 @@
+"""The trial: sessions in, a tally for every source and rule out, and the JSON document of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from . import spend
+from .penstock_rule import Meter
+from .recordings import Recording
+from .replay import OURS, Maker, replay
+from .spend import Prices, Spend
+from .tally import Tally, median, p90
+
+EVERYTHING, REAL, SYNTHETIC = "everything", "real pooled", "synthetic pooled"
+POOLS = (EVERYTHING, REAL, SYNTHETIC)
+Tallies = dict[str, Tally]
+
+
+class Report(msgspec.Struct):
+    """`sources` and `pools` hold a tally for each rule; `meter` is what our own detector took, `recorded_cost` how many
+    loops had their dollars recorded."""
+
+    rules: Sequence[str]
+    sources: dict[str, Tallies] = {}
+    pools: dict[str, Tallies] = {}
+    synthetic: set[str] = set()
+    meter: Meter = msgspec.field(default_factory=Meter)
+    recorded_cost: int = 0
+
+    def add(self, recording: Recording, rules: Mapping[str, Maker], prices: Prices) -> None:
+        """Replay one session before every rule and enter what they did."""
+        spends: Sequence[Spend] = ()
+        if recording.label == "loop":
+            spends = spend.spends_of(recording, prices)
+            self.recorded_cost += recording.cost_usd is not None
+        if recording.synthetic:
+            self.synthetic.add(recording.source)
+        pool = self._tallies(self.pools, SYNTHETIC if recording.synthetic else REAL)
+        places = (self._tallies(self.sources, recording.source), pool, self._tallies(self.pools, EVERYTHING))
+        for name, verdict in replay(recording, rules).items():
+            for tallies in places:
+                tallies[name].add(recording, verdict, spends)
+
+    def _tallies(self, table: dict[str, Tallies], key: str) -> Tallies:
+        if key not in table:
+            table[key] = {name: Tally() for name in self.rules}
+        return table[key]
+
+    def document(self) -> dict[str, Any]:
+        """What `--json` writes: everything pooled for each rule, real and synthetic sessions apart within it."""
+        rules = {}
+        for name in self.rules:
+            rules[name] = {
+                **self.pools[EVERYTHING][name].document(),
+                "real": self.pools[REAL][name].document() if REAL in self.pools else None,
+                "synthetic": self.pools[SYNTHETIC][name].document() if SYNTHETIC in self.pools else None,
+            }
+        if OURS in rules:
+            rules[OURS]["measured"] = measured(self.meter)
+        by_source = {
+            source: {name: tally.document() for name, tally in tallies.items()}
+            for source, tallies in sorted(self.sources.items())
+        }
+        return {"rules": rules, "by_source": by_source}
+
+
+def measured(meter: Meter) -> dict[str, float | None]:
+    """Time and memory of our detector, this run, this machine: microseconds and estimated bytes."""
+    nanoseconds = meter.nanoseconds
+    slowest = sorted(nanoseconds)[int(0.99 * (len(nanoseconds) - 1))] if nanoseconds else 0
+    return {
+        "requests": len(nanoseconds),
+        "microseconds_per_message": round(sum(nanoseconds) / 1000 / max(1, meter.messages), 2),
+        "microseconds_per_request": round(sum(nanoseconds) / 1000 / max(1, len(nanoseconds)), 2),
+        "microseconds_per_request_p99": round(slowest / 1000, 2),
+        "state_bytes_median": median(meter.state_bytes),
+        "state_bytes_p90": p90(meter.state_bytes),
+        "state_bytes_max": max(meter.state_bytes, default=0),
+    }
+
+
+def run(recordings: Iterable[Recording], rules: Mapping[str, Maker], prices: Prices, meter: Meter) -> Report:
+    """The whole trial. Raises ValueError if there was no session."""
+    report = Report(rules=tuple(rules), meter=meter)
+    for recording in recordings:
+        report.add(recording, rules, prices)
+    if not report.sources:
+        raise ValueError("no session in the data")
+    return report

@@ -1,0 +1,173 @@
+"""Published energy figures as points: what was served, by what, and what it took. Three kinds of file are read: our own table of
+published points (truth.csv), ML.ENERGY's leaderboard v3, and v2.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ....values.base import Value
+
+_JOULES_PER_WH = 3600.0
+_BITS = {"bfloat16": 16.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "mxfp4": 4.25, "fp4": 4.5}
+# Prompt tokens of ML.ENERGY's tasks, which it does not publish: approximations of truth.csv. Completion of code (fim) has long
+# prompts of unknown length; what pictures and videos come to in tokens is in the factor for them.
+_PROMPTS = {
+    "lm-arena-chat": 150, "gpqa": 250, "sourcegraph-fim": 0, "image-chat": 150, "video-chat": 150, "chat": 200, "code": 130,
+}  # fmt: skip
+_MEDIA = {"image-chat": "image", "video-chat": "video"}
+# Active parameters (1e9) of the mixtures in v2's file, which has totals only (Mixtral papers, 2024).
+_ACTIVE_V2 = {"mixtral-8x22b": 39.0, "mixtral-8x7b": 12.9}
+# Frontier models without a published precision count as FP8 from here on, like the hosted ones that publish theirs.
+_LARGE_TOTAL_B = 200.0
+
+
+class Point(Value, frozen=True, kw_only=True):
+    """One published figure. Parameters in 1e9; `hardware` as in carbon/energy.HARDWARE, "" for not said; `joules` a request at
+    `boundary` (gpu, it, facility). `concurrency`, `gpus` and `latency_ms` (median between tokens) are None where nobody says.
+    `ecologits` is log2 of EcoLogits 0.11's estimate over the figure, None where its method is to be worked out."""
+
+    name: str
+    table: str
+    kind: str
+    model: str
+    media: str
+    task: str
+    active_b: float
+    total_b: float
+    bits: float
+    hardware: str
+    gpus: int | None
+    input_tokens: int
+    output_tokens: float
+    concurrency: float | None
+    latency_ms: float | None
+    joules: float
+    boundary: str
+    ecologits: float | None = None
+
+    @property
+    def mixture(self) -> bool:
+        """Whether its experts take turns."""
+        return self.active_b < self.total_b
+
+
+def load(paths: Iterable[Path]) -> list[Point]:
+    """The points of all files. Raises OSError, and ValueError for what is no table of the three kinds."""
+    found: list[Point] = []
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            read = next((one for sign, one in _READERS.items() if sign in (reader.fieldnames or ())), None)
+            if read is None:
+                raise ValueError(f"{path}: neither a table of published points nor one of ML.ENERGY's")
+            try:
+                found += [point for row in reader if (point := read(row)) is not None]
+            except (KeyError, ValueError, TypeError) as error:
+                raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+    if not found:
+        raise ValueError("no point that could be scored")
+    return found
+
+
+def _published(row: Mapping[str, str]) -> Point | None:
+    """A row of truth.csv; None where it is not to be scored, or sizes are not known."""
+    if row["score"] != "yes" or not row["params_active_b"] or not row["wh_per_request"]:
+        return None
+    total = _middle(row["params_total_b"])
+    return Point(
+        name=row["id"],
+        table="published",
+        kind=row["kind"],
+        model=row["system"],
+        media=_MEDIA.get(row["task"], "text"),
+        task=row["task"],
+        active_b=min(total, _middle(row["params_active_b"])),
+        total_b=total,
+        bits=_BITS.get(row["precision"]) or (8.0 if row["kind"] != "measured" and total >= _LARGE_TOTAL_B else 16.0),
+        hardware=_hardware(row["hardware"]),
+        gpus=int(row["n_accel"]) if row["n_accel"] else None,
+        input_tokens=int(float(row["input_tokens"] or 0)),
+        output_tokens=float(row["output_tokens"]),
+        concurrency=_number(row["concurrency"]),
+        latency_ms=_number(row["median_itl_ms"]),
+        joules=float(row["wh_per_request"]) * _JOULES_PER_WH,
+        boundary=row["boundary"],
+        ecologits=_number(row["eco_log2_ratio"]),
+    )
+
+
+def _v3(row: Mapping[str, str]) -> Point:
+    total = float(row["total_params_billions"])
+    return Point(
+        name=f"{row['model_id']} {row['task']} {row['gpu_model']} {row['max_num_seqs']}",
+        table="v3",
+        kind="measured",
+        model=row["model_id"],
+        media=_MEDIA.get(row["task"], "text"),
+        task=row["task"],
+        active_b=min(total, float(row["activated_params_billions"])),
+        total_b=total,
+        bits=_BITS[row["weight_precision"]],
+        hardware=_hardware(row["gpu_model"]),
+        gpus=int(row["num_gpus"]),
+        input_tokens=_PROMPTS.get(row["task"], 0),
+        output_tokens=float(row["avg_output_len"]),
+        concurrency=float(row["avg_batch_size"]),
+        latency_ms=_number(row["median_itl_ms"]),
+        joules=float(row["energy_per_token_joules"]) * float(row["avg_output_len"]),
+        boundary="gpu",
+    )
+
+
+def _v2(row: Mapping[str, str]) -> Point:
+    total, name = float(row["params_b"]), row["Model"].lower()
+    return Point(
+        name=f"{row['Model']} {row['task']} {row['GPU']} {row['Max BS (reqs)']}",
+        table="v2",
+        kind="measured",
+        model=row["Model"],
+        media="text",
+        task=row["task"],
+        active_b=next((active for part, active in _ACTIVE_V2.items() if part in name), total),
+        total_b=total,
+        bits=16.0,
+        hardware=_hardware(row["GPU"]),
+        gpus=int(row["TP"]) * int(row["PP"]),
+        input_tokens=_PROMPTS.get(row["task"], 0),
+        output_tokens=float(row["Avg Output Tokens"]),
+        concurrency=float(row["Avg BS (reqs)"]),
+        latency_ms=float(row["Avg TPOT (s)"]) * 1000,
+        joules=float(row["Energy/req (J)"]),
+        boundary="gpu",
+    )
+
+
+# By a column that only this kind of file has.
+_READERS = {"wh_per_request": _published, "activated_params_billions": _v3, "Max BS (reqs)": _v2}
+
+
+def _hardware(text: str) -> str:
+    """Mixed fleets count as the middle one of them."""
+    known = [name for name in ("a100", "h100", "h200", "b200") if name.upper() in text]
+    return known[0] if len(known) == 1 else "h200" if "h200" in known else "h100" if "h100" in known else ""
+
+
+def _middle(text: str) -> float:
+    """A number, or the geometric mean of a range like 253-671."""
+    parts = [float(part) for part in text.split("-")]
+    return math.sqrt(parts[0] * parts[-1])
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value below which so large a share lies, between neighbours by weight."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

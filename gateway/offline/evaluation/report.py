@@ -1,0 +1,188 @@
+"""The report as plain text: what was replayed, each pool by rule, each source by rule."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from .benchmark import EVERYTHING, REAL, SYNTHETIC, Report, Tallies, measured
+from .interval import clopper_pearson
+from .penstock_rule import Meter
+from .replay import OURS
+from .spend import NOMINAL_TEXT, Prices
+from .tally import Tally, median, p90, per_thousand, share
+
+_SOURCE_CHARS = 30
+Row = Sequence[str]
+
+
+def table(title: str, head: Row, rows: Sequence[Row]) -> str:
+    """A title, a rule under the head, the first column to the left and all others to the right."""
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs)
+        ).rstrip()
+        for pairs in (list(zip(row, widths, strict=True)) for row in (head, *rows))
+    ]
+    return "\n".join([title, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
+
+
+def told(report: Report, prices: Prices) -> Iterator[str]:
+    """The whole report, one piece at a time."""
+    yield _sessions(report)
+    for pool in (REAL, SYNTHETIC):
+        if pool in report.pools:
+            yield from _pool(pool, report.pools[pool])
+    if len(report.sources) > 1:
+        healthy, loops = "False stops / nudges of healthy sessions, by source", "Loops stopped / nudged, by source"
+        yield from _by_source(healthy, report, _healthy_cell, lambda tally: tally.healthy)
+        yield from _by_source(loops, report, _loops_cell, lambda tally: tally.loops)
+    if OURS in report.rules:
+        yield _cost(report.meter)
+    yield _notes(report, prices)
+
+
+def _sessions(report: Report) -> str:
+    rows = []
+    for source, tallies in [
+        *_ordered(report),
+        *((pool, report.pools[pool]) for pool in (REAL, SYNTHETIC, EVERYTHING) if pool in report.pools),
+    ]:
+        one = next(iter(tallies.values()))
+        rows.append(
+            [_short(source), *map(_count, (one.healthy, one.completed, one.loops, one.unknown, one.healthy_calls))]
+        )
+    return table("Sessions", ("source", "healthy", "completed", "loop", "unknown", "healthy calls"), rows)
+
+
+def _pool(name: str, tallies: Tallies) -> Iterator[str]:
+    one = next(iter(tallies.values()))
+    if one.healthy or one.completed:
+        yield _harm(f"{name}: healthy sessions ({one.healthy:,}) stopped or nudged by mistake", tallies)
+    if one.loops:
+        yield _use(f"{name}: loop sessions ({one.loops:,}) found, after their onset", tallies)
+        yield _classes(f"{name}: loops stopped / nudged, by class", tallies)
+
+
+def _harm(title: str, tallies: Tallies) -> str:
+    head = ("rule", "false stops", "95 %", "per 1,000 calls", "false nudges", "95 %", "completed stopped", "nudged")
+    rows = [
+        (
+            name,
+            _of(one.false_stops, one.healthy),
+            _interval(one.false_stops, one.healthy),
+            _number(per_thousand(one.false_stops, one.healthy_calls), ".2f"),
+            _of(one.false_nudges, one.healthy),
+            _interval(one.false_nudges, one.healthy),
+            _of(one.completed_stopped, one.completed),
+            _of(one.completed_nudged, one.completed),
+        )
+        for name, one in tallies.items()
+    ]
+    return table(title, head, rows)
+
+
+def _use(title: str, tallies: Tallies) -> str:
+    found = ("rule", "stopped", "95 %", "nudged", "too early", "wasted calls", "to nudge")
+    spared = ("calls saved", "tokens", "USD", "Wh", "USD saved", "Wh saved")
+    return table(title, (*found, *spared), [_use_row(name, one) for name, one in tallies.items()])
+
+
+def _use_row(name: str, one: Tally) -> Row:
+    saved, after = one.saved_after_onset, one.after_onset
+    pairs = ((saved.calls, after.calls), (saved.tokens, after.tokens), (saved.usd, after.usd), (saved.wh, after.wh))
+    return (
+        name,
+        _of(one.loops_stopped, one.loops),
+        _interval(one.loops_stopped, one.loops),
+        _of(one.loops_nudged, one.loops),
+        _count(one.stops_before_onset),
+        _wasted(one.wasted_stop),
+        _wasted(one.wasted_nudge),
+        *(_number(share(part, whole), ".0%") for part, whole in pairs),
+        f"{one.saved.usd:,.2f}",
+        f"{one.saved.wh:,.1f}",
+    )
+
+
+def _classes(title: str, tallies: Tallies) -> str:
+    one = next(iter(tallies.values()))
+    rows = [
+        [
+            name,
+            _count(found.loops),
+            *(f"{tally.classes[name].stopped}/{tally.classes[name].nudged}" for tally in tallies.values()),
+        ]
+        for name, found in sorted(one.classes.items())
+    ]
+    return table(title, ("class", "loops", *tallies), rows)
+
+
+def _by_source(title: str, report: Report, cell: Callable[[Tally], str], size: Callable[[Tally], int]) -> Iterator[str]:
+    rows = []
+    for source, tallies in _ordered(report):
+        count = size(next(iter(tallies.values())))
+        if count:
+            rows.append([_short(source), _count(count), *(cell(tally) for tally in tallies.values())])
+    if rows:
+        yield table(title, ("source", "sessions", *report.rules), rows)
+
+
+def _healthy_cell(tally: Tally) -> str:
+    return f"{tally.false_stops}/{tally.false_nudges}"
+
+
+def _loops_cell(tally: Tally) -> str:
+    return f"{tally.loops_stopped}/{tally.loops_nudged}"
+
+
+def _cost(meter: Meter) -> str:
+    found = measured(meter)
+    return (
+        "Cost of our detector, measured in this run (parsing apart; state is an estimate from sizes of objects)\n\n"
+        f"  {found['microseconds_per_message']} µs per new message, {found['microseconds_per_request']} µs per request "
+        f"(p99 {found['microseconds_per_request_p99']}), {found['requests']:,} requests\n"
+        f"  {found['state_bytes_median']:,.0f} bytes of state per session in the median, "
+        f"p90 {found['state_bytes_p90']:,.0f}, at most {found['state_bytes_max']:,.0f}\n"
+    )
+
+
+def _notes(report: Report, prices: Prices) -> str:
+    return (
+        "Reading help\n\n"
+        "  false: a healthy session was solved and ended by itself. completed: ended by itself, not solved.\n"
+        "  nudged: the rule's own warning to the model, or its stop. Rules without one are counted by their stop.\n"
+        "  too early: stopped at or before the first looping call; not counted as found.\n"
+        "  wasted calls: median / p90 of paid calls between onset and stop, of those found. The four shares are of\n"
+        "  what all loops took after their onset.\n"
+        f"  USD: as recorded in {report.recorded_cost} of the loops; else a list-price estimate: characters / 4 as "
+        f"tokens, {prices.input:g} and\n  {prices.output:g} USD per million in and out, no prompt cache.\n"
+        f"  Wh: nominal, not measured: {NOMINAL_TEXT}.\n"
+    )
+
+
+def _ordered(report: Report) -> list[tuple[str, Tallies]]:
+    return sorted(report.sources.items(), key=lambda pair: (pair[0] in report.synthetic, pair[0]))
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= _SOURCE_CHARS else source[: _SOURCE_CHARS - 1] + "…"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "-"
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part:,} {part / whole:7.2%}" if whole else "-"
+
+
+def _interval(part: int, whole: int) -> str:
+    low, high = clopper_pearson(part, whole)
+    return f"{low:.2%} - {high:.2%}" if whole else "-"
+
+
+def _number(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)
+
+
+def _wasted(values: Sequence[int]) -> str:
+    return f"{median(values):g} / {p90(values)}" if values else "-"

@@ -1,0 +1,1 @@
+"""What lives as long as the process: budgets, sessions, quality, grid data, accelerators, and the tasks behind them."""

@@ -1,0 +1,38 @@
+"""The dialects that the simulated provider speaks, one file each; pure: requests to `Asked`, replies to bytes.
+
+Start reading at `base.py`. `*_rules.py` hold what the real API rejects, for a provider that is strict.
+"""
+
+from collections.abc import Iterator
+
+from ..issued_ids import Mint
+from ..usage_counter import Meter
+from .base import Dialect
+from .chat import Chat
+from .completions import Completions
+from .embeddings import Embeddings
+from .forms import Files, Transcriptions
+from .messages import CountTokens, Messages
+from .other_endpoints import Images, InputTokens, Models, Moderations
+from .responses import Responses
+
+# What `Personality.speaks` may hold.
+SPEAKS = frozenset(
+    {"chat", "responses", "messages", "embeddings", "completions", "models", "files", "moderations", "images", "audio"}
+)
+
+
+def every(meter: Meter, mint: Mint, model: str) -> Iterator[tuple[str, Dialect]]:
+    """Each dialect with the path to which its requests are posted ("" if only lookups are answered)."""
+    yield "/v1/chat/completions", Chat(meter, mint)
+    yield "/v1/responses", Responses(meter, mint)
+    yield "/v1/responses/input_tokens", InputTokens(meter, mint)
+    yield "/v1/messages", Messages(meter, mint)
+    yield "/v1/messages/count_tokens", CountTokens(meter, mint)
+    yield "/v1/embeddings", Embeddings(meter, mint)
+    yield "/v1/completions", Completions(meter, mint)
+    yield "/v1/moderations", Moderations(meter, mint)
+    yield "/v1/images/generations", Images(meter, mint)
+    yield "/v1/audio/transcriptions", Transcriptions(meter, mint)
+    yield "/v1/files", Files(meter, mint)
+    yield "", Models(meter, mint, model)

@@ -1,0 +1,70 @@
+"""OpenAI's embeddings: https://platform.openai.com/docs/api-reference/embeddings"""
+
+import base64
+import hashlib
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..reply_script import Asked, Order, Reply
+from ..usage_counter import Usage, tokens
+from .base import Body, Dialect, Told
+from .errors import Complaint
+
+# As many as text-embedding-3-small gives.
+_DIMENSIONS = 1536
+_INPUTS_MAX = 2048
+
+
+class Embeddings(Dialect):
+    """POST /v1/embeddings: unit vectors that follow from the text, so equal texts are equal."""
+
+    name = "embeddings"
+    parameters = frozenset({"input", "model", "dimensions", "encoding_format", "user"})
+
+    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+        """Unknown parameters, then an input that is none."""
+        yield from super().complaints(body, headers)
+        inputs = _inputs(body.get("input"))
+        if not inputs or not all(inputs) or len(inputs) > _INPUTS_MAX:
+            yield Complaint(message="'$.input' is invalid. Please check the API reference.", param="input")
+
+    def read(self, body: Body) -> Asked:
+        """Texts may carry an order."""
+        return Asked(text="\n".join(one for one in _inputs(body["input"]) if isinstance(one, str)))
+
+    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+        """Token arrays count exactly."""
+        inputs = _inputs(body["input"])
+        return Usage(given=sum(tokens([i]) if isinstance(i, str) else len(i) for i in inputs), written=0)
+
+    def whole(self, told: Told) -> Body:
+        """A list of vectors."""
+        size = told.body.get("dimensions") or _DIMENSIONS
+        encoded = told.body.get("encoding_format") == "base64"
+        vectors = [_vector(one, size) for one in _inputs(told.body["input"])]
+        data = [
+            {"object": "embedding", "index": index, "embedding": _base64(vector) if encoded else vector}
+            for index, vector in enumerate(vectors)
+        ]
+        document: Body = {"object": "list", "data": data, "model": told.body["model"]}
+        if told.usage is not None:
+            document["usage"] = {"prompt_tokens": told.usage.given, "total_tokens": told.usage.given}
+        return document
+
+
+def _inputs(given: Any) -> list[Any]:
+    """One or several, each a text or an array of tokens."""
+    several = isinstance(given, list) and not (given and isinstance(given[0], int))
+    return given if several else [given]
+
+
+def _vector(one: Any, size: int) -> list[float]:
+    numbers = array("h", hashlib.shake_256(repr(one).encode()).digest(2 * size))
+    norm = math.sqrt(sum(number * number for number in numbers)) or 1.0
+    return [round(number / norm, 9) for number in numbers]
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(array("f", vector).tobytes()).decode()

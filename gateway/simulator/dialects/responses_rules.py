@@ -1,0 +1,172 @@
+"""What OpenAI's Responses reject, and in which words."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..issued_ids import Mint
+from . import openai_rules
+from .base import Body
+from .errors import Complaint
+
+# openai-python 2.54 and 3.52, types/responses/response_create_params.py; client_metadata is Codex's.
+_NAMES = (
+    "access_programs background client_metadata context_management conversation image include input instructions"
+    " max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt"
+    " prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store stream"
+    " stream_options temperature text tool_choice tools top_logprobs top_p truncation user"
+)
+PARAMETERS = frozenset(_NAMES.split())
+# openai-python 2.54, types/responses/response_input_item.py.
+_ITEMS = (
+    "message", "item_reference", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
+    "reasoning", "compaction", "compaction_trigger", "local_shell_call", "local_shell_call_output", "shell_call",
+    "shell_call_output", "apply_patch_call", "apply_patch_call_output", "computer_call", "computer_call_output",
+    "file_search_call", "web_search_call", "image_generation_call", "code_interpreter_call", "mcp_list_tools",
+    "mcp_approval_request", "mcp_approval_response", "mcp_call", "tool_search_call", "tool_search_output",
+    "additional_tools", "program", "program_output",
+)  # fmt: skip
+_ROLES = ("assistant", "system", "developer", "user")
+# The last one is sent by Codex to OpenAI itself.
+_MESSAGE_FIELDS = frozenset(
+    {"type", "role", "content", "id", "status", "phase", "internal_chat_message_metadata_passthrough"}
+)
+# The parts of a message's content, by who may say them, and their fields.
+_GIVEN: dict[str, set[str]] = {
+    "input_text": {"text"},
+    "input_image": {"detail", "file_id", "image_url"},
+    "input_file": {"detail", "file_data", "file_id", "file_url", "filename"},
+    "input_audio": {"input_audio"},
+}
+_SAID: dict[str, set[str]] = {"output_text": {"text", "annotations", "logprobs"}, "refusal": {"refusal"}}
+_ALWAYS = {"type", "prompt_cache_breakpoint"}
+# What the ids of items begin with.
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+_CALL_ID_CHARS_MAX = 64
+_LEAST_TOKENS = 16
+# Kinds of call with the kind of item that answers each.
+_ANSWERS = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "local_shell_call": "local_shell_call_output",
+}
+
+
+def complaints(body: Body, before: Sequence[Body], mint: Mint) -> Iterator[Complaint]:
+    """Everything wrong with a request that continues what came before."""
+    given = body.get("input")
+    if given is None and not body.keys() & {"previous_response_id", "prompt", "conversation"}:
+        message = "One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' must be provided."
+        yield Complaint(message=message, slug="missing_required_parameter", param="input")
+    elif isinstance(given, list):
+        for place, item in enumerate(given):
+            yield from _item(item, f"input[{place}]", mint)
+        yield from _pairs(before, given)
+    elif given is not None and not isinstance(given, str):
+        yield openai_rules.wrong_type("input", "one of a string or array of input items", given)
+    yield from openai_rules.below("max_output_tokens", body.get("max_output_tokens"), _LEAST_TOKENS)
+    yield from _tools(body.get("tools"), "tools")
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and "function" in choice:
+        yield openai_rules.unknown("tool_choice.function")
+    yield from openai_rules.only_with_tools({**body, "parallel_tool_calls": None})
+    wanted = (body.get("text") or {}).get("format")
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+        yield from openai_rules.schema(wanted, "text.format", "text.format.schema")
+
+
+def _item(item: Body, path: str, mint: Mint) -> Iterator[Complaint]:
+    kind = item.get("type", "message")
+    if kind not in _ITEMS:
+        yield openai_rules.invalid(path, kind, _ITEMS)
+    prefix, id = _PREFIXES.get(kind), item.get("id")
+    if prefix and isinstance(id, str) and not id.startswith(prefix):
+        message = f"Invalid '{path}.id': '{id}'. Expected an ID that begins with '{prefix}'."
+        yield Complaint(message=message, slug="invalid_value", param=f"{path}.id")
+    if kind == "message":
+        yield from _message(item, path)
+    if kind in ("function_call", "function_call_output"):
+        yield from _call(item, path)
+    sealed = item.get("encrypted_content")
+    if sealed is not None and not mint.opens(sealed):
+        shown = f"{sealed[:4]}...{sealed[-4:]}" if isinstance(sealed, str) else sealed
+        message = (
+            f"The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or"
+            " parsed."
+        )
+        yield Complaint(message=message, slug="invalid_encrypted_content")
+
+
+def _message(message: Body, path: str) -> Iterator[Complaint]:
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        yield openai_rules.invalid(f"{path}.role", role, _ROLES)
+    yield from openai_rules.unknown_fields(message, _MESSAGE_FIELDS, path)
+    parts = _SAID if role == "assistant" else _GIVEN
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        at = f"{path}.content[{place}]"
+        known = parts.get(part.get("type") or "")
+        if known is None:
+            yield openai_rules.invalid(at, part.get("type"), tuple(parts))
+        else:
+            yield from openai_rules.unknown_fields(part, known | _ALWAYS, at)
+    if not isinstance(content, str | list):
+        yield openai_rules.missing(f"{path}.content")
+
+
+def _call(item: Body, path: str) -> Iterator[Complaint]:
+    id = item.get("call_id")
+    if not isinstance(id, str):
+        yield openai_rules.missing(f"{path}.call_id")
+    elif not 0 < len(id) <= _CALL_ID_CHARS_MAX:
+        message = (
+            f"Invalid '{path}.call_id': string too long. Expected a string with maximum length {_CALL_ID_CHARS_MAX}, but got"
+            f" a string with length {len(id)} instead."
+        )
+        yield Complaint(message=message, slug="string_above_max_length", param=f"{path}.call_id")
+    if item["type"] == "function_call" and not isinstance(item.get("arguments"), str):
+        yield openai_rules.wrong_type(f"{path}.arguments", "a string", item.get("arguments"))
+    if item["type"] == "function_call_output" and not isinstance(item.get("output"), str | list):
+        yield openai_rules.wrong_type(f"{path}.output", "one of a string or array of objects", item.get("output"))
+
+
+def _pairs(before: Sequence[Body], given: Sequence[Body]) -> Iterator[Complaint]:
+    """Calls and their outputs belong together, in any order, and reasoning to what follows it."""
+    items = [*before, *given]
+    for called, answered in _ANSWERS.items():
+        calls = [item.get("call_id") for item in items if item.get("type") == called]
+        outputs = [item.get("call_id") for item in items if item.get("type") == answered]
+        kind = "custom tool call" if called == "custom_tool_call" else "function call"
+        for id in outputs:
+            if id not in calls and not _references(given):
+                yield _unpaired(f"No tool call found for {kind} output with call_id {id}.")
+        for id in calls:
+            if id not in outputs:
+                yield _unpaired(f"No tool output found for {kind} {id}.")
+    for item, after in zip(items, [*items[1:], None], strict=True):
+        if item.get("type") == "reasoning" and (after is None or after.get("role") in ("user", "system", "developer")):
+            yield _unpaired(
+                f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
+            )
+
+
+def _references(items: Sequence[Body]) -> bool:
+    """Whether some items are only named, so that a call may be among them."""
+    return any(item.get("type") == "item_reference" for item in items)
+
+
+def _unpaired(message: str) -> Complaint:
+    return Complaint(message=message, param="input")
+
+
+def _tools(tools: Any, path: str) -> Iterator[Complaint]:
+    for place, tool in enumerate(tools or ()):
+        at = f"{path}[{place}]"
+        if tool.get("type") == "function":
+            if isinstance(tool.get("function"), dict):
+                # The shape of chat completions.
+                yield openai_rules.missing(f"{at}.name")
+            yield from openai_rules.function(tool, at)
+        elif tool.get("type") == "namespace":
+            yield from _tools(tool.get("tools"), f"{at}.tools")
+        elif not isinstance(tool.get("type"), str):
+            yield openai_rules.missing(f"{at}.type")

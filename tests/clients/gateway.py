@@ -1,0 +1,164 @@
+"""Starts what the clients talk to, each as a process of its own: simulated providers, and one gateway a profile."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import ClientSession
+
+from .clients import CLIENTS, EMBEDDER
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Two callers: one has money, one has not; and what the gateway shows to the providers.
+RICH, POOR, PROVIDER = "sk-clients-rich", "sk-clients-poor", "sk-clients-provider"
+_START_SECONDS, _AUDIT_SECONDS = 60, 0.5
+_NAMES = sorted({client.model for client in CLIENTS})
+_ANTHROPIC_NAMES = {client.model for client in CLIENTS if client.anthropic}
+
+_ROUTING = """\
+version: 1
+access: keys
+keys:
+  - {{id: rich, team: clients, secret: {{env: PENSTOCK_KEY_RICH}}}}
+  - {{id: poor, team: clients, secret: {{env: PENSTOCK_KEY_POOR}}}}
+providers:
+  openai: {{base_url: "{openai}", api_key: {{env: PROVIDER_KEY}}}}
+  anthropic: {{dialect: anthropic, base_url: "{anthropic}", api_key: {{env: PROVIDER_KEY}}}}
+  # It does not say what it speaks: the gateway finds out.
+  chat-only: {{base_url: "{chat_only}", api_key: {{env: PROVIDER_KEY}}}}
+  embedder: {{base_url: "{embedder}", api_key: {{env: PROVIDER_KEY}}}}
+deployments:
+  openai:
+    {{provider: openai, model: up-openai, tier: small, price: {{input: 0.25, output: 2, cached_input: 0.025}},
+     energy: {{active_params_b: 8}}, zone: FRA, context_tokens: 400000, output_tokens: 128000}}
+  chat-only:
+    {{provider: chat-only, model: up-chat, tier: medium, price: {{input: 0.5, output: 4}},
+     energy: {{active_params_b: 20}}, zone: DEU, context_tokens: 400000, output_tokens: 128000}}
+  anthropic:
+    {{provider: anthropic, model: up-anthropic, tier: frontier, price: {{input: 1.25, output: 10}},
+     energy: {{active_params_b: 60}}, zone: USA, context_tokens: 400000, output_tokens: 128000}}
+  embedder:
+    {{provider: embedder, model: up-embedder, tier: small, price: {{input: 0.02, output: 0}},
+     energy: {{active_params_b: 1}}, zone: FRA, context_tokens: 8192, output_tokens: 1}}
+routes:
+{routes}
+task_types:
+  code: {{tools: [bash], words: [debug, function]}}
+budgets:
+  poor-key-per-day: {{scope: {{key: poor}}, limit: {{usd: 0.0000001}}, window: day}}
+"""
+
+
+class Stage:
+    """The processes of one run of the suite. `between` gives, for a provider's name and URL, the URL that gateways get."""
+
+    def __init__(self, folder: Path, between: Callable[[str, str], str] = lambda _, url: url) -> None:
+        self._folder = folder
+        self._between = between
+        self._gateways: list[str] = []
+        self._processes: list[asyncio.subprocess.Process] = []
+        self._upstream: dict[str, str] = {}
+
+    async def direct(self) -> dict[str, str]:
+        """Providers that speak every dialect and let everybody in: base URL (without /v1) by model."""
+        return {model: url.removesuffix("/v1") for model, url in (await self._provider("direct", _NAMES)).items()}
+
+    async def gateway(self, profile: str) -> dict[str, str]:
+        """A gateway whose routes are wired as the profile says: base URL by model."""
+        routing = self._folder / f"{profile}.yaml"
+        routing.write_text(_ROUTING.format(routes=_routes(profile), **(await self._providers())))
+        env = {
+            "PATH": os.environ["PATH"],
+            "PENSTOCK_PORT": "0",
+            "PENSTOCK_DATA": str(self._folder / f"data-{profile}"),
+            "PENSTOCK_KEY_RICH": RICH,
+            "PENSTOCK_KEY_POOR": POOR,
+            "PROVIDER_KEY": PROVIDER,
+        }
+        penstock = str(Path(sys.executable).parent / "penstock")
+        lines = await self._start(f"gateway-{profile}", [penstock, "serve", str(routing)], env, 1)
+        url = next(word for word in lines[0].split() if word.startswith("http"))
+        self._gateways.append(url.removesuffix("/v1"))
+        return dict.fromkeys(_NAMES, url.removesuffix("/v1"))
+
+    async def loop_events(self) -> list[dict[str, object]]:
+        """What the loop guards of all gateways did: their audit."""
+        # It is written behind the requests.
+        await asyncio.sleep(_AUDIT_SECONDS)
+        found: list[dict[str, object]] = []
+        async with ClientSession() as session:
+            for url in self._gateways:
+                async with session.get(f"{url}/admin/budgets/events") as answer:
+                    answer.raise_for_status()
+                    found += (await answer.json())["data"]
+        return [event for event in found if str(event["kind"]).startswith(("loop_", "session_"))]
+
+    async def stop(self) -> None:
+        """End everything that was started."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                await asyncio.wait_for(process.wait(), 10)
+            except TimeoutError:
+                process.kill()
+
+    async def _providers(self) -> dict[str, str]:
+        """What stands behind the gateways; the same for all of them."""
+        if not self._upstream:
+            told = ("--key", PROVIDER, "--strict")
+            openai = await self._provider("openai", ["up-openai"], "--speaks", "chat,responses", *told)
+            anthropic = await self._provider("anthropic", ["up-anthropic"], "--speaks", "messages", *told)
+            chat = await self._provider("chat-only", ["up-chat"], "--speaks", "chat", *told)
+            embedder = await self._provider("embedder", ["up-embedder"], *told)
+            self._upstream = {
+                "openai": self._between("openai", openai["up-openai"]),
+                "anthropic": self._between("anthropic", anthropic["up-anthropic"]),
+                "chat_only": self._between("chat_only", chat["up-chat"]),
+                "embedder": embedder["up-embedder"],
+            }
+        return self._upstream
+
+    async def _provider(self, name: str, models: Sequence[str], *more: str) -> dict[str, str]:
+        given = [argument for model in models for argument in ("--model", f"{model}:0:0")]
+        command = [sys.executable, "-m", "gateway.simulator.provider", *given, *more]
+        lines = await self._start(f"provider-{name}", command, {"PATH": os.environ["PATH"]}, len(models))
+        return dict(line.split() for line in lines)
+
+    async def _start(self, name: str, command: Sequence[str], env: dict[str, str], lines: int) -> list[str]:
+        """Start a process, and read the lines in which it says that it is there."""
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=file
+            )
+        self._processes.append(process)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                said = [(await process.stdout.readline()).decode() for _ in range(lines)]
+        except TimeoutError:
+            said = [""]
+        if not all(said):
+            raise RuntimeError(f"{name} did not start:\n{log.read_text()[-3000:]}")
+        return said
+
+
+def _routes(profile: str) -> str:
+    return "".join(f"  {name}: {_route(profile, name)}\n" for name in _NAMES)
+
+
+def _route(profile: str, name: str) -> str:
+    if name == EMBEDDER:
+        return "{candidates: [embedder]}"
+    if profile == "auto":
+        return "{candidates: [openai, chat-only, anthropic], auto: true}"
+    if profile == "chat-only":
+        return "{candidates: [chat-only]}"
+    own, other = ("anthropic", "openai") if name in _ANTHROPIC_NAMES else ("openai", "anthropic")
+    return f"{{candidates: [{own if profile == 'same' else other}]}}"

@@ -1,0 +1,94 @@
+"""Streams that no recording holds: several choices, interleaving, citations, refusals, calls that providers run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.dialects import sse
+
+DONE = b"data: [DONE]\n\n"
+
+
+def stream(events: Iterable[dict[str, Any]], *, named: bool) -> bytes:
+    return b"".join(sse.written(event, named=named) for event in events)
+
+
+def chunk(index: int, reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": reason}
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "system_fingerprint": "fp_1"}
+    return {**head, "choices": [choice], "usage": None}
+
+
+def legacy(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+    return {"id": "c1", "object": "text_completion", "created": 7, "model": "m", "choices": [choice]}
+
+
+def response(kind: str, status: str) -> dict[str, Any]:
+    return {"type": kind, "response": {"id": "resp_1", "object": "response", "created_at": 7, "model": "m", "status": status, "error": None, "output": [], "incomplete_details": None, "usage": None}}  # fmt: skip
+
+
+def numbered(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the names that belong to the kinds of events, and one after the other."""
+    return [
+        {"sequence_number": number, **event, "type": f"response.{event['type'].removeprefix('response.')}"}
+        for number, event in enumerate(events)
+    ]
+
+
+COUNT = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": []}
+CHOICES = [
+    chunk(0, role="assistant", content=""),
+    chunk(1, role="assistant", content="eins"),
+    chunk(2, role="assistant", content="zwei"),
+    chunk(1, "stop"),
+    chunk(0, content="null"),
+    chunk(2, "stop"),
+    chunk(0, "stop"),
+    {**COUNT, "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}},
+]
+PROMPTS = [legacy(0, "a"), legacy(1, "b"), legacy(0, "", "stop"), legacy(1, "c"), legacy(1, "", "length")]
+AZURE = [{**COUNT, "id": "", "model": "", "prompt_filter_results": []}, chunk(0, content="a"), chunk(0, content="b")]
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 3}}
+TOOL = {"type": "tool_use", "id": "t", "name": "look_up", "input": {}}
+INTERLEAVED = [
+    {"type": "message_start", "message": MESSAGE},
+    {"type": "content_block_start", "index": 0, "content_block": {**TOOL, "id": "t0"}},
+    {"type": "content_block_start", "index": 1, "content_block": {**TOOL, "id": "t1"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
+    {"type": "content_block_stop", "index": 1},
+    {"type": "content_block_stop", "index": 0},
+]
+CITATION = {"type": "url_citation", "url": "http://x", "title": "x", "start_index": 4, "end_index": 7}
+MANY_ITEMS = numbered(
+    [
+        response("created", "in_progress"),
+        {"type": "output_item.added", "output_index": 0, "item": {"id": "rs_1", "type": "reasoning", "summary": [], "content": []}},
+        {"type": "content_part.added", "item_id": "rs_1", "output_index": 0, "content_index": 0, "part": {"type": "reasoning_text", "text": ""}},
+        {"type": "reasoning_text.delta", "item_id": "rs_1", "output_index": 0, "content_index": 0, "delta": "so, "},
+        {"type": "reasoning_text.delta", "item_id": "rs_1", "output_index": 0, "content_index": 0, "delta": "hm"},
+        {"type": "output_item.added", "output_index": 1, "item": {"id": "ws_1", "type": "web_search_call", "status": "in_progress"}},
+        {"type": "web_search_call.searching", "item_id": "ws_1", "output_index": 1},
+        {"type": "output_item.added", "output_index": 2, "item": {"id": "msg_1", "type": "message", "status": "in_progress", "role": "assistant", "content": []}},
+        {"type": "content_part.added", "item_id": "msg_1", "output_index": 2, "content_index": 0, "part": {"type": "output_text", "text": "", "annotations": [], "logprobs": []}},
+        {"type": "output_text.delta", "item_id": "msg_1", "output_index": 2, "content_index": 0, "delta": "see [1]", "logprobs": []},
+        {"type": "output_text.annotation.added", "item_id": "msg_1", "output_index": 2, "content_index": 0, "annotation_index": 0, "annotation": CITATION},
+        {"type": "output_text.done", "item_id": "msg_1", "output_index": 2, "content_index": 0, "text": "see [1]", "logprobs": []},
+        {"type": "content_part.done", "item_id": "msg_1", "output_index": 2, "content_index": 0, "part": {"type": "output_text", "text": "see [1]", "annotations": [CITATION], "logprobs": []}},
+        {"type": "content_part.added", "item_id": "msg_1", "output_index": 2, "content_index": 1, "part": {"type": "refusal", "refusal": ""}},
+        {"type": "refusal.delta", "item_id": "msg_1", "output_index": 2, "content_index": 1, "delta": "no "},
+        {"type": "refusal.delta", "item_id": "msg_1", "output_index": 2, "content_index": 1, "delta": "more"},
+        {"type": "output_item.added", "output_index": 3, "item": {"id": "ctc_1", "type": "custom_tool_call", "status": "in_progress", "call_id": "c", "name": "patch", "input": ""}},
+        {"type": "custom_tool_call_input.delta", "item_id": "ctc_1", "output_index": 3, "delta": "*** Begin"},
+        {"type": "custom_tool_call_input.delta", "item_id": "ctc_1", "output_index": 3, "delta": " Patch"},
+        {"type": "custom_tool_call_input.done", "item_id": "ctc_1", "output_index": 3, "input": "*** Begin Patch"},
+    ]
+)  # fmt: skip
+COUNTED_BESIDE = [chunk(0, content="a"), {**chunk(0, "stop"), "usage": CHOICES[-1]["usage"]}]
+MADE = {
+    "several choices": stream(CHOICES, named=False) + DONE,
+    "several prompts": stream(PROMPTS, named=False) + DONE,
+    "a chunk without choices first": stream(AZURE, named=False) + DONE,
+    "usage beside the reason": stream(COUNTED_BESIDE, named=False) + DONE,
+    "interleaved tools": stream(INTERLEAVED, named=True),
+    "many items": stream(MANY_ITEMS, named=True),
+}

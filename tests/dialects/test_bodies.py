@@ -1,0 +1,129 @@
+"""Bodies of every dialect: unknown fields byte for byte, wrong ones named."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.dialects import DIALECTS, PARSERS, messages, responses
+from gateway.values.errors import BadRequest
+from gateway.values.request import PARTS
+from tests.dialects.test_chat import JSON_VALUES
+
+KNOWN = {
+    "chat": {"messages": [{"role": "user", "content": "hi"}]},
+    "responses": {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]},
+    "messages": {
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "x": 1e400}]}],
+    },
+    "embeddings": {"input": ["a", "b"]},
+    "completions": {"prompt": "hi"},
+}
+# Names that no dialect reads.
+FREE = st.text(min_size=1).map(lambda name: f"x-{name}")
+
+
+@pytest.mark.parametrize("dialect", KNOWN)
+@given(unknown=st.dictionaries(FREE, JSON_VALUES, max_size=5), place=st.integers(0, 5))
+@settings(deadline=None)
+def test_unknown_fields_reach_the_provider_byte_for_byte(dialect, unknown, place):
+    fields = list({**KNOWN[dialect], **unknown}.items())
+    fields.insert(min(place, len(fields)), ("model", "auto"))
+    raw = json.dumps(dict(fields)).encode("utf-8", "surrogatepass")
+    try:
+        request = PARSERS[dialect](raw)
+    except BadRequest as refused:
+        assert "JSON" in refused.message
+        return
+    start, end = request.model_span
+    sent = b"".join(DIALECTS[dialect].spliced(request, "theirs", ask_usage=True))
+    assert sent == raw[:start] + b'"theirs"' + raw[end:]
+
+
+@pytest.mark.parametrize(
+    "dialect, body, param",
+    [
+        ("messages", {"model": "m"}, "messages"),
+        ("messages", {"model": "m", "messages": []}, "messages"),
+        ("messages", {"model": "m", "messages": [{"role": "user"}]}, "messages[0]"),
+        ("messages", {"model": "m", "messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
+        ("messages", {"model": "m", "max_tokens": -1, "messages": [{"role": "user", "content": "x"}]}, "max_tokens"),
+        ("responses", {"model": "m", "input": 7}, "input"),
+        ("responses", {"input": "x"}, "model"),
+        ("responses", {"model": "m", "input": "x", "max_output_tokens": 10**9}, "max_output_tokens"),
+        ("embeddings", {"model": "m", "input": []}, "input"),
+        ("completions", {"model": "m"}, "prompt"),
+        ("completions", {"model": "m", "prompt": "x", "n": 0}, "n"),
+    ],
+)
+def test_what_is_wrong_is_named(dialect, body, param):
+    with pytest.raises(BadRequest) as wrong:
+        PARSERS[dialect](json.dumps(body).encode())
+    assert wrong.value.param is not None and param.startswith(wrong.value.param)
+
+
+def test_a_messages_history_reads_like_one_of_chat_completions():
+    request = messages.parse(
+        json.dumps(
+            {
+                "model": "m", "max_tokens": 5, "system": [{"type": "text", "text": "be brief"}], "tools": [{"name": "look"}],
+                "messages": [
+                    {"role": "user", "content": "go"},
+                    {"role": "assistant", "content": [
+                        {"type": "thinking", "thinking": "hm", "signature": "abc"},
+                        {"type": "text", "text": "I look"},
+                        {"type": "tool_use", "id": "t1", "name": "look", "input": {"a": 1}},
+                        {"type": "tool_use", "id": "t2", "name": "look", "input": {}},
+                    ]},
+                    {"role": "user", "content": [
+                        {"type": "tool_result", "tool_use_id": "t1", "content": "one"},
+                        {"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "two"}]},
+                        {"type": "text", "text": "<system-reminder>not a person</system-reminder>"},
+                    ]},
+                    {"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "AAAA"}}]},
+                ],
+            }
+        ).encode()
+    )  # fmt: skip
+    assert [message.role for message in request.messages] == ["system", "user", "assistant", "tool", "tool", "user"]
+    assert [message.content for message in request.messages[:5]] == ["be brief", "go", "I look", "one", "two"]
+    calls = json.loads(bytes(request.messages[2].tool_calls))
+    assert calls[0] == {"id": "t1", "function": {"name": "look", "arguments": {"a": 1}}}
+    assert request.sizes[-1] == PARTS and request.tool_names == {"look"}
+    assert request.state == {"thinking"}
+
+
+def test_a_responses_history_reads_like_one_of_chat_completions():
+    request = responses.parse(
+        json.dumps(
+            {
+                "model": "m", "instructions": "be brief",
+                "tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": "exec"}]}, {"type": "web_search"}],
+                "input": [
+                    {"type": "additional_tools", "tools": [{"type": "function", "name": "wait"}]},
+                    {"role": "user", "content": "go"},
+                    {"type": "reasoning", "encrypted_content": "theirs", "summary": []},
+                    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look"}]},
+                    {"type": "function_call", "call_id": "c1", "name": "wait", "arguments": "{}"},
+                    {"type": "custom_tool_call", "call_id": "c2", "name": "exec", "input": "x"},
+                    {"type": "function_call_output", "call_id": "c1", "output": "one"},
+                    {"type": "custom_tool_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "two"}]},
+                ],
+            }
+        ).encode()
+    )  # fmt: skip
+    assert [message.role for message in request.messages] == ["system", "user", "assistant", "tool", "tool"]
+    assert [call["function"]["name"] for call in json.loads(bytes(request.messages[2].tool_calls))] == ["wait", "exec"]
+    assert request.tool_names == {"exec", "wait"}
+    assert request.state == {"encrypted_reasoning"}
+
+
+def test_an_answer_of_ours_is_continued_by_writing_its_conversation_out():
+    first = responses.parse(b'{"model":"m","input":"go"}')
+    kept = responses.transcript(first, [{"type": "message", "id": "msg_1", "role": "assistant", "content": []}])
+    second = responses.parse(b'{"model":"m","input":"on","previous_response_id":"resp_1","x":1}')
+    document = json.loads(bytes(responses.continued(second, kept).body))
+    assert [item.get("role") for item in document["input"]] == ["user", "assistant", "user"]
+    assert "previous_response_id" not in document and document["x"] == 1

@@ -1,0 +1,63 @@
+"""A gateway before one provider of each kind, in a process of its own (litellm warns and stays). Prints the port.
+
+python -m tests.dialects.translation.upstream FOLDER
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from gateway.app import App
+from gateway.config.load import parse
+from gateway.config.settings import Settings
+from gateway.simulator.gemini import SimulatedGemini
+from gateway.simulator.provider import Personality, SimulatedProvider
+
+CHAT_ONLY = frozenset({"chat", "embeddings"})
+WORLD = """
+version: 1
+access: open
+providers:
+  openai: {{base_url: "{openai}", api_key: {{env: OPENAI}}}}
+  chatonly: {{base_url: "{chatonly}", api_key: {{env: OPENAI}}}}
+  anthropic: {{dialect: anthropic, base_url: "{anthropic}", api_key: {{env: ANTHROPIC}}}}
+  gemini: {{dialect: litellm, base_url: "{gemini}", api_key: {{env: GEMINI}}}}
+deployments:
+  openai: {{provider: openai, model: sim-openai, tier: frontier, price: {{input: 1, output: 2}}, reasoning: true}}
+  chatonly: {{provider: chatonly, model: sim-chatonly, tier: small, price: {{input: 1, output: 2}}}}
+  anthropic: {{provider: anthropic, model: sim-anthropic, tier: frontier, price: {{input: 1, output: 2}}, reasoning: true, output_tokens: 8000}}
+  gemini: {{provider: gemini, model: gemini/gemini-2.5-flash, tier: small, price: {{input: 1, output: 2}}, reasoning: true,
+           timeouts: {{connect: 5, first_byte: 2, idle: 1, total: 20}}}}
+routes:
+  openai: {{candidates: [openai]}}
+  chat-only: {{candidates: [chatonly]}}
+  anthropic: {{candidates: [anthropic]}}
+  gemini: {{candidates: [gemini]}}
+  auto: {{candidates: [chatonly, openai, anthropic], auto: true}}
+retries: {{same_deployment: 0}}
+"""
+KEYS = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key", "GEMINI": "gemini-key"}
+
+
+async def main(folder: Path) -> None:
+    """Serve until killed."""
+    providers = {
+        "openai": SimulatedProvider(Personality(model="sim-openai", strict=True, key=KEYS["OPENAI"])),
+        "chatonly": SimulatedProvider(
+            Personality(model="sim-chatonly", strict=True, key=KEYS["OPENAI"], speaks=CHAT_ONLY)
+        ),
+        "anthropic": SimulatedProvider(
+            Personality(model="sim-anthropic", strict=True, key=KEYS["ANTHROPIC"], speaks=frozenset({"messages"}))
+        ),
+    }
+    bases = {name: await provider.start() for name, provider in providers.items()}
+    bases["gemini"] = await SimulatedGemini("gemini-2.5-flash", key=KEYS["GEMINI"]).start()
+    world, _ = parse(WORLD.format(**bases), "matrix.yaml", KEYS)
+    app = App(Settings(data=folder, port=0, drain_seconds=0.1), world)
+    await app.start()
+    print(app.port, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,90 @@
+"""The door to providers against one that does not keep to HTTP."""
+
+import asyncio
+
+import pytest
+
+from gateway.http.upstream import HttpUpstream
+from gateway.providers.call import UpstreamCall
+from gateway.values.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
+from tests.snapshots import world
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> bytes | UpstreamError:
+    """What a provider's raw bytes become: the body, or the error."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if hang:
+            await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    deployment = world(near=f"http://127.0.0.1:{port}/v1", small=small).deployments["small"]
+    upstream = HttpUpstream()
+    try:
+        answering = await upstream.dial(
+            UpstreamCall(
+                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+            )
+        )
+        try:
+            return await answering.read(1_000_000)
+        finally:
+            answering.close()
+    except UpstreamError as error:
+        return error
+    finally:
+        await upstream.close()
+        server.close()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        (HEAD + b"Content-Length: 2\r\n\r\n{}", b"{}"),
+        (HEAD + b"Content-Length: 10\r\n\r\n{}", BrokenAnswer),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", BrokenAnswer),
+        (b"", BrokenAnswer),
+        (b"\x00\x01\x02 nonsense\r\n\r\n", BrokenAnswer),
+        (HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n", BrokenAnswer),
+        (HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(5000)) + b"\r\n", BrokenAnswer),
+        (HEAD + b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000, BrokenAnswer),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", BrokenAnswer),
+    ],
+    ids=["good", "shorter than it says", "bad chunk", "hangs up", "not http", "long header", "many headers", "over the limit", "not gzip"],
+)  # fmt: skip
+async def test_any_bytes_become_an_answer_or_a_clean_error(answer, expected):
+    result = await dialled(answer)
+    assert result == expected if isinstance(expected, bytes) else isinstance(result, expected), result
+
+
+@pytest.mark.parametrize(
+    "answer, timeouts",
+    [
+        (b"", "first_byte: 0.1"),
+        (HEAD + b"Content-Length: 9\r\n\r\n{", "idle: 0.1"),
+        (HEAD + b"Content-Length: 9\r\n\r\n{", "total: 0.1"),
+    ],
+    ids=["no first byte", "silent in the middle", "too long in all"],
+)
+async def test_each_clock_ends_a_call(answer, timeouts):
+    assert isinstance(await dialled(answer, hang=True, small=f", timeouts: {{{timeouts}}}"), UpstreamTimeout)
+
+
+async def test_nobody_there_is_unreachable():
+    deployment = world(near="http://127.0.0.1:9/v1").deployments["small"]
+    upstream = HttpUpstream()
+    with pytest.raises(Unreachable, match="small"):
+        await upstream.dial(
+            UpstreamCall(
+                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+            )
+        )
+    await upstream.close()

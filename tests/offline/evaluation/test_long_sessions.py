@@ -1,0 +1,65 @@
+"""Long sessions: made of real steps, the same for the same seed, and such as the wire would carry."""
+
+import pytest
+
+from gateway.offline.evaluation.long_sessions import made
+from gateway.offline.evaluation.session_material import gathered
+from gateway.offline.evaluation.turns import moments
+from tests.offline.evaluation.trajectories import OPENING, recording, step
+
+PAGE = "A page of a real document, long enough to be read. " * 5
+
+
+def healthy() -> list:
+    """A few real-looking sessions: tools, pages, a neutral result, talks with several user turns."""
+    sessions = []
+    for number in range(6):
+        steps = [*step(1, "read", f"{PAGE}{number}", path=f"f{number}"), *step(2, "send", "None", to=f"p{number}")]
+        ask = {"role": "user", "content": f"And number {number}?"}
+        done = {"role": "assistant", "content": "Done."}
+        sessions.append(recording([*OPENING, *steps, done], id=f"e/{number}", task=f"t{number}"))
+        talk = [*OPENING, *steps, done, ask, done, ask, done]
+        sessions.append(recording(talk, id=f"t/{number}", task=f"t{number}", source="desk"))
+    return sessions
+
+
+KINDS = ["refactoring", "crawl", "polls", "batch edits", "support chats", "errands", "scrolls", "mixed"]
+
+
+def test_kinds_come_in_turn_and_are_healthy_and_made_up():
+    sessions = list(made(healthy(), 16, seed=3))
+    assert [session.source for session in sessions] == [f"long: {kind}" for kind in KINDS] * 2
+    assert all(session.label == "healthy" and session.synthetic for session in sessions)
+
+
+def test_the_same_seed_makes_the_same_sessions_and_another_does_not():
+    first, again, other = ([one.messages for one in made(healthy(), 8, seed=seed)] for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_they_are_long_and_made_of_real_texts():
+    for session in made(healthy(), 8, seed=5):
+        # The talks of this small material are soon told.
+        assert len(session.places) >= (10 if session.source in ("long: support chats", "long: errands") else 100)
+        assert len(session.places) < 700
+        if session.source not in ("long: batch edits",):
+            assert any(PAGE in str(message.get("content")) for message in session.messages), session.source
+
+
+def test_every_result_answers_a_call():
+    for session in made(healthy(), 8, seed=5):
+        for moment in moments(session, 5.0):
+            assert moment.turn is None or all(call.result is not None for call in moment.turn.calls)
+
+
+def test_polls_wait_as_long_as_people_let_them():
+    (session,) = [one for one in made(healthy(), 8, seed=5) if one.source == "long: polls"]
+    gaps = [message["_gap"] for message in session.messages if "_gap" in message]
+    assert len(gaps) > 50
+    assert all(30 <= gap <= 300 for gap in gaps)
+
+
+def test_too_little_material_is_refused():
+    with pytest.raises(ValueError, match="too few healthy sessions"):
+        gathered([recording(OPENING)])

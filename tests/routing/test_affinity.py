@@ -1,0 +1,93 @@
+"""What binds a conversation, and to whom."""
+
+import pytest
+
+from gateway.config.load import parse
+from gateway.dialects import PARSERS
+from gateway.routing.affinity import bonds_of
+from gateway.routing.rules import affinity
+from gateway.routing.rules.candidate import Candidate
+from gateway.values.plan import Bond, Facts
+from gateway.values.snapshot import World
+
+TEXT = """
+version: 1
+access: open
+providers:
+  a: {dialect: anthropic, base_url: "http://a"}
+  b: {dialect: anthropic, base_url: "http://b"}
+  o: {base_url: "http://o/v1"}
+  l: {dialect: litellm}
+deployments:
+  a: {provider: a, model: claude, tier: frontier}
+  b: {provider: b, model: claude, tier: frontier}
+  o: {provider: o, model: gpt, tier: small}
+  p: {provider: o, model: other, tier: small}
+  l: {provider: l, model: gemini/x, tier: small}
+routes:
+  all: {candidates: [o, p, a, b, l]}
+"""
+THINKING = b'{"model":"all","messages":[{"role":"user","content":"x"},{"role":"assistant","content":[{"type":"thinking","thinking":"y","signature":"%s"}]}]}'  # fmt: skip
+FILE = (
+    b'{"model":"all","messages":[{"role":"user","content":[{"type":"image","source":{"type":"file","file_id":"f"}}]}]}'
+)
+SEALED = b'{"model":"all","input":[{"type":"reasoning","encrypted_content":"theirs"}]}'
+REFERENCE = b'{"model":"all","input":[{"type":"item_reference","id":"x"}]}'
+PREVIOUS = b'{"model":"all","input":"x","previous_response_id":"resp_1"}'
+
+
+def world() -> World:
+    return parse(TEXT, "bonds.yaml", {})[0]
+
+
+@pytest.mark.parametrize(
+    "dialect, body, minted_by, origins, providers",
+    [
+        ("messages", THINKING % b"sig", "", (), {"a", "b", "l"}),
+        ("messages", THINKING % b"sig", "b", (), {"b"}),
+        ("messages", THINKING % b"sig", "o", (), {"a", "b", "l"}),
+        ("messages", THINKING % b"penstock-unsigned", "o", (), {"o"}),
+        ("messages", FILE, "", (), {"a"}),
+        ("messages", FILE, "b", (), {"b"}),
+        ("responses", SEALED, "", (), {"o"}),
+        ("responses", REFERENCE, "", (), {"o"}),
+        ("responses", PREVIOUS, "", {"o"}, {"o"}),
+        ("responses", PREVIOUS, "a", (), {"o"}),
+    ],
+    ids=[
+        "signed thinking goes to who reads signatures", "and to who wrote it if that is known", "whoever served in between",
+        "unsigned thinking not to Anthropic", "files to the first of the dialect", "or where the session was served",
+        "sealed reasoning to OpenAI", "items by reference as well", "an answer where it is known to lie", "else to OpenAI",
+    ],
+)  # fmt: skip
+def test_who_can_read_the_history(dialect, body, minted_by, origins, providers):
+    (bond,) = bonds_of(PARSERS[dialect](body), world().routes["all"], minted_by=minted_by, origins=origins)
+    assert bond.providers == providers
+
+
+def test_vectors_stay_with_their_model():
+    request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
+    (bond,) = bonds_of(request, world().routes["all"], minted_by="", origins=())
+    assert bond.models == {"gpt"}
+
+
+@pytest.mark.parametrize(
+    "bond, name, forbidden",
+    [
+        (Bond(what="x", providers=frozenset({"a"})), "a", False),
+        (Bond(what="x", providers=frozenset({"a"})), "o", True),
+        (Bond(what="x", providers=frozenset()), "a", True),
+        (Bond(what="x", models=frozenset({"gpt"})), "o", False),
+        (Bond(what="x", models=frozenset({"gpt"})), "p", True),
+    ],
+)
+def test_the_rule_strikes_who_cannot(bond, name, forbidden):
+    facts = Facts(
+        input_tokens=1, input_tokens_max=1, turns=1, tool_names=frozenset(), tool_errors=0, has_images=False,
+        has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, bonds=(bond,),
+    )  # fmt: skip
+    candidate = Candidate(
+        deployment=world().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,
+        output_tokens=1, expected_millijoules=0, expected_micrograms=0, roomiest=True, speech="chat",
+    )  # fmt: skip
+    assert (affinity.forbids(candidate, facts) is not None) == forbidden
