@@ -49,7 +49,7 @@ replay: setup  ## every recorded agent session in $(LOOPS), call by call; needs 
 	$(BIN)/python loadtest/reconcile.py $(LOOPS)
 
 holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times their cost; needs $(LOOPS)
-	$(BIN)/python loadtest/holds.py $(LOOPS)
+	$(BIN)/python loadtest/false_refusals.py $(LOOPS)
 
 loops: setup  ## the loop guard on recorded sessions beside published rules, and on long healthy ones; needs $(LOOPS)
 	$(BIN)/penstock eval loops $(LOOPS)
@@ -65,10 +65,10 @@ train: setup  ## the scorer's weights, the same bytes from the same data; needs 
 	$(BIN)/penstock learn train $(PROMPTS)/*.train.jsonl.gz
 
 drift: setup  ## a learning router whose small model forgets half-way, plotted to drift.png; needs $(PROMPTS)
-	$(BIN)/python loadtest/drift.py $(PROMPTS) --plot drift.png
+	$(BIN)/python loadtest/quality_drift.py $(PROMPTS) --plot drift.png
 
 decide: setup  ## what a decision costs in CPU: facts, classifier, plan, explanation
-	$(BIN)/python loadtest/decide.py
+	$(BIN)/python loadtest/routing_cost.py
 
 energy: setup  ## the energy estimate beside published figures and EcoLogits; needs $(CARBON)
 	$(BIN)/penstock eval energy $(CARBON)/truth.csv $(CARBON)/mlenergy_v3_llm.csv
@@ -80,17 +80,17 @@ gpu: setup  ## joules of prefill, cached prefill and decode on an NVIDIA GPU bes
 	$(BIN)/python loadtest/energy/measure.py
 
 green: setup  ## a day of two grids in two minutes: carbon price, budget in Wh, work that waits; plotted to green.png
-	$(BIN)/python loadtest/green.py --plot green.png
+	$(BIN)/python loadtest/carbon_day.py --plot green.png
 
 links: setup  ## which session is whose, with headers removed: one gateway, then four on one Valkey; needs $(LOOPS)
-	$(BIN)/python loadtest/links.py $(LOOPS)
-	$(BIN)/python loadtest/links.py $(LOOPS) --processes 4 --valkey --dialect mixed
+	$(BIN)/python loadtest/session_links.py $(LOOPS)
+	$(BIN)/python loadtest/session_links.py $(LOOPS) --processes 4 --valkey --dialect mixed
 
 fanout: setup  ## thirty sub-agents against one cap of their root, on one process and on four with Valkey
-	$(BIN)/python loadtest/fanout.py
+	$(BIN)/python loadtest/sub_agent_caps.py
 
 pairs: setup  ## what a reservation and its settlement cost, also beside 10,000 holds and 5,000 budgets
-	$(BIN)/python loadtest/pairs.py
+	$(BIN)/python loadtest/reserve_settle.py
 
 clients: setup  ## real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
 	tests/clients/run.sh $(CLIENTS)

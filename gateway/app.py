@@ -19,14 +19,14 @@ from .feeds import package_data, scorer_weights
 from .feeds.self_energy import SelfMeter
 from .http import server
 from .http.admin import Admin
-from .http.fetch import Fetcher
+from .http.feed_client import Fetcher
 from .http.litellm_adapter import LitellmDoor
 from .http.token_counter import TokenCounter
 from .http.upstream import HttpUpstream
 from .pipeline.context import Decided, Progress
 from .pipeline.pipeline import Exchange
 from .pipeline.ports import Answering, Clock
-from .providers.call import UpstreamCall
+from .providers.upstream_call import UpstreamCall
 from .routing.circuit_breaker import HealthBook
 from .services.budgets import Gauge, Treasury
 from .services.grid import Observatory

@@ -239,7 +239,9 @@ def main() -> None:
     if pin is not None:
         pin()
     upstream_port = free_port()
-    upstream = subprocess.Popen([sys.executable, str(HERE / "upstream.py"), str(upstream_port)], preexec_fn=_pin(1))
+    upstream = subprocess.Popen(
+        [sys.executable, str(HERE / "stub_upstream.py"), str(upstream_port)], preexec_fn=_pin(1)
+    )
     targets: list[Target] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -258,7 +260,7 @@ def start(folder: str, upstream_port: int) -> list[Target]:
     base = f"http://127.0.0.1:{upstream_port}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     bare_port, port = free_port(), free_port()
-    bare = Target("bare", [sys.executable, str(HERE / "bare.py"), str(bare_port), base], env, bare_port)
+    bare = Target("bare", [sys.executable, str(HERE / "bare_proxy.py"), str(bare_port), base], env, bare_port)
     config = Path(folder) / "routing.yaml"
     config.write_text((HERE / "routing.yaml").read_text().replace("http://127.0.0.1:1", base))
     env |= {"PENSTOCK_DATA": folder, "PENSTOCK_PORT": str(port), "BENCH_KEY": KEY}

@@ -24,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
-from books import Findings, check, limits, over_by_ledger
-from mixed import Callers, Tally
+from mixed_callers import Callers, Tally
 from processes import Gateway, Processes, Store, join_cluster, providers, wait_for
 from scenarios import SCENARIOS, Run
-from tight import environment, routing
+from store_audit import Findings, check, limits, over_by_ledger
+from tight_budgets import environment, routing
 
 from gateway.config.load import parse
 

@@ -149,7 +149,7 @@ class Gateway:
         self._env = {**env, "PENSTOCK_DATA": str(folder), "PENSTOCK_PORT": str(self.port)}
         self._command = [sys.executable, "-m", "gateway.cli.main", "serve", str(config)]
         if skew:
-            self._command = [sys.executable, str(HERE / "skewed.py"), str(skew), str(config)]
+            self._command = [sys.executable, str(HERE / "skewed_clock.py"), str(skew), str(config)]
         self.start()
 
     @property

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..app import export
-from ..simulator import sessions
-from ..simulator.replay import Tally, replay
+from ..simulator import agent_sessions
+from ..simulator.session_replay import Tally, replay
 
 _CONFIG = Path(__file__).parent.parent / "simulator" / "demo.yaml"
 # (first token in seconds, tokens a second): about what small and frontier models of 2026 do.
@@ -59,7 +59,7 @@ def run(chosen: argparse.Namespace) -> int:
 async def _demo(chosen: argparse.Namespace) -> int:
     data: Path = chosen.data
     _empty(data)
-    runs = list(sessions.load(chosen.sessions)) if chosen.sessions else sessions.made_up()
+    runs = list(agent_sessions.load(chosen.sessions)) if chosen.sessions else agent_sessions.made_up()
     calls = sum(one.count for one in runs)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

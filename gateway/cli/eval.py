@@ -11,7 +11,7 @@ from ..offline.evaluation import benchmark, long_sessions, report
 from ..offline.evaluation.penstock_rule import Meter, limits
 from ..offline.evaluation.recordings import load
 from ..offline.evaluation.replay import NAMES, makers
-from ..offline.evaluation.spend import Prices
+from ..offline.evaluation.session_spend import Prices
 from ..values.errors import ConfigError
 from . import eval_energy
 from .eval_routing import arguments as routing_arguments

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from ..offline.evaluation.energy import benchmark, points, report
+from ..offline.evaluation.energy import benchmark, published_figures, report
 
 
 def arguments(subjects: Any) -> None:
@@ -21,7 +21,7 @@ def arguments(subjects: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the table. Raises ValueError, OSError."""
-    found = benchmark.run(points.load(chosen.data))
+    found = benchmark.run(published_figures.load(chosen.data))
     for page in report.pages(found):
         print(page)
     if chosen.json is not None:

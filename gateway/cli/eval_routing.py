@@ -10,7 +10,7 @@ import orjson
 from ..config.load import parse
 from ..feeds import scorer_weights
 from ..offline.evaluation.recordings import load
-from ..offline.evaluation.routing import benchmark, floors, report, session_costs
+from ..offline.evaluation.routing import benchmark, quality_floor, report, session_costs
 from ..offline.evaluation.routing.routers import routers
 from ..offline.training import labelled_prompts
 
@@ -97,7 +97,7 @@ tiers: {{small: {{max_complexity: {ceiling}}}, medium: {{max_complexity: {ceilin
 def _floor(chosen: argparse.Namespace) -> int:
     if not 0 < chosen.keep < 1 or not 0 < chosen.confidence < 1 or not chosen.splits:
         raise ValueError("--keep and --confidence lie between 0 and 1, and there is at least one split")
-    found = floors.run(
+    found = quality_floor.run(
         labelled_prompts.load(chosen.data),
         scorer_weights.load(chosen.weights),
         keep=chosen.keep,
@@ -106,7 +106,7 @@ def _floor(chosen: argparse.Namespace) -> int:
         splits=chosen.splits,
         seed=chosen.seed,
     )
-    for page in floors.pages(found, chosen.keep, chosen.confidence):
+    for page in quality_floor.pages(found, chosen.keep, chosen.confidence):
         print(page)
     if chosen.json is not None:
         document = {place: one.document() for place, one in found.items()}

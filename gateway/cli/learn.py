@@ -11,8 +11,8 @@ from ..config.load import load
 from ..config.settings import read_settings
 from ..feeds import scorer_weights
 from ..offline.evaluation.report import table
-from ..offline.training import fit_floors, labelled_prompts, train
-from ..offline.training.trees import Growth
+from ..offline.training import fit_floors, labelled_prompts, train_scorer
+from ..offline.training.boosted_trees import Growth
 from ..stores.labels_sqlite import SqliteLabels, write_learnt
 from ..values.quality import Learnt
 
@@ -63,9 +63,9 @@ def _train(chosen: argparse.Namespace) -> int:
     if len(rows) < _ROWS_MIN:
         raise ValueError(f"{len(rows)} rows are too few to learn from; {_ROWS_MIN} is the least")
     growth = Growth()
-    trained = train.Trained(rows, growth, chosen.seed)
+    trained = train_scorer.Trained(rows, growth, chosen.seed)
     fresh = chosen.out.with_name(f"{chosen.out.name}.new")
-    fresh.write_bytes(train.weights_file(trained, train.provenance(rows, growth, chosen.seed)))
+    fresh.write_bytes(train_scorer.weights_file(trained, train_scorer.provenance(rows, growth, chosen.seed)))
     # What the gateway cannot read does not replace what it can.
     scorer_weights.load(fresh)
     fresh.replace(chosen.out)

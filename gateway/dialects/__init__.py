@@ -8,7 +8,7 @@ without re-serialising it) and `sse.py`. DIALECTS names them all.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import PenstockError
 from ..values.plan import Refusal
 from ..values.request import Request

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import NO_STATE, NOTHING, PARTS, TOOLS_BYTES, Message, Request, Splice

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import BadRequest, CallerError, Overloaded, PenstockError, Unauthenticated
 from ..values.plan import Refusal
 from ..values.request import NO_STATE, NOTHING, TOOLS_BYTES, Message, Request

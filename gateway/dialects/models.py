@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 
 _HEADERS = {"content-type": "application/json"}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.errors import CallerError, Overloaded, PenstockError
 from ..values.plan import Refusal
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from ..providers.call import UpstreamCall
-from ..providers.through_litellm import FIELDS
+from ..providers.litellm import FIELDS
+from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Deployment, Timeouts
 from ..values.errors import BrokenAnswer, Unreachable, UnreadableAnswer, UpstreamTimeout
 from .ports import StartTask

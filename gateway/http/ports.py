@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from ..sessions.identity import Session
+from ..sessions.session_index import Session
 from ..values.request import Caller
 
 

@@ -16,8 +16,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from ..dialects import DIALECTS, PARSERS, Dialect, models, openai_errors, passthrough
 from ..pipeline.pipeline import Exchange
-from ..values.answer import Answer
 from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS
+from ..values.caller_response import Answer
 from ..values.errors import (
     BadRequest,
     BodyTooLarge,

@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from yarl import URL
 
-from ..providers.call import UpstreamCall
+from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Timeouts
 from ..values.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
 

@@ -8,7 +8,7 @@ import orjson
 from ..dialects import DIALECTS, steering
 from ..dialects import body as bodies
 from ..providers import PROVIDERS
-from ..providers.call import UpstreamCall
+from ..providers.upstream_call import UpstreamCall
 from ..sessions import ladder
 from ..values.request import Hints
 from .context import Decided, Progress

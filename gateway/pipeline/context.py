@@ -11,9 +11,9 @@ from ..dialects.sse import Meter
 from ..dialects.translation import Carrier
 from ..dialects.translation.translated import Back
 from ..routing.tier_target import Aim
-from ..sessions.identity import Session
 from ..sessions.ladder import Standing
 from ..sessions.response_origins import Origin
+from ..sessions.session_index import Session
 from ..values.base import Value
 from ..values.budget import Reservation
 from ..values.catalog import Route

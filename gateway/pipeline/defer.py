@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from ..routing.deferral import opening, room_seconds
+from ..routing.deferred_start import opening, room_seconds
 from ..sessions import caps
 from ..values.plan import Plan, Refusal
 from ..values.snapshot import World

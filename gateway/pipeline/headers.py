@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from ..dialects.translation.translated import Carried
 from ..sessions.ladder import Standing
-from ..values.answer import Answer
 from ..values.base import Value
 from ..values.budget import UNITS, Amounts, Reservation
+from ..values.caller_response import Answer
 from ..values.catalog import UNKNOWN_METHOD
 from ..values.ledger_entry import LedgerEntry
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd, shortest

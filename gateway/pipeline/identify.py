@@ -10,11 +10,11 @@ from msgspec import structs
 from ..dialects import CONVERSATIONS, responses
 from ..sessions import caps, ladder
 from ..sessions.body_session_id import clean_name, named_in
-from ..sessions.identity import Session, SessionBook
+from ..sessions.end_users import UserBook, user_of
 from ..sessions.lineage import History
 from ..sessions.response_origins import Origin, OriginBook
+from ..sessions.session_index import Session, SessionBook
 from ..sessions.turn_digests import call_of
-from ..sessions.users import UserBook, user_of
 from ..values.budget import added
 from ..values.catalog import Route
 from ..values.errors import NotFound

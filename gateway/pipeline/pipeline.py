@@ -16,15 +16,15 @@ from ..routing import plan as planning
 from ..routing.affinity import bonds_of
 from ..routing.cascade import beyond
 from ..routing.circuit_breaker import HealthBook
+from ..routing.next_attempt import Next, next_attempt
 from ..routing.request_features import facts_of
-from ..routing.retry import Next, next_attempt
 from ..routing.scorer import Scorer
 from ..sessions import caps, ladder
-from ..sessions.identity import Session, SessionBook
 from ..sessions.response_origins import Origin
-from ..values.answer import Answer
+from ..sessions.session_index import Session, SessionBook
 from ..values.base import Value
 from ..values.budget import NOTHING_SPENT, Reservation
+from ..values.caller_response import Answer
 from ..values.catalog import Route
 from ..values.errors import CallerGone, NotFound, Overloaded, Unreachable, UpstreamError
 from ..values.ledger_entry import LedgerEntry

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..dialects.answer_fingerprint import Beginning
-from ..providers.call import UpstreamCall
-from ..sessions.identity import Session
+from ..providers.upstream_call import UpstreamCall
 from ..sessions.lineage import History
+from ..sessions.session_index import Session
 from ..values.budget import Amounts, Exceeded, Offer, Reservation
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.request import Caller, Message

@@ -16,10 +16,10 @@ from ..dialects.sse import Meter
 from ..dialects.translation import CrossedStream, speech_of
 from ..dialects.translation.translated import Back, Carried
 from ..providers import PROVIDERS
-from ..providers.call import Failure
+from ..providers.upstream_call import Failure
 from ..routing.circuit_breaker import HealthBook
-from ..values.answer import Answer
 from ..values.base import Value
+from ..values.caller_response import Answer
 from ..values.errors import (
     BrokenAnswer,
     NotCarriable,

@@ -11,8 +11,8 @@ from msgspec import structs
 from ..accounting import budget_refusal
 from ..accounting.budget_lines import LineBook
 from ..accounting.output_estimate import OutputBook
-from ..routing import holds
-from ..routing.holds import Scene, Usual
+from ..routing import hold_offers
+from ..routing.hold_offers import Scene, Usual
 from ..sessions import caps
 from ..values.base import Value
 from ..values.budget import Exceeded, Met, Offer, Reservation, joined
@@ -88,13 +88,13 @@ class Watch:
         return output_tokens + self._read < self._held
 
     async def _extended(self, wider: int) -> bool:
-        more = holds.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
+        more = hold_offers.growth(self._attempt, self._scene, self._reservation.lines, self._held, wider)
         self._extensions += 1
         if not await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
             return False
         self._held = wider
         try:
-            self._journal(holds.at_usual(self._attempt, self._scene, self._reservation.lines, wider))
+            self._journal(hold_offers.at_usual(self._attempt, self._scene, self._reservation.lines, wider))
         except Overloaded:
             # What a crash would leave behind cannot be written down: no more of it.
             return False
@@ -137,7 +137,7 @@ class Holder:
         return held
 
     async def _hold(self, decided: Decided, attempts: Sequence[Attempt], place: int, number: int) -> Held | Refusal:
-        places = holds.affordable(attempts, place)
+        places = hold_offers.affordable(attempts, place)
         offered = [attempts[at] for at in places]
         lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS
         began, pause, waiting = self._clock.now(), _PAUSE_SECONDS, True
@@ -146,7 +146,7 @@ class Holder:
         def offers_at(at: float) -> Iterable[Offer]:
             nonlocal scene
             scene = self._scene(decided, at, waiting=waiting)
-            return holds.offers(offered, scene)
+            return hold_offers.offers(offered, scene)
 
         while True:
             now = self._clock.now()
@@ -217,14 +217,14 @@ class Holder:
             attempt = structs.replace(
                 attempt, reason=f"{attempt.reason}, {reserved.passed_over} has no room for {first}"
             )
-        output = holds.output_held(attempt, scene, reserved.lines)
+        output = hold_offers.output_held(attempt, scene, reserved.lines)
         if reserved.output_tokens is not None:
             if any(line.budget.stages.shrink is not None for line in reserved.lines):
-                attempt = holds.shrunk(attempt, scene, reserved.output_tokens, reserved.passed_over)
-                output = holds.output_held(attempt, scene, reserved.lines)
+                attempt = hold_offers.shrunk(attempt, scene, reserved.output_tokens, reserved.passed_over)
+                output = hold_offers.output_held(attempt, scene, reserved.lines)
             else:
                 output = reserved.output_tokens
-                attempt = holds.ends_at(attempt, scene, output, reserved.passed_over)
+                attempt = hold_offers.ends_at(attempt, scene, output, reserved.passed_over)
         watch = None
         if output is not None:
             if scene.request.stream:
@@ -238,7 +238,7 @@ class Holder:
                     output,
                     lambda grown: self._journal(decided, number, grown, reserved),
                 )
-            attempt = holds.at_usual(attempt, scene, reserved.lines, output)
+            attempt = hold_offers.at_usual(attempt, scene, reserved.lines, output)
         return Held(place=places[reserved.choice], attempt=attempt, reservation=reserved, watch=watch)
 
     async def _wait(self, seconds: float) -> None:

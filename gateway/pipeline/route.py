@@ -9,6 +9,7 @@ from ..accounting.output_estimate import OutputBook
 from ..dialects import CONVERSATIONS
 from ..dialects.output_constraints import asked
 from ..routing import plan as planning
+from ..routing.agent_roles import RoleBook
 from ..routing.cascade import CascadeBook, next_above, pays
 from ..routing.circuit_breaker import HealthBook
 from ..routing.classifiers.task_type import TaskTypes
@@ -16,7 +17,6 @@ from ..routing.classify import Read, opinion
 from ..routing.deployment_load import Load, LoadBook
 from ..routing.plan import Situation
 from ..routing.prompt_features import features, tools_text
-from ..routing.roles import RoleBook
 from ..routing.scorer import Scorer
 from ..routing.session_forecast import CACHE_SECONDS, CACHE_SECONDS_LONG, ProspectBook, Warm
 from ..routing.tier_target import Aim, Aims

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ..dialects import CONVERSATIONS, DIALECTS
 from ..dialects import final_answer as words
-from ..values.answer import Answer
+from ..values.caller_response import Answer
 from ..values.plan import Refusal
 from ..values.request import Request
 from ..values.session import LoopLimits

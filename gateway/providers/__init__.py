@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ..values.catalog import Deployment
 from ..values.usage import Usage
-from . import anthropic, openai_compatible, through_litellm
-from .call import Failure, UpstreamCall
+from . import anthropic, litellm, openai_compatible
+from .upstream_call import Failure, UpstreamCall
 
 
 class Provider(Protocol):
@@ -43,5 +43,5 @@ class Provider(Protocol):
 PROVIDERS: Mapping[str, Provider] = {
     "openai": openai_compatible,
     "anthropic": anthropic,
-    "litellm": through_litellm,
+    "litellm": litellm,
 }

@@ -10,8 +10,8 @@ import orjson
 
 from ..values.catalog import Deployment
 from ..values.usage import Usage
-from . import call as calls
-from .call import Failure, UpstreamCall, detail, error_in, tokens
+from . import upstream_call as calls
+from .upstream_call import Failure, UpstreamCall, detail, error_in, tokens
 
 SPEAKS = ("messages",)
 LEARNT: frozenset[str] = frozenset()

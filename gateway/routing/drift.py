@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from ..values.quality import Group
-from .floor import Label, excess
+from .quality_floor import Label, excess
 
 # The wealth of the alarm, and the least mean number of labels between false ones.
 _ALARM_AT = 2_000.0

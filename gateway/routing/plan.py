@@ -26,7 +26,7 @@ from ..values.units import JOULES_PER_KWH, NUSD_PER_USD
 from .carbon_order import Ranked, greener
 from .circuit_breaker import Standing
 from .deployment_load import IDLE, Load
-from .economics import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, stretch_of, total_nusd
+from .expected_cost import ABOVE_MARGIN, NOTHING_EXPECTED, Outlook, Stake, stretch_of, total_nusd
 from .rules import FORBIDDING, circuit_breaker
 from .rules.candidate import Candidate
 from .tier_target import Aim

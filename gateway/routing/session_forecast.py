@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from ..values.base import Value
-from .economics import CACHE_TOKENS_MIN, Outlook
+from .expected_cost import CACHE_TOKENS_MIN, Outlook
 
 # Calls a session has made, in bins that double from the eighth on: (1, 2, ..., 8, 9-16, 17-32, ...).
 _BINS = 24

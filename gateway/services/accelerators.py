@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..carbon.concurrency import LatencyBook
-from ..carbon.metering import Meter, Served
+from ..carbon.meter_attribution import Meter, Served
 from ..feeds import serving_metrics
 from ..feeds.grid_reading import Fetch
 from ..feeds.nvml import Nvml

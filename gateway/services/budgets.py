@@ -18,7 +18,7 @@ from ..exporters.budget_notices import Notices
 from ..http.webhook import Webhook
 from ..stores.events_sqlite import Event, SqliteEvents
 from ..stores.ledger_sqlite import SqliteLedger
-from ..stores.restore import learn_outputs, restored, restored_account, scope_in
+from ..stores.restore_budgets import learn_outputs, restored, restored_account, scope_in
 from ..values.budget import CAP_MEASURES, Amounts, Budget, Crossing, Exceeded, Grant, Line, Offer, Reservation, cap
 from ..values.errors import Overloaded
 from ..values.snapshot import World

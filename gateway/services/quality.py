@@ -17,8 +17,8 @@ from msgspec import structs
 
 from ..pipeline.context import Decided, Progress
 from ..pipeline.pipeline import Exchange
-from ..routing import checks
-from ..routing.floor import Label
+from ..routing import tool_result_labels
+from ..routing.quality_floor import Label
 from ..routing.scorer import Scorer
 from ..routing.tier_target import Aims, group_of
 from ..stores.labels_sqlite import LEARNED, KeptLabel, SqliteLabels, read_learnt
@@ -114,7 +114,7 @@ class School:
                 self._recent.popitem(last=False)
         else:
             self._recent.move_to_end(key)
-            fared = checks.accepted(decided.request.messages)
+            fared = tool_result_labels.accepted(decided.request.messages)
             if fared is not None:
                 self._check(recent[-1], fared)
         tier = progress.attempt.deployment.tier

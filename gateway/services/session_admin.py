@@ -7,9 +7,9 @@ import heapq
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from ..sessions import approval, caps, ladder
+from ..sessions import approval_token, caps, ladder
 from ..sessions.body_session_id import clean_name
-from ..sessions.identity import Session, SessionBook
+from ..sessions.session_index import Session, SessionBook
 from ..values.budget import Budget, SessionCaps, added
 from ..values.errors import BadRequest, NotFound
 from ..values.request import Caller
@@ -66,7 +66,7 @@ class SessionDesk:
 
     async def reached_by_link(self, token: str) -> None:
         """The same for the session that a link is for."""
-        read = approval.read(self._secret, token, now=self._now())
+        read = approval_token.read(self._secret, token, now=self._now())
         if read is not None:
             await self._reach(read[0], self._org(read[0]), read[1])
 
@@ -166,7 +166,7 @@ class SessionDesk:
 
     def of_link(self, token: str) -> tuple[str, Session]:
         """The key and session that a link is for. Raises NotFound."""
-        read = approval.read(self._secret, token, now=self._now())
+        read = approval_token.read(self._secret, token, now=self._now())
         session = self._sessions.of(read[0], read[1]) if read is not None else None
         if read is None or session is None or session.stop is None or session.stop.id != read[2]:
             raise NotFound("This link is not valid any more: it works once, and for a day.", code="link_not_valid")
@@ -174,7 +174,9 @@ class SessionDesk:
 
     def link_token(self, key: str, session: str, stop: str) -> str:
         """The token of the link for one stop."""
-        return approval.token_of(self._secret, key, session, stop, until=self._now() + approval.LINK_SECONDS)
+        return approval_token.token_of(
+            self._secret, key, session, stop, until=self._now() + approval_token.LINK_SECONDS
+        )
 
     def exempted(self, name: str, key: str | None, *, who: str) -> dict[str, Any]:
         """The loop guard leaves the session alone from now on; caps and budgets do not."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialects.answer_fingerprint import Beginning
 from ..sessions import caps, ladder
-from ..sessions.identity import Session, SessionBook
 from ..sessions.lineage import History, answer_keys, said_by
 from ..sessions.replica_records import BELONGS, CHANGES, CLIMBED, adopted, record_of
+from ..sessions.session_index import Session, SessionBook
 from ..stores.events_sqlite import Event, SqliteEvents
 from ..values.budget import Line
 from ..values.errors import BadRequest, Overloaded

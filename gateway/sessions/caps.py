@@ -15,7 +15,7 @@ from ..values.budget import CAP_MEASURES, LIMIT_MAX, UNITS, Budget, Line, Met, S
 from ..values.errors import BadRequest
 from ..values.plan import Refusal
 from ..values.units import told
-from .identity import Session
+from .session_index import Session
 
 _HOUR_SECONDS = 3600
 # A run's own caps in minutes are below a month, its tree below so many levels and sub-agents.

@@ -13,11 +13,11 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from ..values.session import STEPS, LoopLimits, Stop
 from ..values.units import NUSD_PER_USD, shortest, told
-from . import loops, turn_digests
+from . import loop_guard, turn_digests
 from .conversation_memory import Kind
-from .identity import Session
 from .lineage import digest_of
-from .loops import SCORE_MAX, Conversation
+from .loop_guard import SCORE_MAX, Conversation
+from .session_index import Session
 from .turn_digests import REFUSED, text_ends, text_of
 
 # Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
@@ -54,7 +54,7 @@ def observe(session: Session, request: Request, *, now: float, talk: Conversatio
     delta = talk is not None
     if talk is None:
         talk = _conversation(session, request.messages)
-    spoken = loops.read(talk, request, now=now, charge_nusd=session.charge_nusd, delta=delta)
+    spoken = loop_guard.read(talk, request, now=now, charge_nusd=session.charge_nusd, delta=delta)
     if session.stop is not None and len(request.messages) < _TOLD_MIN:
         # A new conversation begins: with a task that the session was not given yet, somebody has turned to it anew.
         spoken = spoken or _task_is_new(session, talk, request.messages)
@@ -65,7 +65,7 @@ def observe(session: Session, request: Request, *, now: float, talk: Conversatio
 
 def unseen() -> Standing:
     """Of what is no conversation."""
-    talk = loops.begun()
+    talk = loop_guard.begun()
     return Standing(talk=talk, culprit=talk)
 
 
@@ -73,8 +73,8 @@ def spawned(head: Session, request: Request, *, now: float) -> None:
     """A session of `head`'s tree begins with this request."""
     talk = head.talks.get(_SPAWNS)
     if talk is None:
-        head.talks[_SPAWNS] = talk = loops.begun()
-    loops.spawned(talk, _opening(request.messages), now=now, charge_nusd=head.charge_nusd)
+        head.talks[_SPAWNS] = talk = loop_guard.begun()
+    loop_guard.spawned(talk, _opening(request.messages), now=now, charge_nusd=head.charge_nusd)
 
 
 def answered(head: Session, *, now: float) -> None:
@@ -173,7 +173,7 @@ def resume(session: Session, *, note: str) -> None:
     session.note, session.hammered = note, 0
     session.resumes += 1
     for talk in session.talks.values():
-        loops.forget(talk)
+        loop_guard.forget(talk)
 
 
 def kill(session: Session, *, id: str, at: float, why: str) -> Stop:
@@ -203,10 +203,10 @@ def _conversation(session: Session, messages: Sequence[Message]) -> Conversation
     known = [
         (talk.read, key)
         for key, talk in talks.items()
-        if 0 < talk.read <= len(messages) and loops.tail_of(messages, talk.read) == talk.tail
+        if 0 < talk.read <= len(messages) and loop_guard.tail_of(messages, talk.read) == talk.tail
     ]
     place = max(known)[1] if known else _rewritten(talks, messages)
-    talk = talks.pop(place) if place is not None else loops.begun()
+    talk = talks.pop(place) if place is not None else loop_guard.begun()
     if not talks:
         session.talks = talks = {}
     if place is None:
@@ -225,7 +225,7 @@ def conversation_of(session: Session, name: str) -> Conversation:
     if talk is None:
         if not session.talks:
             session.talks = {}
-        talk = session.talks[place] = loops.begun()
+        talk = session.talks[place] = loop_guard.begun()
     return talk
 
 
@@ -239,8 +239,8 @@ def _rewritten(talks: Mapping[int, Conversation], messages: Sequence[Message]) -
     if not talks or len(messages) < _TOLD_MIN:
         return None
     ends = range(len(messages), max(0, len(messages) - _LOOK_BACK), -1)
-    tails = {loops.tail_of(messages, end) for end in ends}
-    answers = {loops.answer_of(messages[end - 1]) for end in ends if messages[end - 1].role == "assistant"}
+    tails = {loop_guard.tail_of(messages, end) for end in ends}
+    answers = {loop_guard.answer_of(messages[end - 1]) for end in ends if messages[end - 1].role == "assistant"}
     found = [
         key
         for key, talk in talks.items()

@@ -5,8 +5,8 @@ from typing import Any
 
 from ..values.budget import tighter
 from ..values.session import Stop
-from . import caps, loops
-from .identity import Session, SessionBook
+from . import caps, loop_guard
+from .session_index import Session, SessionBook
 
 
 def record_of(session: Session, *, now: float) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def apply(session: Session, record: Mapping[str, Any]) -> None:
         session.resumes, session.note = resumes, record.get("note", "")
         session.taken, session.stop, session.hammered = frozenset(), None, 0
         for talk in session.talks.values():
-            loops.forget(talk)
+            loop_guard.forget(talk)
     session.taken = session.taken | frozenset(record.get("taken", ()))
     if stop is not None and resumes == session.resumes:
         session.stop = Stop(**stop)

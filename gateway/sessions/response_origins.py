@@ -9,8 +9,8 @@ other's answers there by their ids: those that we know of are told apart.
 from collections import OrderedDict
 
 from ..values.base import Value
-from .identity import Session
-from .loops import Conversation
+from .loop_guard import Conversation
+from .session_index import Session
 
 ORIGINS_MAX = 50_000
 # Kept conversations, all together and each, in bytes of JSON; and for how long, in seconds.

@@ -17,13 +17,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from . import faults, reply_script
+from . import directives, faults
 from .dialects.base import Event
 from .dialects.errors import Complaint
-from .dialects.history import Turn, newest
+from .dialects.newest_turn import Turn, newest
+from .directives import CHARS_PER_TOKEN, Asked, Reply, Tool
 from .issued_ids import Mint
-from .reply_script import CHARS_PER_TOKEN, Asked, Reply, Tool
-from .usage_counter import Meter, written
+from .usage import Meter, written
 
 _BODY_BYTES_MAX = 64 * 1024 * 1024
 _DEFAULT_MODEL = "gemini-2.5-flash"
@@ -138,7 +138,7 @@ class SimulatedGemini:
             wrong = next(self._complaints(body, asked), None) if self._strict else None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             return _refused(Complaint(message=f"Invalid JSON payload received. {error!r}"))
-        order = reply_script.order_in(asked)
+        order = directives.order_in(asked)
         fault = str(order.get("fault") or "")
         complaint = faults.refusal(fault) or wrong
         if complaint is not None:
@@ -147,7 +147,7 @@ class SimulatedGemini:
             await faults.hang()
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
-        reply = reply_script.answer(order, asked)
+        reply = directives.answer(order, asked)
         usage = None if fault == "no_usage" else self._usage(body, asked, reply, order)
         if request.match_info["method"] == "streamGenerateContent":
             return await self._stream(request, list(self._chunks(body, number, reply, usage)), fault)
@@ -291,7 +291,7 @@ class SimulatedGemini:
             document["usageMetadata"] = usage
         return document
 
-    def _usage(self, body: Body, asked: Asked, reply: Reply, order: reply_script.Order) -> Body:
+    def _usage(self, body: Body, asked: Asked, reply: Reply, order: directives.Order) -> Body:
         """Thoughts lie beside the answer's tokens, what was cached within the prompt's."""
         texts = len(orjson.dumps([body.get("systemInstruction"), body.get("tools")]))
         texts += sum(len(orjson.dumps(_without_data(content))) for content in body.get("contents") or [])

@@ -12,12 +12,12 @@ from ..accounting.output_estimate import OutputBook
 from ..dialects import chat
 from ..dialects.answer_fingerprint import Beginning
 from ..pipeline.pipeline import Exchange
-from ..providers.call import UpstreamCall
+from ..providers.upstream_call import UpstreamCall
 from ..routing.circuit_breaker import HealthBook
-from ..sessions.identity import Session, SessionBook
 from ..sessions.lineage import History
-from ..values.answer import Answer
+from ..sessions.session_index import Session, SessionBook
 from ..values.budget import Amounts, Exceeded, Offer, Reservation
+from ..values.caller_response import Answer
 from ..values.errors import CallerGone, Overloaded, UpstreamError
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.request import Caller, Hints, Message

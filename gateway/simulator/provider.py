@@ -17,12 +17,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from . import access, faults, reply_script
+from . import access, directives, faults
 from .dialects import SPEAKS, every
 from .dialects.base import Body, Dialect, Lookup, Told
 from .dialects.errors import Complaint, anthropic_error, openai_error
 from .issued_ids import Mint
-from .usage_counter import Meter
+from .usage import Meter
 
 _BODY_BYTES_MAX = 64 * 1024 * 1024
 _INSTANCES = itertools.count(1)
@@ -129,7 +129,7 @@ class SimulatedProvider:
         try:
             body, complaint = self._parsed(dialect, request, raw)
             asked = dialect.read(body)
-            order = reply_script.order_for(body.get("sim"), asked)
+            order = directives.order_for(body.get("sim"), asked)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             unread = Complaint(message=f"We could not read the body of your request: {error!r}")
             return self._refused(dialect, number, complaint or unread)
@@ -142,7 +142,7 @@ class SimulatedProvider:
         await asyncio.sleep(self._personality.first_token)
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
-        reply = reply_script.answer({**order, "fault": fault}, asked)
+        reply = directives.answer({**order, "fault": fault}, asked)
         usage = dialect.usage(body, asked, reply, order)
         given = None if fault == "no_usage" else usage
         told = Told(number=number, created=int(time.time()), body=body, reply=reply, usage=given)
@@ -152,7 +152,7 @@ class SimulatedProvider:
             await asyncio.sleep(usage.written / self._personality.tokens_per_second)
         return await self._whole(request, dialect, told, fault)
 
-    def _fault(self, order: reply_script.Order, raw: bytes) -> str:
+    def _fault(self, order: directives.Order, raw: bytes) -> str:
         """What is ordered to go wrong with this request."""
         fault, times = str(order.get("fault") or ""), order.get("times")
         if order.get("at") not in (None, self._personality.model):

@@ -22,7 +22,7 @@ import numpy as np
 
 from gateway.carbon import concurrency, energy
 from gateway.offline.evaluation.energy.benchmark import SUBSETS, profile_of
-from gateway.offline.evaluation.energy.points import Point, load, quantile
+from gateway.offline.evaluation.energy.published_figures import Point, load, quantile
 from gateway.offline.evaluation.report import table
 from gateway.values.catalog import EnergyProfile
 

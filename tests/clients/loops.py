@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .clients import CLIENTS, Client
-from .gateway import Stage
+from .environment import Stage
 from .run import OUT, Job, drive, environment, last_line, meant
 from .tap import Seen, Tap
 

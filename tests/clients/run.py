@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import CLIENTS, EMBEDDER, PROFILES, SCENARIOS, Client
-from .gateway import POOR, RICH, Stage
+from .environment import POOR, RICH, Stage
 from .quiet import QUIET
 from .table import render
 from .tap import Seen, Tap

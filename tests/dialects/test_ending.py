@@ -12,8 +12,8 @@ from gateway.dialects import DIALECTS, PARSERS, sse
 from gateway.dialects.chat_stream import ChatStream, text_bytes
 from gateway.dialects.passthrough import PassageStream
 from gateway.dialects.translation import Carrier, CrossedStream
-from tests.dialects import well_formed
-from tests.dialects.made_streams import CITATION, MADE, MANY_ITEMS, stream
+from tests.dialects import stream_checks
+from tests.dialects.synthetic_streams import CITATION, MADE, MANY_ITEMS, stream
 from tests.dialects.test_streams import ASKED, CROSSED, CUTS, RECORDED, STREAMS, pieces
 
 GIVEN, WRITTEN = 11, 7
@@ -52,13 +52,13 @@ def cut(dialect: str, raw: bytes, at: int, cuts: list[int]) -> bytes:
 def check(dialect: str, raw: bytes) -> set[str]:
     """The reasons why a stream ended, once it is known to be a whole one of its dialect."""
     if dialect in ("chat", "completions"):
-        return set(well_formed.chat(raw).values())
-    return {well_formed.messages(raw) if dialect == "messages" else well_formed.responses(raw)}
+        return set(stream_checks.chat(raw).values())
+    return {stream_checks.messages(raw) if dialect == "messages" else stream_checks.responses(raw)}
 
 
 def given_reasons(dialect: str, raw: bytes) -> set[str]:
     """The reasons that the provider itself has given so far."""
-    found = well_formed.payloads(raw)
+    found = stream_checks.payloads(raw)
     if dialect == "messages":
         return {event["delta"]["stop_reason"] for event in found if event["type"] == "message_delta"}
     choices = [choice for event in found for choice in event.get("choices", ())]
@@ -123,7 +123,7 @@ def texts_of(payload: dict[str, Any]) -> int:
 def test_a_watched_text_is_weighed_to_the_byte(dialect, name):
     meter = watched(dialect)
     meter.feed(RAW[name])
-    weights = list(map(texts_of, well_formed.payloads(RAW[name])))
+    weights = list(map(texts_of, stream_checks.payloads(RAW[name])))
     assert meter.text() == (sum(weights), sum(map(bool, weights)))
 
 
@@ -156,7 +156,7 @@ def test_a_caller_who_did_not_ask_is_told_no_usage():
     meter.watched = True
     for at in boundaries(RAW["several choices"]):
         out = meter.feed(RAW["several choices"][:at]) + meter.ending(GIVEN, WRITTEN)
-        assert set(well_formed.chat(out, usage=False).values()) <= {"length", "stop"}
+        assert set(stream_checks.chat(out, usage=False).values()) <= {"length", "stop"}
         meter = ChatStream(withhold_usage=True)
         meter.watched = True
 
@@ -166,7 +166,7 @@ def test_a_chat_ending_says_all_that_its_chunks_said():
     head = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "system_fingerprint": "fp_1"}
     length = {"delta": {}, "logprobs": None, "finish_reason": "length"}
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-    assert well_formed.payloads(out)[4:] == [
+    assert stream_checks.payloads(out)[4:] == [
         {**head, "choices": [{"index": 0, **length}], "usage": None},
         {**head, "choices": [{"index": 2, **length}], "usage": None},
         {**head, "choices": [], "usage": usage},
@@ -175,7 +175,7 @@ def test_a_chat_ending_says_all_that_its_chunks_said():
 
 def test_a_messages_ending_counts_what_was_written():
     out = cut("messages", RAW["messages_text"], boundaries(RAW["messages_text"])[4], [])
-    assert well_formed.payloads(out)[5:] == [
+    assert stream_checks.payloads(out)[5:] == [
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None}, "usage": {"output_tokens": 7}},
         {"type": "message_stop"},
@@ -191,7 +191,7 @@ def test_a_stop_reason_that_was_said_stands():
 
 def test_a_response_is_closed_with_all_that_it_held():
     raw = RAW["many items"]
-    last = well_formed.payloads(cut("responses", raw, len(raw), []))[-1]["response"]
+    last = stream_checks.payloads(cut("responses", raw, len(raw), []))[-1]["response"]
     reasoning, search, message, call = last["output"]
     assert reasoning["content"] == [{"type": "reasoning_text", "text": "so, hm"}] and "status" not in reasoning
     assert search["status"] == call["status"] == message["status"] == "incomplete"
@@ -207,13 +207,13 @@ def test_a_response_is_closed_with_all_that_it_held():
 def test_a_citation_before_the_end_of_its_text_is_kept():
     raw = RAW["many items"]
     place = next(n for n, event in enumerate(MANY_ITEMS) if event["type"] == "response.output_text.annotation.added")
-    last = well_formed.payloads(cut("responses", raw, boundaries(raw)[place], []))[-1]["response"]
+    last = stream_checks.payloads(cut("responses", raw, boundaries(raw)[place], []))[-1]["response"]
     assert last["output"][2]["content"][0]["annotations"] == [CITATION]
 
 
 def test_a_call_that_was_cut_off_is_not_reported_done():
     raw = RAW["many items"]
-    kinds = [(e["type"], e.get("output_index")) for e in well_formed.payloads(cut("responses", raw, len(raw), []))]
+    kinds = [(e["type"], e.get("output_index")) for e in stream_checks.payloads(cut("responses", raw, len(raw), []))]
     assert [index for kind, index in kinds if kind == "response.output_item.done"] == [0, 2]
 
 
@@ -221,7 +221,7 @@ def test_where_events_bear_no_number_they_are_counted():
     bare = [{name: value for name, value in event.items() if name != "sequence_number"} for event in MANY_ITEMS]
     meter = watched("responses")
     meter.feed(stream(bare, named=True))
-    assert well_formed.payloads(meter.ending(GIVEN, WRITTEN))[0]["sequence_number"] == len(bare)
+    assert stream_checks.payloads(meter.ending(GIVEN, WRITTEN))[0]["sequence_number"] == len(bare)
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
@@ -263,7 +263,7 @@ def test_an_ending_is_crossed_to_the_caller_s_own(caller, upstream, name):
 @pytest.mark.parametrize("caller, upstream, name", [case for case in CROSSED if "error" not in case[2]])
 def test_a_crossed_ending_tells_the_usage(caller, upstream, name):
     raw = RAW[name]
-    last = well_formed.payloads(crossed(caller, upstream, raw, boundaries(raw)[4]))
+    last = stream_checks.payloads(crossed(caller, upstream, raw, boundaries(raw)[4]))
     usage = next(
         e["usage"] if "usage" in e else e["response"]["usage"]
         for e in reversed(last)

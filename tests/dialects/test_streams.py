@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.dialects import DIALECTS, PARSERS, sse
 from gateway.dialects.translation import Carrier, CrossedStream
 from gateway.values.errors import BrokenAnswer
-from tests.dialects.translation.speakers import SPEAKERS
+from tests.dialects.translation.dialect_clients import SPEAKERS
 
 RECORDED = Path(__file__).parent / "recorded"
 STREAMS = {

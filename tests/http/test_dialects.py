@@ -5,8 +5,8 @@ import json
 import pytest
 
 from gateway.routing.circuit_breaker import FAILURES
-from tests.dialects.translation.speakers import SCHEMA, SPEAKERS, events
-from tests.http.fixtures import stage
+from tests.dialects.translation.dialect_clients import SCHEMA, SPEAKERS, events
+from tests.http.running_gateway import stage
 
 PATHS = {name: speaker.path for name, speaker in SPEAKERS.items()}
 ANTHROPIC = {"anthropic_version": "2023-06-01"}

@@ -13,7 +13,7 @@ import pytest
 from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
-from tests.dialects.translation.speakers import SPEAKERS, events
+from tests.dialects.translation.dialect_clients import SPEAKERS, events
 
 WORLD = """
 version: 1

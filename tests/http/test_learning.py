@@ -15,8 +15,8 @@ from gateway.feeds import scorer_weights
 from gateway.offline.training import fit_floors
 from gateway.routing.classifiers.learned import own_log_odds
 from gateway.routing.classify import complexity_of
-from gateway.routing.floor import Label
 from gateway.routing.prompt_features import features
+from gateway.routing.quality_floor import Label
 from gateway.stores.labels_sqlite import KeptLabel, SqliteLabels, read_learnt, write_learnt
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.quality import Learnt, Quality, QualityPolicy

@@ -8,7 +8,7 @@ from yarl import URL
 
 from gateway.dialects import passthrough
 from gateway.values.units import nusd_to_usd
-from tests.http.fixtures import stage
+from tests.http.running_gateway import stage
 
 
 async def test_images_are_charged_by_the_piece(tmp_path):

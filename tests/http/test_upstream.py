@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.http.upstream import HttpUpstream
-from gateway.providers.call import UpstreamCall
+from gateway.providers.upstream_call import UpstreamCall
 from gateway.values.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
 from tests.snapshots import world
 

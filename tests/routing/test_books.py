@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.routing.cascade import CascadeBook
-from gateway.routing.checks import accepted
 from gateway.routing.classifiers.task_type import TaskTypes, matched
 from gateway.routing.deployment_load import LoadBook
+from gateway.routing.tool_result_labels import accepted
 from gateway.values.catalog import TaskType
 from gateway.values.request import Message
 from tests.routing.test_classifier import facts

@@ -3,7 +3,7 @@
 import random
 
 from gateway.routing.drift import PSI_MAX, DriftBook, stability
-from gateway.routing.floor import Label
+from gateway.routing.quality_floor import Label
 
 GROUP = ("default", "code", "s", "f")
 EDGES = tuple(place / 10 for place in range(1, 10))

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.routing.circuit_breaker import FAILURES, REST_SECONDS, UP, HealthBook, Standing
-from gateway.routing.retry import Next, next_attempt
+from gateway.routing.next_attempt import Next, next_attempt
 
 GIVEN = {"place": 0, "places": 1, "tries_here": 1, "max_retries": 1, "retry_same": True, "try_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
 

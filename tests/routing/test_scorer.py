@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.feeds import scorer_weights
-from gateway.offline.training import labelled_prompts, train, trees
-from gateway.offline.training.trees import Growth
+from gateway.offline.training import boosted_trees, labelled_prompts, train_scorer
+from gateway.offline.training.boosted_trees import Growth
 from gateway.routing.prompt_features import NAMES, features, tools_text
 from gateway.routing.scorer import LEAF_PARTS, Scorer
 
@@ -87,9 +87,9 @@ GROWTH = Growth(trees=12, leaves=4, least=10)
 
 def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_say():
     data = rows(400)
-    trained = train.Trained(data, GROWTH)
-    again = train.weights_file(train.Trained(data, GROWTH), train.provenance(data, GROWTH, 0))
-    assert train.weights_file(trained, train.provenance(data, GROWTH, 0)) == again
+    trained = train_scorer.Trained(data, GROWTH)
+    again = train_scorer.weights_file(train_scorer.Trained(data, GROWTH), train_scorer.provenance(data, GROWTH, 0))
+    assert train_scorer.weights_file(trained, train_scorer.provenance(data, GROWTH, 0)) == again
     scorer = Scorer("x", trained.document())
     found = [features(row.prompt) for row in data]
     told, said = trained.predict(found), [scorer.score(one) for one in found]
@@ -104,9 +104,11 @@ def test_trees_learn_what_no_line_can():
     inputs = chance.random((2000, 3))
     odd = ((inputs[:, 0] > 0.5) != (inputs[:, 1] > 0.5)).astype(float)
     targets, weights = np.stack([1 - odd, odd], 1), np.ones(2000)
-    thresholds = trees.cuts(inputs, weights)
-    base, grown = trees.fit(trees.binned(inputs, thresholds), targets, weights, Growth(trees=60, features=1.0))
-    told = trees.predict(base, grown, trees.binned(inputs, thresholds))
+    thresholds = boosted_trees.cuts(inputs, weights)
+    base, grown = boosted_trees.fit(
+        boosted_trees.binned(inputs, thresholds), targets, weights, Growth(trees=60, features=1.0)
+    )
+    told = boosted_trees.predict(base, grown, boosted_trees.binned(inputs, thresholds))
     assert np.mean((told[:, 1] > 0.5) == (odd > 0.5)) > 0.97
 
 
@@ -118,7 +120,7 @@ def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
         )
         for n in range(60)
     ]  # fmt: skip
-    soft = train.soft_labels(hard)
+    soft = train_scorer.soft_labels(hard)
     # The first was lucky: all models like it fail there.
     assert soft[0, 0] < 0.6
     assert ((soft >= 0) & (soft <= 1)).all()

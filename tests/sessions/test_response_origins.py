@@ -1,8 +1,8 @@
 """Where answers lie: bounded in number, bytes and time, and apart for each key."""
 
-from gateway.sessions.identity import Session
-from gateway.sessions.loops import begun
+from gateway.sessions.loop_guard import begun
 from gateway.sessions.response_origins import TRANSCRIPT_BYTES_MAX, TRANSCRIPT_SECONDS, Origin, OriginBook
+from gateway.sessions.session_index import Session
 
 
 def origin(transcript: bytes | None = None, at: float = 0.0) -> Origin:

@@ -8,7 +8,7 @@ from gateway.exporters import grouped_export
 from gateway.stores.events_sqlite import Event, SqliteEvents
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.stores.metered_energy_sqlite import SqliteMeasured
-from tests.stores.test_memory import NOW, fact
+from tests.stores.test_ledger import NOW, fact
 
 HOUR_MS = 3_600_000
 START = round(NOW * 1000) // HOUR_MS * HOUR_MS

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from gateway.dialects.answer_fingerprint import Beginning
-from gateway.sessions.identity import Session, SessionBook
 from gateway.sessions.replica_records import BELONGS, CHANGES, adopted, record_of
+from gateway.sessions.session_index import Session, SessionBook
 from gateway.stores.redis_scripts import OneNode
 from gateway.stores.sessions_redis import SharedSessions
 from gateway.values.session import Stop

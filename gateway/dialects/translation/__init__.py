@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from ...providers import through_litellm
+from ...providers import litellm
 from ...values.errors import BadRequest, NotCarriable
 from ...values.request import Request
 from .. import body as bodies
@@ -55,7 +55,7 @@ class Carrier:
     def behind_litellm(self, speech: str) -> NotCarriable | None:
         """What of a request in litellm's own dialect may not reach it, None if all may."""
         try:
-            return through_litellm.refused(self._whole(), speech)
+            return litellm.refused(self._whole(), speech)
         except BadRequest as wrong:
             return NotCarriable("body", wrong.message)
 
@@ -78,8 +78,8 @@ class Carrier:
             return NotCarriable(
                 "body", "a field does not have the shape that its dialect gives it, or nests too deeply"
             )
-        if extended and speech in through_litellm.SPEAKS:
-            return through_litellm.refused(found.document, speech) or found
+        if extended and speech in litellm.SPEAKS:
+            return litellm.refused(found.document, speech) or found
         return found
 
     def back(self, carried: Carried, speech: str, *, answer_id: str, created: int) -> Back:

@@ -9,7 +9,7 @@ import orjson
 
 from ...values.errors import NotCarriable
 from .translated import Carried, Fields, objects, of_type
-from .usage import chat_usage
+from .usage_objects import chat_usage
 
 _SYSTEM = ("system", "developer")
 # What Anthropic accepts as a tool call's id.

@@ -7,7 +7,7 @@ import orjson
 
 from ..responses import SEAL
 from .translated import Carried
-from .usage import responses_usage
+from .usage_objects import responses_usage
 
 # What a response says about its request, with the values that OpenAI gives where the caller set none.
 _ECHOED: dict[str, Any] = {

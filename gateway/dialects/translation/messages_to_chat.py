@@ -8,7 +8,7 @@ import orjson
 from ...values.errors import NotCarriable
 from ..messages import UNSIGNED
 from .translated import Carried, Fields, objects, of_type
-from .usage import messages_usage
+from .usage_objects import messages_usage
 
 # reasoning_effort by thinking budget in tokens: bounds between what OpenAI's models spend at low, medium and high.
 _LOW_BUDGET, _MEDIUM_BUDGET = 2048, 8192

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from . import spend
+from . import session_spend
 from .penstock_rule import Meter
 from .recordings import Recording
 from .replay import OURS, Maker, replay
-from .spend import Prices, Spend
-from .tally import Tally, median, p90
+from .rule_tally import Tally, median, p90
+from .session_spend import Prices, Spend
 
 EVERYTHING, REAL, SYNTHETIC = "everything", "real pooled", "synthetic pooled"
 POOLS = (EVERYTHING, REAL, SYNTHETIC)
@@ -32,7 +32,7 @@ class Report(msgspec.Struct):
         """Replay one session before every rule and enter what they did."""
         spends: Sequence[Spend] = ()
         if recording.label == "loop":
-            spends = spend.spends_of(recording, prices)
+            spends = session_spend.spends_of(recording, prices)
             self.recorded_cost += recording.cost_usd is not None
         if recording.synthetic:
             self.synthetic.add(recording.source)

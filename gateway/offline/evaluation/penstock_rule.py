@@ -9,11 +9,11 @@ import msgspec
 from ...dialects import chat
 from ...sessions import ladder
 from ...sessions.conversation_memory import Memory
-from ...sessions.identity import Session
+from ...sessions.session_index import Session
 from ...values.errors import BadRequest
 from ...values.session import LoopLimits
+from .decision_points import Moment
 from .published_rules import Level
-from .turns import Moment
 
 
 def limits(stop: int | None) -> LoopLimits:

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from enum import IntEnum
 from typing import Protocol
 
-from .turns import Call, Moment, Turn
+from .decision_points import Call, Moment, Turn
 
 
 class Level(IntEnum):

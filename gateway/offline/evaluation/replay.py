@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from ...values.session import LoopLimits
+from .decision_points import moments
 from .penstock_rule import Meter, Penstock
 from .published_rules import Cap, Consecutive, Crush, GeminiCli, Level, Librefang, MessageHash, OpenHands, Rule
 from .recordings import GAP_SECONDS, Recording
-from .turns import moments
 
 Maker = Callable[[], Rule]
 OURS = "penstock"

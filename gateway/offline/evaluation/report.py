@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from .benchmark import EVERYTHING, REAL, SYNTHETIC, Report, Tallies, measured
-from .interval import clopper_pearson
+from .clopper_pearson import clopper_pearson
 from .penstock_rule import Meter
 from .replay import OURS
-from .spend import NOMINAL_TEXT, Prices
-from .tally import Tally, median, p90, per_thousand, share
+from .rule_tally import Tally, median, p90, per_thousand, share
+from .session_spend import NOMINAL_TEXT, Prices
 
 _SOURCE_CHARS = 30
 Row = Sequence[str]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from .decision_points import text_of
 from .recordings import Message, Recording
-from .turns import text_of
 
 # Longer texts are cut, so that five hundred calls stay a session that some model could have read.
 _TEXT_CHARS = 1500

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...routing.classifiers.learned import corrected
 from ...values.quality import Head
-from .train import calibrated
+from .train_scorer import calibrated
 
 Floats = npt.NDArray[np.float64]
 

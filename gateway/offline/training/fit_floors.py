@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...routing.classifiers.learned import own_log_odds
 from ...routing.classify import complexity_of
-from ...routing.floor import Label, floor
+from ...routing.quality_floor import Label, floor
 from ...routing.scorer import Scorer
 from ...stores.labels_sqlite import KeptLabel
 from ...values.plan import Features

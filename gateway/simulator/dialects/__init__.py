@@ -6,13 +6,13 @@ Start reading at `base.py`. `*_rules.py` hold what the real API rejects, for a p
 from collections.abc import Iterator
 
 from ..issued_ids import Mint
-from ..usage_counter import Meter
+from ..usage import Meter
 from .base import Dialect
 from .chat import Chat
 from .completions import Completions
 from .embeddings import Embeddings
-from .forms import Files, Transcriptions
 from .messages import CountTokens, Messages
+from .multipart import Files, Transcriptions
 from .other_endpoints import Images, InputTokens, Models, Moderations
 from .responses import Responses
 

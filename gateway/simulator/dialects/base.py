@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
+from ..directives import Asked, Order, Reply
 from ..issued_ids import Mint
-from ..reply_script import Asked, Order, Reply
-from ..usage_counter import Meter, Usage, size, written
+from ..usage import Meter, Usage, size, written
 from .errors import Complaint, openai_error
 
 Body = dict[str, Any]

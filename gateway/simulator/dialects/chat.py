@@ -6,12 +6,12 @@ from typing import Any
 
 import orjson
 
-from ..reply_script import CHARS_PER_TOKEN, Asked, Order, Reply, Tool, ordered
-from ..usage_counter import Usage, size
+from ..directives import CHARS_PER_TOKEN, Asked, Order, Reply, Tool, ordered
+from ..usage import Usage, size
 from . import chat_rules
 from .base import Body, Dialect, Event, Told, data, pieces
 from .errors import Complaint
-from .history import Turn, newest
+from .newest_turn import Turn, newest
 
 _THINKS_NOT = ("none", "minimal")
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..reply_script import CHARS_PER_TOKEN, Asked, Order, Reply
-from ..usage_counter import Usage, size, written
+from ..directives import CHARS_PER_TOKEN, Asked, Order, Reply
+from ..usage import Usage, size, written
 from .base import Body, Dialect, Event, Told, data, pieces
 from .errors import Complaint
 

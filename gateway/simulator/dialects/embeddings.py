@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..reply_script import Asked, Order, Reply
-from ..usage_counter import Usage, tokens
+from ..directives import Asked, Order, Reply
+from ..usage import Usage, tokens
 from .base import Body, Dialect, Told
 from .errors import Complaint
 

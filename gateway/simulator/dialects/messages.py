@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 
+from ..directives import CHARS_PER_TOKEN, Asked, Call, Order, Reply, Tool
 from ..issued_ids import TOOL_ID
-from ..reply_script import CHARS_PER_TOKEN, Asked, Call, Order, Reply, Tool
-from ..usage_counter import Block, Usage, written
+from ..usage import Block, Usage, written
 from . import messages_rules
 from .base import Body, Dialect, Event, Told, named, pieces
 from .errors import Complaint, anthropic_error
-from .history import Turn, newest
+from .newest_turn import Turn, newest
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 # How a block of each kind begins in a stream.

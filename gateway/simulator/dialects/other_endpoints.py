@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..directives import Asked, Order, Reply
 from ..issued_ids import Mint
-from ..reply_script import Asked, Order, Reply
-from ..usage_counter import Meter, Usage, size, tokens
+from ..usage import Meter, Usage, size, tokens
 from .base import Body, Dialect, Lookup, Told
 from .errors import Complaint
 

@@ -4,13 +4,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..directives import Asked, Call, Order, Reply, Tool
 from ..issued_ids import Mint
-from ..reply_script import Asked, Call, Order, Reply, Tool
-from ..usage_counter import Meter, Usage, size, written
+from ..usage import Meter, Usage, size, written
 from . import responses_rules, responses_stream
 from .base import Body, Dialect, Event, Lookup, Told, named
 from .errors import Complaint
-from .history import Turn, newest
+from .newest_turn import Turn, newest
 
 _STORED_MAX = 1000
 _OUTPUTS = ("function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from ..reply_script import CHARS_PER_TOKEN
+from ..directives import CHARS_PER_TOKEN
 from .base import Body, Event, named, pieces
 
 _ENDINGS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dialects.translation.speakers import SPEAKERS, TOOL, Heard, events
+from tests.dialects.translation.dialect_clients import SPEAKERS, TOOL, Heard, events
 
 # One red pixel.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from gateway.offline.evaluation.energy import ecologits, points
+from gateway.offline.evaluation.energy import ecologits, published_figures
 from gateway.offline.evaluation.energy.benchmark import SUBSETS, estimate, profile_of, run
-from gateway.offline.evaluation.energy.points import Point, quantile
+from gateway.offline.evaluation.energy.published_figures import Point, quantile
 
 HEAD = [
     "id",
@@ -104,12 +104,12 @@ def test_ecologits_method_gives_ecologits_figures(active, total, tokens, wh):
 
 def test_rows_that_are_not_to_be_scored_are_left_out(tmp_path):
     truth = table(tmp_path / "t.csv", ROW, {**ROW, "score": "no"}, {**ROW, "params_active_b": ""})
-    assert len(points.load([truth])) == 1
+    assert len(published_figures.load([truth])) == 1
 
 
 def test_ranges_count_by_their_geometric_mean(tmp_path):
     truth = table(tmp_path / "t.csv", {**ROW, "params_total_b": "100-400", "params_active_b": "25-100"})
-    (point,) = points.load([truth])
+    (point,) = published_figures.load([truth])
     assert (point.total_b, point.active_b) == (200.0, 50.0)
 
 

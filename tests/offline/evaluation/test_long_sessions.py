@@ -2,9 +2,9 @@
 
 import pytest
 
+from gateway.offline.evaluation.decision_points import moments
 from gateway.offline.evaluation.long_sessions import made
 from gateway.offline.evaluation.session_material import gathered
-from gateway.offline.evaluation.turns import moments
 from tests.offline.evaluation.trajectories import OPENING, recording, step
 
 PAGE = "A page of a real document, long enough to be read. " * 5

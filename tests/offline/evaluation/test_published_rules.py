@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.offline.evaluation.decision_points import Call, Turn
 from gateway.offline.evaluation.published_rules import (
     Cap,
     Consecutive,
@@ -13,7 +14,6 @@ from gateway.offline.evaluation.published_rules import (
     OpenHands,
     failed,
 )
-from gateway.offline.evaluation.turns import Call, Turn
 
 LONG = "I cannot reach the server, I will try once more now."
 

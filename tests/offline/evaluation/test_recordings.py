@@ -6,8 +6,8 @@ import json
 import orjson
 import pytest
 
+from gateway.offline.evaluation.decision_points import Call, moments, turn_at
 from gateway.offline.evaluation.recordings import load
-from gateway.offline.evaluation.turns import Call, moments, turn_at
 from tests.offline.evaluation.trajectories import OPENING, circle, line, recording, step
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.offline.evaluation import benchmark
-from gateway.offline.evaluation.interval import clopper_pearson
+from gateway.offline.evaluation.clopper_pearson import clopper_pearson
 from gateway.offline.evaluation.penstock_rule import Meter, deep_size, limits
 from gateway.offline.evaluation.published_rules import Level
 from gateway.offline.evaluation.recordings import Recording
 from gateway.offline.evaluation.replay import NAMES, Verdict, makers, replay
-from gateway.offline.evaluation.spend import Prices, Spend, spends_of
-from gateway.offline.evaluation.tally import Tally, median, p90
+from gateway.offline.evaluation.rule_tally import Tally, median, p90
+from gateway.offline.evaluation.session_spend import Prices, Spend, spends_of
 from tests.offline.evaluation.trajectories import circle, line, recording, step
 
 KEYS = {

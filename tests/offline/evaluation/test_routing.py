@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gateway.cli.main import main
-from gateway.offline.evaluation.routing.curves import Outcomes, cost_at, curve, measures
+from gateway.offline.evaluation.routing.measures import Outcomes, cost_at, curve, measures
 from gateway.offline.evaluation.routing.session_costs import Step, _cost, _hindsight
-from tests.routing.test_economics import FRONTIER, SMALL
+from tests.routing.test_expected_cost import FRONTIER, SMALL
 
 KEYS = {"apgr", "cpt50", "cpt80", "cost_at_95", "auc_need", "ece", "budget_error", "n"}
 

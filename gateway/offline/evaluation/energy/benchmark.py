@@ -14,7 +14,7 @@ from ....carbon.energy import HARDWARE, MEDIA, SERVER, UNDECLARED, model_of
 from ....values.base import Value
 from ....values.catalog import EnergyProfile
 from . import ecologits
-from .points import Point, quantile
+from .published_figures import Point, quantile
 
 # Serving as people stand it: ML.ENERGY's configurations with at least so many together and so short a time between tokens.
 _SERVING_TOGETHER, _SERVING_MS = 16, 100.0

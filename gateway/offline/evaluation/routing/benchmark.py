@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ....routing.share_controller import ShareBook
 from ...training.labelled_prompts import Labelled, by_place
-from .curves import RHO, Curve, Measures, Outcomes, curve, measures
+from .measures import RHO, Curve, Measures, Outcomes, curve, measures
 from .routers import OURS, Said
 
 Array = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from ....accounting import pricing
 from ....dialects import chat
 from ....routing.classifiers.task_type import TaskTypes
 from ....routing.classify import Read, opinion
-from ....routing.economics import ABOVE_MARGIN, CACHE_TOKENS_MIN, Outlook, Stake, total_nusd
+from ....routing.expected_cost import ABOVE_MARGIN, CACHE_TOKENS_MIN, Outlook, Stake, total_nusd
 from ....routing.prompt_features import features, tools_text
 from ....routing.request_features import facts_of
 from ....routing.scorer import Scorer
@@ -30,7 +30,7 @@ from ....values.units import NUSD_PER_USD
 from ....values.usage import Usage
 from ..recordings import Recording
 from ..report import table
-from ..spend import CHARS_PER_TOKEN, chars_of
+from ..session_spend import CHARS_PER_TOKEN, chars_of
 
 POLICIES = ("always frontier", "always small", "per request", "cache-aware", "hindsight")
 _SMALL, _FRONTIER = 0, 1

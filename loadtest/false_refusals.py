@@ -1,0 +1,261 @@
+"""False refusals: every recorded session behind a budget of 1.3 times what it truly costs, under both kinds of hold.
+
+    python loadtest/false_refusals.py FOLDER [--factor 1.3] [--safety 1.5] [--json OUT]
+
+No call sets max_tokens (most agents do not) unless --max-tokens says so; the model allows 128,000 tokens of output. What a call truly takes is counted with
+the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache (OpenAI's rules: from 1,024
+tokens on, in steps of 128). The exchange, the book and the pricing are the real ones; only the network is left out.
+Half of the sessions stream. Reported: sessions refused although what they cost fits, and by how much any budget was
+overspent beside the documented bound.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.accounting import pricing
+from gateway.config.load import parse
+from gateway.dialects import chat
+from gateway.http.token_counter import TokenCounter
+from gateway.simulator.agent_sessions import AgentSession, load
+from gateway.simulator.playbook import JSON, SSE, Answers, Playbook
+from gateway.values.catalog import PriceSheet
+from gateway.values.request import Caller, Hints
+from gateway.values.usage import Usage
+
+_CACHE_FROM, _CACHE_STEP = 1024, 128
+_PER_MESSAGE = 4
+# US dollars per million tokens of a small hosted model (gpt-5-mini's list price, 2025-08).
+_DEPLOYMENT = """
+version: 1
+access: keys
+keys:
+{keys}
+providers:
+  p: {{base_url: "http://127.0.0.1:1/v1"}}
+deployments:
+  mini: {{provider: p, model: mini, tier: small, price: {{input: 0.25, output: 2, cached_input: 0.025}},
+         context_tokens: 400000, output_tokens: 128000}}
+routes:
+  mini: {{candidates: [mini]}}
+sessions: {{caps: {{}}}}
+loops: {{mode: shadow}}
+budgets:
+{budgets}
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One session as it will be replayed: its calls' bodies and what each truly takes."""
+
+    name: str
+    stream: bool
+    calls: list[tuple[bytes, Usage, str]]
+    cost_nusd: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the sessions under one kind of hold."""
+
+    sessions: int = 0
+    refused: int = 0
+    refused_at_first_call: int = 0
+    calls: int = 0
+    shortened: int = 0
+    overspent: int = 0
+    worst_excess_nusd: int = 0
+    beyond_bound: int = 0
+    by_source: dict[str, list[int]] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Count, replay twice, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--factor", type=float, default=1.3)
+    parser.add_argument("--safety", type=float, default=1.5)
+    parser.add_argument("--max-tokens", type=int)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sessions", type=int, default=10**9, help="only so many, chosen at random")
+    chosen = parser.parse_args()
+    paths = sorted(chosen.folder.glob("*.jsonl.gz"))
+    if not paths:
+        sys.exit(f"holds: no *.jsonl.gz in {chosen.folder}")
+    found = [(path.name.split(".")[0], session) for path in paths for session in load([path])]
+    random.Random(7).shuffle(found)
+    del found[chosen.sessions :]
+    counter = _Counter()
+    bare = parse(_DEPLOYMENT.format(keys="  - {id: k, team: t, secret: {env: K}}", budgets="  {}"), "x", {"K": "k"})[0]
+    prices = bare.deployments["mini"].sheet
+    assert prices is not None
+    runs = [
+        run
+        for number, (source, session) in enumerate(found)
+        if (run := _run(f"{source}.{number}", session, counter, prices))
+    ]
+    print(f"{len(runs)} sessions, {sum(len(run.calls) for run in runs)} calls", file=sys.stderr)
+    results = {kind: asyncio.run(_replay(runs, kind, chosen)) for kind in ("worst_case", "expected")}
+    print(_table(results))
+    if chosen.json:
+        chosen.json.write_text(json.dumps({kind: _figures(tally) for kind, tally in results.items()}, indent=2) + "\n")
+
+
+class _Counter:
+    """Tokens of texts, each counted once."""
+
+    def __init__(self) -> None:
+        counter = TokenCounter()
+        self._encoding = counter._load()
+        if self._encoding is None:
+            sys.exit("holds: the o200k_base vocabulary is not to be had")
+        self._known: dict[str, int] = {}
+
+    def of(self, message: dict[str, Any]) -> int:
+        """Tokens of a message."""
+        text = json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
+        content = message.get("content")
+        if isinstance(content, str) and len(message) == 2:
+            text = content
+        if text not in self._known:
+            self._known[text] = len(self._encoding.encode_ordinary(text))
+        return self._known[text] + _PER_MESSAGE
+
+
+def _run(name: str, session: AgentSession, counter: _Counter, prices: PriceSheet) -> Run | None:
+    """What a session's calls truly take."""
+    calls, cost, before = [], 0, 0
+    tools = len(json.dumps(session.tools)) // 4 if session.tools else 0
+    for history, reply in session.calls():
+        body = {"model": "mini", "messages": history, **({"tools": list(session.tools)} if session.tools else {})}
+        tokens = tools + sum(counter.of(message) for message in history)
+        cached = before // _CACHE_STEP * _CACHE_STEP if before >= _CACHE_FROM else 0
+        usage = Usage(input=tokens, cached_input=min(cached, tokens), output=counter.of(reply))
+        cost += pricing.charge(prices, usage)
+        calls.append((orjson.dumps(body), usage, str(reply.get("content") or "") or json.dumps(reply)))
+        before = tokens
+    stream = len(name) % 2 == 0
+    return Run(name=name, stream=stream, calls=calls, cost_nusd=cost) if calls else None
+
+
+async def _replay(runs: list[Run], kind: str, chosen: argparse.Namespace) -> Tally:
+    keys = "\n".join(f"  - {{id: {run.name}, team: t, secret: {{env: K{number}}}}}" for number, run in enumerate(runs))
+    limits = "\n".join(
+        f"  {run.name}: {{scope: {{key: {run.name}}}, limit: {{usd: {_usd(run.cost_nusd, chosen.factor)}}},"
+        f" window: total, hold: {kind}, safety_factor: {chosen.safety}}}"
+        for run in runs
+    )
+    env = {f"K{number}": f"secret-{number}" for number in range(len(runs))}
+    world = parse(_DEPLOYMENT.format(keys=keys, budgets=limits), "holds.yaml", env)[0]
+    book, tally = Playbook(world, []), Tally()
+    for run in runs:
+        await _session(book, run, tally, chosen)
+    for budget, run in zip(world.budgets, runs, strict=True):
+        _judge(book, budget.limit, run, tally)
+    return tally
+
+
+async def _session(book: Playbook, run: Run, tally: Tally, chosen: argparse.Namespace) -> None:
+    caller, tally.sessions = Caller(key=run.name, team="t"), tally.sessions + 1
+    source = tally.by_source.setdefault(run.name.partition(".")[0], [0, 0])
+    source[0] += 1
+    for number, (body, usage, text) in enumerate(run.calls):
+        tally.calls += 1
+        if chosen.max_tokens:
+            body = body[:-1] + f',"max_tokens":{chosen.max_tokens}}}'.encode()
+        if run.stream:
+            body = body[:-1] + b',"stream":true}'
+        book._provider = [_answer(usage, text, stream=run.stream)]
+        hints = Hints(session=run.name, session_source="x")
+        answer = await book.exchange.serve(chat.parse(body), caller, hints, book.reply)
+        book.events.clear()
+        book.reply.data = b""
+        if answer.status != 200:
+            tally.refused += 1
+            source[1] += 1
+            tally.refused_at_first_call += number == 0
+            return
+        sent = orjson.loads(b"".join(book.calls.pop().body))
+        limit = sent.get("max_tokens")
+        tally.shortened += book.entries[-1].code == "hold_used_up" or (limit is not None and limit < usage.output)
+
+
+def _judge(book: Playbook, limit: int, run: Run, tally: Tally) -> None:
+    """Whether the session's budget was overspent, and whether by more than the documented bound: for a sequential
+    session, what one call may take beyond its hold."""
+    entries = [entry for entry in book.entries if entry.key == run.name]
+    excess = sum(entry.charge_nusd for entry in entries) - limit
+    if excess <= 0:
+        return
+    tally.overspent += 1
+    tally.worst_excess_nusd = max(tally.worst_excess_nusd, excess)
+    tally.beyond_bound += excess > max(0, *(entry.charge_nusd - entry.hold_nusd for entry in entries))
+
+
+def _answer(usage: Usage, text: str, *, stream: bool) -> Answers:
+    told = {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
+    }
+    if not stream:
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        return Answers(headers=JSON, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": told}),))
+    return Answers(headers=SSE, body=tuple(_events(text, told, usage.output)))
+
+
+def _events(text: str, told: dict[str, Any], tokens: int) -> Iterable[bytes]:
+    """About one event a token, in pieces as they come over the wire."""
+    width, piece = max(1, len(text) // max(1, tokens)), []
+    for at in range(0, len(text), width):
+        choice = {"index": 0, "delta": {"content": text[at : at + width]}, "finish_reason": None}
+        piece.append(b"data: " + orjson.dumps({"id": "x", "choices": [choice]}) + b"\n\n")
+        if len(piece) == 8:
+            yield b"".join(piece)
+            piece = []
+    last = {"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    piece.append(b"data: " + orjson.dumps(last) + b"\n\n")
+    piece.append(b"data: " + orjson.dumps({"id": "x", "choices": [], "usage": told}) + b"\n\ndata: [DONE]\n\n")
+    yield b"".join(piece)
+
+
+def _usd(nusd: int, factor: float) -> str:
+    return f"{round(nusd * factor) / 1e9:.9f}"
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
+    share = tally.refused / tally.sessions
+    return {
+        "sessions": tally.sessions, "calls": tally.calls, "refused": tally.refused, "refused_share": share,
+        "refused_at_first_call": tally.refused_at_first_call, "shortened_streams": tally.shortened,
+        "overspent": tally.overspent, "worst_excess_usd": tally.worst_excess_nusd / 1e9,
+        "beyond_bound": tally.beyond_bound, "by_source": tally.by_source,
+    }  # fmt: skip
+
+
+def _table(results: dict[str, Tally]) -> str:
+    rows = ["| hold | sessions | calls | refused | share | at the first call | answers cut short | overspent | worst excess USD | beyond the bound |", "|---|" + "---|" * 9]  # fmt: skip
+    for kind, tally in results.items():
+        one = _figures(tally)
+        rows.append(
+            f"| {kind} | {one['sessions']} | {one['calls']} | {one['refused']} | {one['refused_share']:.2%} |"
+            f" {one['refused_at_first_call']} | {one['shortened_streams']} | {one['overspent']} |"
+            f" {one['worst_excess_usd']:.6f} | {one['beyond_bound']} |"
+        )
+        rows += [
+            f"|   {source} | {n} | | {bad} | {bad / n:.2%} | | | | | |" for source, (n, bad) in one["by_source"].items()
+        ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

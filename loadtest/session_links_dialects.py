@@ -1,0 +1,145 @@
+"""A history in the words of three dialects, and their answers as a client keeps them; part of `links.py`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.simulator.agent_sessions import Message
+
+PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One message of a history; an answer also as it was received, in the dialect's own words."""
+
+    message: Message
+    received: Any = None
+
+    @property
+    def role(self) -> str:
+        """Who speaks."""
+        return str(self.message["role"])
+
+    @property
+    def text(self) -> str:
+        """What is said."""
+        return str(self.message.get("content") or "")
+
+
+History = list[Entry]
+
+
+def _chat(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+    messages = [entry.message if entry.received is None else entry.received for entry in history]
+    return {"messages": messages, **({"tools": list(tools)} if tools else {})}
+
+
+def _messages(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+    """Turns alternate: what follows an answer is one user message, tool results first as they come."""
+    turns: list[dict[str, Any]] = []
+    for entry in history:
+        if entry.role == "system":
+            continue
+        role = "assistant" if entry.role == "assistant" else "user"
+        if not turns or turns[-1]["role"] != role:
+            turns.append({"role": role, "content": []})
+        turns[-1]["content"] += _blocks(entry)
+    system = "\n".join(entry.text for entry in history if entry.role == "system")
+    offered = [{"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in tools]
+    body = {"messages": turns, "max_tokens": 4096}
+    return body | ({"system": system} if system else {}) | ({"tools": offered} if offered else {})
+
+
+def _blocks(entry: Entry) -> list[dict[str, Any]]:
+    if entry.received is not None:
+        return list(entry.received)
+    if entry.role == "tool" and entry.message["tool_call_id"]:
+        return [{"type": "tool_result", "tool_use_id": entry.message["tool_call_id"], "content": entry.text}]
+    return [{"type": "text", "text": entry.text}]
+
+
+def _responses(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+    """Every item each time, since nothing is stored."""
+    items: list[dict[str, Any]] = []
+    for entry in history:
+        if entry.received is not None:
+            items += entry.received
+        elif entry.role == "tool" and entry.message["tool_call_id"]:
+            id = entry.message["tool_call_id"]
+            items.append({"type": "function_call_output", "call_id": id, "output": entry.text})
+        elif entry.role != "system":
+            role = "assistant" if entry.role == "assistant" else "user"
+            items.append({"type": "message", "role": role, "content": entry.text})
+    system = "\n".join(entry.text for entry in history if entry.role == "system")
+    offered = [{"type": "function", **tool["function"]} for tool in tools]
+    body = {"input": items, "store": False}
+    return body | ({"instructions": system} if system else {}) | ({"tools": offered} if offered else {})
+
+
+def _chat_answer(answer: bytes, stream: bool) -> Any:
+    """The message, put together from its pieces if they were streamed."""
+    if not stream:
+        return orjson.loads(answer)["choices"][0]["message"]
+    text = ""
+    calls: dict[int, dict[str, Any]] = {}
+    for event in _events(answer):
+        for choice in event["choices"]:
+            text += choice["delta"].get("content") or ""
+            for piece in choice["delta"].get("tool_calls") or ():
+                made = calls.setdefault(piece["index"], {"type": "function", "function": {"name": "", "arguments": ""}})
+                made["id"] = piece.get("id") or made.get("id")
+                made["function"]["name"] += piece["function"].get("name") or ""
+                made["function"]["arguments"] += piece["function"].get("arguments") or ""
+    return {"role": "assistant", "content": text, **({"tool_calls": list(calls.values())} if calls else {})}
+
+
+def _messages_answer(answer: bytes, stream: bool) -> Any:
+    """The blocks."""
+    if not stream:
+        return orjson.loads(answer)["content"]
+    blocks: list[dict[str, Any]] = []
+    written = ""
+    for event in _events(answer):
+        if event["type"] == "content_block_start":
+            blocks.append(event["content_block"])
+            written = ""
+        elif event["type"] == "content_block_delta":
+            written += event["delta"].get("text") or event["delta"].get("partial_json") or ""
+        elif event["type"] == "content_block_stop":
+            tool = blocks[-1]["type"] == "tool_use"
+            blocks[-1] |= {"input": orjson.loads(written or "{}")} if tool else {"text": written}
+    return blocks
+
+
+def _responses_answer(answer: bytes, stream: bool) -> Any:
+    """The items."""
+    if not stream:
+        return orjson.loads(answer)["output"]
+    return next(event["response"]["output"] for event in _events(answer) if event["type"] == "response.completed")
+
+
+def _events(answer: bytes) -> Iterator[Any]:
+    for line in answer.splitlines():
+        if line.startswith(b"data: ") and line != b"data: [DONE]":
+            yield orjson.loads(line[6:])
+
+
+BODIES: dict[str, Callable[[History, Sequence[Message]], dict[str, Any]]] = {
+    "chat": _chat,
+    "messages": _messages,
+    "responses": _responses,
+}
+READERS: dict[str, Callable[[bytes, bool], Any]] = {
+    "chat": _chat_answer,
+    "messages": _messages_answer,
+    "responses": _responses_answer,
+}
+# The ids of the tool calls in an answer, in order.
+IDS: dict[str, Callable[[Any], list[str]]] = {
+    "chat": lambda message: [str(call.get("id") or "") for call in message.get("tool_calls") or ()],
+    "messages": lambda blocks: [block["id"] for block in blocks if block["type"] == "tool_use"],
+    "responses": lambda items: [item["call_id"] for item in items if item["type"] == "function_call"],
+}

@@ -1,0 +1,171 @@
+"""Pairwise precision and recall of inferred sessions against true ones; part of `links.py`."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from session_links_agents import Call
+
+# Table rows in this order; a row without calls is left out.
+KINDS = {
+    "": "all",
+    "apart": "told apart by their first answer",
+    "alike": "not so: another job opens and begins alike",
+    "plain": "plain",
+    "again": "plain, another job opens alike",
+    "compacted": "compacted",
+    "elided": "old output elided",
+    "rewritten": "system prompt rewritten",
+    "retried": "calls sent again",
+    "diverging": "parallel, answers diverge",
+    "forked": "forked",
+    "identical": "parallel, identical answers (exchangeable)",
+}
+
+
+def score(calls: list[Call], begun: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The rows of the table: the kinds in their order, then the files. `begun` are digests of how the runs began."""
+    labels, alike = _labels(calls), _alike(calls, begun)
+    tagged = [_tags(call, call.run.name in alike) for call in calls]
+    present = set().union(*tagged)
+    tags = [tag for tag in KINDS if tag in present] + sorted(tag for tag in present if tag.startswith("from "))
+    return [_row(tag, calls, labels, [tag in own for own in tagged]) for tag in tags]
+
+
+def _tags(call: Call, alike: bool) -> set[str]:
+    """The rows that a call counts in."""
+    kind = call.run.kind
+    begins = set() if kind == "identical" else {"alike"} if alike else {"apart"}
+    return {"", kind, f"from {call.run.source}"} | begins | ({"retried"} if call.again else set())
+
+
+def _alike(calls: list[Call], begun: Mapping[str, int]) -> set[str]:
+    """Runs that another job equals up to and including its first answer: by lineage nobody can tell which goes on."""
+    group = {call.run.name: call.run.group for call in calls}
+    jobs: defaultdict[int, set[str]] = defaultdict(set)
+    for run, digest in begun.items():
+        jobs[digest].add(group.get(run, run))
+    return {run for run, digest in begun.items() if len(jobs[digest]) > 1}
+
+
+def _row(tag: str, calls: list[Call], labels: list[str], marked: list[bool]) -> dict[str, Any]:
+    sessions = [call.inferred for call in calls]
+    grouped = list(zip((call.run.group for call in calls), sessions, strict=True))
+    across = _pairs(sessions, marked) - _pairs(grouped, marked)
+    if tag == "identical":
+        right, true, within = _exchangeable(calls)
+    else:
+        right = within = _pairs(list(zip(labels, sessions, strict=True)), marked)
+        true = _pairs(labels, marked)
+    own: defaultdict[str, set[str]] = defaultdict(set)
+    for call, label, counts in zip(calls, labels, marked, strict=True):
+        if counts:
+            own[call.run.group if tag == "identical" else _true_session(call, label)].add(call.inferred)
+    true_sessions = len({_true_session(call, label) for call, label, m in zip(calls, labels, marked, strict=True) if m})
+    return {
+        "kind": KINDS.get(tag, tag),
+        "sessions": true_sessions,
+        "calls": sum(marked),
+        "found_pairs": across + within,
+        "right_pairs": right,
+        "true_pairs": true,
+        "precision": right / (across + within) if across + within else None,
+        "recall": right / true if true else None,
+        "inferred_per_session": sum(map(len, own.values())) / max(1, true_sessions),
+    }
+
+
+def _pairs(cells: Sequence[Hashable], marked: Sequence[bool]) -> int:
+    """Pairs of calls in one cell, of which at least one is marked."""
+    every = Counter(cells)
+    others = Counter(cell for cell, counts in zip(cells, marked, strict=True) if not counts)
+    return sum(math.comb(count, 2) - math.comb(others[cell], 2) for cell, count in every.items())
+
+
+def _labels(calls: list[Call]) -> list[str]:
+    """The true session of each call, by which pairs are judged. A call of exchangeable copies is one of its own."""
+    kept = _kept_branches(calls)
+    labels = []
+    for number, call in enumerate(calls):
+        label = call.run.name
+        if call.run.kind == "identical":
+            label = f"{label} call {number}"
+        if call.run.kind == "forked":
+            label = f"{label} branch {call.branch or kept[call.run.name]}"
+        labels.append(label)
+    return labels
+
+
+def _true_session(call: Call, label: str) -> str:
+    return call.run.name if call.run.kind == "identical" else label
+
+
+def _kept_branches(calls: list[Call]) -> dict[str, str]:
+    """For each forked run the branch that goes on in the session in which the run began."""
+    before: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    after: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for call in calls:
+        (after[call.run.name, call.branch] if call.branch else before[call.run.name])[call.inferred] += 1
+
+    def together(run: str, branch: str) -> int:
+        return sum(count * after[run, branch][session] for session, count in before[run].items())
+
+    return {run: "a" if together(run, "a") >= together(run, "b") else "b" for run in before}
+
+
+def _exchangeable(calls: list[Call]) -> tuple[int, int, int]:
+    """(right, true, found) pairs within jobs of identical copies, where at every step any copy may be any other."""
+    steps: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    lengths: Counter[str] = Counter()
+    for call in calls:
+        if call.run.kind == "identical":
+            steps[call.run.group, call.inferred][call.step] += 1
+            lengths[call.run.name] += 1
+    right = sum(
+        math.comb(sum(count > layer for count in found.values()), 2)
+        for found in steps.values()
+        for layer in range(max(found.values()))
+    )
+    true = sum(math.comb(length, 2) for length in lengths.values())
+    return right, true, sum(math.comb(found.total(), 2) for found in steps.values())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [
+        "| kind | sessions | calls | precision | recall | inferred per session |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        shares = " | ".join("–" if row[name] is None else f"{row[name]:.2%}" for name in ("precision", "recall"))
+        cells = f"{row['kind']} | {row['sessions']} | {row['calls']} | {shares} | {row['inferred_per_session']:.2f}"
+        lines.append(f"| {cells} |")
+    return "\n".join(lines)
+
+
+def examples(calls: list[Call], count: int) -> Iterable[str]:
+    """Where sessions were split (a letter for each call's session, ' if it was sent again), and what was taken for one."""
+    runs: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
+    sessions: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        runs[call.run.name, call.branch].append(call)
+        sessions[call.inferred].append(call)
+    shown: Counter[str] = Counter()
+    for (name, branch), own in runs.items():
+        kind, order = own[0].run.kind, list(dict.fromkeys(call.inferred for call in own))
+        shown[kind] += len(order) > 1
+        if len(order) > 1 and shown[kind] <= count:
+            letters = (f"{chr(ord('A') + order.index(call.inferred) % 26)}{chr(39) * call.again}" for call in own)
+            yield f"split, {kind}: {name} {branch}: {''.join(letters)}"
+    shown.clear()
+    for session, own in sessions.items():
+        kinds = " + ".join(sorted({call.run.kind for call in own}))
+        several = len({call.run.group for call in own}) > 1
+        shown[kinds] += several
+        if several and shown[kinds] <= count:
+            steps: defaultdict[str, list[str]] = defaultdict(list)
+            for call in own:
+                steps[f"{call.run.name} {call.branch}"].append(f"{call.step}{chr(39) * call.again}")
+            told = "; ".join(f"{name}: {','.join(of)}" for name, of in steps.items())
+            yield f"taken for one, {kinds}: {session}: {told}"
