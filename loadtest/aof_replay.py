@@ -12,12 +12,12 @@ from pathlib import Path
 import hiredis
 
 _CHUNK_BYTES = 1 << 20
-_NO_CHANGE = frozenset((b"SELECT", b"EXPIRE", b"PEXPIREAT", b"PERSIST", b"SCRIPT", b"FUNCTION"))
-_FIGURES = (b"spent", b"held", b"extra", b"grace", b"grace_until")
+_IGNORED_COMMANDS = frozenset((b"SELECT", b"EXPIRE", b"PEXPIREAT", b"PERSIST", b"SCRIPT", b"FUNCTION"))
+_AMOUNT_FIELDS = (b"spent", b"held", b"extra", b"grace", b"grace_until")
 
 
 @dataclass
-class Over:
+class Overrun:
     """An instant at which an account was over its limit."""
 
     account: str
@@ -28,7 +28,7 @@ class Over:
 
 
 @dataclass
-class Replay:
+class AofReplay:
     """What a server's life came to. `limit_of` gives an account's ceiling by its key, None for what is no account.
 
     `booked`: what was ever booked on an account, what has left its window included. `peaks`: the most that spent and
@@ -37,16 +37,16 @@ class Replay:
 
     limit_of: Callable[[str], int | None]
     hashes: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    booked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    booked_totals: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     peaks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    over: list[Over] = field(default_factory=list)
-    transactions: int = 0
-    instants: int = 0
-    expired: int = 0
+    overruns: list[Overrun] = field(default_factory=list)
+    transaction_count: int = 0
+    checked_states: int = 0
+    expired_holds: int = 0
 
-    def folder(self, folder: Path) -> "Replay":
+    def replay_folder(self, folder: Path) -> "AofReplay":
         """Replay what a server left in its folder; may be called for one folder after another."""
-        for file in files(folder):
+        for file in incremental_files(folder):
             touched: set[str] = set()
             inside = False
             for parts in commands(file):
@@ -59,19 +59,19 @@ class Replay:
                 elif self._apply(name, parts):
                     touched.add(parts[1].decode())
                 if not inside:
-                    self._look(touched)
+                    self._check_accounts(touched)
                     touched = set()
         return self
 
     def accounts(self) -> dict[str, dict[bytes, int]]:
         """Every account as it stands at the end, figures only."""
         return {
-            key: {name: int(value) for name, value in fields.items() if name in _FIGURES}
+            key: {name: int(value) for name, value in fields.items() if name in _AMOUNT_FIELDS}
             for key, fields in self.hashes.items()
             if self.limit_of(key) is not None
         }
 
-    def holds(self) -> dict[str, dict[bytes, bytes]]:
+    def open_holds(self) -> dict[str, dict[bytes, bytes]]:
         """The holds that are still open, by their id."""
         found = {}
         for key, fields in self.hashes.items():
@@ -82,19 +82,19 @@ class Replay:
 
     def _apply(self, name: bytes, parts: list[bytes]) -> bool:
         """Whether a hash was changed."""
-        if name in _NO_CHANGE:
+        if name in _IGNORED_COMMANDS:
             return False
         key = parts[1].decode()
         if name in (b"HSET", b"HMSET"):
             fields = self.hashes.setdefault(key, {})
             fields.update(zip(parts[2::2], parts[3::2], strict=True))
             if b"expired" in parts[2::2] and "}:hold:" in key:
-                self.expired += 1
+                self.expired_holds += 1
         elif name == b"HINCRBY":
             fields, amount = self.hashes.setdefault(key, {}), int(parts[3])
             fields[parts[2]] = b"%d" % (int(fields.get(parts[2], b"0")) + amount)
             if parts[2].startswith(b"b:") or (parts[2] == b"spent" and "|rolling" not in key):
-                self.booked[key] += amount
+                self.booked_totals[key] += amount
         elif name == b"HDEL":
             fields = self.hashes.get(key, {})
             for gone in parts[2:]:
@@ -111,8 +111,8 @@ class Replay:
             raise ValueError(f"the replay does not know {name!r}")
         return name[:1] == b"H"
 
-    def _look(self, touched: set[str]) -> None:
-        self.transactions += 1
+    def _check_accounts(self, touched: set[str]) -> None:
+        self.transaction_count += 1
         for key in touched:
             limit = self.limit_of(key)
             if limit is None:
@@ -121,13 +121,13 @@ class Replay:
             spent, held = int(fields.get(b"spent", b"0")), int(fields.get(b"held", b"0"))
             # Grace would need the time; these runs grant none.
             limit += int(fields.get(b"extra", b"0"))
-            self.instants += 1
+            self.checked_states += 1
             self.peaks[key] = max(self.peaks[key], spent + held)
             if spent + held > limit or held < 0 or spent < 0:
-                self.over.append(Over(key, spent, held, limit, self.transactions))
+                self.overruns.append(Overrun(key, spent, held, limit, self.transaction_count))
 
 
-def files(folder: Path) -> list[Path]:
+def incremental_files(folder: Path) -> list[Path]:
     """The incremental files in the order of the manifest. Raises ValueError if the base holds anything."""
     manifest = folder / "appendonlydir" / "appendonly.aof.manifest"
     found = []

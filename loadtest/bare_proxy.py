@@ -8,7 +8,7 @@ import sys
 import aiohttp
 from aiohttp import web
 
-_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "content-encoding"}
+_HOP_BY_HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "content-encoding"}
 
 
 async def _client(app: web.Application):
@@ -21,10 +21,10 @@ async def _client(app: web.Application):
 
 async def _forward(request: web.Request) -> web.StreamResponse:
     body = await request.read()
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS}
     url = request.app["base"] + request.path_qs
     async with request.app["client"].request(request.method, url, data=body, headers=headers) as answer:
-        back = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
+        back = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS}
         if "event-stream" not in answer.headers.get("Content-Type", ""):
             return web.Response(status=answer.status, body=await answer.read(), headers=back)
         response = web.StreamResponse(status=answer.status, headers=back)

@@ -23,14 +23,14 @@ HERE = Path(__file__).parent
 SIZES = {"1k": 1_000, "32k": 32_000, "256k": 256_000, "1m": 1_000_000}
 # Requests of one round, by size; one round is about a second.
 REQUESTS = {"1k": 3000, "32k": 2000, "256k": 800, "1m": 240}
-STREAMS, STREAMS_AT_ONCE = 60, 20
+STREAMS, STREAM_CONCURRENCY = 60, 20
 EVENTS = 100
-AT_ONCE = 16
+CONCURRENCY = 16
 OPEN_STREAMS = 1000
 KEY = "bench-key"
 
 
-def body(size: int, *, stream: bool = False) -> bytes:
+def request_body(size: int, *, stream: bool = False) -> bytes:
     """A chat request of about `size` bytes: an agent's history with tool calls."""
     words = [
         "the",
@@ -94,7 +94,7 @@ class Target:
             assert self.process.poll() is None, f"{name} did not start"
             assert time.perf_counter() - started < 30, f"{name} did not start"
             time.sleep(0.005)
-        asyncio.run(one(port, body(1000)))
+        asyncio.run(send_one(port, request_body(1000)))
         self.start_seconds = time.perf_counter() - started
 
     def cpu(self) -> float:
@@ -117,25 +117,25 @@ def _pin(core: int):
     return lambda: os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
-def _head(payload: bytes) -> bytes:
+def _request_head(payload: bytes) -> bytes:
     return (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     ).encode()
 
 
-async def one(port: int, payload: bytes) -> None:
+async def send_one(port: int, payload: bytes) -> None:
     """A single request, answered."""
-    client = await _Client.connect(port)
-    await client.ask(_head(payload) + payload, stream=False)
+    client = await _RawClient.connect(port)
+    await client.request(_request_head(payload) + payload, stream=False)
     client.close()
 
 
-class _Client(asyncio.Protocol):
+class _RawClient(asyncio.Protocol):
     """A client that costs little: writes a request, waits for the end of the answer."""
 
     @classmethod
-    async def connect(cls, port: int) -> "_Client":
+    async def connect(cls, port: int) -> "_RawClient":
         _, client = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
         return client
 
@@ -165,7 +165,7 @@ class _Client(asyncio.Protocol):
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_exception(ConnectionError("the target hung up"))
 
-    async def ask(self, data: bytes, *, stream: bool) -> bytes:
+    async def request(self, data: bytes, *, stream: bool) -> bytes:
         self.stream = stream
         self.waiting = asyncio.get_running_loop().create_future()
         self.transport.write(data)
@@ -177,38 +177,38 @@ class _Client(asyncio.Protocol):
         self.transport.close()
 
 
-async def load(port: int, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> None:
+async def send_load(port: int, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> None:
     """So many requests over so many connections."""
     left = requests
-    data = _head(payload) + payload
+    data = _request_head(payload) + payload
 
     async def worker() -> None:
         nonlocal left
-        client = await _Client.connect(port)
+        client = await _RawClient.connect(port)
         while left > 0:
             left -= 1
-            await client.ask(data, stream=stream)
+            await client.request(data, stream=stream)
         client.close()
 
     await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
-def measure(target: Target, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> float:
+def cpu_us_per_request(target: Target, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> float:
     """CPU microseconds per request in one round."""
     before = target.cpu()
-    asyncio.run(load(target.port, payload, requests, at_once, stream=stream))
+    asyncio.run(send_load(target.port, payload, requests, at_once, stream=stream))
     # The ledger's writer follows within a moment; its work belongs to these requests.
     time.sleep(0.3)
     return (target.cpu() - before) / requests * 1e6
 
 
-async def hold_streams(port: int, count: int, read_rss) -> float:
+async def peak_rss_mb(port: int, count: int, read_rss) -> float:
     """Open `count` streams at once; gives the largest resident memory seen while they run."""
-    payload = body(1000, stream=True)
-    data = _head(payload) + payload
+    payload = request_body(1000, stream=True)
+    data = _request_head(payload) + payload
     clients = []
     for start in range(0, count, 100):
-        clients += await asyncio.gather(*(_Client.connect(port) for _ in range(min(100, count - start))))
+        clients += await asyncio.gather(*(_RawClient.connect(port) for _ in range(min(100, count - start))))
     asks = [asyncio.ensure_future(client.ask(data, stream=True)) for client in clients]
     peak = 0.0
     while not all(ask.done() for ask in asks):
@@ -246,7 +246,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             time.sleep(0.5)
-            targets = start(folder, upstream_port)
+            targets = start_targets(folder, upstream_port)
             results = run_rounds(targets, rounds, share)
         finally:
             for target in targets:
@@ -255,7 +255,7 @@ def main() -> None:
     report(results, chosen.out)
 
 
-def start(folder: str, upstream_port: int) -> list[Target]:
+def start_targets(folder: str, upstream_port: int) -> list[Target]:
     """Both targets, ready."""
     base = f"http://127.0.0.1:{upstream_port}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
@@ -272,17 +272,19 @@ def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
     """Medians of interleaved rounds, per target."""
     figures: dict = {target.name: {name: [] for name in (*SIZES, "stream", "rss")} for target in targets}
     for target in targets:
-        figures[target.name]["rss"].append(asyncio.run(hold_streams(target.port, OPEN_STREAMS, target.rss_mb)))
+        figures[target.name]["rss"].append(asyncio.run(peak_rss_mb(target.port, OPEN_STREAMS, target.rss_mb)))
         figures[target.name]["start"] = [target.start_seconds]
-        asyncio.run(load(target.port, body(1000), 500, AT_ONCE))
+        asyncio.run(send_load(target.port, request_body(1000), 500, CONCURRENCY))
     for _ in range(rounds):
         for name, size in SIZES.items():
-            payload = body(size)
+            payload = request_body(size)
             for target in targets:
-                figures[target.name][name].append(measure(target, payload, REQUESTS[name] // share, AT_ONCE))
-        payload = body(1000, stream=True)
+                figures[target.name][name].append(
+                    cpu_us_per_request(target, payload, REQUESTS[name] // share, CONCURRENCY)
+                )
+        payload = request_body(1000, stream=True)
         for target in targets:
-            cost = measure(target, payload, STREAMS, STREAMS_AT_ONCE, stream=True)
+            cost = cpu_us_per_request(target, payload, STREAMS, STREAM_CONCURRENCY, stream=True)
             figures[target.name]["stream"].append(cost)
     return figures
 

@@ -32,21 +32,21 @@ from aiohttp import web
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.app import App, export
+from gateway.app import App, export_ledger
 from gateway.config.load import parse
 from gateway.config.settings import Settings
-from gateway.simulator.provider import Personality, SimulatedProvider
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
 
-START = datetime(2023, 3, 15, tzinfo=UTC).timestamp()
-SLOT, HOUR, DAY = 1800.0, 3600.0, 86_400.0
-CURVES = Path(__file__).with_name("carbon_day.csv")
+START_EPOCH = datetime(2023, 3, 15, tzinfo=UTC).timestamp()
+SLOT_SECONDS, HOUR_SECONDS, DAY_SECONDS = 1800.0, 3600.0, 86_400.0
+INTENSITY_CSV = Path(__file__).with_name("carbon_day.csv")
 LONDON, NORTH_WEST = "13", "3"
 WAIT_HOURS = 6
 # So many of each kind arrive in a half-hour, and every answer is so long.
-ARRIVALS, OUTPUT_TOKENS = 4, 200
-ENERGY_WH = 12
+ARRIVALS_PER_SLOT, OUTPUT_TOKENS = 4, 200
+ENERGY_BUDGET_WH = 12
 
 ROUTING = """
 version: 1
@@ -78,25 +78,25 @@ loops: {{mode: shadow}}
 """
 # USD per tonne: high, as internal prices go, for a request emits hundredths of a gram; and what the cleaner region costs, in USD per
 # million output tokens: the difference is about what 140 g/kWh less are worth at that price.
-PRICE, DEARER = 1000, "0.09"
+CARBON_PRICE_USD_PER_TONNE, CLEAN_OUTPUT_PRICE = 1000, "0.09"
 # Deployments that cost the same but for 2 % are the same to the router, by the lengths that it expects: what lies beyond twice that
 # of the total is decided by the price.
-DECIDED = 0.04
+DECISION_MARGIN = 0.04
 
 
 class FastClock:
     """The day's clock: it begins at START and runs `speed` times as fast as the machine's."""
 
     def __init__(self, speed: float) -> None:
-        self._speed, self._began = speed, time.monotonic()
+        self._speed, self._started_monotonic = speed, time.monotonic()
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        return START + self.monotonic()
+        return START_EPOCH + self.monotonic()
 
     def monotonic(self) -> float:
         """Seconds of the day."""
-        return (time.monotonic() - self._began) * self._speed
+        return (time.monotonic() - self._started_monotonic) * self._speed
 
     async def sleep(self, seconds: float) -> None:
         """So many of the day's seconds."""
@@ -104,42 +104,42 @@ class FastClock:
 
 
 @dataclass
-class Curve:
+class RegionIntensity:
     """One region's half-hours: what was forecast, what came."""
 
     starts: list[float] = field(default_factory=list)
     forecast: list[float] = field(default_factory=list)
-    outcome: list[float] = field(default_factory=list)
+    actual: list[float] = field(default_factory=list)
 
-    def at(self, when: float) -> float:
+    def actual_at(self, when: float) -> float:
         """The intensity that came."""
-        return self.outcome[max(0, bisect_right(self.starts, when) - 1)]
+        return self.actual[max(0, bisect_right(self.starts, when) - 1)]
 
 
-def curves() -> dict[str, Curve]:
+def region_intensities() -> dict[str, RegionIntensity]:
     """Every region's day."""
-    found: dict[str, Curve] = defaultdict(Curve)
-    with CURVES.open(encoding="utf-8", newline="") as file:
+    found: dict[str, RegionIntensity] = defaultdict(RegionIntensity)
+    with INTENSITY_CSV.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             curve = found[row["region"]]
             curve.starts.append(datetime.fromisoformat(row["start_utc"]).timestamp())
             curve.forecast.append(float(row["forecast_g_per_kwh"]))
-            curve.outcome.append(float(row["outcome_g_per_kwh"]))
+            curve.actual.append(float(row["outcome_g_per_kwh"]))
     return dict(found)
 
 
-class Feed:
+class IntensityFeed:
     """Great Britain's intensity API: the running half-hour as it came, those ahead as they were forecast."""
 
-    def __init__(self, days: dict[str, Curve], clock: FastClock) -> None:
-        self._days, self._clock = days, clock
+    def __init__(self, days: dict[str, RegionIntensity], clock: FastClock) -> None:
+        self._regions, self._clock = days, clock
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """GET /regional/intensity/FROM/fw24h/regionid/N."""
         region = request.path.rsplit("/", 1)[-1]
-        curve = self._days[region]
+        curve = self._regions[region]
         place = bisect_right(curve.starts, self._clock.now()) - 1
-        values = [curve.outcome[place], *curve.forecast[place + 1 :]]
+        values = [curve.actual[place], *curve.forecast[place + 1 :]]
         slots = [
             {"from": datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%MZ"), "intensity": {"forecast": value}}
             for start, value in zip(curve.starts[place:], values, strict=True)
@@ -148,43 +148,43 @@ class Feed:
 
 
 @dataclass
-class Call:
+class DayRequest:
     """One request of the day: its kind, whether it may wait, when it came and was answered (seconds since the epoch)."""
 
-    kind: str
-    waits: bool
-    came: float
-    answered: float = 0.0
+    task_type: str
+    deferrable: bool
+    arrived_at: float
+    answered_at: float = 0.0
     request_id: str = ""
     status: int = 0
 
 
-class Day:
+class DayRun:
     """The day: traffic, what is scraped on the way, what is found at its end."""
 
     def __init__(self, seconds: float) -> None:
-        self.clock = FastClock(DAY / seconds)
-        self.curves = curves()
-        self.calls: list[Call] = []
-        self.scraped: list[tuple[float, dict[tuple[str, str, str], float]]] = []
+        self.clock = FastClock(DAY_SECONDS / seconds)
+        self.intensities = region_intensities()
+        self.requests: list[DayRequest] = []
+        self.scrapes: list[tuple[float, dict[tuple[str, str, str], float]]] = []
 
     async def run(self, folder: Path) -> list[LedgerEntry]:
         """Live it. Gives the ledger."""
-        provider, tiny = SimulatedProvider(Personality(model="m")), SimulatedProvider(Personality(model="s"))
-        runner = web.ServerRunner(web.Server(Feed(self.curves, self.clock).handle))
+        provider, tiny = SimulatedProvider(SimulatedModel(model="m")), SimulatedProvider(SimulatedModel(model="s"))
+        runner = web.ServerRunner(web.Server(IntensityFeed(self.intensities, self.clock).handle))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         text = ROUTING.format(
-            base=await provider.start(), tiny=await tiny.start(), feed=f"http://127.0.0.1:{runner.addresses[0][1]}", dearer=DEARER, price=PRICE,
-            hours=WAIT_HOURS, wh=ENERGY_WH,
+            base=await provider.start(), tiny=await tiny.start(), feed=f"http://127.0.0.1:{runner.addresses[0][1]}", dearer=CLEAN_OUTPUT_PRICE, price=CARBON_PRICE_USD_PER_TONNE,
+            hours=WAIT_HOURS, wh=ENERGY_BUDGET_WH,
         )  # fmt: skip
-        world, _ = parse(text, "green.yaml", {})
-        app = App(Settings(data=folder, port=0, drain_seconds=2.0), world, clock=self.clock)
+        snapshot, _ = parse(text, "green.yaml", {})
+        app = App(Settings(data=folder, port=0, drain_seconds=2.0), snapshot, clock=self.clock)
         await app.start()
         try:
             async with aiohttp.ClientSession() as client:
-                await self._live(client, f"http://127.0.0.1:{app.port}")
+                await self._send_traffic(client, f"http://127.0.0.1:{app.port}")
         finally:
             await app.stop()
             await provider.stop()
@@ -196,27 +196,29 @@ class Day:
         finally:
             store.close()
 
-    async def _live(self, client: aiohttp.ClientSession, base: str) -> None:
+    async def _send_traffic(self, client: aiohttp.ClientSession, base: str) -> None:
         waiting: list[asyncio.Future[None]] = []
         # The feed is asked at once, and has answered by the second half-hour.
         for slot in range(1, 48):
-            await self.clock.sleep(START + slot * SLOT + SLOT * 0.6 - self.clock.now())
+            await self.clock.sleep(START_EPOCH + slot * SLOT_SECONDS + SLOT_SECONDS * 0.6 - self.clock.now())
             await self._scrape(client, base)
-            for _ in range(ARRIVALS):
+            for _ in range(ARRIVALS_PER_SLOT):
                 for kind, waits in (("chat", False), ("code", False), ("summary", True), ("summary", False)):
-                    call = Call(kind=kind, waits=waits, came=self.clock.now())
-                    self.calls.append(call)
-                    waiting.append(asyncio.ensure_future(self._ask(client, base, call)))
+                    call = DayRequest(task_type=kind, deferrable=waits, arrived_at=self.clock.now())
+                    self.requests.append(call)
+                    waiting.append(asyncio.ensure_future(self._send(client, base, call)))
         await asyncio.gather(*waiting)
         await self._scrape(client, base)
 
-    async def _ask(self, client: aiohttp.ClientSession, base: str, call: Call) -> None:
-        headers = {"x-penstock-task-type": call.kind}
-        if call.kind == "summary" and not call.waits:
+    async def _send(self, client: aiohttp.ClientSession, base: str, call: DayRequest) -> None:
+        headers = {"x-penstock-task-type": call.task_type}
+        if call.task_type == "summary" and not call.deferrable:
             headers["x-penstock-defer"] = "no"
         body = {
-            "model": "london" if call.kind == "summary" else "auto",
-            "messages": [{"role": "user", "content": f"{call.kind} {len(self.calls)}: say something of some length"}],
+            "model": "london" if call.task_type == "summary" else "auto",
+            "messages": [
+                {"role": "user", "content": f"{call.task_type} {len(self.requests)}: say something of some length"}
+            ],
             "max_tokens": 400,
             "sim": {"output_tokens": OUTPUT_TOKENS},
         }
@@ -224,7 +226,7 @@ class Day:
             await answer.read()
             call.status = answer.status
             call.request_id = answer.headers.get("x-penstock-request-id", "")
-        call.answered = self.clock.now()
+        call.answered_at = self.clock.now()
 
     async def _scrape(self, client: aiohttp.ClientSession, base: str) -> None:
         """What the dashboard is drawn from."""
@@ -234,79 +236,89 @@ class Day:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = sample.labels
-                if sample.name in _SCRAPED and labels.get("bound", "mid") == "mid":
+                if sample.name in _SCRAPED_METRICS and labels.get("bound", "mid") == "mid":
                     key = sample.name, labels.get("task_type", ""), labels.get("deployment", "")
                     found[key] = found.get(key, 0.0) + sample.value
-        self.scraped.append((self.clock.now(), found))
+        self.scrapes.append((self.clock.now(), found))
 
 
-_SCRAPED = (
+_SCRAPED_METRICS = (
     "penstock_requests_total", "penstock_carbon_grams_total", "penstock_undeferred_carbon_grams_total",
     "penstock_grid_intensity_grams_per_kwh", "penstock_energy_joules_total",
 )  # fmt: skip
 
 
-def found(day: Day, entries: list[LedgerEntry], table: list[dict[str, str]]) -> dict[str, Any]:
+def findings(day: DayRun, entries: list[LedgerEntry], table: list[dict[str, str]]) -> dict[str, Any]:
     """What the day has shown, figure by figure, beside what arithmetic says."""
     by_id = {entry.request_id: entry for entry in entries if entry.final}
     return {
-        "requests": len(day.calls),
-        "answered": sum(call.status == 200 for call in day.calls),
-        "chat": _chat(day, by_id),
-        "code": _code(entries),
-        "summary": _summary(day, by_id),
+        "requests": len(day.requests),
+        "answered": sum(call.status == 200 for call in day.requests),
+        "chat": _chat_findings(day, by_id),
+        "code": _code_findings(entries),
+        "summary": _summary_findings(day, by_id),
         "export_equals_ledger": sum(int(row["carbon_ug_mid"]) for row in table)
         == sum(e.carbon_ug_mid for e in entries),
-        "metrics_equal_ledger": round(_total(day.scraped[-1][1], "penstock_carbon_grams_total") * 1e6)
+        "metrics_equal_ledger": round(_metric_total(day.scrapes[-1][1], "penstock_carbon_grams_total") * 1e6)
         == sum(entry.carbon_ug_mid for entry in entries),
     }
 
 
-def _chat(day: Day, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
+def _chat_findings(day: DayRun, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
     """Where the priced task went, against what the price says of the intensities that held just then."""
-    gap = (float(DEARER) - 0.06) * OUTPUT_TOKENS / 1e6
-    went, right, decided = defaultdict(int), 0, 0
-    for call in day.calls:
+    gap = (float(CLEAN_OUTPUT_PRICE) - 0.06) * OUTPUT_TOKENS / 1e6
+    went, right, context = defaultdict(int), 0, 0
+    for call in day.requests:
         entry = by_id.get(call.request_id)
-        if call.kind != "chat" or entry is None:
+        if call.task_type != "chat" or entry is None:
             continue
         went[entry.deployment] += 1
         kwh = entry.energy_mj_mid / 1000 / 3.6e6
-        saved = kwh * (day.curves[LONDON].at(call.came) - day.curves[NORTH_WEST].at(call.came)) / 1e6 * PRICE
-        if abs(saved - gap) > DECIDED * (entry.charge_nusd / 1e9 + kwh * entry.grid_grams_per_kwh / 1e6 * PRICE):
-            decided += 1
+        saved = (
+            kwh
+            * (
+                day.intensities[LONDON].actual_at(call.arrived_at)
+                - day.intensities[NORTH_WEST].actual_at(call.arrived_at)
+            )
+            / 1e6
+            * CARBON_PRICE_USD_PER_TONNE
+        )
+        if abs(saved - gap) > DECISION_MARGIN * (
+            entry.charge_nusd / 1e9 + kwh * entry.grid_grams_per_kwh / 1e6 * CARBON_PRICE_USD_PER_TONNE
+        ):
+            context += 1
             right += (entry.deployment == "north-west") == (saved > gap)
-    return {"went": dict(went), "decided": decided, "as_the_price_says": right}
+    return {"went": dict(went), "decided": context, "as_the_price_says": right}
 
 
-def _code(entries: list[LedgerEntry]) -> dict[str, Any]:
+def _code_findings(entries: list[LedgerEntry]) -> dict[str, Any]:
     code = [entry for entry in entries if entry.task_type == "code"]
     little = [entry for entry in code if entry.deployment == "little"]
     spent = sum(entry.energy_mj_mid for entry in code) / 3.6e6
-    first = min((entry.at_ms / 1000 - START) / HOUR for entry in little) if little else None
+    first = min((entry.at_ms / 1000 - START_EPOCH) / HOUR_SECONDS for entry in little) if little else None
     before = sum(e.energy_mj_mid for e in code if little and e.at_ms < min(one.at_ms for one in little)) / 3.6e6
     refused = sum(entry.outcome == "refused" for entry in code)
     return {
-        "wh": spent, "limit_wh": ENERGY_WH, "wh_before_downgrade": before, "downgraded_at_hour": first,
+        "wh": spent, "limit_wh": ENERGY_BUDGET_WH, "wh_before_downgrade": before, "downgraded_at_hour": first,
         "requests": len(code), "downgraded": len(little), "refused": refused,
     }  # fmt: skip
 
 
-def _summary(day: Day, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
+def _summary_findings(day: DayRun, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
     """Grams of what could wait and of its twins, asked at the same moment, that could not; the difference that arithmetic gives by
     what the gateway knew of the grid (the twin's intensity is that of the arrival), and by what came; deadlines."""
     pairs = [
         (call, by_id[call.request_id], by_id[twin.request_id])
-        for call, twin in zip(_calls(day, waits=True), _calls(day, waits=False), strict=True)
+        for call, twin in zip(_summary_requests(day, waits=True), _summary_requests(day, waits=False), strict=True)
     ]
-    curve, known, came = day.curves[LONDON], 0.0, 0.0
+    curve, known, came = day.intensities[LONDON], 0.0, 0.0
     for call, entry, twin in pairs:
         kwh = entry.energy_mj_mid / 1000 / 3.6e6
         known += kwh * (twin.grid_grams_per_kwh - entry.grid_grams_per_kwh)
-        came += kwh * (curve.at(call.came) - curve.at(entry.at_ms / 1000))
+        came += kwh * (curve.actual_at(call.arrived_at) - curve.actual_at(entry.at_ms / 1000))
     grams, at_once = (sum(pair[place].carbon_ug_mid for pair in pairs) / 1e6 for place in (1, 2))
     told = sum(entry.undeferred_carbon_ug - entry.carbon_ug_mid for _, entry, _ in pairs) / 1e6
-    hours = [(call.answered - call.came) / HOUR for call, _, _ in pairs]
+    hours = [(call.answered_at - call.arrived_at) / HOUR_SECONDS for call, _, _ in pairs]
     return {
         "grams": grams, "grams_of_twins_at_once": at_once, "saved_by_arithmetic": known, "saved_as_it_came": came,
         "saved_by_ledger": told, "saved_against_twins": at_once - grams, "waited": sum(e.deferred_ms > 0 for _, e, _ in pairs),
@@ -314,15 +326,15 @@ def _summary(day: Day, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _calls(day: Day, *, waits: bool) -> list[Call]:
-    return [call for call in day.calls if call.kind == "summary" and call.waits is waits]
+def _summary_requests(day: DayRun, *, waits: bool) -> list[DayRequest]:
+    return [call for call in day.requests if call.task_type == "summary" and call.deferrable is waits]
 
 
-def _total(scraped: dict[tuple[str, str, str], float], name: str) -> float:
+def _metric_total(scraped: dict[tuple[str, str, str], float], name: str) -> float:
     return sum(value for (one, _, _), value in scraped.items() if one == name)
 
 
-def wrong(result: dict[str, Any]) -> list[str]:
+def violations(result: dict[str, Any]) -> list[str]:
     """What is not as the arithmetic says."""
     chat, code, summary = result["chat"], result["code"], result["summary"]
     saved, told = summary["saved_by_arithmetic"], summary["saved_by_ledger"]
@@ -343,13 +355,13 @@ def wrong(result: dict[str, Any]) -> list[str]:
     return [text for text, holds in checks.items() if not holds]
 
 
-def told(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any]) -> str:
     """As plain text."""
     chat, code, summary = result["chat"], result["code"], result["summary"]
     return "\n".join(
         [
             f"{result['requests']} requests in a day of two grids, {result['answered']} answered",
-            f"chat, {PRICE} USD a tonne: {chat['went']}; {chat['as_the_price_says']} of {chat['decided']} as the price says",
+            f"chat, {CARBON_PRICE_USD_PER_TONNE} USD a tonne: {chat['went']}; {chat['as_the_price_says']} of {chat['decided']} as the price says",
             f"code, {code['limit_wh']} Wh: {code['wh']:.2f} Wh spent, smaller tier from hour {code['downgraded_at_hour']:.1f} on"
             f" (at {code['wh_before_downgrade']:.2f} Wh), {code['refused']} refused",
             f"summary, may wait {summary['deadline_hours']} h: {summary['waited']} of {summary['requests']} waited,"
@@ -362,34 +374,41 @@ def told(result: dict[str, Any]) -> str:
     )
 
 
-def plot(day: Day, path: Path) -> None:
+def plot(day: DayRun, path: Path) -> None:
     """The day as the dashboard shows it: grids, where chat went, what code took, what waiting saved."""
     figure = Figure(figsize=(10, 11), layout="constrained")
     grids, where, energy, carbon = figure.subplots(4, 1, sharex=True)
-    hours = [(at - START) / HOUR for at, _ in day.scraped]
+    hours = [(at - START_EPOCH) / HOUR_SECONDS for at, _ in day.scrapes]
     middles = [(one + other) / 2 for one, other in pairwise(hours)]
     for name, region, colour in (("london", LONDON, "#c0392b"), ("north-west", NORTH_WEST, "#0b6e4f")):
-        curve = day.curves[region]
-        steps = [(start - START) / HOUR for start in curve.starts]
+        curve = day.intensities[region]
+        steps = [(start - START_EPOCH) / HOUR_SECONDS for start in curve.starts]
         grids.step(
-            steps, curve.outcome, where="post", color=colour, alpha=0.35, linewidth=4, label=f"{name}, as it came"
+            steps, curve.actual, where="post", color=colour, alpha=0.35, linewidth=4, label=f"{name}, as it came"
         )
-        seen = [scraped.get(("penstock_grid_intensity_grams_per_kwh", "", name)) for _, scraped in day.scraped]
+        seen = [scraped.get(("penstock_grid_intensity_grams_per_kwh", "", name)) for _, scraped in day.scrapes]
         grids.plot(hours, seen, color=colour, linewidth=1, marker=".", label=f"{name}, as the gateway knew it")
-        where.plot(middles, _rises(day, "penstock_requests_total", "chat", name), color=colour, marker=".", label=name)
+        where.plot(
+            middles, _increases(day, "penstock_requests_total", "chat", name), color=colour, marker=".", label=name
+        )
     for name, colour in (("london", "#c0392b"), ("north-west", "#0b6e4f"), ("little", "#3d5a98")):
-        taken = [scraped.get(("penstock_energy_joules_total", "code", name), 0.0) / 3600 for _, scraped in day.scraped]
+        taken = [scraped.get(("penstock_energy_joules_total", "code", name), 0.0) / 3600 for _, scraped in day.scrapes]
         energy.plot(hours, taken, color=colour, label=name)
-    energy.axhline(ENERGY_WH / 2, color="#999999", linestyle="--", label="half of the budget")
+    energy.axhline(ENERGY_BUDGET_WH / 2, color="#999999", linestyle="--", label="half of the budget")
     for name, label, colour in (
         ("penstock_carbon_grams_total", "as it came", "#0b6e4f"),
         ("penstock_undeferred_carbon_grams_total", "had nothing waited", "#999999"),
     ):
-        carbon.plot(hours, [_of(scraped, name, "summary") for _, scraped in day.scraped], color=colour, label=label)
+        carbon.plot(
+            hours,
+            [_metric_by_task_type(scraped, name, "summary") for _, scraped in day.scrapes],
+            color=colour,
+            label=label,
+        )
     for axes, title, unit in (
         (grids, "Grid intensity", "g/kWh"),
-        (where, f"chat, {PRICE} USD a tonne: requests per half-hour", "requests"),
-        (energy, f"code, {ENERGY_WH} Wh: energy so far", "Wh"),
+        (where, f"chat, {CARBON_PRICE_USD_PER_TONNE} USD a tonne: requests per half-hour", "requests"),
+        (energy, f"code, {ENERGY_BUDGET_WH} Wh: energy so far", "Wh"),
         (carbon, "summary, half of it may wait six hours: carbon so far", "g CO2e"),
     ):
         axes.set_title(title, loc="left", fontsize=10)
@@ -401,12 +420,12 @@ def plot(day: Day, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _of(scraped: dict[tuple[str, str, str], float], name: str, kind: str) -> float:
+def _metric_by_task_type(scraped: dict[tuple[str, str, str], float], name: str, kind: str) -> float:
     return sum(value for (one, task, _), value in scraped.items() if (one, task) == (name, kind))
 
 
-def _rises(day: Day, name: str, kind: str, deployment: str) -> list[float]:
-    values = [scraped.get((name, kind, deployment), 0.0) for _, scraped in day.scraped]
+def _increases(day: DayRun, name: str, kind: str, deployment: str) -> list[float]:
+    values = [scraped.get((name, kind, deployment), 0.0) for _, scraped in day.scrapes]
     return [later - earlier for earlier, later in pairwise(values)]
 
 
@@ -417,17 +436,17 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures")
     chosen = parser.parse_args()
-    day = Day(chosen.seconds)
+    day = DayRun(chosen.seconds)
     with tempfile.TemporaryDirectory() as folder:
         entries = asyncio.run(day.run(Path(folder)))
-        text, _ = export(Path(folder), {"by": "hour,task_type,deployment"}, now=START + 2 * DAY)
-    result = found(day, entries, list(csv.DictReader(io.StringIO(text))))
-    print(told(result))
+        text, _ = export_ledger(Path(folder), {"by": "hour,task_type,deployment"}, now=START_EPOCH + 2 * DAY_SECONDS)
+    result = findings(day, entries, list(csv.DictReader(io.StringIO(text))))
+    print(render(result))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(result, indent=2))
     if chosen.plot is not None:
         plot(day, chosen.plot)
-    mistakes = wrong(result)
+    mistakes = violations(result)
     for mistake in mistakes:
         print(f"WRONG: {mistake}", file=sys.stderr)
     return int(bool(mistakes))

@@ -25,16 +25,16 @@ from gateway.accounting import pricing
 from gateway.config.load import parse
 from gateway.dialects import chat
 from gateway.http.token_counter import TokenCounter
-from gateway.simulator.agent_sessions import AgentSession, load
-from gateway.simulator.playbook import JSON, SSE, Answers, Playbook
+from gateway.simulator.agent_sessions import AgentSession, load_sessions
+from gateway.simulator.playbook import JSON_HEADERS, SSE_HEADERS, Playbook, UpstreamAnswer
 from gateway.values.catalog import PriceSheet
-from gateway.values.request import Caller, Hints
+from gateway.values.request import Caller, HeaderHints
 from gateway.values.usage import Usage
 
-_CACHE_FROM, _CACHE_STEP = 1024, 128
-_PER_MESSAGE = 4
+_CACHE_MIN_TOKENS, _CACHE_STEP_TOKENS = 1024, 128
+_TOKENS_PER_MESSAGE = 4
 # US dollars per million tokens of a small hosted model (gpt-5-mini's list price, 2025-08).
-_DEPLOYMENT = """
+_CONFIG = """
 version: 1
 access: keys
 keys:
@@ -54,7 +54,7 @@ budgets:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class SessionRun:
     """One session as it will be replayed: its calls' bodies and what each truly takes."""
 
     name: str
@@ -64,17 +64,17 @@ class Run:
 
 
 @dataclass(slots=True)
-class Tally:
+class HoldOutcomes:
     """What became of the sessions under one kind of hold."""
 
     sessions: int = 0
     refused: int = 0
     refused_at_first_call: int = 0
     calls: int = 0
-    shortened: int = 0
-    overspent: int = 0
+    answers_shortened: int = 0
+    budgets_overspent: int = 0
     worst_excess_nusd: int = 0
-    beyond_bound: int = 0
+    overspent_beyond_bound: int = 0
     by_source: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -91,26 +91,28 @@ def main() -> None:
     paths = sorted(chosen.folder.glob("*.jsonl.gz"))
     if not paths:
         sys.exit(f"holds: no *.jsonl.gz in {chosen.folder}")
-    found = [(path.name.split(".")[0], session) for path in paths for session in load([path])]
+    found = [(path.name.split(".")[0], session) for path in paths for session in load_sessions([path])]
     random.Random(7).shuffle(found)
     del found[chosen.sessions :]
-    counter = _Counter()
-    bare = parse(_DEPLOYMENT.format(keys="  - {id: k, team: t, secret: {env: K}}", budgets="  {}"), "x", {"K": "k"})[0]
-    prices = bare.deployments["mini"].sheet
+    counter = _CachedTokenCounter()
+    bare = parse(_CONFIG.format(keys="  - {id: k, team: t, secret: {env: K}}", budgets="  {}"), "x", {"K": "k"})[0]
+    prices = bare.deployments["mini"].price_sheet
     assert prices is not None
     runs = [
         run
         for number, (source, session) in enumerate(found)
-        if (run := _run(f"{source}.{number}", session, counter, prices))
+        if (run := _session_run(f"{source}.{number}", session, counter, prices))
     ]
     print(f"{len(runs)} sessions, {sum(len(run.calls) for run in runs)} calls", file=sys.stderr)
     results = {kind: asyncio.run(_replay(runs, kind, chosen)) for kind in ("worst_case", "expected")}
     print(_table(results))
     if chosen.json:
-        chosen.json.write_text(json.dumps({kind: _figures(tally) for kind, tally in results.items()}, indent=2) + "\n")
+        chosen.json.write_text(
+            json.dumps({kind: _result_fields(tally) for kind, tally in results.items()}, indent=2) + "\n"
+        )
 
 
-class _Counter:
+class _CachedTokenCounter:
     """Tokens of texts, each counted once."""
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ class _Counter:
             sys.exit("holds: the o200k_base vocabulary is not to be had")
         self._known: dict[str, int] = {}
 
-    def of(self, message: dict[str, Any]) -> int:
+    def tokens_of(self, message: dict[str, Any]) -> int:
         """Tokens of a message."""
         text = json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
         content = message.get("content")
@@ -128,26 +130,28 @@ class _Counter:
             text = content
         if text not in self._known:
             self._known[text] = len(self._encoding.encode_ordinary(text))
-        return self._known[text] + _PER_MESSAGE
+        return self._known[text] + _TOKENS_PER_MESSAGE
 
 
-def _run(name: str, session: AgentSession, counter: _Counter, prices: PriceSheet) -> Run | None:
+def _session_run(
+    name: str, session: AgentSession, counter: _CachedTokenCounter, prices: PriceSheet
+) -> SessionRun | None:
     """What a session's calls truly take."""
     calls, cost, before = [], 0, 0
     tools = len(json.dumps(session.tools)) // 4 if session.tools else 0
     for history, reply in session.calls():
         body = {"model": "mini", "messages": history, **({"tools": list(session.tools)} if session.tools else {})}
-        tokens = tools + sum(counter.of(message) for message in history)
-        cached = before // _CACHE_STEP * _CACHE_STEP if before >= _CACHE_FROM else 0
-        usage = Usage(input=tokens, cached_input=min(cached, tokens), output=counter.of(reply))
+        tokens = tools + sum(counter.tokens_of(message) for message in history)
+        cached = before // _CACHE_STEP_TOKENS * _CACHE_STEP_TOKENS if before >= _CACHE_MIN_TOKENS else 0
+        usage = Usage(input=tokens, cached_input=min(cached, tokens), output=counter.tokens_of(reply))
         cost += pricing.charge(prices, usage)
         calls.append((orjson.dumps(body), usage, str(reply.get("content") or "") or json.dumps(reply)))
         before = tokens
     stream = len(name) % 2 == 0
-    return Run(name=name, stream=stream, calls=calls, cost_nusd=cost) if calls else None
+    return SessionRun(name=name, stream=stream, calls=calls, cost_nusd=cost) if calls else None
 
 
-async def _replay(runs: list[Run], kind: str, chosen: argparse.Namespace) -> Tally:
+async def _replay(runs: list[SessionRun], kind: str, chosen: argparse.Namespace) -> HoldOutcomes:
     keys = "\n".join(f"  - {{id: {run.name}, team: t, secret: {{env: K{number}}}}}" for number, run in enumerate(runs))
     limits = "\n".join(
         f"  {run.name}: {{scope: {{key: {run.name}}}, limit: {{usd: {_usd(run.cost_nusd, chosen.factor)}}},"
@@ -155,16 +159,16 @@ async def _replay(runs: list[Run], kind: str, chosen: argparse.Namespace) -> Tal
         for run in runs
     )
     env = {f"K{number}": f"secret-{number}" for number in range(len(runs))}
-    world = parse(_DEPLOYMENT.format(keys=keys, budgets=limits), "holds.yaml", env)[0]
-    book, tally = Playbook(world, []), Tally()
+    snapshot = parse(_CONFIG.format(keys=keys, budgets=limits), "holds.yaml", env)[0]
+    book, tally = Playbook(snapshot, []), HoldOutcomes()
     for run in runs:
-        await _session(book, run, tally, chosen)
-    for budget, run in zip(world.budgets, runs, strict=True):
-        _judge(book, budget.limit, run, tally)
+        await _replay_session(book, run, tally, chosen)
+    for budget, run in zip(snapshot.budgets, runs, strict=True):
+        _count_overspend(book, budget.limit, run, tally)
     return tally
 
 
-async def _session(book: Playbook, run: Run, tally: Tally, chosen: argparse.Namespace) -> None:
+async def _replay_session(book: Playbook, run: SessionRun, tally: HoldOutcomes, chosen: argparse.Namespace) -> None:
     caller, tally.sessions = Caller(key=run.name, team="t"), tally.sessions + 1
     source = tally.by_source.setdefault(run.name.partition(".")[0], [0, 0])
     source[0] += 1
@@ -174,34 +178,36 @@ async def _session(book: Playbook, run: Run, tally: Tally, chosen: argparse.Name
             body = body[:-1] + f',"max_tokens":{chosen.max_tokens}}}'.encode()
         if run.stream:
             body = body[:-1] + b',"stream":true}'
-        book._provider = [_answer(usage, text, stream=run.stream)]
-        hints = Hints(session=run.name, session_source="x")
-        answer = await book.exchange.serve(chat.parse(body), caller, hints, book.reply)
+        book.upstream_script = [_upstream_answer(usage, text, stream=run.stream)]
+        hints = HeaderHints(session=run.name, session_source="x")
+        answer = await book.pipeline.serve(chat.parse(body), caller, hints, book.caller_stream)
         book.events.clear()
-        book.reply.data = b""
+        book.caller_stream.written = b""
         if answer.status != 200:
             tally.refused += 1
             source[1] += 1
             tally.refused_at_first_call += number == 0
             return
-        sent = orjson.loads(b"".join(book.calls.pop().body))
+        sent = orjson.loads(b"".join(book.upstream_calls.pop().body))
         limit = sent.get("max_tokens")
-        tally.shortened += book.entries[-1].code == "hold_used_up" or (limit is not None and limit < usage.output)
+        tally.answers_shortened += book.ledger_entries[-1].code == "hold_used_up" or (
+            limit is not None and limit < usage.output
+        )
 
 
-def _judge(book: Playbook, limit: int, run: Run, tally: Tally) -> None:
+def _count_overspend(book: Playbook, limit: int, run: SessionRun, tally: HoldOutcomes) -> None:
     """Whether the session's budget was overspent, and whether by more than the documented bound: for a sequential
     session, what one call may take beyond its hold."""
-    entries = [entry for entry in book.entries if entry.key == run.name]
+    entries = [entry for entry in book.ledger_entries if entry.key == run.name]
     excess = sum(entry.charge_nusd for entry in entries) - limit
     if excess <= 0:
         return
-    tally.overspent += 1
+    tally.budgets_overspent += 1
     tally.worst_excess_nusd = max(tally.worst_excess_nusd, excess)
-    tally.beyond_bound += excess > max(0, *(entry.charge_nusd - entry.hold_nusd for entry in entries))
+    tally.overspent_beyond_bound += excess > max(0, *(entry.charge_nusd - entry.hold_nusd for entry in entries))
 
 
-def _answer(usage: Usage, text: str, *, stream: bool) -> Answers:
+def _upstream_answer(usage: Usage, text: str, *, stream: bool) -> UpstreamAnswer:
     told = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
@@ -209,11 +215,13 @@ def _answer(usage: Usage, text: str, *, stream: bool) -> Answers:
     }
     if not stream:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        return Answers(headers=JSON, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": told}),))
-    return Answers(headers=SSE, body=tuple(_events(text, told, usage.output)))
+        return UpstreamAnswer(
+            headers=JSON_HEADERS, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": told}),)
+        )
+    return UpstreamAnswer(headers=SSE_HEADERS, body=tuple(_stream_chunks(text, told, usage.output)))
 
 
-def _events(text: str, told: dict[str, Any], tokens: int) -> Iterable[bytes]:
+def _stream_chunks(text: str, told: dict[str, Any], tokens: int) -> Iterable[bytes]:
     """About one event a token, in pieces as they come over the wire."""
     width, piece = max(1, len(text) // max(1, tokens)), []
     for at in range(0, len(text), width):
@@ -232,20 +240,20 @@ def _usd(nusd: int, factor: float) -> str:
     return f"{round(nusd * factor) / 1e9:.9f}"
 
 
-def _figures(tally: Tally) -> dict[str, Any]:
+def _result_fields(tally: HoldOutcomes) -> dict[str, Any]:
     share = tally.refused / tally.sessions
     return {
         "sessions": tally.sessions, "calls": tally.calls, "refused": tally.refused, "refused_share": share,
-        "refused_at_first_call": tally.refused_at_first_call, "shortened_streams": tally.shortened,
-        "overspent": tally.overspent, "worst_excess_usd": tally.worst_excess_nusd / 1e9,
-        "beyond_bound": tally.beyond_bound, "by_source": tally.by_source,
+        "refused_at_first_call": tally.refused_at_first_call, "shortened_streams": tally.answers_shortened,
+        "overspent": tally.budgets_overspent, "worst_excess_usd": tally.worst_excess_nusd / 1e9,
+        "beyond_bound": tally.overspent_beyond_bound, "by_source": tally.by_source,
     }  # fmt: skip
 
 
-def _table(results: dict[str, Tally]) -> str:
+def _table(results: dict[str, HoldOutcomes]) -> str:
     rows = ["| hold | sessions | calls | refused | share | at the first call | answers cut short | overspent | worst excess USD | beyond the bound |", "|---|" + "---|" * 9]  # fmt: skip
     for kind, tally in results.items():
-        one = _figures(tally)
+        one = _result_fields(tally)
         rows.append(
             f"| {kind} | {one['sessions']} | {one['calls']} | {one['refused']} | {one['refused_share']:.2%} |"
             f" {one['refused_at_first_call']} | {one['shortened_streams']} | {one['overspent']} |"

@@ -18,7 +18,7 @@ from tight_budgets import KEYS
 # No call may take longer, whatever goes wrong.
 CALL_SECONDS = 60.0
 _PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
-_WEIGHTS = {"auto": 5, "small": 2, "spread": 2, "best": 3, "shaky": 3, "claude": 2}
+_ROUTE_WEIGHTS = {"auto": 5, "small": 2, "spread": 2, "best": 3, "shaky": 3, "claude": 2}
 _FAULTS = (
     "status:500",
     "status:429",
@@ -31,19 +31,19 @@ _FAULTS = (
     "hang",
     "hang_mid",
 )
-_WORDS = ("Summarize the meeting of this morning", "Debug this function for me", "What is next on the list",
+_PROMPTS = ("Summarize the meeting of this morning", "Debug this function for me", "What is next on the list",
           "Explain why the build is slow", "Translate the notes")  # fmt: skip
-_TOOL = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
+_TOOL_SCHEMA = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
 
 
 @dataclass
-class Tally:
+class CallerOutcomes:
     """What the callers saw. `down_seconds`: how long it took to be told that the store does not answer,
     where nothing was ordered to go wrong upstream."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    down_seconds: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    store_down_seconds: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -53,7 +53,7 @@ class Tally:
 
 
 @dataclass
-class Talk:
+class Conversation:
     """One conversation: who, in which dialect, and what it has said."""
 
     number: int
@@ -66,110 +66,120 @@ class Talk:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Callers:
+class MixedCallers:
     """Makes so many calls at once over `bases`, which may change while they run."""
 
-    def __init__(self, bases: list[str], calls: int, chance: random.Random, ramp_seconds: float) -> None:
-        self._bases, self._calls, self._chance, self._ramp = bases, calls, chance, ramp_seconds
-        self.tally = Tally()
+    def __init__(self, bases: list[str], calls: int, randomness: random.Random, ramp_seconds: float) -> None:
+        self._base_urls, self._calls, self._chance, self._ramp_seconds = bases, calls, randomness, ramp_seconds
+        self.outcomes = CallerOutcomes()
 
-    async def run(self) -> Tally:
+    async def run(self) -> CallerOutcomes:
         """Every conversation to its end."""
-        talks, left = [], self._calls
+        conversations, left = [], self._calls
         while left > 0:
-            talk = self._talk(len(talks), left)
-            talks.append(talk)
-            left -= talk.turns
+            conversation = self._new_conversation(len(conversations), left)
+            conversations.append(conversation)
+            left -= conversation.turns
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            await asyncio.gather(*(self._hold(session, talk) for talk in talks))
-        return self.tally
+            await asyncio.gather(*(self._run_conversation(session, talk) for talk in conversations))
+        return self.outcomes
 
-    def _talk(self, number: int, left: int) -> Talk:
-        chance = self._chance
-        key, dialect = chance.choice(list(KEYS)), chance.choices(list(_PATHS), (5, 3, 3))[0]
-        headers = {"authorization": f"Bearer {key}", "x-penstock-user": f"user-{chance.randrange(60)}"}
+    def _new_conversation(self, number: int, left: int) -> Conversation:
+        randomness = self._chance
+        key, dialect = randomness.choice(list(KEYS)), randomness.choices(list(_PATHS), (5, 3, 3))[0]
+        headers = {"authorization": f"Bearer {key}", "x-penstock-user": f"user-{randomness.randrange(60)}"}
         # A tenth does not name its session; another tenth belongs to the tree of an earlier one of its key.
-        kind = chance.random()
+        kind = randomness.random()
         if kind > 0.1:
             headers["x-penstock-session"] = f"{key}-{number}"
         if kind > 0.9:
-            headers["x-penstock-parent-session"] = f"{key}-tree-{chance.randrange(5)}"
+            headers["x-penstock-parent-session"] = f"{key}-tree-{randomness.randrange(5)}"
         if dialect == "messages":
             headers["anthropic-version"] = "2023-06-01"
-        route = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        tools = chance.random() < 0.35
-        return Talk(number, key, dialect, route, headers, min(left, chance.choice((1, 1, 2, 3, 4))), tools)
+        route = randomness.choices(list(_ROUTE_WEIGHTS), list(_ROUTE_WEIGHTS.values()))[0]
+        tools = randomness.random() < 0.35
+        return Conversation(number, key, dialect, route, headers, min(left, randomness.choice((1, 1, 2, 3, 4))), tools)
 
-    async def _hold(self, session: aiohttp.ClientSession, talk: Talk) -> None:
-        await asyncio.sleep(self._chance.uniform(0, self._ramp))
-        for turn in range(talk.turns):
-            talk.history.append({"role": "user", "content": self._prompt(talk, turn)})
+    async def _run_conversation(self, session: aiohttp.ClientSession, conversation: Conversation) -> None:
+        await asyncio.sleep(self._chance.uniform(0, self._ramp_seconds))
+        for turn in range(conversation.turns):
+            conversation.history.append({"role": "user", "content": self._prompt(conversation, turn)})
             began = time.monotonic()
             try:
-                outcome, text = await self._call(session, talk)
+                outcome, text = await self._call(session, conversation)
             except TimeoutError:
                 outcome, text = "hung", ""
-                self.tally.wrong.append(f"no answer within {CALL_SECONDS:g} s: {talk.dialect} {talk.route}")
+                self.outcomes.violations.append(
+                    f"no answer within {CALL_SECONDS:g} s: {conversation.dialect} {conversation.route}"
+                )
             except (aiohttp.ClientError, ConnectionError):
                 outcome, text = "broken", ""
-            if outcome == "store_down" and '"fault"' not in str(talk.history[-1]):
+            if outcome == "store_down" and '"fault"' not in str(conversation.history[-1]):
                 # Calls that were told to go wrong may have waited for something else before.
-                self.tally.down_seconds.append(time.monotonic() - began)
-            self.tally.outcomes[outcome] += 1
-            if talk.tools:
-                talk.history += _tooled(talk.dialect, f"call_{talk.number}_{turn}", f"cat {talk.number}-{turn}.txt")
+                self.outcomes.store_down_seconds.append(time.monotonic() - began)
+            self.outcomes.outcomes[outcome] += 1
+            if conversation.tools:
+                conversation.history += _tool_messages(
+                    conversation.dialect, f"call_{conversation.number}_{turn}", f"cat {conversation.number}-{turn}.txt"
+                )
             else:
-                talk.history.append({"role": "assistant", "content": text or "Nothing."})
+                conversation.history.append({"role": "assistant", "content": text or "Nothing."})
 
-    def _prompt(self, talk: Talk, turn: int) -> str:
-        chance = self._chance
-        order: dict[str, Any] = {"output_tokens": chance.choice((3, 8, 20, 60, 150))}
-        if talk.route == "shaky" and chance.random() < 0.7:
-            order |= {"fault": chance.choice(("status:500", "status:503", "cut", "hang_mid")), "at": "sim-flaky"}
-        elif chance.random() < 0.12:
-            order["fault"] = chance.choice(_FAULTS)
-            if chance.random() < 0.5:
+    def _prompt(self, conversation: Conversation, turn: int) -> str:
+        randomness = self._chance
+        order: dict[str, Any] = {"output_tokens": randomness.choice((3, 8, 20, 60, 150))}
+        if conversation.route == "shaky" and randomness.random() < 0.7:
+            order |= {"fault": randomness.choice(("status:500", "status:503", "cut", "hang_mid")), "at": "sim-flaky"}
+        elif randomness.random() < 0.12:
+            order["fault"] = randomness.choice(_FAULTS)
+            if randomness.random() < 0.5:
                 order["times"] = 1
-        if talk.tools and turn == 0:
-            order["tool_calls"] = [{"name": "bash", "arguments": {"cmd": f"cat {talk.number}-{turn}.txt"}}]
-        return f"{chance.choice(_WORDS)}, number {talk.number}.{turn}. [[sim {json.dumps(order)}]]"
+        if conversation.tools and turn == 0:
+            order["tool_calls"] = [{"name": "bash", "arguments": {"cmd": f"cat {conversation.number}-{turn}.txt"}}]
+        return f"{randomness.choice(_PROMPTS)}, number {conversation.number}.{turn}. [[sim {json.dumps(order)}]]"
 
-    def _body(self, talk: Talk) -> dict[str, Any]:
-        chance = self._chance
-        body: dict[str, Any] = {"model": talk.route, "stream": chance.random() < 0.6}
-        limit = chance.choice((None, None, 16, 40, 100, 250))
-        if talk.dialect == "responses":
-            body["input"] = list(talk.history)
+    def _body(self, conversation: Conversation) -> dict[str, Any]:
+        randomness = self._chance
+        body: dict[str, Any] = {"model": conversation.route, "stream": randomness.random() < 0.6}
+        limit = randomness.choice((None, None, 16, 40, 100, 250))
+        if conversation.dialect == "responses":
+            body["input"] = list(conversation.history)
             body |= {"max_output_tokens": limit} if limit else {}
-            tool: dict[str, Any] = {"type": "function", "name": "bash", "parameters": _TOOL}
-        elif talk.dialect == "messages":
-            body |= {"messages": list(talk.history), "max_tokens": limit or 400}
-            tool = {"name": "bash", "description": "A shell.", "input_schema": _TOOL}
+            tool: dict[str, Any] = {"type": "function", "name": "bash", "parameters": _TOOL_SCHEMA}
+        elif conversation.dialect == "messages":
+            body |= {"messages": list(conversation.history), "max_tokens": limit or 400}
+            tool = {"name": "bash", "description": "A shell.", "input_schema": _TOOL_SCHEMA}
         else:
-            body |= {"messages": list(talk.history)} | ({"max_tokens": limit} if limit else {})
-            tool = {"type": "function", "function": {"name": "bash", "parameters": _TOOL}}
-        return body | ({"tools": [tool]} if talk.tools else {})
+            body |= {"messages": list(conversation.history)} | ({"max_tokens": limit} if limit else {})
+            tool = {"type": "function", "function": {"name": "bash", "parameters": _TOOL_SCHEMA}}
+        return body | ({"tools": [tool]} if conversation.tools else {})
 
-    async def _call(self, session: aiohttp.ClientSession, talk: Talk) -> tuple[str, str]:
+    async def _call(self, session: aiohttp.ClientSession, conversation: Conversation) -> tuple[str, str]:
         """(outcome, a few words of the answer)."""
-        chance, body = self._chance, self._body(talk)
-        url = chance.choice(self._bases) + _PATHS[talk.dialect]
-        impatient = chance.random()
+        randomness, body = self._chance, self._body(conversation)
+        url = randomness.choice(self._base_urls) + _PATHS[conversation.dialect]
+        impatient = randomness.random()
         if impatient < 0.04:
             try:
-                async with asyncio.timeout(chance.uniform(0.005, 0.5)):
-                    return await self._answer(session, url, talk, body, leave_after=None)
+                async with asyncio.timeout(randomness.uniform(0.005, 0.5)):
+                    return await self._answer(session, url, conversation, body, leave_after=None)
             except TimeoutError:
                 return "left", ""
-        leave_after = chance.randrange(1, 12) if body["stream"] and impatient < 0.14 else None
-        return await self._answer(session, url, talk, body, leave_after=leave_after)
+        leave_after = randomness.randrange(1, 12) if body["stream"] and impatient < 0.14 else None
+        return await self._answer(session, url, conversation, body, leave_after=leave_after)
 
     async def _answer(
-        self, session: aiohttp.ClientSession, url: str, talk: Talk, body: dict[str, Any], *, leave_after: int | None
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        conversation: Conversation,
+        body: dict[str, Any],
+        *,
+        leave_after: int | None,
     ) -> tuple[str, str]:
-        async with session.post(url, json=body, headers=talk.headers) as answer:
+        async with session.post(url, json=body, headers=conversation.headers) as answer:
             if answer.status == 200 and leave_after is not None:
                 for _ in range(leave_after):
                     if not await answer.content.readany():
@@ -177,10 +187,10 @@ class Callers:
                 answer.close()
                 return "left", ""
             text = await answer.read()
-            return self._outcome(answer.status, text, talk), text[:40].decode("utf-8", "replace")
+            return self._outcome(answer.status, text, conversation), text[:40].decode("utf-8", "replace")
 
-    def _outcome(self, status: int, text: bytes, talk: Talk) -> str:
-        self.tally.statuses[str(status)] += 1
+    def _outcome(self, status: int, text: bytes, conversation: Conversation) -> str:
+        self.outcomes.statuses[str(status)] += 1
         if status == 200:
             return "completed"
         if b"budget_exceeded" in text or b"cap_exceeded" in text:
@@ -188,11 +198,11 @@ class Callers:
         if status == 503 and b"budget store" in text:
             return "store_down"
         if status == 500 or (status == 400 and b"[[sim" not in text and b"simulated" not in text.lower()):
-            self.tally.wrong.append(f"{status} {talk.dialect} {talk.route}: {text[:300]!r}")
+            self.outcomes.violations.append(f"{status} {conversation.dialect} {conversation.route}: {text[:300]!r}")
         return "failed"
 
 
-def _tooled(dialect: str, id: str, command: str) -> list[dict[str, Any]]:
+def _tool_messages(dialect: str, id: str, command: str) -> list[dict[str, Any]]:
     """A tool call and its result, as they stand in a conversation."""
     arguments, result = {"cmd": command}, f"{command}: 3 lines"
     if dialect == "responses":

@@ -64,7 +64,7 @@ class Processes:
         return process
 
 
-class Store:
+class ValkeyServer:
     """One Valkey server that keeps an append-only file and can be killed, paused, and started on the same port.
 
     `lives`: the folder of each life that began empty.
@@ -73,22 +73,22 @@ class Store:
     def __init__(self, processes: Processes, folder: Path, *, cluster: bool = False) -> None:
         self._processes, self._folder, self._cluster = processes, folder, cluster
         self.port = free_port()
-        self.lives: list[Path] = []
+        self.data_folders: list[Path] = []
         self.start(empty=True)
 
     def start(self, *, empty: bool = False) -> None:
         """Start it, with what it had or with nothing, and wait until it answers."""
         if empty:
-            self.lives.append(self._folder / f"life-{len(self.lives) + 1}")
-            self.lives[-1].mkdir(parents=True)
-        folder = self.lives[-1]
+            self.data_folders.append(self._folder / f"life-{len(self.data_folders) + 1}")
+            self.data_folders[-1].mkdir(parents=True)
+        folder = self.data_folders[-1]
         options = ["--port", str(self.port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
         options += ["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"]
         if self._cluster:
             options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             options += ["--cluster-require-full-coverage", "no"]
         self._process = self._processes.start([str(get_binary_path()), *options], folder / "valkey.log")
-        wait_for("Valkey answers", self._answers)
+        wait_for("Valkey answers", self._is_answering)
 
     def client(self) -> redis.Redis:
         """A connection for looking on."""
@@ -103,11 +103,11 @@ class Store:
         """It holds its connections and says nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """After a pause."""
         self._process.send_signal(signal.SIGCONT)
 
-    def _answers(self) -> bool:
+    def _is_answering(self) -> bool:
         try:
             with self.client() as client:
                 return bool(client.ping())
@@ -115,7 +115,7 @@ class Store:
             return False
 
 
-def join_cluster(stores: list[Store]) -> None:
+def join_cluster(stores: list[ValkeyServer]) -> None:
     """Share the slots out among the nodes, let them meet, wait until all see the whole map."""
     clients = [store.client() for store in stores]
     for place, client in enumerate(clients):
@@ -136,14 +136,14 @@ def join_cluster(stores: list[Store]) -> None:
         client.close()
 
 
-class Gateway:
+class GatewayProcess:
     """One `penstock serve` with its own data folder; `skew` puts its clock so many seconds off."""
 
     def __init__(
         self, processes: Processes, folder: Path, config: Path, env: dict[str, str], *, skew: float = 0.0
     ) -> None:
         folder.mkdir(parents=True)
-        self._processes, self.folder, self.skew = processes, folder, skew
+        self._processes, self.folder, self.clock_skew_seconds = processes, folder, skew
         self.port = free_port()
         self.log = folder / "log"
         self._env = {**env, "PENSTOCK_DATA": str(folder), "PENSTOCK_PORT": str(self.port)}
@@ -153,12 +153,12 @@ class Gateway:
         self.start()
 
     @property
-    def base(self) -> str:
+    def base_url(self) -> str:
         """Its URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def replica(self) -> str:
+    def replica_name(self) -> str:
         """Its name among those that share the store."""
         path = self.folder / "replica"
         return path.read_text().strip() if path.exists() else ""
@@ -167,7 +167,7 @@ class Gateway:
         """Start it; `ready` says when it listens."""
         self.process = self._processes.start(self._command, self.log, self._env)
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it listens. Raises RuntimeError if it has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"a gateway ended with {self.process.returncode}:\n{self.log.read_text()[-2000:]}")
@@ -186,7 +186,7 @@ class Gateway:
         self.process.wait(timeout=STOP_SECONDS)
 
 
-def providers(processes: Processes, folder: Path) -> dict[str, str]:
+def start_providers(processes: Processes, folder: Path) -> dict[str, str]:
     """Simulated providers in two processes: the base URL of each model."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     groups = (
@@ -200,11 +200,11 @@ def providers(processes: Processes, folder: Path) -> dict[str, str]:
         for model in models:
             command += ["--model", model]
         processes.start(command, log, env)
-        found |= _listening(log, len(models))
+        found |= _provider_urls(log, len(models))
     return found
 
 
-def _listening(log: Path, models: int) -> dict[str, str]:
+def _provider_urls(log: Path, models: int) -> dict[str, str]:
     """The base URL of each model, once every one has printed its own."""
     wait_for("the providers listen", lambda: log.read_text().count("http://") == models)
     return dict(line.split() for line in log.read_text().splitlines() if "http://" in line)

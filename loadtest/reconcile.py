@@ -24,7 +24,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 KILLS = 5
-_SUMS = {"charge": ("penstock_charge_usd", 1e9), "reference": ("penstock_reference_usd", 1e9)}
+_SUMMED_METRICS = {"charge": ("penstock_charge_usd", 1e9), "reference": ("penstock_reference_usd", 1e9)}
 
 
 def free_port() -> int:
@@ -34,25 +34,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def children(pid: int) -> list[int]:
+def gateway_pids(pid: int) -> list[int]:
     """The process ids of the gateways that a demo has started."""
     found = subprocess.run(["pgrep", "-P", str(pid), "-f", "serve"], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
 
-def run(files: list[Path], data: Path, port: int, *, kill: bool, infer: bool) -> tuple[subprocess.Popen, str]:
+def run_demo(files: list[Path], data: Path, port: int, *, kill: bool, infer: bool) -> tuple[subprocess.Popen, str]:
     """The demo, up to the point where it stays up; its process and what it printed."""
     command = [sys.executable, "-m", "gateway.cli.main", "demo", "--port", str(port), "--data", str(data), "--sessions"]
     command += [*map(str, files), *(["--infer"] if infer else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    printed, kills, chance = [], 0, random.Random(1)
+    printed, kills, randomness = [], 0, random.Random(1)
     assert process.stdout is not None
     for line in process.stdout:
         print(line, end="", flush=True)
         printed.append(line)
         if kill and kills < KILLS and re.match(r"\[", line) and " 1/" not in line:
-            time.sleep(chance.uniform(0, 1))
-            for pid in children(process.pid):
+            time.sleep(randomness.uniform(0, 1))
+            for pid in gateway_pids(process.pid):
                 os.kill(pid, signal.SIGKILL)
             kills += 1
         if line.startswith("Ctrl-C"):
@@ -60,12 +60,13 @@ def run(files: list[Path], data: Path, port: int, *, kill: bool, infer: bool) ->
     return process, "".join(printed)
 
 
-def metrics(base: str) -> dict[str, int]:
+def metric_sums(base: str) -> dict[str, int]:
     """The sums that /metrics shows, back in integer units."""
     text = urllib.request.urlopen(f"{base}/metrics", timeout=10).read().decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     found = {
-        name: sum(round(s.value * scale) for s in families[metric].samples) for name, (metric, scale) in _SUMS.items()
+        name: sum(round(s.value * scale) for s in families[metric].samples)
+        for name, (metric, scale) in _SUMMED_METRICS.items()
     }
     for bound in ("low", "mid", "high"):
         joules = [s.value for s in families["penstock_energy_joules"].samples if s.labels["bound"] == bound]
@@ -74,7 +75,7 @@ def metrics(base: str) -> dict[str, int]:
     return found
 
 
-def export(base: str) -> dict[str, int]:
+def export_sums(base: str) -> dict[str, int]:
     """The sums of the exported table."""
     text = urllib.request.urlopen(f"{base}/export?by=task_type,tier,team&format=csv", timeout=30).read().decode()
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -83,7 +84,7 @@ def export(base: str) -> dict[str, int]:
     return {name: sum(int(row[column]) for row in rows) for name, column in columns.items()}
 
 
-def ledger(data: Path) -> dict[str, int]:
+def ledger_sums(data: Path) -> dict[str, int]:
     """The sums of the entries themselves."""
     row = (
         sqlite3.connect(data / "ledger.sqlite")
@@ -120,9 +121,9 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        process, printed = run(files, Path(folder), port, kill=chosen.kill, infer=chosen.infer)
+        process, printed = run_demo(files, Path(folder), port, kill=chosen.kill, infer=chosen.infer)
         base = f"http://127.0.0.1:{port}"
-        books = {"ledger": ledger(Path(folder)), "export": export(base), "metrics": metrics(base)}
+        books = {"ledger": ledger_sums(Path(folder)), "export": export_sums(base), "metrics": metric_sums(base)}
         process.terminate()
         process.wait(timeout=60)
     return compare(books, printed, killed=chosen.kill)

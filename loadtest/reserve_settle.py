@@ -19,14 +19,14 @@ from gateway.dialects import chat
 from gateway.services.supervisor import Supervisor
 from gateway.simulator.playbook import CALLER, Playbook
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.redis_scripts import OneNode
-from gateway.values.budget import Budget, Line, Measure, Offer, Window
-from gateway.values.request import Hints
-from tests.snapshots import BASE, ENV
+from gateway.stores.redis_scripts import SingleNode
+from gateway.values.budget import Budget, BudgetLine, HoldOption, Measure, Window
+from gateway.values.request import HeaderHints
+from tests.snapshots import BASE_CONFIG, ENV
 from tests.stores.servers import Server
 
-OPEN, OTHERS, ROUNDS, PAIRS = 10_000, 5_000, 5, 2_000
-MINE = """
+OPEN_HOLDS, OTHER_BUDGETS, ROUNDS, PAIRS = 10_000, 5_000, 5, 2_000
+REQUEST_BUDGETS = """
   key-day: {scope: {key: "*"}, limit: {usd: 1000000}, window: day}
   team-month: {scope: {team: research}, limit: {tokens: 100000000000}, window: month}
   task-day: {scope: {task_type: "*"}, limit: {wh: 100000000}, window: day}
@@ -34,19 +34,22 @@ MINE = """
   all: {limit: {g_co2e: 1000000000}, window: total}
 """
 BODY = b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"max_tokens":100}'
-SPENT = (1000, 50, 1, 100, 100)
+SPENT_AMOUNTS = (1000, 50, 1, 100, 100)
 
 
 def main() -> None:
     """Both tables."""
     print("| reserve + settle | alone | 10,000 open holds | and 5,000 budgets | more |\n|---|---|---|---|---|")
-    alone, held, crowded = (asyncio.run(in_process(*case)) for case in ((0, 0), (OPEN, 0), (OPEN, OTHERS)))
+    alone, held, crowded = (
+        asyncio.run(in_process_us(*case)) for case in ((0, 0), (OPEN_HOLDS, 0), (OPEN_HOLDS, OTHER_BUDGETS))
+    )
     print(f"| in process, CPU us | {alone:.1f} | {held:.1f} | {crowded:.1f} | {crowded / alone - 1:+.0%} |")
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
             alone, held, crowded = (
-                asyncio.run(on_valkey(server, *case)) for case in ((0, 0), (OPEN, 0), (OPEN, OTHERS))
+                asyncio.run(on_valkey_us(server, *case))
+                for case in ((0, 0), (OPEN_HOLDS, 0), (OPEN_HOLDS, OTHER_BUDGETS))
             )
             trips = asyncio.run(round_trips(server))
         finally:
@@ -55,63 +58,67 @@ def main() -> None:
     print(f"\nround trips: {trips[0]} to reserve, {trips[1]} to settle")
 
 
-async def in_process(open_holds: int, others: int) -> float:
+async def in_process_us(open_holds: int, others: int) -> float:
     """CPU microseconds of a pair."""
     more = "".join(f"  b{n}: {{scope: {{key: k2}}, limit: {{calls: 9}}, window: day}}\n" for n in range(others))
-    text = BASE.format(
-        more="budgets:" + MINE + more, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1"
+    text = BASE_CONFIG.format(
+        more="budgets:" + REQUEST_BUDGETS + more, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1"
     )
     book = Playbook(parse(text, "pairs.yaml", ENV)[0], [])
-    exchange = book.exchange
-    decided = exchange._decide(chat.parse(BODY), CALLER, Hints(session="s", session_source="x"))
-    attempts = list(exchange._plan(decided).attempts)
+    pipeline = book.pipeline
+    context = pipeline._build_context(chat.parse(BODY), CALLER, HeaderHints(session="s", session_source="x"))
+    attempts = list(pipeline._plan(context).attempts)
     for number in range(open_holds):
-        await exchange._holder.hold(decided, attempts, 0, -number - 1)
+        await pipeline._reserver.reserve(context, attempts, 0, -number - 1)
     best = float("inf")
     for turn in range(ROUNDS):
         began = time.process_time()
         for number in range(PAIRS):
-            held = await exchange._holder.hold(decided, attempts, 0, turn * PAIRS + number)
-            book.book.settle(held.reservation.id, SPENT, now=book.clock.at)
+            held = await pipeline._reserver.reserve(context, attempts, 0, turn * PAIRS + number)
+            book.budget_book.settle(held.reservation.id, SPENT_AMOUNTS, now=book.clock.seconds)
         best = min(best, time.process_time() - began)
     return best / PAIRS * 1e6
 
 
-def _lines(count: int) -> tuple[Line, ...]:
+def _lines(count: int) -> tuple[BudgetLine, ...]:
     window = Window(kind="total")
     budgets = [
         Budget(name=f"b{n}", scope={}, measure=Measure(n % 5), limit=10**12, window=window) for n in range(count)
     ]
-    return tuple(Line(account=budget.name, budget=budget, ceiling=budget.limit) for budget in budgets)
+    return tuple(BudgetLine(account=budget.name, budget=budget, ceiling=budget.limit) for budget in budgets)
 
 
 async def _budgets(server: Server) -> tuple[RedisBudgets, Supervisor]:
     supervisor = Supervisor()
-    return RedisBudgets(OneNode(server.url, supervisor.start, timeout=5.0), "one", start=supervisor.start), supervisor
+    return RedisBudgets(
+        SingleNode(server.url, supervisor.spawn, timeout=5.0), "one", start=supervisor.spawn
+    ), supervisor
 
 
-async def _pair(budgets: RedisBudgets, name: str, offers: list[Offer]) -> None:
+async def _reserve_and_settle(budgets: RedisBudgets, name: str, offers: list[HoldOption]) -> None:
     await budgets.reserve(name, lambda at: offers, tenant="acme", now=time.time(), lease=600)
-    budgets.settle(name, SPENT, now=time.time())
+    budgets.settle(name, SPENT_AMOUNTS, now=time.time())
     await budgets.flush()
 
 
-async def on_valkey(server: Server, open_holds: int, others: int) -> float:
+async def on_valkey_us(server: Server, open_holds: int, others: int) -> float:
     """Wall microseconds of a pair, awaited to its end."""
     server.client().flushall()
     budgets, supervisor = await _budgets(server)
     everything = _lines(5 + others)
-    offers = [Offer(lines=everything[:5], wanted=(10,) * 5, ceilings=(10**12,) * 5)]
+    offers = [HoldOption(lines=everything[:5], amounts=(10,) * 5, ceilings=(10**12,) * 5)]
     for number in range(open_holds):
         await budgets.reserve(f"o{number}", lambda at: offers, tenant="acme", now=time.time(), lease=6000)
     for number in range(0, others, 50):
         some = everything[5 + number : 55 + number]
-        await _pair(budgets, f"a{number}", [Offer(lines=some, wanted=(1,) * len(some), ceilings=(10**12,) * len(some))])
+        await _reserve_and_settle(
+            budgets, f"a{number}", [HoldOption(lines=some, amounts=(1,) * len(some), ceilings=(10**12,) * len(some))]
+        )
     best = float("inf")
     for turn in range(ROUNDS):
         began = time.perf_counter()
         for number in range(500):
-            await _pair(budgets, f"r{turn}-{number}", offers)
+            await _reserve_and_settle(budgets, f"r{turn}-{number}", offers)
         best = min(best, time.perf_counter() - began)
     await budgets.close()
     await supervisor.stop()
@@ -122,8 +129,8 @@ async def round_trips(server: Server) -> tuple[int, int]:
     """Scripts that the server ran for one reservation, and for its settlement."""
     server.client().flushall()
     budgets, supervisor = await _budgets(server)
-    offers = [Offer(lines=_lines(5), wanted=(10,) * 5, ceilings=(10**12,) * 5)]
-    await _pair(budgets, "warm", offers)
+    offers = [HoldOption(lines=_lines(5), amounts=(10,) * 5, ceilings=(10**12,) * 5)]
+    await _reserve_and_settle(budgets, "warm", offers)
     client, counts = server.client(), []
 
     def scripts() -> int:
@@ -132,7 +139,7 @@ async def round_trips(server: Server) -> tuple[int, int]:
     counts.append(scripts())
     await budgets.reserve("one", lambda at: offers, tenant="acme", now=time.time(), lease=600)
     counts.append(scripts())
-    budgets.settle("one", SPENT, now=time.time())
+    budgets.settle("one", SPENT_AMOUNTS, now=time.time())
     await budgets.flush()
     counts.append(scripts())
     await budgets.close()

@@ -11,25 +11,25 @@ import json
 import statistics
 import time
 
-from gateway.accounting.output_estimate import OutputBook
-from gateway.carbon.energy import model_of
+from gateway.accounting.output_estimate import OutputEstimates
+from gateway.carbon.energy import energy_models
 from gateway.carbon.footprint import footprint
 from gateway.config.load import parse
 from gateway.dialects import chat
-from gateway.dialects.translation import Carrier
+from gateway.dialects.translation import Translator
 from gateway.feeds import scorer_weights
 from gateway.pipeline import headers
-from gateway.pipeline.context import Arrived, Decided
-from gateway.pipeline.route import Navigator
-from gateway.routing.circuit_breaker import HealthBook
-from gateway.routing.prompt_features import features
-from gateway.routing.request_features import facts_of
+from gateway.pipeline.context import IdentifiedRequest, RequestContext
+from gateway.pipeline.route import Router
+from gateway.routing.circuit_breaker import CircuitBreakers
+from gateway.routing.prompt_features import prompt_features
+from gateway.routing.request_features import request_features
 from gateway.sessions import ladder
 from gateway.sessions.session_index import Session
 from gateway.values.catalog import EnergyProfile
-from gateway.values.grid import Intensity
+from gateway.values.grid import CarbonIntensity
 from gateway.values.plan import Plan
-from gateway.values.request import Caller, Hints, Request
+from gateway.values.request import Caller, HeaderHints, Request
 from gateway.values.usage import Usage
 
 ROUTING = """
@@ -46,15 +46,15 @@ task_types:
   summary: {words: [summarize, meeting]}
   extraction: {words: [extract, fields]}
 """
-PROSE = (
+PROSE_PROMPT = (
     "The committee met on Tuesday to look at what had gone wrong with the second shipment of instruments, and whether the "
     "supplier in Trieste could have known of the damage before it left the harbour. Nobody doubted that the crates had been "
     "opened; the question was by whom, and why the seals were whole. "
 )
-QUESTION = "Which of the following best explains why the reaction in flask {n} slows down after 30 minutes at 25.5 degrees?\nA. The catalyst is used up.\nB. The pressure falls below 2 atm.\nC. The product inhibits the enzyme.\nD. None of the above.\n"
+QUESTION_PROMPT = "Which of the following best explains why the reaction in flask {n} slows down after 30 minutes at 25.5 degrees?\nA. The catalyst is used up.\nB. The pressure falls below 2 atm.\nC. The product inhibits the enzyme.\nD. None of the above.\n"
 
 
-def body(text: str, history: int = 0, turn: int = 0) -> bytes:
+def request_body(text: str, history: int = 0, turn: int = 0) -> bytes:
     """A request whose newest text is this, with so many bytes of history after it: an agent's own steps."""
     messages = [
         {"role": "system", "content": "You are an agent that repairs instruments."},
@@ -74,25 +74,25 @@ def body(text: str, history: int = 0, turn: int = 0) -> bytes:
     ).encode()
 
 
-def decided(navigator: Navigator, world, session: Session, request: Request, now: float) -> float:
+def decision_us(router: Router, snapshot, session: Session, request: Request, now: float) -> float:
     """One decision with its explanation; gives microseconds."""
-    carrier, caller = Carrier(request), Caller(key="k", team="t")
-    standing = ladder.unseen()
+    translator, caller = Translator(request), Caller(key="k", team="t")
+    standing = ladder.no_loop_state()
     begun = time.process_time_ns()
-    facts = facts_of(request)
-    arrived = Arrived(
-        request_id="r", at=now, world=world, route=world.routes["auto"], request=request, caller=caller, hints=Hints(),
-        session=session, origins=(), standing=standing, tip=0,
+    features = request_features(request)
+    identified = IdentifiedRequest(
+        request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request, caller=caller, hints=HeaderHints(),
+        session=session, origins=(), loop_state=standing, history_digest=0,
     )  # fmt: skip
-    verdict, role = navigator.judged(arrived, facts)
-    case = Decided(
-        request_id="r", at=now, started=now, world=world, caller=caller, request=request, carrier=carrier, session=session,
-        route=world.routes["auto"], facts=facts, verdict=verdict, standing=standing, aim=navigator.aimed(arrived, verdict, role),
+    classification, role = router.classify(identified, features)
+    case = RequestContext(
+        request_id="r", started_at=now, started_monotonic=now, snapshot=snapshot, caller=caller, request=request, translator=translator, session=session,
+        route=snapshot.routes["auto"], features=features, classification=classification, loop_state=standing, target=router.tier_target(identified, classification, role),
     )  # fmt: skip
-    plan = navigator.planned(case, now=now)
+    plan = router.plan(case, now=now)
     assert isinstance(plan, Plan), "somebody can serve it"
-    headers.of_case(case)
-    _ = f"{plan.attempts[0].reason}; {verdict.reason}"
+    headers.context_headers(case)
+    _ = f"{plan.attempts[0].reason}; {classification.reason}"
     return (time.process_time_ns() - begun) / 1000
 
 
@@ -101,40 +101,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=400)
     rounds = parser.parse_args().rounds
-    world, _ = parse(ROUTING, "decide", {})
-    navigator = Navigator(HealthBook(), OutputBook(), lambda: 0.5, scorer_weights.load())
+    snapshot, _ = parse(ROUTING, "decide", {})
+    router = Router(CircuitBreakers(), OutputEstimates(), lambda: 0.5, scorer_weights.load())
     texts = {
-        "4 KB of prose": [(PROSE * 16)[n : n + 4096] for n in range(rounds)],
-        "4 KB of questions": ["".join(QUESTION.format(n=n + k) for k in range(20))[:4096] for n in range(rounds)],
+        "4 KB of prose": [(PROSE_PROMPT * 16)[n : n + 4096] for n in range(rounds)],
+        "4 KB of questions": [
+            "".join(QUESTION_PROMPT.format(n=n + k) for k in range(20))[:4096] for n in range(rounds)
+        ],
     }
     print(f"{'':34s} median us   p99 us")
     for name, found in texts.items():
         times = [
-            decided(navigator, world, Session(id="s", source="x", started_at=0.0), chat.parse(body(text)), 1.0)
+            decision_us(
+                router, snapshot, Session(id="s", source="x", started_at=0.0), chat.parse(request_body(text)), 1.0
+            )
             for text in found
         ]
-        _tell(f"fresh, {name}", times)
+        _print_row(f"fresh, {name}", times)
         scorer, times = scorer_weights.load(), []
         for text in found:
             begun = time.process_time_ns()
-            scorer.score(features(text))
+            scorer.score(prompt_features(text))
             times.append((time.process_time_ns() - begun) / 1000)
-        _tell("  of it: features and scorer", times)
+        _print_row("  of it: features and scorer", times)
     for size in (4_000, 1_000_000):
         session, times = Session(id="s", source="x", started_at=0.0), []
-        requests = [chat.parse(body(PROSE, size, turn)) for turn in range(20)]
-        decided(navigator, world, session, requests[0], 1.0)
+        requests = [chat.parse(request_body(PROSE_PROMPT, size, turn)) for turn in range(20)]
+        decision_us(router, snapshot, session, requests[0], 1.0)
         for _ in range(max(1, rounds // 20)):
-            times += [decided(navigator, world, session, request, 1.0) for request in requests]
-        _tell(f"next turn of {size // 1000:,} KB of history", times)
+            times += [decision_us(router, snapshot, session, request, 1.0) for request in requests]
+        _print_row(f"next turn of {size // 1000:,} KB of history", times)
 
-    _tell("energy and carbon of one call", footprints(rounds))
+    _print_row("energy and carbon of one call", footprint_us(rounds))
 
 
-def footprints(rounds: int) -> list[float]:
+def footprint_us(rounds: int) -> list[float]:
     """Microseconds of one estimate with its carbon, each the mean of a hundred: one alone is too quick for the clock."""
-    models = model_of(EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1))
-    grid, usage = Intensity(zone="FRA", grams_per_kwh=56.0, method="override"), Usage(input=2000, output=300)
+    models = energy_models(EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1))
+    grid, usage = CarbonIntensity(zone="FRA", grams_per_kwh=56.0, method="override"), Usage(input=2000, output=300)
     times = []
     for _ in range(rounds):
         begun = time.process_time_ns()
@@ -144,7 +148,7 @@ def footprints(rounds: int) -> list[float]:
     return times
 
 
-def _tell(name: str, times: list[float]) -> None:
+def _print_row(name: str, times: list[float]) -> None:
     ordered = sorted(times)
     print(f"{name:34s} {statistics.median(ordered):9.1f} {ordered[int(0.99 * (len(ordered) - 1))]:8.1f}")
 

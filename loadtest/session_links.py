@@ -35,18 +35,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from processes import Gateway, Processes, Store, wait_for
-from session_links_agents import KEY, RESULTS_KEPT, Client, Run, tool_output
+from processes import GatewayProcess, Processes, ValkeyServer, wait_for
+from session_links_agents import KEPT_TOOL_RESULTS, KEY, AgentRun, ReplayClient, tool_output_positions
 from session_links_dialects import PATHS
 from session_links_score import examples, score, table
 
-from gateway.simulator.agent_sessions import AgentSession, load
+from gateway.simulator.agent_sessions import AgentSession, load_sessions
 
 # The share of the jobs that each perturbation takes (design/loops.md, section 7); the rest are plain.
-SHARES = {"diverging": 0.05, "identical": 0.05, "elided": 0.1, "compacted": 0.1, "forked": 0.03, "rewritten": 0.1}
+PERTURBATION_SHARES = {
+    "diverging": 0.05,
+    "identical": 0.05,
+    "elided": 0.1,
+    "compacted": 0.1,
+    "forked": 0.03,
+    "rewritten": 0.1,
+}
 # How many calls a session needs for the perturbation to mean something; for elision: tool results.
-CALLS_MIN = {"compacted": 6, "forked": 4, "identical": 2, "rewritten": 3}
-COPIES = (2, 5)
+MIN_CALLS = {"compacted": 6, "forked": 4, "identical": 2, "rewritten": 3}
+COPIES_RANGE = (2, 5)
 
 
 def main() -> int:
@@ -63,24 +70,24 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    jobs = Planner(chosen.folder, random.Random(chosen.seed), chosen.dialect).jobs(chosen.sessions)
+    jobs = ReplayPlanner(chosen.folder, random.Random(chosen.seed), chosen.dialect).jobs(chosen.sessions)
     with tempfile.TemporaryDirectory(prefix="links-") as folder, Processes() as processes:
-        bases = start(processes, Path(folder), chosen.processes, shared=chosen.valkey)
-        client, began = Client(bases, chosen.at_once), time.monotonic()
-        asyncio.run(client.play(jobs))
+        bases = start_gateways(processes, Path(folder), chosen.processes, shared=chosen.valkey)
+        client, began = ReplayClient(bases, chosen.at_once), time.monotonic()
+        asyncio.run(client.replay(jobs))
         took = time.monotonic() - began
-    rows = score(client.calls, client.begun)
+    rows = score(client.calls, client.opening_digests)
     gateways = f"{chosen.processes} gateway(s){', one Valkey' if chosen.valkey else ''}"
     print(f"{chosen.dialect}, {gateways}, seed {chosen.seed}: {len(client.calls)} calls in {took:.0f} s", end="")
-    print(f", unnamed {client.unnamed}, failed {dict(client.failed) or 0}\n{table(rows)}")
+    print(f", unnamed {client.calls_without_session}, failed {dict(client.failures) or 0}\n{table(rows)}")
     if chosen.examples:
         print("\n".join(examples(client.calls, chosen.examples)))
     if chosen.json:
         chosen.json.write_text(json.dumps({"dialect": chosen.dialect, "seed": chosen.seed, "rows": rows}, indent=1))
-    return 1 if client.failed or client.unnamed else 0
+    return 1 if client.failures or client.calls_without_session else 0
 
 
-def start(processes: Processes, folder: Path, count: int, *, shared: bool) -> list[str]:
+def start_gateways(processes: Processes, folder: Path, count: int, *, shared: bool) -> list[str]:
     """A provider and so many gateways; the gateways' base URLs."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     log = folder / "provider.log"
@@ -90,11 +97,11 @@ def start(processes: Processes, folder: Path, count: int, *, shared: bool) -> li
     config.write_text(json.dumps(_routing(log.read_text().split()[1])))
     env |= {"LINKS_KEY": KEY, "LINKS_PROVIDER": "provider-secret"}
     if shared:
-        env["PENSTOCK_REDIS_URL"] = f"redis://127.0.0.1:{Store(processes, folder / 'store').port}/0"
-    gateways = [Gateway(processes, folder / f"gateway-{number}", config, env) for number in range(count)]
+        env["PENSTOCK_REDIS_URL"] = f"redis://127.0.0.1:{ValkeyServer(processes, folder / 'store').port}/0"
+    gateways = [GatewayProcess(processes, folder / f"gateway-{number}", config, env) for number in range(count)]
     for gateway in gateways:
-        wait_for("a gateway listens", gateway.ready)
-    return [gateway.base for gateway in gateways]
+        wait_for("a gateway listens", gateway.is_ready)
+    return [gateway.base_url for gateway in gateways]
 
 
 def _routing(url: str) -> dict[str, Any]:
@@ -113,55 +120,56 @@ def _routing(url: str) -> dict[str, Any]:
     }
 
 
-class Planner:
+class ReplayPlanner:
     """Chooses recorded sessions and what happens to each; a job is the runs that start at one moment."""
 
-    def __init__(self, folder: Path, chance: random.Random, dialect: str) -> None:
-        self._chance, self._dialect = chance, dialect
+    def __init__(self, folder: Path, randomness: random.Random, dialect: str) -> None:
+        self._chance, self._dialect = randomness, dialect
         paths = [path for path in sorted(folder.glob("*.jsonl*")) if not path.name.startswith("synthetic")]
         if not paths:
             sys.exit(f"links: no recorded sessions in {folder}")
-        found = {session.messages_key: session for path in paths for session in _recorded(path)}
-        self._pool = [one for one in found.values() if not one.speaks_twice]
-        chance.shuffle(self._pool)
+        found = {session.content_key: session for path in paths for session in _load_recorded(path)}
+        self._unused_sessions = [one for one in found.values() if not one.has_consecutive_answers]
+        randomness.shuffle(self._unused_sessions)
 
-    def jobs(self, count: int) -> list[list[Run]]:
+    def jobs(self, count: int) -> list[list[AgentRun]]:
         """So many jobs, shuffled. Every recorded session is used at most once, but for copies."""
-        count = min(count, len(self._pool))
-        planned = self._diverging(round(count * SHARES["diverging"]))
-        for kind, share in SHARES.items():
+        count = min(count, len(self._unused_sessions))
+        planned = self._diverging_jobs(round(count * PERTURBATION_SHARES["diverging"]))
+        for kind, share in PERTURBATION_SHARES.items():
             if kind != "diverging":
-                planned += [self._job(kind, [one]) for one in self._taken(kind, round(count * share))]
-        planned += [self._job("plain", [one]) for one in self._taken("plain", count - len(planned))]
+                planned += [self._job(kind, [one]) for one in self._take(kind, round(count * share))]
+        planned += [self._job("plain", [one]) for one in self._take("plain", count - len(planned))]
         self._chance.shuffle(planned)
-        return _again(planned)
+        return _mark_shared_openings(planned)
 
-    def _diverging(self, count: int) -> list[list[Run]]:
+    def _diverging_jobs(self, count: int) -> list[list[AgentRun]]:
         """The same job done by several models at once."""
-        same: defaultdict[str, list[_Recorded]] = defaultdict(list)
-        for one in self._pool:
-            same[one.opening].append(one)
-        groups = [group for group in same.values() if len(group) >= COPIES[0]]
+        same: defaultdict[str, list[_RecordedSession]] = defaultdict(list)
+        for one in self._unused_sessions:
+            same[one.opening_key].append(one)
+        groups = [group for group in same.values() if len(group) >= COPIES_RANGE[0]]
         chosen = [
-            group[: self._chance.randint(*COPIES)] for group in self._chance.sample(groups, min(count, len(groups)))
+            group[: self._chance.randint(*COPIES_RANGE)]
+            for group in self._chance.sample(groups, min(count, len(groups)))
         ]
         used = {id(one) for group in chosen for one in group}
-        self._pool = [one for one in self._pool if id(one) not in used]
+        self._unused_sessions = [one for one in self._unused_sessions if id(one) not in used]
         return [self._job("diverging", group) for group in chosen]
 
-    def _taken(self, kind: str, count: int) -> "list[_Recorded]":
-        fitting = [one for one in self._pool if one.fits(kind)][:count]
+    def _take(self, kind: str, count: int) -> "list[_RecordedSession]":
+        fitting = [one for one in self._unused_sessions if one.fits(kind)][:count]
         used = {id(one) for one in fitting}
-        self._pool = [one for one in self._pool if id(one) not in used]
+        self._unused_sessions = [one for one in self._unused_sessions if id(one) not in used]
         return fitting
 
-    def _job(self, kind: str, recorded: "list[_Recorded]") -> list[Run]:
+    def _job(self, kind: str, recorded: "list[_RecordedSession]") -> list[AgentRun]:
         if kind == "identical":
-            recorded = recorded * self._chance.randint(*COPIES)
+            recorded = recorded * self._chance.randint(*COPIES_RANGE)
         seed, job = self._chance.random(), f"{recorded[0].source}/{recorded[0].session.id}"
         dialect = self._chance.choice(list(PATHS)) if self._dialect == "mixed" else self._dialect
         return [
-            Run(
+            AgentRun(
                 name=f"{job}#{number}" if len(recorded) > 1 else job,
                 group=f"{job}#{number}" if kind == "diverging" else job,
                 kind=kind,
@@ -175,26 +183,26 @@ class Planner:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
+class _RecordedSession:
     """A recorded session and the file that it is from."""
 
     session: AgentSession
     source: str
 
     @property
-    def messages_key(self) -> str:
+    def content_key(self) -> str:
         """Equal for sessions that are the same word for word."""
         return json.dumps(self.session.messages)
 
     @property
-    def opening(self) -> str:
+    def opening_key(self) -> str:
         """What is said before the first answer."""
         return json.dumps(
             list(itertools.takewhile(lambda message: message["role"] != "assistant", self.session.messages))
         )
 
     @property
-    def speaks_twice(self) -> bool:
+    def has_consecutive_answers(self) -> bool:
         """Whether answers follow answers, as in records of several agents talking, which no client sent so."""
         roles = [message["role"] for message in self.session.messages]
         return ("assistant", "assistant") in itertools.pairwise(roles)
@@ -202,22 +210,24 @@ class _Recorded:
     def fits(self, kind: str) -> bool:
         """Whether the perturbation would change anything."""
         if kind == "elided":
-            return len(tool_output(self.session.messages)) >= RESULTS_KEPT + 2
-        return self.session.count >= CALLS_MIN.get(kind, 1)
+            return len(tool_output_positions(self.session.messages)) >= KEPT_TOOL_RESULTS + 2
+        return self.session.call_count >= MIN_CALLS.get(kind, 1)
 
 
-def _recorded(path: Path) -> Iterator[_Recorded]:
+def _load_recorded(path: Path) -> Iterator[_RecordedSession]:
     source = path.name.split(".")[0]
-    return (_Recorded(session, source) for session in load([path]) if session.count)
+    return (_RecordedSession(session, source) for session in load_sessions([path]) if session.call_count)
 
 
-def _again(jobs: list[list[Run]]) -> list[list[Run]]:
+def _mark_shared_openings(jobs: list[list[AgentRun]]) -> list[list[AgentRun]]:
     """Plain runs whose opening another job has too are a kind of their own."""
-    openings = Counter(opening for job in jobs for opening in {_Recorded(run.session, "").opening for run in job})
+    openings = Counter(
+        opening for job in jobs for opening in {_RecordedSession(run.session, "").opening_key for run in job}
+    )
     return [
         [
             replace(run, kind="again")
-            if run.kind == "plain" and openings[_Recorded(run.session, "").opening] > 1
+            if run.kind == "plain" and openings[_RecordedSession(run.session, "").opening_key] > 1
             else run
             for run in job
         ]

@@ -6,16 +6,16 @@ from typing import Any
 
 import orjson
 
-from gateway.simulator.agent_sessions import Message
+from gateway.simulator.agent_sessions import ChatMessage
 
 PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class HistoryEntry:
     """One message of a history; an answer also as it was received, in the dialect's own words."""
 
-    message: Message
+    message: ChatMessage
     received: Any = None
 
     @property
@@ -29,15 +29,15 @@ class Entry:
         return str(self.message.get("content") or "")
 
 
-History = list[Entry]
+History = list[HistoryEntry]
 
 
-def _chat(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+def _chat_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]:
     messages = [entry.message if entry.received is None else entry.received for entry in history]
     return {"messages": messages, **({"tools": list(tools)} if tools else {})}
 
 
-def _messages(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+def _messages_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]:
     """Turns alternate: what follows an answer is one user message, tool results first as they come."""
     turns: list[dict[str, Any]] = []
     for entry in history:
@@ -53,7 +53,7 @@ def _messages(history: History, tools: Sequence[Message]) -> dict[str, Any]:
     return body | ({"system": system} if system else {}) | ({"tools": offered} if offered else {})
 
 
-def _blocks(entry: Entry) -> list[dict[str, Any]]:
+def _blocks(entry: HistoryEntry) -> list[dict[str, Any]]:
     if entry.received is not None:
         return list(entry.received)
     if entry.role == "tool" and entry.message["tool_call_id"]:
@@ -61,7 +61,7 @@ def _blocks(entry: Entry) -> list[dict[str, Any]]:
     return [{"type": "text", "text": entry.text}]
 
 
-def _responses(history: History, tools: Sequence[Message]) -> dict[str, Any]:
+def _responses_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]:
     """Every item each time, since nothing is stored."""
     items: list[dict[str, Any]] = []
     for entry in history:
@@ -79,7 +79,7 @@ def _responses(history: History, tools: Sequence[Message]) -> dict[str, Any]:
     return body | ({"instructions": system} if system else {}) | ({"tools": offered} if offered else {})
 
 
-def _chat_answer(answer: bytes, stream: bool) -> Any:
+def _parse_chat_answer(answer: bytes, stream: bool) -> Any:
     """The message, put together from its pieces if they were streamed."""
     if not stream:
         return orjson.loads(answer)["choices"][0]["message"]
@@ -96,7 +96,7 @@ def _chat_answer(answer: bytes, stream: bool) -> Any:
     return {"role": "assistant", "content": text, **({"tool_calls": list(calls.values())} if calls else {})}
 
 
-def _messages_answer(answer: bytes, stream: bool) -> Any:
+def _parse_messages_answer(answer: bytes, stream: bool) -> Any:
     """The blocks."""
     if not stream:
         return orjson.loads(answer)["content"]
@@ -114,7 +114,7 @@ def _messages_answer(answer: bytes, stream: bool) -> Any:
     return blocks
 
 
-def _responses_answer(answer: bytes, stream: bool) -> Any:
+def _parse_responses_answer(answer: bytes, stream: bool) -> Any:
     """The items."""
     if not stream:
         return orjson.loads(answer)["output"]
@@ -127,18 +127,18 @@ def _events(answer: bytes) -> Iterator[Any]:
             yield orjson.loads(line[6:])
 
 
-BODIES: dict[str, Callable[[History, Sequence[Message]], dict[str, Any]]] = {
-    "chat": _chat,
-    "messages": _messages,
-    "responses": _responses,
+BODY_BUILDERS: dict[str, Callable[[History, Sequence[ChatMessage]], dict[str, Any]]] = {
+    "chat": _chat_body,
+    "messages": _messages_body,
+    "responses": _responses_body,
 }
-READERS: dict[str, Callable[[bytes, bool], Any]] = {
-    "chat": _chat_answer,
-    "messages": _messages_answer,
-    "responses": _responses_answer,
+ANSWER_PARSERS: dict[str, Callable[[bytes, bool], Any]] = {
+    "chat": _parse_chat_answer,
+    "messages": _parse_messages_answer,
+    "responses": _parse_responses_answer,
 }
 # The ids of the tool calls in an answer, in order.
-IDS: dict[str, Callable[[Any], list[str]]] = {
+CALL_ID_GETTERS: dict[str, Callable[[Any], list[str]]] = {
     "chat": lambda message: [str(call.get("id") or "") for call in message.get("tool_calls") or ()],
     "messages": lambda blocks: [block["id"] for block in blocks if block["type"] == "tool_use"],
     "responses": lambda items: [item["call_id"] for item in items if item["type"] == "function_call"],

@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from session_links_agents import Call
+from session_links_agents import LinkedCall
 
 # Table rows in this order; a row without calls is left out.
-KINDS = {
+ROW_TITLES = {
     "": "all",
     "apart": "told apart by their first answer",
     "alike": "not so: another job opens and begins alike",
@@ -24,23 +24,23 @@ KINDS = {
 }
 
 
-def score(calls: list[Call], begun: Mapping[str, int]) -> list[dict[str, Any]]:
+def score(calls: list[LinkedCall], begun: Mapping[str, int]) -> list[dict[str, Any]]:
     """The rows of the table: the kinds in their order, then the files. `begun` are digests of how the runs began."""
-    labels, alike = _labels(calls), _alike(calls, begun)
+    labels, alike = _true_session_labels(calls), _runs_with_shared_opening(calls, begun)
     tagged = [_tags(call, call.run.name in alike) for call in calls]
     present = set().union(*tagged)
-    tags = [tag for tag in KINDS if tag in present] + sorted(tag for tag in present if tag.startswith("from "))
+    tags = [tag for tag in ROW_TITLES if tag in present] + sorted(tag for tag in present if tag.startswith("from "))
     return [_row(tag, calls, labels, [tag in own for own in tagged]) for tag in tags]
 
 
-def _tags(call: Call, alike: bool) -> set[str]:
+def _tags(call: LinkedCall, alike: bool) -> set[str]:
     """The rows that a call counts in."""
     kind = call.run.kind
     begins = set() if kind == "identical" else {"alike"} if alike else {"apart"}
-    return {"", kind, f"from {call.run.source}"} | begins | ({"retried"} if call.again else set())
+    return {"", kind, f"from {call.run.source}"} | begins | ({"retried"} if call.is_retry else set())
 
 
-def _alike(calls: list[Call], begun: Mapping[str, int]) -> set[str]:
+def _runs_with_shared_opening(calls: list[LinkedCall], begun: Mapping[str, int]) -> set[str]:
     """Runs that another job equals up to and including its first answer: by lineage nobody can tell which goes on."""
     group = {call.run.name: call.run.group for call in calls}
     jobs: defaultdict[int, set[str]] = defaultdict(set)
@@ -49,22 +49,22 @@ def _alike(calls: list[Call], begun: Mapping[str, int]) -> set[str]:
     return {run for run, digest in begun.items() if len(jobs[digest]) > 1}
 
 
-def _row(tag: str, calls: list[Call], labels: list[str], marked: list[bool]) -> dict[str, Any]:
-    sessions = [call.inferred for call in calls]
+def _row(tag: str, calls: list[LinkedCall], labels: list[str], marked: list[bool]) -> dict[str, Any]:
+    sessions = [call.inferred_session for call in calls]
     grouped = list(zip((call.run.group for call in calls), sessions, strict=True))
-    across = _pairs(sessions, marked) - _pairs(grouped, marked)
+    across = _marked_pairs(sessions, marked) - _marked_pairs(grouped, marked)
     if tag == "identical":
-        right, true, within = _exchangeable(calls)
+        right, true, within = _exchangeable_pairs(calls)
     else:
-        right = within = _pairs(list(zip(labels, sessions, strict=True)), marked)
-        true = _pairs(labels, marked)
+        right = within = _marked_pairs(list(zip(labels, sessions, strict=True)), marked)
+        true = _marked_pairs(labels, marked)
     own: defaultdict[str, set[str]] = defaultdict(set)
     for call, label, counts in zip(calls, labels, marked, strict=True):
         if counts:
-            own[call.run.group if tag == "identical" else _true_session(call, label)].add(call.inferred)
+            own[call.run.group if tag == "identical" else _true_session(call, label)].add(call.inferred_session)
     true_sessions = len({_true_session(call, label) for call, label, m in zip(calls, labels, marked, strict=True) if m})
     return {
-        "kind": KINDS.get(tag, tag),
+        "kind": ROW_TITLES.get(tag, tag),
         "sessions": true_sessions,
         "calls": sum(marked),
         "found_pairs": across + within,
@@ -76,14 +76,14 @@ def _row(tag: str, calls: list[Call], labels: list[str], marked: list[bool]) -> 
     }
 
 
-def _pairs(cells: Sequence[Hashable], marked: Sequence[bool]) -> int:
+def _marked_pairs(cells: Sequence[Hashable], marked: Sequence[bool]) -> int:
     """Pairs of calls in one cell, of which at least one is marked."""
     every = Counter(cells)
     others = Counter(cell for cell, counts in zip(cells, marked, strict=True) if not counts)
     return sum(math.comb(count, 2) - math.comb(others[cell], 2) for cell, count in every.items())
 
 
-def _labels(calls: list[Call]) -> list[str]:
+def _true_session_labels(calls: list[LinkedCall]) -> list[str]:
     """The true session of each call, by which pairs are judged. A call of exchangeable copies is one of its own."""
     kept = _kept_branches(calls)
     labels = []
@@ -97,16 +97,16 @@ def _labels(calls: list[Call]) -> list[str]:
     return labels
 
 
-def _true_session(call: Call, label: str) -> str:
+def _true_session(call: LinkedCall, label: str) -> str:
     return call.run.name if call.run.kind == "identical" else label
 
 
-def _kept_branches(calls: list[Call]) -> dict[str, str]:
+def _kept_branches(calls: list[LinkedCall]) -> dict[str, str]:
     """For each forked run the branch that goes on in the session in which the run began."""
     before: defaultdict[str, Counter[str]] = defaultdict(Counter)
     after: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for call in calls:
-        (after[call.run.name, call.branch] if call.branch else before[call.run.name])[call.inferred] += 1
+        (after[call.run.name, call.branch] if call.branch else before[call.run.name])[call.inferred_session] += 1
 
     def together(run: str, branch: str) -> int:
         return sum(count * after[run, branch][session] for session, count in before[run].items())
@@ -114,13 +114,13 @@ def _kept_branches(calls: list[Call]) -> dict[str, str]:
     return {run: "a" if together(run, "a") >= together(run, "b") else "b" for run in before}
 
 
-def _exchangeable(calls: list[Call]) -> tuple[int, int, int]:
+def _exchangeable_pairs(calls: list[LinkedCall]) -> tuple[int, int, int]:
     """(right, true, found) pairs within jobs of identical copies, where at every step any copy may be any other."""
     steps: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     lengths: Counter[str] = Counter()
     for call in calls:
         if call.run.kind == "identical":
-            steps[call.run.group, call.inferred][call.step] += 1
+            steps[call.run.group, call.inferred_session][call.step] += 1
             lengths[call.run.name] += 1
     right = sum(
         math.comb(sum(count > layer for count in found.values()), 2)
@@ -144,19 +144,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def examples(calls: list[Call], count: int) -> Iterable[str]:
+def examples(calls: list[LinkedCall], count: int) -> Iterable[str]:
     """Where sessions were split (a letter for each call's session, ' if it was sent again), and what was taken for one."""
-    runs: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
-    sessions: defaultdict[str, list[Call]] = defaultdict(list)
+    runs: defaultdict[tuple[str, str], list[LinkedCall]] = defaultdict(list)
+    sessions: defaultdict[str, list[LinkedCall]] = defaultdict(list)
     for call in calls:
         runs[call.run.name, call.branch].append(call)
-        sessions[call.inferred].append(call)
+        sessions[call.inferred_session].append(call)
     shown: Counter[str] = Counter()
     for (name, branch), own in runs.items():
-        kind, order = own[0].run.kind, list(dict.fromkeys(call.inferred for call in own))
+        kind, order = own[0].run.kind, list(dict.fromkeys(call.inferred_session for call in own))
         shown[kind] += len(order) > 1
         if len(order) > 1 and shown[kind] <= count:
-            letters = (f"{chr(ord('A') + order.index(call.inferred) % 26)}{chr(39) * call.again}" for call in own)
+            letters = (
+                f"{chr(ord('A') + order.index(call.inferred_session) % 26)}{chr(39) * call.is_retry}" for call in own
+            )
             yield f"split, {kind}: {name} {branch}: {''.join(letters)}"
     shown.clear()
     for session, own in sessions.items():
@@ -166,6 +168,6 @@ def examples(calls: list[Call], count: int) -> Iterable[str]:
         if several and shown[kinds] <= count:
             steps: defaultdict[str, list[str]] = defaultdict(list)
             for call in own:
-                steps[f"{call.run.name} {call.branch}"].append(f"{call.step}{chr(39) * call.again}")
+                steps[f"{call.run.name} {call.branch}"].append(f"{call.step}{chr(39) * call.is_retry}")
             told = "; ".join(f"{name}: {','.join(of)}" for name, of in steps.items())
             yield f"taken for one, {kinds}: {session}: {told}"

@@ -25,20 +25,20 @@ from typing import Any
 
 import aiohttp
 import redis
-from overspend import standing
-from processes import Gateway, Processes, Store, providers, wait_for
-from store_audit import ledgers
+from overspend import store_accounts
+from processes import GatewayProcess, Processes, ValkeyServer, start_providers, wait_for
+from store_audit import read_ledgers
 
 from gateway.values.ledger_entry import LedgerEntry
 
-ROOT, SECRET, ADMIN = "root", "fan-secret", "fan-admin"
+ROOT_SESSION, SECRET, ADMIN = "root", "fan-secret", "fan-admin"
 HEADERS = {"authorization": f"Bearer {SECRET}"}
 SAMPLE_SECONDS, SETTLE_SECONDS, CALL_SECONDS = 0.05, 10.0, 60.0
-REPLICAS = 4
+GATEWAY_REPLICAS = 4
 # A store that has just begun may not answer at once.
-WARM_TRIES = 50
+WARMUP_ATTEMPTS = 50
 # Each cap: its amount, and what it is in the integer unit of its account.
-CAPS = {"calls": (40, 40), "usd": (0.004, 4_000_000), "sub_agents": (12, 12)}
+CAP_AMOUNTS = {"calls": (40, 40), "usd": (0.004, 4_000_000), "sub_agents": (12, 12)}
 _PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 # Codes of a refusal by a cap.
 _REFUSED = ("budget_exceeded", "cap_exceeded", "session_budget_exceeded", "sub_agents_exceeded")
@@ -49,65 +49,65 @@ class Scenario:
     """Which cap, whose, and on how many gateways."""
 
     cap: str
-    whose: str
-    gateways: int
+    owner: str
+    gateway_count: int
 
     @property
     def limit(self) -> int:
         """In the unit of its account."""
-        return CAPS[self.cap][1]
+        return CAP_AMOUNTS[self.cap][1]
 
     @property
     def account(self) -> str:
         """How the keys of its account in the store go on behind the tenant."""
-        kind = "session" if self.whose == "operator" else "run"
+        kind = "session" if self.owner == "operator" else "run"
         return f"account:{kind}-{self.cap.replace('_', '-')}|"
 
     @property
     def name(self) -> str:
         """For the table."""
-        return f"{self.cap}, the {self.whose}'s"
+        return f"{self.cap}, the {self.owner}'s"
 
 
 @dataclass
-class Tally:
+class ChildOutcomes:
     """What the children saw. `served` counts calls by child; `refused` are children that were; `odd` is what else came."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     refused: set[str] = field(default_factory=set)
-    odd: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Seen:
+class RunResult:
     """What a run came to; `peak` is the most that was ever seen on the capped account."""
 
-    tally: Tally
-    booked: int = 0
-    peak: int = 0
-    stored: int | None = None
-    samples: int = 0
-    wrong: list[str] = field(default_factory=list)
+    tally: ChildOutcomes
+    ledger_amount: int = 0
+    peak_amount: int = 0
+    store_amount: int | None = None
+    sample_count: int = 0
+    violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def used(cap: str, entries: list[LedgerEntry]) -> int:
+def amount_used(cap: str, entries: list[LedgerEntry]) -> int:
     """What the ledgers say that the tree took of a cap."""
-    own = [entry for entry in entries if entry.root == ROOT and entry.usage_basis != "none"]
+    own = [entry for entry in entries if entry.root == ROOT_SESSION and entry.usage_basis != "none"]
     if cap == "sub_agents":
-        return len({entry.session for entry in own} - {ROOT})
+        return len({entry.session for entry in own} - {ROOT_SESSION})
     return sum(entry.charge_nusd for entry in own) if cap == "usd" else len(own)
 
 
-class Sampler:
+class CapSampler:
     """Looks at the ledgers and the store while the children run."""
 
-    def __init__(self, scenario: Scenario, folders: list[Path], store: Store | None) -> None:
+    def __init__(self, scenario: Scenario, folders: list[Path], store: ValkeyServer | None) -> None:
         self._scenario, self._folders, self._store = scenario, folders, store
         self._ended = threading.Event()
         self.peak = self.samples = 0
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -115,18 +115,20 @@ class Sampler:
         self._ended.set()
         self._thread.join(timeout=20)
 
-    def _look(self) -> None:
+    def _sample_until_stopped(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, used(self._scenario.cap, ledgers(self._folders)))
+            self.peak = max(self.peak, amount_used(self._scenario.cap, read_ledgers(self._folders)))
             if self._store is not None:
-                self.peak = max(self.peak, *stored(self._scenario, self._store))
+                self.peak = max(self.peak, *store_amounts(self._scenario, self._store))
             self.samples += 1
 
 
-def stored(scenario: Scenario, store: Store) -> tuple[int, int]:
+def store_amounts(scenario: Scenario, store: ValkeyServer) -> tuple[int, int]:
     """(spent, spent and held) of the capped account in the store."""
     accounts = [
-        fields for key, fields in standing(store).items() if scenario.account in key and f"session={ROOT}|" in key
+        fields
+        for key, fields in store_accounts(store).items()
+        if scenario.account in key and f"session={ROOT_SESSION}|" in key
     ]
     spent = sum(fields.get(b"spent", 0) for fields in accounts)
     return spent, spent + sum(fields.get(b"held", 0) for fields in accounts)
@@ -134,7 +136,7 @@ def stored(scenario: Scenario, store: Store) -> tuple[int, int]:
 
 def routing(models: dict[str, str], scenario: Scenario) -> str:
     """The file as JSON, which is YAML."""
-    amount = CAPS[scenario.cap][0]
+    amount = CAP_AMOUNTS[scenario.cap][0]
     document = {
         "version": 1,
         "keys": [{"id": "fan", "team": "fan", "secret": {"env": "FAN_KEY"}}],
@@ -147,7 +149,7 @@ def routing(models: dict[str, str], scenario: Scenario) -> str:
             "claude": _deployment("claude", "sim-claude", "frontier", 3, 15),
         },
         "routes": {"small": {"candidates": ["small"]}, "claude": {"candidates": ["claude", "small"]}},
-        "sessions": {"caps": {scenario.cap: amount}} if scenario.whose == "operator" else {},
+        "sessions": {"caps": {scenario.cap: amount}} if scenario.owner == "operator" else {},
     }
     return json.dumps(document, indent=1)
 
@@ -159,30 +161,30 @@ def _deployment(provider: str, model: str, tier: str, input: float, output: floa
     }  # fmt: skip
 
 
-class Children:
+class SubAgents:
     """All sub-agents of one root."""
 
-    def __init__(self, bases: list[str], children: int, calls: int, chance: random.Random) -> None:
-        self._bases, self._count, self._calls, self._chance = bases, children, calls, chance
-        self.tally = Tally()
+    def __init__(self, bases: list[str], children: int, calls: int, randomness: random.Random) -> None:
+        self._bases, self._count, self._calls, self._chance = bases, children, calls, randomness
+        self.outcomes = ChildOutcomes()
 
-    async def run(self, scenario: Scenario) -> Tally:
+    async def run(self, scenario: Scenario) -> ChildOutcomes:
         """A call of somebody else's at each gateway, so that none is cold; open the root, then every child at once."""
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as http:
             for number, base in enumerate(self._bases):
                 await self._warm(http, base, f"other-{number}")
-            if scenario.whose == "run":
-                asked = {"id": ROOT, "caps": {scenario.cap: CAPS[scenario.cap][0]}}
+            if scenario.owner == "run":
+                asked = {"id": ROOT_SESSION, "caps": {scenario.cap: CAP_AMOUNTS[scenario.cap][0]}}
                 async with http.post(f"{self._bases[0]}/v1/sessions", json=asked, headers=HEADERS) as answer:
                     if answer.status != 200:
                         raise RuntimeError(f"the root was not opened: {(await answer.text())[:300]}")
             await asyncio.gather(*(self._child(http, number) for number in range(self._count)))
-        return self.tally
+        return self.outcomes
 
     async def _warm(self, http: aiohttp.ClientSession, base: str, name: str) -> None:
         body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
-        for _ in range(WARM_TRIES):
+        for _ in range(WARMUP_ATTEMPTS):
             async with http.post(
                 f"{base}{_PATHS['chat']}", json=body, headers=HEADERS | {"x-penstock-session": name}
             ) as answer:
@@ -197,11 +199,11 @@ class Children:
         for turn in range(self._calls):
             history.append({"role": "user", "content": f"Part {number}.{turn}. [[sim {self._order()}]]"})
             outcome = await self._call(http, name, dialect, history)
-            self.tally.outcomes[outcome] += 1
+            self.outcomes.outcomes[outcome] += 1
             if outcome == "served":
-                self.tally.served[name] += 1
+                self.outcomes.served[name] += 1
             elif outcome == "refused":
-                self.tally.refused.add(name)
+                self.outcomes.refused.add(name)
             history.append({"role": "assistant", "content": f"Done {number}.{turn}."})
 
     def _order(self) -> str:
@@ -215,7 +217,7 @@ class Children:
         body |= {"input" if dialect == "responses" else "messages": history}
         body |= {"max_output_tokens" if dialect == "responses" else "max_tokens": 60}
         headers = HEADERS | {
-            "x-penstock-session": name, "x-penstock-parent-session": ROOT, "x-penstock-root-session": ROOT,
+            "x-penstock-session": name, "x-penstock-parent-session": ROOT_SESSION, "x-penstock-root-session": ROOT_SESSION,
             "anthropic-version": "2023-06-01",
         }  # fmt: skip
         url = self._chance.choice(self._bases) + _PATHS[dialect]
@@ -225,78 +227,79 @@ class Children:
             return "served"
         if any(code in text for code in _REFUSED):
             return "refused"
-        self.tally.odd.append(f"{answer.status} {dialect}: {text[:200]}")
+        self.outcomes.unexpected.append(f"{answer.status} {dialect}: {text[:200]}")
         return "failed"
 
 
-def one(scenario: Scenario, seed: int, children: int, calls: int, folder: Path) -> Seen:
+def run_scenario(scenario: Scenario, seed: int, children: int, calls: int, folder: Path) -> RunResult:
     """One run in its own folder."""
     with Processes() as processes:
         config = folder / "routing.yaml"
-        config.write_text(routing(providers(processes, folder), scenario))
+        config.write_text(routing(start_providers(processes, folder), scenario))
         env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         env |= {"FAN_KEY": SECRET, "PENSTOCK_ADMIN_TOKEN": ADMIN}
-        store = Store(processes, folder / "store") if scenario.gateways > 1 else None
+        store = ValkeyServer(processes, folder / "store") if scenario.gateway_count > 1 else None
         if store is not None:
             env["PENSTOCK_REDIS_URL"] = f"redis://127.0.0.1:{store.port}/0"
         gateways = [
-            Gateway(processes, folder / f"gateway-{number}", config, env) for number in range(scenario.gateways)
+            GatewayProcess(processes, folder / f"gateway-{number}", config, env)
+            for number in range(scenario.gateway_count)
         ]
         for gateway in gateways:
-            wait_for("a gateway listens", gateway.ready)
+            wait_for("a gateway listens", gateway.is_ready)
         folders = [gateway.folder for gateway in gateways]
-        sampler = Sampler(scenario, folders, store)
-        flock = Children([gateway.base for gateway in gateways], children, calls, random.Random(seed))
-        seen = Seen(tally=asyncio.run(flock.run(scenario)))
+        sampler = CapSampler(scenario, folders, store)
+        flock = SubAgents([gateway.base_url for gateway in gateways], children, calls, random.Random(seed))
+        seen = RunResult(tally=asyncio.run(flock.run(scenario)))
         if store is not None:
-            seen.stored = _settled(scenario, store)
+            seen.store_amount = _settled_amount(scenario, store)
         sampler.stop()
         for gateway in gateways:
             gateway.stop()
-        seen.booked, seen.samples = used(scenario.cap, ledgers(folders)), sampler.samples
-        seen.peak = max(sampler.peak, seen.booked)
+        seen.ledger_amount, seen.sample_count = amount_used(scenario.cap, read_ledgers(folders)), sampler.samples
+        seen.peak_amount = max(sampler.peak, seen.ledger_amount)
         logs = "".join(gateway.log.read_text(errors="replace") for gateway in gateways)
-    seen.wrong += list(_wrong(scenario, seen, logs))
+    seen.violations += list(_violations(scenario, seen, logs))
     seen.notes += list(_notes(scenario, seen, children))
     if "does not answer" in logs:
         seen.notes.append("the store did not answer for a while")
     return seen
 
 
-def _settled(scenario: Scenario, store: Store) -> int:
+def _settled_amount(scenario: Scenario, store: ValkeyServer) -> int:
     """What the store has spent on the account once nothing is held there any more."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        spent, whole = stored(scenario, store)
+        spent, whole = store_amounts(scenario, store)
         if spent == whole or time.monotonic() > deadline:
             return whole
         time.sleep(SAMPLE_SECONDS)
 
 
-def _wrong(scenario: Scenario, seen: Seen, logs: str) -> Iterator[str]:
-    if seen.peak > scenario.limit:
-        yield f"{scenario.name}: {seen.peak} of {scenario.limit}"
+def _violations(scenario: Scenario, seen: RunResult, logs: str) -> Iterator[str]:
+    if seen.peak_amount > scenario.limit:
+        yield f"{scenario.name}: {seen.peak_amount} of {scenario.limit}"
     if not seen.tally.outcomes["served"]:
         yield "nothing was served"
-    if scenario.cap == "calls" and seen.tally.outcomes["served"] != seen.booked:
-        yield f"{seen.tally.outcomes['served']} calls were served, the ledgers have {seen.booked}"
-    if scenario.cap != "sub_agents" and seen.stored is not None and seen.stored != seen.booked:
-        yield f"the store has {seen.stored}, the ledgers have {seen.booked}"
+    if scenario.cap == "calls" and seen.tally.outcomes["served"] != seen.ledger_amount:
+        yield f"{seen.tally.outcomes['served']} calls were served, the ledgers have {seen.ledger_amount}"
+    if scenario.cap != "sub_agents" and seen.store_amount is not None and seen.store_amount != seen.ledger_amount:
+        yield f"the store has {seen.store_amount}, the ledgers have {seen.ledger_amount}"
     if "Traceback" in logs:
         yield f"a traceback in a log: {logs[logs.index('Traceback') :][:800]}"
-    yield from seen.tally.odd[:3]
+    yield from seen.tally.unexpected[:3]
 
 
-def _notes(scenario: Scenario, seen: Seen, children: int) -> Iterator[str]:
+def _notes(scenario: Scenario, seen: RunResult, children: int) -> Iterator[str]:
     """What is stricter than it need be."""
-    if seen.booked < min(scenario.limit, children) and scenario.cap in ("calls", "sub_agents"):
-        yield f"{scenario.limit - seen.booked} less than the cap allows"
+    if seen.ledger_amount < min(scenario.limit, children) and scenario.cap in ("calls", "sub_agents"):
+        yield f"{scenario.limit - seen.ledger_amount} less than the cap allows"
     torn = [child for child in seen.tally.refused if seen.tally.served[child]]
     if scenario.cap == "sub_agents" and torn:
         yield f"{len(torn)} sub-agents served and refused"
 
 
-def table(results: dict[Scenario, list[Seen]]) -> str:
+def table(results: dict[Scenario, list[RunResult]]) -> str:
     """The results as Markdown, one row for each scenario."""
     heads = (
         "cap", "gateways", "seeds", "calls", "served", "refused", "failed", "sub-agents served", "limit",
@@ -305,13 +308,13 @@ def table(results: dict[Scenario, list[Seen]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for scenario, runs in results.items():
         outcomes = sum((seen.tally.outcomes for seen in runs), start=Counter[str]())
-        stores = [seen.stored for seen in runs if seen.stored is not None]
+        stores = [seen.store_amount for seen in runs if seen.store_amount is not None]
         cells = (
-            scenario.name, scenario.gateways, len(runs), outcomes.total(), outcomes["served"], outcomes["refused"],
+            scenario.name, scenario.gateway_count, len(runs), outcomes.total(), outcomes["served"], outcomes["refused"],
             outcomes["failed"], "/".join(str(len(seen.tally.served)) for seen in runs), scenario.limit,
-            max(seen.booked for seen in runs), max(stores) if stores else "–", max(seen.peak for seen in runs),
-            sum(seen.samples for seen in runs), sum(seen.peak > scenario.limit for seen in runs),
-            sum(len(seen.wrong) for seen in runs), "; ".join(note for seen in runs for note in seen.notes) or "–",
+            max(seen.ledger_amount for seen in runs), max(stores) if stores else "–", max(seen.peak_amount for seen in runs),
+            sum(seen.sample_count for seen in runs), sum(seen.peak_amount > scenario.limit for seen in runs),
+            sum(len(seen.violations) for seen in runs), "; ".join(note for seen in runs for note in seen.notes) or "–",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
@@ -326,30 +329,30 @@ def main() -> int:
     parser.add_argument("--only", default="", help="scenarios whose name has this word, like calls or operator")
     chosen = parser.parse_args()
     scenarios = [
-        Scenario(cap=cap, whose=whose, gateways=gateways)
-        for gateways in (1, REPLICAS)
+        Scenario(cap=cap, owner=whose, gateway_count=gateways)
+        for gateways in (1, GATEWAY_REPLICAS)
         for whose in ("operator", "run")
-        for cap in CAPS
+        for cap in CAP_AMOUNTS
     ]
-    results: dict[Scenario, list[Seen]] = {}
+    results: dict[Scenario, list[RunResult]] = {}
     for scenario in scenarios:
         if chosen.only not in scenario.name:
             continue
         for seed in range(1, chosen.seeds + 1):
             with tempfile.TemporaryDirectory(prefix="fanout-") as folder:
                 try:
-                    seen = one(scenario, seed, chosen.children, chosen.calls, Path(folder))
+                    seen = run_scenario(scenario, seed, chosen.children, chosen.calls, Path(folder))
                 except (TimeoutError, RuntimeError, OSError, aiohttp.ClientError, redis.RedisError) as error:
-                    seen = Seen(Tally(), wrong=[f"the run did not come to its end: {error!r}"])
+                    seen = RunResult(ChildOutcomes(), violations=[f"the run did not come to its end: {error!r}"])
             results.setdefault(scenario, []).append(seen)
-            _say(f"{scenario.name}, {scenario.gateways} gateways, seed {seed}: {dict(seen.tally.outcomes)}")
-            for line in seen.wrong:
-                _say(f"    {line}")
+            _log(f"{scenario.name}, {scenario.gateway_count} gateways, seed {seed}: {dict(seen.tally.outcomes)}")
+            for line in seen.violations:
+                _log(f"    {line}")
     print(table(results), flush=True)
-    return 1 if any(seen.wrong for runs in results.values() for seen in runs) else 0
+    return 1 if any(seen.violations for runs in results.values() for seen in runs) else 0
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

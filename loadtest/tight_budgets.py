@@ -57,11 +57,13 @@ BUDGETS = {
     "deployment-calls-minute": ({"org": "*", "deployment": "*"}, "calls", 70, "rolling-1m"),
     "deployment-carbon-month": ({"team": "*", "deployment": "*"}, "g_co2e", 2.8, "month"),
 }  # fmt: skip
-_WHOLE = ("tokens", "calls")
-_ABSOLUTE = ("user", "session")
+_INTEGER_UNITS = ("tokens", "calls")
+_ABSOLUTE_SCOPES = ("user", "session")
 
 
-def routing(models: dict[str, str], calls: int, chance: random.Random, *, patience: float, loose: bool = False) -> str:
+def routing(
+    models: dict[str, str], calls: int, randomness: random.Random, *, patience: float, loose: bool = False
+) -> str:
     """The file as JSON, which is YAML; `models` are the providers' base URLs, `patience`: seconds that a provider may
     say nothing; `loose` multiplies every limit by 1,000."""
     document = {
@@ -76,7 +78,7 @@ def routing(models: dict[str, str], calls: int, chance: random.Random, *, patien
         "task_types": {"code": {"tools": ["bash"], "words": ["debug", "function"]}, "summary": {"words": ["meeting"]}},
         "retries": {"same_deployment": 1},
         "sessions": {"caps": {"calls": 6 * (1000 if loose else 1), "usd": 20}},
-        "budgets": {name: _budget(name, calls, 1000 if loose else chance.uniform(0.75, 1.35)) for name in BUDGETS},
+        "budgets": {name: _budget(name, calls, 1000 if loose else randomness.uniform(0.75, 1.35)) for name in BUDGETS},
     }
     return json.dumps(document, indent=1)
 
@@ -86,7 +88,7 @@ def secret_name(key: str) -> str:
     return "OVERSPEND_" + key.upper().replace("-", "_")
 
 
-def environment() -> dict[str, str]:
+def key_environment() -> dict[str, str]:
     """The secrets that the file refers to."""
     return {secret_name(key): key for key in KEYS} | {"OVERSPEND_PROVIDER": "provider-secret"}
 
@@ -114,10 +116,10 @@ def _deployment(
 
 def _budget(name: str, calls: int, factor: float) -> dict[str, object]:
     scope, unit, amount, window = BUDGETS[name]
-    many = 1 if window == "session" or set(_ABSOLUTE) & set(scope) else calls / 1000
+    many = 1 if window == "session" or set(_ABSOLUTE_SCOPES) & set(scope) else calls / 1000
     limit = amount * many * factor
     return {
         "scope": scope,
-        "limit": {unit: max(1, round(limit)) if unit in _WHOLE else round(limit, 6)},
+        "limit": {unit: max(1, round(limit)) if unit in _INTEGER_UNITS else round(limit, 6)},
         "window": window,
     }

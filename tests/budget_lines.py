@@ -1,6 +1,6 @@
 """Lines, offers and amounts for tests of the budgets."""
 
-from gateway.values.budget import Amounts, Budget, Line, Measure, Offer, Smaller, Stages, Window
+from gateway.values.budget import Amounts, Budget, BudgetLine, BudgetThresholds, HoldOption, Measure, Shrinkage, Window
 
 NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC, a Monday
 
@@ -23,9 +23,9 @@ def budget(
         measure=measure,
         limit=limit,
         window=Window(kind="rolling", seconds=rolling) if rolling else Window(kind="total"),
-        stages=Stages(notify=tuple((percent, limit * percent // 100) for percent in notify)),
-        shadow=shadow,
-        fail=fail,
+        thresholds=BudgetThresholds(notify_at=tuple((percent, limit * percent // 100) for percent in notify)),
+        is_shadow=shadow,
+        store_failure_mode=fail,
         contact=contact,
     )
 
@@ -41,33 +41,33 @@ def line(
     shadow: bool = False,
     notify: tuple[int, ...] = (),
     fail: str = "closed",
-) -> Line:
+) -> BudgetLine:
     step = max(1, rolling // 60) if rolling else 0
-    return Line(
+    return BudgetLine(
         account=name,
         budget=budget(name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, fail=fail),
         ceiling=limit,
         keep_until=keep,
-        session=session,
+        is_session_account=session,
         bucket_seconds=step,
-        buckets=rolling // step + 1 if step else 0,
+        bucket_count=rolling // step + 1 if step else 0,
     )
 
 
 def offer(
-    lines: tuple[Line, ...],
+    lines: tuple[BudgetLine, ...],
     wanted: tuple[int | None, ...],
     *,
     ceilings: tuple[int, ...] | None = None,
-    smaller: Smaller | None = None,
-) -> Offer:
-    return Offer(
+    smaller: Shrinkage | None = None,
+) -> HoldOption:
+    return HoldOption(
         lines=lines,
-        wanted=wanted,
+        amounts=wanted,
         ceilings=tuple(one.ceiling for one in lines) if ceilings is None else ceilings,
-        smaller=smaller,
+        shrinkage=smaller,
     )
 
 
-def spent(nusd: int = 0, tokens: int = 0, calls: int = 0, millijoules: int = 0, micrograms: int = 0) -> Amounts:
+def amounts(nusd: int = 0, tokens: int = 0, calls: int = 0, millijoules: int = 0, micrograms: int = 0) -> Amounts:
     return nusd, tokens, calls, millijoules, micrograms

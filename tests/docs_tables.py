@@ -34,7 +34,7 @@ mistakes. Secrets stand there by reference only: `{env: NAME}` or `{file: path}`
 
 def json_schema() -> str:
     """The schema of the whole document."""
-    return json.dumps(schema.Document.model_json_schema(), indent=2) + "\n"
+    return json.dumps(schema.RoutingConfig.model_json_schema(), indent=2) + "\n"
 
 
 def configuration() -> str:
@@ -47,13 +47,13 @@ def configuration() -> str:
 
 
 def _models() -> list[type[BaseModel]]:
-    found = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema._Strict)]
-    named = [one for one in found if one is not schema._Strict]
-    return [schema.Document, *(one for one in named if one is not schema.Document)]
+    found = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema._StrictConfig)]
+    named = [one for one in found if one is not schema._StrictConfig]
+    return [schema.RoutingConfig, *(one for one in named if one is not schema.RoutingConfig)]
 
 
 def _section(model: type[BaseModel]) -> str:
-    title = "the file" if model is schema.Document else model.__name__
+    title = "the file" if model is schema.RoutingConfig else model.__name__
     rows = [
         f"| `{name}` | {_type(field.annotation)} | {'required' if field.is_required() else _default(field.get_default(call_default_factory=True))} |"
         for name, field in model.model_fields.items()

@@ -1,9 +1,9 @@
 """Worlds for tests: a routing file in text, with the parts that a test changes."""
 
 from gateway.config.load import parse
-from gateway.values.snapshot import World
+from gateway.values.snapshot import Snapshot
 
-BASE = """
+BASE_CONFIG = """
 version: 1
 access: keys
 keys:
@@ -32,8 +32,8 @@ retries: {{same_deployment: 1}}
 ENV = {"KEY_ONE": "secret-one", "KEY_TWO": "secret-two", "PROVIDER_KEY": "provider-secret"}
 
 
-def world(
+def snapshot(
     *, more: str = "", small: str = "", near: str = "http://127.0.0.1:1/v1", far: str = "http://127.0.0.1:2/v1"
-) -> World:
+) -> Snapshot:
     """A small and a frontier deployment behind `auto`, two keys; `more` is appended, `small` adds to that deployment."""
-    return parse(BASE.format(more=more, small=small, near=near, far=far), "test.yaml", ENV)[0]
+    return parse(BASE_CONFIG.format(more=more, small=small, near=near, far=far), "test.yaml", ENV)[0]

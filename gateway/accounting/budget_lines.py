@@ -5,51 +5,58 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from urllib.parse import quote
 
-from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS, Budget, Line, Met, met
+from ..values.budget import (
+    ATTEMPT_DIMENSIONS,
+    REQUEST_DIMENSIONS,
+    ApplicableLines,
+    Budget,
+    BudgetLine,
+    applicable_lines,
+)
 from ..values.catalog import Deployment
-from .windows import span_of, steps_of
+from .windows import buckets_of, period_of
 
 # Session accounts are forgotten after a day without a call; calendar accounts when their window has passed.
 SESSION_KEEP_SECONDS = 24 * 3600.0
 # Callers x task types (x users, x sessions) remembered at once.
 LINES_MAX = 10_000
 # Lines are told anew at least so often; that also renews how long sessions' accounts are kept.
-_KEPT_SECONDS = 3600.0
+_CACHE_SECONDS = 3600.0
 # What may stand in an account's name: not the marks that part its fields, nor those of a hash tag.
-_SAFE = "@:+.-_~ "
-_PLAIN = re.compile(r"[A-Za-z0-9@:+.\-_~ ]*")
+_UNQUOTED_MARKS = "@:+.-_~ "
+_UNQUOTED = re.compile(r"[A-Za-z0-9@:+.\-_~ ]*")
 
 
-def line_of(budget: Budget, scope: Mapping[str, str], *, now: float) -> Line:
+def line_of(budget: Budget, scope: Mapping[str, str], *, now: float) -> BudgetLine:
     """The line of a budget that applies to these scope values."""
-    span = span_of(budget.window, now)
-    values = "/".join([f"{dimension}={quoted(scope[dimension])}" for dimension in budget.dimensions])
-    step, steps = steps_of(budget.window)
+    span = period_of(budget.window, now)
+    values = "/".join([f"{dimension}={quote_scope_value(scope[dimension])}" for dimension in budget.dimensions])
+    step, steps = buckets_of(budget.window)
     session = "session" in budget.scope
     keep_until = span.ends_at if span.ends_at is not None else float("inf")
     if session:
         keep_until = min(keep_until, now + max(SESSION_KEEP_SECONDS, budget.window.seconds))
     elif step:
-        keep_until = now + _KEPT_SECONDS + step * steps
-    return Line(
+        keep_until = now + _CACHE_SECONDS + step * steps
+    return BudgetLine(
         account=f"{budget.name}|{values}|{span.name}",
         budget=budget,
-        ceiling=budget.refuse,
+        ceiling=budget.refuse_above,
         starts_at=span.starts_at,
         resets_at=span.ends_at,
         keep_until=keep_until,
         bucket_seconds=step,
-        buckets=steps,
-        session=session,
+        bucket_count=steps,
+        is_session_account=session,
     )
 
 
-def quoted(value: str) -> str:
+def quote_scope_value(value: str) -> str:
     """A scope's value as it stands in an account's name: no value passes for another, or for two."""
-    return value if _PLAIN.fullmatch(value) else quote(value, safe=_SAFE)
+    return value if _UNQUOTED.fullmatch(value) else quote(value, safe=_UNQUOTED_MARKS)
 
 
-def lines_for(budgets: Iterable[Budget], scope: Mapping[str, str], *, now: float) -> tuple[Line, ...]:
+def lines_for(budgets: Iterable[Budget], scope: Mapping[str, str], *, now: float) -> tuple[BudgetLine, ...]:
     """The lines that apply to a request with these scope values."""
     return tuple(line_of(budget, scope, now=now) for budget in budgets if applies(budget, scope))
 
@@ -69,53 +76,57 @@ def scope_of(deployment: Deployment) -> dict[str, str]:
     }
 
 
-class LineBook:
+class BudgetLineCache:
     """The lines of each kind of request, remembered until the first of their windows ends."""
 
     def __init__(self) -> None:
         self._budgets: Sequence[Budget] = ()
-        self._until = 0.0
-        self._lines: dict[tuple[object, str], Met] = {}
+        self._valid_until = 0.0
+        self._lines: dict[tuple[object, str], ApplicableLines] = {}
         # Takes from a request's values those that some budget asks for.
-        self._used: Callable[[tuple[str, ...]], object] = _nothing
-        self._by_deployment = False
+        self._used_dimensions: Callable[[tuple[str, ...]], object] = _no_dimensions
+        self._depends_on_deployment = False
         # Budgets by one value that they insist on, and those that insist on none; with their place in the file.
-        self._insisting: dict[tuple[str, str], list[tuple[int, Budget]]] = {}
-        self._others: list[tuple[int, Budget]] = []
+        self._budgets_by_value: dict[tuple[str, str], list[tuple[int, Budget]]] = {}
+        self._wildcard_budgets: list[tuple[int, Budget]] = []
 
-    def of(self, budgets: Sequence[Budget], who: tuple[str, ...], deployment: Deployment, *, now: float) -> Met:
+    def lines(
+        self, budgets: Sequence[Budget], who: tuple[str, ...], deployment: Deployment, *, now: float
+    ) -> ApplicableLines:
         """The lines of a request with these values of REQUEST_DIMENSIONS, served by `deployment`."""
         if budgets is not self._budgets:
             self._index(budgets)
-        if now >= self._until or now < self._until - 2 * _KEPT_SECONDS or len(self._lines) > LINES_MAX:
+        if now >= self._valid_until or now < self._valid_until - 2 * _CACHE_SECONDS or len(self._lines) > LINES_MAX:
             self._lines = {}
-            ends = [span_of(window, now).ends_at for window in {budget.window for budget in budgets}]
-            self._until = min([end for end in ends if end is not None] + [now + _KEPT_SECONDS])
-        key = (self._used(who), deployment.name if self._by_deployment else "")
+            ends = [period_of(window, now).ends_at for window in {budget.window for budget in budgets}]
+            self._valid_until = min([end for end in ends if end is not None] + [now + _CACHE_SECONDS])
+        key = (self._used_dimensions(who), deployment.name if self._depends_on_deployment else "")
         found = self._lines.get(key)
         if found is None:
             scope = dict(zip(REQUEST_DIMENSIONS, who, strict=True))
-            found = self._lines[key] = met(self._found({**scope, **scope_of(deployment)}, now))
+            found = self._lines[key] = applicable_lines(self._matching_lines({**scope, **scope_of(deployment)}, now))
         return found
 
-    def _found(self, scope: Mapping[str, str], now: float) -> tuple[Line, ...]:
-        candidates = list(self._others)
+    def _matching_lines(self, scope: Mapping[str, str], now: float) -> tuple[BudgetLine, ...]:
+        candidates = list(self._wildcard_budgets)
         for pair in scope.items():
-            candidates += self._insisting.get(pair, ())
+            candidates += self._budgets_by_value.get(pair, ())
         candidates.sort(key=lambda one: one[0])
         return lines_for([budget for _, budget in candidates], scope, now=now)
 
     def _index(self, budgets: Sequence[Budget]) -> None:
-        self._budgets, self._until = budgets, 0.0
-        self._insisting, self._others = {}, []
+        self._budgets, self._valid_until = budgets, 0.0
+        self._budgets_by_value, self._wildcard_budgets = {}, []
         for place, budget in enumerate(budgets):
             pair = next(((name, value) for name, value in budget.scope.items() if value != "*"), None)
-            (self._others if pair is None else self._insisting.setdefault(pair, [])).append((place, budget))
+            (self._wildcard_budgets if pair is None else self._budgets_by_value.setdefault(pair, [])).append(
+                (place, budget)
+            )
         used = {dimension for budget in budgets for dimension in budget.scope}
-        self._by_deployment = not used.isdisjoint(ATTEMPT_DIMENSIONS)
+        self._depends_on_deployment = not used.isdisjoint(ATTEMPT_DIMENSIONS)
         places = [place for place, name in enumerate(REQUEST_DIMENSIONS) if name in used]
-        self._used = itemgetter(*places) if places else _nothing
+        self._used_dimensions = itemgetter(*places) if places else _no_dimensions
 
 
-def _nothing(who: tuple[str, ...]) -> object:
+def _no_dimensions(who: tuple[str, ...]) -> object:
     return ()

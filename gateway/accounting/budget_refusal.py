@@ -2,50 +2,50 @@
 
 from datetime import UTC, datetime
 
-from ..values.budget import UNITS, Exceeded, Line
+from ..values.budget import MEASURE_UNITS, BudgetExceeded, BudgetLine
 from ..values.plan import Refusal
-from ..values.units import told
+from ..values.units import message_number
 
-_ASK = "ask the operator to raise it"
+_DEFAULT_CONTACT = "ask the operator to raise it"
 
 
-def refusal(exceeded: Exceeded, now: float) -> Refusal:
+def refusal(exceeded: BudgetExceeded, now: float) -> Refusal:
     """The refusal for a budget that no attempt fits; `now` in seconds since the epoch."""
     line = exceeded.line
-    unit, scale = UNITS[line.measure]
+    unit, scale = MEASURE_UNITS[line.measure]
     used, held = exceeded.spent / scale, exceeded.held / scale
-    limit = (line.ceiling + exceeded.extra) / scale
+    limit = (line.ceiling + exceeded.granted) / scale
     contact = line.budget.contact
     details: dict[str, object] = {
         "budget": line.name, "account": line.account, "unit": unit, "window": line.budget.window.kind,
         "used": used, "held": held, "limit": limit, "remaining": max(0.0, limit - used - held),
-        "ask": contact or _ASK,
+        "ask": contact or _DEFAULT_CONTACT,
     }  # fmt: skip
-    if exceeded.wanted is None:
+    if exceeded.requested is None:
         wants = (
             f"what this call may take in {unit} is not known, so it cannot be held (no price sheet or energy profile)"
         )
     else:
-        details["wanted"] = exceeded.wanted / scale
-        wants = f"this call may take up to {told(exceeded.wanted / scale)}"
+        details["wanted"] = exceeded.requested / scale
+        wants = f"this call may take up to {message_number(exceeded.requested / scale)}"
     if line.resets_at is not None:
         details["resets_at"] = datetime.fromtimestamp(line.resets_at, UTC).isoformat().replace("+00:00", "Z")
         details["resets_in_seconds"] = round(line.resets_at - now)
     return Refusal(
-        code="cap_exceeded" if _never(line) else "budget_exceeded",
+        code="cap_exceeded" if _never_resets(line) else "budget_exceeded",
         message=(
-            f"Budget '{line.name}' is used up: {told(used)} {unit} spent and {told(held)} held of {told(limit)}; {wants}. "
-            f"{_again(line, now)} Lower max_tokens, ask for a smaller model, or {contact or _ASK}."
+            f"Budget '{line.name}' is used up: {message_number(used)} {unit} spent and {message_number(held)} held of {message_number(limit)}; {wants}. "
+            f"{_reset_sentence(line, now)} Lower max_tokens, ask for a smaller model, or {contact or _DEFAULT_CONTACT}."
         ),
         details=details,
     )
 
 
-def _never(line: Line) -> bool:
+def _never_resets(line: BudgetLine) -> bool:
     return line.resets_at is None and not line.bucket_seconds
 
 
-def _again(line: Line, now: float) -> str:
+def _reset_sentence(line: BudgetLine, now: float) -> str:
     if line.bucket_seconds:
         return f"Room comes back as calls become older than {_duration(line.budget.window.seconds)}."
     if line.resets_at is None:

@@ -6,11 +6,11 @@ from ..values.base import Value
 from ..values.budget import Window
 
 # A rolling window is told in so many steps: an amount leaves it at most a sixtieth late, never early.
-_STEPS = 60
+_ROLLING_BUCKETS = 60
 _HOUR_SECONDS = 3600
 
 
-class Span(Value, frozen=True, kw_only=True):
+class WindowPeriod(Value, frozen=True, kw_only=True):
     """One turn of a window: its name within the budget, and when it begins and ends (seconds since the epoch)."""
 
     name: str
@@ -18,17 +18,17 @@ class Span(Value, frozen=True, kw_only=True):
     ends_at: float | None = None
 
 
-def span_of(window: Window, now: float) -> Span:
+def period_of(window: Window, now: float) -> WindowPeriod:
     """The turn of `window` that `now` lies in. Weeks begin on Monday (ISO 8601)."""
     if window.kind in ("total", "session", "rolling"):
-        return Span(name=window.kind)
+        return WindowPeriod(name=window.kind)
     zone = window.zone or UTC
     local = datetime.fromtimestamp(now, zone)
     if window.kind == "hour":
         # By the offset, not the clock's face: where clocks are set back the same hour comes twice, as two windows.
         offset = local.utcoffset() or timedelta(0)
         at = now - (now + offset.total_seconds()) % _HOUR_SECONDS
-        return Span(name=f"hour{int(at)}", starts_at=at, ends_at=at + _HOUR_SECONDS)
+        return WindowPeriod(name=f"hour{int(at)}", starts_at=at, ends_at=at + _HOUR_SECONDS)
     midnight = datetime(local.year, local.month, local.day, tzinfo=zone)
     if window.kind == "day":
         first, after = midnight, midnight + timedelta(days=1)
@@ -39,13 +39,15 @@ def span_of(window: Window, now: float) -> Span:
         first = midnight.replace(day=1)
         after = (first + timedelta(days=32)).replace(day=1)
     suffix = f"@{window.zone.key}" if window.zone is not None and window.zone.key != "UTC" else ""
-    return Span(name=f"{window.kind}{first:%Y-%m-%d}{suffix}", starts_at=first.timestamp(), ends_at=after.timestamp())
+    return WindowPeriod(
+        name=f"{window.kind}{first:%Y-%m-%d}{suffix}", starts_at=first.timestamp(), ends_at=after.timestamp()
+    )
 
 
-def steps_of(window: Window) -> tuple[int, int]:
+def buckets_of(window: Window) -> tuple[int, int]:
     """(seconds of a step, steps that are looked back over) of a rolling window; (0, 0) for any other."""
     if window.kind != "rolling":
         return 0, 0
-    step = max(1, window.seconds // _STEPS)
+    step = max(1, window.seconds // _ROLLING_BUCKETS)
     # One more than fit: the oldest counts until its last second has left the window.
     return step, -(-window.seconds // step) + 1

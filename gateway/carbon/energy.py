@@ -29,7 +29,7 @@ _COLLECTIVE_JOULES = 0.00938
 # J per token, sqrt(1e9 active parameters) and 1,000 tokens of context: KV-cache traffic under grouped queries (.0042-.0079).
 _CONTEXT_JOULES = 0.00609
 # vLLM of 2024 against 0.11 of 2025 (1.45-1.54). Every A100 of the data ran the older one.
-_OLDER_ENGINE = 1.5
+_OLDER_ENGINE_FACTOR = 1.5
 _OLD_HARDWARE = "a100"
 
 
@@ -53,68 +53,77 @@ HARDWARE = {
     "b200": Hardware(0.87, 1.08, 180.0, 8.0, 0.743),
 }
 # What serves where nobody says: the middle of what is in use (a judgement; it matters by the GPUs that a replica needs).
-UNDECLARED = "h200"
+DEFAULT_HARDWARE = "h200"
 # GPUs of a replica where nobody says, low-mid-high: memory for the weights, and as much again for the KV cache (the median of
 # ML.ENERGY's configurations is 2.1).
-_MEMORY_PER_WEIGHT = (1.2, 2.0, 3.0)
+_MEMORY_FACTORS = (1.2, 2.0, 3.0)
 # J per prompt token and 1e9 active parameters, low-mid-high (DeepSeek and SGLang production figures, 2025); not fitted.
 _PREFILL_JOULES = (0.0020, 0.0035, 0.0080)
 # Attention's share of prefill: layers x width ~ 3.3e4 * A^0.7 (8B 1.3e5, 70B 6.6e5, 405B 2.1e6).
-_ATTENTION = 3.3e4 / 1e9
+_ATTENTION_FACTOR = 3.3e4 / 1e9
 # What a cached prompt token costs beside an uncached one; a judgement, discounts are not energy data.
-_CACHED_SHARE = (0.0, 0.10, 0.25)
+_CACHED_COST_SHARES = (0.0, 0.10, 0.25)
 # Sequences served together when nobody says: 30 T^(1/4) (8B 50, 70B 87, 671B 153), four times that at the low bound (eight from
 # 200B on, where fleets serve thousands), 1/2.2 of it at the high one. Chosen on published points, and so not held out.
-_PRIOR, _PRIOR_POWER, _PRIOR_UP, _PRIOR_UP_LARGE, _PRIOR_DOWN, _LARGE_TOTAL_B = 30.0, 0.25, 4.0, 8.0, 2.2, 200.0
+_PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE, _PRIOR_DOWN_FACTOR, _LARGE_PARAMS_B = (
+    30.0,
+    0.25,
+    4.0,
+    8.0,
+    2.2,
+    200.0,
+)
 # A concurrency that is known is off by at most this factor, one way or the other: it moves during a call.
-_CONCURRENCY_ERROR = 1.15
+_MEASURED_ERROR_FACTOR = 1.15
 # One that was inferred from the time between tokens: with this factor 94 % of the measured points that have it lie within the band.
-_INFERRED_ERROR = 2.0
+_INFERRED_ERROR_FACTOR = 2.0
 # Residual of the fit: about 92 % of the errors on families left out; upwards more where the engine's generation is not declared.
-_RESIDUAL = (2**-0.70, 1.0, 2**0.65)
+_RESIDUAL_FACTORS = (2**-0.70, 1.0, 2**0.65)
 _RESIDUAL_HIGH_UNDECLARED = 2**0.90
 # Host CPU and DRAM plus provisioned idle per unit of accelerator energy (Google, 2025: 1 + 0.43 + 0.14).
-SERVER = (1.25, 1.57, 1.90)
+SERVER_FACTORS = (1.25, 1.57, 1.90)
 # Energy per output token where pictures or videos came in whose tokens are not counted as input, against the same without: 5 %,
 # median and 95 % of 71 and 21 configurations of ML.ENERGY v3.
-MEDIA = {"text": (1.0, 1.0, 1.0), "image": (0.95, 1.30, 2.1), "video": (1.0, 1.45, 2.4)}
+MEDIA_FACTORS = {"text": (1.0, 1.0, 1.0), "image": (0.95, 1.30, 2.1), "video": (1.0, 1.45, 2.4)}
 
 # Every number above: what a data version is made of.
 COEFFICIENTS = (
-    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES, _OLDER_ENGINE,
-    _OLD_HARDWARE, tuple(HARDWARE.items()), UNDECLARED, _MEMORY_PER_WEIGHT, _PREFILL_JOULES, _ATTENTION, _CACHED_SHARE,
-    _PRIOR, _PRIOR_POWER, _PRIOR_UP, _PRIOR_UP_LARGE, _PRIOR_DOWN, _LARGE_TOTAL_B, _CONCURRENCY_ERROR, _INFERRED_ERROR,
-    _RESIDUAL, _RESIDUAL_HIGH_UNDECLARED, SERVER, tuple(MEDIA.items()),
+    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES, _OLDER_ENGINE_FACTOR,
+    _OLD_HARDWARE, tuple(HARDWARE.items()), DEFAULT_HARDWARE, _MEMORY_FACTORS, _PREFILL_JOULES, _ATTENTION_FACTOR, _CACHED_COST_SHARES,
+    _PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE, _PRIOR_DOWN_FACTOR, _LARGE_PARAMS_B, _MEASURED_ERROR_FACTOR, _INFERRED_ERROR_FACTOR,
+    _RESIDUAL_FACTORS, _RESIDUAL_HIGH_UNDECLARED, SERVER_FACTORS, tuple(MEDIA_FACTORS.items()),
 )  # fmt: skip
 
 
-def model_of(profile: EnergyProfile) -> tuple[EnergyModel, EnergyModel, EnergyModel]:
+def energy_models(profile: EnergyProfile) -> tuple[EnergyModel, EnergyModel, EnergyModel]:
     """The formula for low, mid and high bound, worked out once per deployment."""
-    low, mid, high = (_bound(profile, bound, max(1.0, together(profile)[bound])) for bound in range(3))
+    low, mid, high = (_bound_model(profile, bound, max(1.0, concurrency_bounds(profile)[bound])) for bound in range(3))
     return low, mid, high
 
 
-def together(profile: EnergyProfile) -> tuple[float, float, float]:
+def concurrency_bounds(profile: EnergyProfile) -> tuple[float, float, float]:
     """Sequences served together at the low, mid and high bound of energy (the most of them at the low one)."""
     known = profile.concurrency
     if known is not None:
-        error = _INFERRED_ERROR if profile.concurrency_source == "latency" else _CONCURRENCY_ERROR
+        error = _INFERRED_ERROR_FACTOR if profile.concurrency_source == "latency" else _MEASURED_ERROR_FACTOR
         return known * error, known, known / error
-    mid = prior(profile)
-    up = _PRIOR_UP_LARGE if profile.total_params_b >= _LARGE_TOTAL_B else _PRIOR_UP
-    return mid * up, mid, mid / _PRIOR_DOWN
+    mid = prior_concurrency(profile)
+    up = _PRIOR_UP_FACTOR_LARGE if profile.total_params_b >= _LARGE_PARAMS_B else _PRIOR_UP_FACTOR
+    return mid * up, mid, mid / _PRIOR_DOWN_FACTOR
 
 
-def prior(profile: EnergyProfile) -> float:
+def prior_concurrency(profile: EnergyProfile) -> float:
     """Sequences served together where nobody says."""
-    return _PRIOR * math.pow(profile.total_params_b, _PRIOR_POWER)
+    return _PRIOR_BASE * math.pow(profile.total_params_b, _PRIOR_POWER)
 
 
 def step_terms(profile: EnergyProfile, sequences: float, bound: int = 1) -> tuple[float, float]:
     """(J per step, J per token beside it) of decoding with so many sequences together, without context."""
     hardware = HARDWARE[profile.hardware]
-    layers, gpus = layers_of(profile), gpus_of(profile, bound)
-    step = _JOULES_PER_GB * streamed(profile, sequences) * profile.bytes_per_param + _STEP_JOULES * gpus * layers
+    layers, gpus = layer_proxy(profile), gpu_count(profile, bound)
+    step = (
+        _JOULES_PER_GB * streamed_params_b(profile, sequences) * profile.bytes_per_param + _STEP_JOULES * gpus * layers
+    )
     token = (
         _COMPUTE_JOULES * profile.active_params_b * math.sqrt(profile.bytes_per_param / 2)
         + _FIXED_JOULES
@@ -123,51 +132,51 @@ def step_terms(profile: EnergyProfile, sequences: float, bound: int = 1) -> tupl
     return hardware.per_step * step, hardware.per_token * token
 
 
-def layers_of(profile: EnergyProfile) -> float:
+def layer_proxy(profile: EnergyProfile) -> float:
     """What stands for the number of layers: they grow about as the cube root of the parameters."""
     return math.cbrt(profile.total_params_b)
 
 
-def streamed(profile: EnergyProfile, sequences: float) -> float:
+def streamed_params_b(profile: EnergyProfile, sequences: float) -> float:
     """1e9 parameters that a step reads when each of its tokens picks its own experts; dense: all of them."""
     active, total = profile.active_params_b, profile.total_params_b
     return active + (total - active) * (1 - math.pow(1 - active / total, max(sequences - 1, 0)))
 
 
-def gpus_of(profile: EnergyProfile, bound: int = 1) -> float:
+def gpu_count(profile: EnergyProfile, bound: int = 1) -> float:
     """GPUs of a replica: as declared, else as many as the weights and their cache need (not whole ones: it is a mean)."""
     if profile.gpus is not None:
         return float(profile.gpus)
-    needed = _MEMORY_PER_WEIGHT[bound] * profile.total_params_b * profile.bytes_per_param
+    needed = _MEMORY_FACTORS[bound] * profile.total_params_b * profile.bytes_per_param
     return max(1.0, needed / HARDWARE[profile.hardware].memory_gb)
 
 
 def engine_factor(profile: EnergyProfile) -> float:
     """What the generation of the serving software makes of it."""
-    return _OLDER_ENGINE if _is_older(profile) else 1.0
+    return _OLDER_ENGINE_FACTOR if _is_older_engine(profile) else 1.0
 
 
-def _is_older(profile: EnergyProfile) -> bool:
+def _is_older_engine(profile: EnergyProfile) -> bool:
     return profile.engine == "2024" or (not profile.engine and profile.hardware == _OLD_HARDWARE)
 
 
-def _bound(profile: EnergyProfile, bound: int, sequences: float) -> EnergyModel:
+def _bound_model(profile: EnergyProfile, bound: int, sequences: float) -> EnergyModel:
     active = profile.active_params_b
     step, token = step_terms(profile, sequences, bound)
-    factor = profile.hardware_factor * profile.scale * engine_factor(profile) * _residual(profile, bound)
+    factor = profile.hardware_factor * profile.meter_scale * engine_factor(profile) * _residual_factor(profile, bound)
     per_token = HARDWARE[profile.hardware].per_token
     prefill = per_token * _PREFILL_JOULES[bound] * active * factor
     return EnergyModel(
         per_output=(step / sequences + token) * factor,
         per_output_context=per_token * _CONTEXT_JOULES * math.sqrt(active) / 1000 * factor,
         per_input=prefill,
-        per_input_squared=prefill * _ATTENTION * math.pow(active, 0.7) / active,
-        cached_share=_CACHED_SHARE[bound],
-        facility=SERVER[bound] * profile.pue[bound],
+        per_input_squared=prefill * _ATTENTION_FACTOR * math.pow(active, 0.7) / active,
+        cached_input_share=_CACHED_COST_SHARES[bound],
+        facility_factor=SERVER_FACTORS[bound] * profile.pue[bound],
     )
 
 
-def _residual(profile: EnergyProfile, bound: int) -> float:
-    if bound == 2 and not profile.engine and not _is_older(profile):
+def _residual_factor(profile: EnergyProfile, bound: int) -> float:
+    if bound == 2 and not profile.engine and not _is_older_engine(profile):
         return _RESIDUAL_HIGH_UNDECLARED
-    return _RESIDUAL[bound]
+    return _RESIDUAL_FACTORS[bound]

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from ..values.base import Value
 from ..values.catalog import EnergyModel, EnergyProfile
-from ..values.grid import Intensity
+from ..values.grid import CarbonIntensity
 from ..values.units import JOULES_PER_KWH, MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, Bounds
 from ..values.usage import Usage
-from .energy import SERVER, engine_factor, gpus_of, model_of, step_terms, together
+from .energy import SERVER_FACTORS, concurrency_bounds, energy_models, engine_factor, gpu_count, step_terms
 from .footprint import EMBODIED_GRAMS_PER_KWH, footprint
 
-_MILLI, _WH_PER_KWH = 1000.0, 1000.0
+_MILLIJOULES_PER_JOULE, _WH_PER_KWH = 1000.0, 1000.0
 
 
-class Line(Value, frozen=True, kw_only=True):
+class BreakdownLine(Value, frozen=True, kw_only=True):
     """One line: what it is, its low, mid and high, and the formula in words."""
 
     name: str
@@ -22,12 +22,14 @@ class Line(Value, frozen=True, kw_only=True):
     mid: float
     high: float
     unit: str
-    how: str = ""
+    formula: str = ""
 
 
-def lines(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, pictures: bool = False) -> list[Line]:
+def breakdown(
+    profile: EnergyProfile, intensity: CarbonIntensity, usage: Usage, *, pictures: bool = False
+) -> list[BreakdownLine]:
     """Everything between tokens and grams, in the order in which it is worked out."""
-    models, shared, given = model_of(profile), together(profile), usage.input
+    models, shared, given = energy_models(profile), concurrency_bounds(profile), usage.input
     written, cached = usage.output, usage.cached_input
     fresh, context = given - cached, given + written / 2
     steps, tokens = [], []
@@ -39,78 +41,86 @@ def lines(profile: EnergyProfile, intensity: Intensity, usage: Usage, *, picture
         steps.append(written * share * factor)
         tokens.append(written * token * factor)
     found = [
-        _line("together", shared, "sequences", f"{profile.concurrency_source}: how many share each step"),
-        _line(
+        _breakdown_line("together", shared, "sequences", f"{profile.concurrency_source}: how many share each step"),
+        _breakdown_line(
             "GPUs",
-            [gpus_of(profile, bound) for bound in range(3)],
+            [gpu_count(profile, bound) for bound in range(3)],
             "",
             "declared" if profile.gpus else "as the weights need",
         ),
-        _line("decode, steps", steps, "J", f"{written:,} output tokens x (weights streamed + fixed) / together"),
-        _line("decode, tokens", tokens, "J", f"{written:,} output tokens x (arithmetic + fixed + collectives)"),
-        _line(
+        _breakdown_line(
+            "decode, steps", steps, "J", f"{written:,} output tokens x (weights streamed + fixed) / together"
+        ),
+        _breakdown_line(
+            "decode, tokens", tokens, "J", f"{written:,} output tokens x (arithmetic + fixed + collectives)"
+        ),
+        _breakdown_line(
             "decode, context",
             [written * model.per_output_context * context for model in models],
             "J",
             f"{written:,} x {context:,.0f} tokens of context",
         ),
-        _line("prefill", [fresh * model.per_input for model in models], "J", f"{fresh:,} uncached input tokens"),
-        _line(
+        _breakdown_line(
+            "prefill", [fresh * model.per_input for model in models], "J", f"{fresh:,} uncached input tokens"
+        ),
+        _breakdown_line(
             "prefill, attention",
             [fresh * model.per_input_squared * given for model in models],
             "J",
             f"{fresh:,} x {given:,} tokens",
         ),
-        _line(
+        _breakdown_line(
             "prefill, cached",
-            [cached * model.per_input * model.cached_share for model in models],
+            [cached * model.per_input * model.cached_input_share for model in models],
             "J",
             f"{cached:,} cached input tokens",
         ),
     ]
-    return found + _totals(profile, models, intensity, usage, pictures=pictures)
+    return found + _total_lines(profile, models, intensity, usage, pictures=pictures)
 
 
-def _totals(
+def _total_lines(
     profile: EnergyProfile,
     models: tuple[EnergyModel, EnergyModel, EnergyModel],
-    intensity: Intensity,
+    intensity: CarbonIntensity,
     usage: Usage,
     *,
     pictures: bool,
-) -> list[Line]:
+) -> list[BreakdownLine]:
     accelerator = [model.accelerator_joules(usage.input, usage.cached_input, usage.output) for model in models]
     took = footprint(models, intensity, usage, pictures=pictures)
-    energy, grid = _each(took.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
+    energy, grid = _scaled_bounds(took.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
     made = [one * each / JOULES_PER_KWH for one, each in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)]
     how = "at the facility's meter" + ", pictures widen the high bound" * pictures
     grams = f"x {grid:.4g} g/kWh, {intensity.zone} ({intensity.source})"
     return [
-        _line("accelerator", accelerator, "J", "the sum"),
-        _line("x server", SERVER, "", "host and provisioned idle"),
-        _line("x PUE", profile.pue, "", "the building"),
-        _line("energy", _each(took.energy_millijoules, _MILLI), "J", how),
-        _line("energy", energy, "Wh"),
-        _line("operational", [one / _WH_PER_KWH * grid for one in energy], "g", grams),
-        _line("embodied", made, "g", "40, 70, 140 g per accelerator kWh"),
-        _line("carbon", _each(took.carbon_micrograms, MICROGRAMS_PER_GRAM), "g CO2e", "operational + embodied"),
+        _breakdown_line("accelerator", accelerator, "J", "the sum"),
+        _breakdown_line("x server", SERVER_FACTORS, "", "host and provisioned idle"),
+        _breakdown_line("x PUE", profile.pue, "", "the building"),
+        _breakdown_line("energy", _scaled_bounds(took.energy_millijoules, _MILLIJOULES_PER_JOULE), "J", how),
+        _breakdown_line("energy", energy, "Wh"),
+        _breakdown_line("operational", [one / _WH_PER_KWH * grid for one in energy], "g", grams),
+        _breakdown_line("embodied", made, "g", "40, 70, 140 g per accelerator kWh"),
+        _breakdown_line(
+            "carbon", _scaled_bounds(took.carbon_micrograms, MICROGRAMS_PER_GRAM), "g CO2e", "operational + embodied"
+        ),
     ]
 
 
-def _each(bounds: Bounds, per: float) -> tuple[float, float, float]:
+def _scaled_bounds(bounds: Bounds, per: float) -> tuple[float, float, float]:
     return bounds.low / per, bounds.mid / per, bounds.high / per
 
 
-def told_factors(profile: EnergyProfile) -> str:
+def factors_text(profile: EnergyProfile) -> str:
     """What all joules of a deployment are scaled by beside the formula, in words; "" for nothing."""
     factors = {
         "older engine": engine_factor(profile),
         "hardware": profile.hardware_factor,
-        "meter": profile.scale,
+        "meter": profile.meter_scale,
     }
     return ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items() if not math.isclose(factor, 1.0))
 
 
-def _line(name: str, bounds: Sequence[float], unit: str, how: str = "") -> Line:
+def _breakdown_line(name: str, bounds: Sequence[float], unit: str, how: str = "") -> BreakdownLine:
     low, mid, high = bounds
-    return Line(name=name, low=low, mid=mid, high=high, unit=unit, how=how)
+    return BreakdownLine(name=name, low=low, mid=mid, high=high, unit=unit, formula=how)

@@ -13,22 +13,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..app import export
+from ..app import export_ledger
 from ..simulator import agent_sessions
-from ..simulator.session_replay import Tally, replay
+from ..simulator.session_replay import ReplayCounts, replay
 
 _CONFIG = Path(__file__).parent.parent / "simulator" / "demo.yaml"
 # (first token in seconds, tokens a second): about what small and frontier models of 2026 do.
 _SPEEDS = {"normal": ("0.08:180", "0.25:90"), "max": ("0:0", "0:0")}
-_AT_ONCE = {"normal": 16, "max": 8}
+_CONCURRENCY = {"normal": 16, "max": 8}
 _BAR_CHARS = 30
 # Says that a folder is a demo's and may be emptied.
 _MARKER = ".penstock-demo"
 _START_SECONDS_MAX = 20.0
-_STARTS_MAX = 20
+_RESTARTS_MAX = 20
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Without --sessions a few dozen made-up sessions are replayed."""
     parser.add_argument(
         "--sessions", nargs="+", type=Path, metavar="FILE", help="recorded trajectories, JSON Lines, .gz or not"
@@ -58,17 +58,17 @@ def run(chosen: argparse.Namespace) -> int:
 
 async def _demo(chosen: argparse.Namespace) -> int:
     data: Path = chosen.data
-    _empty(data)
-    runs = list(agent_sessions.load(chosen.sessions)) if chosen.sessions else agent_sessions.made_up()
-    calls = sum(one.count for one in runs)
+    _reset_data_folder(data)
+    runs = list(agent_sessions.load_sessions(chosen.sessions)) if chosen.sessions else agent_sessions.demo_sessions()
+    calls = sum(one.call_count for one in runs)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    port = _free(chosen.port)
+    port = _find_free_port(chosen.port)
     async with contextlib.AsyncExitStack() as stack:
-        bases = await _providers(stack, _SPEEDS[chosen.speed])
-        config = _configured(data, bases)
-        gateway = Gateway(config, data, port)
+        bases = await _start_providers(stack, _SPEEDS[chosen.speed])
+        config = _write_config(data, bases)
+        gateway = DemoGateway(config, data, port)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
         print(f"penstock demo: {len(runs)} sessions, {calls} calls, http://127.0.0.1:{port}/v1", flush=True)
@@ -79,10 +79,10 @@ async def _demo(chosen: argparse.Namespace) -> int:
                 base_url=f"http://127.0.0.1:{port}/v1",
                 api_key="demo",
                 model="auto",
-                at_once=_AT_ONCE[chosen.speed],
+                at_once=_CONCURRENCY[chosen.speed],
                 pauses=chosen.speed != "max",
                 named=not chosen.infer,
-                progress=Bar(calls).show,
+                progress=ProgressBar(calls).show,
             )
         )
         stopping = asyncio.ensure_future(stop.wait())
@@ -92,15 +92,15 @@ async def _demo(chosen: argparse.Namespace) -> int:
             return 0
         tally = replaying.result()
         await asyncio.sleep(0.5)
-        _report(data, tally, time.monotonic() - started)
+        _print_report(data, tally, time.monotonic() - started)
         if not chosen.exit:
-            _next_steps(port, data)
+            _print_next_steps(port, data)
             await stopping
         stopping.cancel()
-    return 1 if tally.failed else 0
+    return 1 if tally.failures else 0
 
 
-class Gateway:
+class DemoGateway:
     """The gateway as a process of its own, started again when it dies: kill it and see what the ledger keeps."""
 
     def __init__(self, config: Path, data: Path, port: int) -> None:
@@ -108,23 +108,23 @@ class Gateway:
         self._data = data
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._restart_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start and wait until it is ready. Raises ValueError if it does not come up."""
         await self._spawn()
-        self._watch = asyncio.ensure_future(self._again())
+        self._restart_task = asyncio.ensure_future(self._restart_on_exit())
 
     async def stop(self) -> None:
         """End it as an operator would."""
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._restart_task is not None:
+            self._restart_task.cancel()
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()
 
-    async def _again(self) -> None:
-        for _ in range(_STARTS_MAX):
+    async def _restart_on_exit(self) -> None:
+        for _ in range(_RESTARTS_MAX):
             assert self._process is not None
             code = await self._process.wait()
             print(f"\nthe gateway ended ({code}); starting it again on the same ledger", flush=True)
@@ -143,33 +143,33 @@ class Gateway:
             stdout=asyncio.subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _START_SECONDS_MAX
-        while not _listens(self._port):
+        while not _is_listening(self._port):
             if self._process.returncode is not None or time.monotonic() > deadline:
                 raise ValueError("the gateway did not start; see above")
             await asyncio.sleep(0.02)
 
 
-class Bar:
+class ProgressBar:
     """A progress bar on a terminal, a line every tenth elsewhere."""
 
     def __init__(self, calls: int) -> None:
         self._calls = max(1, calls)
-        self._shown = -1
+        self._last_step = -1
         self._steps = 200 if sys.stdout.isatty() else 10
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: ReplayCounts) -> None:
         """Redraw if something changed that can be seen."""
-        done = min(1.0, tally.answered / self._calls)
+        done = min(1.0, tally.calls_answered / self._calls)
         step = int(done * self._steps)
-        if step == self._shown:
+        if step == self._last_step:
             return
-        self._shown = step
+        self._last_step = step
         filled = int(done * _BAR_CHARS)
-        line = f"[{'#' * filled}{'.' * (_BAR_CHARS - filled)}] {tally.answered}/{self._calls} calls, {sum(tally.stopped.values())} sessions stopped"
+        line = f"[{'#' * filled}{'.' * (_BAR_CHARS - filled)}] {tally.calls_answered}/{self._calls} calls, {sum(tally.sessions_stopped.values())} sessions stopped"
         print(f"\r{line}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
 
 
-async def _providers(stack: contextlib.AsyncExitStack, speeds: Sequence[str]) -> list[str]:
+async def _start_providers(stack: contextlib.AsyncExitStack, speeds: Sequence[str]) -> list[str]:
     """Both simulated providers in a process of their own; gives their base URLs."""
     models = [f"--model=sim-small:{speeds[0]}", f"--model=sim-frontier:{speeds[1]}"]
     process = await asyncio.create_subprocess_exec(
@@ -186,7 +186,7 @@ async def _providers(stack: contextlib.AsyncExitStack, speeds: Sequence[str]) ->
     return [(await process.stdout.readline()).decode().split()[1] for _ in models]
 
 
-def _configured(data: Path, bases: Sequence[str]) -> Path:
+def _write_config(data: Path, bases: Sequence[str]) -> Path:
     """The demo's routing file with the providers' ports in it, left beside the ledger to be looked at."""
     text = _CONFIG.read_text(encoding="utf-8")
     for place, base in enumerate(bases, 1):
@@ -196,7 +196,7 @@ def _configured(data: Path, bases: Sequence[str]) -> Path:
     return path
 
 
-def _empty(data: Path) -> None:
+def _reset_data_folder(data: Path) -> None:
     """Forget an earlier demo. Raises ValueError if the folder holds something else: a ledger is not a demo's to delete."""
     data.mkdir(parents=True, exist_ok=True)
     if not (data / _MARKER).exists() and any(data.iterdir()):
@@ -207,7 +207,7 @@ def _empty(data: Path) -> None:
         (data / name).unlink(missing_ok=True)
 
 
-def _free(wanted: int) -> int:
+def _find_free_port(wanted: int) -> int:
     """The wanted port, or any other if it is taken."""
     for port in (wanted, 0):
         with socket.socket() as probe:
@@ -221,28 +221,31 @@ def _free(wanted: int) -> int:
     raise ValueError("no free port on 127.0.0.1")
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _report(data: Path, tally: Tally, seconds: float) -> None:
+def _print_report(data: Path, tally: ReplayCounts, seconds: float) -> None:
     """The table per task type, from the same export that finance pulls."""
-    text, _ = export(data, {"by": "task_type", "format": "json"}, now=time.time())
-    total, _ = export(data, {"by": "", "format": "json"}, now=time.time())
+    text, _ = export_ledger(data, {"by": "task_type", "format": "json"}, now=time.time())
+    total, _ = export_ledger(data, {"by": "", "format": "json"}, now=time.time())
     rows = [*json.loads(text)["rows"], {"task_type": "TOTAL", **json.loads(total)["rows"][0]}]
-    table = [_HEADINGS, *(_cells(row) for row in rows)]
+    table = [_HEADINGS, *(_table_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     table.insert(1, ["-" * width for width in widths])
     print("\n")
     for cells in table:
-        print(_line(cells, widths))
+        print(_format_row(cells, widths))
     print("\nWh and gCO2e are modelled, low–mid–high; all-frontier assumes the same tokens.")
     print(
-        f"{tally.answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.stopped) or 'none'}", end=""
+        f"{tally.calls_answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.sessions_stopped) or 'none'}",
+        end="",
     )
-    print(f"; failed: {dict(tally.failed) or 'none'}; interrupted and repeated: {tally.interrupted}", flush=True)
+    print(
+        f"; failed: {dict(tally.failures) or 'none'}; interrupted and repeated: {tally.calls_interrupted}", flush=True
+    )
 
 
 _HEADINGS = [
@@ -251,7 +254,7 @@ _HEADINGS = [
 ]  # fmt: skip
 
 
-def _cells(row: dict[str, int | str]) -> list[str]:
+def _table_cells(row: dict[str, int | str]) -> list[str]:
     served = max(1, int(row["small_requests"]) + int(row["frontier_requests"]))
     charge, reference = float(row["charge_usd"]), float(row["reference_usd"])
     return [
@@ -268,18 +271,18 @@ def _cells(row: dict[str, int | str]) -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
 
-def _command() -> str:
+def _penstock_command() -> str:
     """`penstock` as this user can type it: beside the interpreter, unless it is on the path anyway."""
     beside = Path(sys.executable).with_name("penstock")
     return "penstock" if shutil.which("penstock") or not beside.exists() else os.path.relpath(beside)
 
 
-def _next_steps(port: int, data: Path) -> None:
+def _print_next_steps(port: int, data: Path) -> None:
     base = f"http://127.0.0.1:{port}"
     print(
         f"""
@@ -287,7 +290,7 @@ What to open next:
   base URL   {base}/v1      (any OpenAI client, any key, model "auto")
   metrics    {base}/metrics
   export     {base}/export?by=task_type,tier&format=csv
-             PENSTOCK_DATA={data} {_command()} export --by team,day --format json
+             PENSTOCK_DATA={data} {_penstock_command()} export --by team,day --format json
   routing    {data}/routing.yaml
 Ctrl-C ends it.""",
         flush=True,

@@ -9,7 +9,7 @@ import orjson
 from ..offline.evaluation.energy import benchmark, published_figures, report
 
 
-def arguments(subjects: Any) -> None:
+def add_arguments(subjects: Any) -> None:
     """Tables of figures in; errors out."""
     text = "compare the energy estimate with published figures, by subset"
     energy = subjects.add_parser("energy", help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -21,10 +21,10 @@ def arguments(subjects: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the table. Raises ValueError, OSError."""
-    found = benchmark.run(published_figures.load(chosen.data))
-    for page in report.pages(found):
+    found = benchmark.run(published_figures.load_figures(chosen.data))
+    for page in report.render(found):
         print(page)
     if chosen.json is not None:
-        document = {"subsets": {name: one.document() for name, one in found.items()}}
+        document = {"subsets": {name: one.to_json() for name, one in found.items()}}
         chosen.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return 0

@@ -9,13 +9,13 @@ import orjson
 
 from ..config.load import parse
 from ..feeds import scorer_weights
-from ..offline.evaluation.recordings import load
+from ..offline.evaluation.recordings import load_recordings
 from ..offline.evaluation.routing import benchmark, quality_floor, report, session_costs
 from ..offline.evaluation.routing.routers import routers
 from ..offline.training import labelled_prompts
 
 
-def arguments(subjects: Any) -> None:
+def add_arguments(subjects: Any) -> None:
     """Data in; tables, figures and curves out."""
     text = "rank labelled prompts by our router, and by random, length and the oracle"
     routing = subjects.add_parser("routing", help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -25,11 +25,14 @@ def arguments(subjects: Any) -> None:
     routing.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
     routing.add_argument("--plot", type=Path, metavar="PNG", help="also draw the pooled curves")
     routing.add_argument(
-        "--own-labels", type=_count, default=0, metavar="N",
+        "--own-labels", type=_non_negative_int, default=0, metavar="N",
         help="first correct the router by at most N labels of each source (rows marked train, else cross-fitted: never by a prompt's own)",
     )  # fmt: skip
     routing.add_argument(
-        "--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer (default: those of the package)"
+        "--weights",
+        type=Path,
+        default=scorer_weights.WEIGHTS_PATH,
+        help="of the scorer (default: those of the package)",
     )
     routing.add_argument("--seed", type=int, default=7, help="of draws and orders (default: 7)")
     text = "split labelled prompts many times: does the quality floor hold, and what does it save?"
@@ -38,9 +41,9 @@ def arguments(subjects: Any) -> None:
     floor.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
     floor.add_argument("--keep", type=float, default=0.97, help="share of the frontier's quality (default: 0.97)")
     floor.add_argument("--confidence", type=float, default=0.95, help="of the claim (default: 0.95)")
-    floor.add_argument("--labels", type=_count, default=1000, help="that set the ceiling (default: 1000)")
-    floor.add_argument("--splits", type=_count, default=200, help="of each source (default: 200)")
-    floor.add_argument("--weights", type=Path, default=scorer_weights.WEIGHTS, help="of the scorer")
+    floor.add_argument("--labels", type=_non_negative_int, default=1000, help="that set the ceiling (default: 1000)")
+    floor.add_argument("--splits", type=_non_negative_int, default=200, help="of each source (default: 200)")
+    floor.add_argument("--weights", type=Path, default=scorer_weights.WEIGHTS_PATH, help="of the scorer")
     floor.add_argument("--seed", type=int, default=7, help="of the splits (default: 7)")
     text = "price recorded agent sessions: always small, always frontier, per request, cache-aware"
     economics = subjects.add_parser("economics", help=text, description=text)
@@ -62,27 +65,27 @@ def arguments(subjects: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the tables. Raises ValueError, OSError, ConfigError."""
-    return {"floor": _floor, "economics": _economics, "routing": _routing}[chosen.subject](chosen)
+    return {"floor": _eval_floor, "economics": _eval_economics, "routing": _eval_routing}[chosen.subject](chosen)
 
 
-def _economics(chosen: argparse.Namespace) -> int:
-    routing = _ECONOMY.format(small=chosen.small, frontier=chosen.frontier, ceiling=chosen.ceiling)
-    world, _ = parse(routing, "prices", {})
+def _eval_economics(chosen: argparse.Namespace) -> int:
+    routing = _ECONOMICS_CONFIG.format(small=chosen.small, frontier=chosen.frontier, ceiling=chosen.ceiling)
+    snapshot, _ = parse(routing, "prices", {})
     for name in ("small", "frontier"):
-        if world.deployments[name].sheet is None:
+        if snapshot.deployments[name].price_sheet is None:
             raise ValueError(f"the price list has no '{getattr(chosen, name)}'")
-    recordings = [one for one in load(chosen.data) if not one.synthetic]
+    recordings = [one for one in load_recordings(chosen.data) if not one.synthetic]
     if not recordings:
         raise ValueError("no recorded session in the data")
-    found = session_costs.run(recordings, world, scorer_weights.load(), chosen.seed, chosen.flips)
-    for page in session_costs.pages(found, {"small": chosen.small, "frontier": chosen.frontier}):
+    found = session_costs.run(recordings, snapshot, scorer_weights.load(), chosen.seed, chosen.flips)
+    for page in session_costs.render(found, {"small": chosen.small, "frontier": chosen.frontier}):
         print(page)
     if chosen.json is not None:
         chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
     return 0
 
 
-_ECONOMY = """
+_ECONOMICS_CONFIG = """
 version: 1
 access: open
 providers: {{p: {{base_url: "http://127.0.0.1/v1"}}}}
@@ -94,7 +97,7 @@ tiers: {{small: {{max_complexity: {ceiling}}}, medium: {{max_complexity: {ceilin
 """
 
 
-def _floor(chosen: argparse.Namespace) -> int:
+def _eval_floor(chosen: argparse.Namespace) -> int:
     if not 0 < chosen.keep < 1 or not 0 < chosen.confidence < 1 or not chosen.splits:
         raise ValueError("--keep and --confidence lie between 0 and 1, and there is at least one split")
     found = quality_floor.run(
@@ -106,7 +109,7 @@ def _floor(chosen: argparse.Namespace) -> int:
         splits=chosen.splits,
         seed=chosen.seed,
     )
-    for page in quality_floor.pages(found, chosen.keep, chosen.confidence):
+    for page in quality_floor.render(found, chosen.keep, chosen.confidence):
         print(page)
     if chosen.json is not None:
         document = {place: one.document() for place, one in found.items()}
@@ -114,13 +117,13 @@ def _floor(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _routing(chosen: argparse.Namespace) -> int:
+def _eval_routing(chosen: argparse.Namespace) -> int:
     (rows, taught), scorer = (
-        labelled_prompts.parted(labelled_prompts.load(chosen.data)),
+        labelled_prompts.split_test_train(labelled_prompts.load(chosen.data)),
         scorer_weights.load(chosen.weights),
     )
     found = benchmark.run(rows, routers(scorer, chosen.own_labels, chosen.seed, taught), chosen.seed)
-    for page in report.pages(found, chosen.own_labels):
+    for page in report.render(found, chosen.own_labels):
         print(page)
     if chosen.json is not None:
         chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
@@ -129,7 +132,7 @@ def _routing(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
+def _non_negative_int(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must be 0 or more")

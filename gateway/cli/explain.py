@@ -8,22 +8,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..carbon.energy import model_of
+from ..carbon.energy import energy_models
 from ..carbon.footprint import footprint
-from ..carbon.footprint_breakdown import Line, lines, told_factors
+from ..carbon.footprint_breakdown import BreakdownLine, breakdown, factors_text
 from ..config.load import load
 from ..config.settings import read_settings
 from ..stores.ledger_sqlite import SqliteLedger
-from ..stores.metered_energy_sqlite import SqliteMeasured
+from ..stores.metered_energy_sqlite import SqliteMeteredEnergy
 from ..values.catalog import CONCURRENCY_SOURCES, Deployment, EnergyProfile
-from ..values.grid import GRID_METHODS, Intensity
+from ..values.grid import GRID_METHODS, CarbonIntensity
 from ..values.ledger_entry import LedgerEntry
-from ..values.snapshot import World
+from ..values.snapshot import Snapshot
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, Bounds, nusd_to_usd
 from ..values.usage import Usage
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A request of the ledger, or one that is made up."""
     parser.add_argument("request", nargs="?", help="its id, as x-penstock-request-id said it")
     parser.add_argument("--config", type=Path, help="the routing file (default: PENSTOCK_CONFIG)")
@@ -36,9 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Print it."""
     settings = read_settings()
-    world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
+    snapshot, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
     if chosen.deployment is not None:
-        return _supposed(world, chosen)
+        return _explain_hypothetical(snapshot, chosen)
     if chosen.request is None:
         print("penstock: name a request, or --deployment NAME", file=sys.stderr)
         return 2
@@ -48,28 +48,28 @@ def run(chosen: argparse.Namespace) -> int:
         return 1
     store = SqliteLedger(path)
     try:
-        entries = store.of_request(chosen.request)
+        entries = store.entries_of_request(chosen.request)
     finally:
         store.close()
     if not entries:
         print(f"penstock: the ledger has no request '{chosen.request[:100]}'", file=sys.stderr)
         return 1
-    measured = SqliteMeasured(path)
+    measured = SqliteMeteredEnergy(path)
     for entry in entries:
-        for piece in _told(entry, world, measured.of_entry(entry.id)):
+        for piece in _explain_entry(entry, snapshot, measured.millijoules_of(entry.id)):
             print(piece)
     return 0
 
 
-def _supposed(world: World, chosen: argparse.Namespace) -> int:
-    deployment = world.deployments.get(chosen.deployment)
+def _explain_hypothetical(snapshot: Snapshot, chosen: argparse.Namespace) -> int:
+    deployment = snapshot.deployments.get(chosen.deployment)
     if deployment is None:
         print(f"penstock: there is no deployment '{chosen.deployment[:100]}'", file=sys.stderr)
         return 1
     if min(chosen.input, chosen.output, chosen.cached) < 0 or chosen.cached > chosen.input:
         print("penstock: tokens are 0 or more, and cached ones lie within the input", file=sys.stderr)
         return 2
-    if deployment.profile is None:
+    if deployment.energy_profile is None:
         print(
             f"penstock: nobody knows the weights of '{deployment.model}'; give its deployment an 'energy'",
             file=sys.stderr,
@@ -77,11 +77,11 @@ def _supposed(world: World, chosen: argparse.Namespace) -> int:
         return 1
     usage = Usage(input=chosen.input, cached_input=chosen.cached, output=chosen.output)
     print(f"A request at {deployment.name} ({deployment.model})\n")
-    print(_arithmetic(deployment, deployment.intensity, usage))
+    print(_footprint_table(deployment, deployment.intensity, usage))
     return 0
 
 
-def _told(entry: LedgerEntry, world: World, metered: int | None) -> Iterator[str]:
+def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) -> Iterator[str]:
     """One attempt: the decision, the money, the footprint, what it is compared with."""
     at = datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="seconds")
     rows = [
@@ -95,79 +95,84 @@ def _told(entry: LedgerEntry, world: World, metered: int | None) -> Iterator[str
             f"{entry.input_tokens:,} in ({entry.cached_input_tokens:,} cached), {entry.output_tokens:,} out, {entry.usage_basis}",
         ),
         ("charge", f"{nusd_to_usd(entry.charge_nusd)} USD" if entry.priced else "unpriced"),
-        ("on frontier", f"{nusd_to_usd(entry.reference_nusd)} USD, {_grams(entry.reference_carbon_ug)} (equal tokens)"),
-        ("market-based", _grams(entry.market_carbon_ug)),
+        (
+            "on frontier",
+            f"{nusd_to_usd(entry.reference_nusd)} USD, {_format_grams(entry.reference_carbon_ug)} (equal tokens)",
+        ),
+        ("market-based", _format_grams(entry.market_carbon_ug)),
         ("method", entry.footprint_method),
     ]
     if entry.deferred_ms:
-        waited = f"{entry.deferred_ms / 1000:,.0f} s; at once it had been {_grams(entry.undeferred_carbon_ug)}"
+        waited = f"{entry.deferred_ms / 1000:,.0f} s; at once it had been {_format_grams(entry.undeferred_carbon_ug)}"
         rows.append(("waited", waited))
     if metered is not None:
         rows.append(("metered", f"{metered / 1000:.4g} J of accelerator, off the meter"))
     yield "\n".join(f"{name:<13} {value}" for name, value in rows) + "\n"
-    deployment = world.deployments.get(entry.deployment)
+    deployment = snapshot.deployments.get(entry.deployment)
     if entry.usage_basis == "none":
         return
-    if deployment is None or deployment.profile is None:
+    if deployment is None or deployment.energy_profile is None:
         yield f"The file has no weights of '{entry.deployment}' to show the arithmetic with.\n"
         return
-    yield from _checked(entry, deployment)
+    yield from _recompute_footprint(entry, deployment)
 
 
-def _checked(entry: LedgerEntry, deployment: Deployment) -> Iterator[str]:
+def _recompute_footprint(entry: LedgerEntry, deployment: Deployment) -> Iterator[str]:
     """The arithmetic with what the entry was made from, and whether it comes to what the ledger says."""
-    assert deployment.profile is not None
+    assert deployment.energy_profile is not None
     source = entry.footprint_method.partition("/")[0]
     profile = replace(
-        deployment.profile,
+        deployment.energy_profile,
         concurrency=entry.concurrency or None,
         concurrency_source=next((one for one in CONCURRENCY_SOURCES if one in source), "prior"),
-        scale=entry.energy_scale or 1.0,
+        meter_scale=entry.energy_scale or 1.0,
     )
     method, _, feed = [*entry.footprint_method.split("/"), "", "", ""][2].partition(":")
-    grid = Intensity(
+    grid = CarbonIntensity(
         zone=entry.grid_zone,
         grams_per_kwh=entry.grid_grams_per_kwh,
         method=method if method in GRID_METHODS else "world",
         feed=feed,
     )
     usage = Usage(input=entry.input_tokens, cached_input=entry.cached_input_tokens, output=entry.output_tokens)
-    pictures = next((one for one in (False, True) if _booked(entry, profile, grid, usage, pictures=one)), None)
-    yield _arithmetic(replace(deployment, profile=profile), grid, usage, pictures=bool(pictures))
+    pictures = next((one for one in (False, True) if _matches_entry(entry, profile, grid, usage, pictures=one)), None)
+    yield _footprint_table(replace(deployment, energy_profile=profile), grid, usage, pictures=bool(pictures))
     if pictures is not None:
         yield "This is what the ledger says.\n"
     else:
         yield (
-            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_grams(entry.carbon_ug_mid)}: the call was charged as"
+            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_format_grams(entry.carbon_ug_mid)}: the call was charged as"
             f" held, or configuration {entry.world} or the method ({entry.footprint_method}) knew this deployment otherwise.\n"
         )
 
 
-def _booked(entry: LedgerEntry, profile: EnergyProfile, grid: Intensity, usage: Usage, *, pictures: bool) -> bool:
+def _matches_entry(
+    entry: LedgerEntry, profile: EnergyProfile, grid: CarbonIntensity, usage: Usage, *, pictures: bool
+) -> bool:
     """Whether the arithmetic comes to every figure of the entry."""
-    took = footprint(model_of(profile), grid, usage, pictures=pictures)
+    took = footprint(energy_models(profile), grid, usage, pictures=pictures)
     energy = Bounds(entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)
     carbon = Bounds(entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)
     return (took.energy_millijoules, took.carbon_micrograms) == (energy, carbon)
 
 
-def _arithmetic(deployment: Deployment, grid: Intensity, usage: Usage, *, pictures: bool = False) -> str:
-    profile = deployment.profile
+def _footprint_table(deployment: Deployment, grid: CarbonIntensity, usage: Usage, *, pictures: bool = False) -> str:
+    profile = deployment.energy_profile
     assert profile is not None
-    factors = told_factors(profile)
+    factors = factors_text(profile)
     title = (
         f"{profile.active_params_b:g} of {profile.total_params_b:g} billion parameters at {profile.bytes_per_param * 8:g} bits"
         f" (from {profile.source}), {profile.hardware}" + f"; {factors}" * bool(factors)
     )
     head = f"{'':<19}{'low':>10}{'mid':>10}{'high':>10}"
-    rows = [_row(line) for line in lines(profile, grid, usage, pictures=pictures)]
+    rows = [_format_row(line) for line in breakdown(profile, grid, usage, pictures=pictures)]
     return "\n".join([title, "", head, "-" * len(head), *rows, ""])
 
 
-def _row(line: Line) -> str:
+def _format_row(line: BreakdownLine) -> str:
     figures = "".join([f"{value:>10.4g}" for value in (line.low, line.mid, line.high)])
-    return f"{line.name:<19}{figures} {line.unit:<9} {line.how}".rstrip()
+    return f"{line.name:<19}{figures} {line.unit:<9} {line.formula}".rstrip()
 
 
-def _grams(micrograms: int) -> str:
+def _format_grams(micrograms: int) -> str:
     return f"{micrograms / MICROGRAMS_PER_GRAM:.6g} g"

@@ -4,11 +4,11 @@ import argparse
 import sys
 import time
 
-from ..app import export
+from ..app import export_ledger
 from ..config.settings import read_settings
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Times are ISO 8601, UTC unless they say otherwise; `to` is not included."""
     parser.add_argument("--from", dest="start", metavar="TIME", help="first moment (default: the beginning)")
     parser.add_argument("--to", dest="end", metavar="TIME", help="first moment after (default: now)")
@@ -24,7 +24,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 1
     asked = {"from": chosen.start, "to": chosen.end, "by": chosen.by, "format": chosen.format}
     try:
-        text, _ = export(settings.data, {name: value for name, value in asked.items() if value}, now=time.time())
+        text, _ = export_ledger(settings.data, {name: value for name, value in asked.items() if value}, now=time.time())
     except ValueError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2

@@ -12,15 +12,15 @@ from ..config.settings import read_settings
 from ..feeds import scorer_weights
 from ..offline.evaluation.report import table
 from ..offline.training import fit_floors, labelled_prompts, train_scorer
-from ..offline.training.boosted_trees import Growth
-from ..stores.labels_sqlite import SqliteLabels, write_learnt
-from ..values.quality import Learnt
+from ..offline.training.boosted_trees import TreeParameters
+from ..stores.labels_sqlite import SqliteLabels, write_learned
+from ..values.quality import LearnedFloors
 
 # Five folds with something to learn in each.
 _ROWS_MIN = 100
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Train or fit."""
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     text = "train the scorer from labelled prompts; the same data give the same bytes"
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "data", nargs="+", type=Path, metavar="DATA", help="JSON Lines files (.gz or not), or folders"
     )
     training.add_argument(
-        "--out", type=Path, default=scorer_weights.WEIGHTS, help="weights file (default: the one in the package)"
+        "--out", type=Path, default=scorer_weights.WEIGHTS_PATH, help="weights file (default: the one in the package)"
     )
     training.add_argument("--leave-out", default="", metavar="SOURCE,...", help="sources not to learn from")
     text = "fit quality floors, and corrections of the scorer, to the labels in a data folder"
@@ -52,40 +52,42 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _train(chosen: argparse.Namespace) -> int:
     rows, left_out = labelled_prompts.load(chosen.data), {name for name in chosen.leave_out.split(",") if name}
-    unknown = left_out - {row.place for row in rows}
+    unknown = left_out - {row.source_group for row in rows}
     if unknown:
         raise ValueError(f"no such source in the data: {', '.join(sorted(unknown))}")
     # Neither what is to be tested on, nor other rows of the same questions.
-    apart = {row.question for row in rows if row.split == "test" or row.place in left_out}
-    rows = [row for row in rows if row.question not in apart]
+    apart = {row.question_id for row in rows if row.split == "test" or row.source_group in left_out}
+    rows = [row for row in rows if row.question_id not in apart]
     if not rows:
         raise ValueError("nothing is left to learn from")
     if len(rows) < _ROWS_MIN:
         raise ValueError(f"{len(rows)} rows are too few to learn from; {_ROWS_MIN} is the least")
-    growth = Growth()
-    trained = train_scorer.Trained(rows, growth, chosen.seed)
+    growth = TreeParameters()
+    trained = train_scorer.TrainedScorer(rows, growth, chosen.seed)
     fresh = chosen.out.with_name(f"{chosen.out.name}.new")
     fresh.write_bytes(train_scorer.weights_file(trained, train_scorer.provenance(rows, growth, chosen.seed)))
     # What the gateway cannot read does not replace what it can.
     scorer_weights.load(fresh)
     fresh.replace(chosen.out)
-    print(f"{chosen.out.name}: {len(rows)} rows, {len(trained.words.vocabulary)} words, {len(trained.trees)} trees")
+    print(
+        f"{chosen.out.name}: {len(rows)} rows, {len(trained.word_weights.vocabulary)} words, {len(trained.trees)} trees"
+    )
     return 0
 
 
 def _fit(chosen: argparse.Namespace) -> int:
     settings = read_settings()
-    world, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
-    labels = SqliteLabels(settings.data, world.learning.labels_max)
+    snapshot, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
+    labels = SqliteLabels(settings.data, snapshot.learning.labels_max)
     labels.create()
-    learnt = fit_floors.fit(labels.all(), scorer_weights.load(), world.quality, time.time())
-    print(_told(learnt))
+    learnt = fit_floors.fit_floors(labels.valid_labels(), scorer_weights.load(), snapshot.quality_policy, time.time())
+    print(_fitted_table(learnt))
     if not chosen.dry_run:
-        write_learnt(settings.data, learnt)
+        write_learned(settings.data, learnt)
     return 0
 
 
-def _told(learnt: Learnt) -> str:
+def _fitted_table(learnt: LearnedFloors) -> str:
     head = (
         "organisation",
         "task type",
@@ -105,6 +107,6 @@ def _told(learnt: Learnt) -> str:
             "too few labels" if one.ceiling is None else f"{one.ceiling:.3f}", f"{one.share:.0%}", f"{one.kept:.3f}",
             "yes" if one.head is not None and (one.head.numbers or one.head.words) else "no",
         )
-        for group, one in sorted(learnt.fitted.items())
+        for group, one in sorted(learnt.floors.items())
     ]  # fmt: skip
     return table("Quality floors", head, rows) if rows else "no labels of both sides yet: nothing to fit"

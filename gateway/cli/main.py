@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if module is not None and name == chosen:
-            module.arguments(command)
+            module.add_arguments(command)
     parsed = parser.parse_args(given)
     assert module is not None, "argparse has refused every other word"
     try:
         status: int = module.run(parsed)
     except ConfigError as error:
-        print("\n".join(error.complaints), file=sys.stderr)
+        print("\n".join(error.problems), file=sys.stderr)
         return 1
     return status
 

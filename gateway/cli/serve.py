@@ -18,13 +18,13 @@ except ImportError:  # not on every platform; asyncio's own loop does the same, 
 from ..app import App
 from ..config.load import load, parse
 from ..config.settings import Settings, read_settings
-from ..values.snapshot import World
+from ..values.snapshot import Snapshot
 
 # Net new containers between young collections: a few long histories, some tens of MB at worst.
-_COLLECT_ALLOCATIONS = 50_000
+_GC_THRESHOLD = 50_000
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The routing file may be named here instead of in PENSTOCK_CONFIG."""
     parser.add_argument(
         "config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)"
@@ -36,14 +36,14 @@ def run(chosen: argparse.Namespace) -> int:
     settings = read_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     path = chosen.config or settings.config
-    world, notes = load(path, os.environ)
+    snapshot, notes = load(path, os.environ)
     for note in notes:
         logging.getLogger(__name__).warning(note)
     try:
         text = path.read_text(encoding="utf-8")
         # The text that was started with, not the file: what changes with time is prices, and nothing else.
         run_loop(
-            _serve(settings, world, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
+            _serve(settings, snapshot, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
         )
     except OSError as error:
         print(f"penstock: cannot start: {error}", file=sys.stderr)
@@ -66,14 +66,14 @@ async def _refit(path: Path) -> None:
 
 
 async def _serve(
-    settings: Settings, world: World, reload: Callable[[float], World], refit: Callable[[], Awaitable[None]]
+    settings: Settings, snapshot: Snapshot, reload: Callable[[float], Snapshot], refit: Callable[[], Awaitable[None]]
 ) -> None:
-    app = App(settings, world, reload, refit)
+    app = App(settings, snapshot, reload, refit)
     await app.start()
-    _calm_collector()
+    _tune_gc()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     admin = f"http://{host}:{app.admin_port or app.port}"
-    print(f"penstock serves http://{host}:{app.port}/v1 (models: {', '.join(world.routes)})", flush=True)
+    print(f"penstock serves http://{host}:{app.port}/v1 (models: {', '.join(snapshot.routes)})", flush=True)
     print(f"metrics {admin}/metrics, export {admin}/export?by=task_type", flush=True)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -84,11 +84,11 @@ async def _serve(
     await app.stop()
 
 
-def _calm_collector() -> None:
+def _tune_gc() -> None:
     """Garbage that is a cycle is rare here, parsed histories are many: collect seldom, and never what start-up built.
 
     The default (700 allocations) runs a dozen collections inside the parse of one long history.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_ALLOCATIONS, 20, 50)
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)

@@ -23,10 +23,10 @@ _ACTIONS = {
     "label": "say whether a session was healthy or a loop, so that false stops can be counted",
 }
 # What may be added to a run's own caps when it is resumed.
-_UNITS = ("usd", "calls", "tokens", "wh", "minutes")
+_CAP_UNITS = ("usd", "calls", "tokens", "wh", "minutes")
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One word says what is done; the session's id follows it."""
     parser.add_argument(
         "--url", default=os.environ.get("PENSTOCK_URL", "http://127.0.0.1:8080"), help="where the gateway is"
@@ -45,16 +45,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         if name in ("resume", "kill"):
             action.add_argument("--note", default="", help="what the model will see" if name == "resume" else "why")
         if name == "resume":
-            for unit in _UNITS:
+            for unit in _CAP_UNITS:
                 action.add_argument(f"--{unit}", type=float, metavar="MORE", help=f"raise the run's own cap in {unit}")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Ask the gateway and print what it says."""
     try:
-        told = _asked(chosen)
+        told = _call_admin_api(chosen)
     except urllib.error.HTTPError as error:
-        print(f"penstock: {_words(error)}", file=sys.stderr)
+        print(f"penstock: {_error_message(error)}", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(f"penstock: no gateway at {chosen.url}: {error}", file=sys.stderr)
@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(chosen: argparse.Namespace) -> Any:
+def _call_admin_api(chosen: argparse.Namespace) -> Any:
     path = "/admin/sessions"
     query = {"stopped": "true"} if chosen.action == "list" and chosen.stopped else {}
     body = None
@@ -77,7 +77,7 @@ def _asked(chosen: argparse.Namespace) -> Any:
         query = {"key": chosen.key} if chosen.key else {}
     if chosen.action in ("resume", "exempt", "kill", "label"):
         path += f"/{chosen.action}"
-        body = json.dumps(_body(chosen)).encode()
+        body = json.dumps(_request_body(chosen)).encode()
     headers = {"Content-Type": "application/json"}
     token = os.environ.get("PENSTOCK_ADMIN_TOKEN")
     if token:
@@ -90,17 +90,17 @@ def _asked(chosen: argparse.Namespace) -> Any:
         return json.load(answer)
 
 
-def _body(chosen: argparse.Namespace) -> dict[str, Any]:
+def _request_body(chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.action == "label":
         return {"label": chosen.label}
     body: dict[str, Any] = {"note": chosen.note} if chosen.action in ("resume", "kill") else {}
     if chosen.action == "resume":
-        more = {unit: getattr(chosen, unit) for unit in _UNITS if getattr(chosen, unit) is not None}
+        more = {unit: getattr(chosen, unit) for unit in _CAP_UNITS if getattr(chosen, unit) is not None}
         body |= {"budget": more} if more else {}
     return body
 
 
-def _words(error: urllib.error.HTTPError) -> str:
+def _error_message(error: urllib.error.HTTPError) -> str:
     try:
         message: str = json.load(error)["error"]["message"]
     except (ValueError, KeyError, TypeError):

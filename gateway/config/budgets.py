@@ -6,31 +6,33 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from ..values import budget as values
 from ..values.budget import Measure
 from ..values.catalog import Tier
-from ..values.quality import SHADOW
+from ..values.quality import SHADOW_KEY
 from ..values.request import Caller
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
 from . import schema
-from .reader import Reader, meant, nusd
-from .yaml_tree import Path
+from .reader import ConfigReader, did_you_mean, to_nusd
+from .yaml_tree import YamlPath
 
 # The budgets that session caps are.
-_CAP_BUDGETS = {
-    f"{kind}-{unit}" for kind in values.CAP_NAMES for unit in (*values.CAP_MEASURES, "sub-agents")
+_CAP_BUDGET_NAMES = {
+    f"{kind}-{unit}" for kind in values.CAP_PREFIXES for unit in (*values.CAP_MEASURES, "sub-agents")
 }  # fmt: skip
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+_SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86_400}
 # A rolling window's steps are remembered one by one, and accounts as long.
 _ROLLING_SECONDS_MAX = 366 * 86_400
 # What ties a request to one organisation, whose budgets lie together.
 _TENANT_DIMENSIONS = ("org", "team", "key")
 
 
-def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -> tuple[values.Budget, ...]:
+def budgets_of(
+    reader: ConfigReader, document: schema.RoutingConfig, *, open_caller: Caller
+) -> tuple[values.Budget, ...]:
     """Every budget that can be understood; what is wrong is complained about."""
-    known = _known(reader, document, open_caller)
+    known = _known_values(reader, document, open_caller)
     found = []
-    for name, doc in _asked(reader, document).items():
-        path: Path = ("budgets", name)
-        if name in _CAP_BUDGETS:
+    for name, doc in _budget_configs(reader, document).items():
+        path: YamlPath = ("budgets", name)
+        if name in _CAP_BUDGET_NAMES:
             reader.complain(path, f"'{name}' is what a session cap is called; choose another name", at_key=True)
         scope = _scope(reader, document, doc, known, path, open_caller)
         limit = _limit(reader, doc.limit, (*path, "limit"))
@@ -52,87 +54,97 @@ def budgets(reader: Reader, document: schema.Document, *, open_caller: Caller) -
                 scope=scope,
                 measure=measure,
                 limit=amount,
-                refuse=amount * doc.stages.refuse // 100,
+                refuse_above=amount * doc.stages.refuse // 100,
                 window=_window(reader, doc, path),
-                stages=_stages(doc.stages, amount),
-                expected=float(doc.safety_factor) if expected else 0.0,
-                fail=doc.fail,
-                shadow=doc.mode == "shadow",
+                thresholds=_stages(doc.stages, amount),
+                expected_factor=float(doc.safety_factor) if expected else 0.0,
+                store_failure_mode=doc.fail,
+                is_shadow=doc.mode == "shadow",
                 contact=doc.contact,
             )
         )
     return tuple(found)
 
 
-def _asked(reader: Reader, document: schema.Document) -> dict[str, schema.Budget]:
+def _budget_configs(reader: ConfigReader, document: schema.RoutingConfig) -> dict[str, schema.BudgetConfig]:
     """The budgets of the file, and the one that bounds shadow calls."""
     shadow = document.learning.shadow
-    if SHADOW in document.budgets:
-        reader.complain(("budgets", SHADOW), f"'{SHADOW}' is what bounds shadow calls; set learning.shadow.usd_per_day")
+    if SHADOW_KEY in document.budgets:
+        reader.complain(
+            ("budgets", SHADOW_KEY), f"'{SHADOW_KEY}' is what bounds shadow calls; set learning.shadow.usd_per_day"
+        )
     if not shadow.share:
         return document.budgets
     # Of several organisations each has an account of its own.
     several = len({key.org for key in document.keys} | ({"default"} if document.access == "open" else set())) > 1
-    bound = schema.Budget(
-        scope=schema.Scope(org="*" if several else None, team=SHADOW),
-        limit=schema.Limit(usd=shadow.usd_per_day),
+    bound = schema.BudgetConfig(
+        scope=schema.ScopeConfig(org="*" if several else None, team=SHADOW_KEY),
+        limit=schema.LimitConfig(usd=shadow.usd_per_day),
         window="day",
     )
-    return {**document.budgets, SHADOW: bound}
+    return {**document.budgets, SHADOW_KEY: bound}
 
 
-def caps(reader: Reader, tree: schema.Caps, each: schema.SessionCaps | None, path: Path) -> values.SessionCaps:
+def session_caps_of(
+    reader: ConfigReader, tree: schema.SessionTreeCapsConfig, each: schema.SessionCapsConfig | None, path: YamlPath
+) -> values.SessionCaps:
     """What a session may take, with all that it starts and by itself."""
     return values.SessionCaps(
-        budgets=_cap_budgets(reader, "session", tree, (*path, "caps")),
-        each=_cap_budgets(reader, "each", each, (*path, "each")) if each is not None else (),
-        sub_agents=values.cap("session", "sub-agents", tree.sub_agents) if tree.sub_agents is not None else None,
-        seconds=float(tree.minutes) * 60 if tree.minutes is not None else None,
-        depth=tree.depth,
+        tree_budgets=_cap_budgets(reader, "session", tree, (*path, "caps")),
+        session_budgets=_cap_budgets(reader, "each", each, (*path, "each")) if each is not None else (),
+        sub_agent_budget=values.cap_budget("session", "sub-agents", tree.sub_agents)
+        if tree.sub_agents is not None
+        else None,
+        duration_seconds_max=float(tree.minutes) * 60 if tree.minutes is not None else None,
+        depth_max=tree.depth,
     )
 
 
-def _cap_budgets(reader: Reader, kind: str, doc: schema.SessionCaps, path: Path) -> tuple[values.Budget, ...]:
+def _cap_budgets(
+    reader: ConfigReader, kind: str, doc: schema.SessionCapsConfig, path: YamlPath
+) -> tuple[values.Budget, ...]:
     found = []
     for unit, measure in values.CAP_MEASURES.items():
         asked = getattr(doc, unit)
         if asked is not None:
             amount = (
-                nusd(reader, asked, (*path, unit)) if measure is Measure.nusd else int(asked * values.UNITS[measure][1])
+                to_nusd(reader, asked, (*path, unit))
+                if measure is Measure.nusd
+                else int(asked * values.MEASURE_UNITS[measure][1])
             )
-            found.append(values.cap(kind, unit, amount))
+            found.append(values.cap_budget(kind, unit, amount))
     return tuple(found)
 
 
-def _known(reader: Reader, document: schema.Document, open_caller: Caller) -> dict[str, set[str]]:
+def _known_values(reader: ConfigReader, document: schema.RoutingConfig, open_caller: Caller) -> dict[str, set[str]]:
     """What the file itself names, by dimension."""
     deployments = document.deployments.values()
     return {
         "org": {key.org for key in document.keys} | {open_caller.org},
-        "team": {key.team for key in document.keys} | {open_caller.team, SHADOW},
-        "key": {key.id for key in document.keys} | {open_caller.key, SHADOW},
-        "task_type": {*reader.section("task_types"), "other"},
-        "route": set(reader.section("routes")),
-        "deployment": set(reader.section("deployments")),
+        "team": {key.team for key in document.keys} | {open_caller.team, SHADOW_KEY},
+        "key": {key.id for key in document.keys} | {open_caller.key, SHADOW_KEY},
+        "task_type": {*reader.raw_section("task_types"), "other"},
+        "route": set(reader.raw_section("routes")),
+        "deployment": set(reader.raw_section("deployments")),
         "model": {deployment.model for deployment in deployments},
         "tier": {tier.name for tier in Tier},
-        "provider": set(reader.section("providers")),
+        "provider": set(reader.raw_section("providers")),
     }
 
 
 def _scope(
-    reader: Reader,
-    document: schema.Document,
-    doc: schema.Budget,
+    reader: ConfigReader,
+    document: schema.RoutingConfig,
+    doc: schema.BudgetConfig,
     known: dict[str, set[str]],
-    path: Path,
+    path: YamlPath,
     open_caller: Caller,
 ) -> dict[str, str]:
     scope = {dimension: value for dimension, value in doc.scope.model_dump().items() if value is not None}
     for dimension, value in scope.items():
         names = known.get(dimension)
         if value != "*" and names is not None and value not in names:
-            reader.complain((*path, "scope", dimension), f"unknown {dimension} '{value}'{meant(value, names)}")
+            reader.complain((*path, "scope", dimension), f"unknown {dimension} '{value}'{did_you_mean(value, names)}")
     if doc.window == "session":
         scope.setdefault("session", "*")
     if "session" in scope:
@@ -150,14 +162,14 @@ def _scope(
     return scope
 
 
-def _limit(reader: Reader, doc: schema.Limit, path: Path) -> tuple[Measure, int] | None:
+def _limit(reader: ConfigReader, doc: schema.LimitConfig, path: YamlPath) -> tuple[Measure, int] | None:
     given: list[tuple[str, Any]] = [(unit, value) for unit, value in doc.model_dump().items() if value is not None]
     if len(given) != 1:
         reader.complain(path, "give exactly one of usd, tokens, calls, wh or g_co2e")
         return None
     unit, value = given[0]
     if unit == "usd":
-        measure, amount = Measure.nusd, nusd(reader, value, (*path, unit))
+        measure, amount = Measure.nusd, to_nusd(reader, value, (*path, unit))
     elif unit == "wh":
         measure, amount = Measure.millijoules, int(value * MILLIJOULES_PER_WH)
     elif unit == "g_co2e":
@@ -173,38 +185,38 @@ def _limit(reader: Reader, doc: schema.Limit, path: Path) -> tuple[Measure, int]
     return measure, amount
 
 
-def _window(reader: Reader, doc: schema.Budget, path: Path) -> values.Window:
+def _window(reader: ConfigReader, doc: schema.BudgetConfig, path: YamlPath) -> values.Window:
     kind, _, length = doc.window.partition("-")
-    seconds = int(length[:-1]) * _SECONDS[length[-1]] if length else 0
+    seconds = int(length[:-1]) * _SECONDS_PER_UNIT[length[-1]] if length else 0
     if seconds > _ROLLING_SECONDS_MAX:
         reader.complain((*path, "window"), "a rolling window may be 366 days long at most")
     if doc.timezone != "UTC" and kind in ("rolling", "total", "session"):
         reader.complain((*path, "timezone"), f"'timezone' is for calendar windows; a {kind} one has none")
-    return values.Window(kind=kind, zone=_zone(reader, doc.timezone, (*path, "timezone")), seconds=seconds)
+    return values.Window(kind=kind, zone=_timezone(reader, doc.timezone, (*path, "timezone")), seconds=seconds)
 
 
-def _zone(reader: Reader, name: str, path: Path) -> ZoneInfo | None:
+def _timezone(reader: ConfigReader, name: str, path: YamlPath) -> ZoneInfo | None:
     if name == "UTC":
         return None
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        reader.complain(path, f"unknown time zone '{name}'{meant(name, available_timezones())}")
+        reader.complain(path, f"unknown time zone '{name}'{did_you_mean(name, available_timezones())}")
         return None
 
 
-def _stages(doc: schema.Stages, limit: int) -> values.Stages:
+def _stages(doc: schema.StagesConfig, limit: int) -> values.BudgetThresholds:
     def at(percent: int) -> int:
         return limit * percent // 100
 
-    if doc == schema.Stages(refuse=doc.refuse):
-        return values.NO_STAGES
-    return values.Stages(
-        notify=tuple((percent, at(percent)) for percent in sorted(set(doc.notify))),
-        downgrade=at(doc.downgrade.at) if doc.downgrade else None,
-        tier_max=Tier[doc.downgrade.to] if doc.downgrade else Tier.small,
-        shrink=min(at(doc.shrink.at), at(doc.refuse)) if doc.shrink else None,
-        output_min=doc.shrink.min_output_tokens if doc.shrink else values.NO_STAGES.output_min,
-        queue=at(doc.queue.at) if doc.queue else None,
+    if doc == schema.StagesConfig(refuse=doc.refuse):
+        return values.NO_THRESHOLDS
+    return values.BudgetThresholds(
+        notify_at=tuple((percent, at(percent)) for percent in sorted(set(doc.notify))),
+        downgrade_above=at(doc.downgrade.at) if doc.downgrade else None,
+        downgrade_tier_max=Tier[doc.downgrade.to] if doc.downgrade else Tier.small,
+        shrink_above=min(at(doc.shrink.at), at(doc.refuse)) if doc.shrink else None,
+        output_tokens_min=doc.shrink.min_output_tokens if doc.shrink else values.NO_THRESHOLDS.output_tokens_min,
+        queue_above=at(doc.queue.at) if doc.queue else None,
         queue_seconds=float(doc.queue.seconds) if doc.queue else 0.0,
     )

@@ -7,10 +7,10 @@ from ..carbon import concurrency, energy, footprint, intensity
 from ..feeds import cloud_regions, ecologits_registry, intensity_tables, intensity_uk, model_cards
 from ..feeds.cloud_regions import CloudRegion
 from ..values import catalog
-from ..values.grid import Intensity
+from ..values.grid import CarbonIntensity
 from . import schema
-from .reader import Reader, meant
-from .yaml_tree import Path
+from .reader import ConfigReader, did_you_mean
+from .yaml_tree import YamlPath
 
 # Bits of a weight where neither the file nor a card says: FP8, common to hosted models (DeepSeek-V3 report, 2024).
 _HOSTED_BITS = 8
@@ -19,22 +19,22 @@ _PUE_ERROR = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Footing:
+class FootprintInputs:
     """What one deployment's footprint rests on; `profile` None where nobody knows the weights."""
 
     profile: catalog.EnergyProfile | None
     sensors: catalog.Sensors
-    annual: Intensity
-    feeds: dict[str, str]
+    annual_intensity: CarbonIntensity
+    feed_zones: dict[str, str]
 
 
-class Footprints:
+class FootprintTables:
     """What the tables and the file know; `version` is a short hash of tables and of the formula's numbers."""
 
-    def __init__(self, document: schema.Document) -> None:
+    def __init__(self, document: schema.RoutingConfig) -> None:
         self._feeds, self._registry = document.feeds, document.energy.registry
         self._regions = cloud_regions.load()
-        self._tables: intensity.Tables = {
+        self._tables: intensity.IntensityTables = {
             "cloud_region": {name: one.grams_per_kwh for name, one in self._regions.items()},
             **intensity_tables.load(),
         }
@@ -49,36 +49,36 @@ class Footprints:
         ]
         told = repr([numbers, tables, sorted(model_cards.load().items())])
         # Meters that deployments have named so far, and whose each is.
-        self._metered: dict[tuple[str, str], str] = {}
+        self._claimed_gpus: dict[tuple[str, str], str] = {}
         self.version = hashlib.sha256(told.encode()).hexdigest()[:8]
 
-    def of(self, reader: Reader, doc: schema.Deployment, path: Path) -> Footing:
+    def inputs_of(self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> FootprintInputs:
         """One deployment's; what is wrong is complained about."""
-        region = self._region(reader, doc, path)
-        profile = self._profile(reader, doc, path, region)
+        region = self._cloud_region(reader, doc, path)
+        profile = self._energy_profile(reader, doc, path, region)
         if profile is None:
             reader.note(
                 path,
                 f"deployment '{path[-1]}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
             )
         sensors = _sensors(reader, doc, path)
-        self._claim(reader, sensors, path)
-        return Footing(
+        self._claim_gpus(reader, sensors, path)
+        return FootprintInputs(
             profile=profile,
             sensors=sensors,
-            annual=self._annual(reader, doc, path, region),
-            feeds=self._zones(reader, doc, path, region),
+            annual_intensity=self._annual_intensity(reader, doc, path, region),
+            feed_zones=self._feed_zones(reader, doc, path, region),
         )
 
-    def _claim(self, reader: Reader, sensors: catalog.Sensors, path: Path) -> None:
+    def _claim_gpus(self, reader: ConfigReader, sensors: catalog.Sensors, path: YamlPath) -> None:
         """A GPU's joules belong to one deployment; "" stands for all of a meter."""
-        if not sensors.metered:
+        if not sensors.has_meter:
             return
         meter, name = sensors.dcgm_url or "nvml", str(path[-1])
         for gpu in sensors.gpus or ("",):
             taken = [
                 whose
-                for (other, one), whose in self._metered.items()
+                for (other, one), whose in self._claimed_gpus.items()
                 if other == meter and (gpu in ("", one) or not one)
             ]
             if taken:
@@ -86,25 +86,25 @@ class Footprints:
                     (*path, "energy", "power"), f"these GPUs are metered for '{taken[0]}' already; name which are whose"
                 )
                 return
-        self._metered |= {(meter, gpu): name for gpu in sensors.gpus or ("",)}
+        self._claimed_gpus |= {(meter, gpu): name for gpu in sensors.gpus or ("",)}
 
-    def _region(self, reader: Reader, doc: schema.Deployment, path: Path) -> CloudRegion | None:
+    def _cloud_region(self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> CloudRegion | None:
         if doc.cloud_region is None:
             return None
         found = self._regions.get(doc.cloud_region)
         if found is None:
             reader.complain(
                 (*path, "cloud_region"),
-                f"unknown cloud region '{doc.cloud_region}'{meant(doc.cloud_region, self._regions)}; write it like gcp/europe-west1",
+                f"unknown cloud region '{doc.cloud_region}'{did_you_mean(doc.cloud_region, self._regions)}; write it like gcp/europe-west1",
             )
         return found
 
-    def _profile(
-        self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None
+    def _energy_profile(
+        self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
     ) -> catalog.EnergyProfile | None:
         """What is known of weights and machine."""
-        given = doc.energy or schema.Energy()
-        sizes = self._sizes(reader, doc, given, path)
+        given = doc.energy or schema.ModelEnergyConfig()
+        sizes = self._param_counts(reader, doc, given, path)
         if sizes is None:
             return None
         active, total, source = sizes
@@ -114,7 +114,7 @@ class Footprints:
             active_params_b=active,
             total_params_b=total,
             bytes_per_param=float(bits) / 8,
-            hardware=given.hardware or energy.UNDECLARED,
+            hardware=given.hardware or energy.DEFAULT_HARDWARE,
             hardware_factor=float(given.hardware_factor),
             gpus=given.gpus,
             engine=given.engine or "",
@@ -124,8 +124,8 @@ class Footprints:
             source=source,
         )
 
-    def _sizes(
-        self, reader: Reader, doc: schema.Deployment, given: schema.Energy, path: Path
+    def _param_counts(
+        self, reader: ConfigReader, doc: schema.DeploymentConfig, given: schema.ModelEnergyConfig, path: YamlPath
     ) -> tuple[float, float, str] | None:
         """(active, total, source), in 1e9: the file, else the model's card, else (if it is asked for) EcoLogits' registry."""
         if given.active_params_b is not None:
@@ -146,23 +146,27 @@ class Footprints:
             reader.note(path, f"the weights of '{doc.model}' are a guess of EcoLogits' registry: {guess.warning}")
         return guess.active_params_b, guess.total_params_b, "ecologits"
 
-    def _annual(self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None) -> Intensity:
+    def _annual_intensity(
+        self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
+    ) -> CarbonIntensity:
         """The intensity without any feed, and the market-based one beside it."""
         override = float(doc.grams_co2e_per_kwh) if doc.grams_co2e_per_kwh is not None else None
-        found = intensity.annual(doc.zone, doc.cloud_region or "", override, self._tables)
+        found = intensity.annual_intensity(doc.zone, doc.cloud_region or "", override, self._tables)
         if doc.zone is not None and found.method == "world":
             zones = [zone for name, table in self._tables.items() if name != "cloud_region" for zone in table]
             reader.complain(
                 (*path, "zone"),
-                f"unknown grid zone '{doc.zone}'{meant(doc.zone, zones)}; use ISO alpha-3 like USA or FRA",
+                f"unknown grid zone '{doc.zone}'{did_you_mean(doc.zone, zones)}; use ISO alpha-3 like USA or FRA",
             )
         if doc.market_grams_co2e_per_kwh is not None:
             return replace(found, market_grams_per_kwh=float(doc.market_grams_co2e_per_kwh))
-        if region is not None and region.carbon_free is not None:
-            return replace(found, market_grams_per_kwh=region.grams_per_kwh * (1 - region.carbon_free))
+        if region is not None and region.carbon_free_share is not None:
+            return replace(found, market_grams_per_kwh=region.grams_per_kwh * (1 - region.carbon_free_share))
         return found
 
-    def _zones(self, reader: Reader, doc: schema.Deployment, path: Path, region: CloudRegion | None) -> dict[str, str]:
+    def _feed_zones(
+        self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
+    ) -> dict[str, str]:
         """What the deployment's grid is called at each feed that the file has."""
         given = {name: zone for name, zone in doc.feeds.model_dump().items() if zone is not None}
         if doc.feeds.uk is not None and doc.feeds.uk not in intensity_uk.ZONES:
@@ -172,12 +176,12 @@ class Footprints:
         for name in given:
             if getattr(self._feeds, name) is None:
                 reader.complain((*path, "feeds", name), f"there is no feed '{name}'; add it under 'feeds'")
-        if region is not None and region.electricity_maps and self._feeds.electricity_maps is not None:
-            given.setdefault("electricity_maps", region.electricity_maps)
+        if region is not None and region.electricity_maps_zone and self._feeds.electricity_maps is not None:
+            given.setdefault("electricity_maps", region.electricity_maps_zone)
         return given
 
 
-def _pue(given: schema.Energy, region: CloudRegion | None) -> tuple[float, float, float]:
+def _pue(given: schema.ModelEnergyConfig, region: CloudRegion | None) -> tuple[float, float, float]:
     """The operator's, the cloud region's, or the prior."""
     pue = float(given.pue) if given.pue is not None else region.pue if region is not None else None
     if pue is None:
@@ -185,15 +189,15 @@ def _pue(given: schema.Energy, region: CloudRegion | None) -> tuple[float, float
     return max(1.0, pue - _PUE_ERROR), pue, pue + _PUE_ERROR
 
 
-def _sensors(reader: Reader, doc: schema.Deployment, path: Path) -> catalog.Sensors:
+def _sensors(reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> catalog.Sensors:
     """What can be asked about the machine."""
-    given = doc.energy or schema.Energy()
+    given = doc.energy or schema.ModelEnergyConfig()
     if given.concurrency is not None and (given.metrics_url or given.infer_concurrency):
         reader.complain(
             (*path, "energy", "concurrency"),
             "'concurrency' is declared; leave 'metrics_url' and 'infer_concurrency' out",
         )
-    power = given.power or schema.Power()
+    power = given.power or schema.PowerMeterConfig()
     if given.power is not None and (power.dcgm_url is not None) == power.nvml:
         reader.complain((*path, "energy", "power"), "give exactly one of 'dcgm_url' or 'nvml: true'")
     return catalog.Sensors(

@@ -11,38 +11,38 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..values import catalog
-from ..values.budget import SessionCaps, tighter
+from ..values.budget import SessionCaps, tightest_caps
 from ..values.errors import ConfigError
 from ..values.request import Caller
-from ..values.snapshot import Webhook, World
+from ..values.snapshot import Snapshot, Webhook
 from . import schema
-from .budgets import budgets as budgets_of
-from .budgets import caps as caps_of
-from .deployments import changes as changes_of
-from .deployments import deployments as deployments_of
-from .energy import feeds as feeds_of
-from .energy import green as green_of
-from .quality import cascade as cascade_of
-from .quality import learning as learning_of
-from .quality import quality as quality_of
-from .quality import roles as roles_of
-from .reader import Reader, meant
-from .sessions import fields as fields_of
-from .sessions import loops as loops_of
-from .yaml_tree import Path, read
+from .budgets import budgets_of as budgets_of
+from .budgets import session_caps_of as caps_of
+from .deployments import deployments_of as deployments_of
+from .deployments import price_changes_at as changes_of
+from .energy import energy_policy_of as green_of
+from .energy import feeds_of as feeds_of
+from .quality import cascade_of as cascade_of
+from .quality import learning_of as learning_of
+from .quality import quality_policy_of as quality_of
+from .quality import roles_of as roles_of
+from .reader import ConfigReader, did_you_mean
+from .sessions import loop_policy_of as loops_of
+from .sessions import session_fields_of as fields_of
+from .yaml_tree import YamlPath, parse_yaml
 
 # Ceilings of the small and the medium tier where the file has none. Learned: on the public test files 0.25 sends 38 % of the
 # prompts to the frontier and keeps 90 % of its quality, 0.20 sends 59 % and keeps 95 % (docs/routing.md). Transparent:
 # set by hand, like its weights.
-_CEILINGS = {"learned": (0.25, 0.35), "transparent": (0.45, 0.70)}
+_TIER_CEILINGS_DEFAULT = {"learned": (0.25, 0.35), "transparent": (0.45, 0.70)}
 _OPEN_CALLER = Caller(key="anonymous", team="default")
 # Leaving out what does not fit can uncover what then is missing; a few rounds reach the end of it.
-_PRUNINGS_MAX = 8
+_VALIDATION_ROUNDS_MAX = 8
 
 
 def load(
     path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
-) -> tuple[World, list[str]]:
+) -> tuple[Snapshot, list[str]]:
     """Read a file; gives the World at `now` (seconds since the epoch; None: the machine's time) and notes on what works
     but may surprise. Raises ConfigError with all complaints."""
     try:
@@ -54,38 +54,38 @@ def load(
 
 def parse(
     text: str, name: str, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
-) -> tuple[World, list[str]]:
+) -> tuple[Snapshot, list[str]]:
     """Like `load`, from text."""
-    reader = Reader(name=name, tree=read(text), env=env, need_secrets=need_secrets)
+    reader = ConfigReader(name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets)
     reader.complaints += reader.tree.complaints
-    _references(reader)
-    document = _document(reader) if reader.tree.data is not None or not reader.complaints else None
-    world = _world(reader, document, text, time.time() if now is None else now) if document else None
-    if reader.complaints or world is None:
+    _check_references(reader)
+    document = _validate(reader) if reader.tree.data is not None or not reader.complaints else None
+    snapshot = _snapshot(reader, document, text, time.time() if now is None else now) if document else None
+    if reader.complaints or snapshot is None:
         ordered = sorted(set(reader.complaints))
         raise ConfigError([f"{name}:{line}:{column}: {sentence}" for line, column, sentence in ordered])
-    return world, reader.notes
+    return snapshot, reader.notes
 
 
-def _document(reader: Reader) -> schema.Document | None:
+def _validate(reader: ConfigReader) -> schema.RoutingConfig | None:
     """The file in its shape. What does not fit is complained about and left out, so that the rest is checked as well."""
     data = copy.deepcopy(reader.tree.data)
-    for attempt in range(_PRUNINGS_MAX):
+    for attempt in range(_VALIDATION_ROUNDS_MAX):
         try:
-            return schema.Document.model_validate(data)
+            return schema.RoutingConfig.model_validate(data)
         except ValidationError as error:
             if attempt == 0:
-                _explain(reader, error)
+                _complain_about(reader, error)
             problems = error.errors(include_url=False, include_context=False, include_input=False)
         for problem in sorted(problems, key=lambda one: len(one["loc"]), reverse=True):
-            path: Path = tuple(part for part in problem["loc"] if part != "[key]")
+            path: YamlPath = tuple(part for part in problem["loc"] if part != "[key]")
             if not path or not isinstance(data, dict):
                 return None
-            _drop(data, path[:-1] if problem["type"] == "missing" else path)
+            _remove(data, path[:-1] if problem["type"] == "missing" else path)
     return None
 
 
-def _drop(data: Any, path: Path) -> None:
+def _remove(data: Any, path: YamlPath) -> None:
     """Take one place out of the document."""
     for part in path[:-1]:
         try:
@@ -98,54 +98,54 @@ def _drop(data: Any, path: Path) -> None:
         del data[path[-1]]
 
 
-def _explain(reader: Reader, error: ValidationError) -> None:
+def _complain_about(reader: ConfigReader, error: ValidationError) -> None:
     """pydantic's errors in our words, at their place in the file."""
     for problem in error.errors(include_url=False, include_context=True):
-        path: Path = tuple(part for part in problem["loc"] if part != "[key]")
+        path: YamlPath = tuple(part for part in problem["loc"] if part != "[key]")
         last = str(path[-1]) if path else "document"
         kind, context = problem["type"], problem.get("ctx", {})
         if kind == "missing":
             reader.complain(path[:-1], f"'{last}' is missing; add it here")
         elif kind == "extra_forbidden":
-            reader.complain(path, f"unknown key '{last}'{meant(last, _field_names())}", at_key=True)
+            reader.complain(path, f"unknown key '{last}'{did_you_mean(last, _field_names())}", at_key=True)
         elif kind == "literal_error":
-            reader.complain(path, f"'{last}' must be {context.get('expected')}, not {_shown(problem['input'])}")
+            reader.complain(path, f"'{last}' must be {context.get('expected')}, not {_quoted(problem['input'])}")
         elif kind == "bool_type":
-            reader.complain(path, f"'{last}' must be true or false, not {_shown(problem['input'])}")
+            reader.complain(path, f"'{last}' must be true or false, not {_quoted(problem['input'])}")
         elif kind == "string_type":
-            reader.complain(path, f"'{last}' must be text, not {_shown(problem['input'])}; put it in quotes")
+            reader.complain(path, f"'{last}' must be text, not {_quoted(problem['input'])}; put it in quotes")
         elif kind == "string_pattern_mismatch":
             reader.complain(
-                path, f"{_shown(problem['input'])} does not fit here; it must match {context.get('pattern')}"
+                path, f"{_quoted(problem['input'])} does not fit here; it must match {context.get('pattern')}"
             )
         elif kind in ("model_type", "dict_type"):
-            reader.complain(path, f"'{last}' must be a mapping (key: value), not {_shown(problem['input'])}")
+            reader.complain(path, f"'{last}' must be a mapping (key: value), not {_quoted(problem['input'])}")
         elif kind == "value_error":
-            reader.complain(path, f"'{last}' {context.get('error')}, not {_shown(problem['input'])}")
+            reader.complain(path, f"'{last}' {context.get('error')}, not {_quoted(problem['input'])}")
         else:
             reader.complain(path, f"'{last}' is wrong: {problem['msg'][0].lower()}{problem['msg'][1:]}")
 
 
-def _references(reader: Reader) -> None:
+def _check_references(reader: ConfigReader) -> None:
     """Names that point to nothing, looked up in the file as it stands, so that other mistakes do not hide them."""
-    providers, deployments = reader.section("providers"), reader.section("deployments")
+    providers, deployments = reader.raw_section("providers"), reader.raw_section("deployments")
     for name, doc in deployments.items():
         provider = doc.get("provider") if isinstance(doc, dict) else None
         if isinstance(provider, str) and provider not in providers:
             reader.complain(
-                ("deployments", name, "provider"), f"unknown provider '{provider}'{meant(provider, providers)}"
+                ("deployments", name, "provider"), f"unknown provider '{provider}'{did_you_mean(provider, providers)}"
             )
-    for name, doc in reader.section("routes").items():
+    for name, doc in reader.raw_section("routes").items():
         candidates = doc.get("candidates") if isinstance(doc, dict) else None
         for number, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
             if isinstance(candidate, str) and candidate not in deployments:
                 reader.complain(
                     ("routes", name, "candidates", number),
-                    f"unknown deployment '{candidate}'{meant(candidate, deployments)}",
+                    f"unknown deployment '{candidate}'{did_you_mean(candidate, deployments)}",
                 )
 
 
-def _world(reader: Reader, document: schema.Document, text: str, now: float) -> World:
+def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, now: float) -> Snapshot:
     deployments = deployments_of(reader, document, now)
     changes = changes_of(document)
     passed = sum(1 for at in changes if at <= now)
@@ -161,27 +161,27 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
     if document.quality.keep is not None and document.classifier == "transparent":
         reader.complain(("quality", "keep"), "floors are fitted to the learned classifier; leave 'classifier' out")
     caps = caps_of(reader, document.sessions.caps, document.sessions.each, ("sessions",))
-    return World(
+    return Snapshot(
         # A price that has taken effect makes another configuration of the same file.
         generation=hashlib.sha256((text + f"#{passed}" * bool(passed)).encode()).hexdigest()[:12],
-        changes_at=next((at for at in changes if at > now), None),
+        next_price_change_at=next((at for at in changes if at > now), None),
         deployments=deployments,
         routes=_routes(reader, document, deployments),
         task_types=task_types,
         budgets=budgets_of(reader, document, open_caller=_OPEN_CALLER),
-        caps=caps,
+        default_caps=caps,
         key_caps=_key_caps(reader, document, caps),
-        loops=loops_of(reader, document.loops, reader.section("routes"), reader.section("task_types")),
-        policy=_policy(reader, document),
-        green=green_of(reader, document.energy, document.task_types),
-        feeds=feeds_of(reader, document),
-        quality=quality_of(reader, document.quality, document.task_types),
+        loop_policy=loops_of(reader, document.loops, reader.raw_section("routes"), reader.raw_section("task_types")),
+        routing_policy=_tier_policy(reader, document),
+        energy_policy=green_of(reader, document.energy, document.task_types),
+        grid_feeds=feeds_of(reader, document),
+        quality_policy=quality_of(reader, document.quality, document.task_types),
         classifier=document.classifier,
         cascade=cascade_of(document.cascade),
         learning=learning_of(reader, document.learning, document.routes),
         roles=roles_of(reader, document.roles, document.task_types),
         callers=_callers(reader, document),
-        open_caller=_OPEN_CALLER if document.access == "open" else None,
+        anonymous_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),
         session_fields=fields_of(reader, document.sessions.body_fields),
         agent_headers=tuple(header.lower() for header in document.sessions.agent_headers),
@@ -192,16 +192,16 @@ def _world(reader: Reader, document: schema.Document, text: str, now: float) -> 
     )
 
 
-def _key_caps(reader: Reader, document: schema.Document, caps: SessionCaps) -> dict[str, SessionCaps]:
+def _key_caps(reader: ConfigReader, document: schema.RoutingConfig, caps: SessionCaps) -> dict[str, SessionCaps]:
     """Per key, what its sessions may take, where that is less than others'."""
     found = {}
     for place, key in enumerate(document.keys):
-        if key.caps != schema.Caps():
-            found[key.id] = tighter(caps, caps_of(reader, key.caps, None, ("keys", place)))
+        if key.caps != schema.SessionTreeCapsConfig():
+            found[key.id] = tightest_caps(caps, caps_of(reader, key.caps, None, ("keys", place)))
     return found
 
 
-def _callers(reader: Reader, document: schema.Document) -> dict[bytes, Caller]:
+def _callers(reader: ConfigReader, document: schema.RoutingConfig) -> dict[bytes, Caller]:
     callers: dict[bytes, Caller] = {}
     orgs: dict[str, str] = {}
     if document.access == "keys" and not document.keys:
@@ -226,7 +226,7 @@ def _callers(reader: Reader, document: schema.Document) -> dict[bytes, Caller]:
 
 
 def _routes(
-    reader: Reader, document: schema.Document, deployments: Mapping[str, catalog.Deployment]
+    reader: ConfigReader, document: schema.RoutingConfig, deployments: Mapping[str, catalog.Deployment]
 ) -> dict[str, catalog.Route]:
     routes = {}
     for name, doc in document.routes.items():
@@ -238,23 +238,23 @@ def _routes(
             routes[name] = catalog.Route(
                 name=name,
                 candidates=candidates,
-                auto=doc.auto,
+                is_auto=doc.auto,
                 # What serves only work that can wait is no measure for the rest.
-                reference=max(candidates, key=lambda one: (not one.batch, one.tier)),
-                roomiest_tokens=max(deployment.context_tokens for deployment in candidates),
+                reference=max(candidates, key=lambda one: (not one.is_batch, one.tier)),
+                context_tokens_max=max(deployment.context_tokens_max for deployment in candidates),
             )
     return routes
 
 
-def _webhook(reader: Reader, doc: schema.Webhook | None) -> Webhook | None:
+def _webhook(reader: ConfigReader, doc: schema.WebhookConfig | None) -> Webhook | None:
     if doc is None:
         return None
     secret = reader.secret(doc.secret, ("notify", "webhook", "secret")) if doc.secret is not None else None
     return Webhook(url=doc.url, secret=secret)
 
 
-def _policy(reader: Reader, document: schema.Document) -> catalog.Policy:
-    tiers, (small, medium) = document.tiers, _CEILINGS[document.classifier]
+def _tier_policy(reader: ConfigReader, document: schema.RoutingConfig) -> catalog.RoutingPolicy:
+    tiers, (small, medium) = document.tiers, _TIER_CEILINGS_DEFAULT[document.classifier]
     if tiers.small is not None:
         small = float(tiers.small.max_complexity)
         medium = max(small, medium)
@@ -263,7 +263,7 @@ def _policy(reader: Reader, document: schema.Document) -> catalog.Policy:
         small = min(small, medium) if tiers.small is None else small
     if small > medium:
         reader.complain(("tiers", "small", "max_complexity"), "the small tier's ceiling is above the medium tier's")
-    return catalog.Policy(
+    return catalog.RoutingPolicy(
         tier_ceilings={
             catalog.Tier.small: small,
             catalog.Tier.medium: medium,
@@ -273,7 +273,7 @@ def _policy(reader: Reader, document: schema.Document) -> catalog.Policy:
     )
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     text = repr(str(value) if isinstance(value, Decimal) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -3,18 +3,20 @@
 from collections.abc import Collection, Mapping
 
 from ..values.catalog import Tier
-from ..values.quality import OTHER, Cascade, Learning, Quality, QualityPolicy, Role, Shadow
+from ..values.quality import OTHER_TASK_TYPE, Cascade, Learning, QualityPolicy, QualityTarget, Role, ShadowSampling
 from . import schema
-from .reader import Reader, nusd
-from .yaml_tree import Path
+from .reader import ConfigReader, to_nusd
+from .yaml_tree import YamlPath
 
 
-def quality(reader: Reader, doc: schema.QualityRules, task_types: Collection[str]) -> QualityPolicy:
+def quality_policy_of(
+    reader: ConfigReader, doc: schema.QualityRulesConfig, task_types: Collection[str]
+) -> QualityPolicy:
     """The floor or the share by task type."""
-    by_task_type: dict[str, Quality] = {}
+    by_task_type: dict[str, QualityTarget] = {}
     for place, rule in enumerate(doc.rules):
-        path: Path = ("quality", "rules", place)
-        if rule.task_type not in {*task_types, OTHER}:
+        path: YamlPath = ("quality", "rules", place)
+        if rule.task_type not in {*task_types, OTHER_TASK_TYPE}:
             reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
         if rule.task_type in by_task_type:
             reader.complain((*path, "task_type"), f"task type '{rule.task_type}' has a rule above")
@@ -25,13 +27,13 @@ def quality(reader: Reader, doc: schema.QualityRules, task_types: Collection[str
         elif rule.keep is not None:
             said["frontier_share"] = None
         said.pop("task_type", None)
-        by_task_type[rule.task_type] = _asked(
-            reader, schema.Quality.model_construct(**said), path, rule.model_fields_set
+        by_task_type[rule.task_type] = _quality(
+            reader, schema.QualityConfig.model_construct(**said), path, rule.model_fields_set
         )
-    return QualityPolicy(default=_asked(reader, doc, ("quality",), doc.model_fields_set), by_task_type=by_task_type)
+    return QualityPolicy(default=_quality(reader, doc, ("quality",), doc.model_fields_set), by_task_type=by_task_type)
 
 
-def _asked(reader: Reader, doc: schema.Quality, path: Path, said: Collection[str]) -> Quality:
+def _quality(reader: ConfigReader, doc: schema.QualityConfig, path: YamlPath, said: Collection[str]) -> QualityTarget:
     """What is asked; of contradictions those count that are `said` here."""
     if doc.keep is not None and doc.frontier_share is not None:
         reader.complain(
@@ -39,7 +41,7 @@ def _asked(reader: Reader, doc: schema.Quality, path: Path, said: Collection[str
         )
     if "fallback_share" in said and doc.fallback != "share":
         reader.complain((*path, "fallback_share"), "'fallback_share' counts with 'fallback: share' only")
-    return Quality(
+    return QualityTarget(
         keep=float(doc.keep) if doc.keep is not None else None,
         confidence=float(doc.confidence),
         fallback_share=float(doc.fallback_share) if doc.fallback == "share" else None,
@@ -47,24 +49,24 @@ def _asked(reader: Reader, doc: schema.Quality, path: Path, said: Collection[str
     )
 
 
-def cascade(doc: schema.Cascade) -> Cascade:
+def cascade_of(doc: schema.CascadeConfig) -> Cascade:
     """Whether small answers are looked at, and the next tier asked if they look doubtful."""
-    return Cascade(on=doc.mode == "enforce", escalates=float(doc.escalates))
+    return Cascade(is_enabled=doc.mode == "enforce", escalation_share_prior=float(doc.escalates))
 
 
-def learning(reader: Reader, doc: schema.Learning, routes: Mapping[str, object]) -> Learning:
+def learning_of(reader: ConfigReader, doc: schema.LearningConfig, routes: Mapping[str, object]) -> Learning:
     """How labels are collected."""
-    path: Path = ("learning", "shadow")
+    path: YamlPath = ("learning", "shadow")
     shadow = doc.shadow
     if shadow.share and shadow.judge is None:
         reader.complain(path, "'judge' is missing: name the route that compares the answers")
     if shadow.judge is not None and shadow.judge not in routes:
         reader.complain((*path, "judge"), f"there is no route '{shadow.judge}'")
     return Learning(
-        shadow=Shadow(
+        shadow_sampling=ShadowSampling(
             share=float(shadow.share),
             judge=shadow.judge or "",
-            nusd_per_day=nusd(reader, shadow.usd_per_day, (*path, "usd_per_day")),
+            nusd_per_day_max=to_nusd(reader, shadow.usd_per_day, (*path, "usd_per_day")),
         ),
         keep_content=doc.keep_content,
         labels_max=doc.labels_max,
@@ -72,14 +74,14 @@ def learning(reader: Reader, doc: schema.Learning, routes: Mapping[str, object])
     )
 
 
-def roles(reader: Reader, docs: list[schema.Role], task_types: Collection[str]) -> tuple[Role, ...]:
+def roles_of(reader: ConfigReader, docs: list[schema.RoleConfig], task_types: Collection[str]) -> tuple[Role, ...]:
     """The parts that agents play, in the order in which they are tried."""
     found: list[Role] = []
     for place, doc in enumerate(docs):
-        path: Path = ("roles", place)
+        path: YamlPath = ("roles", place)
         if any(role.name == doc.name for role in found):
             reader.complain((*path, "name"), f"role '{doc.name}' is given twice")
-        if doc.task_type is not None and doc.task_type not in {*task_types, OTHER}:
+        if doc.task_type is not None and doc.task_type not in {*task_types, OTHER_TASK_TYPE}:
             reader.complain((*path, "task_type"), f"there is no task type '{doc.task_type}'")
         for at, word in enumerate(doc.words):
             if not word.replace("_", "a").isalnum():

@@ -9,41 +9,41 @@ from typing import Any
 
 from ..values.units import usd_to_nusd
 from . import schema
-from .yaml_tree import Path, Tree
+from .yaml_tree import YamlPath, YamlTree
 
 
 @dataclass(slots=True)
-class Reader:
+class ConfigReader:
     """One file being read: its tree, and what was found wrong with it so far."""
 
     name: str
-    tree: Tree
+    tree: YamlTree
     env: Mapping[str, str]
     need_secrets: bool
     complaints: list[tuple[int, int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def complain(self, path: Path, sentence: str, *, at_key: bool = False) -> None:
+    def complain(self, path: YamlPath, sentence: str, *, at_key: bool = False) -> None:
         """Remember a mistake at `path`."""
-        place = self.tree.keys.get(path) if at_key else None
-        self.complaints.append((*(place or self.tree.place(path)), sentence))
+        place = self.tree.key_positions.get(path) if at_key else None
+        self.complaints.append((*(place or self.tree.position(path)), sentence))
 
-    def section(self, name: str) -> dict[str, Any]:
+    def raw_section(self, name: str) -> dict[str, Any]:
         """A section of the file as it stands, right or wrong in its details."""
         found = self.tree.data.get(name) if isinstance(self.tree.data, dict) else None
         return found if isinstance(found, dict) else {}
 
-    def note(self, path: Path, sentence: str) -> None:
+    def note(self, path: YamlPath, sentence: str) -> None:
         """Remember something worth saying that is no mistake."""
-        line, column = self.tree.place(path)
+        line, column = self.tree.position(path)
         self.notes.append(f"{self.name}:{line}:{column}: {sentence}")
 
-    def secret(self, ref: schema.SecretRef, path: Path) -> str | None:
+    def secret(self, ref: schema.SecretRefConfig, path: YamlPath) -> str | None:
         """What a reference points to. Never part of a message."""
         if (ref.env is None) == (ref.file is None):
             self.complain(path, "give exactly one of {env: NAME} or {file: path}")
             return None
-        value = self.env.get(ref.env) if ref.env is not None else _file(ref.file or "")
+        value = self.env.get(ref.env) if ref.env is not None else _read_file(ref.file or "")
         if value:
             return value
         what = (
@@ -56,7 +56,7 @@ class Reader:
         return None
 
 
-def nusd(reader: Reader, usd: Decimal, path: Path) -> int:
+def to_nusd(reader: ConfigReader, usd: Decimal, path: YamlPath) -> int:
     """Dollars in nUSD; complains about what is finer."""
     try:
         return usd_to_nusd(usd)
@@ -65,13 +65,13 @@ def nusd(reader: Reader, usd: Decimal, path: Path) -> int:
         return 0
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence that names what was probably meant."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _file(path: str) -> str | None:
+def _read_file(path: str) -> str | None:
     try:
         return FilePath(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

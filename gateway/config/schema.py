@@ -29,18 +29,18 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:
 RouteName = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@-]{0,126}\*?)$")]
 
 
-class _Strict(BaseModel):
+class _StrictConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SecretRef(_Strict):
+class SecretRefConfig(_StrictConfig):
     """A secret by reference, never literal: an environment variable or a file."""
 
     env: str | None = None
     file: str | None = None
 
 
-class SessionCaps(_Strict):
+class SessionCapsConfig(_StrictConfig):
     """What a session may take: calls, dollars, tokens (input and output), watt-hours."""
 
     calls: Count | None = None
@@ -49,7 +49,7 @@ class SessionCaps(_Strict):
     wh: NotNegative | None = None
 
 
-class Caps(SessionCaps):
+class SessionTreeCapsConfig(SessionCapsConfig):
     """What a session may take with all that it starts; minutes of wall clock, how deep its tree may be (1: no sub-agents
     of sub-agents), and how many sub-agents it may have."""
 
@@ -58,32 +58,32 @@ class Caps(SessionCaps):
     sub_agents: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 
-class Key(_Strict):
+class KeyConfig(_StrictConfig):
     """A key that callers show, the team that pays, and the organisation that the team belongs to: budgets of different
     organisations know nothing of each other. `caps` are tighter ones for its sessions."""
 
     id: Name
     team: Name
     org: Name = "default"
-    secret: SecretRef
-    caps: Caps = Caps()
+    secret: SecretRefConfig
+    caps: SessionTreeCapsConfig = SessionTreeCapsConfig()
 
 
-class Provider(_Strict):
+class ProviderConfig(_StrictConfig):
     """An API and its account. `speaks` says which of OpenAI's dialects a server has; without it `responses` is tried and
     its absence remembered. `options` and `secrets` are litellm's own parameters (regions, cloud credentials)."""
 
     dialect: Literal["openai", "anthropic", "litellm"] = "openai"
     base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")] | None = None
-    api_key: SecretRef | None = None
+    api_key: SecretRefConfig | None = None
     speaks: Annotated[list[Literal["chat", "responses", "embeddings", "completions"]], Field(min_length=1)] | None = (
         None
     )
     options: dict[str, str | int | bool] = {}
-    secrets: dict[str, SecretRef] = {}
+    secrets: dict[str, SecretRefConfig] = {}
 
 
-class Rates(_Strict):
+class RatesConfig(_StrictConfig):
     """US dollars per million tokens."""
 
     input: NotNegative
@@ -94,19 +94,19 @@ class Rates(_Strict):
     reasoning: NotNegative | None = None
 
 
-class Step(Rates):
+class PriceStepConfig(RatesConfig):
     """Rates for requests with strictly more input tokens than this."""
 
     above_input_tokens: Count
 
 
-class Price(Rates):
+class PriceConfig(RatesConfig):
     """A price sheet; `steps` are long-context thresholds."""
 
-    steps: list[Step] = []
+    steps: list[PriceStepConfig] = []
 
 
-class PriceChange(Price):
+class PriceChangeConfig(PriceConfig):
     """A price sheet that replaces the one before from this day on (00:00 UTC)."""
 
     effective: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
@@ -115,7 +115,7 @@ class PriceChange(Price):
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$")]
 
 
-class Power(_Strict):
+class PowerMeterConfig(_StrictConfig):
     """A meter of the GPUs behind a deployment: `dcgm_url` is a DCGM exporter's /metrics, `nvml` reads this machine's own. `gpus`
     are those that serve it (indices or UUIDs; all, if none is named), `idle_watts` what they take together with the model
     loaded and nobody asking: that part is exported as idle, the rest is shared among the requests."""
@@ -126,7 +126,7 @@ class Power(_Strict):
     idle_watts: Annotated[Number, Field(ge=0, le=1_000_000)] = Decimal(0)
 
 
-class Energy(_Strict):
+class ModelEnergyConfig(_StrictConfig):
     """What is known about the weights and the machine; billions of parameters (without them: the model's card, if it is known).
     `concurrency` is how many sequences a replica serves together, the dominant unknown: declared, or read from a vLLM or
     SGLang server's `metrics_url`, or with `infer_concurrency` from the time between tokens (not where tokens are drafted
@@ -144,10 +144,10 @@ class Energy(_Strict):
     engine: Literal["2024", "2025"] | None = None
     gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     pue: Annotated[Number, Field(ge=1, le=3)] | None = None
-    power: Power | None = None
+    power: PowerMeterConfig | None = None
 
 
-class Timeouts(_Strict):
+class TimeoutsConfig(_StrictConfig):
     """Seconds."""
 
     connect: Positive = Decimal(5)
@@ -159,7 +159,7 @@ class Timeouts(_Strict):
 FeedZone = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class ZonesAtFeeds(_Strict):
+class FeedZonesConfig(_StrictConfig):
     """What the deployment's grid is called at each live feed: a zone (DE), a region (CAISO_NORTH), GB or the number of a British
     region."""
 
@@ -168,7 +168,7 @@ class ZonesAtFeeds(_Strict):
     uk: FeedZone | None = None
 
 
-class Deployment(_Strict):
+class DeploymentConfig(_StrictConfig):
     """Provider x model x region: the thing that is dialled. Its grid: `zone` (FRA, USA-oregon) or `cloud_region`
     (gcp/europe-west1), `grams_co2e_per_kwh` where you know better, `feeds` for live values; `market_grams_co2e_per_kwh` is what
     your or the provider's contracts say, reported apart. `batch`: for work that can wait, and for no other."""
@@ -176,13 +176,13 @@ class Deployment(_Strict):
     provider: Name
     model: ModelName
     tier: Literal["small", "medium", "frontier"]
-    price: Price | None = None
-    price_changes: list[PriceChange] = []
+    price: PriceConfig | None = None
+    price_changes: list[PriceChangeConfig] = []
     price_list: str | None = None
-    energy: Energy | None = None
+    energy: ModelEnergyConfig | None = None
     zone: str | None = None
     cloud_region: str | None = None
-    feeds: ZonesAtFeeds = ZonesAtFeeds()
+    feeds: FeedZonesConfig = FeedZonesConfig()
     grams_co2e_per_kwh: Annotated[Number, Field(ge=0, le=2000)] | None = None
     market_grams_co2e_per_kwh: Annotated[Number, Field(ge=0, le=2000)] | None = None
     batch: bool = False
@@ -194,17 +194,17 @@ class Deployment(_Strict):
     reasoning: bool | None = None
     adaptive_thinking: bool | None = None
     stream_usage: bool = True
-    timeouts: Timeouts = Timeouts()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
 
 
-class Route(_Strict):
+class RouteConfig(_StrictConfig):
     """A public model name. `auto: true` picks the tier by complexity; otherwise candidates are tried in order."""
 
     candidates: Annotated[list[Name], Field(min_length=1)]
     auto: bool = False
 
 
-class TaskType(_Strict):
+class TaskTypeConfig(_StrictConfig):
     """How to recognise a kind of work, and how much harder (or easier) it is than it looks, in log-odds."""
 
     words: list[str] = []
@@ -212,21 +212,21 @@ class TaskType(_Strict):
     complexity_shift: Annotated[Number, Field(ge=-10, le=10)] = Decimal(0)
 
 
-class Ceiling(_Strict):
+class TierCeilingConfig(_StrictConfig):
     """The highest complexity that this tier may serve."""
 
     max_complexity: Share
 
 
-class Tiers(_Strict):
+class TiersConfig(_StrictConfig):
     """Thresholds of `auto` routes where no `quality` is asked for; the frontier takes the rest. Without them: 0.25 and 0.35
     with the learned classifier (docs/routing.md has what that keeps), 0.45 and 0.70 with the transparent one."""
 
-    small: Ceiling | None = None
-    medium: Ceiling | None = None
+    small: TierCeilingConfig | None = None
+    medium: TierCeilingConfig | None = None
 
 
-class Scope(_Strict):
+class ScopeConfig(_StrictConfig):
     """Which requests a budget covers; "*" gives every value its own account. Session means the whole tree under the
     session that was started first; user is whom the caller names (nobody named: an account of its own)."""
 
@@ -243,7 +243,7 @@ class Scope(_Strict):
     provider: str | None = None
 
 
-class Limit(_Strict):
+class LimitConfig(_StrictConfig):
     """Exactly one of dollars, tokens (input and output), calls, watt-hours or grams of CO2e."""
 
     usd: NotNegative | None = None
@@ -256,39 +256,39 @@ class Limit(_Strict):
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
-class Downgrade(_Strict):
+class DowngradeConfig(_StrictConfig):
     """From this percentage on only tiers up to `to` may book, where the request has such a candidate."""
 
     at: Percent
     to: Literal["small", "medium"] = "small"
 
 
-class Shrink(_Strict):
+class ShrinkConfig(_StrictConfig):
     """From this percentage on output limits are lowered to what keeps below it, and to no less than this."""
 
     at: Percent = 100
     min_output_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 256
 
 
-class Queue(_Strict):
+class QueueConfig(_StrictConfig):
     """A call that would pass this percentage waits so long for room; then the limit itself decides."""
 
     at: Percent = 100
     seconds: Annotated[Number, Field(gt=0, le=300)]
 
 
-class Stages(_Strict):
+class StagesConfig(_StrictConfig):
     """What happens on the way to the limit, in percent of it. `notify`: webhook, event and metric when so much is spent.
     `refuse`: nothing is booked beyond it."""
 
     notify: list[Percent] = []
-    downgrade: Downgrade | None = None
-    shrink: Shrink | None = None
-    queue: Queue | None = None
+    downgrade: DowngradeConfig | None = None
+    shrink: ShrinkConfig | None = None
+    queue: QueueConfig | None = None
     refuse: Percent = 100
 
 
-class Budget(_Strict):
+class BudgetConfig(_StrictConfig):
     """A hard limit for a scope and a window; calendar windows follow `timezone`, `rolling-24h` looks back from now (m, h
     or d), `session` lasts as long as a session's tree.
 
@@ -297,13 +297,13 @@ class Budget(_Strict):
     down. `mode: shadow` counts and notifies, and refuses nothing. `contact` tells the agent how to ask for more.
     """
 
-    scope: Scope = Scope()
-    limit: Limit
+    scope: ScopeConfig = ScopeConfig()
+    limit: LimitConfig
     window: Annotated[
         str, StringConstraints(pattern=r"^(hour|day|week|month|total|session|rolling-[1-9][0-9]{0,3}[mhd])$")
     ]
     timezone: str = "UTC"
-    stages: Stages = Stages()
+    stages: StagesConfig = StagesConfig()
     hold: Literal["worst_case", "expected"] = "worst_case"
     safety_factor: Annotated[Number, Field(ge=1, le=20)] = Decimal("1.5")
     fail: Literal["closed", "open", "local"] = "closed"
@@ -311,26 +311,26 @@ class Budget(_Strict):
     contact: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\r\n]*$")] = ""
 
 
-class Webhook(_Strict):
+class WebhookConfig(_StrictConfig):
     """Where budget notices are posted as JSON, and the secret that signs them (x-penstock-signature)."""
 
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$")]
-    secret: SecretRef | None = None
+    secret: SecretRefConfig | None = None
 
 
-class Notify(_Strict):
+class NotifyConfig(_StrictConfig):
     """Who is told."""
 
-    webhook: Webhook | None = None
+    webhook: WebhookConfig | None = None
 
 
-class Users(_Strict):
+class UsersConfig(_StrictConfig):
     """The headers that name the end user, before the body's own fields (user, safety_identifier, metadata.user_id)."""
 
     headers: list[str] = ["x-penstock-user", "x-litellm-end-user-id", "helicone-user-id"]
 
 
-class Deferrable(_Strict):
+class DeferrableConfig(_StrictConfig):
     """Work of this kind may wait for a greener hour: it is answered within so many hours. It waits only where the forecast
     lies below the present by `min_gain`. A request's own x-penstock-defer counts before this."""
 
@@ -338,7 +338,7 @@ class Deferrable(_Strict):
     min_gain: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.2")
 
 
-class EnergyRule(_Strict):
+class EnergyPolicyConfig(_StrictConfig):
     """How energy and carbon weigh in the choice.
 
     Prices are added to what a candidate is expected to cost, `signal` says by which intensity carbon is weighed.
@@ -356,63 +356,63 @@ class EnergyRule(_Strict):
     prefer: Literal["cost", "energy", "carbon"] = "cost"
     greenest_within_ms: NotNegative | None = None
     min_gain: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.2")
-    defer: Deferrable | None = None
+    defer: DeferrableConfig | None = None
 
 
-class EnergyRuleOf(EnergyRule):
+class TaskTypeEnergyPolicyConfig(EnergyPolicyConfig):
     """The same for one task type; what is not said is as in `energy` itself."""
 
     task_type: Name
 
 
-class EnergyRules(EnergyRule):
+class EnergyPoliciesConfig(EnergyPolicyConfig):
     """How energy and carbon weigh in the choice. `rules` are for task types. `registry: ecologits`: weights that no card tells
     are taken from EcoLogits' registry (an extra that must be installed); many of those are guesses, and labelled so."""
 
-    rules: list[EnergyRuleOf] = []
+    rules: list[TaskTypeEnergyPolicyConfig] = []
     registry: Literal["none", "ecologits"] = "none"
 
 
-class ElectricityMaps(_Strict):
+class ElectricityMapsConfig(_StrictConfig):
     """Electricity Maps: location-based average, with forecasts where the plan has them."""
 
-    api_key: SecretRef
+    api_key: SecretRefConfig
     base_url: HttpUrl | None = None
 
 
-class WattTime(_Strict):
+class WattTimeConfig(_StrictConfig):
     """WattTime: the marginal signal, for decisions only."""
 
-    user: SecretRef
-    password: SecretRef
+    user: SecretRefConfig
+    password: SecretRefConfig
     base_url: HttpUrl | None = None
 
 
-class UkIntensity(_Strict):
+class UkIntensityConfig(_StrictConfig):
     """Great Britain's carbonintensity.org.uk, with a forecast of a day; it wants no key."""
 
     base_url: HttpUrl | None = None
 
 
-class Feeds(_Strict):
+class FeedsConfig(_StrictConfig):
     """Live carbon intensities, asked behind the requests every `refresh_minutes`. A value older than `max_age_minutes` is not used
     any more: the tables are, and figures say so."""
 
-    electricity_maps: ElectricityMaps | None = None
-    watttime: WattTime | None = None
-    uk: UkIntensity | None = None
+    electricity_maps: ElectricityMapsConfig | None = None
+    watttime: WattTimeConfig | None = None
+    uk: UkIntensityConfig | None = None
     refresh_minutes: Annotated[Number, Field(ge=Decimal("0.01"), le=1440)] = Decimal(15)
     max_age_minutes: Annotated[Number, Field(ge=1, le=1440)] = Decimal(120)
 
 
-class Sessions(_Strict):
+class SessionsConfig(_StrictConfig):
     """How a session is known and what it may take. `caps` are for it and all that it starts, `each` for every session
     by itself; a run may ask for tighter ones. `headers` and `body_fields` name a session (`*` stands for anything; a
     `uuid` after a field's name: only where it is one), `agent_headers` a sub-agent within it, `parent_headers` the
     session that started it, and `root_headers` the one at the head of the tree."""
 
-    caps: Caps = Caps()
-    each: SessionCaps = SessionCaps()
+    caps: SessionTreeCapsConfig = SessionTreeCapsConfig()
+    each: SessionCapsConfig = SessionCapsConfig()
     headers: list[str] = [
         "x-penstock-session", "x-session-id", "session-id", "session_id", "thread-id", "x-claude-code-session-id",
         "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id", "x-*-session-id",
@@ -428,7 +428,7 @@ class Sessions(_Strict):
 Score = Annotated[Number, Field(gt=0, le=20)]
 
 
-class LoopSteps(_Strict):
+class LoopLadderConfig(_StrictConfig):
     """The loop guard's ladder: the scores at which it warns, nudges the model, changes the tier, asks for a final
     answer without tools, holds the session for a human, and stops it; `null` leaves a step out. `holdout` is the share
     of sessions that are only observed. `stop_mode: answer` ends a run with a last answer in the model's place.
@@ -448,22 +448,22 @@ class LoopSteps(_Strict):
     holdout: Share = Decimal(0)
 
 
-class LoopRule(LoopSteps):
+class LoopRuleConfig(LoopLadderConfig):
     """Other steps for a route, a task type, or both; what is not said is as in the rest of the file's `loops`."""
 
     route: RouteName | None = None
     task_type: Name | None = None
 
 
-class Loops(LoopSteps):
+class LoopGuardConfig(LoopLadderConfig):
     """The loop guard. `rules` apply to some routes and task types, the first that fits. `approval_links`: where a
     signed link is told by which a person lets the session go on: in refusals and the webhook, in the webhook only, nowhere."""
 
-    rules: list[LoopRule] = []
+    rules: list[LoopRuleConfig] = []
     approval_links: Literal["everywhere", "webhook", "none"] = "everywhere"
 
 
-class Quality(_Strict):
+class QualityConfig(_StrictConfig):
     """What quality is asked for. `keep`: at least this share of the frontier's, with `confidence`; the threshold comes
     from the labels at hand (`penstock learn`), and where those do not carry the claim `fallback` decides: all to the
     frontier, or `fallback_share` of the requests. `frontier_share` instead: so many go there, whatever comes."""
@@ -475,20 +475,20 @@ class Quality(_Strict):
     frontier_share: Share | None = None
 
 
-class QualityOf(Quality):
+class TaskTypeQualityConfig(QualityConfig):
     """The same for one task type; what is not said is as in `quality` itself."""
 
     task_type: Name
 
 
-class QualityRules(Quality):
+class QualityRulesConfig(QualityConfig):
     """The quality floor of `auto` routes, or a share that goes to the frontier. Without either the ceilings of `tiers`
     decide. `rules` are for task types."""
 
-    rules: list[QualityOf] = []
+    rules: list[TaskTypeQualityConfig] = []
 
 
-class Cascade(_Strict):
+class CascadeConfig(_StrictConfig):
     """Small first, and the next tier if its answer looks doubtful (cut off, a refusal, not in the form asked for): only
     where that is expected to cost less than going there at once, and never for streams. `escalates` is the share of
     doubtful answers that is assumed at first."""
@@ -497,7 +497,7 @@ class Cascade(_Strict):
     escalates: Share = Decimal("0.2")
 
 
-class Shadow(_Strict):
+class ShadowConfig(_StrictConfig):
     """A sample of requests is asked of the smallest and the most capable candidate once more, beside the caller, and
     the route `judge` compares the answers, blind and in both orders. Charged to team `penstock-shadow` and to no other budget; `usd_per_day` is for
     each organisation."""
@@ -507,17 +507,17 @@ class Shadow(_Strict):
     usd_per_day: Positive = Decimal(5)
 
 
-class Learning(_Strict):
+class LearningConfig(_StrictConfig):
     """How labels of own traffic are collected and used. Only features of prompts are kept, unless `keep_content`.
     `refit_minutes`: how often floors are fitted anew; null leaves that to `penstock learn fit`."""
 
-    shadow: Shadow = Shadow()
+    shadow: ShadowConfig = ShadowConfig()
     keep_content: bool = False
     labels_max: Annotated[int, Field(ge=1_000, le=10_000_000)] = 200_000
     refit_minutes: Annotated[Number, Field(ge=1, le=100_000)] | None = Decimal(60)
 
 
-class Role(_Strict):
+class RoleConfig(_StrictConfig):
     """A part that an agent plays: planner, coder, critic. Known by the header x-penstock-role, by its agent's name
     (`agents`, shell patterns), by `words` that all stand in its system prompt, by one of its `tools`, as a sub-agent,
     or because an agent like it showed the header before. The first that fits counts."""
@@ -533,33 +533,33 @@ class Role(_Strict):
     tier_max: Literal["small", "medium", "frontier"] | None = None
 
 
-class Retries(_Strict):
+class RetriesConfig(_StrictConfig):
     """Tries of the same deployment after a failure that another try may cure, when no other is left."""
 
     same_deployment: Annotated[int, Field(ge=0, le=5)] = 1
 
 
-class Document(_Strict):
+class RoutingConfig(_StrictConfig):
     """routing.yaml."""
 
     version: Literal[1]
     access: Literal["keys", "open"] = "keys"
-    keys: list[Key] = []
-    providers: dict[Name, Provider]
-    deployments: dict[Name, Deployment]
-    routes: Annotated[dict[RouteName, Route], Field(min_length=1)]
-    tiers: Tiers = Tiers()
-    quality: QualityRules = QualityRules()
+    keys: list[KeyConfig] = []
+    providers: dict[Name, ProviderConfig]
+    deployments: dict[Name, DeploymentConfig]
+    routes: Annotated[dict[RouteName, RouteConfig], Field(min_length=1)]
+    tiers: TiersConfig = TiersConfig()
+    quality: QualityRulesConfig = QualityRulesConfig()
     classifier: Literal["learned", "transparent"] = "learned"
-    cascade: Cascade = Cascade()
-    learning: Learning = Learning()
-    task_types: dict[Name, TaskType] = {}
-    roles: list[Role] = []
-    budgets: dict[Name, Budget] = {}
-    energy: EnergyRules = EnergyRules()
-    feeds: Feeds = Feeds()
-    users: Users = Users()
-    notify: Notify = Notify()
-    sessions: Sessions = Sessions()
-    loops: Loops = Loops()
-    retries: Retries = Retries()
+    cascade: CascadeConfig = CascadeConfig()
+    learning: LearningConfig = LearningConfig()
+    task_types: dict[Name, TaskTypeConfig] = {}
+    roles: list[RoleConfig] = []
+    budgets: dict[Name, BudgetConfig] = {}
+    energy: EnergyPoliciesConfig = EnergyPoliciesConfig()
+    feeds: FeedsConfig = FeedsConfig()
+    users: UsersConfig = UsersConfig()
+    notify: NotifyConfig = NotifyConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    loops: LoopGuardConfig = LoopGuardConfig()
+    retries: RetriesConfig = RetriesConfig()

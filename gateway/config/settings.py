@@ -10,7 +10,7 @@ from ..values.errors import ConfigError
 
 PREFIX = "PENSTOCK_"
 # What the commands read that ask a gateway.
-_NOT_OURS = {"PENSTOCK_URL"}
+_CLI_VARIABLES = {"PENSTOCK_URL"}
 
 
 class Settings(BaseSettings):
@@ -58,7 +58,7 @@ def read_settings() -> Settings:
     unknown = sorted(
         name
         for name in env
-        if name.startswith(PREFIX) and name not in known | _NOT_OURS and not name.startswith(PREFIX + "KEY_")
+        if name.startswith(PREFIX) and name not in known | _CLI_VARIABLES and not name.startswith(PREFIX + "KEY_")
     )
     complaints = [f"environment: unknown variable {name}; known are {', '.join(sorted(known))}" for name in unknown]
     try:

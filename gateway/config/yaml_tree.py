@@ -16,7 +16,7 @@ try:
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
-Path = tuple[str | int, ...]
+YamlPath = tuple[str | int, ...]
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -24,24 +24,24 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 
 
 @dataclass(slots=True)
-class Tree:
+class YamlTree:
     """The document and its positions (line, column from 1); `complaints` are (line, column, sentence)."""
 
     data: Any = None
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    value_positions: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
+    key_positions: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
     complaints: list[tuple[int, int, str]] = field(default_factory=list)
 
-    def place(self, path: Path) -> tuple[int, int]:
+    def position(self, path: YamlPath) -> tuple[int, int]:
         """Where the value at `path` stands, else its nearest parent."""
-        while path and path not in self.values:
+        while path and path not in self.value_positions:
             path = path[:-1]
-        return self.values.get(path, (1, 1))
+        return self.value_positions.get(path, (1, 1))
 
 
-def read(text: str) -> Tree:
+def parse_yaml(text: str) -> YamlTree:
     """Parse one document; syntax errors become complaints."""
-    tree = Tree()
+    tree = YamlTree()
     try:
         loader = _Loader(text)
         try:
@@ -63,8 +63,8 @@ def read(text: str) -> Tree:
     return tree
 
 
-def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
-    tree.values[path] = _mark(node)
+def _value(node: yaml.Node, path: YamlPath, tree: YamlTree) -> Any:
+    tree.value_positions[path] = _position(node)
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
@@ -73,22 +73,22 @@ def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
     return _scalar(node)
 
 
-def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
+def _mapping(node: yaml.MappingNode, path: YamlPath, tree: YamlTree) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            tree.complaints.append((*_mark(key_node), "a key must be plain text"))
+            tree.complaints.append((*_position(key_node), "a key must be plain text"))
             continue
         key = str(key_node.value)
         if key == "<<":
-            tree.complaints.append((*_mark(key_node), "merge keys (<<) are not supported; write the values out"))
+            tree.complaints.append((*_position(key_node), "merge keys (<<) are not supported; write the values out"))
         elif key in result:
-            first = tree.keys[(*path, key)]
+            first = tree.key_positions[(*path, key)]
             tree.complaints.append(
-                (*_mark(key_node), f"key '{key}' is given twice (first on line {first[0]}); keep one of them")
+                (*_position(key_node), f"key '{key}' is given twice (first on line {first[0]}); keep one of them")
             )
         else:
-            tree.keys[(*path, key)] = _mark(key_node)
+            tree.key_positions[(*path, key)] = _position(key_node)
             result[key] = _value(value_node, (*path, key), tree)
     return result
 
@@ -108,5 +108,5 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     return text
 
 
-def _mark(node: yaml.Node) -> tuple[int, int]:
+def _position(node: yaml.Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 # So much of an answer's beginning is heard, of its words and of its first call; and so much by default, which is enough to
 # know it by where nobody else asked the same.
-HEARD_CHARS, KNOWN_CHARS = 160, 64
+FINGERPRINT_CHARS_MAX, FINGERPRINT_CHARS_DEFAULT = 160, 64
 # Of what comes whole, more costs nothing.
-WHOLE_CHARS = 512
+FINGERPRINT_CHARS_MAX_UNSTREAMED = 512
 
 
-class Beginning(NamedTuple):
+class AnswerFingerprint(NamedTuple):
     """How an answer begins: its first words; the id of its first call; the tool that calls and what with, without
     spaces. "" for what there is not, or what was not heard."""
 
@@ -20,20 +20,20 @@ class Beginning(NamedTuple):
     call: str = ""
 
 
-UNHEARD = Beginning()
+NO_FINGERPRINT = AnswerFingerprint()
 
 
-def call_text(name: Any, arguments: Any) -> str:
+def call_fingerprint(name: Any, arguments: Any) -> str:
     """How a call begins, whatever the spacing of its arguments."""
     if isinstance(arguments, str):
-        told = arguments[: 2 * WHOLE_CHARS]
+        told = arguments[: 2 * FINGERPRINT_CHARS_MAX_UNSTREAMED]
     else:
         told = json.dumps(arguments, default=str, ensure_ascii=False) if arguments is not None else ""
-        told = told[: 2 * WHOLE_CHARS]
-    return "".join(f"{name}{told}".split())[:WHOLE_CHARS]
+        told = told[: 2 * FINGERPRINT_CHARS_MAX_UNSTREAMED]
+    return "".join(f"{name}{told}".split())[:FINGERPRINT_CHARS_MAX_UNSTREAMED]
 
 
-def beginning(document: Mapping[str, Any]) -> Beginning:
+def fingerprint_of(document: Mapping[str, Any]) -> AnswerFingerprint:
     """How a whole answer begins, in any dialect."""
     choices = document.get("choices")
     if isinstance(choices, list):
@@ -43,8 +43,12 @@ def beginning(document: Mapping[str, Any]) -> Beginning:
         made = made[0] if isinstance(made, list) and made and isinstance(made[0], dict) else None
         function = made.get("function") if made is not None else None
         function = function if isinstance(function, dict) else {}
-        call = call_text(function.get("name"), function.get("arguments")) if made is not None else ""
-        return Beginning(_text(message.get("content"))[:WHOLE_CHARS], _text(made.get("id")) if made else "", call)
+        call = call_fingerprint(function.get("name"), function.get("arguments")) if made is not None else ""
+        return AnswerFingerprint(
+            _text(message.get("content"))[:FINGERPRINT_CHARS_MAX_UNSTREAMED],
+            _text(made.get("id")) if made else "",
+            call,
+        )
     blocks, text, call_id, call = document.get("content", document.get("output")), "", "", ""
     for block in blocks if isinstance(blocks, list) else ():
         kind = block.get("type") if isinstance(block, dict) else ""
@@ -55,13 +59,13 @@ def beginning(document: Mapping[str, Any]) -> Beginning:
             first = parts[0] if isinstance(parts, list) and parts else None
             text = _text(first.get("text")) if isinstance(first, dict) else ""
         elif kind == "tool_use" and not call:
-            call_id, call = _text(block.get("id")), call_text(block.get("name"), block.get("input"))
+            call_id, call = _text(block.get("id")), call_fingerprint(block.get("name"), block.get("input"))
         elif kind == "function_call" and not call:
-            call_id, call = _text(block.get("call_id")), call_text(block.get("name"), block.get("arguments"))
-    return Beginning(text[:WHOLE_CHARS], call_id, call)
+            call_id, call = _text(block.get("call_id")), call_fingerprint(block.get("name"), block.get("arguments"))
+    return AnswerFingerprint(text[:FINGERPRINT_CHARS_MAX_UNSTREAMED], call_id, call)
 
 
-def calls(document: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], ...]:
+def tool_calls_of(document: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], ...]:
     """(id, name, arguments) of the calls of a whole answer in the Responses dialect."""
     output = document.get("output")
     return tuple(

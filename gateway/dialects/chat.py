@@ -10,20 +10,20 @@ from typing import Any
 
 import msgspec
 
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
-from ..values.request import NO_STATE, NOTHING, PARTS, TOOLS_BYTES, Message, Request, Splice
+from ..values.request import ABSENT, NO_PROVIDER_STATE, SIZE_OF_PARTS, TOOLS_BYTES_MAX, Message, Request, Splice
 from . import body as bodies
 from . import openai_errors
-from .body import UNREADABLE, count, present
-from .chat_stream import ChatStream, text_bytes
+from .body import DECODE_ERRORS, check_count, is_present
+from .chat_stream import ChatStreamMeter, text_bytes
 
 _CHOICES_MAX = 128
-_NO_BLOCKS = (b"null", b"[]")
+_NO_THINKING_BLOCKS = (b"null", b"[]")
 
 
-class _Fields(bodies.Fields, gc=False, kw_only=True):
+class _ChatFields(bodies.BodyFields, gc=False, kw_only=True):
     """The fields that we act on; everything else is checked to be JSON and skipped."""
 
     messages: list[Message]
@@ -32,26 +32,26 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
-    tools: msgspec.Raw = NOTHING
-    response_format: msgspec.Raw = NOTHING
+    tools: msgspec.Raw = ABSENT
+    response_format: msgspec.Raw = ABSENT
 
 
-class _Function(msgspec.Struct, gc=False):
+class _ChatFunction(msgspec.Struct, gc=False):
     name: str = ""
 
 
-class _Tool(msgspec.Struct, gc=False):
-    function: _Function | None = None
+class _ChatTool(msgspec.Struct, gc=False):
+    function: _ChatFunction | None = None
 
 
-class _Format(msgspec.Struct, gc=False):
+class _ChatFormat(msgspec.Struct, gc=False):
     type: str = ""
 
 
-_READER = bodies.Reader(_Fields, required="messages")
-_TOOLS = msgspec.json.Decoder(list[_Tool])
-_FORMAT = msgspec.json.Decoder(_Format)
-_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+_READER = bodies.BodyReader(_ChatFields, required="messages")
+_TOOLS = msgspec.json.Decoder(list[_ChatTool])
+_FORMAT = msgspec.json.Decoder(_ChatFormat)
+_STREAM_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
@@ -69,11 +69,11 @@ def parse(body: bytes | bytearray) -> Request:
     stream = bool(document.stream)
     options = stream_options(document.stream_options)
     wants_usage = bool(options and options.get("include_usage"))
-    sizes = sizes_of(messages)
+    sizes = message_sizes(messages)
     return Request(
         dialect="chat",
         body=body,
-        model=document.renamed,
+        model=document.masked_model,
         model_span=span,
         messages=messages,
         sizes=sizes,
@@ -82,56 +82,56 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=(
             usage_splice(_READER, body, document.stream_options, options) if stream and not wants_usage else None
         ),
-        max_output_tokens=_max_output(document),
-        choices=count("n", document.n, _CHOICES_MAX) or 1,
+        max_output_tokens=_max_output_tokens(document),
+        choice_count=check_count("n", document.n, _CHOICES_MAX) or 1,
         tool_names=_tool_names(document.tools),
-        tools=bodies.head(document.tools, TOOLS_BYTES),
+        tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document.response_format),
-        user=bodies.user(document),
-        naming=bodies.naming(document),
-        state=_state(messages, sizes),
+        user=bodies.end_user(document),
+        session_fields=bodies.session_id_fields(document),
+        provider_state=_provider_state(messages, sizes),
     )
 
 
-def sizes_of(messages: list[Message]) -> list[int]:
+def message_sizes(messages: list[Message]) -> list[int]:
     """Characters of each message's text, PARTS where it is a list."""
     return [
-        len(content) if type(content := message.content) is str else PARTS if content is not None else 0
+        len(content) if type(content := message.content) is str else SIZE_OF_PARTS if content is not None else 0
         for message in messages
     ]
 
 
-def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
     """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
     edits = (request.usage_splice,) if ask_usage and request.usage_splice is not None else ()
-    return bodies.spliced(request, model, edits)
+    return bodies.splice_model(request, model, edits)
 
 
-def meter(request: Request) -> ChatStream:
+def stream_meter(request: Request) -> ChatStreamMeter:
     """What reads the answer as it streams by."""
-    return ChatStream(withhold_usage=not request.wants_usage)
+    return ChatStreamMeter(withhold_usage=not request.wants_usage)
 
 
-def weight(document: Mapping[str, Any]) -> int:
+def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Bytes of text in a whole answer."""
     choices = document.get("choices")
     messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
     return sum(text_bytes(message) for message in messages if isinstance(message, dict))
 
 
-def refused(refusal: Refusal) -> Answer:
+def refusal_answer(refusal: Refusal) -> CallerResponse:
     """A refusal that agents obey: 400 stops every client that was measured at once, 429 only where waiting helps."""
-    return openai_errors.refused(refusal)
+    return openai_errors.refusal_answer(refusal)
 
 
-def failed(error: PenstockError) -> Answer:
+def error_answer(error: PenstockError) -> CallerResponse:
     """An error of the tree in OpenAI's shape."""
-    return openai_errors.failed(error)
+    return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
     """A failure after the answer began: an event with a top-level `error`, which SDKs raise, and the end."""
-    return b"data: " + openai_errors.body_of(error) + b"\n\ndata: [DONE]\n\n"
+    return b"data: " + openai_errors.error_body(error) + b"\n\ndata: [DONE]\n\n"
 
 
 def stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | None:
@@ -139,8 +139,8 @@ def stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | Non
     if isinstance(raw, msgspec.UnsetType):
         return None
     try:
-        options: dict[str, Any] | None = _OPTIONS.decode(raw)
-    except UNREADABLE:
+        options: dict[str, Any] | None = _STREAM_OPTIONS.decode(raw)
+    except DECODE_ERRORS:
         raise BadRequest("'stream_options' must be an object.", param="stream_options") from None
     if options and not isinstance(options.get("include_usage"), bool | None):
         raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
@@ -148,7 +148,7 @@ def stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | Non
 
 
 def usage_splice(
-    reader: bodies.Reader[Any],
+    reader: bodies.BodyReader[Any],
     body: bytearray,
     raw: msgspec.Raw | msgspec.UnsetType,
     options: dict[str, Any] | None,
@@ -158,7 +158,7 @@ def usage_splice(
         opening = body.index(b"{") + 1
         return Splice(start=opening, end=opening, text=b'"stream_options":{"include_usage":true},')
     text = bytes(raw)
-    start = reader.value_of(body, b'"stream_options"', text, "stream_options")
+    start = reader.value_offset(body, b'"stream_options"', text, "stream_options")
     if options is None:
         return Splice(start=start, end=start + len(text), text=b'{"include_usage":true}')
     if "include_usage" not in options:
@@ -166,7 +166,7 @@ def usage_splice(
         return Splice(start=start + 1, end=start + 1, text=addition)
     wanted = {**options, "include_usage": True}
     for match in _USAGE_OFF.finditer(text):
-        if _OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == wanted:
+        if _STREAM_OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == wanted:
             return Splice(start=start + match.start(1), end=start + match.end(1), text=b"true")
     raise BadRequest(
         "'stream_options.include_usage' must be written plainly, once.", param="stream_options.include_usage"
@@ -175,38 +175,38 @@ def usage_splice(
 
 def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
     """Names of the offered functions; tools of other kinds are the provider's business."""
-    if not present(tools):
+    if not is_present(tools):
         return frozenset()
     try:
         return frozenset(tool.function.name for tool in _TOOLS.decode(tools) if tool.function is not None)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return frozenset()
 
 
 def _has_schema(format_: msgspec.Raw) -> bool:
-    if not present(format_):
+    if not is_present(format_):
         return False
     try:
         return _FORMAT.decode(format_).type in ("json_schema", "json_object")
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return False
 
 
-def _max_output(document: _Fields) -> int | None:
-    newer = count("max_completion_tokens", document.max_completion_tokens, bodies.TOKENS_MAX)
-    older = count("max_tokens", document.max_tokens, bodies.TOKENS_MAX)
+def _max_output_tokens(document: _ChatFields) -> int | None:
+    newer = check_count("max_completion_tokens", document.max_completion_tokens, bodies.OUTPUT_TOKENS_MAX)
+    older = check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX)
     return newer if older is None else older if newer is None else max(newer, older)
 
 
-def _state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
+def _provider_state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
     """Which kinds of provider-bound state the history holds: files by id, signed thinking."""
     kinds = None
     for message, size in zip(messages, sizes, strict=True):
-        if size == PARTS and _has_file_id(message.content):
+        if size == SIZE_OF_PARTS and _has_file_id(message.content):
             kinds = {*(kinds or ()), "file"}
-        if message.thinking_blocks is not NOTHING and bytes(message.thinking_blocks) not in _NO_BLOCKS:
+        if message.thinking_blocks is not ABSENT and bytes(message.thinking_blocks) not in _NO_THINKING_BLOCKS:
             kinds = {*(kinds or ()), "thinking"}
-    return NO_STATE if kinds is None else frozenset(kinds)
+    return NO_PROVIDER_STATE if kinds is None else frozenset(kinds)
 
 
 def _has_file_id(content: Any) -> bool:

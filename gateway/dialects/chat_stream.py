@@ -3,37 +3,37 @@
 import re
 from typing import Any
 
-from .sse import Meter, weight_of, written
+from .sse import StreamMeter, encode_event, utf8_bytes
 
 # Within JSON strings a quote is escaped, so these never match inside text that the model wrote.
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_USAGE_PATTERN = re.compile(rb'"usage"\s*:\s*\{')
 # What every chunk of a stream repeats.
-_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+_CHUNK_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
-class ChatStream(Meter):
+class ChatStreamMeter(StreamMeter):
     """Meters one stream; `withhold_usage` keeps the usage chunk from a caller who did not ask for it."""
 
-    __slots__ = ("_choices", "_counted", "_latest", "_legacy", "_withhold")
+    __slots__ = ("_finished_by_choice", "_is_text_completion", "_latest_chunk", "_usage_chunk_seen", "_withhold_usage")
 
     def __init__(self, *, withhold_usage: bool) -> None:
         super().__init__()
-        self._withhold = withhold_usage
+        self._withhold_usage = withhold_usage
         # Of a watched stream: its latest chunk, and of each choice whether it has said why it ended.
-        self._latest: dict[str, Any] = {}
-        self._choices: dict[int, bool] = {}
+        self._latest_chunk: dict[str, Any] = {}
+        self._finished_by_choice: dict[int, bool] = {}
         # Its choices hold plain text, as those of the older completions do; the chunk that counts them all was seen.
-        self._legacy = False
-        self._counted = False
+        self._is_text_completion = False
+        self._usage_chunk_seen = False
 
-    def _matters(self, data: bytes) -> bool:
+    def _must_read(self, data: bytes) -> bool:
         """Usage, an error, a finish reason, the end."""
         return (
             b"[DONE]" in data
             or b'_reason":"' in data
             or b'_reason": "' in data
             or b'"error"' in data
-            or (b'"usage"' in data and _USAGE.search(data) is not None)
+            or (b'"usage"' in data and _USAGE_PATTERN.search(data) is not None)
         )
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
@@ -45,72 +45,74 @@ class ChatStream(Meter):
             if not isinstance(choice, dict):
                 continue
             delta = choice.get("delta")
-            weight += text_bytes(delta) if isinstance(delta, dict) else weight_of(choice.get("text"))
-            if self.listening and isinstance(delta, dict):
-                self._heard_in(delta)
-            self.finished = self.finished or choice.get("finish_reason") is not None
-        self._weigh(weight, event_bytes)
+            weight += text_bytes(delta) if isinstance(delta, dict) else utf8_bytes(choice.get("text"))
+            if self.fingerprint_chars and isinstance(delta, dict):
+                self._fingerprint_delta(delta)
+            self.finish_reason_seen = self.finish_reason_seen or choice.get("finish_reason") is not None
+        self._count_text(weight, event_bytes)
         usage = payload.get("usage")
         if not isinstance(usage, dict):
             return True
         self.usage = usage
-        return not self._withhold or bool(choices)
+        return not self._withhold_usage or bool(choices)
 
-    def _heard_in(self, delta: dict[str, Any]) -> None:
+    def _fingerprint_delta(self, delta: dict[str, Any]) -> None:
         calls = delta.get("tool_calls")
         call = calls[0] if isinstance(calls, list) and calls else None
         if not isinstance(call, dict) or call.get("index", 0) != 0:
-            self._hear(delta.get("content"))
+            self._extend_fingerprint(delta.get("content"))
             return
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
-        self._hear(
+        self._extend_fingerprint(
             delta.get("content"), call.get("id"), f"{function.get('name') or ''}{function.get('arguments') or ''}"
         )
 
-    def _watch(self, payload: dict[str, Any]) -> None:
+    def _track(self, payload: dict[str, Any]) -> None:
         choices = payload.get("choices")
         if not isinstance(choices, list):
             return
         # Azure's chunks about filtered content have no name of the answer.
-        if payload.get("id") or not self._latest:
-            self._latest = payload
+        if payload.get("id") or not self._latest_chunk:
+            self._latest_chunk = payload
         for choice in choices:
             if isinstance(choice, dict):
                 index = choice.get("index")
                 index = index if isinstance(index, int) else 0
-                self._choices[index] = self._choices.get(index, False) or bool(choice.get("finish_reason"))
-                self._legacy = self._legacy or "text" in choice
-        self._counted = isinstance(payload.get("usage"), dict) and all(self._choices.values())
+                self._finished_by_choice[index] = self._finished_by_choice.get(index, False) or bool(
+                    choice.get("finish_reason")
+                )
+                self._is_text_completion = self._is_text_completion or "text" in choice
+        self._usage_chunk_seen = isinstance(payload.get("usage"), dict) and all(self._finished_by_choice.values())
 
-    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+    def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
         """A chunk with the reason for each choice that has none yet, the usage chunk if it was asked for, and the end."""
-        if not self._latest:
+        if not self._latest_chunk:
             return b""
-        head = {name: self._latest[name] for name in _HEAD if name in self._latest}
+        head = {name: self._latest_chunk[name] for name in _CHUNK_FIELDS if name in self._latest_chunk}
         usage = {
             "prompt_tokens": input_tokens,
             "completion_tokens": output_tokens,
             "total_tokens": input_tokens + output_tokens,
         }
-        silent: dict[str, Any] = {"text": ""} if self._legacy else {"delta": {}}
+        silent: dict[str, Any] = {"text": ""} if self._is_text_completion else {"delta": {}}
         choices = [
             {"index": index, **silent, "logprobs": None, "finish_reason": "length"}
-            for index, finished in (self._choices or {0: False}).items()
+            for index, finished in (self._finished_by_choice or {0: False}).items()
             if not finished
         ]
         chunks = [{**head, "choices": [choice]} for choice in choices]
-        if not self._withhold:
+        if not self._withhold_usage:
             chunks = [{**chunk, "usage": None} for chunk in chunks]
-            chunks += [] if self._counted else [{**head, "choices": [], "usage": usage}]
-        return b"".join(map(written, chunks)) + b"data: [DONE]\n\n"
+            chunks += [] if self._usage_chunk_seen else [{**head, "choices": [], "usage": usage}]
+        return b"".join(map(encode_event, chunks)) + b"data: [DONE]\n\n"
 
 
 def text_bytes(message: dict[str, Any]) -> int:
     """UTF-8 bytes that the model wrote in a message or delta: content, refusal, reasoning, tool names and arguments."""
     weight = 0
     for name in ("content", "reasoning_content", "reasoning", "refusal"):
-        weight += weight_of(message.get(name))
+        weight += utf8_bytes(message.get(name))
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None

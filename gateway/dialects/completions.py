@@ -5,20 +5,20 @@ from typing import Any
 
 import msgspec
 
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request
 from . import body as bodies
 from . import chat, openai_errors
-from .body import count
-from .chat_stream import ChatStream
-from .sse import weight_of
+from .body import check_count
+from .chat_stream import ChatStreamMeter
+from .sse import utf8_bytes
 
 _CHOICES_MAX = 128
 
 
-class _Fields(bodies.Fields, gc=False, kw_only=True):
+class _CompletionsFields(bodies.BodyFields, gc=False, kw_only=True):
     """The fields that we act on; everything else is checked to be JSON and skipped."""
 
     prompt: str | list[str | int | list[int]]
@@ -29,7 +29,7 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     best_of: int | None = None
 
 
-_READER = bodies.Reader(_Fields, required="prompt")
+_READER = bodies.BodyReader(_CompletionsFields, required="prompt")
 
 
 def parse(body: bytes | bytearray) -> Request:
@@ -45,11 +45,13 @@ def parse(body: bytes | bytearray) -> Request:
     stream = bool(document.stream)
     options = chat.stream_options(document.stream_options)
     wants_usage = bool(options and options.get("include_usage"))
-    each = max(count("n", document.n, _CHOICES_MAX) or 1, count("best_of", document.best_of, _CHOICES_MAX) or 1)
+    each = max(
+        check_count("n", document.n, _CHOICES_MAX) or 1, check_count("best_of", document.best_of, _CHOICES_MAX) or 1
+    )
     return Request(
         dialect="completions",
         body=body,
-        model=document.renamed,
+        model=document.masked_model,
         model_span=span,
         messages=[Message("user", text)],
         sizes=[len(text)],
@@ -58,39 +60,39 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=(
             chat.usage_splice(_READER, body, document.stream_options, options) if stream and not wants_usage else None
         ),
-        max_output_tokens=count("max_tokens", document.max_tokens, bodies.TOKENS_MAX),
-        choices=each * (len(prompt) if several else 1),
+        max_output_tokens=check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX),
+        choice_count=each * (len(prompt) if several else 1),
         tool_names=frozenset(),
         has_schema=False,
-        user=bodies.user(document),
+        user=bodies.end_user(document),
     )
 
 
-def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
     """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
-    return chat.spliced(request, model, ask_usage=ask_usage)
+    return chat.upstream_body(request, model, ask_usage=ask_usage)
 
 
-def meter(request: Request) -> ChatStream:
+def stream_meter(request: Request) -> ChatStreamMeter:
     """What reads the answer as it streams by."""
-    return ChatStream(withhold_usage=not request.wants_usage)
+    return ChatStreamMeter(withhold_usage=not request.wants_usage)
 
 
-def weight(document: Mapping[str, Any]) -> int:
+def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Bytes of text in a whole answer."""
     choices = document.get("choices")
     texts = [one.get("text") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return sum(map(weight_of, texts))
+    return sum(map(utf8_bytes, texts))
 
 
-def refused(refusal: Refusal) -> Answer:
+def refusal_answer(refusal: Refusal) -> CallerResponse:
     """A refusal in OpenAI's shape."""
-    return openai_errors.refused(refusal)
+    return openai_errors.refusal_answer(refusal)
 
 
-def failed(error: PenstockError) -> Answer:
+def error_answer(error: PenstockError) -> CallerResponse:
     """An error of the tree in OpenAI's shape."""
-    return openai_errors.failed(error)
+    return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:

@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request
 from . import body as bodies
 from . import openai_errors
-from .chat_stream import ChatStream
+from .chat_stream import ChatStreamMeter
 
 
-class _Fields(bodies.Fields, gc=False, kw_only=True):
+class _EmbeddingsFields(bodies.BodyFields, gc=False, kw_only=True):
     """The fields that we act on; everything else is checked to be JSON and skipped."""
 
     input: str | list[str | int | list[int]]
 
 
-_READER = bodies.Reader(_Fields, required="input")
+_READER = bodies.BodyReader(_EmbeddingsFields, required="input")
 
 
 def parse(body: bytes | bytearray) -> Request:
@@ -34,7 +34,7 @@ def parse(body: bytes | bytearray) -> Request:
     return Request(
         dialect="embeddings",
         body=body,
-        model=document.renamed,
+        model=document.masked_model,
         model_span=span,
         messages=[Message("user", text)],
         sizes=[len(text)],
@@ -42,38 +42,38 @@ def parse(body: bytes | bytearray) -> Request:
         wants_usage=True,
         usage_splice=None,
         max_output_tokens=0,
-        choices=1,
+        choice_count=1,
         tool_names=frozenset(),
         has_schema=False,
-        user=bodies.user(document),
+        user=bodies.end_user(document),
     )
 
 
-def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
     """The caller's body with the deployment's model name in it."""
-    return bodies.spliced(request, model)
+    return bodies.splice_model(request, model)
 
 
-def meter(request: Request) -> ChatStream:
+def stream_meter(request: Request) -> ChatStreamMeter:
     """Embeddings do not stream; a provider that does anyway is read like chat."""
-    return ChatStream(withhold_usage=False)
+    return ChatStreamMeter(withhold_usage=False)
 
 
-def weight(document: Mapping[str, Any]) -> int:
+def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Bytes of text in a whole answer: vectors weigh nothing."""
     return 0
 
 
-def refused(refusal: Refusal) -> Answer:
+def refusal_answer(refusal: Refusal) -> CallerResponse:
     """A refusal in OpenAI's shape."""
-    return openai_errors.refused(refusal)
+    return openai_errors.refusal_answer(refusal)
 
 
-def failed(error: PenstockError) -> Answer:
+def error_answer(error: PenstockError) -> CallerResponse:
     """An error of the tree in OpenAI's shape."""
-    return openai_errors.failed(error)
+    return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
     """A failure after the answer began."""
-    return b"data: " + openai_errors.body_of(error) + b"\n\n"
+    return b"data: " + openai_errors.error_body(error) + b"\n\n"

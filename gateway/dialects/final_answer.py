@@ -8,36 +8,36 @@ from typing import Any
 
 import orjson
 
-from .sse import written
+from .sse import encode_event
 
-_JSON, _EVENTS = {"content-type": "application/json"}, {"content-type": "text/event-stream; charset=utf-8"}
+_JSON_HEADERS, _SSE_HEADERS = {"content-type": "application/json"}, {"content-type": "text/event-stream; charset=utf-8"}
 
 
-def spoken(
+def final_answer(
     dialect: str, text: str, *, id: str, model: str, created: int, stream: bool
 ) -> tuple[Mapping[str, str], bytes]:
     """(headers, body) of the answer; `created` in seconds since the epoch."""
     if dialect == "messages":
-        whole = _message(id, model, text)
-        return (_EVENTS, _message_events(whole, text)) if stream else (_JSON, orjson.dumps(whole))
+        whole = _messages_answer(id, model, text)
+        return (_SSE_HEADERS, _messages_answer_events(whole, text)) if stream else (_JSON_HEADERS, orjson.dumps(whole))
     if dialect == "responses":
-        whole = _response(id, model, text, created)
-        return (_EVENTS, _response_events(whole)) if stream else (_JSON, orjson.dumps(whole))
+        whole = _responses_answer(id, model, text, created)
+        return (_SSE_HEADERS, _responses_answer_events(whole)) if stream else (_JSON_HEADERS, orjson.dumps(whole))
     chunk = {"id": f"chatcmpl-{id}", "created": created, "model": model}
     if not stream:
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        return _JSON, orjson.dumps({**chunk, "object": "chat.completion", "choices": [choice], "usage": usage})
+        return _JSON_HEADERS, orjson.dumps({**chunk, "object": "chat.completion", "choices": [choice], "usage": usage})
     deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": text}, None), ({}, "stop")]
     chunks = [
         {**chunk, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         for delta, reason in deltas
     ]
-    return _EVENTS, b"".join(map(written, chunks)) + b"data: [DONE]\n\n"
+    return _SSE_HEADERS, b"".join(map(encode_event, chunks)) + b"data: [DONE]\n\n"
 
 
-def _message(id: str, model: str, text: str) -> dict[str, Any]:
+def _messages_answer(id: str, model: str, text: str) -> dict[str, Any]:
     return {
         "id": f"msg_{id}", "type": "message", "role": "assistant", "model": model,
         "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": None,
@@ -45,7 +45,7 @@ def _message(id: str, model: str, text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _message_events(whole: dict[str, Any], text: str) -> bytes:
+def _messages_answer_events(whole: dict[str, Any], text: str) -> bytes:
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -54,10 +54,10 @@ def _message_events(whole: dict[str, Any], text: str) -> bytes:
         {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": whole["usage"]},
         {"type": "message_stop"},
     ]
-    return b"".join(written(event, named=True) for event in events)
+    return b"".join(encode_event(event, named=True) for event in events)
 
 
-def _response(id: str, model: str, text: str, created: int) -> dict[str, Any]:
+def _responses_answer(id: str, model: str, text: str, created: int) -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": []}
     item = {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
     return {
@@ -71,7 +71,7 @@ def _response(id: str, model: str, text: str, created: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _response_events(whole: dict[str, Any]) -> bytes:
+def _responses_answer_events(whole: dict[str, Any]) -> bytes:
     item = whole["output"][0]
     part = item["content"][0]
     place = {"item_id": item["id"], "output_index": 0}
@@ -91,4 +91,4 @@ def _response_events(whole: dict[str, Any]) -> bytes:
         {"type": "response.output_item.done", "output_index": 0, "item": item},
         {"type": "response.completed", "response": whole},
     ]
-    return b"".join(written({**event, "sequence_number": at}, named=True) for at, event in enumerate(events))
+    return b"".join(encode_event({**event, "sequence_number": at}, named=True) for at, event in enumerate(events))

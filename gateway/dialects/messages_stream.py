@@ -2,22 +2,22 @@
 
 from typing import Any
 
-from .sse import Meter, weight_of, written
+from .sse import StreamMeter, encode_event, utf8_bytes
 
 
-class MessagesStream(Meter):
+class MessagesStreamMeter(StreamMeter):
     """Meters one stream; nothing of it is withheld."""
 
-    __slots__ = ("_begun", "_first_call", "_open")
+    __slots__ = ("_first_call_index", "_message_started", "_open_blocks")
 
     def __init__(self) -> None:
         super().__init__()
         # Of a watched stream: whether the message has begun, and its open blocks; those of imitators may interleave.
-        self._first_call: Any = None
-        self._begun = False
-        self._open: list[Any] = []
+        self._first_call_index: Any = None
+        self._message_started = False
+        self._open_blocks: list[Any] = []
 
-    def _matters(self, data: bytes) -> bool:
+    def _must_read(self, data: bytes) -> bool:
         """Everything but the deltas of a block; the type of an event stands on its own line as well as in its data."""
         return b'"message_' in data or b'"error"' in data or b"message_stop" in data
 
@@ -26,54 +26,58 @@ class MessagesStream(Meter):
         if kind == "content_block_delta":
             delta = payload.get("delta")
             names = ("text", "partial_json", "thinking")
-            self._weigh(sum(weight_of(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes)
-            if self.listening and isinstance(delta, dict):
-                first = payload.get("index") == self._first_call
-                self._hear(delta.get("text"), None, delta.get("partial_json") if first else None)
+            self._count_text(
+                sum(utf8_bytes(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes
+            )
+            if self.fingerprint_chars and isinstance(delta, dict):
+                first = payload.get("index") == self._first_call_index
+                self._extend_fingerprint(delta.get("text"), None, delta.get("partial_json") if first else None)
         elif kind == "content_block_start":
             block = payload.get("content_block")
-            if isinstance(block, dict) and block.get("type") == "tool_use" and self._first_call is None:
-                self._first_call = payload.get("index")
-                self._hear(None, block.get("id"), block.get("name"))
+            if isinstance(block, dict) and block.get("type") == "tool_use" and self._first_call_index is None:
+                self._first_call_index = payload.get("index")
+                self._extend_fingerprint(None, block.get("id"), block.get("name"))
         elif kind == "message_start":
             message = payload.get("message")
             if isinstance(message, dict):
                 self.id = str(message.get("id") or "")
-                self._count(message.get("usage"))
-                self.counting = True
+                self._merge_usage(message.get("usage"))
+                self.usage_incomplete = True
         elif kind == "message_delta":
             delta = payload.get("delta")
-            self.finished = self.finished or (isinstance(delta, dict) and delta.get("stop_reason") is not None)
-            self._count(payload.get("usage"))
-            self.counting = False
+            self.finish_reason_seen = self.finish_reason_seen or (
+                isinstance(delta, dict) and delta.get("stop_reason") is not None
+            )
+            self._merge_usage(payload.get("usage"))
+            self.usage_incomplete = False
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":
             self.error = payload.get("error") or payload
         return True
 
-    def _watch(self, payload: dict[str, Any]) -> None:
+    def _track(self, payload: dict[str, Any]) -> None:
         kind, index = payload.get("type"), payload.get("index")
         if kind == "message_start":
-            self._begun = True
+            self._message_started = True
         elif kind == "content_block_start":
-            self._open.append(index)
-        elif kind == "content_block_stop" and index in self._open:
-            self._open.remove(index)
+            self._open_blocks.append(index)
+        elif kind == "content_block_stop" and index in self._open_blocks:
+            self._open_blocks.remove(index)
 
-    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+    def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
         """The ends of open blocks, why the message stops if that was not said yet, and its end. The input was counted
         when it began; thinking that is cut off stays without a signature."""
-        if not self._begun:
+        if not self._message_started:
             return b""
-        events: list[dict[str, Any]] = [{"type": "content_block_stop", "index": index} for index in self._open]
-        if not self.finished:
+        events: list[dict[str, Any]] = [{"type": "content_block_stop", "index": index} for index in self._open_blocks]
+        if not self.finish_reason_seen:
             delta = {"stop_reason": "max_tokens", "stop_sequence": None}
             events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": output_tokens}})
         events.append({"type": "message_stop"})
-        return b"".join(written(event, named=True) for event in events)
+        return b"".join(encode_event(event, named=True) for event in events)
 
-    def _count(self, usage: Any) -> None:
+    def _merge_usage(self, usage: Any) -> None:
         """Later counts replace earlier ones; what a later one leaves out stands."""
         if isinstance(usage, dict):
             given = {name: value for name, value in usage.items() if value is not None}

@@ -5,31 +5,31 @@ from typing import Any
 
 import orjson
 
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 
 _HEADERS = {"content-type": "application/json"}
 
 
-def all_of(names: Sequence[str], *, anthropic: bool) -> Answer:
+def model_list(names: Sequence[str], *, anthropic: bool) -> CallerResponse:
     """The list of routes."""
-    data = [_model(name, anthropic) for name in names]
+    data = [_model_document(name, anthropic) for name in names]
     if anthropic:
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        return json({"data": data, "has_more": False, **ends})
-    return json({"object": "list", "data": data})
+        return json_answer({"data": data, "has_more": False, **ends})
+    return json_answer({"object": "list", "data": data})
 
 
-def one(name: str, *, anthropic: bool) -> Answer:
+def model_entry(name: str, *, anthropic: bool) -> CallerResponse:
     """One route."""
-    return json(_model(name, anthropic))
+    return json_answer(_model_document(name, anthropic))
 
 
-def json(document: Any) -> Answer:
+def json_answer(document: Any) -> CallerResponse:
     """A document as an answer."""
-    return Answer(status=200, headers=_HEADERS, body=orjson.dumps(document))
+    return CallerResponse(status=200, headers=_HEADERS, body=orjson.dumps(document))
 
 
-def _model(name: str, anthropic: bool) -> dict[str, Any]:
+def _model_document(name: str, anthropic: bool) -> dict[str, Any]:
     # Dates are required by SDKs' types; a route has no date of birth.
     if anthropic:
         return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}

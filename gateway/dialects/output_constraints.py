@@ -8,30 +8,30 @@ from ..values.request import Request
 from . import body as bodies
 
 
-class Asked(Value, frozen=True, kw_only=True):
+class OutputConstraints(Value, frozen=True, kw_only=True):
     """What the answer has to be like: `schema` is the JSON Schema of a structured answer ({} for any object, None where
     text will do), `tools` the parameters' schema of each offered tool, `must_call` that one has to be called, `limited` that the caller set a limit to its length."""
 
     schema: Mapping[str, Any] | None = None
     tools: Mapping[str, Mapping[str, Any]] = {}
-    must_call: bool = False
-    limited: bool = False
+    tool_call_required: bool = False
+    has_output_limit: bool = False
 
 
-def asked(request: Request) -> Asked:
+def parse_output_constraints(request: Request) -> OutputConstraints:
     """Read it from the body; walks the whole of it, so only who needs to know should ask."""
-    document = bodies.whole(bytes(request.body))
+    document = bodies.parse_document(bytes(request.body))
     choice = document.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, dict) else choice
-    return Asked(
-        schema=_schema(document),
-        tools=dict([one for tool in _dicts(document.get("tools")) if (one := _tool(tool)) is not None]),
-        must_call=isinstance(kind, str) and kind in ("required", "any", "tool", "function"),
-        limited=request.max_output_tokens is not None,
+    return OutputConstraints(
+        schema=_output_schema(document),
+        tools=dict([one for tool in _objects(document.get("tools")) if (one := _tool_schema(tool)) is not None]),
+        tool_call_required=isinstance(kind, str) and kind in ("required", "any", "tool", "function"),
+        has_output_limit=request.max_output_tokens is not None,
     )
 
 
-def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _output_schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     text = document.get("text")
     given = document.get("response_format", text.get("format") if isinstance(text, dict) else None)
     config = document.get("output_config")
@@ -47,7 +47,7 @@ def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return schema if isinstance(schema, dict) else {}
 
 
-def _tool(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+def _tool_schema(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     inner = tool.get("function") if isinstance(tool.get("function"), dict) else tool
     assert isinstance(inner, Mapping), "a tool is an object"
     name, schema = inner.get("name"), inner.get("parameters", inner.get("input_schema"))
@@ -56,5 +56,5 @@ def _tool(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     return name, schema if isinstance(schema, dict) else {}
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
+def _objects(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -20,7 +20,7 @@ _TEXTS = {
 }
 _TEXT_OF = {kind: (name, field) for name, (_, kind, field) in _TEXTS.items()}
 # Texts of calls by the name of their events, and the field of the item that holds them.
-_CALLS = {
+_CALL_TEXT_FIELDS = {
     "function_call_arguments": "arguments",
     "mcp_call_arguments": "arguments",
     "custom_tool_call_input": "input",
@@ -28,46 +28,46 @@ _CALLS = {
 }
 # Items that are closed when they are cut off. Calls are not: clients run what is reported as done whatever its status
 # says, and the AI SDK knows no call that is done and not completed (github.com/vercel/ai/pull/20405).
-_CLOSED = ("message", "reasoning")
+_CLOSABLE_ITEMS = ("message", "reasoning")
 
 
-class _Part:
+class _PartialPart:
     """A part of an item: as it began or ended, its text, and whether the ends of the text and of itself were seen."""
 
-    __slots__ = ("done", "part", "said", "text")
+    __slots__ = ("document", "done", "text", "text_done")
 
     def __init__(self, part: dict[str, Any]) -> None:
-        self.part = part
+        self.document = part
         self.text: list[str] = []
-        self.said = False
+        self.text_done = False
         self.done = False
 
-    def whole(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """The part with the text that it has got so far."""
-        _, field = _TEXT_OF.get(str(self.part.get("type")), ("", ""))
-        return {**self.part, field: "".join(self.text)} if field and self.text else self.part
+        _, field = _TEXT_OF.get(str(self.document.get("type")), ("", ""))
+        return {**self.document, field: "".join(self.text)} if field and self.text else self.document
 
-    def closing(self, name: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def closing_events(self, name: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The events that close it."""
-        part = self.whole()
+        part = self.to_document()
         text, field = _TEXT_OF.get(str(part.get("type")), ("", ""))
-        if text and not self.said:
+        if text and not self.text_done:
             said = {"type": f"response.{text}.done", **where, field: part.get(field) or ""}
             yield {**said, "logprobs": []} if text == "output_text" else said
         if not self.done:
             yield {"type": f"response.{name}.done", **where, "part": part}
 
 
-class _Item:
+class _PartialItem:
     """An item that has begun and is not done. Its parts are known by the name of their events and their place."""
 
-    __slots__ = ("_item", "_parts", "_text")
+    __slots__ = ("_call_text", "_item", "_parts")
 
     def __init__(self, item: dict[str, Any]) -> None:
         self._item = item
-        self._parts: dict[tuple[str, int], _Part] = {}
+        self._parts: dict[tuple[str, int], _PartialPart] = {}
         # A call's arguments or input: the field and its text.
-        self._text: tuple[str, list[str]] = ("", [])
+        self._call_text: tuple[str, list[str]] = ("", [])
 
     def read(self, name: str, phase: str, payload: dict[str, Any]) -> None:
         """Take what an event says of this item."""
@@ -75,67 +75,67 @@ class _Item:
             self._read_part(name, phase, payload)
         elif name in _TEXTS:
             self._read_text(name, phase, payload)
-        elif name in _CALLS:
-            self._read_call(_CALLS[name], phase, payload)
-        elif name == "output_text.annotation" and (part := self._parts.get(_key("content_part", payload))):
-            known = part.part.get("annotations") or []
-            part.part = {**part.part, "annotations": [*known, payload.get("annotation")]}
+        elif name in _CALL_TEXT_FIELDS:
+            self._read_call(_CALL_TEXT_FIELDS[name], phase, payload)
+        elif name == "output_text.annotation" and (part := self._parts.get(_part_key("content_part", payload))):
+            known = part.document.get("annotations") or []
+            part.document = {**part.document, "annotations": [*known, payload.get("annotation")]}
 
     def _read_part(self, name: str, phase: str, payload: dict[str, Any]) -> None:
         given = payload.get("part")
         if isinstance(given, dict):
-            part = self._parts[_key(name, payload)] = _Part(given)
-            part.said = part.done = phase == "done"
+            part = self._parts[_part_key(name, payload)] = _PartialPart(given)
+            part.text_done = part.done = phase == "done"
 
     def _read_text(self, name: str, phase: str, payload: dict[str, Any]) -> None:
         where, kind, field = _TEXTS[name]
-        part = self._parts.get(_key(where, payload))
+        part = self._parts.get(_part_key(where, payload))
         if part is None:
-            part = self._parts[_key(where, payload)] = _Part({"type": kind, field: ""})
-        part.said = phase == "done"
-        _grow(part.text, phase, payload, field)
+            part = self._parts[_part_key(where, payload)] = _PartialPart({"type": kind, field: ""})
+        part.text_done = phase == "done"
+        _append_text(part.text, phase, payload, field)
 
     def _read_call(self, field: str, phase: str, payload: dict[str, Any]) -> None:
-        if self._text[0] != field:
-            self._text = (field, [])
-        _grow(self._text[1], phase, payload, field)
+        if self._call_text[0] != field:
+            self._call_text = (field, [])
+        _append_text(self._call_text[1], phase, payload, field)
 
-    def whole(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """The item with what it has got so far; what has no status, as OpenAI's reasoning, is not given one."""
         item = dict(self._item)
         for name, (field, _) in _PARTS.items():
-            parts = [part.whole() for (of, _), part in sorted(self._parts.items(), key=_place) if of == name]
+            parts = [part.to_document() for (of, _), part in sorted(self._parts.items(), key=_part_order) if of == name]
             item |= {field: parts} if parts else {}
-        field, text = self._text
+        field, text = self._call_text
         item |= {field: "".join(text)} if text else {}
         return {**item, "status": "incomplete"} if "status" in item else item
 
-    def closing(self, index: int) -> Iterator[dict[str, Any]]:
+    def closing_events(self, index: int) -> Iterator[dict[str, Any]]:
         """The events that close it, where it is of a kind that is closed."""
-        if self._item.get("type") not in _CLOSED:
+        if self._item.get("type") not in _CLOSABLE_ITEMS:
             return
-        for (name, place), part in sorted(self._parts.items(), key=_place):
+        for (name, place), part in sorted(self._parts.items(), key=_part_order):
             where = {"item_id": self._item.get("id"), "output_index": index, _PARTS[name][1]: place}
-            yield from part.closing(name, where)
-        yield {"type": "response.output_item.done", "output_index": index, "item": self.whole()}
+            yield from part.closing_events(name, where)
+        yield {"type": "response.output_item.done", "output_index": index, "item": self.to_document()}
 
 
-class ResponseSoFar:
+class PartialResponse:
     """Reads one stream event by event. What has another shape than OpenAI gives it is passed over."""
 
-    __slots__ = ("_done", "_number", "_open", "_response")
+    __slots__ = ("_done_items", "_open_items", "_response", "_sequence_number")
 
     def __init__(self) -> None:
         self._response: dict[str, Any] | None = None
         # The newest sequence number; items by their place in the output.
-        self._number = -1
-        self._open: dict[int, _Item] = {}
-        self._done: dict[int, dict[str, Any]] = {}
+        self._sequence_number = -1
+        self._open_items: dict[int, _PartialItem] = {}
+        self._done_items: dict[int, dict[str, Any]] = {}
 
     def read(self, payload: dict[str, Any]) -> None:
         """Take what one event says."""
         number, index, response = (payload.get(name) for name in ("sequence_number", "output_index", "response"))
-        self._number = number if isinstance(number, int) else self._number + 1
+        self._sequence_number = number if isinstance(number, int) else self._sequence_number + 1
         if isinstance(response, dict):
             self._response = response
         if not isinstance(index, int):
@@ -144,27 +144,27 @@ class ResponseSoFar:
         item = payload.get("item")
         if name == "output_item" and isinstance(item, dict):
             self._read_item(index, phase, item)
-        elif index in self._open:
-            self._open[index].read(name, phase, payload)
+        elif index in self._open_items:
+            self._open_items[index].read(name, phase, payload)
 
     def _read_item(self, index: int, phase: str, item: dict[str, Any]) -> None:
         if phase == "added":
-            self._open[index] = _Item(item)
+            self._open_items[index] = _PartialItem(item)
         else:
-            self._open.pop(index, None)
-            self._done[index] = item
+            self._open_items.pop(index, None)
+            self._done_items[index] = item
 
-    def closing(self, usage: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def closing_events(self, usage: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The events that end the response at its output limit; none if it has not begun."""
         if self._response is None:
             return
-        events = [event for index, item in sorted(self._open.items()) for event in item.closing(index)]
-        events.append({"type": "response.incomplete", "response": self._incomplete(self._response, usage)})
-        for number, event in enumerate(events, self._number + 1):
+        events = [event for index, item in sorted(self._open_items.items()) for event in item.closing_events(index)]
+        events.append({"type": "response.incomplete", "response": self._incomplete_response(self._response, usage)})
+        for number, event in enumerate(events, self._sequence_number + 1):
             yield {"type": event["type"], "sequence_number": number, **event}
 
-    def _incomplete(self, response: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
-        output = self._done | {index: item.whole() for index, item in self._open.items()}
+    def _incomplete_response(self, response: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+        output = self._done_items | {index: item.to_document() for index, item in self._open_items.items()}
         return {
             **response,
             "status": "incomplete",
@@ -174,16 +174,16 @@ class ResponseSoFar:
         }
 
 
-def _key(name: str, payload: dict[str, Any]) -> tuple[str, int]:
+def _part_key(name: str, payload: dict[str, Any]) -> tuple[str, int]:
     place = payload.get(_PARTS[name][1])
     return name, place if isinstance(place, int) else 0
 
 
-def _place(entry: tuple[tuple[str, int], _Part]) -> tuple[str, int]:
+def _part_order(entry: tuple[tuple[str, int], _PartialPart]) -> tuple[str, int]:
     return entry[0]
 
 
-def _grow(text: list[str], phase: str, payload: dict[str, Any], field: str) -> None:
+def _append_text(text: list[str], phase: str, payload: dict[str, Any], field: str) -> None:
     """Add what an event says of a text: a piece of it, or at its end the whole."""
     piece = payload.get("delta" if phase == "delta" else field)
     if not isinstance(piece, str):

@@ -10,34 +10,34 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 from ..values.errors import PenstockError
 from ..values.plan import Refusal
-from ..values.request import NO_STATE, NOTHING, TOOLS_BYTES, Message, Request
+from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
 from . import body as bodies
 from . import openai_errors
-from .body import UNREADABLE, count, present
-from .chat import sizes_of
-from .responses_stream import ResponsesStream
-from .sse import weight_of, written
+from .body import DECODE_ERRORS, check_count, is_present
+from .chat import message_sizes
+from .responses_stream import ResponsesStreamMeter
+from .sse import encode_event, utf8_bytes
 
 # What begins the sealed reasoning of our own making (crossing/responses_to_chat.py); everything else is a provider's.
-SEAL = "penstock."
+SEALED_REASONING_PREFIX = "penstock."
 
 
-class _Part(msgspec.Struct, gc=False):
+class _InputPart(msgspec.Struct, gc=False):
     type: str = ""
     text: Any = None
     image_url: Any = None
     file_id: Any = None
 
 
-class _Item(msgspec.Struct, gc=False):
+class _InputItem(msgspec.Struct, gc=False):
     """One input item of whatever kind."""
 
     type: str | None = None
     role: str | None = None
-    content: str | list[_Part] | None = None
+    content: str | list[_InputPart] | None = None
     call_id: Any = None
     name: Any = None
     arguments: Any = None
@@ -45,13 +45,13 @@ class _Item(msgspec.Struct, gc=False):
     output: Any = None
     id: Any = None
     encrypted_content: Any = None
-    tools: msgspec.Raw = NOTHING
+    tools: msgspec.Raw = ABSENT
 
 
-class _Fields(bodies.Fields, gc=False, kw_only=True):
+class _ResponsesFields(bodies.BodyFields, gc=False, kw_only=True):
     """The fields that we act on; everything else is checked to be JSON and skipped."""
 
-    input: str | list[_Item] | None = None
+    input: str | list[_InputItem] | None = None
     instructions: Any = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -59,30 +59,30 @@ class _Fields(bodies.Fields, gc=False, kw_only=True):
     stream: bool | None = None
     background: bool | None = None
     max_output_tokens: int | None = None
-    tools: msgspec.Raw = NOTHING
-    text: msgspec.Raw = NOTHING
+    tools: msgspec.Raw = ABSENT
+    text: msgspec.Raw = ABSENT
 
 
-class _Tool(msgspec.Struct, gc=False):
+class _ResponsesTool(msgspec.Struct, gc=False):
     """A tool, or a namespace of them."""
 
     type: str = ""
     name: str = ""
-    tools: list["_Tool"] = []
+    tools: list["_ResponsesTool"] = []
 
 
-class _Format(msgspec.Struct, gc=False):
+class _ResponsesFormat(msgspec.Struct, gc=False):
     type: str = ""
 
 
 class _Text(msgspec.Struct, gc=False):
-    format: _Format | None = None
+    format: _ResponsesFormat | None = None
 
 
-_READER = bodies.Reader(_Fields, required="input")
-_TOOLS = msgspec.json.Decoder(list[_Tool])
+_READER = bodies.BodyReader(_ResponsesFields, required="input")
+_TOOLS = msgspec.json.Decoder(list[_ResponsesTool])
 _TEXT = msgspec.json.Decoder(_Text | None)
-_CALLS = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
+_CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
 
 
 def parse(body: bytes | bytearray) -> Request:
@@ -91,89 +91,89 @@ def parse(body: bytes | bytearray) -> Request:
         body = bytearray(body)
     document, span = _READER.read(body)
     kinds: set[str] = set()
-    messages = list(_neutral(document, kinds))
+    messages = list(_to_chat_messages(document, kinds))
     if not messages:
         # An answer continued with nothing new, or a stored prompt: there is nothing to read, but a turn it is.
         messages = [Message("user", "")]
     if document.prompt is not None:
         kinds.add("stored")
-    references = _references(document)
+    references = _referenced_ids(document)
     return Request(
         dialect="responses",
         body=body,
-        model=document.renamed,
+        model=document.masked_model,
         model_span=span,
         messages=messages,
-        sizes=sizes_of(messages),
+        sizes=message_sizes(messages),
         stream=bool(document.stream),
         wants_usage=True,
         usage_splice=None,
-        max_output_tokens=count("max_output_tokens", document.max_output_tokens, bodies.TOKENS_MAX),
-        choices=1,
+        max_output_tokens=check_count("max_output_tokens", document.max_output_tokens, bodies.OUTPUT_TOKENS_MAX),
+        choice_count=1,
         tool_names=_tool_names(document),
-        tools=bodies.head(document.tools, TOOLS_BYTES),
+        tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document.text),
-        state=frozenset(kinds) if kinds else NO_STATE,
-        references=references,
-        previous=document.previous_response_id,
-        conversation=_conversation(document),
-        background=bool(document.background),
-        user=bodies.user(document),
-        naming=bodies.naming(document),
+        provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
+        referenced_ids=references,
+        previous_response_id=document.previous_response_id,
+        conversation_id=_conversation_id(document),
+        is_background=bool(document.background),
+        user=bodies.end_user(document),
+        session_fields=bodies.session_id_fields(document),
     )
 
 
-def continued(request: Request, transcript: bytes) -> Request:
+def prepend_transcript(request: Request, transcript: bytes) -> Request:
     """The same with the conversation that it continues written out, as `transcript` has it."""
-    document = bodies.whole(request.body)
+    document = bodies.parse_document(request.body)
     del document["previous_response_id"]
-    document["input"] = [*orjson.loads(transcript), *_items(document.get("input"))]
+    document["input"] = [*orjson.loads(transcript), *_input_items(document.get("input"))]
     return parse(orjson.dumps(document))
 
 
 def transcript(request: Request, output: list[dict[str, Any]]) -> bytes:
     """The conversation as JSON: what was asked and what came, for a request that continues it. Our own ids mean nothing
     to a provider, nor does reasoning that was not sealed."""
-    asked = _items(bodies.whole(request.body).get("input"))
+    asked = _input_items(bodies.parse_document(request.body).get("input"))
     kept = [item for item in output if item["type"] != "reasoning" or item.get("encrypted_content")]
     return orjson.dumps([*asked, *({name: item[name] for name in item if name != "id"} for item in kept)])
 
 
-def _items(given: Any) -> list[Any]:
+def _input_items(given: Any) -> list[Any]:
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
     return given if isinstance(given, list) else []
 
 
-def spliced(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
+def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
     """The caller's body with the deployment's model name in it; usage comes unasked."""
-    return bodies.spliced(request, model)
+    return bodies.splice_model(request, model)
 
 
-def meter(request: Request) -> ResponsesStream:
+def stream_meter(request: Request) -> ResponsesStreamMeter:
     """What reads the answer as it streams by."""
-    return ResponsesStream()
+    return ResponsesStreamMeter()
 
 
-def weight(document: Mapping[str, Any]) -> int:
+def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Bytes of text in a whole answer."""
     output, found = document.get("output"), 0
     for item in output if isinstance(output, list) else ():
         if isinstance(item, dict):
             parts = item.get("content")
             texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-            found += sum(map(weight_of, texts)) + weight_of(item.get("arguments")) + weight_of(item.get("input"))
+            found += sum(map(utf8_bytes, texts)) + utf8_bytes(item.get("arguments")) + utf8_bytes(item.get("input"))
     return found
 
 
-def refused(refusal: Refusal) -> Answer:
+def refusal_answer(refusal: Refusal) -> CallerResponse:
     """A refusal that agents obey: 400 stops every client that was measured at once."""
-    return openai_errors.refused(refusal)
+    return openai_errors.refusal_answer(refusal)
 
 
-def failed(error: PenstockError) -> Answer:
+def error_answer(error: PenstockError) -> CallerResponse:
     """An error of the tree in OpenAI's shape."""
-    return openai_errors.failed(error)
+    return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
@@ -184,15 +184,15 @@ def error_event(error: PenstockError) -> bytes:
         "model": "", "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": True,
         "tool_choice": "auto", "tools": [], "usage": None,
     }  # fmt: skip
-    return written(
+    return encode_event(
         {"type": "response.failed", "sequence_number": 0, "response": failed_response}, named=True
-    ) + written(
+    ) + encode_event(
         {"type": "error", "sequence_number": 1, "param": None, **said, "error": {"type": "api_error", **said}},
         named=True,
     )
 
 
-def _neutral(document: _Fields, kinds: set[str]) -> Iterator[Message]:
+def _to_chat_messages(document: _ResponsesFields, kinds: set[str]) -> Iterator[Message]:
     if isinstance(document.instructions, str) and document.instructions:
         yield Message("system", document.instructions)
     if isinstance(document.input, str):
@@ -202,7 +202,7 @@ def _neutral(document: _Fields, kinds: set[str]) -> Iterator[Message]:
     said: str | list[Any] | None = None
     for item in document.input or ():
         kind = item.type or "message"
-        if kind in _CALLS:
+        if kind in _CALL_TYPES:
             arguments = item.arguments if item.arguments is not None else item.input
             calls.append({"id": item.call_id, "function": {"name": item.name or kind, "arguments": arguments}})
             continue
@@ -211,26 +211,28 @@ def _neutral(document: _Fields, kinds: set[str]) -> Iterator[Message]:
             continue
         if kind == "reasoning":
             if isinstance(item.encrypted_content, str):
-                kinds.add("own_seal" if item.encrypted_content.startswith(SEAL) else "encrypted_reasoning")
+                kinds.add(
+                    "own_seal" if item.encrypted_content.startswith(SEALED_REASONING_PREFIX) else "encrypted_reasoning"
+                )
             continue
         if calls or said is not None:
-            yield _assistant(said, calls)
+            yield _assistant_message(said, calls)
             calls, said = [], None
         if kind == "message":
             yield Message(str(item.role or "user"), _content(item.content, kinds))
         elif kind.endswith("_output"):
-            yield Message("tool", _output(item.output), NOTHING, item.call_id)
+            yield Message("tool", _tool_output(item.output), ABSENT, item.call_id)
         elif kind in ("item_reference", "compaction"):
             kinds.add("stored" if kind == "item_reference" else "encrypted_reasoning")
     if calls or said is not None:
-        yield _assistant(said, calls)
+        yield _assistant_message(said, calls)
 
 
-def _assistant(said: str | list[Any] | None, calls: list[dict[str, Any]]) -> Message:
-    return Message("assistant", said, msgspec.Raw(msgspec.json.encode(calls)) if calls else NOTHING)
+def _assistant_message(said: str | list[Any] | None, calls: list[dict[str, Any]]) -> Message:
+    return Message("assistant", said, msgspec.Raw(msgspec.json.encode(calls)) if calls else ABSENT)
 
 
-def _content(content: str | list[_Part] | None, kinds: set[str]) -> str | list[Any] | None:
+def _content(content: str | list[_InputPart] | None, kinds: set[str]) -> str | list[Any] | None:
     if not isinstance(content, list):
         return content
     if len(content) == 1 and isinstance(content[0].text, str):
@@ -248,26 +250,26 @@ def _content(content: str | list[_Part] | None, kinds: set[str]) -> str | list[A
     return parts
 
 
-def _output(output: Any) -> str | list[Any] | None:
+def _tool_output(output: Any) -> str | list[Any] | None:
     if isinstance(output, str):
         return output
     parts = [part for part in output if isinstance(part, dict)] if isinstance(output, list) else []
     return [
-        {"media_bytes": weight_of(part.get("image_url")), "media": str(part.get("image_url"))[-64:]}
+        {"media_bytes": utf8_bytes(part.get("image_url")), "media": str(part.get("image_url"))[-64:]}
         if "image_url" in part
         else {"text": part.get("text")}
         for part in parts
     ]
 
 
-def _conversation(document: _Fields) -> str:
+def _conversation_id(document: _ResponsesFields) -> str:
     """The name of the conversation that the provider keeps."""
     given = document.conversation
     name = given.get("id") if isinstance(given, dict) else given
     return name if isinstance(name, str) else ""
 
 
-def _references(document: _Fields) -> tuple[str, ...]:
+def _referenced_ids(document: _ResponsesFields) -> tuple[str, ...]:
     """Ids of what lies with the provider: the answer before, the conversation, items by reference."""
     found = [document.previous_response_id] if document.previous_response_id else []
     conversation = document.conversation
@@ -278,21 +280,21 @@ def _references(document: _Fields) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tool_names(document: _Fields) -> frozenset[str]:
+def _tool_names(document: _ResponsesFields) -> frozenset[str]:
     """Names of the offered tools, those in namespaces and among the input included."""
     raws = [document.tools]
     if isinstance(document.input, list):
         raws += [item.tools for item in document.input if item.type == "additional_tools"]
     try:
-        tools = [tool for raw in raws if present(raw) for tool in _TOOLS.decode(raw)]
-    except UNREADABLE:
+        tools = [tool for raw in raws if is_present(raw) for tool in _TOOLS.decode(raw)]
+    except DECODE_ERRORS:
         return frozenset()
     return frozenset(one.name for tool in tools for one in (tool.tools or [tool]) if one.name)
 
 
 def _has_schema(text: msgspec.Raw) -> bool:
     try:
-        read = _TEXT.decode(text) if present(text) else None
-    except UNREADABLE:
+        read = _TEXT.decode(text) if is_present(text) else None
+    except DECODE_ERRORS:
         return False
     return read is not None and read.format is not None and read.format.type in ("json_schema", "json_object")

@@ -2,23 +2,23 @@
 
 from typing import Any
 
-from .answer_fingerprint import beginning, calls
-from .partial_response import ResponseSoFar
-from .sse import Meter, weight_of, written
+from .answer_fingerprint import fingerprint_of, tool_calls_of
+from .partial_response import PartialResponse
+from .sse import StreamMeter, encode_event, utf8_bytes
 
-_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_END_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
-class ResponsesStream(Meter):
+class ResponsesStreamMeter(StreamMeter):
     """Meters one stream; nothing of it is withheld."""
 
-    __slots__ = ("_so_far",)
+    __slots__ = ("_partial_response",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._so_far = ResponseSoFar()
+        self._partial_response = PartialResponse()
 
-    def _matters(self, data: bytes) -> bool:
+    def _must_read(self, data: bytes) -> bool:
         """The first and the last events of a response, and errors."""
         return (
             b'"response.c' in data
@@ -31,28 +31,28 @@ class ResponsesStream(Meter):
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
         kind = str(payload.get("type"))
         if kind.endswith(".delta"):
-            self._weigh(weight_of(payload.get("delta")), event_bytes)
+            self._count_text(utf8_bytes(payload.get("delta")), event_bytes)
             return True
         response = payload.get("response")
         if isinstance(response, dict):
             self.id = str(response.get("id") or self.id)
-        if kind in _ENDS and isinstance(response, dict):
+        if kind in _END_EVENTS and isinstance(response, dict):
             usage = response.get("usage")
             # Its end says all of it again.
-            self.heard_text, self.heard_id, self.heard_call = beginning(response)
-            self.calls = calls(response)
+            self.fingerprint_text, self.fingerprint_call_id, self.fingerprint_call = fingerprint_of(response)
+            self.tool_calls = tool_calls_of(response)
             self.usage = usage if isinstance(usage, dict) else None
-            self.done = self.finished = True
+            self.done = self.finish_reason_seen = True
             if kind == "response.failed":
                 self.error = response.get("error") or response
         elif kind == "error" or payload.get("error"):
             self.error = payload.get("error") or payload
         return True
 
-    def _watch(self, payload: dict[str, Any]) -> None:
-        self._so_far.read(payload)
+    def _track(self, payload: dict[str, Any]) -> None:
+        self._partial_response.read(payload)
 
-    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+    def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
         """What closes the response, b"" if there is none yet."""
         usage = {
             "input_tokens": input_tokens,
@@ -61,4 +61,4 @@ class ResponsesStream(Meter):
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": input_tokens + output_tokens,
         }
-        return b"".join(written(event, named=True) for event in self._so_far.closing(usage))
+        return b"".join(encode_event(event, named=True) for event in self._partial_response.closing_events(usage))

@@ -15,17 +15,17 @@ from typing import Any
 
 import orjson
 
-from ..values.errors import BrokenAnswer
-from .answer_fingerprint import HEARD_CHARS, Beginning
+from ..values.errors import BrokenResponse
+from .answer_fingerprint import FINGERPRINT_CHARS_MAX, AnswerFingerprint
 
-_BOUNDARY = re.compile(rb"\r?\n\r?\n")
+_EVENT_BOUNDARY = re.compile(rb"\r?\n\r?\n")
 # One event larger than this is not an answer but a flood (the largest real ones, inline images, stay under 8 MB).
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 # Events with text that are read to learn the size of the envelope.
-_LEARNT_FROM = 3
+_ENVELOPE_SAMPLES_MIN = 3
 
 
-class Meter:
+class StreamMeter:
     """State of one stream: `usage` is the provider's usage object once seen, `id` the answer's own name, `done` whether
     the end was seen, `finished` whether the answer said why it ended, `error` the provider's error object if it sent
     one. `watched` is set before the first byte where `ending` may be called; `listening` is how much is wanted of how
@@ -36,8 +36,26 @@ class Meter:
     """
 
     __slots__ = (
-        "_bytes", "_envelope", "_events", "_learnt", "_pending", "_pending_bytes", "_text_bytes", "_text_events",
-        "calls", "counting", "done", "error", "finished", "heard_call", "heard_id", "heard_text", "id", "listening", "usage", "watched",
+        "_envelope_bytes",
+        "_envelope_samples",
+        "_pending",
+        "_pending_bytes",
+        "_text_bytes",
+        "_text_events",
+        "_unread_bytes",
+        "_unread_events",
+        "done",
+        "error",
+        "fingerprint_call",
+        "fingerprint_call_id",
+        "fingerprint_chars",
+        "fingerprint_text",
+        "finish_reason_seen",
+        "id",
+        "may_end_early",
+        "tool_calls",
+        "usage",
+        "usage_incomplete",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,26 +63,26 @@ class Meter:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         # Blocks that were only counted: their bytes and events, and what is known of an event's envelope.
-        self._bytes = 0
-        self._events = 0
-        self._envelope = 0
-        self._learnt = 0
+        self._unread_bytes = 0
+        self._unread_events = 0
+        self._envelope_bytes = 0
+        self._envelope_samples = 0
         # Events that were read.
         self._text_bytes = 0
         self._text_events = 0
         self.usage: dict[str, Any] | None = None
         self.error: Any = None
         # The usage seen so far does not hold all of the output yet.
-        self.counting = False
+        self.usage_incomplete = False
         self.id = ""
         self.done = False
-        self.finished = False
-        self.watched = False
-        self.listening = 0
-        self.heard_text = self.heard_id = self.heard_call = ""
-        self.calls: tuple[tuple[Any, Any, Any], ...] = ()
+        self.finish_reason_seen = False
+        self.may_end_early = False
+        self.fingerprint_chars = 0
+        self.fingerprint_text = self.fingerprint_call_id = self.fingerprint_call = ""
+        self.tool_calls: tuple[tuple[Any, Any, Any], ...] = ()
 
-    def _matters(self, data: bytes) -> bool:
+    def _must_read(self, data: bytes) -> bool:
         """Whether a block of whole events has to be read."""
         raise NotImplementedError
 
@@ -72,10 +90,10 @@ class Meter:
         """Take what one event says; False withholds it from the caller."""
         raise NotImplementedError
 
-    def _watch(self, payload: dict[str, Any]) -> None:
+    def _track(self, payload: dict[str, Any]) -> None:
         """Keep what `_closing` has to know; nothing where nobody knows how such a stream ends."""
 
-    def _closing(self, input_tokens: int, output_tokens: int) -> bytes:
+    def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
         """The events that end what was watched, b"" if there is nothing to end."""
         return b""
 
@@ -84,18 +102,23 @@ class Meter:
         if self.done:
             return b""
         if self._pending:
-            data = self._joined(data)
+            data = self._prepend_pending(data)
         if not data.endswith(b"\n\n"):
-            whole = _whole_events(data)
+            whole = _whole_events_bytes(data)
             if whole < len(data):
-                self._keep(data[whole:])
+                self._buffer(data[whole:])
             data = data[:whole]
         if not data:
             return b""
-        if self.watched or self.listening or self._learnt < _LEARNT_FROM or self._matters(data):
-            return self._event_by_event(data)
-        self._bytes += len(data)
-        self._events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
+        if (
+            self.may_end_early
+            or self.fingerprint_chars
+            or self._envelope_samples < _ENVELOPE_SAMPLES_MIN
+            or self._must_read(data)
+        ):
+            return self._read_events(data)
+        self._unread_bytes += len(data)
+        self._unread_events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
         return data
 
     def finish(self) -> bytes:
@@ -104,75 +127,81 @@ class Meter:
         self._pending.clear()
         if self.done or (data_of(rest) != b"[DONE]" and payload_of(rest) is None):
             return b""
-        return self._event_by_event(rest.rstrip(b"\r\n") + b"\n\n")
+        return self._read_events(rest.rstrip(b"\r\n") + b"\n\n")
 
-    def ending(self, input_tokens: int, output_tokens: int) -> bytes:
+    def end_early(self, input_tokens: int, output_tokens: int) -> bytes:
         """The events that end the answer here as if its output limit had been reached; what comes after is dropped.
 
         The tokens are those of the whole answer so far, for callers who are told their usage. b"" where there is no
         answer to end: none has begun, it has ended, or an error has ended it.
         """
         over = self.done or self.error is not None
-        events = b"" if over else self._closing(input_tokens, output_tokens)
+        events = b"" if over else self._closing_events(input_tokens, output_tokens)
         self._pending.clear()
         self._pending_bytes = 0
         self.done = True
         return events
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the answer came to its own end, said by an end mark, or by a reason from providers without one."""
-        return self.done or self.finished
+        return self.done or self.finish_reason_seen
 
-    def text(self) -> tuple[int, int]:
+    def text_totals(self) -> tuple[int, int]:
         """Bytes of answer text so far (content, reasoning, tool arguments), and how many events carried any."""
-        counted = max(self._bytes - self._events * self._envelope, 0)
-        return self._text_bytes + counted, self._text_events + self._events
+        counted = max(self._unread_bytes - self._unread_events * self._envelope_bytes, 0)
+        return self._text_bytes + counted, self._text_events + self._unread_events
 
-    def _hear(self, text: Any, call_id: Any = None, call: Any = None) -> None:
+    def _extend_fingerprint(self, text: Any, call_id: Any = None, call: Any = None) -> None:
         """Something of the answer's beginning was read: words, or of its first call the id, the tool, arguments."""
-        if isinstance(call_id, str) and not self.heard_id:
-            self.heard_id = call_id
-        if isinstance(call, str) and len(self.heard_call) < HEARD_CHARS:
-            self.heard_call += "".join(call.split())
-        if isinstance(text, str) and len(self.heard_text) < HEARD_CHARS:
-            self.heard_text += text
-        if len(self.heard_text) >= self.listening or len(self.heard_call) >= self.listening:
-            self.listening = 0
+        if isinstance(call_id, str) and not self.fingerprint_call_id:
+            self.fingerprint_call_id = call_id
+        if isinstance(call, str) and len(self.fingerprint_call) < FINGERPRINT_CHARS_MAX:
+            self.fingerprint_call += "".join(call.split())
+        if isinstance(text, str) and len(self.fingerprint_text) < FINGERPRINT_CHARS_MAX:
+            self.fingerprint_text += text
+        if len(self.fingerprint_text) >= self.fingerprint_chars or len(self.fingerprint_call) >= self.fingerprint_chars:
+            self.fingerprint_chars = 0
 
     @property
-    def heard(self) -> Beginning:
+    def fingerprint(self) -> AnswerFingerprint:
         """How the answer begins, as far as that was listened to."""
-        return Beginning(self.heard_text[:HEARD_CHARS], self.heard_id, self.heard_call[:HEARD_CHARS])
+        return AnswerFingerprint(
+            self.fingerprint_text[:FINGERPRINT_CHARS_MAX],
+            self.fingerprint_call_id,
+            self.fingerprint_call[:FINGERPRINT_CHARS_MAX],
+        )
 
-    def _weigh(self, weight: int, event_bytes: int) -> None:
+    def _count_text(self, weight: int, event_bytes: int) -> None:
         """An event was read that carries `weight` bytes of text."""
         if weight:
             self._text_bytes += weight
             self._text_events += 1
-            self._learnt += 1
-            self._envelope = event_bytes - weight if self._envelope == 0 else min(self._envelope, event_bytes - weight)
+            self._envelope_samples += 1
+            self._envelope_bytes = (
+                event_bytes - weight if self._envelope_bytes == 0 else min(self._envelope_bytes, event_bytes - weight)
+            )
 
-    def _joined(self, data: bytes) -> bytes:
+    def _prepend_pending(self, data: bytes) -> bytes:
         """What was kept and what arrived; b"" while no line has ended, so that a slow drip is not copied at every byte."""
         if b"\n" not in data:
-            self._keep(data)
+            self._buffer(data)
             return b""
         data = b"".join((*self._pending, data))
         self._pending.clear()
         self._pending_bytes = 0
         return data
 
-    def _keep(self, data: bytes) -> None:
+    def _buffer(self, data: bytes) -> None:
         self._pending.append(data)
         self._pending_bytes += len(data)
         if self._pending_bytes > EVENT_BYTES_MAX:
-            raise BrokenAnswer("The provider sent an event that does not end.")
+            raise BrokenResponse("The provider sent an event that does not end.")
 
-    def _event_by_event(self, block: bytes) -> bytes:
-        return b"".join([event for event in events_of(block) if not self.done and self._passes(event)])
+    def _read_events(self, block: bytes) -> bytes:
+        return b"".join([event for event in events_of(block) if not self.done and self._forwards(event)])
 
-    def _passes(self, event: bytes) -> bool:
+    def _forwards(self, event: bytes) -> bool:
         """Read one event; False if the caller is not to have it."""
         if data_of(event) == b"[DONE]":
             self.done = True
@@ -180,15 +209,15 @@ class Meter:
         payload = payload_of(event)
         if payload is None:
             return True
-        if self.watched:
-            self._watch(payload)
+        if self.may_end_early:
+            self._track(payload)
         return self._read(payload, len(event))
 
 
 def events_of(block: bytes) -> Iterator[bytes]:
     """The whole events of a block, each with its blank line."""
     start = 0
-    for boundary in _BOUNDARY.finditer(block):
+    for boundary in _EVENT_BOUNDARY.finditer(block):
         yield block[start : boundary.end()]
         start = boundary.end()
 
@@ -210,18 +239,18 @@ def payload_of(event: bytes) -> dict[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-def written(payload: dict[str, Any], *, named: bool = False) -> bytes:
+def encode_event(payload: dict[str, Any], *, named: bool = False) -> bytes:
     """One event; `named` adds the `event:` line with the payload's type, as Anthropic and Responses have it."""
     data = b"data: " + orjson.dumps(payload) + b"\n\n"
     return b"event: " + str(payload.get("type")).encode() + b"\n" + data if named else data
 
 
-def weight_of(text: Any) -> int:
+def utf8_bytes(text: Any) -> int:
     """UTF-8 bytes of a text, 0 for anything else."""
     return len(text.encode(errors="replace")) if isinstance(text, str) else 0
 
 
-def _whole_events(data: bytes) -> int:
+def _whole_events_bytes(data: bytes) -> int:
     """How many bytes of `data` are whole events."""
     unix, dos = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
     return max(unix + 2 if unix >= 0 else 0, dos + 4 if dos >= 0 else 0)

@@ -12,7 +12,7 @@ from operator import add, attrgetter
 from prometheus_client import CollectorRegistry, disable_created_metrics, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from ..values.catalog import UNKNOWN_METHOD
+from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import LedgerEntry
 from ..values.units import NUSD_PER_USD
 
@@ -41,9 +41,13 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_undeferred_carbon_grams", "Mid carbon had nothing waited for a greener hour.", "", "undeferred_carbon_ug", _MICRO),
     ("penstock_reference_energy_joules", "Mid energy of the same tokens on each route's most capable deployment.", "", "reference_energy_mj", _MILLI),
 )  # fmt: skip
-_EXTRA = {"penstock_tokens": "kind", "penstock_energy_joules": "bound", "penstock_carbon_grams": "bound"}
+_EXTRA_LABEL_BY_METRIC = {
+    "penstock_tokens": "kind",
+    "penstock_energy_joules": "bound",
+    "penstock_carbon_grams": "bound",
+}
 _FIELDS = tuple(field for _, _, _, field, _ in _SUMS)
-_figures = attrgetter(*_FIELDS)
+_entry_values = attrgetter(*_FIELDS)
 
 Gauges = Callable[[], Iterable[tuple[str, str, list[str], list[tuple[list[str], float]]]]]
 
@@ -63,15 +67,17 @@ class Metrics:
         # Born at zero, so that a rate sees the first one too.
         self._errors: dict[tuple[str, ...], int] = {(code,): 0 for code in ("internal_error", "overloaded")}
         self._unpriced: dict[tuple[str, ...], int] = {}
-        self._unknown: dict[tuple[str, ...], int] = {}
-        self._failures: dict[tuple[str, ...], int] = {}
+        self._unknown_footprints: dict[tuple[str, ...], int] = {}
+        self._attempt_failures: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._durations = _Histograms("penstock_request_duration_seconds", "From request to last byte.")
-        self._first_bytes = _Histograms("penstock_first_byte_seconds", "From request to the provider's first byte.")
+        self._durations = _LatencyHistogram("penstock_request_duration_seconds", "From request to last byte.")
+        self._first_bytes = _LatencyHistogram(
+            "penstock_first_byte_seconds", "From request to the provider's first byte."
+        )
 
-    def publish(self, entry: LedgerEntry) -> None:
+    def observe_entry(self, entry: LedgerEntry) -> None:
         """Count one fact."""
         key = (entry.task_type, entry.tier, entry.deployment, entry.team)
         sums = self._sums.get(key)
@@ -79,31 +85,31 @@ class Metrics:
             with self._lock:
                 sums = self._sums[key] = [0] * len(_FIELDS)
         if entry.usage_basis != "none":
-            sums[:] = map(add, sums, _figures(entry))
+            sums[:] = map(add, sums, _entry_values(entry))
             if not entry.priced:
-                self._count(self._unpriced, (entry.deployment, entry.team))
-            if entry.footprint_method == UNKNOWN_METHOD:
-                self._count(self._unknown, (entry.deployment, entry.team))
+                self._increment(self._unpriced, (entry.deployment, entry.team))
+            if entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD:
+                self._increment(self._unknown_footprints, (entry.deployment, entry.team))
         if entry.outcome in ("upstream_error", "cut"):
-            self._count(self._failures, (entry.deployment, entry.code))
+            self._increment(self._attempt_failures, (entry.deployment, entry.code))
         if not entry.final:
             return
-        self._count(self._requests, (*key, entry.outcome))
+        self._increment(self._requests, (*key, entry.outcome))
         if entry.outcome == "refused":
-            self._count(self._refusals, (entry.code, entry.team))
+            self._increment(self._refusals, (entry.code, entry.team))
         else:
             self._durations.observe(entry.tier, entry.duration_ms)
             if entry.first_byte_ms:
                 self._first_bytes.observe(entry.tier, entry.first_byte_ms)
 
     @property
-    def requests(self) -> int:
+    def request_count(self) -> int:
         """Requests since the start, however they ended."""
         return sum(self._requests.values())
 
     def count_error(self, code: str) -> None:
         """An answer that never became a ledger entry: a bad request, an unknown key, an overload."""
-        self._count(self._errors, (code,))
+        self._increment(self._errors, (code,))
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type."""
@@ -113,7 +119,14 @@ class Metrics:
         """prometheus_client's collector interface."""
         with self._lock:
             sums = {key: tuple(values) for key, values in self._sums.items()}
-            counted = self._requests, self._refusals, self._errors, self._unpriced, self._unknown, self._failures
+            counted = (
+                self._requests,
+                self._refusals,
+                self._errors,
+                self._unpriced,
+                self._unknown_footprints,
+                self._attempt_failures,
+            )
             tables = [dict(table) for table in counted]
         yield from _sum_families(sums)
         requests = CounterMetricFamily("penstock_requests", "Requests by how they ended.", labels=[*_LABELS, "outcome"])
@@ -140,7 +153,7 @@ class Metrics:
                 gauge.add_metric(label_values, value)
             yield gauge
 
-    def _count(self, table: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
+    def _increment(self, table: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
         if key in table:
             table[key] += 1
         else:
@@ -148,7 +161,7 @@ class Metrics:
                 table[key] = 1
 
 
-class _Histograms:
+class _LatencyHistogram:
     """Latency per tier in whole milliseconds: prometheus_client's own histogram walks its buckets in Python."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -178,7 +191,7 @@ def _sum_families(sums: dict[tuple[str, ...], tuple[int, ...]]) -> Iterator[Metr
     families: dict[str, CounterMetricFamily] = {}
     for place, (name, text, extra, _, scale) in enumerate(_SUMS):
         if name not in families:
-            labels = [*_LABELS, _EXTRA[name]] if name in _EXTRA else _LABELS
+            labels = [*_LABELS, _EXTRA_LABEL_BY_METRIC[name]] if name in _EXTRA_LABEL_BY_METRIC else _LABELS
             families[name] = CounterMetricFamily(name, text, labels=labels)
         for key, values in sums.items():
             families[name].add_metric([*key, extra] if extra else list(key), values[place] / scale)

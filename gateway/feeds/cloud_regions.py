@@ -20,9 +20,9 @@ class CloudRegion(Value, frozen=True, kw_only=True):
 
     name: str
     grams_per_kwh: float
-    electricity_maps: str
+    electricity_maps_zone: str
     pue: float | None
-    carbon_free: float | None
+    carbon_free_share: float | None
 
 
 @lru_cache(maxsize=1)
@@ -33,9 +33,9 @@ def load() -> Mapping[str, CloudRegion]:
         f"{row['provider']}/{row['region']}": CloudRegion(
             name=f"{row['provider']}/{row['region']}",
             grams_per_kwh=float(row["grams_per_kwh"]),
-            electricity_maps=row["electricity_maps"],
+            electricity_maps_zone=row["electricity_maps"],
             pue=float(row["pue"]) if row["pue"] else None,
-            carbon_free=float(row["carbon_free"]) if row["carbon_free"] else None,
+            carbon_free_share=float(row["carbon_free"]) if row["carbon_free"] else None,
         )
         for row in csv.DictReader(text.splitlines())
     }

@@ -12,7 +12,7 @@ from ..values.base import Value
 from .package_data import data_file
 
 
-class Guess(Value, frozen=True, kw_only=True):
+class ModelSizeEstimate(Value, frozen=True, kw_only=True):
     """Parameters in billions (1e9); ranges count by their middle. `warning`: what the registry says against them, "" for
     nothing."""
 
@@ -22,19 +22,19 @@ class Guess(Value, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=1)
-def load() -> Mapping[str, Guess]:
+def load() -> Mapping[str, ModelSizeEstimate]:
     """Model -> guess; empty where the package is not installed."""
     path = data_file("ecologits", "data", "models.json")
     if path is None:
         return {}
-    return read(orjson.loads(path.read_bytes()))
+    return parse(orjson.loads(path.read_bytes()))
 
 
-def read(document: Mapping[str, Any]) -> Mapping[str, Guess]:
+def parse(document: Mapping[str, Any]) -> Mapping[str, ModelSizeEstimate]:
     """What the registry's document says; names in lower case, aliases among them."""
-    found: dict[str, Guess] = {}
+    found: dict[str, ModelSizeEstimate] = {}
     for row in document.get("models", ()):
-        one = _guess(row)
+        one = _size_estimate(row)
         if one is not None:
             found[str(row["name"]).lower()] = one
     for alias in document.get("aliases", ()):
@@ -44,27 +44,27 @@ def read(document: Mapping[str, Any]) -> Mapping[str, Guess]:
     return found
 
 
-def find(model: str) -> Guess | None:
+def find(model: str) -> ModelSizeEstimate | None:
     """What the registry has under exactly this name, or under the part behind the organisation."""
     known = load()
     return known.get(model.lower()) or known.get(model.rsplit("/", 1)[-1].lower())
 
 
-def _guess(row: dict[str, Any]) -> Guess | None:
+def _size_estimate(row: dict[str, Any]) -> ModelSizeEstimate | None:
     parameters = (row.get("architecture") or {}).get("parameters")
     sizes = parameters if isinstance(parameters, dict) and "total" in parameters else {"total": parameters}
-    total, active = _middle(sizes.get("total")), _middle(sizes.get("active", sizes.get("total")))
+    total, active = _midpoint(sizes.get("total")), _midpoint(sizes.get("active", sizes.get("total")))
     if total is None or active is None:
         return None
     warnings = row.get("warnings") or []
-    return Guess(
+    return ModelSizeEstimate(
         total_params_b=total,
         active_params_b=min(active, total),
         warning=", ".join(str(one).replace("-", " ") for one in warnings),
     )
 
 
-def _middle(value: Any) -> float | None:
+def _midpoint(value: Any) -> float | None:
     if isinstance(value, dict) and "min" in value and "max" in value:
         value = (value["min"] + value["max"]) / 2
     return float(value) if isinstance(value, int | float) and value > 0 else None

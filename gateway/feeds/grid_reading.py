@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from ..values.grid import GRAMS_PER_KWH_MAX, GridNews, Sample
+from ..values.grid import GRAMS_PER_KWH_MAX, GridReading, IntensitySample
 
 # (url, headers) -> (status, body). Raises OSError or TimeoutError.
 Fetch = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]
 # Half-hours of four days, the longest forecast of any feed (UK), and some more.
 _SAMPLES_MAX = 400
 # Clocks differ, and a slot is told at its beginning; what is further ahead is no present value.
-_AHEAD_SECONDS = 3600.0
+_FUTURE_SECONDS_MAX = 3600.0
 
 
 class FeedError(Exception):
@@ -25,17 +25,17 @@ class FeedError(Exception):
     and who runs them."""
 
 
-class Feed(Protocol):
+class GridFeed(Protocol):
     """One source of news; its name is what figures made with it are labelled with."""
 
     name: str
 
-    async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
+    async def fetch_reading(self, fetch: Fetch, zone: str, now: float) -> GridReading:
         """What it says of a zone. Raises FeedError, OSError, TimeoutError."""
         ...
 
 
-async def document(fetch: Fetch, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+async def fetch_json(fetch: Fetch, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     """The JSON object at an address. Raises FeedError, OSError, TimeoutError."""
     status, body = await fetch(url, headers)
     if status != 200:
@@ -49,7 +49,7 @@ async def document(fetch: Fetch, url: str, headers: Mapping[str, str]) -> dict[s
     return found
 
 
-def grams(value: Any, factor: float = 1.0) -> float:
+def parse_grams_per_kwh(value: Any, factor: float = 1.0) -> float:
     """A value that a grid can have, in gCO2e/kWh. Raises FeedError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FeedError("no number")
@@ -62,7 +62,7 @@ def grams(value: Any, factor: float = 1.0) -> float:
     return found
 
 
-def seconds(value: Any) -> float:
+def parse_timestamp(value: Any) -> float:
     """An ISO 8601 time, UTC where it does not say, as seconds since the epoch. Raises FeedError."""
     try:
         moment = datetime.fromisoformat(value)
@@ -71,17 +71,17 @@ def seconds(value: Any) -> float:
         raise FeedError("no time") from error
 
 
-def present(at: float, now: float) -> float:
+def check_not_future(at: float, now: float) -> float:
     """A time that a present value may have. Raises FeedError."""
-    if at - now > _AHEAD_SECONDS:
+    if at - now > _FUTURE_SECONDS_MAX:
         raise FeedError("a value from the future")
     return at
 
 
-def forecast(points: Iterable[tuple[Any, Any]], factor: float = 1.0) -> tuple[Sample, ...]:
+def parse_forecast(points: Iterable[tuple[Any, Any]], factor: float = 1.0) -> tuple[IntensitySample, ...]:
     """(time, value) pairs as samples in ascending order. Raises FeedError: of a forecast that lies in one place nothing is
     believed."""
-    found = [Sample(seconds(when), grams(value, factor)) for when, value in points]
+    found = [IntensitySample(parse_timestamp(when), parse_grams_per_kwh(value, factor)) for when, value in points]
     if len(found) > _SAMPLES_MAX:
         raise FeedError("a forecast that is too long")
     starts = [sample.start for sample in found]
@@ -90,7 +90,7 @@ def forecast(points: Iterable[tuple[Any, Any]], factor: float = 1.0) -> tuple[Sa
     return tuple(found)
 
 
-def rows(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def parse_rows(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """A list of objects under this name. Raises FeedError."""
     value = found.get(name)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):

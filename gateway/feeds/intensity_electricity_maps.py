@@ -6,9 +6,18 @@ GET /v3/carbon-intensity/latest?zone=DE and /forecast?zone=DE with the header `a
 
 from urllib.parse import quote
 
-from ..values.grid import GridNews, Sample
-from ..values.grid_feeds import Access
-from .grid_reading import FeedError, Fetch, document, forecast, grams, present, rows, seconds
+from ..values.grid import GridReading, IntensitySample
+from ..values.grid_feeds import FeedAccess
+from .grid_reading import (
+    FeedError,
+    Fetch,
+    check_not_future,
+    fetch_json,
+    parse_forecast,
+    parse_grams_per_kwh,
+    parse_rows,
+    parse_timestamp,
+)
 
 BASE_URL = "https://api.electricitymaps.com"
 
@@ -18,29 +27,31 @@ class ElectricityMaps:
 
     name = "electricity_maps"
 
-    def __init__(self, access: Access) -> None:
-        self._base = access.base_url
+    def __init__(self, access: FeedAccess) -> None:
+        self._base_url = access.base_url
         self._headers = {"auth-token": access.key or ""}
 
-    async def news(self, fetch: Fetch, zone: str, now: float) -> GridNews:
+    async def fetch_reading(self, fetch: Fetch, zone: str, now: float) -> GridReading:
         """The latest value, and the forecast; many plans have no forecast: the value counts without it."""
-        url = f"{self._base}/v3/carbon-intensity/{{}}?zone={quote(zone)}"
-        latest = await document(fetch, url.format("latest"), self._headers)
+        url = f"{self._base_url}/v3/carbon-intensity/{{}}?zone={quote(zone)}"
+        latest = await fetch_json(fetch, url.format("latest"), self._headers)
         if latest.get("zone") != zone:
             raise FeedError("another zone than was asked for")
-        return GridNews(
+        return GridReading(
             zone=zone,
-            grams_per_kwh=grams(latest.get("carbonIntensity")),
-            at=present(seconds(latest.get("datetime")), now),
+            grams_per_kwh=parse_grams_per_kwh(latest.get("carbonIntensity")),
+            read_at=check_not_future(parse_timestamp(latest.get("datetime")), now),
             feed=self.name,
-            forecast=await self._forecast(fetch, url.format("forecast"), zone),
+            forecast=await self._fetch_forecast(fetch, url.format("forecast"), zone),
         )
 
-    async def _forecast(self, fetch: Fetch, url: str, zone: str) -> tuple[Sample, ...]:
+    async def _fetch_forecast(self, fetch: Fetch, url: str, zone: str) -> tuple[IntensitySample, ...]:
         try:
-            found = await document(fetch, url, self._headers)
+            found = await fetch_json(fetch, url, self._headers)
             if found.get("zone", zone) != zone:
                 return ()
-            return forecast((row.get("datetime"), row.get("carbonIntensity")) for row in rows(found, "forecast"))
+            return parse_forecast(
+                (row.get("datetime"), row.get("carbonIntensity")) for row in parse_rows(found, "forecast")
+            )
         except (FeedError, OSError, TimeoutError):
             return ()

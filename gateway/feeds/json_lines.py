@@ -34,7 +34,7 @@ def _lines(
 ) -> Iterator[T]:
     number = 0
     try:
-        with _opened(file) as lines:
+        with _open(file) as lines:
             for line in lines:
                 number += 1
                 if line.strip():
@@ -45,5 +45,5 @@ def _lines(
         raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _open(file: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(file, "rb")) if file.suffix == ".gz" else file.open("rb")

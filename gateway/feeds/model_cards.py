@@ -11,15 +11,15 @@ from msgspec import structs
 from ..values.base import Value
 
 # What comes behind a model's name and changes nothing about its weights: tunings, dates, offers.
-_ENDINGS = re.compile(
+_NAME_SUFFIXES = re.compile(
     r"[-_:@.](instruct|chat|it|latest|hf|preview|fast|turbo|versatile|instant|maas|tput|reference|thinking|base|v\d+:\d+"
     r"|\d{4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})$"
 )
 # What says how many bits a weight has.
-_FORMATS = re.compile(r"[-_:@.](bf16|fp16|fp8|int8|w8a8|w8a16|fp4|nvfp4|mxfp4|int4|w4a16|awq|gptq)(-dynamic)?$")
+_WEIGHT_FORMATS = re.compile(r"[-_:@.](bf16|fp16|fp8|int8|w8a8|w8a16|fp4|nvfp4|mxfp4|int4|w4a16|awq|gptq)(-dynamic)?$")
 _BITS = {"bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "w8a8": 8, "w8a16": 8}
 _FOUR_BITS = 4
-_NOT_NAMES = re.compile(r"[^a-z0-9.]+")
+_NAME_SEPARATORS = re.compile(r"[^a-z0-9.]+")
 
 
 class ModelCard(Value, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ def load() -> Mapping[str, ModelCard]:
     """Name in its plain form -> card. The file is part of the package."""
     text = resources.files(__package__).joinpath("model_cards.csv").read_text("utf-8")
     return {
-        plain(row["model"]): ModelCard(
+        normalized_name(row["model"]): ModelCard(
             total_params_b=float(row["total_b"]), active_params_b=float(row["active_b"]), bits=int(row["bits"])
         )
         for row in csv.DictReader(text.splitlines())
@@ -47,18 +47,18 @@ def find(model: str) -> ModelCard | None:
     that its name tells; None if it is not known. Names are compared whole, never by likeness."""
     cards, name, bits = load(), model.rsplit("/", 1)[-1].lower(), 0
     while True:
-        found = cards.get(plain(name))
+        found = cards.get(normalized_name(name))
         if found is not None:
             return structs.replace(found, bits=bits) if bits else found
-        told = _FORMATS.search(name)
+        told = _WEIGHT_FORMATS.search(name)
         if told is not None:
             bits = bits or _BITS.get(told[1], _FOUR_BITS)
-        shorter = name[: told.start()] if told is not None else _ENDINGS.sub("", name)
+        shorter = name[: told.start()] if told is not None else _NAME_SUFFIXES.sub("", name)
         if shorter == name:
             return None
         name = shorter
 
 
-def plain(name: str) -> str:
+def normalized_name(name: str) -> str:
     """A name without its organisation, case and punctuation."""
-    return _NOT_NAMES.sub("-", name.rsplit("/", 1)[-1].lower()).strip("-")
+    return _NAME_SEPARATORS.sub("-", name.rsplit("/", 1)[-1].lower()).strip("-")

@@ -21,13 +21,13 @@ class SelfMeter:
     def __init__(self, country: str) -> None:
         self._country = country
         self._tracker: Any = None
-        self.joules = 0.0
-        self.grams = 0.0
+        self.energy_joules = 0.0
+        self.carbon_grams = 0.0
 
     def read(self) -> None:
         """Take a reading; the first call starts the tracker (about two seconds)."""
         if self._tracker is None:
-            self._tracker = self._started()
+            self._tracker = self._start_tracker()
         self._tracker.flush()
 
     def stop(self) -> None:
@@ -35,7 +35,7 @@ class SelfMeter:
         if self._tracker is not None:
             self._tracker.stop()
 
-    def _started(self) -> Any:
+    def _start_tracker(self) -> Any:
         # Lazy door: codecarbon brings pandas, 180 MB that a gateway which does not measure itself never loads.
         from codecarbon import OfflineEmissionsTracker  # noqa: PLC0415
         from codecarbon.output_methods.base_output import BaseOutput  # noqa: PLC0415
@@ -44,8 +44,8 @@ class SelfMeter:
 
         class Reading(BaseOutput):
             def out(self, total: Any, delta: Any) -> None:
-                meter.joules = total.energy_consumed * JOULES_PER_KWH
-                meter.grams = total.emissions * _GRAMS_PER_KG
+                meter.energy_joules = total.energy_consumed * JOULES_PER_KWH
+                meter.carbon_grams = total.emissions * _GRAMS_PER_KG
 
         tracker = OfflineEmissionsTracker(
             country_iso_code=self._country,

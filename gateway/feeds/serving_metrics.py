@@ -11,7 +11,7 @@ _LABEL = re.compile(r'\s*([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"\s*,?')
 # vLLM counts what is prefilled, too; SGLang what is decoded, once for each rank of tensor parallelism.
 _VLLM, _SGLANG = "vllm:num_requests_running", ("sglang:num_running_reqs", "sglang_num_running_reqs")
 _DCGM = ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION_total")
-_MILLIJOULES = 1000.0
+_MILLIJOULES_PER_JOULE = 1000.0
 # DCGM's blanks are just below 2^63; a GPU at 1 kW takes 300 years to get here.
 _MILLIJOULES_MAX = 1e16
 # A page beyond this is read no further, nor is a line; the longest real ones are below 1,000 characters.
@@ -20,7 +20,7 @@ _LINES_MAX, _LINE_CHARS_MAX = 50_000, 4096
 _RUNNING_MAX = 20_000.0
 
 
-def running(text: str) -> float | None:
+def running_requests(text: str) -> float | None:
     """Sequences that a replica serves together at this moment, the mean of replicas that serve any (0 where none does); None
     where the page has no such figure."""
     vllm: list[float] = []
@@ -38,7 +38,7 @@ def running(text: str) -> float | None:
     return sum(busy) / len(busy) if busy else 0.0
 
 
-def joules(text: str, gpus: tuple[str, ...]) -> dict[str, float]:
+def gpu_joules(text: str, gpus: tuple[str, ...]) -> dict[str, float]:
     """GPU (its UUID, else its index) -> joules since its driver was loaded; `gpus` are the ones that count, by index or UUID
     (empty: all). Instances of one GPU repeat its figure: it counts once."""
     found: dict[str, float] = {}
@@ -47,7 +47,7 @@ def joules(text: str, gpus: tuple[str, ...]) -> dict[str, float]:
         if gpus and index not in gpus and uuid not in gpus:
             continue
         if 0 <= value <= _MILLIJOULES_MAX:
-            found[uuid or f"{labels.get('Hostname', '')}/{index}"] = value / _MILLIJOULES
+            found[uuid or f"{labels.get('Hostname', '')}/{index}"] = value / _MILLIJOULES_PER_JOULE
     return found
 
 

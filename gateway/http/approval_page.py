@@ -11,11 +11,11 @@ import orjson
 from aiohttp import web
 
 from ..values.errors import MethodNotAllowed
-from .admin import asked_of, sent
+from .admin import read_body, read_json
 from .ports import SessionEndpoints
 
 # Words in the User-Agent of what opens links unasked.
-_PREVIEWS = (
+_LINK_PREVIEW_AGENTS = (
     "bot",
     "preview",
     "unfurl",
@@ -37,34 +37,34 @@ _FORM = """<form method="post"><p><label>A note that the model will see (optiona
 <textarea name="note" rows="3" maxlength="1000"></textarea></label></p><button>Let it go on</button></form>"""
 
 
-async def approve(request: web.BaseRequest, desk: SessionEndpoints, token: str) -> web.Response:
+async def handle_approval(request: web.BaseRequest, budget_admin: SessionEndpoints, token: str) -> web.Response:
     """GET shows or approves, POST approves. Raises NotFound for a link that is not valid any more."""
-    await desk.reached_by_link(token)
-    key, session = desk.of_link(token)
+    await budget_admin.ensure_loaded_by_link(token)
+    key, session = budget_admin.session_of_link(token)
     accepts = request.headers.get("Accept", "")
     agent = request.headers.get("User-Agent", "").lower()
     if request.method == "HEAD" or (
-        request.method == "GET" and ("text/html" in accepts or any(one in agent for one in _PREVIEWS))
+        request.method == "GET" and ("text/html" in accepts or any(one in agent for one in _LINK_PREVIEW_AGENTS))
     ):
         assert session.stop is not None, "a link is for a stop"
-        facts = {"Key": key, **session.stop.details}
-        return _page(session.id, f"Session {session.id} was stopped", facts, _FORM)
+        features = {"Key": key, **session.stop.details}
+        return _page(session.id, f"Session {session.id} was stopped", features, _FORM)
     if request.method not in ("GET", "POST"):
         raise MethodNotAllowed("Follow the link, or POST to it.")
     if request.method == "POST" and "urlencoded" in request.headers.get("Content-Type", ""):
-        form = parse_qs((await sent(request)).decode(errors="replace"))
-        told = await desk.approved(token, form.get("note", [""])[0])
+        form = parse_qs((await read_body(request)).decode(errors="replace"))
+        told = await budget_admin.resume_by_link(token, form.get("note", [""])[0])
         return _page(
             session.id, f"Session {session.id} may go on", {"calls": told["calls"], "cost_usd": told["cost_usd"]}, ""
         )
-    asked = await asked_of(request) if request.method == "POST" else {}
-    told = await desk.approved(token, str(asked.get("note", "")))
+    asked = await read_json(request) if request.method == "POST" else {}
+    told = await budget_admin.resume_by_link(token, str(asked.get("note", "")))
     return web.Response(body=orjson.dumps(told), content_type="application/json")
 
 
-def _page(session: str, title: str, facts: dict[str, object], form: str) -> web.Response:
+def _page(session: str, title: str, features: dict[str, object], form: str) -> web.Response:
     listed = "".join(
-        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items()
+        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>" for name, value in features.items()
     )
     text = _PAGE.format(session=html.escape(session), title=html.escape(title), facts=listed, form=form)
     headers = {

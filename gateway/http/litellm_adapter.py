@@ -13,14 +13,14 @@ from typing import Any
 
 import orjson
 
-from ..providers.litellm import FIELDS
+from ..providers.litellm import ALLOWED_FIELDS
 from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Deployment, Timeouts
-from ..values.errors import BrokenAnswer, Unreachable, UnreadableAnswer, UpstreamTimeout
+from ..values.errors import BrokenResponse, Unreachable, UnreadableResponse, UpstreamTimeout
 from .ports import StartTask
 
 # litellm fetches its price list and beta headers, and reads .env, unless it is told not to before it is imported.
-_BEFORE_IMPORT = {
+_IMPORT_ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_MODE": "PRODUCTION",
@@ -29,28 +29,28 @@ _BEFORE_IMPORT = {
     "HF_HUB_OFFLINE": "1",
 }
 # Read by litellm at each call even where a key is given; none of them is a deployment's own.
-_NOT_FROM_ENVIRONMENT = (
+_REMOVED_ENVIRONMENT = (
     "OPENAI_ORGANIZATION", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS", "AWS_BEARER_TOKEN_BEDROCK",
 )  # fmt: skip
 # Without a key litellm would take one from the environment and send it to whatever base URL the deployment has.
-_NO_KEY = "none"
-_KEYLESS = ("bedrock/", "vertex_ai/", "sagemaker/")
+_PLACEHOLDER_KEY = "none"
+_KEYLESS_PREFIXES = ("bedrock/", "vertex_ai/", "sagemaker/")
 # Families whose streams litellm does not mark as complete.
-_UNMARKED = ("gemini/", "vertex_ai/")
+_PREFIXES_WITHOUT_FINISH_REASON = ("gemini/", "vertex_ai/")
 # Chunks that wait for a caller who reads slowly.
 _CHUNKS_MAX = 64
-_DELTA = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls")
+_DELTA_FIELDS = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls")
 # How a failure without an answer looks by litellm's own status codes.
 _TIMEOUT_STATUS = 408
 # What litellm says of some answers that it cannot read.
 _UNREADABLE_STATUS = 422
 _MESSAGE_CHARS_MAX = 500
 # Names that the HTTP libraries beneath litellm give to a connection that was never made.
-_CONNECTING = ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "gaierror")
+_CONNECT_ERROR_NAMES = ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "gaierror")
 _CAUSES_MAX = 16
 
 
-class LitellmAnswer:
+class LitellmResponse:
     """An answer that has begun: a whole one, or the bytes of a stream of events."""
 
     def __init__(
@@ -62,7 +62,7 @@ class LitellmAnswer:
         self._timeouts = timeouts
         self._deadline = asyncio.get_running_loop().time() + timeouts.total
 
-    async def chunk(self) -> bytes:
+    async def read_chunk(self) -> bytes:
         """The next bytes, b"" at the end. Raises UpstreamTimeout or BrokenAnswer."""
         try:
             left = self._deadline - asyncio.get_running_loop().time()
@@ -74,10 +74,10 @@ class LitellmAnswer:
     async def read(self, limit: int) -> bytes:
         """The whole answer, at most `limit` bytes. Raises UpstreamTimeout or BrokenAnswer."""
         parts, size = [], 0
-        while data := await self.chunk():
+        while data := await self.read_chunk():
             size += len(data)
             if size > limit:
-                raise BrokenAnswer("The provider's answer is larger than any answer.")
+                raise BrokenResponse("The provider's answer is larger than any answer.")
             parts.append(data)
         return b"".join(parts)
 
@@ -88,54 +88,56 @@ class LitellmAnswer:
             closing()
 
 
-class LitellmDoor:
+class LitellmUpstream:
     """Imports litellm at the first call (4 s, 180 MB), in a thread; `warm` does so at start."""
 
     def __init__(self, start: StartTask) -> None:
         self._start = start
         self._litellm: Any = None
-        self._importing = asyncio.Lock()
+        self._import_lock = asyncio.Lock()
 
-    async def warm(self) -> None:
+    async def preload(self) -> None:
         """Have litellm imported. Raises Unreachable where it is not installed."""
-        async with self._importing:
+        async with self._import_lock:
             if self._litellm is None:
-                self._litellm = await asyncio.to_thread(_imported)
+                self._litellm = await asyncio.to_thread(_import_litellm)
 
-    async def dial(self, call: UpstreamCall) -> LitellmAnswer:
+    async def dial(self, call: UpstreamCall) -> LitellmResponse:
         """Make the call. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
-        await self.warm()
+        await self.preload()
         deployment = call.deployment
-        known = FIELDS[call.speech]
+        known = ALLOWED_FIELDS[call.upstream_dialect]
         body = orjson.loads(b"".join(call.body))
-        asked = {**{name: body[name] for name in body if name in known}, **_keywords(deployment)}
-        function = self._litellm.aembedding if call.speech == "embeddings" else self._litellm.acompletion
-        if call.speech == "chat":
+        asked = {**{name: body[name] for name in body if name in known}, **_call_arguments(deployment)}
+        function = self._litellm.aembedding if call.upstream_dialect == "embeddings" else self._litellm.acompletion
+        if call.upstream_dialect == "chat":
             asked["_skip_mcp_handler"] = True
         try:
             async with asyncio.timeout(deployment.timeouts.first_byte):
                 answer = await function(**asked)
         except TimeoutError as error:
             raise UpstreamTimeout(f"No answer from '{deployment.name}' within its first-byte timeout.") from error
-        except self._errors() as error:
-            return self._failed(error, deployment)
+        except self._error_types() as error:
+            return self._error_response(error, deployment)
         headers = {"Content-Type": "application/json"}
         if asked.get("stream"):
-            chunks = _Reader(self._start, answer, unmarked=deployment.model.startswith(_UNMARKED))
-            return LitellmAnswer(200, {"Content-Type": "text/event-stream"}, chunks, deployment.timeouts)
-        return LitellmAnswer(200, headers, _once(_whole(answer)), deployment.timeouts)
+            chunks = _LitellmStream(
+                self._start, answer, unmarked=deployment.model.startswith(_PREFIXES_WITHOUT_FINISH_REASON)
+            )
+            return LitellmResponse(200, {"Content-Type": "text/event-stream"}, chunks, deployment.timeouts)
+        return LitellmResponse(200, headers, _single_chunk(_response_body(answer)), deployment.timeouts)
 
     async def close(self) -> None:
         """Close litellm's own connections; nothing can be called afterwards."""
         if self._litellm is not None:
             await self._litellm.close_litellm_async_clients()
 
-    def _errors(self) -> tuple[type[Exception], ...]:
+    def _error_types(self) -> tuple[type[Exception], ...]:
         """All of litellm's errors derive from those of the openai package."""
         base: type[Exception] = self._litellm.exceptions.openai.OpenAIError
         return base, ValueError, TypeError
 
-    def _failed(self, error: Exception, deployment: Deployment) -> LitellmAnswer:
+    def _error_response(self, error: Exception, deployment: Deployment) -> LitellmResponse:
         """An answer with an error status; raises where no answer came at all."""
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None) or 400
@@ -144,29 +146,29 @@ class LitellmDoor:
         if headers is None and status >= 500 and _never_sent(error):
             raise Unreachable(f"No connection to the provider of '{deployment.name}'.") from error
         if headers is None and status >= 500:
-            raise UnreadableAnswer("litellm could not make this call, or not read its answer.") from error
+            raise UnreadableResponse("litellm could not make this call, or not read its answer.") from error
         if status == _UNREADABLE_STATUS and "valid response" in str(error):
-            raise UnreadableAnswer("The provider's answer does not have the shape of its API.") from error
+            raise UnreadableResponse("The provider's answer does not have the shape of its API.") from error
         told = {"Content-Type": "application/json"}
         if headers is not None and headers.get("retry-after"):
             told["Retry-After"] = headers["retry-after"]
         body = orjson.dumps(
-            {"error": {"message": _message(error), "type": "provider_error", "param": None, "code": None}}
+            {"error": {"message": _error_message(error), "type": "provider_error", "param": None, "code": None}}
         )
-        return LitellmAnswer(int(status), told, _once(body), deployment.timeouts)
+        return LitellmResponse(int(status), told, _single_chunk(body), deployment.timeouts)
 
 
-class _Reader(AsyncIterator[bytes]):
+class _LitellmStream(AsyncIterator[bytes]):
     """Reads litellm's stream in a task of its own: cancelling that task is what closes the connection surely."""
 
     def __init__(self, start: StartTask, answer: Any, *, unmarked: bool) -> None:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_MAX)
         self._answer = answer
-        self._unmarked = unmarked
+        self._lacks_finish_reason = unmarked
         self._error: Exception | None = None
-        self.cancel = start("litellm-stream", self._read(), self._failed)
+        self.cancel = start("litellm-stream", self._read(), self._store_error)
 
-    def __aiter__(self) -> "_Reader":
+    def __aiter__(self) -> "_LitellmStream":
         return self
 
     async def __anext__(self) -> bytes:
@@ -175,13 +177,13 @@ class _Reader(AsyncIterator[bytes]):
         if found:
             return found
         if self._error is not None:
-            if isinstance(self._error, BrokenAnswer):
+            if isinstance(self._error, BrokenResponse):
                 raise self._error
             kind = type(self._error).__name__
-            raise BrokenAnswer(f"The provider broke off its answer ({kind}).") from self._error
+            raise BrokenResponse(f"The provider broke off its answer ({kind}).") from self._error
         raise StopAsyncIteration
 
-    def _failed(self, error: Exception) -> None:
+    def _store_error(self, error: Exception) -> None:
         """Whatever litellm raises within a stream is the provider's failure; what came before it is delivered first."""
         self._error = error
         if self._queue.empty():
@@ -193,7 +195,7 @@ class _Reader(AsyncIterator[bytes]):
         inner = getattr(self._answer, "completion_stream", None)
         try:
             async for chunk in self._answer:
-                event, ends = _event(chunk)
+                event, ends = _sse_event(chunk)
                 if ends or last:
                     last.append(event)
                 else:
@@ -204,15 +206,15 @@ class _Reader(AsyncIterator[bytes]):
                 if close is not None:
                     await close()
         # A connection that ends early looks complete to litellm, with a reason of its own making: only its mark tells.
-        if self._answer.received_finish_reason is None and not self._unmarked:
-            raise BrokenAnswer("The provider ended the stream before the answer was complete.")
+        if self._answer.received_finish_reason is None and not self._lacks_finish_reason:
+            raise BrokenResponse("The provider ended the stream before the answer was complete.")
         await self._queue.put(b"".join([*last, b"data: [DONE]\n\n"]))
         await self._queue.put(b"")
 
 
-def _imported() -> Any:
-    os.environ.update(_BEFORE_IMPORT)
-    for name in _NOT_FROM_ENVIRONMENT:
+def _import_litellm() -> Any:
+    os.environ.update(_IMPORT_ENVIRONMENT)
+    for name in _REMOVED_ENVIRONMENT:
         os.environ.pop(name, None)
     try:
         # Lazy door: see the top of this file.
@@ -225,20 +227,25 @@ def _imported() -> Any:
     return litellm
 
 
-def _keywords(deployment: Deployment) -> dict[str, Any]:
+def _call_arguments(deployment: Deployment) -> dict[str, Any]:
     """What a call needs beyond its body; no retries, for those are ours."""
-    keywords: dict[str, Any] = {**deployment.options, "model": deployment.model, "num_retries": 0, "max_retries": 0}
+    keywords: dict[str, Any] = {
+        **deployment.litellm_options,
+        "model": deployment.model,
+        "num_retries": 0,
+        "max_retries": 0,
+    }
     keywords["timeout"] = deployment.timeouts.total
     if deployment.base_url:
         keywords["api_base"] = deployment.base_url
     if deployment.secret is not None:
         keywords["api_key"] = deployment.secret
-    elif not deployment.model.startswith(_KEYLESS):
-        keywords["api_key"] = _NO_KEY
+    elif not deployment.model.startswith(_KEYLESS_PREFIXES):
+        keywords["api_key"] = _PLACEHOLDER_KEY
     return keywords
 
 
-def _whole(answer: Any) -> bytes:
+def _response_body(answer: Any) -> bytes:
     document = answer.model_dump(exclude_none=True)
     for choice in document.get("choices") or ():
         for call in (choice.get("message") or {}).get("tool_calls") or ():
@@ -247,14 +254,14 @@ def _whole(answer: Any) -> bytes:
     return orjson.dumps(document, default=str)
 
 
-def _event(chunk: Any) -> tuple[bytes, bool]:
+def _sse_event(chunk: Any) -> tuple[bytes, bool]:
     """One chunk as OpenAI would send it, for litellm's own has nulls and names of its own; and whether it says why the
     answer ended."""
     document = chunk.model_dump(exclude_none=True)
     choices = []
     for choice in document.get("choices") or ():
         delta = choice.get("delta") or {}
-        kept = {name: delta[name] for name in _DELTA if delta.get(name) is not None}
+        kept = {name: delta[name] for name in _DELTA_FIELDS if delta.get(name) is not None}
         choices.append({"index": choice.get("index", 0), "delta": kept, "finish_reason": choice.get("finish_reason")})
     usage = document.get("usage")
     if usage is not None:
@@ -270,7 +277,7 @@ def _event(chunk: Any) -> tuple[bytes, bool]:
     return b"data: " + orjson.dumps(event, default=str) + b"\n\n", ends
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
@@ -278,13 +285,13 @@ def _never_sent(error: BaseException | None) -> bool:
     """Whether a failed connection stands among the causes: then nothing was spent."""
     seen = 0
     while error is not None and seen < _CAUSES_MAX:
-        if isinstance(error, ConnectionRefusedError) or type(error).__name__ in _CONNECTING:
+        if isinstance(error, ConnectionRefusedError) or type(error).__name__ in _CONNECT_ERROR_NAMES:
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False
 
 
-def _message(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     """The provider's own words: what its JSON says, else litellm's sentence without its prefixes."""
     text = str(getattr(error, "message", "") or error)
     try:

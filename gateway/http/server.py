@@ -15,13 +15,13 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from ..dialects import DIALECTS, PARSERS, Dialect, models, openai_errors, passthrough
-from ..pipeline.pipeline import Exchange
+from ..pipeline.pipeline import Pipeline
 from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS
-from ..values.caller_response import Answer
+from ..values.caller_response import CallerResponse
 from ..values.errors import (
     BadRequest,
     BodyTooLarge,
-    CallerGone,
+    CallerDisconnected,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -29,11 +29,11 @@ from ..values.errors import (
     UpgradeRequired,
 )
 from ..values.request import Caller
-from ..values.snapshot import World
-from .admin import Admin, asked_of
-from .approval_page import approve
+from ..values.snapshot import Snapshot
+from .admin import AdminApi, read_json
+from .approval_page import handle_approval
 from .ports import BudgetEndpoints, SessionEndpoints
-from .request_headers import authenticate, hints_of
+from .request_headers import authenticate, parse_hints
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +45,26 @@ _WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
 # What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
-_PATHS = {
+_DIALECT_BY_PATH = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
     "/v1/embeddings": "embeddings", "/v1/completions": "completions",
 }  # fmt: skip
-_PREFIX, _COUNT_TOKENS, _MY_BUDGETS = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
-_SESSIONS, _APPROVE = "/v1/sessions", "/approve/"
+_ANTHROPIC_PREFIX, _COUNT_TOKENS_PATH, _OWN_BUDGETS_PATH = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
+_SESSIONS_PATH, _APPROVE_PATH = "/v1/sessions", "/approve/"
 # What beside the key may decide which budgets meet a request.
-_ASKED_OF_BUDGETS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
+_BUDGET_QUERY_PARAMETERS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
 # The account's own administration, what hands out keys to it, and what others stored with it, are nobody's business here.
-_CLOSED = (
+_BLOCKED_PREFIXES = (
     "/v1/organization", "/v1/projects", "/v1/api_keys", "/v1/admin", "/v1/realtime", "/v1/chat", "/v1/completions",
     "/v1/embeddings",
 )  # fmt: skip
 # What may pass through is spelt in one way only: no escapes, no empty segments, none of dots alone.
-_PASSABLE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@=+-]+)+")
+_PASSTHROUGH_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@=+-]+)+")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class StreamReply:
+class HttpResponseWriter:
     """The caller's side of a stream; nothing is sent before `begin`."""
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -79,14 +79,14 @@ class StreamReply:
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:
-            raise CallerGone("The caller hung up.") from error
+            raise CallerDisconnected("The caller hung up.") from error
 
     async def write(self, data: bytes) -> None:
         """Send bytes; waits while the caller's socket is full. Raises CallerGone."""
         assert self.response is not None, "a stream begins before it is written"
         transport = self._request.transport
         if transport is None:
-            raise CallerGone("The caller hung up.")
+            raise CallerDisconnected("The caller hung up.")
         try:
             if transport.get_write_buffer_size() + len(data) < _WRITE_BUFFER:
                 # Fits below aiohttp's own mark: this write waits for nobody.
@@ -96,9 +96,9 @@ class StreamReply:
                     await self.response.write(data)
         except TimeoutError as error:
             self.abort()
-            raise CallerGone("The caller did not read its answer.") from error
+            raise CallerDisconnected("The caller did not read its answer.") from error
         except ConnectionError as error:
-            raise CallerGone("The caller hung up.") from error
+            raise CallerDisconnected("The caller hung up.") from error
 
     async def send(self, response: web.StreamResponse) -> web.StreamResponse:
         """Send the rest, or the whole of a large answer: a caller who does not read is given up here as well."""
@@ -111,9 +111,9 @@ class StreamReply:
                 await response.write_eof()
         except TimeoutError as error:
             self.abort()
-            raise CallerGone("The caller did not read its answer.") from error
+            raise CallerDisconnected("The caller did not read its answer.") from error
         except ConnectionError as error:
-            raise CallerGone("The caller hung up.") from error
+            raise CallerDisconnected("The caller hung up.") from error
         return response
 
     def abort(self) -> None:
@@ -122,184 +122,198 @@ class StreamReply:
             self._request.transport.abort()
 
 
-class Front:
+class Server:
     """Answers every request on the callers' port."""
 
     def __init__(
         self,
         *,
-        exchange: Exchange,
-        world: Callable[[], World],
-        admin: Admin,
+        pipeline: Pipeline,
+        snapshot: Callable[[], Snapshot],
+        admin: AdminApi,
         body_bytes_max: int,
         calls_max: int,
         count_error: Callable[[str], None],
-        desk: BudgetEndpoints,
-        session_desk: SessionEndpoints,
+        budget_admin: BudgetEndpoints,
+        session_admin: SessionEndpoints,
     ) -> None:
-        self._desk = desk
-        self._session_desk = session_desk
-        self._exchange = exchange
-        self._world = world
-        self._admin = admin
+        self._budget_admin = budget_admin
+        self._session_admin = session_admin
+        self._pipeline = pipeline
+        self._world = snapshot
+        self._admin_api = admin
         self._body_bytes_max = body_bytes_max
         self._calls_max = calls_max
         self._count_error = count_error
-        self.calls = 0
+        self.open_calls = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The outermost handler: one of two places where any exception is caught."""
-        reply = StreamReply(request)
+        reply = HttpResponseWriter(request)
         try:
-            name = _PATHS.get(_plain(request.path))
+            name = _DIALECT_BY_PATH.get(_normalized_path(request.path))
             if name is not None and request.method == "POST":
-                return await self._serve(request, reply, name)
-            return await self._other(request, reply)
-        except CallerGone:
+                return await self._handle_dialect(request, reply, name)
+            return await self._handle_other(request, reply)
+        except CallerDisconnected:
             # Nobody is there to read this; aiohttp needs some response to end the exchange.
-            return _begun(reply) or web.Response(status=CallerGone.status)
+            return _abort_started(reply) or web.Response(status=CallerDisconnected.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _begun(reply) or _response(_dialect(request).failed(error))
+            return _abort_started(reply) or _to_response(_error_dialect(request).error_answer(error))
         except Exception:
             log.exception("a request failed in an unforeseen way")
             self._count_error(PenstockError.code)
-            answer = _dialect(request).failed(PenstockError("Something went wrong here; it has been logged."))
-            return _begun(reply) or _response(answer)
+            answer = _error_dialect(request).error_answer(
+                PenstockError("Something went wrong here; it has been logged.")
+            )
+            return _abort_started(reply) or _to_response(answer)
 
-    async def _serve(self, request: web.BaseRequest, reply: StreamReply, name: str) -> web.StreamResponse:
+    async def _handle_dialect(
+        self, request: web.BaseRequest, reply: HttpResponseWriter, name: str
+    ) -> web.StreamResponse:
         """A request in one of the dialects."""
-        headers, caller = self._known(request)
-        self._enter()
+        headers, caller = self._authenticate(request)
+        self._admit_call()
         try:
-            parsed = PARSERS[name](await self._body(request, headers))
-            answer = await self._exchange.serve(parsed, caller, hints_of(headers, self._world()), reply)
+            parsed = PARSERS[name](await self._read_body(request, headers))
+            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._world()), reply)
         finally:
-            self.calls -= 1
-        return await _sent(answer, reply)
+            self.open_calls -= 1
+        return await _send_answer(answer, reply)
 
-    async def _other(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+    async def _handle_other(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
         """Everything that is no request in a dialect."""
-        path = _plain(request.path)
+        path = _normalized_path(request.path)
         if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
             # Codex asks for a WebSocket first; this is the one status at which it falls back to POST at once.
-            return _response(openai_errors.failed(UpgradeRequired("WebSockets are not spoken here; use POST.")))
-        if path in _PATHS:
+            return _to_response(
+                openai_errors.error_answer(UpgradeRequired("WebSockets are not spoken here; use POST."))
+            )
+        if path in _DIALECT_BY_PATH:
             raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
         if path == "/v1/models" or path.startswith("/v1/models/"):
-            return self._models(request, path)
-        if path == _MY_BUDGETS:
-            return await self._my_budgets(request)
-        if path == _SESSIONS or path.startswith(f"{_SESSIONS}/"):
-            return await self._my_sessions(request)
-        if path.startswith(_APPROVE):
-            return await approve(request, self._session_desk, path.removeprefix(_APPROVE))
-        if path == _COUNT_TOKENS and request.method == "POST":
-            return await self._count_tokens(request, reply)
-        found = await self._admin.answer(request)
+            return self._handle_models(request, path)
+        if path == _OWN_BUDGETS_PATH:
+            return await self._handle_own_budgets(request)
+        if path == _SESSIONS_PATH or path.startswith(f"{_SESSIONS_PATH}/"):
+            return await self._handle_own_sessions(request)
+        if path.startswith(_APPROVE_PATH):
+            return await handle_approval(request, self._session_admin, path.removeprefix(_APPROVE_PATH))
+        if path == _COUNT_TOKENS_PATH and request.method == "POST":
+            return await self._handle_count_tokens(request, reply)
+        found = await self._admin_api.dispatch(request)
         if found is not None:
             return found
-        below = request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix("/v1")
-        if not path.startswith("/v1/") or path.lower().startswith(_CLOSED) or _PASSABLE.fullmatch(below) is None:
+        below = request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
+        if (
+            not path.startswith("/v1/")
+            or path.lower().startswith(_BLOCKED_PREFIXES)
+            or _PASSTHROUGH_PATH.fullmatch(below) is None
+        ):
             raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
-        return await self._pass(request, reply)
+        return await self._handle_passthrough(request, reply)
 
-    async def _pass(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+    async def _handle_passthrough(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
         """Images, audio, files, ...: on to the provider, metered."""
-        headers, caller = self._known(request)
-        self._enter()
+        headers, caller = self._authenticate(request)
+        self._admit_call()
         try:
-            body = await self._body(request, headers)
-            path = request.rel_url.raw_path_qs.removeprefix(_PREFIX).removeprefix("/v1")
+            body = await self._read_body(request, headers)
+            path = request.rel_url.raw_path_qs.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
             dialect = "anthropic" if _speaks_anthropic(request) else "openai"
             parsed = passthrough.parse(request.method, path, headers.get("content-type", ""), body, dialect)
-            answer = await self._exchange.serve(parsed, caller, hints_of(headers, self._world()), reply)
+            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._world()), reply)
         finally:
-            self.calls -= 1
-        return await _sent(answer, reply)
+            self.open_calls -= 1
+        return await _send_answer(answer, reply)
 
-    async def _count_tokens(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+    async def _handle_count_tokens(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
         """Anthropic's own count where the route leads to it, else our estimate."""
-        headers, caller = self._known(request)
-        self._enter()
+        headers, caller = self._authenticate(request)
+        self._admit_call()
         try:
-            body = await self._body(request, headers)
-            hints = hints_of(headers, self._world())
+            body = await self._read_body(request, headers)
+            hints = parse_hints(headers, self._world())
             parsed = PARSERS["messages"](body)
-            estimate = self._exchange.counted(parsed, hints)
+            estimate = self._pipeline.estimated_input_tokens(parsed, hints)
             if estimate is not None:
-                return _response(models.json({"input_tokens": estimate}))
-            path = str(request.rel_url).removeprefix(_PREFIX).removeprefix("/v1")
+                return _to_response(models.json_answer({"input_tokens": estimate}))
+            path = str(request.rel_url).removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
             passing = passthrough.parse("POST", path, "application/json", body, "anthropic")
-            answer = await self._exchange.serve(passing, caller, hints, reply)
+            answer = await self._pipeline.serve(passing, caller, hints, reply)
         finally:
-            self.calls -= 1
-        return await _sent(answer, reply)
+            self.open_calls -= 1
+        return await _send_answer(answer, reply)
 
-    def _known(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
+    def _authenticate(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
         """The headers, names in lower case, and whose they are. Raises Unauthenticated."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         caller = authenticate(headers, self._world())
-        if "expect" in headers and self.calls < self._calls_max:
-            _go_ahead(request, headers["expect"])
+        if "expect" in headers and self.open_calls < self._calls_max:
+            _send_continue(request, headers["expect"])
         return headers, caller
 
-    def _enter(self) -> None:
+    def _admit_call(self) -> None:
         """One more call in flight. Raises Overloaded."""
-        if self.calls >= self._calls_max:
+        if self.open_calls >= self._calls_max:
             raise Overloaded("Too many calls are in flight here; try again in a moment.")
-        self.calls += 1
+        self.open_calls += 1
 
-    def _models(self, request: web.BaseRequest, path: str) -> web.Response:
+    def _handle_models(self, request: web.BaseRequest, path: str) -> web.Response:
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
-        world = self._world()
-        authenticate({name.lower(): value for name, value in request.headers.items()}, world)
+        snapshot = self._world()
+        authenticate({name.lower(): value for name, value in request.headers.items()}, snapshot)
         name = path.removeprefix("/v1/models").strip("/")
-        if name and world.route(name) is None:
+        if name and snapshot.find_route(name) is None:
             raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
         anthropic = _speaks_anthropic(request)
-        listed = [route for route in world.routes if not route.endswith("*")]
-        return _response(models.one(name, anthropic=anthropic) if name else models.all_of(listed, anthropic=anthropic))
+        listed = [route for route in snapshot.routes if not route.endswith("*")]
+        return _to_response(
+            models.model_entry(name, anthropic=anthropic) if name else models.model_list(listed, anthropic=anthropic)
+        )
 
-    async def _my_budgets(self, request: web.BaseRequest) -> web.Response:
+    async def _handle_own_budgets(self, request: web.BaseRequest) -> web.Response:
         """How the budgets stand that meet this key."""
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
         caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
-        unknown = set(request.query) - _ASKED_OF_BUDGETS
+        unknown = set(request.query) - _BUDGET_QUERY_PARAMETERS
         if unknown:
             raise BadRequest(f"Unknown parameter {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
-        mine = await self._desk.mine(caller, dict(request.query))
+        mine = await self._budget_admin.budgets_of(caller, dict(request.query))
         return web.Response(body=orjson.dumps(mine), content_type="application/json")
 
-    async def _my_sessions(self, request: web.BaseRequest) -> web.Response:
+    async def _handle_own_sessions(self, request: web.BaseRequest) -> web.Response:
         """POST /v1/sessions opens a run and says what it may take; GET /v1/sessions/ID tells how it stands; how it went
         is told by POST to its /outcome and /feedback."""
         caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
-        name = unquote(request.rel_url.raw_path.removeprefix(_PREFIX).removeprefix(_SESSIONS)).strip("/")
+        name = unquote(request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix(_SESSIONS_PATH)).strip("/")
         if request.method == "POST" and not name:
-            asked = await asked_of(request)
+            asked = await read_json(request)
             if isinstance(asked.get("id"), str):
-                await self._session_desk.reached(asked["id"], caller.key)
-            told = self._session_desk.opened(caller, asked)
-            await self._session_desk.known()
+                await self._session_admin.ensure_loaded(asked["id"], caller.key)
+            told = self._session_admin.open_session(caller, asked)
+            await self._session_admin.flush()
         elif request.method == "POST" and name.endswith(("/outcome", "/feedback")):
             name, _, what = name.rpartition("/")
-            asked = await asked_of(request)
-            await self._session_desk.reached(name, caller.key)
-            desk = self._session_desk
-            told = (desk.reported if what == "outcome" else desk.rated)(caller, name, asked)
+            asked = await read_json(request)
+            await self._session_admin.ensure_loaded(name, caller.key)
+            budget_admin = self._session_admin
+            told = (budget_admin.report_outcome if what == "outcome" else budget_admin.record_feedback)(
+                caller, name, asked
+            )
         elif request.method == "GET" and name:
-            await self._session_desk.reached(name, caller.key)
-            told = self._session_desk.mine(caller, name)
+            await self._session_admin.ensure_loaded(name, caller.key)
+            told = self._session_admin.get_own(caller, name)
         else:
             raise MethodNotAllowed(
                 "See POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback."
             )
         return web.Response(body=orjson.dumps(told), content_type="application/json")
 
-    async def _body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
+    async def _read_body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
         """The whole body, bounded in size and time."""
         limit, content = self._body_bytes_max, request.content
         if (request.content_length or 0) > limit:
@@ -328,7 +342,7 @@ class Front:
         return body
 
 
-class _Protocol(RequestHandler):
+class _RequestProtocol(RequestHandler):
     """aiohttp's protocol, with our words where it would echo what it could not parse."""
 
     def handle_error(
@@ -344,14 +358,14 @@ class _Protocol(RequestHandler):
             error.status = status
         elif exc is not None:
             log.error("the HTTP layer failed", exc_info=exc)
-        response = _response(openai_errors.failed(error))
+        response = _to_response(openai_errors.error_answer(error))
         response.force_close()
         return response
 
 
-class _LowLevelServer(web.Server):
+class _AiohttpServer(web.Server):
     def __call__(self) -> RequestHandler:
-        return _Protocol(
+        return _RequestProtocol(
             self,
             loop=self._loop,
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"
@@ -360,52 +374,52 @@ class _LowLevelServer(web.Server):
         )
 
 
-def runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
+def server_runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
     """A server for one handler. `handler_cancellation`: a caller who hangs up cancels the call, whatever it waits for."""
-    server = _LowLevelServer(handler, handler_cancellation=True)
+    server = _AiohttpServer(handler, handler_cancellation=True)
     return web.ServerRunner(server, shutdown_timeout=drain_seconds)
 
 
 def _speaks_anthropic(request: web.BaseRequest) -> bool:
     return (
         "anthropic-version" in request.headers
-        or request.path.startswith(_PREFIX)
+        or request.path.startswith(_ANTHROPIC_PREFIX)
         or request.path.startswith("/v1/messages")
     )
 
 
-def _dialect(request: web.BaseRequest) -> Dialect:
+def _error_dialect(request: web.BaseRequest) -> Dialect:
     """In which dialect errors are told."""
-    name = _PATHS.get(_plain(request.path))
+    name = _DIALECT_BY_PATH.get(_normalized_path(request.path))
     return DIALECTS[name or ("messages" if _speaks_anthropic(request) else "chat")]
 
 
-def _plain(path: str) -> str:
+def _normalized_path(path: str) -> str:
     """A path without Anthropic's prefix and a slash at its end."""
-    return path.removeprefix(_PREFIX).rstrip("/")
+    return path.removeprefix(_ANTHROPIC_PREFIX).rstrip("/")
 
 
-async def _sent(answer: Answer, reply: StreamReply) -> web.StreamResponse:
-    if not answer.streamed:
-        return await reply.send(_response(answer))
+async def _send_answer(answer: CallerResponse, reply: HttpResponseWriter) -> web.StreamResponse:
+    if not answer.already_sent:
+        return await reply.send(_to_response(answer))
     assert reply.response is not None
     return await reply.send(reply.response)
 
 
-def _begun(reply: StreamReply) -> web.StreamResponse | None:
+def _abort_started(reply: HttpResponseWriter) -> web.StreamResponse | None:
     """The stream that had begun when things went wrong, its connection ended; None if nothing was sent yet."""
     if reply.response is not None:
         reply.abort()
     return reply.response
 
 
-def _go_ahead(request: web.BaseRequest, expectation: str) -> None:
+def _send_continue(request: web.BaseRequest, expectation: str) -> None:
     """`Expect: 100-continue`: the caller waits with its body until it is told to send it."""
     if expectation.lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def _response(answer: Answer) -> web.Response:
+def _to_response(answer: CallerResponse) -> web.Response:
     response = web.Response(status=answer.status, headers=answer.headers, body=answer.body)
     response.headers["Server"] = "penstock"
     if "x-request-id" not in answer.headers and "x-penstock-request-id" in answer.headers:

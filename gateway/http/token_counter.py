@@ -21,7 +21,7 @@ VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 # Longer histories would keep a thread busy for seconds; they count as estimated.
 _CHARS_MAX = 4_000_000
 # Role and separators around each message (OpenAI cookbook, 2024).
-_PER_MESSAGE = 4
+_TOKENS_PER_MESSAGE = 4
 
 
 class TokenCounter:
@@ -30,25 +30,25 @@ class TokenCounter:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._encoding: Any = None
-        self._missing = False
+        self._is_unavailable = False
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         """Tokens of the messages' text and tool calls; None if it cannot be told."""
         texts = [text for message in messages for text in _texts(message)]
-        if self._missing or sum(map(len, texts)) > _CHARS_MAX:
+        if self._is_unavailable or sum(map(len, texts)) > _CHARS_MAX:
             return None
-        return await asyncio.to_thread(self._counted, texts, len(messages))
+        return await asyncio.to_thread(self._count, texts, len(messages))
 
-    def _counted(self, texts: Sequence[str], messages: int) -> int | None:
+    def _count(self, texts: Sequence[str], messages: int) -> int | None:
         encoding = self._encoding or self._load()
         if encoding is None:
             return None
         # encode_ordinary: text that looks like a control token is text.
-        return sum(len(encoding.encode_ordinary(text)) for text in texts) + messages * _PER_MESSAGE
+        return sum(len(encoding.encode_ordinary(text)) for text in texts) + messages * _TOKENS_PER_MESSAGE
 
     def _load(self) -> Any:
         if self._folder is None or not (self._folder / VOCABULARY_FILE).is_file():
-            self._missing = True
+            self._is_unavailable = True
             return None
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(self._folder))
         # Lazy door: most gateways never need a count.

@@ -14,7 +14,7 @@ from yarl import URL
 
 from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Timeouts
-from ..values.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
+from ..values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
 
 # What aiohttp would add by itself; providers get what we say and nothing else.
 _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
@@ -24,19 +24,19 @@ _READ_BUFFER = 256 * 1024
 _JOINED_BYTES_MAX = 128 * 1024
 
 
-class HttpAnswer:
+class HttpResponse:
     """A provider's answer that has begun; closes itself when it stays silent or lasts too long."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
         self._response = response
         self._content = response.content
         self._timer: asyncio.TimerHandle | None = None
-        self._late = ""
+        self._timeout_message = ""
         self._timeouts = timeouts
         self._waiting_since: float | None = None
         # A whole answer often comes with its head: then there is nothing left to watch.
         if not self._content.is_eof():
-            self._watch(started)
+            self._start_watchdog(started)
 
     @property
     def status(self) -> int:
@@ -48,25 +48,25 @@ class HttpAnswer:
         """Headers of the provider; names are case-insensitive."""
         return self._response.headers
 
-    async def chunk(self) -> bytes:
+    async def read_chunk(self) -> bytes:
         """What has arrived, b"" at the end. Raises UpstreamTimeout or BrokenAnswer."""
         if self._timer is not None:
             self._waiting_since = self._loop.time()
         try:
             data = await self._content.readany()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise self._translated(error) from error
+            raise self._to_upstream_error(error) from error
         # From here on it is the caller whom we may wait for, and the provider is not to blame.
-        self._waiting_since, self._patience = None, self._timeouts.idle
+        self._waiting_since, self._silence_seconds_max = None, self._timeouts.idle
         return data
 
     async def read(self, limit: int) -> bytes:
         """The whole answer, at most `limit` bytes. Raises UpstreamTimeout or BrokenAnswer."""
         parts, size = [], 0
-        while data := await self.chunk():
+        while data := await self.read_chunk():
             size += len(data)
             if size > limit:
-                raise BrokenAnswer("The provider's answer is larger than any answer.")
+                raise BrokenResponse("The provider's answer is larger than any answer.")
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -79,37 +79,37 @@ class HttpAnswer:
         else:
             self._response.close()
 
-    def _watch(self, started: float) -> None:
+    def _start_watchdog(self, started: float) -> None:
         """Our own clock takes over from aiohttp's, which would be set anew at every chunk."""
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = None
         self._loop = asyncio.get_running_loop()
         self._deadline = started + self._timeouts.total
-        self._patience = self._timeouts.first_byte
+        self._silence_seconds_max = self._timeouts.first_byte
         self._waiting_since = self._loop.time()
-        self._check()
+        self._check_timeouts()
 
-    def _check(self) -> None:
+    def _check_timeouts(self) -> None:
         now, since = self._loop.time(), self._waiting_since
         if now >= self._deadline:
-            self._late = "The provider's answer took longer than the deployment's total timeout."
-        elif since is not None and now >= since + self._patience:
-            self._late = "The provider stayed silent longer than the deployment's timeout."
+            self._timeout_message = "The provider's answer took longer than the deployment's total timeout."
+        elif since is not None and now >= since + self._silence_seconds_max:
+            self._timeout_message = "The provider stayed silent longer than the deployment's timeout."
         else:
             # Patience shrinks from first_byte to idle once bytes have come, so look again no later than idle from now.
-            due = min((since if since is not None else now) + self._patience, now + self._timeouts.idle)
-            self._timer = self._loop.call_at(min(due, self._deadline), self._check)
+            due = min((since if since is not None else now) + self._silence_seconds_max, now + self._timeouts.idle)
+            self._timer = self._loop.call_at(min(due, self._deadline), self._check_timeouts)
             return
         self._response.close()
 
-    def _translated(self, error: Exception) -> UpstreamError:
-        if self._late or isinstance(error, TimeoutError):
-            return UpstreamTimeout(self._late or "The provider sent no first byte in time.")
-        return BrokenAnswer(f"The provider broke off its answer ({type(error).__name__}).")
+    def _to_upstream_error(self, error: Exception) -> UpstreamError:
+        if self._timeout_message or isinstance(error, TimeoutError):
+            return UpstreamTimeout(self._timeout_message or "The provider sent no first byte in time.")
+        return BrokenResponse(f"The provider broke off its answer ({type(error).__name__}).")
 
 
-class _Pieces(Payload):
+class _SegmentedPayload(Payload):
     """A request body in pieces, of known length: no piece is copied to be joined with the others."""
 
     def __init__(self, pieces: tuple[bytes | memoryview, ...]) -> None:
@@ -135,7 +135,7 @@ def _payload(pieces: tuple[bytes | memoryview, ...]) -> bytes | Payload | None:
     """Short bodies are joined, which is cheaper than several writes; long ones are not. None where there is none."""
     if not any(pieces):
         return None
-    return b"".join(pieces) if sum(map(len, pieces)) < _JOINED_BYTES_MAX else _Pieces(pieces)
+    return b"".join(pieces) if sum(map(len, pieces)) < _JOINED_BYTES_MAX else _SegmentedPayload(pieces)
 
 
 class HttpUpstream:
@@ -152,7 +152,7 @@ class HttpUpstream:
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
 
-    async def dial(self, call: UpstreamCall) -> HttpAnswer:
+    async def dial(self, call: UpstreamCall) -> HttpResponse:
         """Send the request and wait for the status line. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
         timeouts = call.deployment.timeouts
         started = asyncio.get_running_loop().time()
@@ -170,10 +170,10 @@ class HttpUpstream:
         except TimeoutError as error:
             raise UpstreamTimeout(f"No answer from '{call.deployment.name}' within its first-byte timeout.") from error
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            broken = BrokenAnswer(f"The provider of '{call.deployment.name}' broke off ({type(error).__name__}).")
+            broken = BrokenResponse(f"The provider of '{call.deployment.name}' broke off ({type(error).__name__}).")
             broken.retryable = True
             raise broken from error
-        return HttpAnswer(response, timeouts, started)
+        return HttpResponse(response, timeouts, started)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -181,7 +181,7 @@ class HttpUpstream:
 
     def _url(self, call: UpstreamCall) -> URL:
         """Parsed once per deployment and dialect, whose number the configuration bounds; other paths each time."""
-        if call.speech == "passage":
+        if call.upstream_dialect == "passage":
             return URL(call.url, encoded=True)
         parsed = self._urls.get(call.url)
         if parsed is None:

@@ -31,40 +31,40 @@ from ..values.errors import ConfigError
 log = logging.getLogger(__name__)
 
 # An answer's body says nothing to us; a short one is read so that its connection can be used again.
-_ANSWER_BYTES_MAX = 4096
+_RESPONSE_BYTES_MAX = 4096
 # While something waits for its next try the worker looks this often, seconds: at new events too, and at closing.
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 # A delay is stretched or shortened by up to this share, so that gateways that failed together do not return together.
 _JITTER_SHARE = 0.25
 # Answers below 500 after which another try makes sense: Request Timeout and Too Many Requests (RFC 9110, RFC 6585).
-_PASSING = frozenset({408, 429})
+_RETRYABLE_STATUSES = frozenset({408, 429})
 _NO_AUTO_HEADERS = frozenset({"Accept", "Accept-Encoding"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class DeliveryPolicy:
     """How long, how often and how much, in seconds and events; `queue_max` bounds those ready and those waiting, each."""
 
-    try_seconds: float = 5.0
-    retry_seconds: tuple[float, ...] = (1.0, 4.0, 15.0, 60.0)
-    close_seconds: float = 2.0
+    attempt_timeout_seconds: float = 5.0
+    retry_delays_seconds: tuple[float, ...] = (1.0, 4.0, 15.0, 60.0)
+    close_timeout_seconds: float = 2.0
     queue_max: int = 1000
 
     def __post_init__(self) -> None:
-        assert self.try_seconds > 0 and self.close_seconds >= 0 and self.queue_max > 0
-        assert all(seconds >= 0 for seconds in self.retry_seconds)
+        assert self.attempt_timeout_seconds > 0 and self.close_timeout_seconds >= 0 and self.queue_max > 0
+        assert all(seconds >= 0 for seconds in self.retry_delays_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class _Parcel:
+class _QueuedEvent:
     """An event and how often it was tried."""
 
     event: Mapping[str, Any]
-    tries: int = 0
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Letter:
+class _Delivery:
     """An event as it is sent."""
 
     id: str
@@ -72,7 +72,7 @@ class _Letter:
     body: bytes
 
 
-class Webhook:
+class WebhookSender:
     """Delivers events to one URL, one at a time; one that failed waits aside for its next try and holds up no other.
 
     Every event offered ends in exactly one of `delivered`, `failed` (refused, or out of tries) and `dropped` (no room,
@@ -85,78 +85,78 @@ class Webhook:
         url: str,
         secret: str | None,
         *,
-        pace: Pace | None = None,
+        pace: DeliveryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.delivered = self.failed = self.dropped = 0
-        self._url = _parsed(url)
+        self._url = _parse_url(url)
         # All that logs may say of the URL: the rest may hold secrets.
         self._receiver = f"{self._url.scheme}://{self._url.host}"
         if secret == "":
             raise ConfigError(["The webhook's secret is empty; leave it out to send unsigned events."])
         self._secret = secret
-        self._pace = pace or Pace()
+        self._policy = pace or DeliveryPolicy()
         self._sleep, self._now, self._monotonic, self._jitter = sleep, now, monotonic, jitter
-        self._ready: deque[_Parcel] = deque()
+        self._ready: deque[_QueuedEvent] = deque()
         # By due time; the number keeps the order of those due together.
-        self._waiting: list[tuple[float, int, _Parcel]] = []
-        self._number = 0
+        self._retries: list[tuple[float, int, _QueuedEvent]] = []
+        self._sequence = 0
         self._wake = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._overflowing = self._closing = self._closed = False
+        self._delivery_lock = asyncio.Lock()
+        self._is_overflowing = self._is_closing = self._is_closed = False
         self._http_client: aiohttp.ClientSession | None = None
 
-    def offer(self, event: Mapping[str, Any]) -> None:
+    def enqueue(self, event: Mapping[str, Any]) -> None:
         """Take an event with text under `id` and `kind`, to be changed by nobody from now on. Never waits or raises.
 
         When the queue is full the oldest gives way: what happens now is more worth knowing.
         """
-        if self._closing:
+        if self._is_closing:
             self.dropped += 1
             return
-        self._enqueue(_Parcel(event))
+        self._append_ready(_QueuedEvent(event))
         self._wake.set()
 
     async def run(self) -> None:
         """Deliver until `close`; may be cancelled at any time and run again, without losing an event."""
-        while not self._closing:
-            self._promote()
+        while not self._is_closing:
+            self._move_due_retries()
             if self._ready:
                 await self._deliver_next()
-            elif self._waiting:
-                await self._sleep(max(0.0, min(self._waiting[0][0] - self._monotonic(), _LOOK_SECONDS)))
+            elif self._retries:
+                await self._sleep(max(0.0, min(self._retries[0][0] - self._monotonic(), _POLL_SECONDS)))
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
     async def close(self) -> None:
         """Give everything queued one more try, for `close_seconds` in all, and close; what is left is dropped."""
-        self._closing = True
+        self._is_closing = True
         self._wake.set()
         try:
             await self._drain()
         finally:
-            await self._shut()
+            await self._shutdown()
 
     async def _drain(self) -> None:
-        while self._waiting:
-            self._ready.append(heappop(self._waiting)[2])
+        while self._retries:
+            self._ready.append(heappop(self._retries)[2])
         try:
-            async with asyncio.timeout(self._pace.close_seconds):
-                while self._ready or self._turn.locked():
+            async with asyncio.timeout(self._policy.close_timeout_seconds):
+                while self._ready or self._delivery_lock.locked():
                     await self._deliver_next()
         except TimeoutError:
-            log.info("webhook: %g s did not suffice to deliver what was queued", self._pace.close_seconds)
+            log.info("webhook: %g s did not suffice to deliver what was queued", self._policy.close_timeout_seconds)
 
-    async def _shut(self) -> None:
+    async def _shutdown(self) -> None:
         """Count what is left, the event in the hands of `run` included, whose connection ends here."""
-        left = 0 if self._closed else len(self._ready) + len(self._waiting) + self._turn.locked()
-        self._closed = True
+        left = 0 if self._is_closed else len(self._ready) + len(self._retries) + self._delivery_lock.locked()
+        self._is_closed = True
         self._ready.clear()
-        self._waiting.clear()
+        self._retries.clear()
         self.dropped += left
         if left:
             log.warning("webhook: closed with %d events not delivered to %s", left, self._receiver)
@@ -164,54 +164,54 @@ class Webhook:
         if http_client is not None:
             await http_client.close()
 
-    def _enqueue(self, parcel: _Parcel) -> None:
+    def _append_ready(self, parcel: _QueuedEvent) -> None:
         """Put it last; said once, not at each drop, when the queue overflows."""
-        if len(self._ready) >= self._pace.queue_max:
+        if len(self._ready) >= self._policy.queue_max:
             self._ready.popleft()
             self.dropped += 1
-            if not self._overflowing:
+            if not self._is_overflowing:
                 log.warning("webhook: the queue for %s is full; its oldest events are dropped", self._receiver)
-            self._overflowing = True
+            self._is_overflowing = True
         self._ready.append(parcel)
 
-    def _promote(self) -> None:
+    def _move_due_retries(self) -> None:
         """What is due joins the queue at its end, so that neither new events nor second tries starve the others."""
         now = self._monotonic()
-        while self._waiting and self._waiting[0][0] <= now:
-            self._enqueue(heappop(self._waiting)[2])
+        while self._retries and self._retries[0][0] <= now:
+            self._append_ready(heappop(self._retries)[2])
 
     async def _deliver_next(self) -> None:
         """One try for the first in the queue. Locked, because `run` may still be at work when `close` joins in."""
-        async with self._turn:
+        async with self._delivery_lock:
             if not self._ready:
                 return
             parcel = self._ready.popleft()
-            self._overflowing = self._overflowing and bool(self._ready)
+            self._is_overflowing = self._is_overflowing and bool(self._ready)
             try:
-                letter = _letter(parcel.event)
+                letter = _encode(parcel.event)
             except (KeyError, TypeError, ValueError) as error:
                 self.failed += 1
-                log.error("webhook: event %.80r cannot be sent: %s", _id(parcel.event), error)
+                log.error("webhook: event %.80r cannot be sent: %s", _event_id(parcel.event), error)
                 return
             try:
                 outcome = await self._send(letter)
             except asyncio.CancelledError:
-                self._put_back(parcel)
+                self._requeue(parcel)
                 raise
-            self._settle(parcel, letter, outcome)
+            self._handle_outcome(parcel, letter, outcome)
 
-    async def _send(self, letter: _Letter) -> int | str:
+    async def _send(self, letter: _Delivery) -> int | str:
         """The receiver's status, or what kept it from giving one. One that breaks off after its status has given it."""
         status: int | None = None
         try:
             async with (
-                asyncio.timeout(self._pace.try_seconds),
+                asyncio.timeout(self._policy.attempt_timeout_seconds),
                 self._session().post(
                     self._url, data=letter.body, headers=self._headers(letter), allow_redirects=False
                 ) as response,
             ):
                 status = response.status
-                await _skim(response.content)
+                await _drain_response(response.content)
         # TimeoutError is an OSError; a ValueError is a host name that cannot be encoded.
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return status or type(error).__name__
@@ -225,13 +225,13 @@ class Webhook:
                 headers={"User-Agent": "penstock"},
                 skip_auto_headers=_NO_AUTO_HEADERS,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                read_bufsize=_ANSWER_BYTES_MAX,
+                read_bufsize=_RESPONSE_BYTES_MAX,
                 # A few compressed bytes may stand for gigabytes.
                 auto_decompress=False,
             )
         return self._http_client
 
-    def _headers(self, letter: _Letter) -> dict[str, str]:
+    def _headers(self, letter: _Delivery) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
             "x-penstock-event": letter.kind,
@@ -241,41 +241,41 @@ class Webhook:
             headers["x-penstock-signature"] = _signature(self._secret, int(self._now()), letter.body)
         return headers
 
-    def _put_back(self, parcel: _Parcel) -> None:
+    def _requeue(self, parcel: _QueuedEvent) -> None:
         """A cancelled try is none: first in the queue again, unless that has filled up meanwhile."""
-        if len(self._ready) >= self._pace.queue_max:
+        if len(self._ready) >= self._policy.queue_max:
             self.dropped += 1
         else:
             self._ready.appendleft(parcel)
 
-    def _settle(self, parcel: _Parcel, letter: _Letter, outcome: int | str) -> None:
-        if self._closed:
+    def _handle_outcome(self, parcel: _QueuedEvent, letter: _Delivery, outcome: int | str) -> None:
+        if self._is_closed:
             # `close` has counted it among those left.
             return
-        tries, where = parcel.tries + 1, f"at {self._receiver}"
+        tries, where = parcel.attempts + 1, f"at {self._receiver}"
         if isinstance(outcome, int) and 200 <= outcome < 300:
             self.delivered += 1
-        elif self._closing or tries > len(self._pace.retry_seconds) or not _may_pass(outcome):
+        elif self._is_closing or tries > len(self._policy.retry_delays_seconds) or not _is_retryable(outcome):
             self.failed += 1
             log.warning("webhook: event '%s' failed %s: %s, try %d was the last", letter.id, where, outcome, tries)
-        elif len(self._waiting) >= self._pace.queue_max:
+        elif len(self._retries) >= self._policy.queue_max:
             # Those before it have their turn: to let one of them go would only mean that none is tried to its end.
             self.dropped += 1
             log.warning("webhook: event '%s' dropped %s: %s, and too many wait", letter.id, where, outcome)
         else:
-            seconds = self._put_aside(_Parcel(parcel.event, tries))
+            seconds = self._schedule_retry(_QueuedEvent(parcel.event, tries))
             log.info("webhook: event '%s' failed %s: %s, next try in %.1f s", letter.id, where, outcome, seconds)
 
-    def _put_aside(self, parcel: _Parcel) -> float:
+    def _schedule_retry(self, parcel: _QueuedEvent) -> float:
         """Let it wait for its next try; gives the seconds until then."""
         spread = 1 + _JITTER_SHARE * (2 * self._jitter() - 1)
-        seconds = self._pace.retry_seconds[parcel.tries - 1] * spread
-        self._number += 1
-        heappush(self._waiting, (self._monotonic() + seconds, self._number, parcel))
+        seconds = self._policy.retry_delays_seconds[parcel.attempts - 1] * spread
+        self._sequence += 1
+        heappush(self._retries, (self._monotonic() + seconds, self._sequence, parcel))
         return seconds
 
 
-def _parsed(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     """The URL, or ConfigError, which does not repeat it."""
     try:
         parsed = URL(url)
@@ -287,16 +287,16 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _letter(event: Mapping[str, Any]) -> _Letter:
+def _encode(event: Mapping[str, Any]) -> _Delivery:
     """The event as bytes and headers. Raises KeyError, TypeError or ValueError where it has no such form."""
     name, kind = event["id"], event["kind"]
     for text in (name, kind):
         if not (isinstance(text, str) and text and text.isascii() and text.isprintable()):
             raise ValueError("'id' and 'kind' must be printable ASCII text")
-    return _Letter(id=name, kind=kind, body=orjson.dumps(dict(event)))
+    return _Delivery(id=name, kind=kind, body=orjson.dumps(dict(event)))
 
 
-def _id(event: object) -> object:
+def _event_id(event: object) -> object:
     """What the log calls an event that may have no id, or be none at all."""
     return event.get("id") if isinstance(event, Mapping) else type(event).__name__
 
@@ -307,13 +307,13 @@ def _signature(secret: str, stamp: int, body: bytes) -> str:
     return f"t={stamp},v1={digest}"
 
 
-async def _skim(content: aiohttp.StreamReader) -> None:
+async def _drain_response(content: aiohttp.StreamReader) -> None:
     """Read an answer to its end if that is near; leaving it otherwise makes aiohttp end the connection."""
-    left = _ANSWER_BYTES_MAX
+    left = _RESPONSE_BYTES_MAX
     while left > 0 and (data := await content.read(left)):
         left -= len(data)
 
 
-def _may_pass(outcome: int | str) -> bool:
+def _is_retryable(outcome: int | str) -> bool:
     """Whether another try makes sense: not after redirects, which are not followed, nor other refusals."""
-    return isinstance(outcome, str) or outcome >= 500 or outcome in _PASSING
+    return isinstance(outcome, str) or outcome >= 500 or outcome in _RETRYABLE_STATUSES

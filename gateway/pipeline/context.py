@@ -5,67 +5,67 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..dialects.answer_fingerprint import UNHEARD, Beginning
-from ..dialects.parsed_answer import Said
-from ..dialects.sse import Meter
-from ..dialects.translation import Carrier
-from ..dialects.translation.translated import Back
-from ..routing.tier_target import Aim
-from ..sessions.ladder import Standing
-from ..sessions.response_origins import Origin
+from ..dialects.answer_fingerprint import NO_FINGERPRINT, AnswerFingerprint
+from ..dialects.parsed_answer import ParsedAnswer
+from ..dialects.sse import StreamMeter
+from ..dialects.translation import Translator
+from ..dialects.translation.translated import AnswerTranslator
+from ..routing.tier_target import TierTarget
+from ..sessions.ladder import LoopState
+from ..sessions.response_origins import ResponseOrigin
 from ..sessions.session_index import Session
 from ..values.base import Value
 from ..values.budget import Reservation
 from ..values.catalog import Route
 from ..values.energy_policy import Deferral
-from ..values.plan import Attempt, Facts, Verdict
-from ..values.request import Caller, Hints, Request
-from ..values.snapshot import World
+from ..values.plan import Attempt, Classification, RequestFeatures
+from ..values.request import Caller, HeaderHints, Request
+from ..values.snapshot import Snapshot
 from ..values.usage import Usage
 
 
-class Watching(Protocol):
+class StreamHold(Protocol):
     """Whether a stream may go on after so many output tokens; see holding.Watch."""
 
     async def covers(self, output_tokens: int) -> bool: ...
 
 
-class Waited(Value, frozen=True, kw_only=True):
+class DeferredWait(Value, frozen=True, kw_only=True):
     """A request that waited for a greener hour: how long, and the intensity (gCO2e/kWh) that it would have been served at
     had it not."""
 
     seconds: float
-    grams_per_kwh: float
+    undeferred_grams_per_kwh: float
 
 
-class Decided(Value, frozen=True, kw_only=True):
+class RequestContext(Value, frozen=True, kw_only=True):
     """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds;
     `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see.
     `aim` is None where the route leaves no choice; the answer is wanted within `deadline_ms` of the request. `deferral` says
     how long it may wait for a greener hour (None: not at all), `waited` how long it did (None: it did not)."""
 
     request_id: str
-    at: float
-    started: float
-    world: World
+    started_at: float
+    started_monotonic: float
+    snapshot: Snapshot
     caller: Caller
     request: Request
     session: Session
     route: Route
-    facts: Facts
-    verdict: Verdict
-    standing: Standing
-    carrier: Carrier
+    features: RequestFeatures
+    classification: Classification
+    loop_state: LoopState
+    translator: Translator
     user: str = ""
-    tip: int = 0
-    note: str = ""
-    aim: Aim | None = None
+    history_digest: int = 0
+    operator_note: str = ""
+    target: TierTarget | None = None
     deadline_ms: float | None = None
     deferral: Deferral | None = None
-    waited: Waited | None = None
+    deferred_wait: DeferredWait | None = None
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class AttemptProgress(msgspec.Struct, kw_only=True):
     """How far one attempt has come; written only by the exchange while the attempt runs.
 
     It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent. `refused`
@@ -80,40 +80,40 @@ class Progress(msgspec.Struct, kw_only=True):
     number: int
     attempt: Attempt
     dialled: bool = False
-    refused: bool = False
-    first_byte: float | None = None
-    stream: Meter | None = None
-    back: Back | None = None
+    got_error_status: bool = False
+    first_byte_monotonic: float | None = None
+    stream_meter: StreamMeter | None = None
+    response_translator: AnswerTranslator | None = None
     usage: Usage | None = None
     answer_id: str = ""
-    probe: bool = False
-    not_spoken: str = ""
+    is_probe: bool = False
+    missing_dialect: str = ""
     reservation: Reservation | None = None
-    watch: Watching | None = None
-    pieces: int | None = None
+    stream_hold: StreamHold | None = None
+    billed_units: int | None = None
     text_bytes: int = 0
-    verified: bool = False
-    heard: Beginning = UNHEARD
-    calls: tuple[tuple[Any, Any, Any], ...] = ()
-    said: Said | None = None
-    doubts: tuple[str, ...] = ()
-    answered: bool = False
+    needs_verification: bool = False
+    answer_fingerprint: AnswerFingerprint = NO_FINGERPRINT
+    tool_calls: tuple[tuple[Any, Any, Any], ...] = ()
+    parsed_answer: ParsedAnswer | None = None
+    failed_checks: tuple[str, ...] = ()
+    response_begun: bool = False
     outcome: str = "cancelled"
     status: int = 499
     code: str = "caller_gone"
 
 
-class Arrived(Value, frozen=True, kw_only=True):
+class IdentifiedRequest(Value, frozen=True, kw_only=True):
     """A request and whose it is, before anything was decided about it. `standing` is not weighed against limits yet."""
 
     request_id: str
-    at: float
-    world: World
+    received_at: float
+    snapshot: Snapshot
     route: Route
     request: Request
     caller: Caller
-    hints: Hints
+    hints: HeaderHints
     session: Session
-    origins: Sequence[Origin]
-    standing: Standing
-    tip: int
+    origins: Sequence[ResponseOrigin]
+    loop_state: LoopState
+    history_digest: int

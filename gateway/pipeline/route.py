@@ -5,228 +5,263 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from ..accounting.output_estimate import OutputBook
-from ..dialects import CONVERSATIONS
-from ..dialects.output_constraints import asked
+from ..accounting.output_estimate import OutputEstimates
+from ..dialects import CONVERSATION_DIALECTS
+from ..dialects.output_constraints import parse_output_constraints
 from ..routing import plan as planning
-from ..routing.agent_roles import RoleBook
-from ..routing.cascade import CascadeBook, next_above, pays
-from ..routing.circuit_breaker import HealthBook
-from ..routing.classifiers.task_type import TaskTypes
-from ..routing.classify import Read, opinion
-from ..routing.deployment_load import Load, LoadBook
-from ..routing.plan import Situation
-from ..routing.prompt_features import features, tools_text
+from ..routing.agent_roles import AgentRoles
+from ..routing.cascade import CascadeStats, cascade_pays, next_higher_tier
+from ..routing.circuit_breaker import CircuitBreakers
+from ..routing.classifiers.task_type import TaskTypeClassifier
+from ..routing.classify import ScoredPrompt, classify
+from ..routing.deployment_load import DeploymentLoad, DeploymentLoads
+from ..routing.plan import PlanInputs
+from ..routing.prompt_features import normalized_tools, prompt_features
 from ..routing.scorer import Scorer
-from ..routing.session_forecast import CACHE_SECONDS, CACHE_SECONDS_LONG, ProspectBook, Warm
-from ..routing.tier_target import Aim, Aims
+from ..routing.session_forecast import CACHE_SECONDS, CACHE_SECONDS_LONG, CachedPrefix, SessionForecaster
+from ..routing.tier_target import TierTarget, TierTargets
 from ..routing.verifier import doubts
 from ..values.catalog import Tier
 from ..values.energy_policy import Deferral
 from ..values.ledger_entry import LedgerEntry
-from ..values.plan import Attempt, Facts, Plan, Refusal, Verdict
-from ..values.quality import SHADOW, Role
-from .context import Arrived, Decided, Progress
+from ..values.plan import Attempt, Classification, Plan, Refusal, RequestFeatures
+from ..values.quality import SHADOW_KEY, Role
+from .context import AttemptProgress, IdentifiedRequest, RequestContext
 
 # Deployments of one session whose caches are remembered.
-_WARM_MAX = 16
+_WARM_CACHES_MAX = 16
 # Texts whose reading is remembered: about 10 kB each. An agent's steps all have the same newest text.
-_TEXTS_MAX = 1_000
+_SCORED_TEXTS_MAX = 1_000
 
 
-class Navigator:
+class Router:
     """Plans the ways of one process. Holds the books of routing; `jitter` draws from [0, 1)."""
 
     def __init__(
-        self, health: HealthBook, outputs: OutputBook, jitter: Callable[[], float], scorer: Scorer | None = None
+        self,
+        circuit_breakers: CircuitBreakers,
+        outputs: OutputEstimates,
+        jitter: Callable[[], float],
+        scorer: Scorer | None = None,
     ) -> None:
         self._scorer = scorer
         # What was read of the newest texts, by a hash that only this process knows.
-        self._texts: OrderedDict[int, Read] = OrderedDict()
-        self._kinds = TaskTypes()
-        self.aims = Aims()
-        self.loads = LoadBook()
-        self._health = health
-        self._outputs = outputs
-        self._prospects = ProspectBook()
-        self._roles = RoleBook()
+        self._scores_by_text: OrderedDict[int, ScoredPrompt] = OrderedDict()
+        self._task_types = TaskTypeClassifier()
+        self.tier_targets = TierTargets()
+        self.loads = DeploymentLoads()
+        self._circuit_breakers = circuit_breakers
+        self._output_estimates = outputs
+        self._session_forecasts = SessionForecaster()
+        self._roles = AgentRoles()
         self._jitter = jitter
-        self.cascades = CascadeBook()
+        self.cascades = CascadeStats()
         # What was first last time, by route, task type and tier: where the greener goes first it is compared with that.
-        self._chosen: dict[tuple[str, str, Tier | None], str] = {}
+        self._previous_first: dict[tuple[str, str, Tier | None], str] = {}
 
-    def judged(self, arrived: Arrived, facts: Facts) -> tuple[Verdict, Role | None]:
+    def classify(self, identified: IdentifiedRequest, features: RequestFeatures) -> tuple[Classification, Role | None]:
         """What kind of work this is, how hard it looks, and which part its agent plays."""
-        world, hints = arrived.world, arrived.hints
-        role = self._roles.role(
-            world.roles,
-            facts,
-            arrived.caller.key,
+        snapshot, hints = identified.snapshot, identified.hints
+        role = self._roles.resolve(
+            snapshot.roles,
+            features,
+            identified.caller.key,
             declared=hints.role,
-            agent=hints.agent or "",
-            sub_agent=bool(arrived.session.parent),
+            agent=hints.sub_agent or "",
+            sub_agent=bool(identified.session.parent),
         )
         declared = hints.task_type
         if declared is None and role is not None:
             declared = role.task_type
-        read = self._read(facts) if arrived.route.auto and world.classifier == "learned" else None
-        verdict = opinion(
-            facts,
-            world,
-            arrived.caller.org,
-            self._kinds,
+        read = self._prompt_scores(features) if identified.route.is_auto and snapshot.classifier == "learned" else None
+        classification = classify(
+            features,
+            snapshot,
+            identified.caller.org,
+            self._task_types,
             declared=declared,
             role=role,
             read=read,
-            pair=arrived.route.pair,
+            pair=identified.route.model_pair,
         )
-        return verdict, role
+        return classification, role
 
-    def aimed(self, arrived: Arrived, verdict: Verdict, role: Role | None) -> Aim | None:
+    def tier_target(
+        self, identified: IdentifiedRequest, classification: Classification, role: Role | None
+    ) -> TierTarget | None:
         """The lowest tier that will do; None where the route leaves no choice."""
-        if not arrived.route.auto:
+        if not identified.route.is_auto:
             return None
-        return self.aims.aim(
-            arrived.route,
-            verdict,
-            arrived.caller.org,
-            arrived.world,
+        return self.tier_targets.choose(
+            identified.route,
+            classification,
+            identified.caller.org,
+            identified.snapshot,
             role,
-            opens=not arrived.session.calls,
-            now=arrived.at,
+            opens=not identified.session.call_count,
+            now=identified.received_at,
         )
 
-    def _read(self, facts: Facts) -> Read | None:
+    def _prompt_scores(self, features: RequestFeatures) -> ScoredPrompt | None:
         """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
         if self._scorer is None:
             return None
-        text = hash((facts.prompt, facts.tools))
-        known = self._texts.get(text)
+        text = hash((features.newest_user_text, features.tools_head))
+        known = self._scores_by_text.get(text)
         if known is None:
-            found = features(facts.prompt, tools_text(facts.tools))
-            known = self._texts[text] = Read(found, self._scorer)
-            if len(self._texts) > _TEXTS_MAX:
-                self._texts.popitem(last=False)
+            found = prompt_features(features.newest_user_text, normalized_tools(features.tools_head))
+            known = self._scores_by_text[text] = ScoredPrompt(found, self._scorer)
+            if len(self._scores_by_text) > _SCORED_TEXTS_MAX:
+                self._scores_by_text.popitem(last=False)
         else:
-            self._texts.move_to_end(text)
+            self._scores_by_text.move_to_end(text)
         return known
 
-    def planned(self, decided: Decided, *, now: float, rehearsal: bool = False) -> Plan | Refusal:
+    def plan(self, context: RequestContext, *, now: float, rehearsal: bool = False) -> Plan | Refusal:
         """Which deployments are tried, in which order; `now` is monotonic. A `rehearsal` is remembered by nobody."""
-        world, session, facts, task_type = decided.world, decided.session, decided.facts, decided.verdict.task_type
-
-        def load(name: str) -> Load:
-            return self.loads.load(name, facts.input_tokens, now=now)
-
-        green = world.green.of(task_type)
-        kind = decided.route.name, task_type, decided.aim.tier if decided.aim is not None else None
-        situation = Situation(
-            green=green,
-            chosen=self._chosen.get(kind, ""),
-            deferrable=decided.deferral is not None,
-            standing=lambda name: self._health.standing(name, now=now),
-            carrier=decided.carrier,
-            aim=decided.aim,
-            outlook=self._prospects.outlook(task_type, session.calls, session.warm, now=decided.at),
-            typical=lambda model: self._outputs.usual(task_type, model),
-            load=load,
-            toss=self._jitter(),
-            deadline_ms=decided.deadline_ms,
+        snapshot, session, features, task_type = (
+            context.snapshot,
+            context.session,
+            context.features,
+            context.classification.task_type,
         )
-        plan = planning.decide(decided.route, decided.request, facts, situation)
+
+        def load(name: str) -> DeploymentLoad:
+            return self.loads.load(name, features.input_tokens, now=now)
+
+        green = snapshot.energy_policy.for_task_type(task_type)
+        kind = context.route.name, task_type, context.target.tier if context.target is not None else None
+        situation = PlanInputs(
+            energy_policy=green,
+            last_deployment=self._previous_first.get(kind, ""),
+            deferrable=context.deferral is not None,
+            breaker_state=lambda name: self._circuit_breakers.state(name, now=now),
+            translator=context.translator,
+            aim=context.target,
+            forecast=self._session_forecasts.forecast(
+                task_type, session.call_count, session.warm_caches, now=context.started_at
+            ),
+            usual_output_tokens=lambda model: self._output_estimates.median_tokens(task_type, model),
+            load=load,
+            random_draw=self._jitter(),
+            deadline_ms=context.deadline_ms,
+        )
+        plan = planning.make_plan(context.route, context.request, features, situation)
         if isinstance(plan, Refusal) or rehearsal:
             return plan
-        if green.moves:
+        if green.reorders:
             # As many as there are routes, task types and tiers.
-            self._chosen[kind] = plan.attempts[0].deployment.name
-        return planning.moved(plan, session.moved) if session.moved else self._directly(decided, plan, now)
+            self._previous_first[kind] = plan.attempts[0].deployment.name
+        return (
+            planning.prefer_other_tier(plan, session.tier_move)
+            if session.tier_move
+            else self._skip_doubted_tier(context, plan, now)
+        )
 
-    def deferral(self, arrived: Arrived, task_type: str) -> Deferral | None:
+    def deferral(self, identified: IdentifiedRequest, task_type: str) -> Deferral | None:
         """How long a request may wait: as it asks itself (0: not at all), else as its kind of work may. What passes through,
         goes on in the background, or is asked for learning's sake is served at once."""
-        request, asked_seconds = arrived.request, arrived.hints.defer_seconds
-        if request.passage is not None or request.background or arrived.caller.key == SHADOW:
+        request, asked_seconds = identified.request, identified.hints.defer_seconds
+        if request.passthrough is not None or request.is_background or identified.caller.key == SHADOW_KEY:
             return None
-        rule = arrived.world.green.of(task_type).deferral
+        rule = identified.snapshot.energy_policy.for_task_type(task_type).deferral
         if asked_seconds is None:
             return rule
         if not asked_seconds:
             return None
-        return Deferral(seconds=asked_seconds, gain_min=rule.gain_min) if rule else Deferral(seconds=asked_seconds)
+        return (
+            Deferral(wait_seconds_max=asked_seconds, gain_share_min=rule.gain_share_min)
+            if rule
+            else Deferral(wait_seconds_max=asked_seconds)
+        )
 
-    def expected_seconds(self, decided: Decided, attempt: Attempt) -> float:
+    def expected_seconds(self, context: RequestContext, attempt: Attempt) -> float:
         """How long such a call usually takes; of a deployment that was not called yet the first byte's wait is not in it."""
-        usual = self._outputs.usual(decided.verdict.task_type, attempt.deployment.model) * decided.request.choices
-        load = self.loads.load(attempt.deployment.name, decided.facts.input_tokens, now=0.0)
-        return (load.wait_ms + min(usual, attempt.output_tokens_max) * planning.TOKEN_MS) / 1000
+        usual = (
+            self._output_estimates.median_tokens(context.classification.task_type, attempt.deployment.model)
+            * context.request.choice_count
+        )
+        load = self.loads.load(attempt.deployment.name, context.features.input_tokens, now=0.0)
+        return (load.first_byte_ms + min(usual, attempt.output_tokens_max) * planning.OUTPUT_TOKEN_MS) / 1000
 
-    def escalates(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> bool:
+    def can_escalate(self, context: RequestContext, attempts: Sequence[Attempt], place: int) -> bool:
         """Whether a doubtful answer of this attempt leads to another."""
-        return self._escalation(decided, attempts, place) is not None
+        return self._escalation_index(context, attempts, place) is not None
 
-    def _escalation(self, decided: Decided, attempts: Sequence[Attempt], place: int) -> int | None:
+    def _escalation_index(self, context: RequestContext, attempts: Sequence[Attempt], place: int) -> int | None:
         """Where a doubtful answer of this attempt leads; None where its answer is taken as it comes. Streams are: what has
         begun cannot be taken back."""
-        policy, request = decided.world.cascade, decided.request
-        if not policy.on or decided.aim is None or request.stream or request.dialect not in CONVERSATIONS:
+        policy, request = context.snapshot.cascade, context.request
+        if (
+            not policy.is_enabled
+            or context.target is None
+            or request.stream
+            or request.dialect not in CONVERSATION_DIALECTS
+        ):
             return None
-        if request.background or request.references or request.conversation or decided.facts.bonds:
+        if request.is_background or request.referenced_ids or request.conversation_id or context.features.bonds:
             # What its provider goes on with, or keeps, would be begun twice.
             return None
-        return next_above(attempts, place)
+        return next_higher_tier(attempts, place)
 
-    def doubtful(self, decided: Decided, progress: Progress, *, now: float) -> bool:
+    def fails_verification(self, context: RequestContext, progress: AttemptProgress, *, now: float) -> bool:
         """Whether anything speaks against a whole answer, and time is left for another; remembers how often that is so."""
-        assert progress.said is not None, "only what was read is doubted"
-        deadline = decided.deadline_ms
-        if deadline is not None and (now - decided.started) * 1000 >= deadline / 2:
+        assert progress.parsed_answer is not None, "only what was read is doubted"
+        deadline = context.deadline_ms
+        if deadline is not None and (now - context.started_monotonic) * 1000 >= deadline / 2:
             return False
-        progress.doubts = doubts(progress.said, asked(decided.request))
-        verdict = decided.verdict
-        self.cascades.seen(verdict.task_type, verdict.complexity, doubtful=bool(progress.doubts))
-        return bool(progress.doubts)
+        progress.failed_checks = doubts(progress.parsed_answer, parse_output_constraints(context.request))
+        classification = context.classification
+        self.cascades.record_verified(
+            classification.task_type, classification.complexity, doubtful=bool(progress.failed_checks)
+        )
+        return bool(progress.failed_checks)
 
-    def _directly(self, decided: Decided, plan: Plan, now: float) -> Plan:
+    def _skip_doubted_tier(self, context: RequestContext, plan: Plan, now: float) -> Plan:
         """The plan that begins above at once where small answers are doubted so often that it costs less."""
-        above = self._escalation(decided, plan.attempts, 0)
+        above = self._escalation_index(context, plan.attempts, 0)
         if above is None:
             return plan
-        verdict, prior = decided.verdict, decided.world.cascade.escalates
-        share = self.cascades.escalates(verdict.task_type, verdict.complexity, prior)
-        if pays(plan.attempts[0], plan.attempts[above], share) or self.cascades.looks_again():
+        classification, prior = context.classification, context.snapshot.cascade.escalation_share_prior
+        share = self.cascades.doubtful_share(classification.task_type, classification.complexity, prior)
+        if cascade_pays(plan.attempts[0], plan.attempts[above], share) or self.cascades.should_explore():
             return plan
-        if self._health.standing(plan.attempts[above].deployment.name, now=now).resting:
+        if self._circuit_breakers.state(plan.attempts[above].deployment.name, now=now).deprioritized:
             return plan
         first = plan.attempts[above]
         first = structs.replace(first, reason=f"{first.reason}, {share:.0%} of smaller answers are doubted")
         rest = [attempt for place, attempt in enumerate(plan.attempts) if place != above]
-        return Plan(attempts=(first, *rest), struck=plan.struck)
+        return Plan(attempts=(first, *rest), excluded=plan.excluded)
 
-    def served(self, decided: Decided, progress: Progress, entry: LedgerEntry) -> None:
+    def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
         """A call has ended: what its deployment's cache now holds, and what its session did next."""
-        if decided.caller.key == SHADOW:
+        if context.caller.key == SHADOW_KEY:
             # Nobody's session: what follows it says nothing of those that people have.
             return
-        if decided.aim is not None and entry.final and entry.tier in Tier.__members__:
-            self.aims.served(decided.aim, Tier[entry.tier], decided.route.reference.tier)
-        if progress.outcome != "completed" or entry.usage_basis != "exact" or decided.request.passage is not None:
+        if context.target is not None and entry.final and entry.tier in Tier.__members__:
+            self.tier_targets.record_served(context.target, Tier[entry.tier], context.route.reference.tier)
+        if progress.outcome != "completed" or entry.usage_basis != "exact" or context.request.passthrough is not None:
             return
-        session, name, now = decided.session, entry.deployment, decided.at
-        before = session.warm.get(name)
-        if before is not None and before.until > now:
-            self._prospects.read(name, min(before.tokens, entry.input_tokens), entry.cached_input_tokens)
+        session, name, now = context.session, entry.deployment, context.started_at
+        before = session.warm_caches.get(name)
+        if before is not None and before.expires_at > now:
+            self._session_forecasts.record_cache_read(
+                name, min(before.tokens, entry.input_tokens), entry.cached_input_tokens
+            )
         known = session.input_tokens
-        high = decided.aim is not None and decided.aim.tier > decided.route.lowest
-        self._prospects.served(
+        high = context.target is not None and context.target.tier > context.route.lowest_tier
+        self._session_forecasts.record_call(
             entry.task_type,
-            session.calls,
+            session.call_count,
             high=high,
-            before=session.wanted_more,
+            before=session.last_needed_higher_tier,
             grown_tokens=entry.input_tokens - known if known else 0,
         )
-        session.wanted_more = high
+        session.last_needed_higher_tier = high
         session.input_tokens = entry.input_tokens
-        seconds = CACHE_SECONDS_LONG if decided.facts.long_cache else CACHE_SECONDS
-        if name not in session.warm and len(session.warm) >= _WARM_MAX:
-            session.warm.pop(next(iter(session.warm)))
-        session.warm[name] = Warm(tokens=entry.input_tokens + entry.output_tokens, until=now + seconds)
+        seconds = CACHE_SECONDS_LONG if context.features.writes_long_cache else CACHE_SECONDS
+        if name not in session.warm_caches and len(session.warm_caches) >= _WARM_CACHES_MAX:
+            session.warm_caches.pop(next(iter(session.warm_caches)))
+        session.warm_caches[name] = CachedPrefix(
+            tokens=entry.input_tokens + entry.output_tokens, expires_at=now + seconds
+        )

@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from ..values.catalog import Deployment
-from ..values.errors import NotCarriable
+from ..values.errors import NotTranslatable
 from . import openai_compatible
 from .upstream_call import UpstreamCall
 
-SPEAKS = ("chat", "embeddings")
+SUPPORTED_DIALECTS = ("chat", "embeddings")
 # What of a body may reach litellm, whose own parameters (base URLs, keys, callbacks, canned answers) share its namespace.
-FIELDS = {
+ALLOWED_FIELDS = {
     "chat": frozenset(
         {
             "audio", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages",
@@ -28,30 +28,32 @@ FIELDS = {
     "embeddings": frozenset({"dimensions", "encoding_format", "input", "user"}),
 }  # fmt: skip
 # Labels that no answer depends on.
-_LABELS = frozenset({"model", "metadata", "store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
-LEARNT: frozenset[str] = frozenset()
-returned = openai_compatible.returned
+_IGNORED_FIELDS = frozenset(
+    {"model", "metadata", "store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
+)
+OPTIONAL_DIALECTS: frozenset[str] = frozenset()
+returned_headers = openai_compatible.returned_headers
 usage_of = openai_compatible.usage_of
 failure_of = openai_compatible.failure_of
-limited = openai_compatible.limited
+with_output_limit = openai_compatible.with_output_limit
 
 
-def refused(document: Mapping[str, Any], speech: str) -> NotCarriable | None:
+def unsupported_content(document: Mapping[str, Any], speech: str) -> NotTranslatable | None:
     """What of a caller's body may not reach litellm, None if all may: a field that it does not take from callers, or
     something that it would fetch itself, from wherever the caller says."""
     for name in document:
-        if name not in FIELDS[speech] and name not in _LABELS and document[name] is not None:
-            return NotCarriable(name, "deployments behind litellm do not take it")
+        if name not in ALLOWED_FIELDS[speech] and name not in _IGNORED_FIELDS and document[name] is not None:
+            return NotTranslatable(name, "deployments behind litellm do not take it")
     messages = document.get("messages")
     for place, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
-            if not _inline(part):
-                return NotCarriable(f"messages.{place}.content", "behind litellm media must be inline, as data URLs")
+            if not _is_inline(part):
+                return NotTranslatable(f"messages.{place}.content", "behind litellm media must be inline, as data URLs")
     return None
 
 
-def _inline(part: Any) -> bool:
+def _is_inline(part: Any) -> bool:
     if not isinstance(part, dict):
         return False
     kind, inner = part.get("type"), part.get(str(part.get("type")))
@@ -64,23 +66,23 @@ def _inline(part: Any) -> bool:
     return kind in ("text", "input_audio", "refusal", "thinking", "redacted_thinking")
 
 
-def call(
+def build_call(
     speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
     """The call for one attempt. Keys and regions lie in the deployment and reach litellm with the call."""
-    return UpstreamCall(deployment=deployment, speech=speech, url="", headers={}, body=body)
+    return UpstreamCall(deployment=deployment, upstream_dialect=speech, url="", headers={}, body=body)
 
 
-def passage(
+def build_passthrough_call(
     method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
     """Never called: no other path leads through litellm."""
     raise AssertionError("litellm serves chat and embeddings only")
 
 
-def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
+def encode_body(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
     """The body of a carried request."""
     fitted = {"model": deployment.model, **document}
-    if not deployment.reasons:
+    if not deployment.takes_reasoning_effort:
         fitted.pop("reasoning_effort", None)
     return orjson.dumps(fitted)

@@ -11,51 +11,51 @@ import orjson
 from ..values.catalog import Deployment
 from ..values.usage import Usage
 from . import upstream_call as calls
-from .upstream_call import Failure, UpstreamCall, detail, error_in, tokens
+from .upstream_call import ProviderFailure, UpstreamCall, detail_count, error_object, token_count
 
-SPEAKS = ("chat", "responses", "embeddings", "completions")
+SUPPORTED_DIALECTS = ("chat", "responses", "embeddings", "completions")
 # What may be missing although the provider speaks OpenAI's dialect: it is tried, and its 404 is remembered.
-LEARNT = frozenset({"responses"})
+OPTIONAL_DIALECTS = frozenset({"responses"})
 _PATHS = {
     "chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings", "completions": "/completions",
 }  # fmt: skip
 # openai-organization and -project stay with us: who is billed goes with the key, which is ours.
-_FORWARD = calls.FORWARD | {"openai-beta", "http-referer", "x-title"}
-_RETURN_PREFIXES = ("openai-", "x-ratelimit-")
+_FORWARDED_HEADERS = calls.FORWARDED_HEADERS | {"openai-beta", "http-referer", "x-title"}
+_RETURNED_HEADER_PREFIXES = ("openai-", "x-ratelimit-")
 # Refusals about the account's money: retrying them is useless (platform.openai.com error codes, 2026).
-_MONEY_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
+_BILLING_ERROR_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
 # Hosts whose newer models take `max_completion_tokens` only; other servers of the field may know `max_tokens` only.
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 
 
-def call(
+def build_call(
     speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
     """The call for one attempt; `headers` are the caller's, names in lower case."""
     return UpstreamCall(
         deployment=deployment,
-        speech=speech,
+        upstream_dialect=speech,
         url=deployment.base_url + _PATHS[speech],
-        headers=_headers(deployment, headers, "application/json"),
+        headers=_request_headers(deployment, headers, "application/json"),
         body=body,
     )
 
 
-def passage(
+def build_passthrough_call(
     method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
     """A call to any other path below the base URL, with the caller's own type of content."""
     return UpstreamCall(
         deployment=deployment,
-        speech="passage",
+        upstream_dialect="passage",
         url=deployment.base_url + path,
-        headers=_headers(deployment, headers, headers.get("content-type", "")),
+        headers=_request_headers(deployment, headers, headers.get("content-type", "")),
         body=body,
         method=method,
     )
 
 
-def limited(document: dict[str, Any], speech: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
+def with_output_limit(document: dict[str, Any], speech: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
     """The request with its output limit (per choice) lowered to `tokens`."""
     if speech == "responses":
         names: tuple[str, ...] = ("max_output_tokens",)
@@ -65,13 +65,13 @@ def limited(document: dict[str, Any], speech: str, deployment: Deployment, token
         names = ("max_completion_tokens", "max_tokens")
     else:
         names = ("max_tokens", "max_completion_tokens")
-    return calls.limited(document, names, tokens)
+    return calls.with_output_limit(document, names, tokens)
 
 
-def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
+def encode_body(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
     """The body of a carried request, fitted to what this deployment takes."""
     fitted = {"model": deployment.model, **document}
-    if not deployment.reasons:
+    if not deployment.takes_reasoning_effort:
         fitted.pop("reasoning_effort", None)
     if "max_tokens" in fitted and any(host in deployment.base_url for host in _OPENAI_HOSTS):
         fitted["max_completion_tokens"] = fitted.pop("max_tokens")
@@ -80,9 +80,9 @@ def finished(document: dict[str, Any], speech: str, deployment: Deployment) -> b
     return orjson.dumps(fitted)
 
 
-def returned(headers: Mapping[str, str]) -> dict[str, str]:
+def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The provider's headers that travel back to the caller; names in lower case."""
-    return calls.returned(headers, _RETURN_PREFIXES)
+    return calls.returned_headers(headers, _RETURNED_HEADER_PREFIXES)
 
 
 def usage_of(usage: Any) -> Usage | None:
@@ -94,25 +94,25 @@ def usage_of(usage: Any) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    given = tokens(usage.get("prompt_tokens", usage.get("input_tokens")))
-    total = tokens(usage.get("total_tokens"))
-    written = tokens(usage.get("completion_tokens", usage.get("output_tokens")))
+    given = token_count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    total = token_count(usage.get("total_tokens"))
+    written = token_count(usage.get("completion_tokens", usage.get("output_tokens")))
     if written is None and given is not None and total == given:
         written = 0
     if given is None or written is None or given + written == 0:
         return None
     if "input_tokens" in usage and "prompt_tokens" not in usage:
-        cached = detail(usage, "input_tokens_details", "cached_tokens")
-        stored = detail(usage, "input_tokens_details", "cache_write_tokens")
-        reasoning = detail(usage, "output_tokens_details", "reasoning_tokens")
+        cached = detail_count(usage, "input_tokens_details", "cached_tokens")
+        stored = detail_count(usage, "input_tokens_details", "cache_write_tokens")
+        reasoning = detail_count(usage, "output_tokens_details", "reasoning_tokens")
     else:
-        cached = detail(usage, "prompt_tokens_details", "cached_tokens")
-        cached = cached or tokens(usage.get("prompt_cache_hit_tokens")) or 0
-        stored = detail(usage, "prompt_tokens_details", "cache_write_tokens")
-        stored = stored or detail(usage, "prompt_tokens_details", "cache_creation_tokens")
-        reasoning = detail(usage, "completion_tokens_details", "reasoning_tokens")
+        cached = detail_count(usage, "prompt_tokens_details", "cached_tokens")
+        cached = cached or token_count(usage.get("prompt_cache_hit_tokens")) or 0
+        stored = detail_count(usage, "prompt_tokens_details", "cache_write_tokens")
+        stored = stored or detail_count(usage, "prompt_tokens_details", "cache_creation_tokens")
+        reasoning = detail_count(usage, "completion_tokens_details", "reasoning_tokens")
     written_for = usage.get("prompt_tokens_details")
-    long = detail(written_for, "cache_creation_token_details", "ephemeral_1h_input_tokens") if written_for else 0
+    long = detail_count(written_for, "cache_creation_token_details", "ephemeral_1h_input_tokens") if written_for else 0
     beside = total - given - written if total is not None and total > given + written else 0
     if beside and beside >= reasoning:
         written, reasoning = written + beside, beside
@@ -128,15 +128,15 @@ def usage_of(usage: Any) -> Usage | None:
     )
 
 
-def failure_of(status: int, body: bytes) -> Failure:
+def failure_of(status: int, body: bytes) -> ProviderFailure:
     """What an error status of the provider means for this request."""
-    error = error_in(body)
-    money = any(isinstance(error.get(name), str) and error[name] in _MONEY_CODES for name in ("code", "type"))
-    return calls.failure(status, str(error.get("message") or ""), money=money)
+    error = error_object(body)
+    money = any(isinstance(error.get(name), str) and error[name] in _BILLING_ERROR_CODES for name in ("code", "type"))
+    return calls.failure_of_status(status, str(error.get("message") or ""), money=money)
 
 
-def _headers(deployment: Deployment, headers: Mapping[str, str], content_type: str) -> dict[str, str]:
-    forward = {**calls.forwarded(headers, _FORWARD), "Accept-Encoding": "identity"}
+def _request_headers(deployment: Deployment, headers: Mapping[str, str], content_type: str) -> dict[str, str]:
+    forward = {**calls.forwarded_headers(headers, _FORWARDED_HEADERS), "Accept-Encoding": "identity"}
     if content_type:
         forward["Content-Type"] = content_type
     if deployment.secret is not None:

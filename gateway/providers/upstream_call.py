@@ -11,7 +11,7 @@ from ..values.catalog import Deployment
 # No model of the field reads or writes a hundred million tokens in one call; a larger count is nonsense, and estimated.
 _TOKENS_MAX = 100_000_000
 # Headers of callers that travel on to any provider; everything else stays with us (cookies, our own, hop-by-hop, keys).
-FORWARD = frozenset(
+FORWARDED_HEADERS = frozenset(
     {
         "user-agent", "traceparent", "tracestate", "x-stainless-arch", "x-stainless-async", "x-stainless-helper-method",
         "x-stainless-lang", "x-stainless-os", "x-stainless-package-version", "x-stainless-poll-helper",
@@ -20,10 +20,12 @@ FORWARD = frozenset(
     }
 )  # fmt: skip
 # Headers of any provider that clients read.
-_RETURN = frozenset({"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"})
+_RETURNED_HEADERS = frozenset(
+    {"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"}
+)
 # Status codes that another try may cure, and those that say that our key or account is wrong there.
-_RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_OURS = frozenset({401, 402, 403})
+_RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_ACCOUNT_STATUSES = frozenset({401, 402, 403})
 
 
 class UpstreamCall(Value, frozen=True, kw_only=True):
@@ -33,14 +35,14 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
     """
 
     deployment: Deployment
-    speech: str
+    upstream_dialect: str
     url: str
     headers: Mapping[str, str]
     body: tuple[bytes | memoryview, ...]
     method: str = "POST"
 
 
-class Failure(Value, frozen=True, kw_only=True):
+class ProviderFailure(Value, frozen=True, kw_only=True):
     """What an error status means: try this deployment again, try another one, or hand it to the caller.
 
     `hide` keeps the provider's words from the caller; `message` holds them in plain text.
@@ -49,36 +51,38 @@ class Failure(Value, frozen=True, kw_only=True):
     retry_same: bool
     try_other: bool
     code: str
-    hide: bool
+    hides_message: bool
     message: str = ""
 
 
-def forwarded(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
+def forwarded_headers(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
     """The caller's headers (names in lower case) that travel on."""
     return {name: value for name, value in headers.items() if name in names}
 
 
-def returned(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
+def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
     """The provider's headers that travel back to the caller; names in lower case."""
     lowered = ((name.lower(), value) for name, value in headers.items())
-    return {name: value for name, value in lowered if name in _RETURN or name.startswith(prefixes)}
+    return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
 
 
-def failure(status: int, message: str, *, money: bool) -> Failure:
+def failure_of_status(status: int, message: str, *, money: bool) -> ProviderFailure:
     """What an error status of any provider means; `money`: it refuses because of what our account may spend."""
-    if status in _OURS or money:
-        return Failure(retry_same=False, try_other=True, code="provider_account", hide=True)
+    if status in _ACCOUNT_STATUSES or money:
+        return ProviderFailure(retry_same=False, try_other=True, code="provider_account", hides_message=True)
     if status < 400:
         # A redirect is not followed: it would carry the key elsewhere.
-        return Failure(retry_same=False, try_other=True, code="upstream_error", hide=True)
-    if status in _RETRYABLE or status >= 500:
+        return ProviderFailure(retry_same=False, try_other=True, code="upstream_error", hides_message=True)
+    if status in _RETRYABLE_STATUSES or status >= 500:
         code = "provider_rate_limited" if status == 429 else "upstream_error"
-        return Failure(retry_same=True, try_other=True, code=code, hide=status != 429, message=message)
+        return ProviderFailure(retry_same=True, try_other=True, code=code, hides_message=status != 429, message=message)
     # The provider understood the request and rejects it: so would the next one; its own words help the caller most.
-    return Failure(retry_same=False, try_other=False, code="provider_rejected", hide=False, message=message)
+    return ProviderFailure(
+        retry_same=False, try_other=False, code="provider_rejected", hides_message=False, message=message
+    )
 
 
-def error_in(body: bytes) -> dict[str, Any]:
+def error_object(body: bytes) -> dict[str, Any]:
     """The `error` object of an error body, {} where there is none."""
     try:
         document = orjson.loads(body)
@@ -88,18 +92,18 @@ def error_in(body: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
 
 
-def tokens(value: Any) -> int | None:
+def token_count(value: Any) -> int | None:
     """A count of tokens, None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
 
 
-def detail(usage: Any, group: str, name: str) -> int:
+def detail_count(usage: Any, group: str, name: str) -> int:
     """A count within a group of counts, 0 where it is missing."""
     details = usage.get(group) if isinstance(usage, dict) else None
-    return (tokens(details.get(name)) or 0) if isinstance(details, dict) else 0
+    return (token_count(details.get(name)) or 0) if isinstance(details, dict) else 0
 
 
-def limited(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
+def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
     """The document with its output limit lowered to `tokens`: under every name that it uses, else under the first."""
     used = [name for name in names if document.get(name) is not None] or list(names[:1])
     return {**document, **dict.fromkeys(used, tokens)}

@@ -8,20 +8,27 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from ..values.plan import Facts
+from ..values.plan import RequestFeatures
 from ..values.quality import Role
 
 _FINGERPRINTS_MAX = 10_000
 
 
-class RoleBook:
+class AgentRoles:
     """Fingerprints and the role that was declared with each last, by key: one caller's agents are no one else's."""
 
     def __init__(self) -> None:
-        self._declared: OrderedDict[tuple[str, int], str] = OrderedDict()
+        self._role_by_fingerprint: OrderedDict[tuple[str, int], str] = OrderedDict()
 
-    def role(
-        self, roles: Sequence[Role], facts: Facts, key: str, *, declared: str | None, agent: str, sub_agent: bool
+    def resolve(
+        self,
+        roles: Sequence[Role],
+        features: RequestFeatures,
+        key: str,
+        *,
+        declared: str | None,
+        agent: str,
+        sub_agent: bool,
     ) -> Role | None:
         """The role of a request; None where it plays none. `declared` is the header, `agent` the agent's name."""
         if not roles:
@@ -29,27 +36,29 @@ class RoleBook:
         if declared is not None:
             found = next((role for role in roles if role.name == declared), None)
             if found is not None:
-                if facts.fingerprint:
-                    self._remember((key, facts.fingerprint), declared)
+                if features.agent_fingerprint:
+                    self._remember((key, features.agent_fingerprint), declared)
                 return found
         for role in roles:
-            if _plays(role, facts, agent, sub_agent):
+            if _matches(role, features, agent, sub_agent):
                 return role
-        learnt = self._declared.get((key, facts.fingerprint)) if facts.fingerprint else None
+        learnt = (
+            self._role_by_fingerprint.get((key, features.agent_fingerprint)) if features.agent_fingerprint else None
+        )
         return next((role for role in roles if role.name == learnt), None)
 
     def _remember(self, fingerprint: tuple[str, int], name: str) -> None:
-        self._declared[fingerprint] = name
-        self._declared.move_to_end(fingerprint)
-        if len(self._declared) > _FINGERPRINTS_MAX:
-            self._declared.popitem(last=False)
+        self._role_by_fingerprint[fingerprint] = name
+        self._role_by_fingerprint.move_to_end(fingerprint)
+        if len(self._role_by_fingerprint) > _FINGERPRINTS_MAX:
+            self._role_by_fingerprint.popitem(last=False)
 
 
-def _plays(role: Role, facts: Facts, agent: str, sub_agent: bool) -> bool:
+def _matches(role: Role, features: RequestFeatures, agent: str, sub_agent: bool) -> bool:
     if agent and any(fnmatchcase(agent, pattern) for pattern in role.agents):
         return True
-    if role.words and role.words <= facts.system_words:
+    if role.words and role.words <= features.system_words:
         return True
-    if not role.tools.isdisjoint(facts.tool_names):
+    if not role.tools.isdisjoint(features.tool_names):
         return True
     return role.sub_agents and sub_agent

@@ -9,23 +9,25 @@ from ..values.catalog import Deployment
 
 # A call is begun early enough for three times what such calls take, half a minute at least, and for its own timeout, as long as
 # that leaves half of the time to wait in: a judgement.
-_ROOM_FACTOR, _ROOM_SECONDS, _ROOM_SHARE = 3.0, 30.0, 0.5
+_LEAD_FACTOR, _LEAD_SECONDS_MIN, _LEAD_SHARE_MAX = 3.0, 30.0, 0.5
 
 
-def room_seconds(expected_seconds: float, timeout_seconds: float, limit_seconds: float) -> float:
+def lead_seconds(expected_seconds: float, timeout_seconds: float, limit_seconds: float) -> float:
     """How long before its deadline a call must begin that is expected to take so long and is given up after its timeout;
     `limit_seconds` lie between its arrival and its deadline."""
-    usual = max(_ROOM_FACTOR * expected_seconds, _ROOM_SECONDS)
-    return max(usual, min(timeout_seconds, _ROOM_SHARE * limit_seconds))
+    usual = max(_LEAD_FACTOR * expected_seconds, _LEAD_SECONDS_MIN)
+    return max(usual, min(timeout_seconds, _LEAD_SHARE_MAX * limit_seconds))
 
 
-def opening(deployment: Deployment, *, now: float, latest: float, gain_min: float) -> float | None:
+def greenest_start(deployment: Deployment, *, now: float, latest: float, gain_min: float) -> float | None:
     """The greenest moment up to `latest`, in seconds since the epoch; None where now is as good, but for `gain_min` of what its
     grid emits now. Of equal moments the earliest. Where the energy is not known nobody waits."""
     grid = deployment.intensity
-    if deployment.energy is None or latest <= now:
+    if deployment.energy_models is None or latest <= now:
         return None
-    ahead = [(one.grams_per_kwh, one.start) for one in grid.forecast if now < one.start <= min(latest, grid.ends_at)]
+    ahead = [
+        (one.grams_per_kwh, one.start) for one in grid.forecast if now < one.start <= min(latest, grid.forecast_ends_at)
+    ]
     grams, start = min(ahead, default=(grid.grams_per_kwh, now))
     return (
         start if start > now and grams <= (1 - gain_min) * grid.grams_per_kwh and grams < grid.grams_per_kwh else None

@@ -15,85 +15,87 @@ from ..values.units import TOKENS_PER_MTOK
 # The shortest prefix that providers cache (OpenAI and Anthropic, docs of 2026).
 CACHE_TOKENS_MIN = 1024
 # A tier above the one that will do is taken only if it is expected to cost less by this share: expectations err.
-ABOVE_MARGIN = 0.1
+HIGHER_TIER_MARGIN = 0.1
 
 
-class Outlook(Value, frozen=True, kw_only=True):
+class SessionForecast(Value, frozen=True, kw_only=True):
     """What is expected of the session after this call: `turns` more calls, each with `growth_tokens` of new input, and the
     probability `climbs` that a call which is content with a lower tier is followed by one that wants a higher (`falls`: the
     other way round). `warm` are the tokens of this request's input that each deployment's cache is expected to give back (not named: none)."""
 
-    turns: float = 0.0
-    growth_tokens: float = 0.0
-    climbs: float = 0.0
-    falls: float = 0.5
-    warm: Mapping[str, int] = {}
+    calls_left: float = 0.0
+    growth_tokens_per_call: float = 0.0
+    escalation_probability: float = 0.0
+    deescalation_probability: float = 0.5
+    warm_tokens: Mapping[str, int] = {}
 
 
-NOTHING_EXPECTED = Outlook()
+NO_FORECAST = SessionForecast()
 
 
-class Stake(Value, frozen=True, kw_only=True):
+class CostInputs(Value, frozen=True, kw_only=True):
     """One candidate in the comparison: its sheet, the usual length of its answers (tokens), the warm part of the input,
     and the share of its calls that fail and are paid for again."""
 
     sheet: PriceSheet
     output_tokens: int
     warm_tokens: int = 0
-    failing: float = 0.0
+    failure_rate: float = 0.0
 
 
-def call_nusd(stake: Stake, input_tokens: int) -> float:
+def call_cost_nusd(stake: CostInputs, input_tokens: int) -> float:
     """This call alone, in nUSD: warm input at the cached price, the rest at what it costs to read (and, where the
     provider says so, to write to the cache)."""
-    rates = stake.sheet.rates(input_tokens)
+    rates = stake.sheet.rates_for(input_tokens)
     warm = min(stake.warm_tokens, input_tokens)
     fresh = max(rates.input, rates.cache_write)
     paid = (input_tokens - warm) * fresh + warm * rates.cached_input + stake.output_tokens * rates.output
-    return paid * (1 + stake.failing) / TOKENS_PER_MTOK
+    return paid * (1 + stake.failure_rate) / TOKENS_PER_MTOK
 
 
-def total_nusd(stake: Stake, above: Sequence[Stake], input_tokens: int, outlook: Outlook) -> float:
+def expected_cost_nusd(
+    stake: CostInputs, above: Sequence[CostInputs], input_tokens: int, outlook: SessionForecast
+) -> float:
     """What is expected to be paid, in nUSD, from this call until the session next wants a higher tier or ends, if it stays
     here until then; and, where one of `above` will be wanted next, what it will cost more there for having been away."""
-    stretch, returns = stretch_of(outlook)
-    now = call_nusd(stake, input_tokens)
+    stretch, returns = calls_until_escalation(outlook)
+    now = call_cost_nusd(stake, input_tokens)
     # Half-way through the stretch the history has grown by half of its growth.
-    later = round(input_tokens + outlook.growth_tokens * stretch / 2)
-    total = now + (stretch - 1) * _warm_turn(stake, later, outlook.growth_tokens)
+    later = round(input_tokens + outlook.growth_tokens_per_call * stretch / 2)
+    total = now + (stretch - 1) * _warm_call_nusd(stake, later, outlook.growth_tokens_per_call)
     warm = [one for one in above if one.warm_tokens]
     if not warm or not returns:
         return total
-    grown = outlook.growth_tokens * stretch
+    grown = outlook.growth_tokens_per_call * stretch
     # What is read here now is warm when the session comes back down: as likely as that is, it is no loss.
-    comes_back = returns * (1 - math.pow(1 - outlook.falls, max(0.0, outlook.turns - stretch)))
-    total -= comes_back * _missed(stake, input_tokens, max(0, input_tokens - stake.warm_tokens))
+    comes_back = returns * (1 - math.pow(1 - outlook.deescalation_probability, max(0.0, outlook.calls_left - stretch)))
+    total -= comes_back * _cache_miss_nusd(stake, input_tokens, max(0, input_tokens - stake.warm_tokens))
     # Nothing is lost by being away from where nothing is warm: a session is never begun above what will do for that.
-    return total + returns * min(_missed(one, input_tokens + grown, grown) for one in warm)
+    return total + returns * min(_cache_miss_nusd(one, input_tokens + grown, grown) for one in warm)
 
 
-def stretch_of(outlook: Outlook) -> tuple[float, float]:
+def calls_until_escalation(outlook: SessionForecast) -> tuple[float, float]:
     """(calls from this one on before the next that wants a higher tier, or the end; how probable that next one is)."""
-    if outlook.climbs <= 0:
-        return 1 + outlook.turns, 0.0
-    stays = 1 - min(0.999, outlook.climbs)
-    return (1.0 - stays ** (outlook.turns + 1)) / (1 - stays), 1 - stays**outlook.turns
+    if outlook.escalation_probability <= 0:
+        return 1 + outlook.calls_left, 0.0
+    stays = 1 - min(0.999, outlook.escalation_probability)
+    return (1.0 - stays ** (outlook.calls_left + 1)) / (1 - stays), 1 - stays**outlook.calls_left
 
 
-def _missed(one: Stake, input_tokens: float, cold: float) -> float:
+def _cache_miss_nusd(one: CostInputs, input_tokens: float, cold: float) -> float:
     """What so many cold tokens of a history cost more there than warm ones; what is too short to be cached never is."""
     if input_tokens < CACHE_TOKENS_MIN:
         return 0.0
-    rates = one.sheet.rates(round(input_tokens))
+    rates = one.sheet.rates_for(round(input_tokens))
     return cold * max(0, max(rates.input, rates.cache_write) - rates.cached_input) / TOKENS_PER_MTOK
 
 
-def _warm_turn(stake: Stake, input_tokens: int, new_tokens: float) -> float:
+def _warm_call_nusd(stake: CostInputs, input_tokens: int, new_tokens: float) -> float:
     """One later call with all but the new input read from the cache."""
-    rates = stake.sheet.rates(input_tokens)
+    rates = stake.sheet.rates_for(input_tokens)
     new = min(new_tokens, float(input_tokens)) if input_tokens >= CACHE_TOKENS_MIN else float(input_tokens)
     cached = rates.cached_input
     paid = (
         new * max(rates.input, rates.cache_write) + (input_tokens - new) * cached + stake.output_tokens * rates.output
     )
-    return paid * (1 + stake.failing) / TOKENS_PER_MTOK
+    return paid * (1 + stake.failure_rate) / TOKENS_PER_MTOK

@@ -8,10 +8,10 @@ _BACKOFF_SECONDS = (0.1, 0.4, 1.0)
 _RETRY_AFTER_SECONDS_MAX = 2.0
 
 
-class Next(Value, frozen=True, kw_only=True):
+class NextAttempt(Value, frozen=True, kw_only=True):
     """Try attempt number `place` of the plan after `wait_seconds`."""
 
-    place: int
+    index: int
     wait_seconds: float
 
 
@@ -25,13 +25,13 @@ def next_attempt(
     try_other: bool,
     retry_after: float | None,
     jitter: float,
-) -> Next | None:
+) -> NextAttempt | None:
     """None means give up. Another deployment is preferred to waiting; `jitter` is uniform in [0, 1)."""
     if try_other and place + 1 < places:
-        return Next(place=place + 1, wait_seconds=0.0)
+        return NextAttempt(index=place + 1, wait_seconds=0.0)
     if not retry_same or tries_here > max_retries:
         return None
     if retry_after is not None:
-        return Next(place=place, wait_seconds=retry_after) if retry_after <= _RETRY_AFTER_SECONDS_MAX else None
+        return NextAttempt(index=place, wait_seconds=retry_after) if retry_after <= _RETRY_AFTER_SECONDS_MAX else None
     backoff = _BACKOFF_SECONDS[min(tries_here - 1, len(_BACKOFF_SECONDS) - 1)]
-    return Next(place=place, wait_seconds=backoff * (0.5 + jitter / 2))
+    return NextAttempt(index=place, wait_seconds=backoff * (0.5 + jitter / 2))

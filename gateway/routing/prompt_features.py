@@ -7,69 +7,85 @@ numbers and their order belong to the committed weights: who changes anything he
 import re
 from itertools import islice
 
-from ..values.plan import Features
+from ..values.plan import PromptFeatures
 
 # Characters that are looked at: of the prompt's head and tail, and of the tools.
 HEAD_CHARS, TAIL_CHARS, TOOLS_CHARS = 500, 200, 1500
 # Letters in lower case, digits as 0, all else as a space; what is not ASCII stays.
-_TABLE = "".join(
+_WORD_CHARS = "".join(
     chr(code).lower() if chr(code).isalpha() or chr(code) == "_" else "0" if chr(code).isdigit() else " "
     for code in range(128)
 )
-_OPTION = re.compile(r"^\(?[A-J][.):] ?(.*)", re.M)
-_NUMBER = re.compile(r"\d[\d,.]*")
-_INDENT = re.compile(r"\n +")
-_REQUIRED = re.compile(r'"required":\[([^\]]*)')
-_ENUM = re.compile(r'"enum":\[([^\]]*)')
+_OPTION_PATTERN = re.compile(r"^\(?[A-J][.):] ?(.*)", re.M)
+_NUMBER_PATTERN = re.compile(r"\d[\d,.]*")
+_INDENT_PATTERN = re.compile(r"\n +")
+_REQUIRED_PATTERN = re.compile(r'"required":\[([^\]]*)')
+_ENUM_PATTERN = re.compile(r'"enum":\[([^\]]*)')
 _OPTIONS_MAX = 10
 
-_CHARS = "?,$\\^=([{\"'%/+-*:_\n;<."
-_WORDS = (
+_COUNTED_CHARS = "?,$\\^=([{\"'%/+-*:_\n;<."
+_COUNTED_WORDS = (
     "not", "except", "statement", "which", "following", "how", "what", "who", "when", "many", "much", "each", "per",
     "twice", "than", "if", "or", "and", "the", "i", "you", "find", "all", "false", "most", "he", "she", "function",
     "value", "equation", "can", "is",
 )  # fmt: skip
-_CODE = ("for ", "while ", "if ", ".replace", "append", "pop", "split", "join", "range", "return", "len(", "[::")
-_KEYS = ('"name":', '"type":', '"default"', '"array"', '"dict"', '"float"', '"integer"', '"String"')
+_COUNTED_CODE = (
+    "for ",
+    "while ",
+    "if ",
+    ".replace",
+    "append",
+    "pop",
+    "split",
+    "join",
+    "range",
+    "return",
+    "len(",
+    "[::",
+)
+_COUNTED_TOOL_KEYS = ('"name":', '"type":', '"default"', '"array"', '"dict"', '"float"', '"integer"', '"String"')
 # A call whose outcome is asked for, as in assertions that are to be completed.
-_CALL = "assert f("
+_ASSERT_CALL = "assert f("
 
-_OF_OPTIONS = ("count", "mean", "spread", "stem", "numeric", "words", "distinct", "in_stem", "share")
-_OF_NUMBERS = ("count", "longest", "mean", "distinct", "decimals", "share")
-_OF_CODE = (
-    *_CODE, "indents", "deepest", "indent", "argument", "call_at", "commas", "quotes", "brackets", "numbers",
+_OPTION_FEATURES = ("count", "mean", "spread", "stem", "numeric", "words", "distinct", "in_stem", "share")
+_NUMBER_FEATURES = ("count", "longest", "mean", "distinct", "decimals", "share")
+_CODE_FEATURES = (
+    *_COUNTED_CODE, "indents", "deepest", "indent", "argument", "call_at", "commas", "quotes", "brackets", "numbers",
 )  # fmt: skip
-_OF_TOOLS = (
-    "chars", *_KEYS, "tools", "per_tool", "required", "required_most", "optional", "shared_of_prompt", "shared_of_tools",
+_TOOL_FEATURES = (
+    "chars", *_COUNTED_TOOL_KEYS, "tools", "per_tool", "required", "required_most", "optional", "shared_of_prompt", "shared_of_tools",
     "named", "enums", "vocabulary",
 )  # fmt: skip
-_OF_TEXT = ("chars", "words", "word_mean", "distinct", "word_longest", "word_median", "word_p90", "word_p75")
-NAMES = (
-    *_OF_TEXT, *(f"char {char}" for char in _CHARS), *(f"word {word}" for word in _WORDS), "sentences",
-    *(f"options {name}" for name in _OF_OPTIONS), *(f"numbers {name}" for name in _OF_NUMBERS),
+_TEXT_FEATURES = ("chars", "words", "word_mean", "distinct", "word_longest", "word_median", "word_p90", "word_p75")
+FEATURE_NAMES = (
+    *_TEXT_FEATURES, *(f"char {char}" for char in _COUNTED_CHARS), *(f"word {word}" for word in _COUNTED_WORDS), "sentences",
+    *(f"options {name}" for name in _OPTION_FEATURES), *(f"numbers {name}" for name in _NUMBER_FEATURES),
     "ascii", "titles", "last_sentence",
-    *(f"code {name}" for name in _OF_CODE), *(f"tools {name}" for name in _OF_TOOLS),
+    *(f"code {name}" for name in _CODE_FEATURES), *(f"tools {name}" for name in _TOOL_FEATURES),
 )  # fmt: skip
 # Blocks that most prompts lack stand at the end: (first place, one past the last). What is absent is -1 throughout.
-_AT_CODE = len(NAMES) - len(_OF_CODE) - len(_OF_TOOLS)
-BLOCKS = ((_AT_CODE, _AT_CODE + len(_OF_CODE)), (_AT_CODE + len(_OF_CODE), len(NAMES)))
+_CODE_START = len(FEATURE_NAMES) - len(_CODE_FEATURES) - len(_TOOL_FEATURES)
+OPTIONAL_BLOCKS = (
+    (_CODE_START, _CODE_START + len(_CODE_FEATURES)),
+    (_CODE_START + len(_CODE_FEATURES), len(FEATURE_NAMES)),
+)
 ABSENT = -1.0
-_NO_OPTIONS = [0.0, *[ABSENT] * (len(_OF_OPTIONS) - 1)]
-_NO_NUMBERS = [0.0] * len(_OF_NUMBERS)
-_NO_CODE, _NO_TOOLS = [ABSENT] * len(_OF_CODE), [ABSENT] * len(_OF_TOOLS)
+_NO_OPTIONS = [0.0, *[ABSENT] * (len(_OPTION_FEATURES) - 1)]
+_NO_NUMBERS = [0.0] * len(_NUMBER_FEATURES)
+_NO_CODE, _NO_TOOLS = [ABSENT] * len(_CODE_FEATURES), [ABSENT] * len(_TOOL_FEATURES)
 # How other dialects, and other writers of JSON, spell what the training data spell in one way.
 _SPELLINGS = (
     ('": ', '":'), ('"input_schema":', '"parameters":'), ('"object"', '"dict"'), ('"type":"function",', ""),
     (',"type":"function"', ""),
 )  # fmt: skip
 # Words of the tools are told apart from words of the prompt by this.
-TOOL_WORD = "@"
+TOOL_WORD_PREFIX = "@"
 
 
-def features(prompt: str, tools: str = "") -> Features:
+def prompt_features(prompt: str, tools: str = "") -> PromptFeatures:
     """The words and numbers of a prompt; `tools` is the JSON of what came with it, without spaces after its colons."""
     text = prompt if len(prompt) <= HEAD_CHARS + TAIL_CHARS else f"{prompt[:HEAD_CHARS]}\n{prompt[-TAIL_CHARS:]}"
-    plain = text.translate(_TABLE)
+    plain = text.translate(_WORD_CHARS)
     found = plain.split()
     distinct, count = set(found), len(found) or 1
     lengths = sorted(map(len, distinct)) or [0]
@@ -78,27 +94,27 @@ def features(prompt: str, tools: str = "") -> Features:
         len(prompt), count, sum(lengths) / kinds, kinds / count, lengths[-1], lengths[kinds // 2],
         lengths[kinds * 9 // 10], lengths[kinds * 3 // 4],
     ]  # fmt: skip
-    dense += map(text.count, _CHARS)
-    dense += map(distinct.__contains__, _WORDS)
+    dense += map(text.count, _COUNTED_CHARS)
+    dense += map(distinct.__contains__, _COUNTED_WORDS)
     dense.append(text.count(". "))
-    dense += _options(text, plain, distinct) if "\nB" in text else _NO_OPTIONS
-    dense += _numbers(text, count)
+    dense += _option_features(text, plain, distinct) if "\nB" in text else _NO_OPTIONS
+    dense += _number_features(text, count)
     dense += (
         text.isascii(),
         sum(map(str.istitle, text.split(" "))) / count,
         len(text) - text.rfind(". ", 0, -2),
     )
-    dense += _code(text) if "def " in text or "return" in text else _NO_CODE
+    dense += _code_features(text) if "def " in text or "return" in text else _NO_CODE
     if tools:
-        of_tools, vocabulary = _tools(tools, distinct)
+        of_tools, vocabulary = _tool_features(tools, distinct)
         dense += of_tools
-        distinct |= {TOOL_WORD + word for word in vocabulary}
+        distinct |= {TOOL_WORD_PREFIX + word for word in vocabulary}
     else:
         dense += _NO_TOOLS
-    return Features(words=frozenset(distinct), dense=tuple(dense))
+    return PromptFeatures(words=frozenset(distinct), dense=tuple(dense))
 
 
-def tools_text(tools: bytes) -> str:
+def normalized_tools(tools: bytes) -> str:
     """The JSON of offered tools as the scorer was trained on it: in the words of one dialect, without spaces."""
     text = tools.decode("utf-8", "ignore")
     for given, meant in _SPELLINGS:
@@ -106,13 +122,13 @@ def tools_text(tools: bytes) -> str:
     return text
 
 
-def _words(text: str) -> list[str]:
-    return text.translate(_TABLE).split()
+def _split_words(text: str) -> list[str]:
+    return text.translate(_WORD_CHARS).split()
 
 
-def _options(text: str, plain: str, distinct: set[str]) -> list[float]:
+def _option_features(text: str, plain: str, distinct: set[str]) -> list[float]:
     """Of multiple choice: how many, how long, how alike. `plain` is the text, character by character, for its words."""
-    spans = [match.span(1) for match in islice(_OPTION.finditer(text), _OPTIONS_MAX)]
+    spans = [match.span(1) for match in islice(_OPTION_PATTERN.finditer(text), _OPTIONS_MAX)]
     found = [text[begin:end] for begin, end in spans]
     if not found:
         return _NO_OPTIONS
@@ -128,8 +144,8 @@ def _options(text: str, plain: str, distinct: set[str]) -> list[float]:
     ]  # fmt: skip
 
 
-def _numbers(text: str, words: int) -> list[float]:
-    numbers = _NUMBER.findall(text)
+def _number_features(text: str, words: int) -> list[float]:
+    numbers = _NUMBER_PATTERN.findall(text)
     if not numbers:
         return _NO_NUMBERS
     sizes = [*map(len, numbers)]
@@ -137,29 +153,29 @@ def _numbers(text: str, words: int) -> list[float]:
     return [len(numbers), max(sizes), sum(sizes) / len(sizes), len(set(numbers)), decimals, len(numbers) / words]
 
 
-def _code(text: str) -> list[float]:
-    indents = [*map(len, _INDENT.findall(text))]
-    found: list[float] = [*map(text.count, _CODE)]
+def _code_features(text: str) -> list[float]:
+    indents = [*map(len, _INDENT_PATTERN.findall(text))]
+    found: list[float] = [*map(text.count, _COUNTED_CODE)]
     found += [len(indents), max(indents, default=0), sum(indents) / (len(indents) or 1)]
-    call = text.find(_CALL)
+    call = text.find(_ASSERT_CALL)
     if call < 0:
         return found + [ABSENT] * 6
-    argument = text[call + len(_CALL) :]
-    return [*found, len(argument), call, *map(argument.count, ",'["), len(_NUMBER.findall(argument))]
+    argument = text[call + len(_ASSERT_CALL) :]
+    return [*found, len(argument), call, *map(argument.count, ",'["), len(_NUMBER_PATTERN.findall(argument))]
 
 
-def _tools(tools: str, distinct: set[str]) -> tuple[list[float], set[str]]:
+def _tool_features(tools: str, distinct: set[str]) -> tuple[list[float], set[str]]:
     """Of offered tools: how many, how much they ask for, whether the prompt speaks of them; and their words."""
     text = tools[:TOOLS_CHARS]
-    keys = [*map(text.count, _KEYS)]
+    keys = [*map(text.count, _COUNTED_TOOL_KEYS)]
     offered = text.count('"parameters":') or 1
-    required = [found.count(",") + 1 for found in _REQUIRED.findall(text)]
-    vocabulary = set(_words(text))
+    required = [found.count(",") + 1 for found in _REQUIRED_PATTERN.findall(text)]
+    vocabulary = set(_split_words(text))
     shared = len(distinct & vocabulary)
     start = text.find('"name":') + 8
-    name = _words(text[start : text.find('"', start)].replace("_", " "))
+    name = _split_words(text[start : text.find('"', start)].replace("_", " "))
     stems = {word[:5] for word in distinct}
-    enums = sum([found.count(",") + 1 for found in _ENUM.findall(text)])
+    enums = sum([found.count(",") + 1 for found in _ENUM_PATTERN.findall(text)])
     total = sum(required)
     return [
         len(tools), *keys, offered, keys[1] / offered, total / (len(required) or 1), max(required, default=0),

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from ..values.base import Value
 
 # Thresholds that are tested: quantiles of the scores at hand.
-_STEPS = 50
+_CEILINGS_MAX = 50
 # No bet takes more than this part of what could be lost at once.
 _BET_MAX = 0.5
 # Before anything is seen the variance of a loss is taken to be this, with the weight of one label.
 _PRIOR_VARIANCE = 0.25
 
 
-class Label(Value, frozen=True, kw_only=True):
+class QualityLabel(Value, frozen=True, kw_only=True):
     """What both tiers made of one request: quality in [0, 1] each, and the score (higher wants the frontier more)."""
 
     score: float
@@ -29,41 +29,43 @@ class Label(Value, frozen=True, kw_only=True):
     large: float
 
 
-class Floor(Value, frozen=True, kw_only=True):
+class QualityFloor(Value, frozen=True, kw_only=True):
     """`ceiling`: the highest score that the smaller tier may serve, None where the labels do not carry the claim.
     `share` of the labels is at or below it, `kept` the part of the frontier's quality they kept, `labels` their
     number."""
 
     ceiling: float | None
     share: float
-    kept: float
+    kept_quality: float
     labels: int
 
 
-def floor(labels: Sequence[Label], *, keep: float, confidence: float) -> Floor:
+def fit_floor(labels: Sequence[QualityLabel], *, keep: float, confidence: float) -> QualityFloor:
     """The highest ceiling that keeps `keep` of the frontier's mean quality with `confidence`, both in (0, 1)."""
     assert 0 < keep < 1 and 0 < confidence < 1, "shares"
     ceiling = None
-    for candidate in _candidates([label.score for label in labels]):
+    for candidate in _candidate_ceilings([label.score for label in labels]):
         # What the labels themselves did not keep is not claimed, whatever the bet had won on the way.
-        if kept(labels, candidate) < keep or not holds(labels, candidate, keep=keep, confidence=confidence):
+        if kept_quality(labels, candidate) < keep or not ceiling_holds(
+            labels, candidate, keep=keep, confidence=confidence
+        ):
             break
         ceiling = candidate
-    return Floor(
+    return QualityFloor(
         ceiling=ceiling,
         share=sum(label.score <= ceiling for label in labels) / len(labels) if ceiling is not None else 0.0,
-        kept=kept(labels, ceiling),
+        kept_quality=kept_quality(labels, ceiling),
         labels=len(labels),
     )
 
 
-def holds(labels: Sequence[Label], ceiling: float, *, keep: float, confidence: float) -> bool:
+def ceiling_holds(labels: Sequence[QualityLabel], ceiling: float, *, keep: float, confidence: float) -> bool:
     """Whether the labels reject, at this confidence, that the ceiling keeps less than `keep`."""
     wanted = -math.log(1 - confidence)
     wealth, mean_of_squares, seen = 0.0, _PRIOR_VARIANCE, 1
     scale = math.sqrt(2 * wanted / max(1, len(labels)))
     for label in labels:
-        given_up = excess(label, ceiling, keep)
+        given_up = excess_loss(label, ceiling, keep)
         bet = min(_BET_MAX, scale / math.sqrt(mean_of_squares / seen))
         wealth += math.log1p(-bet * given_up)
         if wealth >= wanted:
@@ -73,13 +75,13 @@ def holds(labels: Sequence[Label], ceiling: float, *, keep: float, confidence: f
     return False
 
 
-def excess(label: Label, ceiling: float, keep: float) -> float:
+def excess_loss(label: QualityLabel, ceiling: float, keep: float) -> float:
     """What this request gave up beyond what it may, in [-1, 1]: its mean is at most 0 where the floor holds."""
     lost = label.large - label.small if label.score <= ceiling else 0.0
     return lost - (1 - keep) * label.large
 
 
-def kept(labels: Sequence[Label], ceiling: float | None) -> float:
+def kept_quality(labels: Sequence[QualityLabel], ceiling: float | None) -> float:
     """The part of the frontier's quality that the labels kept with this ceiling; 1 where there was none to keep."""
     whole = sum(label.large for label in labels)
     if ceiling is None or not whole:
@@ -87,8 +89,8 @@ def kept(labels: Sequence[Label], ceiling: float | None) -> float:
     return sum(label.small if label.score <= ceiling else label.large for label in labels) / whole
 
 
-def _candidates(scores: Sequence[float]) -> list[float]:
+def _candidate_ceilings(scores: Sequence[float]) -> list[float]:
     """Scores at even quantiles, ascending, each once."""
     ordered = sorted(scores)
-    places = [round(step * len(ordered) / _STEPS) - 1 for step in range(1, _STEPS + 1)]
+    places = [round(step * len(ordered) / _CEILINGS_MAX) - 1 for step in range(1, _CEILINGS_MAX + 1)]
     return sorted({ordered[place] for place in places if place >= 0})

@@ -10,68 +10,70 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..accounting import token_estimate
-from ..values.plan import Bond, Facts
-from ..values.request import PARTS, Message, Request
+from ..values.plan import Affinity, RequestFeatures
+from ..values.request import SIZE_OF_PARTS, Message, Request
 
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
-_NEWEST_CHARS = 2000
-_SYSTEM_CHARS = 600
+_PROMPT_CHARS_MAX = 2000
+_SYSTEM_CHARS_MAX = 600
 # Where the newest user text is looked for: an agent's own steps may have gone on for long since its task was given.
 _RECENT_TURNS, _OPENING_TURNS = 64, 4
 # How many of the newest messages are looked at for failed tool calls.
-_RECENT = 8
-_ERROR_CHARS = 200
+_TOOL_ERROR_MESSAGES = 8
+_TOOL_ERROR_CHARS = 200
 # Who asks Anthropic to keep its input for an hour says so in these words (docs.anthropic.com, prompt caching, 2026).
-_CACHE_MARK, _LONG_CACHE = b"cache_control", (b'"1h"', b"\\u0031", b"\\u0068")
+_CACHE_MARK, _LONG_TTL_SPELLINGS = b"cache_control", (b'"1h"', b"\\u0031", b"\\u0068")
 _SYSTEM_ROLES = ("system", "developer")
 # Everything but letters, digits and _ separates words.
 _SEPARATORS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")})
-_ERROR = re.compile(r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE)
+_TOOL_ERROR_PATTERN = re.compile(
+    r"\b(?:error|exception|traceback|failed|failure|not found|denied|invalid)\b", re.IGNORECASE
+)
 
 
-def facts_of(request: Request, bonds: tuple[Bond, ...] = ()) -> Facts:
+def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) -> RequestFeatures:
     """Read what routing needs from one request; `bonds` are what its history binds it to."""
     messages = request.messages
-    has_parts = PARTS in request.sizes
-    images, media_bytes = _media(messages) if has_parts else (0, 0)
-    prompt = _newest_text(request)
-    half = _NEWEST_CHARS // 2
-    newest = prompt if len(prompt) <= _NEWEST_CHARS else f"{prompt[:half]} {prompt[-half:]}"
-    system = text_of(messages[0].content)[:_SYSTEM_CHARS] if messages[0].role in _SYSTEM_ROLES else ""
+    has_parts = SIZE_OF_PARTS in request.sizes
+    images, media_bytes = _count_media(messages) if has_parts else (0, 0)
+    prompt = _newest_user_text(request)
+    half = _PROMPT_CHARS_MAX // 2
+    newest = prompt if len(prompt) <= _PROMPT_CHARS_MAX else f"{prompt[:half]} {prompt[-half:]}"
+    system = text_of(messages[0].content)[:_SYSTEM_CHARS_MAX] if messages[0].role in _SYSTEM_ROLES else ""
     system_words = frozenset(system.lower().translate(_SEPARATORS).split())
     tokens = token_estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * token_estimate.IMAGE_TOKENS
     most = len(request.body) - media_bytes + images * token_estimate.IMAGE_TOKENS_MAX
-    return Facts(
+    return RequestFeatures(
         input_tokens=tokens,
         input_tokens_max=most + (token_estimate.TOOL_PREAMBLE_TOKENS if request.tool_names else 0),
         turns=len(messages),
         tool_names=request.tool_names,
-        tool_errors=_tool_errors(messages[-_RECENT:]),
+        tool_errors=_tool_errors(messages[-_TOOL_ERROR_MESSAGES:]),
         has_images=images > 0,
         has_schema=request.has_schema,
         code_share=_code_share(newest),
         words=system_words.union(newest.lower().translate(_SEPARATORS).split()),
         newest_chars=len(newest),
         system_words=system_words,
-        fingerprint=zlib.crc32(request.tools, zlib.crc32(system.encode(errors="surrogatepass")))
-        if system or request.tools
+        agent_fingerprint=zlib.crc32(request.tools_head, zlib.crc32(system.encode(errors="surrogatepass")))
+        if system or request.tools_head
         else 0,
-        prompt=prompt,
-        tools=request.tools,
-        long_cache=_keeps_long(request, has_parts),
-        bonds=bonds,
+        newest_user_text=prompt,
+        tools_head=request.tools_head,
+        writes_long_cache=_has_long_cache_mark(request, has_parts),
+        bonds=affinities,
     )
 
 
-def _keeps_long(request: Request, has_parts: bool) -> bool:
+def _has_long_cache_mark(request: Request, has_parts: bool) -> bool:
     """Whether a cache mark for an hour may stand in the body. In chat completions marks stand on parts only."""
     marks = request.dialect == "messages" or (request.dialect == "chat" and (has_parts or bool(request.tool_names)))
     if not marks or _CACHE_MARK not in request.body:
         return False
-    return any(spelling in request.body for spelling in _LONG_CACHE)
+    return any(spelling in request.body for spelling in _LONG_TTL_SPELLINGS)
 
 
-def _newest_text(request: Request) -> str:
+def _newest_user_text(request: Request) -> str:
     """The newest user text, else the task at the opening."""
     messages = request.messages
     recent, opening = messages[-_RECENT_TURNS:], messages[:_OPENING_TURNS]
@@ -92,7 +94,7 @@ def text_of(content: Any) -> str:
     return ""
 
 
-def _media(messages: Sequence[Message]) -> tuple[int, int]:
+def _count_media(messages: Sequence[Message]) -> tuple[int, int]:
     """How many pictures, and how many bytes of the body are inline media."""
     images = size = 0
     for message in messages:
@@ -114,7 +116,11 @@ def _media(messages: Sequence[Message]) -> tuple[int, int]:
 
 
 def _tool_errors(messages: Sequence[Message]) -> int:
-    return sum(1 for m in messages if m.role == "tool" and _ERROR.search(text_of(m.content)[:_ERROR_CHARS]) is not None)
+    return sum(
+        1
+        for m in messages
+        if m.role == "tool" and _TOOL_ERROR_PATTERN.search(text_of(m.content)[:_TOOL_ERROR_CHARS]) is not None
+    )
 
 
 def _code_share(text: str) -> float:

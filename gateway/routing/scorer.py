@@ -13,30 +13,30 @@ from operator import getitem
 from typing import Any
 
 from ..values.base import Value
-from ..values.plan import Features
-from .prompt_features import ABSENT, BLOCKS, NAMES
+from ..values.plan import PromptFeatures
+from .prompt_features import ABSENT, FEATURE_NAMES, OPTIONAL_BLOCKS
 
 # Leaves that a tree may have: the width of a machine word that `memoryview` can read.
 LEAVES_MAX = 16
 # Weights are whole numbers of these parts, so that sums are the same in every order.
-WORD_PARTS, LEAF_PARTS = 10_000, 100_000
+WORD_WEIGHT_SCALE, LEAF_VALUE_SCALE = 10_000, 100_000
 # Two sums in one integer, each below this.
-_LANE = 1 << 40
+_LANE_BASE = 1 << 40
 # Deviations beyond this many standard deviations are as far as this.
-_FAR = 3.0
+_DEVIATION_MAX = 3.0
 # Nothing is certain.
-_SURE_MIN, _SURE_MAX = 0.01, 0.99
+_PROBABILITY_MIN, _PROBABILITY_MAX = 0.01, 0.99
 
-_Row = tuple[int, tuple[float, ...], tuple[int, ...]]
+_Splits = tuple[int, tuple[float, ...], tuple[int, ...]]
 
 
-class Scored(Value, frozen=True, kw_only=True):
+class Prediction(Value, frozen=True, kw_only=True):
     """Probabilities that a small model's answer is right, and a frontier model's, in [0.01, 0.99]; and the calibrated
     probability that the small tier does not suffice."""
 
     small: float
     frontier: float
-    need: float
+    small_insufficient: float
 
     @property
     def gain(self) -> float:
@@ -50,75 +50,77 @@ class Scorer:
     def __init__(self, name: str, weights: Mapping[str, Any]) -> None:
         self.name = name
         trees = weights["trees"]
-        assert all(_leaves(tree) <= LEAVES_MAX for tree in trees), "a tree's leaves fit a machine word"
-        self._base = _packed(*weights["base"])
-        self._words = {
-            word: _packed(small, frontier)
+        assert all(_leaf_count(tree) <= LEAVES_MAX for tree in trees), "a tree's leaves fit a machine word"
+        self._base = _pack(*weights["base"])
+        self._word_weights = {
+            word: _pack(small, frontier)
             for word, small, frontier in zip(weights["words"].split(" "), *weights["lanes"], strict=True)
         }
-        self._vocabulary = tuple(self._words)
-        self._places = {word: place for place, word in enumerate(self._vocabulary)}
+        self._vocabulary = tuple(self._word_weights)
+        self._word_index = {word: place for place, word in enumerate(self._vocabulary)}
         self._scale = [(mean, factor) for mean, factor in weights["scale"]]
-        self._need: tuple[float, float] = tuple(weights["need"])
-        self._size = len(trees) * LEAVES_MAX // 8
-        self._ones = sum(1 << LEAVES_MAX * place for place in range(len(trees)))
-        full = (1 << 8 * self._size) - 1
+        self._calibration: tuple[float, float] = tuple(weights["need"])
+        self._mask_bytes = len(trees) * LEAVES_MAX // 8
+        self._first_leaf_bits = sum(1 << LEAVES_MAX * place for place in range(len(trees)))
+        full = (1 << 8 * self._mask_bytes) - 1
         masks = [[full] * (len(cuts) + 1) for cuts in weights["cuts"]]
-        self._leaves: list[dict[int, int]] = []
+        self._leaf_values: list[dict[int, int]] = []
         for place, tree in enumerate(trees):
             leaves: dict[int, int] = {}
-            _marked(tree, place * LEAVES_MAX, masks, leaves, 0)
-            self._leaves.append(leaves)
+            _enter_tree(tree, place * LEAVES_MAX, masks, leaves, 0)
+            self._leaf_values.append(leaves)
         rows = [(place, tuple(weights["cuts"][place]), tuple(row)) for place, row in enumerate(masks)]
         split_on = [row for row in rows if any(mask != full for mask in row[2])]
-        self._always = [row for row in split_on if row[0] < BLOCKS[0][0]]
-        self._said = [row for row in split_on if row[0] >= len(NAMES)]
-        self._blocks = [(begin, *_block(split_on, begin, end, full)) for begin, end in BLOCKS]
+        self._common_splits = [row for row in split_on if row[0] < OPTIONAL_BLOCKS[0][0]]
+        self._word_score_splits = [row for row in split_on if row[0] >= len(FEATURE_NAMES)]
+        self._optional_splits = [(begin, *_block_splits(split_on, begin, end, full)) for begin, end in OPTIONAL_BLOCKS]
 
-    def score(self, features: Features) -> Scored:
+    def score(self, features: PromptFeatures) -> Prediction:
         """What will probably come of a prompt."""
-        dense, words = features.dense, self._words
-        told = _unpacked(sum(map(words.__getitem__, words.keys() & features.words)))
-        small, frontier = told[0] / WORD_PARTS, told[1] / WORD_PARTS
+        dense, words = features.dense, self._word_weights
+        told = _unpack(sum(map(words.__getitem__, words.keys() & features.words)))
+        small, frontier = told[0] / WORD_WEIGHT_SCALE, told[1] / WORD_WEIGHT_SCALE
         alive = -1
-        for place, cuts, masks in self._always:
+        for place, cuts, masks in self._common_splits:
             alive &= masks[bisect_left(cuts, dense[place])]
-        for begin, absent, rows in self._blocks:
+        for begin, absent, rows in self._optional_splits:
             if dense[begin] == ABSENT:
                 alive &= absent
             else:
                 for place, cuts, masks in rows:
                     alive &= masks[bisect_left(cuts, dense[place])]
         said = (small, frontier, frontier - small)
-        for place, cuts, masks in self._said:
-            alive &= masks[bisect_left(cuts, said[place - len(NAMES)])]
-        lowest = alive & (alive ^ (alive - self._ones))
-        places = memoryview(lowest.to_bytes(self._size, "little")).cast("H")
-        right = _unpacked(sum(map(getitem, self._leaves, places), self._base))
-        p_small, p_frontier = (min(_SURE_MAX, max(_SURE_MIN, one / LEAF_PARTS)) for one in right)
+        for place, cuts, masks in self._word_score_splits:
+            alive &= masks[bisect_left(cuts, said[place - len(FEATURE_NAMES)])]
+        lowest = alive & (alive ^ (alive - self._first_leaf_bits))
+        places = memoryview(lowest.to_bytes(self._mask_bytes, "little")).cast("H")
+        right = _unpack(sum(map(getitem, self._leaf_values, places), self._base))
+        p_small, p_frontier = (min(_PROBABILITY_MAX, max(_PROBABILITY_MIN, one / LEAF_VALUE_SCALE)) for one in right)
         gain = p_frontier - p_small
-        slope, offset = self._need
-        return Scored(small=p_small, frontier=p_frontier, need=1 / (1 + math.exp(-(slope * gain + offset))))
+        slope, offset = self._calibration
+        return Prediction(
+            small=p_small, frontier=p_frontier, small_insufficient=1 / (1 + math.exp(-(slope * gain + offset)))
+        )
 
-    def placed(self, dense: Sequence[float]) -> tuple[float, ...]:
+    def standardize(self, dense: Sequence[float]) -> tuple[float, ...]:
         """The numbers of a prompt as deviations from what is usual, each in [-3, 3]."""
         return tuple(
             [
-                max(-_FAR, min(_FAR, (math.log1p(max(one, -0.5)) - mean) * factor))
+                max(-_DEVIATION_MAX, min(_DEVIATION_MAX, (math.log1p(max(one, -0.5)) - mean) * factor))
                 for one, (mean, factor) in zip(dense, self._scale, strict=True)
             ]
         )
 
-    def known(self, words: frozenset[str]) -> list[int]:
+    def word_indices(self, words: frozenset[str]) -> list[int]:
         """The places in the vocabulary of those words that stand there, ascending; no other word is ever kept."""
-        return sorted([self._places[word] for word in self._places.keys() & words])
+        return sorted([self._word_index[word] for word in self._word_index.keys() & words])
 
     def words_at(self, places: Iterable[int]) -> frozenset[str]:
         """The words at these places of the vocabulary."""
         return frozenset([self._vocabulary[place] for place in places])
 
 
-def _block(rows: Sequence[_Row], begin: int, end: int, full: int) -> tuple[int, list[_Row]]:
+def _block_splits(rows: Sequence[_Splits], begin: int, end: int, full: int) -> tuple[int, list[_Splits]]:
     """What is ruled out where the block is absent, and its rows."""
     mine, absent = [row for row in rows if begin <= row[0] < end], full
     for _, cuts, masks in mine:
@@ -126,29 +128,29 @@ def _block(rows: Sequence[_Row], begin: int, end: int, full: int) -> tuple[int, 
     return absent, mine
 
 
-def _marked(tree: Sequence[Any], shift: int, masks: list[list[int]], leaves: dict[int, int], leaf: int) -> int:
+def _enter_tree(tree: Sequence[Any], shift: int, masks: list[list[int]], leaves: dict[int, int], leaf: int) -> int:
     """Enter a tree [feature, bin, left, right] or leaf [small, frontier]: for every bin right of a split, the leaves to
     its left are ruled out. Gives the next free leaf."""
     if len(tree) == 2:
-        leaves[1 << leaf] = _packed(*tree)
+        leaves[1 << leaf] = _pack(*tree)
         return leaf + 1
     feature, last, left, right = tree
-    middle = _marked(left, shift, masks, leaves, leaf)
+    middle = _enter_tree(left, shift, masks, leaves, leaf)
     ruled_out = ((1 << middle) - (1 << leaf)) << shift
     for place in range(last + 1, len(masks[feature])):
         masks[feature][place] &= ~ruled_out
-    return _marked(right, shift, masks, leaves, middle)
+    return _enter_tree(right, shift, masks, leaves, middle)
 
 
-def _leaves(tree: Sequence[Any]) -> int:
-    return 1 if len(tree) == 2 else _leaves(tree[2]) + _leaves(tree[3])
+def _leaf_count(tree: Sequence[Any]) -> int:
+    return 1 if len(tree) == 2 else _leaf_count(tree[2]) + _leaf_count(tree[3])
 
 
-def _packed(small: int, frontier: int) -> int:
+def _pack(small: int, frontier: int) -> int:
     """Two whole numbers in one, to be added together."""
-    return small + frontier * _LANE
+    return small + frontier * _LANE_BASE
 
 
-def _unpacked(packed: int) -> tuple[int, int]:
-    low = (packed + _LANE // 2) % _LANE - _LANE // 2
-    return low, (packed - low) // _LANE
+def _unpack(packed: int) -> tuple[int, int]:
+    low = (packed + _LANE_BASE // 2) % _LANE_BASE - _LANE_BASE // 2
+    return low, (packed - low) // _LANE_BASE

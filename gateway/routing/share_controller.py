@@ -9,62 +9,66 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 
 # Scores that the quantile is read from.
-_WINDOW = 256
+_SCORES_MAX = 256
 # What is owed is made good over so many requests.
-_REPAID_OVER = 20
+_CORRECTION_REQUESTS = 20
 # Owed or overdrawn beyond this many requests is forgotten: a long drift is not repaid in one stretch.
-_OWED_MAX = 50.0
+_DEFICIT_REQUESTS_MAX = 50.0
 # Of equals the next one goes when so much is owed.
-_TURN = 0.5
+_TIE_BREAK_DEFICIT = 0.5
 # Shares that are held apart (routes and task types), the longest unused forgotten.
-_HELD_MAX = 1_000
+_SHARES_MAX = 1_000
 
 
-class _Share:
-    __slots__ = ("newest", "ordered", "owed")
+class _ShareState:
+    __slots__ = ("deficit_requests", "recent_scores", "sorted_scores")
 
     def __init__(self) -> None:
-        self.newest: deque[float] = deque()
-        self.ordered: list[float] = []
-        self.owed = 0.0
+        self.recent_scores: deque[float] = deque()
+        self.sorted_scores: list[float] = []
+        self.deficit_requests = 0.0
 
 
-class ShareBook:
+class ShareController:
     """Decides request by request which go to the frontier, each name with a share of its own."""
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[str, _Share] = OrderedDict()
+        self._shares: OrderedDict[str, _ShareState] = OrderedDict()
 
     def wants_frontier(self, name: str, score: float, share: float) -> bool:
         """Whether this request is among the `share` (in [0, 1]) that want the frontier most; booked as answered so."""
         held = self._shares.get(name)
         if held is None:
-            held = self._shares[name] = _Share()
-            if len(self._shares) > _HELD_MAX:
+            held = self._shares[name] = _ShareState()
+            if len(self._shares) > _SHARES_MAX:
                 self._shares.popitem(last=False)
         else:
             self._shares.move_to_end(name)
-        _enter(held, score)
-        aimed = min(1.0, max(0.0, share + held.owed / _REPAID_OVER))
-        size = len(held.ordered)
-        below, upto = bisect_left(held.ordered, score) / size, bisect_right(held.ordered, score) / size
+        _add_score(held, score)
+        aimed = min(1.0, max(0.0, share + held.deficit_requests / _CORRECTION_REQUESTS))
+        size = len(held.sorted_scores)
+        below, upto = bisect_left(held.sorted_scores, score) / size, bisect_right(held.sorted_scores, score) / size
         if below >= 1 - aimed or upto <= 1 - aimed:
             chosen = aimed > 0 and below >= 1 - aimed
         else:
             # The quantile lies among equals: they take turns, as what is owed adds up.
-            chosen = held.owed + share >= _TURN
-        held.owed = min(_OWED_MAX, max(-_OWED_MAX, held.owed + share - chosen))
+            chosen = held.deficit_requests + share >= _TIE_BREAK_DEFICIT
+        held.deficit_requests = min(
+            _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, held.deficit_requests + share - chosen)
+        )
         return chosen
 
-    def corrected(self, name: str, *, frontier: bool) -> None:
+    def correct(self, name: str, *, frontier: bool) -> None:
         """A request that was chosen otherwise went there (or, False, did not) in the end."""
         held = self._shares.get(name)
         if held is not None:
-            held.owed = min(_OWED_MAX, max(-_OWED_MAX, held.owed + (-1 if frontier else 1)))
+            held.deficit_requests = min(
+                _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, held.deficit_requests + (-1 if frontier else 1))
+            )
 
 
-def _enter(held: _Share, score: float) -> None:
-    held.newest.append(score)
-    insort(held.ordered, score)
-    if len(held.newest) > _WINDOW:
-        del held.ordered[bisect_left(held.ordered, held.newest.popleft())]
+def _add_score(held: _ShareState, score: float) -> None:
+    held.recent_scores.append(score)
+    insort(held.sorted_scores, score)
+    if len(held.recent_scores) > _SCORES_MAX:
+        del held.sorted_scores[bisect_left(held.sorted_scores, held.recent_scores.popleft())]

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from ..dialects.output_constraints import Asked
-from ..dialects.parsed_answer import Said
+from ..dialects.output_constraints import OutputConstraints
+from ..dialects.parsed_answer import ParsedAnswer
 
 # Characters read for the words of a refusal; they stand at the beginning.
-_WORDS_CHARS = 300
-_GIVES_UP = re.compile(
+_REFUSAL_CHARS = 300
+_REFUSAL_PATTERN = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:not|'t)|could ?n[o']t) (?:help|assist|do that|determine|answer|find|complete)"
     r"|as an ai\b|i do(?:n't| not) (?:know|have enough)|unable to (?:answer|complete|determine))",
     re.IGNORECASE,
@@ -25,41 +25,41 @@ _GIVES_UP = re.compile(
 _MARGIN_NATS = 1.0
 
 
-def doubts(said: Said, asked: Asked) -> tuple[str, ...]:
+def doubts(said: ParsedAnswer, asked: OutputConstraints) -> tuple[str, ...]:
     """Why the answer may not suffice, in few words each; () where nothing speaks against it."""
-    if said.cut and asked.limited:
+    if said.truncated and asked.has_output_limit:
         # Where the caller set the limit a larger model would be cut as well, and what was cut has no form.
         return ()
     found = []
-    if said.cut:
+    if said.truncated:
         found.append("cut off")
-    if said.withheld or (not said.calls and _GIVES_UP.search(said.text[:_WORDS_CHARS])):
+    if said.refused or (not said.calls and _REFUSAL_PATTERN.search(said.text[:_REFUSAL_CHARS])):
         found.append("refuses")
-    if not said.text.strip() and not said.calls and not said.other:
+    if not said.text.strip() and not said.calls and not said.has_other_content:
         found.append("says nothing")
     elif asked.schema is not None and not said.calls and said.text.strip():
-        found.extend(_misfits(said.text, asked.schema, "answer"))
-    if asked.must_call and not said.calls and not said.other:
+        found.extend(_schema_violations(said.text, asked.schema, "answer"))
+    if asked.tool_call_required and not said.calls and not said.has_other_content:
         found.append("no tool call")
     for name, arguments in said.calls:
         if asked.tools and name not in asked.tools:
             found.append("calls a tool that was not offered")
         else:
-            found.extend(_misfits(arguments or "{}", asked.tools.get(name, {}), "call"))
-    if said.margin is not None and said.margin < _MARGIN_NATS:
+            found.extend(_schema_violations(arguments or "{}", asked.tools.get(name, {}), "call"))
+    if said.logprob_margin_nats is not None and said.logprob_margin_nats < _MARGIN_NATS:
         found.append("hesitates")
     return tuple(dict.fromkeys(found))
 
 
-def _misfits(text: str, schema: Mapping[str, Any], what: str) -> list[str]:
+def _schema_violations(text: str, schema: Mapping[str, Any], what: str) -> list[str]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return [f"{what} is not JSON"]
-    return [] if fits(value, schema) else [f"{what} does not fit its schema"]
+    return [] if matches_schema(value, schema) else [f"{what} does not fit its schema"]
 
 
-_TYPES: Mapping[str, tuple[type, ...]] = {
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
     "string": (str,),
@@ -69,17 +69,17 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # Schemas refer and nest; deeper than this nobody writes.
-_DEPTH_MAX = 16
+_SCHEMA_DEPTH_MAX = 16
 
 
-def fits(value: Any, schema: Any, depth: int = 0) -> bool:
+def matches_schema(value: Any, schema: Any, depth: int = 0) -> bool:
     """Whether a value has the types, required fields, enums and items that a JSON Schema asks for. What the schema says
     beyond these (references, combinations, formats) is not held against the value."""
-    if not isinstance(schema, Mapping) or depth > _DEPTH_MAX:
+    if not isinstance(schema, Mapping) or depth > _SCHEMA_DEPTH_MAX:
         return True
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if isinstance(kinds, list) and not any(_is(value, kind) for kind in kinds):
+    if isinstance(kinds, list) and not any(_has_type(value, kind) for kind in kinds):
         return False
     allowed = schema.get("enum")
     if isinstance(allowed, list) and value not in allowed:
@@ -92,15 +92,15 @@ def fits(value: Any, schema: Any, depth: int = 0) -> bool:
         closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
         if closed and not properties.keys() >= value.keys():
             return False
-        return all(fits(value[name], part, depth + 1) for name, part in properties.items() if name in value)
+        return all(matches_schema(value[name], part, depth + 1) for name, part in properties.items() if name in value)
     if isinstance(value, list):
-        return all(fits(item, schema.get("items"), depth + 1) for item in value)
+        return all(matches_schema(item, schema.get("items"), depth + 1) for item in value)
     return True
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) and kind in ("integer", "number"):
         return False
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
-    return not isinstance(kind, str) or kind not in _TYPES or isinstance(value, _TYPES[kind])
+    return not isinstance(kind, str) or kind not in _JSON_TYPES or isinstance(value, _JSON_TYPES[kind])

@@ -10,125 +10,132 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from ..carbon import footprint, intensity
-from ..feeds.grid_reading import Feed, FeedError, Fetch
+from ..feeds.grid_reading import FeedError, Fetch, GridFeed
 from ..feeds.intensity_electricity_maps import ElectricityMaps
 from ..feeds.intensity_uk import UkIntensity
 from ..feeds.intensity_watttime import WattTime
-from ..feeds.poll_schedule import Inquiry, Schedule
+from ..feeds.poll_schedule import PollSchedule, PollTarget
 from ..values.catalog import Deployment
-from ..values.grid_feeds import Access
-from ..values.snapshot import World
-from .accelerators import Gauge, Machines, Measured
+from ..values.grid_feeds import FeedAccess
+from ..values.snapshot import Snapshot
+from .accelerators import Accelerators, Gauge, MeteredEnergyStore
 from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 # To add a feed: a file like intensity_uk.py, a line here, its name in config/schema.py. The first that tells counts.
-FEEDS: Mapping[str, Callable[[Access], Feed]] = {
+FEEDS: Mapping[str, Callable[[FeedAccess], GridFeed]] = {
     "electricity_maps": ElectricityMaps,
     "uk": UkIntensity,
     "watttime": WattTime,
 }
 # How often it is looked what is due; engines are asked so often, and meters read (windows of 5 to 15 s share out well: they are
 # longer than most calls and shorter than a change of load).
-_LOOK_SECONDS, _ENGINE_SECONDS, _METER_SECONDS = 1.0, 5.0, 10.0
+_POLL_SECONDS, _ENGINE_POLL_SECONDS, _METER_POLL_SECONDS = 1.0, 5.0, 10.0
 # Questions under way at once.
-_ASKING_MAX = 8
+_CONCURRENT_POLLS_MAX = 8
 
 
-class Observatory:
+class GridService:
     """What one process knows of the world outside it. `publish` hears of every new world; `now` is wall clock, `monotonic` a clock
     that nobody sets."""
 
     def __init__(
         self,
-        world: Callable[[], World],
-        publish: Callable[[World], None],
+        snapshot: Callable[[], Snapshot],
+        publish: Callable[[Snapshot], None],
         fetch: Fetch,
         now: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
-        self._world = world
+        self._world = snapshot
         self._publish = publish
         self._fetch = fetch
         self._now = now
         self._monotonic = monotonic
         # As the configuration has them, without what was found since.
-        self._base = dict(world().deployments)
-        self.machines = Machines(self._base, fetch, now, monotonic)
-        feeds = world().feeds
-        self._feeds = {name: FEEDS[name](access) for name, access in feeds.access.items()}
+        self._configured_deployments = dict(snapshot().deployments)
+        self.accelerators = Accelerators(self._configured_deployments, fetch, now, monotonic)
+        feeds = snapshot().grid_feeds
+        self._feeds = {name: FEEDS[name](access) for name, access in feeds.access_by_feed.items()}
         inquiries = {
-            Inquiry(name, zone)
-            for one in self._base.values()
-            for name, zone in one.feeds.items()
+            PollTarget(name, zone)
+            for one in self._configured_deployments.values()
+            for name, zone in one.zone_by_feed.items()
             if name in self._feeds
         }
-        self._schedule = Schedule(frozenset(inquiries), feeds.refresh_seconds, jitter)
-        self._asking = asyncio.Semaphore(_ASKING_MAX)
+        self._poll_schedule = PollSchedule(frozenset(inquiries), feeds.refresh_seconds, jitter)
+        self._poll_slots = asyncio.Semaphore(_CONCURRENT_POLLS_MAX)
 
-    def start(self, supervisor: Supervisor, measured: Measured) -> None:
+    def start(self, supervisor: Supervisor, measured: MeteredEnergyStore) -> None:
         """Begin to look. What nobody asked for costs nothing."""
-        machines = self.machines
+        accelerators = self.accelerators
         if self._feeds:
-            supervisor.every(_LOOK_SECONDS, "grid-feeds", self.ask_feeds)
-        if machines.has_engines:
-            supervisor.every(_ENGINE_SECONDS, "engines", lambda: machines.ask_engines(self.tell))
-        if machines.infers:
-            supervisor.every(_ENGINE_SECONDS, "latencies", self._infer)
-        if machines.has_meters:
-            supervisor.every(_METER_SECONDS, "meters", lambda: machines.read_meters(measured, self.tell))
+            supervisor.run_every(_POLL_SECONDS, "grid-feeds", self.poll_feeds)
+        if accelerators.has_engines:
+            supervisor.run_every(
+                _ENGINE_POLL_SECONDS, "engines", lambda: accelerators.poll_engines(self.publish_changes)
+            )
+        if accelerators.infers_concurrency:
+            supervisor.run_every(_ENGINE_POLL_SECONDS, "latencies", self._publish_inferred)
+        if accelerators.has_meters:
+            supervisor.run_every(
+                _METER_POLL_SECONDS, "meters", lambda: accelerators.read_meters(measured, self.publish_changes)
+            )
 
-    def informed(self, fresh: World) -> World:
+    def with_live_data(self, fresh: Snapshot) -> Snapshot:
         """A world of the configuration with what is known now."""
-        self._base = dict(fresh.deployments)
-        return fresh.informed(self._changed(fresh))
+        self._configured_deployments = dict(fresh.deployments)
+        return fresh.with_deployments(self._changed_deployments(fresh))
 
-    async def ask_feeds(self) -> None:
+    async def poll_feeds(self) -> None:
         """Ask what is due, all at once, and publish what has changed (also that something has become too old)."""
-        self.tell()
-        await asyncio.gather(*(self._ask(inquiry) for inquiry in self._schedule.due(self._monotonic())))
+        self.publish_changes()
+        await asyncio.gather(*(self._poll_feed(inquiry) for inquiry in self._poll_schedule.due(self._monotonic())))
 
-    async def _infer(self) -> None:
-        self.tell()
+    async def _publish_inferred(self) -> None:
+        self.publish_changes()
 
-    async def _ask(self, inquiry: Inquiry) -> None:
+    async def _poll_feed(self, inquiry: PollTarget) -> None:
         try:
-            async with self._asking:
-                news = await self._feeds[inquiry.feed].news(self._fetch, inquiry.zone, self._now())
-            if self._now() - news.at > self._world().feeds.age_seconds_max:
+            async with self._poll_slots:
+                session_sync = await self._feeds[inquiry.feed].fetch_reading(self._fetch, inquiry.zone, self._now())
+            if self._now() - session_sync.read_at > self._world().grid_feeds.reading_age_seconds_max:
                 raise FeedError("a value that is too old")
         except (FeedError, OSError, TimeoutError) as error:
-            if self._schedule.failed(inquiry, str(error), now=self._monotonic()):
+            if self._poll_schedule.record_failure(inquiry, str(error), now=self._monotonic()):
                 log.warning("the feed %s says nothing of %s: %s", inquiry.feed, inquiry.zone, error)
             return
-        if self._schedule.answered(inquiry, news, now=self._monotonic()):
+        if self._poll_schedule.record_reading(inquiry, session_sync, now=self._monotonic()):
             log.warning("the feed %s answers again for %s", inquiry.feed, inquiry.zone)
-        self.tell()
+        self.publish_changes()
 
-    def tell(self) -> None:
+    def publish_changes(self) -> None:
         """Publish what has changed."""
-        world = self._world()
-        changed = self._changed(world)
+        snapshot = self._world()
+        changed = self._changed_deployments(snapshot)
         if changed:
-            self._publish(world.informed(changed))
+            self._publish(snapshot.with_deployments(changed))
 
-    def _changed(self, world: World) -> dict[str, Deployment]:
+    def _changed_deployments(self, snapshot: Snapshot) -> dict[str, Deployment]:
         """The deployments of which something else is known now than this world says."""
-        now, age_max, found = self._now(), world.feeds.age_seconds_max, {}
-        for name, one in world.deployments.items():
-            if not (one.feeds or one.sensors.asked):
+        now, age_max, found = self._now(), snapshot.grid_feeds.reading_age_seconds_max, {}
+        for name, one in snapshot.deployments.items():
+            if not (one.zone_by_feed or one.sensors.is_polled):
                 continue
-            news = [
+            session_sync = [
                 last
                 for feed in FEEDS
-                if feed in one.feeds and (last := self._schedule.last(feed, one.feeds[feed])) is not None
+                if feed in one.zone_by_feed
+                and (last := self._poll_schedule.last_reading(feed, one.zone_by_feed[feed])) is not None
             ]
-            grid = intensity.at_present(one.annual, news, now=now, age_max=age_max)
-            profile = self.machines.profile(name, self._base[name].profile, one.profile)
-            if grid != one.intensity or profile is not one.profile:
-                found[name] = footprint.known(one, profile, grid)
+            grid = intensity.current_intensity(one.annual_intensity, session_sync, now=now, age_max=age_max)
+            profile = self.accelerators.live_profile(
+                name, self._configured_deployments[name].energy_profile, one.energy_profile
+            )
+            if grid != one.intensity or profile is not one.energy_profile:
+                found[name] = footprint.with_footprint_model(one, profile, grid)
         return found
 
     def gauges(self) -> Iterator[Gauge]:
@@ -145,14 +152,14 @@ class Observatory:
             "penstock_grid_intensity_age_seconds",
             "Age of live intensities.",
             ["deployment", "zone", "method"],
-            [(labels, now - grid.at) for labels, grid in grids if grid.at is not None],
+            [(labels, now - grid.read_at) for labels, grid in grids if grid.read_at is not None],
         )
-        feeds = [([*names], float(count)) for names, count in self._schedule.counts.items()]
+        feeds = [([*names], float(count)) for names, count in self._poll_schedule.outcome_counts.items()]
         yield "penstock_feed_questions", "Questions to grid feeds, by outcome.", ["feed", "outcome"], feeds
         known = [
-            ([name, one.profile.concurrency_source], one.profile.concurrency)
+            ([name, one.energy_profile.concurrency_source], one.energy_profile.concurrency)
             for name, one in deployments.items()
-            if one.profile is not None and one.profile.concurrency is not None
+            if one.energy_profile is not None and one.energy_profile.concurrency is not None
         ]
         yield "penstock_concurrency", "Sequences that a replica serves together.", ["deployment", "source"], known
-        yield from self.machines.gauges()
+        yield from self.accelerators.gauges()

@@ -19,13 +19,13 @@ class Supervisor:
         self._sleep = sleep
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def run_every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` every so many seconds."""
-        self._keep(self._run(seconds, name, work), name)
+        self._create_task(self._run_periodically(seconds, name, work), name)
 
-    def start(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> Cancel:
+    def spawn(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> Cancel:
         """Do `work` once; `failed` hears of what it raised. Gives what cancels it."""
-        return self._keep(self._once(name, work, failed), name).cancel
+        return self._create_task(self._run_once(name, work, failed), name).cancel
 
     async def stop(self) -> None:
         """Cancel everything and wait for it."""
@@ -34,20 +34,22 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    def _create_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _once(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> None:
+    async def _run_once(
+        self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]
+    ) -> None:
         try:
             await work
         except Exception as error:
             log.warning("'%s' failed: %s", name, type(error).__name__)
             failed(error)
 
-    async def _run(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run_periodically(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await self._sleep(seconds)
             try:

@@ -12,36 +12,36 @@ from binascii import Error as NotBase64
 import orjson
 
 # A link holds for so long (seconds).
-LINK_SECONDS = 24 * 3600.0
+LINK_LIFETIME_SECONDS = 24 * 3600.0
 _TOKEN_CHARS_MAX = 2048
 
 
-def token_of(secret: bytes, key: str, session: str, stop: str, *, until: float) -> str:
+def create_token(secret: bytes, key: str, session: str, stop: str, *, until: float) -> str:
     """The token for one stop."""
     payload = orjson.dumps([key, session, stop, int(until)])
-    return f"{_text(payload)}.{_text(_signed(secret, payload))}"
+    return f"{_encode(payload)}.{_encode(_signature(secret, payload))}"
 
 
-def read(secret: bytes, token: str, *, now: float) -> tuple[str, str, str] | None:
+def verify_token(secret: bytes, token: str, *, now: float) -> tuple[str, str, str] | None:
     """(key, session, stop) of a genuine token that still holds, else None."""
     payload_text, _, signature_text = token[:_TOKEN_CHARS_MAX].partition(".")
     try:
-        payload, signature = _bytes(payload_text), _bytes(signature_text)
+        payload, signature = _decode(payload_text), _decode(signature_text)
     except (NotBase64, ValueError):
         return None
-    if not hmac.compare_digest(_signed(secret, payload), signature):
+    if not hmac.compare_digest(_signature(secret, payload), signature):
         return None
     key, session, stop, until = orjson.loads(payload)
     return (key, session, stop) if now < until else None
 
 
-def _signed(secret: bytes, payload: bytes) -> bytes:
+def _signature(secret: bytes, payload: bytes) -> bytes:
     return hmac.digest(secret, b"penstock approval\0" + payload, "sha256")
 
 
-def _text(data: bytes) -> str:
+def _encode(data: bytes) -> str:
     return urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _bytes(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     return urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))

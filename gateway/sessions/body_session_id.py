@@ -12,28 +12,28 @@ _BYTES_MAX = 4096
 _CHARS_MAX = 128
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 # Claude Code names its user and its session in one text: joined by this mark (2025), or as JSON in it.
-_MARK, _JSON_NAME = "_session_", "session_id"
-_ANY = msgspec.json.Decoder()
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+_SESSION_MARK, _JSON_NAME = "_session_", "session_id"
+_DECODER = msgspec.json.Decoder()
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 
 
-def named_in(parts: Mapping[str, msgspec.Raw], fields: Sequence[tuple[str, bool]]) -> tuple[str, str] | None:
+def session_in_body(parts: Mapping[str, msgspec.Raw], fields: Sequence[tuple[str, bool]]) -> tuple[str, str] | None:
     """(session, field) by the first of `fields` (name, only where it is a UUID) that names one; None if none does."""
     for field, uuid_only in fields:
         top, _, below = field.partition(".")
         raw = parts.get(top)
         if raw is None or memoryview(raw).nbytes > _BYTES_MAX:
             continue
-        value = _read(raw)
+        value = _decode(raw)
         if below:
             value = value.get(below) if isinstance(value, dict) else None
-        name = _session(value, of_user=below == "user_id")
+        name = _session_id(value, of_user=below == "user_id")
         if name and (not uuid_only or _UUID.fullmatch(name)):
             return name, field
     return None
 
 
-def clean_name(name: str) -> str:
+def safe_session_id(name: str) -> str:
     """A session's id fit for headers, logs and labels; others are replaced by a digest."""
     short = name[:_CHARS_MAX]
     if short.isascii() and short.isprintable():
@@ -41,21 +41,21 @@ def clean_name(name: str) -> str:
     return hashlib.sha256(short.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _session(value: Any, *, of_user: bool) -> str:
+def _session_id(value: Any, *, of_user: bool) -> str:
     if not isinstance(value, str):
         return ""
     if not of_user:
         return value
     if value.startswith("{"):
-        document = _read(value.encode(errors="replace"))
+        document = _decode(value.encode(errors="replace"))
         name = document.get(_JSON_NAME) if isinstance(document, dict) else None
         return name if isinstance(name, str) else ""
     # A user alone is no session.
-    return value.partition(_MARK)[2]
+    return value.partition(_SESSION_MARK)[2]
 
 
-def _read(raw: msgspec.Raw | bytes) -> Any:
+def _decode(raw: msgspec.Raw | bytes) -> Any:
     try:
-        return _ANY.decode(raw)
-    except _UNREADABLE:
+        return _DECODER.decode(raw)
+    except _DECODE_ERRORS:
         return None

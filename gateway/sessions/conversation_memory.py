@@ -6,78 +6,78 @@ from typing import NamedTuple
 # Of each kind so many things are remembered.
 RECORDS_MAX = 64
 # 7 bytes of a digest, one of how often it happened, two each of the pauses and the news by then.
-_WIDTH, _DIGEST, _TIMES_MAX, _STAMP_MAX = 12, 7, 255, 2**16 - 1
+_RECORD_BYTES, _DIGEST_BYTES, _TIMES_MAX, _STAMP_MAX = 12, 7, 255, 2**16 - 1
 
 
-class Kind(IntEnum):
+class OccurrenceKind(IntEnum):
     """What is remembered: a call, with its result, up to its digits, with what was said beside it; a result of a tool; a
     turn that followed on another; what the user said; a request that came again, a sub-agent's task."""
 
     call = 0
-    pair = 1
-    shape = 2
-    words = 3
-    outcome = 4
-    order = 5
-    told = 6
-    sent = 7
+    call_result = 1
+    call_shape = 2
+    call_words = 3
+    tool_result = 4
+    turn_order = 5
+    user_message = 6
+    request = 7
 
 
-class Seen(NamedTuple):
+class Occurrences(NamedTuple):
     """How often something happened before; how often its client had paused, and how much was new, by the last time."""
 
-    times: int = 0
-    pauses: int = 0
-    news: int = 0
+    seen_count: int = 0
+    pause_count: int = 0
+    new_count: int = 0
 
 
-NEVER = Seen()
+NO_OCCURRENCES = Occurrences()
 
 
-class Memory:
+class ConversationMemory:
     """The memory of one conversation."""
 
     __slots__ = ("records",)
 
     def __init__(self) -> None:
-        self.records: list[bytearray | None] = [None] * len(Kind)
+        self.records: list[bytearray | None] = [None] * len(OccurrenceKind)
 
-    def knows(self, kind: Kind, digest: int) -> bool:
+    def has_seen(self, kind: OccurrenceKind, digest: int) -> bool:
         """Whether this happened before."""
         records = self.records[kind]
-        return records is not None and _place(records, _key(digest)) >= 0
+        return records is not None and _find_record(records, _digest_bytes(digest)) >= 0
 
-    def happened(self, kind: Kind, digest: int, pauses: int, news: int) -> Seen:
+    def record(self, kind: OccurrenceKind, digest: int, pauses: int, session_sync: int) -> Occurrences:
         """What was known of it; remembers that it happened once more, after so many pauses and so much news."""
-        key = _key(digest)
-        stamp = (min(_STAMP_MAX, pauses) | min(_STAMP_MAX, news) << 16).to_bytes(4, "little")
+        key = _digest_bytes(digest)
+        stamp = (min(_STAMP_MAX, pauses) | min(_STAMP_MAX, session_sync) << 16).to_bytes(4, "little")
         records = self.records[kind]
         if records is None:
             self.records[kind] = bytearray(key + b"\x01" + stamp)
-            return NEVER
-        place = _place(records, key)
+            return NO_OCCURRENCES
+        place = _find_record(records, key)
         if place < 0:
             records += key + b"\x01" + stamp
-            if len(records) > RECORDS_MAX * _WIDTH:
-                del records[:_WIDTH]
-            return NEVER
-        at = place + _DIGEST
+            if len(records) > RECORDS_MAX * _RECORD_BYTES:
+                del records[:_RECORD_BYTES]
+            return NO_OCCURRENCES
+        at = place + _DIGEST_BYTES
         times, low, high, more, most = records[at : at + 5]
         records[at : at + 5] = bytes((min(_TIMES_MAX, times + 1),)) + stamp
-        return Seen(times, low | high << 8, more | most << 8)
+        return Occurrences(times, low | high << 8, more | most << 8)
 
     @property
-    def size(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes that are kept."""
         return sum(len(records) for records in self.records if records is not None)
 
 
-def _key(digest: int) -> bytes:
-    return (digest & 0xFFFFFFFFFFFFFF).to_bytes(_DIGEST, "little")
+def _digest_bytes(digest: int) -> bytes:
+    return (digest & 0xFFFFFFFFFFFFFF).to_bytes(_DIGEST_BYTES, "little")
 
 
-def _place(records: bytearray, key: bytes) -> int:
+def _find_record(records: bytearray, key: bytes) -> int:
     place = records.find(key)
-    while place > 0 and place % _WIDTH:
+    while place > 0 and place % _RECORD_BYTES:
         place = records.find(key, place + 1)
     return place

@@ -4,54 +4,54 @@ import hashlib
 
 import orjson
 
-_CHARS_MAX = 128
+_USER_CHARS_MAX = 128
 # Users of one key in one day (UTC) that have accounts of their own.
 USERS_MAX = 10_000
-TOO_MANY = "~others"
+OVERFLOW_USER = "~others"
 _DAY_SECONDS = 86_400
 # Claude Code writes the session behind the account in one string, new in every run (clients of 2025), or a JSON text.
 _SESSION_MARK = "_session_"
 _JSON_NAMES = ("account_uuid", "device_id")
 
 
-class UserBook:
+class UserLimiter:
     """The users that each key has named today, bounded: a caller may make them up without end, and each has accounts.
 
     Past the limit a key's further users share one.
     """
 
     def __init__(self, most: int = USERS_MAX) -> None:
-        self._most = most
+        self._users_max = most
         self._day = -1
-        self._users: dict[str, set[str]] = {}
+        self._users_by_key: dict[str, set[str]] = {}
 
-    def known(self, key: str, user: str, *, now: float) -> str:
+    def admit(self, key: str, user: str, *, now: float) -> str:
         """The user, or the one that stands for all that are too many."""
         day = int(now) // _DAY_SECONDS
         if day != self._day:
-            self._day, self._users = day, {}
-        users = self._users.setdefault(key, set())
+            self._day, self._users_by_key = day, {}
+        users = self._users_by_key.setdefault(key, set())
         if user in users or not user:
             return user
-        if len(users) >= self._most:
-            return TOO_MANY
+        if len(users) >= self._users_max:
+            return OVERFLOW_USER
         users.add(user)
         return user
 
 
-def user_of(told: str) -> str:
+def parse_user(told: str) -> str:
     """The user within what was told, "" for nobody. Long names are replaced by a digest, so that none passes for
     another by being cut."""
     name = told.strip()
     if name.startswith("{"):
-        name = _of_json(name)
+        name = _user_in_json(name)
     name = name.partition(_SESSION_MARK)[0]
-    if len(name) > _CHARS_MAX:
+    if len(name) > _USER_CHARS_MAX:
         name = f"sha256:{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
     return name
 
 
-def _of_json(text: str) -> str:
+def _user_in_json(text: str) -> str:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -16,44 +16,44 @@ import msgspec
 
 from ..values.request import Message, Request
 from . import turn_digests
-from .conversation_memory import Kind, Memory, Seen
-from .turn_digests import Call, Step, Turn, text_ends, text_of
+from .conversation_memory import ConversationMemory, OccurrenceKind, Occurrences
+from .turn_digests import CallDigest, StepDigest, TurnDigest, message_ends, message_text
 
 # Of a history that was never seen before (after a restart), only the newest messages are read, and what they add is
 # bounded: how much time passed between its turns is not known, so they may all have been polls.
-FIRST_LOOK, FIRST_SCORE_MAX = 40, 3.5
+FIRST_READ_MESSAGES, FIRST_SCORE_MAX = 40, 3.5
 SCORE_MAX = 20.0
 # A system prompt and a question: shorter histories hold no turn of the agent's.
-_OPENING = 3
+_OPENING_MESSAGES = 3
 # Words of the agent, one after the other, that are looked at for near duplicates.
-_SAID_MAX, _TOLD_MAX = 12, 4
-_SAME_WORDS = 0.6
+_AGENT_SIGNATURES_MAX, _USER_SIGNATURES_MAX = 12, 4
+_SAME_WORDS_SHARE = 0.6
 # How far back the end of what was read is looked for in a history that was rewritten.
-LOOK_BACK = 64
+LOOK_BACK_MESSAGES = 64
 
 # What a turn adds. A step whose call brought the same result before: the second time may be an oversight, unless it
 # follows on the same step as before; in a circle of several steps it is none, nor where it fails every time.
-_AGAIN_FIRST, _AGAIN, _CIRCLING, _FAILING = 0.5, 1.0, 1.4, 1.25
+_REPEAT_FIRST, _REPEAT, _CYCLE, _REPEAT_FAILED = 0.5, 1.0, 1.4, 1.25
 # An agent that says something else beside it each time still thinks, less so in a circle; one that said the very same
 # before thinks less, and one that says nothing else for some turns in a row stands still for good.
-_AGAIN_THINKING, _CIRCLING_THINKING = 0.73, 1.2
-_AGAIN_SAYING, _FROZEN, _FROZEN_FROM = 0.85, 1.25, 5
+_REPEAT_NEW_WORDS, _CYCLE_NEW_WORDS = 0.73, 1.2
+_REPEAT_SAME_WORDS, _IDENTICAL_TURNS, _IDENTICAL_TURNS_MIN = 0.85, 1.25, 5
 # The same call with another result is news (a page, a poll that gets on), unless it only fails in another way. Another
 # call with a failure that was seen before is none, and from the fourth time on it is a habit.
-_NEWS, _RETRIED = -0.15, 0.6
-_SAME_FAILURE, _SAME_FAILURE_OFTEN, _OFTEN = 0.6, 1.0, 4
+_KNOWN_CALL_NEW_RESULT, _FAILED_RETRY = -0.15, 0.6
+_SAME_FAILURE, _SAME_FAILURE_FREQUENT, _FREQUENT_MIN = 0.6, 1.0, 4
 # What comes out the same after a pause of the client's, or after other things were tried, leads to no more than this.
-_POLL, _CHECK, _IDLE_MAX = 0.25, 0.5, 2.0
+_POLL, _RECHECK, _POLL_SCORE_MAX = 0.25, 0.5, 2.0
 # Another call whose result says no more than it did before ("File updated"), and one that brings something new.
-_MORE, _NEW = -0.25, -0.7
+_NEW_CALL_KNOWN_RESULT, _NEW_CALL_NEW_RESULT = -0.25, -0.7
 # The user's turn says what it said before (an auto-reply), and the agent makes no call: where both repeat themselves,
 # where the reply is longer than what people say to let an agent go on, and, of an agent with tools, otherwise.
-_ECHO, _AUTO_REPLY, _GO_ON, _GO_ON_CHARS = 1.25, 1.0, 0.6, 24
+_MUTUAL_REPEAT, _AUTO_REPLY, _SHORT_REPLY, _SHORT_REPLY_CHARS = 1.25, 1.0, 0.6, 24
 # The very same request once more, after it was answered: in the middle of a conversation, and at its opening, which
 # batch work sends many times: that leads to no more than a warning.
-_RESENT, _RESENT_OPENING, _OPENINGS_MAX = 1.0, 0.25, 3.5
+_RESENT, _RESENT_OPENING, _RESENT_OPENING_SCORE_MAX = 1.0, 0.25, 3.5
 # A sub-agent is started with what an earlier one was started with, after that one was answered.
-_SPAWNED_AGAIN = 0.5
+_REPEATED_SPAWN = 0.5
 # Longer than this between two of the same request is no storm of them (seconds).
 _STORM_SECONDS = 600.0
 # A client that waits at least so long before it asks again is polling (seconds).
@@ -71,173 +71,213 @@ class Conversation(msgspec.Struct, eq=False):
     whose results will come without it.
     """
 
-    memory: Memory
-    read: int = 0
-    tail: int = 0
-    answer: int = 0
-    sent: int = 0
-    turns: int = 0
+    memory: ConversationMemory
+    messages_read: int = 0
+    tail_digest: int = 0
+    answer_digest: int = 0
+    request_digest: int = 0
+    turn_count: int = 0
     score: float = 0.0
     read_at: float = 0.0
     answered_at: float = 0.0
-    pauses: int = 0
-    told_pauses: int = 0
-    news: int = 0
-    said: tuple[int, ...] = ()
-    told: tuple[int, ...] = ()
-    last_turn: int = 0
-    last_done: int = 0
-    last_asked: int = 0
-    frozen: int = 0
-    tooled: bool = False
-    tool: str = ""
-    count: int = 0
+    pause_count: int = 0
+    pauses_at_reply: int = 0
+    new_count: int = 0
+    agent_signatures: tuple[int, ...] = ()
+    user_signatures: tuple[int, ...] = ()
+    last_turn_digest: int = 0
+    last_steps_digest: int = 0
+    last_calls_digest: int = 0
+    identical_turns: int = 0
+    has_tools: bool = False
+    repeated_tool: str = ""
+    repeat_count: int = 0
     since_turn: int = 0
     since_at: float = 0.0
     since_nusd: int = 0
-    pending: tuple[Call, ...] = ()
+    pending_calls: tuple[CallDigest, ...] = ()
 
-    def knows(self, kind: Kind, *what: object) -> bool:
+    def has_seen(self, kind: OccurrenceKind, *what: object) -> bool:
         """Whether this happened before."""
-        return self.memory.knows(kind, hash(what))
+        return self.memory.has_seen(kind, hash(what))
 
-    def happened(self, kind: Kind, *what: object) -> Seen:
+    def record(self, kind: OccurrenceKind, *what: object) -> Occurrences:
         """What was known of it; remembers that it happened once more."""
-        return self.memory.happened(kind, hash(what), self.pauses, self.news)
+        return self.memory.record(kind, hash(what), self.pause_count, self.new_count)
 
 
-class _After(Enum):
+class _Predecessor(Enum):
     """What a turn comes right after: itself, the same calls with another outcome, a turn that it followed on before, or
     something else."""
 
-    itself = 1
-    same_calls = 2
-    as_before = 3
+    same_turn = 1
+    same_calls_new_result = 2
+    known_order = 3
     other = 4
 
 
-def begun() -> Conversation:
+def new_conversation() -> Conversation:
     """A conversation of which nothing is known."""
-    return Conversation(Memory())
+    return Conversation(ConversationMemory())
 
 
-def read(talk: Conversation, request: Request, *, now: float, charge_nusd: int = 0, delta: bool = False) -> bool:
+def read_messages(
+    conversation: Conversation, request: Request, *, now: float, charge_nusd: int = 0, delta: bool = False
+) -> bool:
     """Read what is new in the request's history and move the score; True if the user said something new.
 
     `charge_nusd` is what the session was charged so far, for the evidence. `delta`: the provider keeps the conversation,
     the request brings only what is new.
     """
-    messages, first = request.messages, talk.read == 0
-    if first and not delta and len(messages) < _OPENING and messages[-1].role == "user":
-        _opened(talk, request, now)
+    messages, first = request.messages, conversation.messages_read == 0
+    if first and not delta and len(messages) < _OPENING_MESSAGES and messages[-1].role == "user":
+        _read_opening(conversation, request, now)
         return False
-    idle = 0.0 if first else max(0.0, now - max(talk.read_at, talk.answered_at))
-    talk.pauses += idle >= POLL_SECONDS
-    start, spoken = _instructed(messages) if delta else _unread(talk, messages), False
+    idle = 0.0 if first else max(0.0, now - max(conversation.read_at, conversation.answered_at))
+    conversation.pause_count += idle >= POLL_SECONDS
+    start, spoken = _instructions_end(messages) if delta else _first_unread(conversation, messages), False
     if start < len(messages):
-        talk.tooled = talk.tooled or bool(request.tool_names) or any(one.role == "tool" for one in messages[start:])
-        for turn in turn_digests.turns_of(messages, start, tooled=talk.tooled, pending=talk.pending):
-            change, said = _weighed(talk, turn)
-            _move(talk, 0.0 if said else max(0.0, talk.score + change), now, charge_nusd)
+        conversation.has_tools = (
+            conversation.has_tools or bool(request.tool_names) or any(one.role == "tool" for one in messages[start:])
+        )
+        for turn in turn_digests.digest_turns(
+            messages, start, tooled=conversation.has_tools, pending=conversation.pending_calls
+        ):
+            change, said = _score_turn(conversation, turn)
+            _set_score(conversation, 0.0 if said else max(0.0, conversation.score + change), now, charge_nusd)
             spoken = spoken or said
         if first:
-            talk.score = min(talk.score, FIRST_SCORE_MAX)
-    elif talk.answered_at >= talk.read_at and not first and talk.sent == _sent(request):
-        _resent(talk, messages, idle, now, charge_nusd)
-    talk.sent = _sent(request)
-    talk.read, talk.tail, talk.read_at, talk.pending = len(messages), tail_of(messages, len(messages)), now, ()
+            conversation.score = min(conversation.score, FIRST_SCORE_MAX)
+    elif (
+        conversation.answered_at >= conversation.read_at
+        and not first
+        and conversation.request_digest == _request_digest(request)
+    ):
+        _score_resent_request(conversation, messages, idle, now, charge_nusd)
+    conversation.request_digest = _request_digest(request)
+    conversation.messages_read, conversation.tail_digest, conversation.read_at, conversation.pending_calls = (
+        len(messages),
+        tail_digest(messages, len(messages)),
+        now,
+        (),
+    )
     newest = next((message for message in reversed(messages) if message.role == "assistant"), None)
-    talk.answer = answer_of(newest) if newest is not None else 0
+    conversation.answer_digest = answer_digest(newest) if newest is not None else 0
     # Of a history that is seen for the first time nobody knows when it was said.
     return spoken and not first
 
 
-def _opened(talk: Conversation, request: Request, now: float) -> None:
+def _read_opening(conversation: Conversation, request: Request, now: float) -> None:
     """A conversation begins: nothing has happened yet that could repeat itself."""
     messages = request.messages
-    talk.happened(Kind.told, turn_digests.told_of(text_of(messages[-1])))
-    talk.sent = _sent(request)
-    talk.read, talk.tail, talk.read_at = len(messages), tail_of(messages, len(messages)), now
+    conversation.record(OccurrenceKind.user_message, turn_digests.user_text_digest(message_text(messages[-1])))
+    conversation.request_digest = _request_digest(request)
+    conversation.messages_read, conversation.tail_digest, conversation.read_at = (
+        len(messages),
+        tail_digest(messages, len(messages)),
+        now,
+    )
 
 
-def forget(talk: Conversation) -> None:
+def reset_conversation(conversation: Conversation) -> None:
     """Begin anew: somebody has let the session go on."""
-    talk.memory, talk.score, talk.count, talk.frozen, talk.said = Memory(), 0.0, 0, 0, ()
+    (
+        conversation.memory,
+        conversation.score,
+        conversation.repeat_count,
+        conversation.identical_turns,
+        conversation.agent_signatures,
+    ) = (
+        ConversationMemory(),
+        0.0,
+        0,
+        0,
+        (),
+    )
 
 
-def spawned(talk: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
+def record_spawn(conversation: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
     """A sub-agent was started with this opening: the ledger of its root's sub-agents."""
-    before = talk.happened(Kind.sent, opening).times
-    if before and talk.answered_at >= talk.read_at:
-        talk.tool, talk.count = "sub-agent", before + 1
-        _move(talk, talk.score + _SPAWNED_AGAIN, now, charge_nusd)
+    before = conversation.record(OccurrenceKind.request, opening).seen_count
+    if before and conversation.answered_at >= conversation.read_at:
+        conversation.repeated_tool, conversation.repeat_count = "sub-agent", before + 1
+        _set_score(conversation, conversation.score + _REPEATED_SPAWN, now, charge_nusd)
     elif not before:
-        _move(talk, max(0.0, talk.score + _NEW), now, charge_nusd)
-    talk.turns, talk.read_at = talk.turns + 1, now
+        _set_score(conversation, max(0.0, conversation.score + _NEW_CALL_NEW_RESULT), now, charge_nusd)
+    conversation.turn_count, conversation.read_at = conversation.turn_count + 1, now
 
 
-def tail_of(messages: Sequence[Message], end: int) -> int:
+def tail_digest(messages: Sequence[Message], end: int) -> int:
     """Digest of how a history ends at `end`: of its last two messages."""
     told = []
     for message in messages[max(0, end - 2) : end]:
         wanted = message.tool_call_id
-        told.append((message.role, text_of(message)[-256:], wanted if isinstance(wanted, str) else ""))
+        told.append((message.role, message_text(message)[-256:], wanted if isinstance(wanted, str) else ""))
     return hash(tuple(told))
 
 
-def _resent(talk: Conversation, messages: Sequence[Message], idle: float, now: float, charge_nusd: int) -> None:
+def _score_resent_request(
+    conversation: Conversation, messages: Sequence[Message], idle: float, now: float, charge_nusd: int
+) -> None:
     """Nothing is new, though the request was answered."""
     opening = not any(message.role == "assistant" for message in messages)
     change = _RESENT_OPENING if opening else _RESENT
     if idle >= POLL_SECONDS:
-        change = min(change, _POLL if idle < _STORM_SECONDS and talk.score < _IDLE_MAX else 0.0)
-    if opening and talk.score >= _OPENINGS_MAX:
+        change = min(change, _POLL if idle < _STORM_SECONDS and conversation.score < _POLL_SCORE_MAX else 0.0)
+    if opening and conversation.score >= _RESENT_OPENING_SCORE_MAX:
         change = 0.0
-    talk.tool, talk.count = "request", talk.happened(Kind.sent, talk.tail).times + 2
-    _move(talk, talk.score + change, now, charge_nusd)
+    conversation.repeated_tool, conversation.repeat_count = (
+        "request",
+        conversation.record(OccurrenceKind.request, conversation.tail_digest).seen_count + 2,
+    )
+    _set_score(conversation, conversation.score + change, now, charge_nusd)
 
 
-def _move(talk: Conversation, score: float, now: float, charge_nusd: int) -> None:
-    if talk.score <= 0 < score:
-        talk.since_turn, talk.since_at, talk.since_nusd = talk.turns, now, charge_nusd
-    talk.score = min(SCORE_MAX, score)
+def _set_score(conversation: Conversation, score: float, now: float, charge_nusd: int) -> None:
+    if conversation.score <= 0 < score:
+        conversation.since_turn, conversation.since_at, conversation.since_nusd = (
+            conversation.turn_count,
+            now,
+            charge_nusd,
+        )
+    conversation.score = min(SCORE_MAX, score)
 
 
-def _sent(request: Request) -> int:
+def _request_digest(request: Request) -> int:
     """Digest of a request that tells it from others with the same end."""
     messages, sizes = request.messages, request.sizes
-    return hash((len(sizes), sum(sizes), text_ends(messages[0]), text_of(messages[-1])))
+    return hash((len(sizes), sum(sizes), message_ends(messages[0]), message_text(messages[-1])))
 
 
-def _instructed(messages: Sequence[Message]) -> int:
+def _instructions_end(messages: Sequence[Message]) -> int:
     """Where a request begins after its instructions."""
     return next(
         (at for at, message in enumerate(messages) if message.role not in ("system", "developer")), len(messages)
     )
 
 
-def _unread(talk: Conversation, messages: Sequence[Message]) -> int:
+def _first_unread(conversation: Conversation, messages: Sequence[Message]) -> int:
     """Where in the history the unread begins. A history that was rewritten (compacted, elided) is read on from where
     its known end now lies, else from the answer after the newest known one."""
-    count, seen = len(messages), talk.read
+    count, seen = len(messages), conversation.messages_read
     if not seen:
-        return _turn_start(messages, max(0, count - FIRST_LOOK))
-    if seen <= count and tail_of(messages, seen) == talk.tail:
+        return _turn_start(messages, max(0, count - FIRST_READ_MESSAGES))
+    if seen <= count and tail_digest(messages, seen) == conversation.tail_digest:
         return seen
     newest = count
-    for end in range(count, max(0, count - LOOK_BACK), -1):
-        if tail_of(messages, end) == talk.tail:
+    for end in range(count, max(0, count - LOOK_BACK_MESSAGES), -1):
+        if tail_digest(messages, end) == conversation.tail_digest:
             return end
         if messages[end - 1].role == "assistant":
-            if answer_of(messages[end - 1]) == talk.answer:
+            if answer_digest(messages[end - 1]) == conversation.answer_digest:
                 return newest
             newest = end - 1
     return newest
 
 
-def answer_of(message: Message) -> int:
+def answer_digest(message: Message) -> int:
     """Digest of an answer."""
-    return hash(text_ends(message))
+    return hash(message_ends(message))
 
 
 def _turn_start(messages: Sequence[Message], start: int) -> int:
@@ -246,112 +286,137 @@ def _turn_start(messages: Sequence[Message], start: int) -> int:
     return start
 
 
-def _weighed(talk: Conversation, turn: Turn) -> tuple[float, bool]:
+def _score_turn(conversation: Conversation, turn: TurnDigest) -> tuple[float, bool]:
     """What a turn adds to the score, and whether the user said something new after it."""
-    talk.turns += 1
-    told = turn.told if talk.tooled else turn.told_exactly
-    told_before = turn.told is not None and (talk.happened(Kind.told, told).times > 0 or turn.refused)
-    if turn.told is not None and talk.tooled:
+    conversation.turn_count += 1
+    told = turn.user_digest if conversation.has_tools else turn.user_digest_exact
+    told_before = turn.user_digest is not None and (
+        conversation.record(OccurrenceKind.user_message, told).seen_count > 0 or turn.holds_refusal
+    )
+    if turn.user_digest is not None and conversation.has_tools:
         # What an agent's harness says after every step differs in a few words; what people say, in most.
-        told_before = _near(turn.told_words, talk.told) or told_before
-        talk.told = (*talk.told[1 - _TOLD_MAX :], turn.told_words)
-    new_words = talk.tooled and turn.told is not None and not told_before
+        told_before = _is_near_duplicate(turn.user_signature, conversation.user_signatures) or told_before
+        conversation.user_signatures = (*conversation.user_signatures[1 - _USER_SIGNATURES_MAX :], turn.user_signature)
+    new_words = conversation.has_tools and turn.user_digest is not None and not told_before
     if not turn.steps:
-        return _talked(talk, turn, told_before), new_words
-    done = hash(tuple([(step.call, step.result) for step in turn.steps]))
-    after, frozen = _after(talk, turn.steps, done), _froze(talk, done, turn.words)
+        return _score_text_turn(conversation, turn, told_before), new_words
+    done = hash(tuple([(step.call_digest, step.result_digest) for step in turn.steps]))
+    after, frozen = (
+        _predecessor(conversation, turn.steps, done),
+        _count_identical_turns(conversation, done, turn.words_digest),
+    )
     # Calls made side by side do not repeat one another.
-    pairs = {(step.call, step.result): step for step in turn.steps}
-    weights = [_weight(talk, step, turn.words, after, frozen) for step in pairs.values()]
+    pairs = {(step.call_digest, step.result_digest): step for step in turn.steps}
+    weights = [_score_step(conversation, step, turn.words_digest, after, frozen) for step in pairs.values()]
     return sum(weights) / len(weights), new_words
 
 
-def _after(talk: Conversation, made: Sequence[Step], done: int) -> _After:
-    before, talk.last_done = talk.last_done, done
-    asked, talk.last_asked = talk.last_asked, hash(tuple([step.call for step in made]))
+def _predecessor(conversation: Conversation, made: Sequence[StepDigest], done: int) -> _Predecessor:
+    before, conversation.last_steps_digest = conversation.last_steps_digest, done
+    asked, conversation.last_calls_digest = (
+        conversation.last_calls_digest,
+        hash(tuple([step.call_digest for step in made])),
+    )
     if before == done:
-        return _After.itself
-    if talk.happened(Kind.order, before, done).times:
-        return _After.as_before
-    return _After.same_calls if asked == talk.last_asked else _After.other
+        return _Predecessor.same_turn
+    if conversation.record(OccurrenceKind.turn_order, before, done).seen_count:
+        return _Predecessor.known_order
+    return _Predecessor.same_calls_new_result if asked == conversation.last_calls_digest else _Predecessor.other
 
 
-def _froze(talk: Conversation, done: int, words: int) -> int:
+def _count_identical_turns(conversation: Conversation, done: int, words: int) -> int:
     """How often in a row the very same turn came, words and all; 0 for an agent that says nothing, of which less is
     known."""
     digest = hash((words, done))
-    talk.frozen = talk.frozen + 1 if digest == talk.last_turn and words else 0
-    talk.last_turn = digest
-    return talk.frozen
+    conversation.identical_turns = (
+        conversation.identical_turns + 1 if digest == conversation.last_turn_digest and words else 0
+    )
+    conversation.last_turn_digest = digest
+    return conversation.identical_turns
 
 
-def _weight(talk: Conversation, step: Step, words: int, after: _After, frozen: int) -> float:
+def _score_step(conversation: Conversation, step: StepDigest, words: int, after: _Predecessor, frozen: int) -> float:
     """What one step adds, by what of it happened before, and by what happened since then."""
-    call = talk.happened(Kind.call, step.call)
-    if not talk.knows(Kind.pair, step.call, step.result) and not (step.negative and call.times):
-        talk.news += 1
-    pair = talk.happened(Kind.pair, step.call, step.result)
-    outcome = talk.happened(Kind.outcome, step.tool, step.result)
-    said_so = talk.happened(Kind.words, step.call, words).times > 0 if words else False
-    shaped = False if call.times else talk.happened(Kind.shape, step.shape).times > 0
-    if pair.times:
-        talk.tool, talk.count = step.tool, pair.times + 1
-        change = _again(pair, step, words, said_so, after, frozen)
-        circling = after in (_After.itself, _After.as_before)
-        if talk.pauses > pair.pauses or (talk.news > pair.news and not circling):
+    call = conversation.record(OccurrenceKind.call, step.call_digest)
+    if not conversation.has_seen(OccurrenceKind.call_result, step.call_digest, step.result_digest) and not (
+        step.failed and call.seen_count
+    ):
+        conversation.new_count += 1
+    pair = conversation.record(OccurrenceKind.call_result, step.call_digest, step.result_digest)
+    outcome = conversation.record(OccurrenceKind.tool_result, step.tool, step.result_digest)
+    said_so = conversation.record(OccurrenceKind.call_words, step.call_digest, words).seen_count > 0 if words else False
+    shaped = (
+        False if call.seen_count else conversation.record(OccurrenceKind.call_shape, step.shape_digest).seen_count > 0
+    )
+    if pair.seen_count:
+        conversation.repeated_tool, conversation.repeat_count = step.tool, pair.seen_count + 1
+        change = _score_repeated_step(pair, step, words, said_so, after, frozen)
+        circling = after in (_Predecessor.same_turn, _Predecessor.known_order)
+        if conversation.pause_count > pair.pause_count or (conversation.new_count > pair.new_count and not circling):
             # A poll, or a look at how other things came out.
-            limit = _POLL if talk.pauses > pair.pauses else _CHECK
-            return min(change, limit) if talk.score < _IDLE_MAX else 0.0
+            limit = _POLL if conversation.pause_count > pair.pause_count else _RECHECK
+            return min(change, limit) if conversation.score < _POLL_SCORE_MAX else 0.0
         return change
-    if call.times:
-        if step.negative and after is _After.same_calls:
-            talk.tool, talk.count = step.tool, call.times + 1
-            return _RETRIED if talk.pauses == call.pauses else 0.0
-        return _NEWS
-    if step.negative and (outcome.times or shaped):
-        talk.tool, talk.count = step.tool, outcome.times + 1
-        return _SAME_FAILURE_OFTEN if outcome.times >= _OFTEN - 1 else _SAME_FAILURE
-    return _MORE if outcome.times else _NEW
+    if call.seen_count:
+        if step.failed and after is _Predecessor.same_calls_new_result:
+            conversation.repeated_tool, conversation.repeat_count = step.tool, call.seen_count + 1
+            return _FAILED_RETRY if conversation.pause_count == call.pause_count else 0.0
+        return _KNOWN_CALL_NEW_RESULT
+    if step.failed and (outcome.seen_count or shaped):
+        conversation.repeated_tool, conversation.repeat_count = step.tool, outcome.seen_count + 1
+        return _SAME_FAILURE_FREQUENT if outcome.seen_count >= _FREQUENT_MIN - 1 else _SAME_FAILURE
+    return _NEW_CALL_KNOWN_RESULT if outcome.seen_count else _NEW_CALL_NEW_RESULT
 
 
-def _again(pair: Seen, step: Step, words: int, said_so: bool, after: _After, frozen: int) -> float:
+def _score_repeated_step(
+    pair: Occurrences, step: StepDigest, words: int, said_so: bool, after: _Predecessor, frozen: int
+) -> float:
     """What a step adds that had the same outcome before."""
     if words:
         if not said_so:
-            return _CIRCLING_THINKING if after is _After.as_before else _AGAIN_THINKING
-        return _FROZEN if frozen >= _FROZEN_FROM else _AGAIN_SAYING
-    if after is _After.itself:
-        return _FAILING if step.negative else _AGAIN
-    if after is _After.as_before:
-        return _CIRCLING
-    return _AGAIN_FIRST if pair.times == 1 else _AGAIN
+            return _CYCLE_NEW_WORDS if after is _Predecessor.known_order else _REPEAT_NEW_WORDS
+        return _IDENTICAL_TURNS if frozen >= _IDENTICAL_TURNS_MIN else _REPEAT_SAME_WORDS
+    if after is _Predecessor.same_turn:
+        return _REPEAT_FAILED if step.failed else _REPEAT
+    if after is _Predecessor.known_order:
+        return _CYCLE
+    return _REPEAT_FIRST if pair.seen_count == 1 else _REPEAT
 
 
-def _near(signature: int, others: Sequence[int]) -> bool:
+def _is_near_duplicate(signature: int, others: Sequence[int]) -> bool:
     """Whether most words are those of another."""
     return bool(signature) and any(
-        (signature & one).bit_count() >= _SAME_WORDS * (signature | one).bit_count() for one in others
+        (signature & one).bit_count() >= _SAME_WORDS_SHARE * (signature | one).bit_count() for one in others
     )
 
 
-def _talked(talk: Conversation, turn: Turn, told_before: bool) -> float:
+def _score_text_turn(conversation: Conversation, turn: TurnDigest, told_before: bool) -> float:
     """What a turn without calls adds."""
-    if turn.told is None or not turn.spoke:
+    if turn.user_digest is None or not turn.has_answer:
         return 0.0
-    near, same = _near(turn.said, talk.said), talk.happened(Kind.words, turn.words).times > 0
-    if turn.said:
-        talk.said = (*talk.said[1 - _SAID_MAX :], turn.said)
+    near, same = (
+        _is_near_duplicate(turn.agent_signature, conversation.agent_signatures),
+        conversation.record(OccurrenceKind.call_words, turn.words_digest).seen_count > 0,
+    )
+    if turn.agent_signature:
+        conversation.agent_signatures = (
+            *conversation.agent_signatures[1 - _AGENT_SIGNATURES_MAX :],
+            turn.agent_signature,
+        )
     if not told_before:
         # Who is told something new may well answer in the same words.
-        return 0.0 if talk.tooled else _NEW
-    talk.tool, talk.count = "reply", max(2, talk.count + 1 if talk.tool == "reply" else 2)
-    if turn.told_chars >= _GO_ON_CHARS:
-        change = _ECHO if near else _AUTO_REPLY
+        return 0.0 if conversation.has_tools else _NEW_CALL_NEW_RESULT
+    conversation.repeated_tool, conversation.repeat_count = (
+        "reply",
+        max(2, conversation.repeat_count + 1 if conversation.repeated_tool == "reply" else 2),
+    )
+    if turn.user_chars >= _SHORT_REPLY_CHARS:
+        change = _MUTUAL_REPEAT if near else _AUTO_REPLY
     else:
         # People answer many questions with a word, and let an agent go on with one.
-        change = _ECHO if same else _GO_ON if talk.tooled else 0.0
-    if talk.pauses > talk.told_pauses:
+        change = _MUTUAL_REPEAT if same else _SHORT_REPLY if conversation.has_tools else 0.0
+    if conversation.pause_count > conversation.pauses_at_reply:
         # A person takes a while.
-        change = min(change, _POLL) if talk.score < _IDLE_MAX else 0.0
-    talk.told_pauses = talk.pauses
+        change = min(change, _POLL) if conversation.score < _POLL_SCORE_MAX else 0.0
+    conversation.pauses_at_reply = conversation.pause_count
     return change

@@ -19,60 +19,60 @@ TRANSCRIPT_BYTES_MAX = 4 * 1024 * 1024
 TRANSCRIPT_SECONDS = 3600.0
 
 
-class Origin(Value, frozen=True, kw_only=True):
+class ResponseOrigin(Value, frozen=True, kw_only=True):
     """Where an answer to `key` came from. `talk` is what the loop guard knows of its conversation, `tokens` are the
     conversation's so far, input and output; `transcript` is the conversation as JSON, where it lies with us."""
 
     key: str
     provider: str
     session: Session
-    talk: Conversation
-    tokens: int
-    at: float
+    conversation: Conversation
+    conversation_tokens: int
+    answered_at: float
     transcript: bytes | None = None
 
 
-class OriginBook:
+class ResponseOrigins:
     """Origins by the answer's id; the least recently used are forgotten."""
 
     def __init__(self, capacity: int = ORIGINS_MAX, bytes_max: int = TRANSCRIPTS_BYTES_MAX) -> None:
-        self._capacity = capacity
-        self._bytes_max = bytes_max
-        self._origins: OrderedDict[str, Origin] = OrderedDict()
-        self._kept: OrderedDict[str, int] = OrderedDict()
-        self._bytes = 0
+        self._origins_max = capacity
+        self._transcript_bytes_max = bytes_max
+        self._origins_by_id: OrderedDict[str, ResponseOrigin] = OrderedDict()
+        self._transcript_bytes: OrderedDict[str, int] = OrderedDict()
+        self._transcript_bytes_total = 0
 
-    def remember(self, name: str, origin: Origin) -> None:
+    def add(self, name: str, origin: ResponseOrigin) -> None:
         """An answer with this id was given."""
         size = len(origin.transcript or b"")
         if size > TRANSCRIPT_BYTES_MAX:
             return
-        self._forget(name)
-        self._origins[name] = origin
+        self._evict(name)
+        self._origins_by_id[name] = origin
         if size:
-            self._kept[name] = size
-            self._bytes += size
-        while self._bytes > self._bytes_max:
-            self._forget(next(iter(self._kept)))
-        while len(self._origins) > self._capacity:
-            self._forget(next(iter(self._origins)))
+            self._transcript_bytes[name] = size
+            self._transcript_bytes_total += size
+        while self._transcript_bytes_total > self._transcript_bytes_max:
+            self._evict(next(iter(self._transcript_bytes)))
+        while len(self._origins_by_id) > self._origins_max:
+            self._evict(next(iter(self._origins_by_id)))
 
-    def of(self, name: str, *, now: float) -> Origin | None:
+    def get(self, name: str, *, now: float) -> ResponseOrigin | None:
         """Where it came from; None if nobody remembers, or no longer."""
-        origin = self._origins.get(name)
+        origin = self._origins_by_id.get(name)
         if origin is None:
             return None
-        if origin.transcript is not None and now - origin.at > TRANSCRIPT_SECONDS:
-            self._forget(name)
+        if origin.transcript is not None and now - origin.answered_at > TRANSCRIPT_SECONDS:
+            self._evict(name)
             return None
-        self._origins.move_to_end(name)
-        if name in self._kept:
-            self._kept.move_to_end(name)
+        self._origins_by_id.move_to_end(name)
+        if name in self._transcript_bytes:
+            self._transcript_bytes.move_to_end(name)
         return origin
 
     def __len__(self) -> int:
-        return len(self._origins)
+        return len(self._origins_by_id)
 
-    def _forget(self, name: str) -> None:
-        self._bytes -= self._kept.pop(name, 0)
-        self._origins.pop(name, None)
+    def _evict(self, name: str) -> None:
+        self._transcript_bytes_total -= self._transcript_bytes.pop(name, 0)
+        self._origins_by_id.pop(name, None)

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..dialects.answer_fingerprint import WHOLE_CHARS, Beginning, call_text
-from ..values.request import NOTHING, Message
+from ..dialects.answer_fingerprint import FINGERPRINT_CHARS_MAX_UNSTREAMED, AnswerFingerprint, call_fingerprint
+from ..values.request import ABSENT, Message
 
 # Arguments longer than this are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
@@ -21,22 +21,22 @@ _CANONICAL_CHARS = 4096
 # stands.
 _HEAD_CHARS, _TAIL_CHARS = 256, 128
 # Where a result says that it failed, it does so early.
-_VERDICT_CHARS = 160
+_FAILURE_CHARS = 160
 # Enough of a message to tell it from others.
-_ENDS_CHARS, _PARTS_MAX = 256, 8
+_MESSAGE_ENDS_CHARS, _PARTS_MAX = 256, 8
 # What is said in one turn is told from other turns by its first words.
-_SAID_CHARS, _SAID_WORDS_MIN = 800, 4
+_SIGNATURE_CHARS, _SIGNATURE_WORDS_MIN = 800, 4
 # Shorter words beside a call say nothing ("Let me check again.").
 _WORDS_CHARS_MIN = 80
-_SIGNATURE_BITS = 255
+_SIGNATURE_BIT_MASK = 255
 _DIGITS = str.maketrans("0123456789", "0000000000")
 # A duration, or a long word; of long words those are volatile that hold a digit beside something else.
 _VOLATILE = re.compile(r"\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|[A-Za-z0-9_:+.\-]{8,}")
-_TELLING = re.compile(r"(?=.*\d)(?=.*[A-Za-z:_+\-])|\d{10,}")
+_IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[A-Za-z:_+\-])|\d{10,}")
 # Numbers that only name the answer: `pid 4711`, `"messageId": 17`, `id_: '28'`, `ts=1700000000`.
-_NAMED = re.compile(r"((?:id_?|I[dD]|pid|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w:.+\-]*\d[\w:.+\-]*")
+_NAMED_NUMBER = re.compile(r"((?:id_?|I[dD]|pid|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w:.+\-]*\d[\w:.+\-]*")
 # Words that say so; of a list, because looking for each is faster than one expression for all.
-_FAILED = (
+_FAILURE_WORDS = (
     "error", "exception", "traceback", "fail", "fatal", "denied", "refused", "forbidden", "unauthorized", "invalid",
     "incorrect", "wrong", "unable", "cannot", "can't", "could not", "couldn't", "unknown", "missing", "timed out",
     "timeout", "too many requests", "rate limit", "no such", "not found", "not exist", "n't exist",
@@ -46,25 +46,28 @@ _NO_FAILURE = re.compile(
     r"[\"']?\b(?:errors?|failed|failures?|exceptions?|missing)[\"']?\s*[:=]\s*(?:null|\(?none\)?|false|0\b|n/a|\"\"|''|\[\s*\]|\{\s*\})"
     r"|\b(?:0|no|without)\s+(?:errors?|fail\w*|exceptions?|missing)"
 )
-_EXIT = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code| status)?|exitcode|returncode)\W{0,4}([1-9]\d{0,2})\b")
-_NOTE, _NOTES = "<system-reminder>", re.compile(r"\s*<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
+_EXIT_CODE = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code| status)?|exitcode|returncode)\W{0,4}([1-9]\d{0,2})\b")
+_REMINDER_TAG, _REMINDERS = (
+    "<system-reminder>",
+    re.compile(r"\s*<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL),
+)
 _FENCE = "```"
 # What a refusal of ours begins with: a harness that hands it to its agent says nothing new.
-REFUSED = "This session repeats itself"
+STOP_MESSAGE_PREFIX = "This session repeats itself"
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
+class StepDigest(msgspec.Struct, frozen=True, gc=False):
     """One call and its result. `shape` is the call with its digits masked, `result` without what differs every time;
     `negative`: it says that it failed."""
 
     tool: str
-    call: int
-    shape: int
-    result: int
-    negative: bool
+    call_digest: int
+    shape_digest: int
+    result_digest: int
+    failed: bool
 
 
-class Turn(msgspec.Struct, frozen=True, gc=False):
+class TurnDigest(msgspec.Struct, frozen=True, gc=False):
     """What the agent did between two requests.
 
     `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to nothing), `said`
@@ -73,127 +76,140 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     there is none), `told_words` its signature, `told_chars` how long it is, `refused` that it holds a refusal of ours.
     """
 
-    steps: Sequence[Step]
-    words: int = 0
-    said: int = 0
-    told: int | None = None
-    told_exactly: int = 0
-    told_words: int = 0
-    refused: bool = False
-    told_chars: int = 0
-    spoke: bool = True
+    steps: Sequence[StepDigest]
+    words_digest: int = 0
+    agent_signature: int = 0
+    user_digest: int | None = None
+    user_digest_exact: int = 0
+    user_signature: int = 0
+    holds_refusal: bool = False
+    user_chars: int = 0
+    has_answer: bool = True
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
+class CallDigest(msgspec.Struct, frozen=True, gc=False):
     """A call that was made: its id, its tool, its digests."""
 
     id: str
     tool: str
-    digest: int
-    shape: int
+    exact_digest: int
+    shape_digest: int
 
 
-class _Function(msgspec.Struct, gc=False):
+class _RawFunction(msgspec.Struct, gc=False):
     name: Any = None
     arguments: Any = None
 
 
 class _RawCall(msgspec.Struct, gc=False):
     id: Any = None
-    function: _Function | None = None
+    function: _RawFunction | None = None
 
 
-_CALLS = msgspec.json.Decoder(list[_RawCall] | None)
+_CALLS_DECODER = msgspec.json.Decoder(list[_RawCall] | None)
 
 
-def turns_of(messages: Sequence[Message], start: int, *, tooled: bool, pending: Sequence[Call] = ()) -> Iterator[Turn]:
+def digest_turns(
+    messages: Sequence[Message], start: int, *, tooled: bool, pending: Sequence[CallDigest] = ()
+) -> Iterator[TurnDigest]:
     """The agent's turns in `messages[start:]`. `pending` are the calls that results at the start answer, where the turn
     that made them is not in the history. Without tools (`tooled` False) a text agent's words are its call, and what
     the user's turn says is the result."""
-    calls: Sequence[Call] = pending
+    calls: Sequence[CallDigest] = pending
     results: list[Message] = []
     spoke: Message | None = None
     for message in messages[start:]:
         role = message.role
         if role == "assistant":
             if spoke is not None or results:
-                yield _turn(spoke, calls, results, None, tooled=tooled)
-            spoke, calls, results = message, calls_of(message.tool_calls), []
+                yield _digest_turn(spoke, calls, results, None, tooled=tooled)
+            spoke, calls, results = message, parse_calls(message.tool_calls), []
         elif role == "tool":
             results.append(message)
         elif role == "user":
-            yield _turn(spoke, calls, results, message, tooled=tooled)
+            yield _digest_turn(spoke, calls, results, message, tooled=tooled)
             spoke, calls, results = None, (), []
     if spoke is not None or results:
-        yield _turn(spoke, calls, results, None, tooled=tooled)
+        yield _digest_turn(spoke, calls, results, None, tooled=tooled)
 
 
-def calls_of(raw: msgspec.Raw) -> Sequence[Call]:
+def parse_calls(raw: msgspec.Raw) -> Sequence[CallDigest]:
     """The calls of one answer; none where they cannot be read."""
-    return [call_of(id, made.name, made.arguments) for id, made in _calls_in(raw)]
+    return [digest_call(id, made.name, made.arguments) for id, made in _decode_calls(raw)]
 
 
-def beginning_of(text: str, raw: msgspec.Raw) -> Beginning:
+def beginning_of(text: str, raw: msgspec.Raw) -> AnswerFingerprint:
     """How an answer begins that says this and makes these calls."""
-    for id, made in _calls_in(raw):
-        return Beginning(text[:WHOLE_CHARS], id if isinstance(id, str) else "", call_text(made.name, made.arguments))
-    return Beginning(text[:WHOLE_CHARS], "", "")
+    for id, made in _decode_calls(raw):
+        return AnswerFingerprint(
+            text[:FINGERPRINT_CHARS_MAX_UNSTREAMED],
+            id if isinstance(id, str) else "",
+            call_fingerprint(made.name, made.arguments),
+        )
+    return AnswerFingerprint(text[:FINGERPRINT_CHARS_MAX_UNSTREAMED], "", "")
 
 
-def _calls_in(raw: msgspec.Raw) -> Sequence[tuple[Any, _Function]]:
+def _decode_calls(raw: msgspec.Raw) -> Sequence[tuple[Any, _RawFunction]]:
     """(id, function) of an answer's calls; none where they cannot be read."""
-    if raw is NOTHING or not memoryview(raw).nbytes:
+    if raw is ABSENT or not memoryview(raw).nbytes:
         return ()
     try:
-        found = _CALLS.decode(raw) or []
+        found = _CALLS_DECODER.decode(raw) or []
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
     return [(one.id, one.function) for one in found if one.function is not None]
 
 
-def call_of(id: Any, name: Any, arguments: Any) -> Call:
+def digest_call(id: Any, name: Any, arguments: Any) -> CallDigest:
     """One call, by its tool and the value of its arguments."""
-    tool, canonical = str(name), _canonical(arguments)
-    return Call(
+    tool, canonical = str(name), _canonical_arguments(arguments)
+    return CallDigest(
         id=id if isinstance(id, str) else "",
         tool=tool[:64],
-        digest=hash((tool, canonical)),
-        shape=hash((tool, canonical.translate(_DIGITS))),
+        exact_digest=hash((tool, canonical)),
+        shape_digest=hash((tool, canonical.translate(_DIGITS))),
     )
 
 
-def _turn(
-    spoke: Message | None, calls: Sequence[Call], results: Sequence[Message], reply: Message | None, *, tooled: bool
-) -> Turn:
+def _digest_turn(
+    spoke: Message | None,
+    calls: Sequence[CallDigest],
+    results: Sequence[Message],
+    reply: Message | None,
+    *,
+    tooled: bool,
+) -> TurnDigest:
     told, exactly, told_words, told_chars, refused = None, 0, 0, 0, False
     if reply is not None:
-        text = text_of(reply)
-        told, exactly, told_words, told_chars = told_of(text), hash(text), signature_of(text), len(text)
-        refused = REFUSED in text
-    steps = [_step(call, results[at]) for at, call in _answered(calls, results)]
-    text = text_of(spoke) if spoke is not None else ""
+        text = message_text(reply)
+        told, exactly, told_words, told_chars = user_text_digest(text), hash(text), word_signature(text), len(text)
+        refused = STOP_MESSAGE_PREFIX in text
+    steps = [_digest_step(call, results[at]) for at, call in _pair_results(calls, results)]
+    text = message_text(spoke) if spoke is not None else ""
     acted = bool(steps or calls)
     if acted:
         words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
     else:
-        action = _action(text) if not tooled and spoke is not None else ""
+        action = _fenced_action(text) if not tooled and spoke is not None else ""
         if action and reply is not None:
-            return Turn(steps=[_step(call_of("", "", action), reply)], words=hash(text.translate(_DIGITS)))
+            return TurnDigest(
+                steps=[_digest_step(digest_call("", "", action), reply)], words_digest=hash(text.translate(_DIGITS))
+            )
         words = hash(text)
-    return Turn(
+    return TurnDigest(
         steps=steps,
-        words=words,
-        said=0 if acted else signature_of(text),
-        told=told,
-        told_exactly=exactly,
-        told_words=told_words,
-        told_chars=told_chars,
-        refused=refused,
-        spoke=acted or spoke is not None,
+        words_digest=words,
+        agent_signature=0 if acted else word_signature(text),
+        user_digest=told,
+        user_digest_exact=exactly,
+        user_signature=told_words,
+        user_chars=told_chars,
+        holds_refusal=refused,
+        has_answer=acted or spoke is not None,
     )
 
 
-def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tuple[int, Call]]:
+def _pair_results(calls: Sequence[CallDigest], results: Sequence[Message]) -> Iterator[tuple[int, CallDigest]]:
     """(place of the result, the call that it answers): by id where that is told and unique, else by position."""
     ids = [call.id for call in calls]
     for place, result in enumerate(results):
@@ -204,93 +220,95 @@ def _answered(calls: Sequence[Call], results: Sequence[Message]) -> Iterator[tup
             yield place, calls[place]
 
 
-def _step(call: Call, result: Message) -> Step:
-    text = text_of(result)
-    if _NOTE in text:
+def _digest_step(call: CallDigest, result: Message) -> StepDigest:
+    text = message_text(result)
+    if _REMINDER_TAG in text:
         # What an agent adds to every result (how much it may still say) is none of it.
-        text = _NOTES.sub("", text)
-    return Step(
+        text = _REMINDERS.sub("", text)
+    return StepDigest(
         tool=call.tool,
-        call=call.digest,
-        shape=call.shape,
-        result=_steady(text),
-        negative=result.is_error is True or _is_negative(text),
+        call_digest=call.exact_digest,
+        shape_digest=call.shape_digest,
+        result_digest=_stable_digest(text),
+        failed=result.is_error is True or _reports_failure(text),
     )
 
 
-def _steady(text: str) -> int:
+def _stable_digest(text: str) -> int:
     """Digest of a result without what differs in every answer: times, durations, ids."""
     if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
-        return hash(_masked(text))
-    return hash((_masked(text[:_HEAD_CHARS]), text[_HEAD_CHARS:-_TAIL_CHARS], _masked(text[-_TAIL_CHARS:])))
+        return hash(_mask_volatile(text))
+    return hash(
+        (_mask_volatile(text[:_HEAD_CHARS]), text[_HEAD_CHARS:-_TAIL_CHARS], _mask_volatile(text[-_TAIL_CHARS:]))
+    )
 
 
-def _masked(text: str) -> str:
-    return _VOLATILE.sub(_mask, _NAMED.sub(r"\1#", text))
+def _mask_volatile(text: str) -> str:
+    return _VOLATILE.sub(_mask_match, _NAMED_NUMBER.sub(r"\1#", text))
 
 
-def _mask(found: re.Match[str]) -> str:
+def _mask_match(found: re.Match[str]) -> str:
     word = found[0]
-    return "#" if (word[0].isdigit() and len(word) < 8) or _TELLING.match(word) else word
+    return "#" if (word[0].isdigit() and len(word) < 8) or _IDENTIFIER.match(word) else word
 
 
-def _is_negative(text: str) -> bool:
-    head = text[:_VERDICT_CHARS].lower()
-    for word in _FAILED:
+def _reports_failure(text: str) -> bool:
+    head = text[:_FAILURE_CHARS].lower()
+    for word in _FAILURE_WORDS:
         if word in head:
             # The word alone proves nothing: `"error": null`, `0 errors`.
             head = _NO_FAILURE.sub("", head)
-            if any(one in head for one in _FAILED):
+            if any(one in head for one in _FAILURE_WORDS):
                 return True
             break
-    return ("exit" in head or "returncode" in head) and _EXIT.search(head) is not None
+    return ("exit" in head or "returncode" in head) and _EXIT_CODE.search(head) is not None
 
 
-def _action(text: str) -> str:
+def _fenced_action(text: str) -> str:
     """What a text agent wants done: the last fenced block of its words, "" if there is none."""
     parts = text.rsplit(_FENCE, 2)
     return parts[1].strip() if len(parts) == 3 else ""
 
 
-def told_of(text: str) -> int:
+def user_text_digest(text: str) -> int:
     """Digest of what a user's turn says, whatever its numbers."""
     return hash(text.translate(_DIGITS))
 
 
-def signature_of(text: str) -> int:
+def word_signature(text: str) -> int:
     """Which words a turn began with, one bit each of 256: near duplicates have most bits in common."""
-    words = text[:_SAID_CHARS].lower().split()
-    if len(words) < _SAID_WORDS_MIN:
+    words = text[:_SIGNATURE_CHARS].lower().split()
+    if len(words) < _SIGNATURE_WORDS_MIN:
         return 0
     signature = 0
     for word in words:
-        signature |= 1 << (hash(word) & _SIGNATURE_BITS)
+        signature |= 1 << (hash(word) & _SIGNATURE_BIT_MASK)
     return signature
 
 
-def text_of(message: Message) -> str:
+def message_text(message: Message) -> str:
     """What a message says."""
     content = message.content
     if isinstance(content, list):
-        return "\n".join([_part(part) for part in content if isinstance(part, dict)])
+        return "\n".join([_part_text(part) for part in content if isinstance(part, dict)])
     return content or ""
 
 
-def text_ends(message: Message) -> str:
+def message_ends(message: Message) -> str:
     """Head and tail of what a message says, enough to tell it from another of the same length."""
     content = message.content
     calls = (
         ""
-        if message.tool_calls is NOTHING
-        else bytes(memoryview(message.tool_calls)[:_ENDS_CHARS]).decode(errors="replace")
+        if message.tool_calls is ABSENT
+        else bytes(memoryview(message.tool_calls)[:_MESSAGE_ENDS_CHARS]).decode(errors="replace")
     )
     if isinstance(content, list):
-        texts = [str(part.get("text"))[:_ENDS_CHARS] for part in content[:_PARTS_MAX] if isinstance(part, dict)]
+        texts = [str(part.get("text"))[:_MESSAGE_ENDS_CHARS] for part in content[:_PARTS_MAX] if isinstance(part, dict)]
         return f"{len(content)}{texts}{calls}"
-    return f"{content[:_ENDS_CHARS]}{content[-_ENDS_CHARS:]}{calls}" if content else calls
+    return f"{content[:_MESSAGE_ENDS_CHARS]}{content[-_MESSAGE_ENDS_CHARS:]}{calls}" if content else calls
 
 
-def _part(part: dict[str, Any]) -> str:
+def _part_text(part: dict[str, Any]) -> str:
     """Text as it is; of pictures and files enough to tell one from another."""
     text = part.get("text")
     if isinstance(text, str):
@@ -305,7 +323,7 @@ def _part(part: dict[str, Any]) -> str:
     return f"{len(told)}:{told[-64:]}"
 
 
-def _canonical(arguments: Any) -> str:
+def _canonical_arguments(arguments: Any) -> str:
     """Arguments as one text whatever the order and spacing of their keys; text that is no JSON as it is."""
     if not isinstance(arguments, str):
         return json.dumps(arguments, sort_keys=True, default=str)

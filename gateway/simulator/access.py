@@ -2,47 +2,47 @@
 
 from collections.abc import Mapping
 
-from .dialects.errors import Complaint
+from .dialects.errors import ApiError
 
-_NO_KEY = (
+_MISSING_KEY_MESSAGE = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth"
     " (i.e. Authorization: Bearer YOUR_KEY)."
 )
 
 
-def is_anthropic(path: str, headers: Mapping[str, str]) -> bool:
+def expects_anthropic(path: str, headers: Mapping[str, str]) -> bool:
     """Whether the caller expects Anthropic's shapes."""
     return path.startswith("/v1/messages") or "anthropic-version" in headers
 
 
-def unknown_path(method: str, path: str, anthropic: bool) -> Complaint:
+def unknown_path_error(method: str, path: str, anthropic: bool) -> ApiError:
     """A path that nobody answers."""
     message = f"Not found: {path}" if anthropic else f"Invalid URL ({method} {path})"
-    return Complaint(status=404, message=message)
+    return ApiError(status=404, message=message)
 
 
-def turned_away(headers: Mapping[str, str], key: str | None, strict: bool, anthropic: bool) -> Complaint | None:
+def access_error(headers: Mapping[str, str], key: str | None, strict: bool, anthropic: bool) -> ApiError | None:
     """Why this caller does not come in; without a key everybody does."""
-    bearer = _bearer(headers.get("Authorization"))
+    bearer = _bearer_token(headers.get("Authorization"))
     if not anthropic:
-        return _openai(bearer, key) if key is not None else None
+        return _openai_access_error(bearer, key) if key is not None else None
     if key is not None and key not in (bearer, headers.get("x-api-key")):
         wrong = "Invalid bearer token" if bearer else "invalid x-api-key"
         shown = bearer or headers.get("x-api-key")
-        return Complaint(status=401, message=wrong if shown else "x-api-key header is required")
+        return ApiError(status=401, message=wrong if shown else "x-api-key header is required")
     if (key is not None or strict) and not headers.get("anthropic-version"):
-        return Complaint(message="anthropic-version: header is required")
+        return ApiError(message="anthropic-version: header is required")
     return None
 
 
-def _openai(bearer: str | None, key: str) -> Complaint | None:
+def _openai_access_error(bearer: str | None, key: str) -> ApiError | None:
     if bearer == key:
         return None
     if not bearer:
-        return Complaint(status=401, message=_NO_KEY)
-    return Complaint(status=401, message=f"Incorrect API key provided: {bearer[:3]}***.", slug="invalid_api_key")
+        return ApiError(status=401, message=_MISSING_KEY_MESSAGE)
+    return ApiError(status=401, message=f"Incorrect API key provided: {bearer[:3]}***.", openai_code="invalid_api_key")
 
 
-def _bearer(authorization: str | None) -> str | None:
+def _bearer_token(authorization: str | None) -> str | None:
     scheme, _, token = (authorization or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None

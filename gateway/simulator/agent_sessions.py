@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-Message = dict[str, Any]
+ChatMessage = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,61 +20,64 @@ class AgentSession:
     """One run: an id, its messages, and the tools that it used."""
 
     id: str
-    messages: tuple[Message, ...]
-    tools: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[ChatMessage, ...]
 
-    def calls(self) -> Iterator[tuple[list[Message], Message]]:
+    def calls(self) -> Iterator[tuple[list[ChatMessage], ChatMessage]]:
         """(history, reply) of each live call."""
         for place, message in enumerate(self.messages):
             if message["role"] == "assistant" and place > 0 and not message.get("_demo"):
-                yield [_sent(earlier) for earlier in self.messages[:place]], _sent(message)
+                yield (
+                    [_without_annotations(earlier) for earlier in self.messages[:place]],
+                    _without_annotations(message),
+                )
 
     @property
-    def count(self) -> int:
+    def call_count(self) -> int:
         """How many calls there are."""
         return sum(
             1 for place, m in enumerate(self.messages) if m["role"] == "assistant" and place and not m.get("_demo")
         )
 
 
-def load(paths: Iterable[Path]) -> Iterator[AgentSession]:
+def load_sessions(paths: Iterable[Path]) -> Iterator[AgentSession]:
     """Recorded sessions. Raises ValueError with file and line if one cannot be read."""
     for path in paths:
-        with _opened(path) as lines:
+        with _open_text(path) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
                     document = json.loads(line)
                     messages = tuple(document["messages"])
-                    yield AgentSession(id=str(document["id"]), messages=messages, tools=_tools(messages))
+                    yield AgentSession(id=str(document["id"]), messages=messages, tools=_tools_called(messages))
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: not a session: {error!r}") from error
 
 
-def _opened(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
     return path.open(encoding="utf-8")
 
 
-def made_up(seed: int = 7) -> list[AgentSession]:
+def demo_sessions(seed: int = 7) -> list[AgentSession]:
     """Forty-eight sessions of six task types, three of which turn in circles."""
-    chance = random.Random(seed)
+    randomness = random.Random(seed)
     sessions = []
     for number in range(45):
-        kind = _KINDS[number % len(_KINDS)]
-        sessions.append(_session(f"demo-{kind[0]}-{number}", kind, chance))
-    sessions += [_looping(f"demo-loop-{number}") for number in range(3)]
-    chance.shuffle(sessions)
+        kind = _DEMO_TASKS[number % len(_DEMO_TASKS)]
+        sessions.append(_demo_session(f"demo-{kind[0]}-{number}", kind, randomness))
+    sessions += [_looping_session(f"demo-loop-{number}") for number in range(3)]
+    randomness.shuffle(sessions)
     return sessions
 
 
-def _sent(message: Message) -> Message:
+def _without_annotations(message: ChatMessage) -> ChatMessage:
     return {name: value for name, value in message.items() if not name.startswith("_")}
 
 
-def _tools(messages: Iterable[Message]) -> tuple[Message, ...]:
+def _tools_called(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
     """The tools that the session called, as an agent offers them: names and parameters seen."""
     parameters: dict[str, set[str]] = {}
     for message in messages:
@@ -103,7 +106,7 @@ def _argument_names(arguments: Any) -> list[str]:
 
 
 # (task type, system prompt, what is asked, tools, how many tool turns, what a result looks like)
-_KINDS = (
+_DEMO_TASKS = (
     ("code", "You are a coding agent in a repository.", "Debug why the parser fails on nested brackets and fix the function.",
      ("read_file", "edit_file", "run_tests"), 7, "def parse(text):\n    stack = []\n    for char in text:\n        if char == '(':"),
     ("research", "You are a research agent with a browser.", "Investigate how the three largest ports cut emissions and compare their strategy.",
@@ -115,42 +118,47 @@ _KINDS = (
     ("summary", "You summarize meetings.", "Summarize this meeting and list the action items.", (), 0, ""),
     ("chat", "You are a helpful assistant.", "Hello! What is a good name for a friendly robot?", (), 2, ""),
 )  # fmt: skip
-_TEXT = "The committee met at nine and went through the open points of the last session one by one. "
+_FILLER_TEXT = "The committee met at nine and went through the open points of the last session one by one. "
 
 
-def _session(name: str, kind: tuple[str, str, str, tuple[str, ...], int, str], chance: random.Random) -> AgentSession:
+def _demo_session(
+    name: str, kind: tuple[str, str, str, tuple[str, ...], int, str], randomness: random.Random
+) -> AgentSession:
     task, system, ask, tools, turns, result = kind
-    bulk = _TEXT * chance.randint(5, 60) if task in ("extraction", "summary") else ""
-    messages: list[Message] = [
+    bulk = _FILLER_TEXT * randomness.randint(5, 60) if task in ("extraction", "summary") else ""
+    messages: list[ChatMessage] = [
         {"role": "system", "content": system},
-        {"role": "user", "content": f"{ask} (case {chance.randint(1000, 9999)}) {bulk}".strip()},
+        {"role": "user", "content": f"{ask} (case {randomness.randint(1000, 9999)}) {bulk}".strip()},
     ]
-    for turn in range(chance.randint(max(1, turns - 2), turns + 2) if turns else 0):
+    for turn in range(randomness.randint(max(1, turns - 2), turns + 2) if turns else 0):
         if tools:
             tool = tools[turn % len(tools)]
-            messages += _step(
-                f"{name}-{turn}", tool, {"target": f"item-{turn}"}, f"{result}\n# {turn} {_TEXT * chance.randint(1, 8)}"
+            messages += _tool_messages(
+                f"{name}-{turn}",
+                tool,
+                {"target": f"item-{turn}"},
+                f"{result}\n# {turn} {_FILLER_TEXT * randomness.randint(1, 8)}",
             )
         else:
-            messages.append({"role": "assistant", "content": f"How about option {turn}? {_TEXT * 2}"})
+            messages.append({"role": "assistant", "content": f"How about option {turn}? {_FILLER_TEXT * 2}"})
             messages.append({"role": "user", "content": f"Nice, and another one, please? ({turn})"})
-    messages.append({"role": "assistant", "content": f"Done: {_TEXT * chance.randint(1, 6)}"})
-    return AgentSession(id=name, messages=tuple(messages), tools=_tools(messages))
+    messages.append({"role": "assistant", "content": f"Done: {_FILLER_TEXT * randomness.randint(1, 6)}"})
+    return AgentSession(id=name, messages=tuple(messages), tools=_tools_called(messages))
 
 
-def _looping(name: str) -> AgentSession:
+def _looping_session(name: str) -> AgentSession:
     """An agent that asks the same question for ever."""
-    messages: list[Message] = [
+    messages: list[ChatMessage] = [
         {"role": "system", "content": "You are a coding agent in a repository."},
         {"role": "user", "content": f"Find out why the build fails. ({name})"},
     ]
     for turn in range(40):
-        messages += _step(f"{name}-{turn}", "run_tests", {"path": "tests/"}, "error: module 'build' not found")
+        messages += _tool_messages(f"{name}-{turn}", "run_tests", {"path": "tests/"}, "error: module 'build' not found")
     messages.append({"role": "assistant", "content": "I give up."})
-    return AgentSession(id=name, messages=tuple(messages), tools=_tools(messages))
+    return AgentSession(id=name, messages=tuple(messages), tools=_tools_called(messages))
 
 
-def _step(call_id: str, tool: str, arguments: Message, result: str) -> list[Message]:
+def _tool_messages(call_id: str, tool: str, arguments: ChatMessage, result: str) -> list[ChatMessage]:
     call = {"id": call_id, "type": "function", "function": {"name": tool, "arguments": json.dumps(arguments)}}
     return [
         {"role": "assistant", "content": None, "tool_calls": [call]},

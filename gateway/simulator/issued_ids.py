@@ -7,30 +7,30 @@ import json
 import re
 
 # Anthropic's rule for tool ids, in the words of its error.
-TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
-_SEALED = "gAAAAAsim"
+TOOL_ID_PATTERN = re.compile(r"[a-zA-Z0-9_-]+")
+_SEAL_PREFIX = "gAAAAAsim"
 
 
-class Mint:
+class IdIssuer:
     """What an `account` mints is valid for that account only; numbers go up from one, so a run repeats exactly."""
 
     def __init__(self, account: str, place: str) -> None:
         self._account = account
         # Ids of two providers differ, so that one cannot be taken for the other's.
-        self._place = place
-        self._numbers = itertools.count(1)
+        self._instance = place
+        self._sequence = itertools.count(1)
 
-    def number(self) -> int:
+    def next_number(self) -> int:
         """The next answer's number."""
-        return next(self._numbers)
+        return next(self._sequence)
 
     def id(self, prefix: str, *parts: object, length: int = 24) -> str:
         """An id as long as real ones: the prefix and letters that follow from the account and the parts."""
         return (
             prefix
-            + hashlib.blake2b(repr((self._account, self._place, prefix, *parts)).encode(), digest_size=32).hexdigest()[
-                :length
-            ]
+            + hashlib.blake2b(
+                repr((self._account, self._instance, prefix, *parts)).encode(), digest_size=32
+            ).hexdigest()[:length]
         )
 
     def sign(self, text: str) -> str:
@@ -38,20 +38,20 @@ class Mint:
         digest = hashlib.blake2b(f"{self._account}\0{text}".encode(), digest_size=24).digest()
         return base64.b64encode(b"sim-signature:" + digest).decode()
 
-    def signed(self, text: object, signature: object) -> bool:
+    def is_signed(self, text: object, signature: object) -> bool:
         """Whether that signature was minted here for this text."""
         return isinstance(text, str) and signature == self.sign(text)
 
     def seal(self, text: str) -> str:
         """Encrypted content: opaque to others, and bound to the account."""
-        return _SEALED + base64.urlsafe_b64encode(json.dumps([text, self.sign(text)]).encode()).decode()
+        return _SEAL_PREFIX + base64.urlsafe_b64encode(json.dumps([text, self.sign(text)]).encode()).decode()
 
-    def opens(self, sealed: object) -> bool:
+    def is_sealed(self, sealed: object) -> bool:
         """Whether that content was sealed here and has not been changed."""
-        if not isinstance(sealed, str) or not sealed.startswith(_SEALED):
+        if not isinstance(sealed, str) or not sealed.startswith(_SEAL_PREFIX):
             return False
         try:
-            text, signature = json.loads(base64.urlsafe_b64decode(sealed.removeprefix(_SEALED)))
+            text, signature = json.loads(base64.urlsafe_b64decode(sealed.removeprefix(_SEAL_PREFIX)))
         except (ValueError, TypeError):
             return False
-        return self.signed(text, signature)
+        return self.is_signed(text, signature)

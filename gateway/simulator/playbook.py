@@ -7,38 +7,38 @@ book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..accounting.budgets import BudgetBook
-from ..accounting.output_estimate import OutputBook
+from ..accounting.budgets import BudgetAccounts
+from ..accounting.output_estimate import OutputEstimates
 from ..dialects import chat
-from ..dialects.answer_fingerprint import Beginning
-from ..pipeline.pipeline import Exchange
+from ..dialects.answer_fingerprint import AnswerFingerprint
+from ..pipeline.pipeline import Pipeline
 from ..providers.upstream_call import UpstreamCall
-from ..routing.circuit_breaker import HealthBook
+from ..routing.circuit_breaker import CircuitBreakers
 from ..sessions.lineage import History
-from ..sessions.session_index import Session, SessionBook
-from ..values.budget import Amounts, Exceeded, Offer, Reservation
-from ..values.caller_response import Answer
-from ..values.errors import CallerGone, Overloaded, UpstreamError
+from ..sessions.session_index import Session, SessionIndex
+from ..values.budget import Amounts, BudgetExceeded, HoldOption, Reservation
+from ..values.caller_response import CallerResponse
+from ..values.errors import CallerDisconnected, Overloaded, UpstreamError
 from ..values.ledger_entry import Hold, LedgerEntry
-from ..values.request import Caller, Hints, Message
+from ..values.request import Caller, HeaderHints, Message
 from ..values.session import SessionEvent
-from ..values.snapshot import World
+from ..values.snapshot import Snapshot
 
 CALLER = Caller(key="k1", team="research")
-JSON = {"Content-Type": "application/json"}
-SSE = {"Content-Type": "text/event-stream"}
+JSON_HEADERS = {"Content-Type": "application/json"}
+SSE_HEADERS = {"Content-Type": "text/event-stream"}
 
 
 @dataclass(slots=True, kw_only=True)
-class Answers:
+class UpstreamAnswer:
     """The provider answers: a status, headers, and the body in pieces; an exception among them is raised there."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: JSON)
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
     body: Sequence[bytes | Exception] = ()
     closed: bool = False
 
-    async def chunk(self) -> bytes:
+    async def read_chunk(self) -> bytes:
         """The next piece, b"" after the last."""
         if not self.body:
             return b""
@@ -50,7 +50,7 @@ class Answers:
     async def read(self, limit: int) -> bytes:
         """All pieces."""
         parts = []
-        while piece := await self.chunk():
+        while piece := await self.read_chunk():
             parts.append(piece)
         return b"".join(parts)[:limit]
 
@@ -63,22 +63,22 @@ class Answers:
 class FakeClock:
     """Time that moves only when told to, or when somebody sleeps."""
 
-    at: float = 1_790_000_000.0
+    seconds: float = 1_790_000_000.0
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        return self.at
+        return self.seconds
 
     def monotonic(self) -> float:
         """The same."""
-        return self.at
+        return self.seconds
 
     async def sleep(self, seconds: float) -> None:
         """Time passes at once."""
-        self.at += seconds
+        self.seconds += seconds
 
 
-class FakeChance:
+class FakeRandomness:
     """Request ids r1, r2, ...; jitter in the middle."""
 
     def __init__(self) -> None:
@@ -94,13 +94,13 @@ class FakeChance:
         return 0.5
 
 
-class FakeReply:
+class FakeCallerStream:
     """The caller's side of a stream; hangs up before byte `gone_after`."""
 
     def __init__(self, events: list[str], gone_after: int | None = None) -> None:
         self._events = events
-        self._gone_after = gone_after
-        self.data = b""
+        self._disconnect_after_bytes = gone_after
+        self.written = b""
         self.headers: Mapping[str, str] = {}
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -110,114 +110,116 @@ class FakeReply:
 
     async def write(self, data: bytes) -> None:
         """Bytes; raises CallerGone once the caller has gone."""
-        if self._gone_after is not None and len(self.data) >= self._gone_after:
-            raise CallerGone("gone")
-        self.data += data
+        if self._disconnect_after_bytes is not None and len(self.written) >= self._disconnect_after_bytes:
+            raise CallerDisconnected("gone")
+        self.written += data
         self._events.append("chunk")
 
 
 class Playbook:
     """An exchange whose every door is here: it keeps the sequence of events and the ledger."""
 
-    def __init__(self, world: World, provider: Sequence[Answers | UpstreamError], *, disk_full: bool = False) -> None:
-        self.world = world
+    def __init__(
+        self, snapshot: Snapshot, provider: Sequence[UpstreamAnswer | UpstreamError], *, disk_full: bool = False
+    ) -> None:
+        self.snapshot = snapshot
         self.events: list[str] = []
-        self.entries: list[LedgerEntry] = []
+        self.ledger_entries: list[LedgerEntry] = []
         self.session_events: list[SessionEvent] = []
-        self.calls: list[UpstreamCall] = []
+        self.upstream_calls: list[UpstreamCall] = []
         self.clock = FakeClock()
-        self.book = BudgetBook()
-        self.reply = FakeReply(self.events)
-        self._provider = list(provider)
+        self.budget_book = BudgetAccounts()
+        self.caller_stream = FakeCallerStream(self.events)
+        self.upstream_script = list(provider)
         self._disk_full = disk_full
-        self.exchange = Exchange(
-            world=lambda: self.world,
+        self.pipeline = Pipeline(
+            snapshot=lambda: self.snapshot,
             budgets=self,
-            sessions=SessionBook(),
-            health=HealthBook(),
+            sessions=SessionIndex(),
+            circuit_breakers=CircuitBreakers(),
             upstream=self,
             counter=self,
             ledger=self,
             clock=self.clock,
-            chance=FakeChance(),
-            outputs=OutputBook(),
-            news=self,
+            randomness=FakeRandomness(),
+            outputs=OutputEstimates(),
+            session_sync=self,
         )
 
-    def happened(self, event: SessionEvent) -> None:
+    def publish_event(self, event: SessionEvent) -> None:
         """Keep what happened to sessions."""
         self.session_events.append(event)
 
-    shared = False
+    is_shared = False
 
-    def joined(self, caller: Caller, session: Session) -> None:
+    def publish_session(self, caller: Caller, session: Session) -> None:
         """Nobody else is there."""
 
-    def answered(self, caller: Caller, session: Session, tip: int, heard: Beginning) -> None:
+    def publish_answer(self, caller: Caller, session: Session, tip: int, heard: AnswerFingerprint) -> None:
         """Nobody else is there."""
 
-    async def recall(self, caller: Caller, name: str) -> None:
+    async def fetch_session(self, caller: Caller, name: str) -> None:
         """Nobody else is there."""
 
-    async def told(self) -> None:
+    async def flush(self) -> None:
         """Nobody else is there."""
 
-    async def learn(self, caller: Caller, history: History) -> None:
+    async def fetch_history(self, caller: Caller, history: History) -> None:
         """Nobody else is there."""
 
-    def link(self, key: str, session: str, stop: str) -> str:
+    def approval_link(self, key: str, session: str, stop: str) -> str:
         """A link that leads nowhere."""
         return f"http://gateway.test/approve/{key}.{session}.{stop}"
 
-    async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> Answer:
+    async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> CallerResponse:
         """Serve one request."""
-        return await self.exchange.serve(chat.parse(body), caller, Hints(**hints), self.reply)  # type: ignore[arg-type]
+        return await self.pipeline.serve(chat.parse(body), caller, HeaderHints(**hints), self.caller_stream)  # type: ignore[arg-type]
 
     async def reserve(
         self,
         reservation_id: str,
-        offers_at: Callable[[float], Iterable[Offer]],
+        offers_at: Callable[[float], Iterable[HoldOption]],
         *,
         tenant: str,
         now: float,
         lease: float,
-    ) -> Reservation | Exceeded:
+    ) -> Reservation | BudgetExceeded:
         """The real book, overheard."""
         self.events.append("reserve")
-        return self.book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
+        return self.budget_book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
         """The real book, overheard."""
-        extended = self.book.extend(reservation_id, number, more, now=now)
+        extended = self.budget_book.extend(reservation_id, number, more, now=now)
         self.events.append("extend" if extended else "extend refused")
         return extended
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
         """The real book, overheard."""
         self.events.append("settle" if any(spent) else "void")
-        return self.book.settle(reservation_id, spent, now=now) is not None
+        return self.budget_book.settle(reservation_id, spent, now=now) is not None
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         """A count of one token a word."""
         self.events.append("count")
         return sum(len(str(message.content).split()) for message in messages)
 
-    def hold(self, hold: Hold) -> None:
+    def append_hold(self, hold: Hold) -> None:
         """The journal before dialling."""
         if self._disk_full:
             raise Overloaded("disk full")
         self.events.append("hold")
 
-    def record(self, entry: LedgerEntry) -> None:
+    def append_entry(self, entry: LedgerEntry) -> None:
         """The ledger."""
-        self.entries.append(entry)
+        self.ledger_entries.append(entry)
         self.events.append(f"entry {entry.outcome}")
 
-    async def dial(self, call: UpstreamCall) -> Answers:
+    async def dial(self, call: UpstreamCall) -> UpstreamAnswer:
         """The next thing that the provider does."""
-        self.calls.append(call)
+        self.upstream_calls.append(call)
         self.events.append(f"dial {call.deployment.name}")
-        does = self._provider.pop(0)
+        does = self.upstream_script.pop(0)
         if isinstance(does, UpstreamError):
             raise does
         return does

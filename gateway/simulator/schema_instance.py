@@ -7,7 +7,7 @@ from typing import Any
 _DEPTH_MAX = 16
 _TEXT = "text"
 # RFC 3339 and friends, for the formats that OpenAI's and Anthropic's structured outputs name.
-_FORMATS = {
+_FORMAT_EXAMPLES = {
     "date": "2026-01-01",
     "date-time": "2026-01-01T00:00:00Z",
     "time": "00:00:00Z",
@@ -22,29 +22,29 @@ _FORMATS = {
 }
 
 
-def minimal(schema: Any) -> Any:
+def minimal_instance(schema: Any) -> Any:
     """A value that keeps to the schema: required properties only, the first of each choice."""
-    return _value(schema, schema, 0)
+    return _instance_of(schema, schema, 0)
 
 
-def _value(schema: Any, root: Any, depth: int) -> Any:
+def _instance_of(schema: Any, root: Any, depth: int) -> Any:
     if not isinstance(schema, Mapping) or depth > _DEPTH_MAX:
         return {}
     if isinstance(schema.get("$ref"), str):
-        return _value(_resolved(schema["$ref"], root), root, depth + 1)
+        return _instance_of(_resolve_reference(schema["$ref"], root), root, depth + 1)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return schema["enum"][0]
     for choice in ("anyOf", "oneOf"):
         if schema.get(choice):
-            return _value(schema[choice][0], root, depth + 1)
+            return _instance_of(schema[choice][0], root, depth + 1)
     if schema.get("allOf"):
-        return _together(schema, root, depth)
-    return _typed(schema, root, depth)
+        return _all_of_instance(schema, root, depth)
+    return _instance_of_type(schema, root, depth)
 
 
-def _resolved(reference: str, root: Any) -> Any:
+def _resolve_reference(reference: str, root: Any) -> Any:
     """What `#/$defs/x` points to; nothing for a reference that leaves the document."""
     found = root
     for step in reference.removeprefix("#").strip("/").split("/"):
@@ -53,17 +53,17 @@ def _resolved(reference: str, root: Any) -> Any:
     return found
 
 
-def _together(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
-    parts = [_value(part, root, depth + 1) for part in schema["allOf"]]
+def _all_of_instance(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
+    parts = [_instance_of(part, root, depth + 1) for part in schema["allOf"]]
     own = {name: value for name, value in schema.items() if name != "allOf"}
     if "properties" in own or "type" in own:
-        parts.append(_value(own, root, depth + 1))
+        parts.append(_instance_of(own, root, depth + 1))
     if all(isinstance(part, dict) for part in parts):
         return {name: value for part in parts for name, value in part.items()}
     return parts[0]
 
 
-def _typed(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
+def _instance_of_type(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
     kind = schema.get("type")
     if isinstance(kind, list):
         kind = kind[0] if kind else None
@@ -76,9 +76,9 @@ def _typed(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
     if kind == "null":
         return None
     if kind == "array":
-        items = [_value(one, root, depth + 1) for one in schema.get("prefixItems") or ()]
+        items = [_instance_of(one, root, depth + 1) for one in schema.get("prefixItems") or ()]
         while len(items) < (schema.get("minItems") or 0):
-            items.append(_value(schema.get("items"), root, depth + 1))
+            items.append(_instance_of(schema.get("items"), root, depth + 1))
         return items
     return _object(schema, root, depth)
 
@@ -86,11 +86,11 @@ def _typed(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
 def _object(schema: Mapping[str, Any], root: Any, depth: int) -> dict[str, Any]:
     properties = schema.get("properties") or {}
     required = schema.get("required") or ()
-    return {name: _value(properties.get(name), root, depth + 1) for name in required}
+    return {name: _instance_of(properties.get(name), root, depth + 1) for name in required}
 
 
 def _string(schema: Mapping[str, Any]) -> str:
-    text = _FORMATS.get(schema.get("format") or "", _TEXT)
+    text = _FORMAT_EXAMPLES.get(schema.get("format") or "", _TEXT)
     shortest, longest = schema.get("minLength") or 0, schema.get("maxLength")
     return text.ljust(shortest, "x")[:longest]
 

@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 import openai
 from openai import AsyncOpenAI
 
-from .agent_sessions import AgentSession, Message
+from .agent_sessions import AgentSession, ChatMessage
 
 # Refusals that the gateway's configuration names; a session that meets one is over, as an agent's would be.
-STOPS = frozenset({"loop_stopped", "budget_exceeded", "cap_exceeded", "session_time_exceeded"})
+STOP_CODES = frozenset({"loop_stopped", "budget_exceeded", "cap_exceeded", "session_time_exceeded"})
 # An agent thinks, or runs its tool, between two calls (seconds at normal speed).
 _PAUSE_SECONDS = (0.05, 0.4)
 # While the gateway is away (it may have been killed), a call is repeated for about half a minute.
-_TRIES_MAX, _TRY_AGAIN_SECONDS = 60, 0.5
+_MAX_ATTEMPTS, _RETRY_SECONDS = 60, 0.5
 
 
 @dataclass(slots=True)
-class Tally:
+class ReplayCounts:
     """What happened: calls answered, sessions stopped by code, what else went wrong by kind, calls cut by a restart."""
 
-    sent: int = 0
-    answered: int = 0
-    stopped: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    interrupted: int = 0
+    calls_sent: int = 0
+    calls_answered: int = 0
+    sessions_stopped: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    calls_interrupted: int = 0
 
 
 async def replay(
@@ -39,56 +39,56 @@ async def replay(
     at_once: int,
     pauses: bool,
     named: bool,
-    progress: Callable[[Tally], None],
-) -> Tally:
+    progress: Callable[[ReplayCounts], None],
+) -> ReplayCounts:
     """Send every call of every session. `named` sends the session's id as a header, otherwise the gateway infers it."""
-    tally = Tally()
+    tally = ReplayCounts()
     queue = iter(sessions)
     async with AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=120.0) as client:
 
         async def worker(number: int) -> None:
-            chance = random.Random(number)
+            randomness = random.Random(number)
             for session in queue:
-                await _session(client, session, model, tally, chance if pauses else None, named, progress)
+                await _replay_session(client, session, model, tally, randomness if pauses else None, named, progress)
 
         await asyncio.gather(*(worker(number) for number in range(at_once)))
     return tally
 
 
-async def _session(
+async def _replay_session(
     client: AsyncOpenAI,
     session: AgentSession,
     model: str,
-    tally: Tally,
-    chance: random.Random | None,
+    tally: ReplayCounts,
+    randomness: random.Random | None,
     named: bool,
-    progress: Callable[[Tally], None],
+    progress: Callable[[ReplayCounts], None],
 ) -> None:
     stream = hash(session.id) % 2 == 0
     headers = {"x-session-id": session.id} if named else {}
     for history, reply in session.calls():
-        if chance is not None:
-            await asyncio.sleep(chance.uniform(*_PAUSE_SECONDS))
-        going_on = await _call(client, session, history, reply, model, stream, headers, tally)
+        if randomness is not None:
+            await asyncio.sleep(randomness.uniform(*_PAUSE_SECONDS))
+        going_on = await _send_call(client, session, history, reply, model, stream, headers, tally)
         progress(tally)
         if not going_on:
             return
 
 
-async def _call(
+async def _send_call(
     client: AsyncOpenAI,
     session: AgentSession,
-    history: list[Message],
-    reply: Message,
+    history: list[ChatMessage],
+    reply: ChatMessage,
     model: str,
     stream: bool,
     headers: dict[str, str],
-    tally: Tally,
+    tally: ReplayCounts,
 ) -> bool:
     """One call; False if the session is over."""
     extra = {"tools": list(session.tools)} if session.tools else {}
-    for _ in range(_TRIES_MAX):
-        tally.sent += 1
+    for _ in range(_MAX_ATTEMPTS):
+        tally.calls_sent += 1
         try:
             answer = await client.chat.completions.create(
                 model=model,
@@ -102,21 +102,21 @@ async def _call(
                     pass
         except openai.APIStatusError as error:
             code = str(error.code or error.status_code)
-            (tally.stopped if code in STOPS else tally.failed)[code] += 1
+            (tally.sessions_stopped if code in STOP_CODES else tally.failures)[code] += 1
             return False
         except (openai.APIConnectionError, openai.APIError, OSError) as error:
-            if not _broken_off(error):
-                tally.failed[type(error).__name__] += 1
+            if not _connection_lost(error):
+                tally.failures[type(error).__name__] += 1
                 return False
-            tally.interrupted += 1
-            await asyncio.sleep(_TRY_AGAIN_SECONDS)
+            tally.calls_interrupted += 1
+            await asyncio.sleep(_RETRY_SECONDS)
         else:
-            tally.answered += 1
+            tally.calls_answered += 1
             return True
-    tally.failed["gateway_gone"] += 1
+    tally.failures["gateway_gone"] += 1
     return False
 
 
-def _broken_off(error: Exception) -> bool:
+def _connection_lost(error: Exception) -> bool:
     """Whether the connection was lost, rather than an answer given."""
     return isinstance(error, openai.APIConnectionError | OSError) and not isinstance(error, openai.APITimeoutError)

@@ -20,10 +20,10 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_at ON events (at_ms);
 """
 # A page of the audit trail.
-PAGE_MAX = 1_000
+PAGE_EVENTS_MAX = 1_000
 
 
-class Event(Value, frozen=True, kw_only=True):
+class AuditEvent(Value, frozen=True, kw_only=True):
     """One event: `kind` is budget_threshold, budget_top_up, budget_grace, or one of those of sessions; `details` say
     the rest."""
 
@@ -35,65 +35,71 @@ class Event(Value, frozen=True, kw_only=True):
     details: Mapping[str, Any]
 
 
-class SqliteEvents:
+class SqliteAuditEvents:
     """The events of one data folder."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        db = self._open()
+        db = self._connect()
         try:
             db.executescript(SCHEMA)
         finally:
             db.close()
 
-    def append(self, event: Event) -> bool:
+    def append(self, event: AuditEvent) -> bool:
         """Write one event; False if its id is known already. Raises sqlite3.Error."""
         row = (event.id, event.at_ms, event.kind, event.budget, event.account, orjson.dumps(event.details).decode())
-        db = self._open()
+        db = self._connect()
         try:
             return db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row).rowcount == 1
         finally:
             db.close()
 
-    def since(self, at_ms: int) -> list[Event]:
+    def since(self, at_ms: int) -> list[AuditEvent]:
         """The newest events since then, oldest first; at most PAGE_MAX."""
-        db = self._open()
+        db = self._connect()
         try:
-            rows = db.execute("SELECT * FROM events WHERE at_ms >= ? ORDER BY at_ms DESC LIMIT ?", (at_ms, PAGE_MAX))
+            rows = db.execute(
+                "SELECT * FROM events WHERE at_ms >= ? ORDER BY at_ms DESC LIMIT ?", (at_ms, PAGE_EVENTS_MAX)
+            )
             return [
-                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
+                AuditEvent(
+                    id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5])
+                )
                 for row in reversed(rows.fetchall())
             ]
         finally:
             db.close()
 
-    def of_kinds(self, kinds: Iterable[str], since_ms: int) -> Iterator[Event]:
+    def iter_kinds(self, kinds: Iterable[str], since_ms: int) -> Iterator[AuditEvent]:
         """Every event of these kinds since then, oldest first."""
         names = tuple(kinds)
-        db = self._open()
+        db = self._connect()
         try:
             marks = ",".join("?" * len(names))
             rows = db.execute(
                 f"SELECT * FROM events WHERE at_ms >= ? AND kind IN ({marks}) ORDER BY at_ms, rowid", (since_ms, *names)
             )
             for row in rows:
-                yield Event(
+                yield AuditEvent(
                     id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5])
                 )
         finally:
             db.close()
 
-    def grants(self, account: str) -> list[Event]:
+    def grants(self, account: str) -> list[AuditEvent]:
         """What was granted to an account, oldest first."""
-        db = self._open()
+        db = self._connect()
         try:
             rows = db.execute(
                 "SELECT * FROM events WHERE account = ? AND kind IN ('budget_top_up', 'budget_grace') ORDER BY at_ms",
                 (account,),
             )
             return [
-                Event(id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5]))
+                AuditEvent(
+                    id=row[0], at_ms=row[1], kind=row[2], budget=row[3], account=row[4], details=orjson.loads(row[5])
+                )
                 for row in rows
             ]
         finally:
@@ -101,7 +107,7 @@ class SqliteEvents:
 
     def granted_accounts(self) -> list[tuple[str, str, Mapping[str, str]]]:
         """(account, budget, scope values) of every account that was ever granted more."""
-        db = self._open()
+        db = self._connect()
         try:
             rows = db.execute(
                 "SELECT account, budget, MAX(details) FROM events WHERE kind IN ('budget_top_up', 'budget_grace')"
@@ -111,5 +117,5 @@ class SqliteEvents:
         finally:
             db.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)

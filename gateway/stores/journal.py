@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ..values.errors import Overloaded
-from ..values.ledger_entry import Hold, LedgerEntry, expired
+from ..values.ledger_entry import Hold, LedgerEntry, expired_entry
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 GENERATION_BYTES_MAX = 32 * 1024 * 1024
 
 
-class _Line(msgspec.Struct):
+class _JournalLine(msgspec.Struct):
     hold: Hold | None = None
     fact: LedgerEntry | None = None
 
 
-_LINE = msgspec.json.Decoder(_Line)
+_LINE_DECODER = msgspec.json.Decoder(_JournalLine)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,20 +39,20 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._generation = max((int(path.stem) for path in self._files()), default=0)
-        self._open: dict[str, Hold] = {}
-        self._size = 0
+        self._open_holds: dict[str, Hold] = {}
+        self._size_bytes = 0
         self._fd = -1
-        self._lock = -1
-        self._torn = False
+        self._lock_fd = -1
+        self._last_line_torn = False
 
-    def lock(self) -> None:
+    def acquire_lock(self) -> None:
         """Keep other processes away from this folder. Raises OSError if one is already at work there."""
-        self._lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        self._lock_fd = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._lock)
-            self._lock = -1
+            os.close(self._lock_fd)
+            self._lock_fd = -1
             raise OSError(error.errno, f"another gateway works on {self._folder.parent}") from error
 
     def recover(self) -> list[LedgerEntry]:
@@ -61,32 +61,32 @@ class Journal:
         The result may repeat what the ledger already has; its ids tell. Raises OSError.
         """
         holds: dict[str, Hold] = {}
-        facts: dict[str, LedgerEntry] = {}
+        features: dict[str, LedgerEntry] = {}
         for path in self._files():
-            for line in _lines(path):
+            for line in _read_records(path):
                 if isinstance(line, Hold):
                     holds[line.id] = line
                 else:
-                    facts[line.id] = line
-        return [*facts.values(), *(expired(hold) for key, hold in holds.items() if key not in facts)]
+                    features[line.id] = line
+        return [*features.values(), *(expired_entry(hold) for key, hold in holds.items() if key not in features)]
 
     def start(self) -> None:
         """Begin a fresh generation; the older ones stay until `forget_before`."""
         self._rotate()
 
-    def hold(self, hold: Hold) -> None:
+    def append_hold(self, hold: Hold) -> None:
         """Write a hold down before dialling. Raises Overloaded if the file cannot be written."""
         try:
             self._append(b'{"hold":', hold)
         except OSError as error:
             raise Overloaded(f"The ledger cannot be written ({error.strerror}); no call is made unrecorded.") from error
-        self._open[hold.id] = hold
+        self._open_holds[hold.id] = hold
 
-    def fact(self, entry: LedgerEntry) -> None:
+    def append_entry(self, entry: LedgerEntry) -> None:
         """Write down how it ended. Raises OSError; the hold then stays in the file and in memory."""
         self._append(b'{"fact":', entry)
-        self._open.pop(entry.id, None)
-        if self._size > GENERATION_BYTES_MAX:
+        self._open_holds.pop(entry.id, None)
+        if self._size_bytes > GENERATION_BYTES_MAX:
             self._rotate()
 
     @property
@@ -94,7 +94,7 @@ class Journal:
         """The number of the file that is being written."""
         return self._generation
 
-    def forget_before(self, generation: int) -> None:
+    def remove_before(self, generation: int) -> None:
         """Everything in older generations is in the ledger by now."""
         for path in self._files():
             if int(path.stem) < generation:
@@ -103,7 +103,7 @@ class Journal:
                 except OSError as error:
                     log.error("%s cannot be removed: %s", path.name, error.strerror)
 
-    def writable(self) -> bool:
+    def probe_writable(self) -> bool:
         """Whether a line can be written now; an empty one says nothing."""
         try:
             return os.write(self._fd, b"\n") == 1
@@ -112,46 +112,46 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; it is read again at the next start."""
-        for fd in (self._fd, self._lock):
+        for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._lock = -1
+        self._fd = self._lock_fd = -1
 
     def _append(self, opening: bytes, record: Hold | LedgerEntry) -> None:
         line = opening + _encode(record) + b"}\n"
-        if self._torn:
+        if self._last_line_torn:
             # What a full disk cut off must not swallow this line.
             line = b"\n" + line
         written = os.write(self._fd, line)
-        self._size += written
-        self._torn = written != len(line)
-        if self._torn:
+        self._size_bytes += written
+        self._last_line_torn = written != len(line)
+        if self._last_line_torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _rotate(self) -> None:
         """Begin the next file with the open holds; if that cannot be written, stay with this one."""
         generation = self._generation + 1
         path = self._folder / f"{generation:08}.jsonl"
-        carried = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open.values())
+        translated = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        if os.write(fd, carried) != len(carried):
+        if os.write(fd, translated) != len(translated):
             os.close(fd)
             path.unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._generation, self._size, self._torn = fd, generation, len(carried), False
+        self._fd, self._generation, self._size_bytes, self._last_line_torn = fd, generation, len(translated), False
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
 
 
-def _lines(path: Path) -> Iterator[Hold | LedgerEntry]:
+def _read_records(path: Path) -> Iterator[Hold | LedgerEntry]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            read = _LINE.decode(line)
+            read = _LINE_DECODER.decode(line)
         except msgspec.DecodeError:
-            read = _Line()
+            read = _JournalLine()
         record = read.hold or read.fact
         if record is not None:
             yield record

@@ -11,9 +11,9 @@ from typing import Any
 from msgspec.structs import FieldInfo, astuple, fields
 
 from ..values.budget import Amounts
-from ..values.catalog import UNKNOWN_METHOD
-from ..values.ledger_entry import GROUPS, LedgerEntry
-from ..values.quality import SHADOW
+from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
+from ..values.ledger_entry import GROUP_COLUMNS, LedgerEntry
+from ..values.quality import SHADOW_KEY
 from . import events_sqlite, metered_energy_sqlite
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
@@ -26,25 +26,25 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
 """
 _COLUMN_LIST = ", ".join(_COLUMNS)
-_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+_ROW_PLACEHOLDERS = f"({', '.join('?' * len(_COLUMNS))})"
 # Rows of one statement: below the 999 variables that older SQLite builds allow. Fewer statements, because sqlite3 lets go
 # of the interpreter's lock at each, and the event loop then takes it.
 _ROWS_MAX = 20
 # When a call ended, in ms: where what it took was booked.
-_ENDED = "(at_ms + duration_ms)"
+_ENDED_MS = "(at_ms + duration_ms)"
 # The time by which an entry's windows were told; at_ms in entries of earlier versions.
-_TOLD = "CASE window_ms WHEN 0 THEN at_ms ELSE window_ms END"
-NO_VALUES: Mapping[str, str] = {}
+_WINDOW_MS = "CASE window_ms WHEN 0 THEN at_ms ELSE window_ms END"
+NO_FILTER: Mapping[str, str] = {}
 # What entries book on budgets, in the order of Measure; see settlement.amounts_of.
-_AMOUNTS = (
+_AMOUNT_SUMS = (
     "COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(input_tokens + output_tokens), 0),"
     " COALESCE(SUM(usage_basis != 'none'), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(carbon_ug_mid), 0)"
 )
 # Sessions of other sources are found again by nobody after a restart.
-_NAMED = "session_source NOT IN ('new', 'lineage')"
+_HAS_CALLER_SESSION = "session_source NOT IN ('new', 'lineage')"
 # No call takes longer than a day.
-_LONGEST_MS = 86_400_000
-_SUMS = (
+_CALL_MS_MAX = 86_400_000
+_SUMMED_COLUMNS = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
     "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
     "carbon_ug_high", "reference_energy_mj", "embodied_ug", "market_carbon_ug", "reference_carbon_ug",
@@ -53,14 +53,14 @@ _SUMS = (
 
 # What was reported of a session last: (account, units), for beside MAX SQLite gives the other columns of that row. The account is
 # key/session.
-_REPORTED = (
+_REPORTED_UNITS = (
     "SELECT account, CAST(json_extract(details, '$.units') AS REAL) AS units, MAX(at_ms) FROM events"
     " WHERE kind = 'session_outcome' GROUP BY account"
 )
-_TIMES = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
-_UNITS = ("units", "units_carbon_ug_low", "units_carbon_ug_mid", "units_carbon_ug_high")
+_TIME_FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
+_UNIT_COLUMNS = ("units", "units_carbon_ug_low", "units_carbon_ug_mid", "units_carbon_ug_high")
 # Counterfactuals of carbon: in entries of versions that knew none, what was really so.
-_AS_CARBON = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
+_CARBON_COUNTERFACTUALS = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
 
 
 class SqliteLedger:
@@ -75,7 +75,7 @@ class SqliteLedger:
         # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
-        self._widen()
+        self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
         """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error.
@@ -88,7 +88,7 @@ class SqliteLedger:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for chunk in chunks:
-                statement = f"INSERT OR IGNORE INTO entries ({_COLUMN_LIST}) VALUES {', '.join([_ROW] * len(chunk))}"
+                statement = f"INSERT OR IGNORE INTO entries ({_COLUMN_LIST}) VALUES {', '.join([_ROW_PLACEHOLDERS] * len(chunk))}"
                 self._db.execute(statement, [value for row in chunk for value in row])
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -96,25 +96,25 @@ class SqliteLedger:
         self._db.execute("COMMIT")
         return self._db.total_changes - before
 
-    def _widen(self) -> None:
+    def _add_missing_columns(self) -> None:
         """Give a ledger of an earlier version the columns that it lacks, all or none; its entries get their default."""
-        if not self._missing():
+        if not self._missing_columns():
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             # Somebody else may have done it meanwhile.
-            for field in self._missing():
+            for field in self._missing_columns():
                 default = repr(field.default) if isinstance(field.default, str) else "0"
                 column = f"{field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
                 self._db.execute(f"ALTER TABLE entries ADD COLUMN {column}")
-                if field.name in _AS_CARBON:
+                if field.name in _CARBON_COUNTERFACTUALS:
                     self._db.execute(f"UPDATE entries SET {field.name} = carbon_ug_mid")
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
-    def _missing(self) -> list[FieldInfo]:
+    def _missing_columns(self) -> list[FieldInfo]:
         have = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
         return [field for field in fields(LedgerEntry) if field.name not in have]
 
@@ -123,7 +123,7 @@ class SqliteLedger:
         for row in self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM entries ORDER BY at_ms, id"):
             yield LedgerEntry(**dict(zip(_COLUMNS, row, strict=True)))
 
-    def of_request(self, request_id: str) -> list[LedgerEntry]:
+    def entries_of_request(self, request_id: str) -> list[LedgerEntry]:
         """The entries of one request, first attempt first; found by their ids, which are indexed."""
         rows = self._db.execute(
             f"SELECT {_COLUMN_LIST} FROM entries WHERE id >= ? AND id < ? ORDER BY attempts",
@@ -131,13 +131,13 @@ class SqliteLedger:
         )
         return [LedgerEntry(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 
-    def grouped(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+    def sum_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
         """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUPS."""
-        assert set(by) <= set(GROUPS), "only known columns reach the statement"
-        columns = [f"{_expression(name)} AS {name}" for name in by]
+        assert set(by) <= set(GROUP_COLUMNS), "only known columns reach the statement"
+        columns = [f"{_group_expression(name)} AS {name}" for name in by]
         names = (
             *by, "requests", "refused", "failed", "loops_stopped", "small_requests", "frontier_requests",
-            "estimated_entries", "unpriced_entries", "unknown_footprints", "sessions", "deferred_entries", *_SUMS,
+            "estimated_entries", "unpriced_entries", "unknown_footprints", "sessions", "deferred_entries", *_SUMMED_COLUMNS,
             "metered_mj",
         )  # fmt: skip
         aggregates = [
@@ -149,32 +149,33 @@ class SqliteLedger:
             "SUM(final AND tier = 'frontier')",
             "SUM(usage_basis = 'estimated')",
             "SUM(NOT priced)",
-            f"SUM(usage_basis != 'none' AND footprint_method = '{UNKNOWN_METHOD}')",
+            f"SUM(usage_basis != 'none' AND footprint_method = '{UNKNOWN_FOOTPRINT_METHOD}')",
             "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN key || '/' || session END)",
             "SUM(deferred_ms > 0)",
-            *(f"SUM({name})" for name in _SUMS),
+            *(f"SUM({name})" for name in _SUMMED_COLUMNS),
             "SUM((SELECT millijoules FROM measured WHERE entry = entries.id))",
         ]
         grouping = f" GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else ""
         statement = f"SELECT {', '.join([*columns, *aggregates])} FROM entries WHERE at_ms >= ? AND at_ms < ?{grouping}"
         rows = [dict(zip(names, row, strict=True)) for row in self._db.execute(statement, (start_ms, end_ms))]
-        units = self._units(by, start_ms, end_ms)
+        units = self._units_by(by, start_ms, end_ms)
         nothing = (0.0, 0, 0, 0)
         return [
-            row | dict(zip(_UNITS, units.get(tuple([row[name] for name in by]), nothing), strict=True)) for row in rows
+            row | dict(zip(_UNIT_COLUMNS, units.get(tuple([row[name] for name in by]), nothing), strict=True))
+            for row in rows
         ]
 
-    def _units(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    def _units_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls. A session
         whose calls lie in several groups, or beyond this time, has its units divided among them by carbon."""
-        if self._db.execute(f"SELECT 1 FROM ({_REPORTED}) LIMIT 1").fetchone() is None:
+        if self._db.execute(f"SELECT 1 FROM ({_REPORTED_UNITS}) LIMIT 1").fetchone() is None:
             return {}
         names = "".join(f"{name}, " for name in by)
-        columns = "".join(f"{_expression(name)} AS {name}, " for name in by)
+        columns = "".join(f"{_group_expression(name)} AS {name}, " for name in by)
         grouping = f" GROUP BY {', '.join(by)}" if by else ""
         account, ours = "key || '/' || session", "key || '/' || session IN (SELECT account FROM reported)"
         rows = self._db.execute(
-            f"WITH reported AS ({_REPORTED}), took AS (SELECT {columns}{account} AS account, COUNT(*) AS calls,"
+            f"WITH reported AS ({_REPORTED_UNITS}), took AS (SELECT {columns}{account} AS account, COUNT(*) AS calls,"
             " SUM(carbon_ug_low) AS low, SUM(carbon_ug_mid) AS mid, SUM(carbon_ug_high) AS high"
             f" FROM entries WHERE at_ms >= ? AND at_ms < ? AND {ours} GROUP BY {names}account),"
             f" whole AS (SELECT {account} AS account, SUM(carbon_ug_mid) AS all_mid, COUNT(*) AS all_calls FROM entries"
@@ -187,12 +188,12 @@ class SqliteLedger:
         count = len(by)
         return {row[:count]: row[count:] for row in rows if row[count] is not None}
 
-    def spent(
+    def iter_spent(
         self,
         by: Sequence[str],
         start_ms: int,
         *,
-        fixed: Mapping[str, str] = NO_VALUES,
+        fixed: Mapping[str, str] = NO_FILTER,
         step_seconds: int = 0,
         active_ms: int | None = None,
         shadows: bool = False,
@@ -204,25 +205,25 @@ class SqliteLedger:
         `active_ms`: only sessions that callers name, and that called since then. `shadows`: of shadow calls, or of all
         others.
         """
-        assert set(by) | set(fixed) <= set(GROUPS), "only known columns reach the statement"
-        step = f"{_ENDED} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
-        where = f" AND key {'=' if shadows else '!='} '{SHADOW}'"
+        assert set(by) | set(fixed) <= set(GROUP_COLUMNS), "only known columns reach the statement"
+        step = f"{_ENDED_MS} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
+        where = f" AND key {'=' if shadows else '!='} '{SHADOW_KEY}'"
         where += "".join(f" AND {name} = ?" for name in fixed)
-        where += f" AND {_ENDED if step_seconds else _TOLD} >= {int(start_ms)}"
+        where += f" AND {_ENDED_MS if step_seconds else _WINDOW_MS} >= {int(start_ms)}"
         if active_ms is not None:
-            where += f" AND {_NAMED} AND root IN (SELECT DISTINCT root FROM entries WHERE at_ms >= {int(active_ms)} AND {_NAMED})"
+            where += f" AND {_HAS_CALLER_SESSION} AND root IN (SELECT DISTINCT root FROM entries WHERE at_ms >= {int(active_ms)} AND {_HAS_CALLER_SESSION})"
         columns = "".join(f"{name}, " for name in by)
         rows = self._db.execute(
-            f"SELECT {columns}{step} AS step, {_AMOUNTS} FROM entries WHERE at_ms >= ?{where}"
+            f"SELECT {columns}{step} AS step, {_AMOUNT_SUMS} FROM entries WHERE at_ms >= ?{where}"
             f" GROUP BY {columns}step ORDER BY step",
             # A call may have begun long before it was booked, and clocks differ.
-            (start_ms - _LONGEST_MS, *fixed.values()),
+            (start_ms - _CALL_MS_MAX, *fixed.values()),
         )
         count = len(by)
         for row in rows:
             yield row[:count], row[count], row[count + 1 :]
 
-    def outputs(self, limit: int) -> list[tuple[str, str, int]]:
+    def newest_output_tokens(self, limit: int) -> list[tuple[str, str, int]]:
         """(task type, model, output tokens) of the newest answers that ended by themselves, oldest first."""
         rows = self._db.execute(
             "SELECT task_type, model, output_tokens FROM entries WHERE outcome = 'completed' AND usage_basis = 'exact'"
@@ -236,5 +237,5 @@ class SqliteLedger:
         self._db.close()
 
 
-def _expression(name: str) -> str:
-    return f"strftime('{_TIMES[name]}', at_ms / 1000, 'unixepoch')" if name in _TIMES else name
+def _group_expression(name: str) -> str:
+    return f"strftime('{_TIME_FORMATS[name]}', at_ms / 1000, 'unixepoch')" if name in _TIME_FORMATS else name

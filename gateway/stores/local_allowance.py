@@ -10,138 +10,138 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from msgspec import structs
 
-from ..accounting.budgets import BudgetBook
+from ..accounting.budgets import BudgetAccounts
 from ..values.base import Value
-from ..values.budget import Amounts, Line, Offer, Reservation
+from ..values.budget import Amounts, BudgetLine, HoldOption, Reservation
 
 # Of the limit, for each replica: twenty replicas may set a whole budget aside.
-SHARE_PERCENT = 5
+ALLOWANCE_PERCENT = 5
 # How long a pot is good for, and when it is renewed; the margin covers clocks that do not run alike.
 LEASE_SECONDS = 120.0
 _RENEW_SECONDS, _MARGIN_SECONDS = 60.0, 10.0
 # Accounts that nobody asked for lately give their pot back.
 _IDLE_SECONDS = 600.0
-_POTS_MAX = 1_000
+_ALLOWANCES_MAX = 1_000
 
 
-class Fresh(Value, frozen=True, kw_only=True):
+class AllowanceRequest(Value, frozen=True, kw_only=True):
     """A pot to be asked for."""
 
     id: str
     tenant: str
-    line: Line
-    offer: Offer
+    line: BudgetLine
+    offer: HoldOption
     lease: float
 
-    def offers_at(self, now: float) -> list[Offer]:
+    def offers_at(self, now: float) -> list[HoldOption]:
         """The same at any time: an account that has ended meanwhile gets no pot."""
         return [self.offer]
 
 
-class _Pot(msgspec.Struct, gc=False):
+class _Allowance(msgspec.Struct, gc=False):
     tenant: str
-    line: Line
-    seen_at: float
+    line: BudgetLine
+    last_used_at: float
     id: str = ""
     amount: int = 0
     taken_at: float = 0.0
     # What was held against this pot, under an account of its own: each pot begins anew.
-    number: int = 0
+    generation: int = 0
 
 
-class Pots:
+class LocalAllowances:
     """The pots of this replica."""
 
     def __init__(self) -> None:
-        self._pots: dict[tuple[str, str], _Pot] = {}
-        self._book = BudgetBook()
-        self._count = 0
-        self._latest = 0.0
+        self._allowances: dict[tuple[str, str], _Allowance] = {}
+        self._book = BudgetAccounts()
+        self._request_count = 0
+        self._last_now = 0.0
 
-    def saw(self, tenant: str, lines: Iterable[Line]) -> None:
+    def mark_used(self, tenant: str, lines: Iterable[BudgetLine]) -> None:
         """These accounts are in use."""
         for line in lines:
-            if line.budget.fail == "local":
-                pot = self._pots.get((tenant, line.account))
-                if pot is not None:
-                    pot.seen_at = self._latest
-                elif len(self._pots) < _POTS_MAX:
-                    self._pots[(tenant, line.account)] = _Pot(tenant, line, self._latest)
+            if line.budget.store_failure_mode == "local":
+                allowance = self._allowances.get((tenant, line.account))
+                if allowance is not None:
+                    allowance.last_used_at = self._last_now
+                elif len(self._allowances) < _ALLOWANCES_MAX:
+                    self._allowances[(tenant, line.account)] = _Allowance(tenant, line, self._last_now)
 
-    def due(
+    def plan_renewals(
         self, tenant: str, replica: str, *, now: float, server: float
-    ) -> Iterator[tuple[tuple[str, str] | None, Fresh | None]]:
+    ) -> Iterator[tuple[tuple[str, str] | None, AllowanceRequest | None]]:
         """Of a tenant: what is to be given back, as (tenant, id), and what is to be asked for. `server` is the time by
         which windows end."""
-        self._latest = now
-        for place, pot in list(self._pots.items()):
-            if pot.tenant != tenant:
+        self._last_now = now
+        for place, allowance in list(self._allowances.items()):
+            if allowance.tenant != tenant:
                 continue
             # Seen before the first look: as of now.
-            pot.seen_at = pot.seen_at or now
-            over = pot.line.keep_until <= server or now - pot.seen_at > _IDLE_SECONDS
-            if not over and pot.id and now - pot.taken_at < _RENEW_SECONDS:
+            allowance.last_used_at = allowance.last_used_at or now
+            over = allowance.line.keep_until <= server or now - allowance.last_used_at > _IDLE_SECONDS
+            if not over and allowance.id and now - allowance.taken_at < _RENEW_SECONDS:
                 continue
-            if pot.id and self._in_use(pot):
+            if allowance.id and self._in_use(allowance):
                 # Calls are still held against it.
                 continue
-            old = (pot.tenant, pot.id) if pot.id else None
-            pot.id, pot.amount = "", 0
+            old = (allowance.tenant, allowance.id) if allowance.id else None
+            allowance.id, allowance.amount = "", 0
             if over:
-                del self._pots[place]
+                del self._allowances[place]
                 if old is not None:
                     yield old, None
                 continue
-            self._count += 1
-            amount = pot.line.ceiling * SHARE_PERCENT // 100
-            offer = Offer(lines=(pot.line,), wanted=(amount,), ceilings=(pot.line.ceiling,))
+            self._request_count += 1
+            amount = allowance.line.ceiling * ALLOWANCE_PERCENT // 100
+            offer = HoldOption(lines=(allowance.line,), amounts=(amount,), ceilings=(allowance.line.ceiling,))
             yield (
                 old,
-                Fresh(
-                    id=f"pot-{replica}-{now:.0f}-{self._count}",
-                    tenant=pot.tenant,
-                    line=pot.line,
+                AllowanceRequest(
+                    id=f"pot-{replica}-{now:.0f}-{self._request_count}",
+                    tenant=allowance.tenant,
+                    line=allowance.line,
                     offer=offer,
                     lease=LEASE_SECONDS,
                 ),
             )
 
-    def filled(self, fresh: Fresh, *, taken: bool, now: float) -> None:
+    def record_renewal(self, fresh: AllowanceRequest, *, taken: bool, now: float) -> None:
         """What became of a pot that was asked for; `now` is before it was asked."""
-        pot = self._pots.get((fresh.tenant, fresh.line.account))
-        if pot is not None:
-            pot.taken_at = now
-            pot.number += 1
-            pot.id, pot.amount = (fresh.id, fresh.offer.wanted[0] or 0) if taken else ("", 0)
+        allowance = self._allowances.get((fresh.tenant, fresh.line.account))
+        if allowance is not None:
+            allowance.taken_at = now
+            allowance.generation += 1
+            allowance.id, allowance.amount = (fresh.id, fresh.offer.amounts[0] or 0) if taken else ("", 0)
 
-    def take(self, reservation_id: str, tenant: str, offer: Offer, *, now: float, lease: float) -> bool:
+    def reserve(self, reservation_id: str, tenant: str, offer: HoldOption, *, now: float, lease: float) -> bool:
         """Hold an offer against the pots of its local lines; False where one is too small or too old."""
         lines, wanted = [], []
-        for line, amount in zip(offer.lines, offer.wanted, strict=True):
-            if line.budget.fail != "local" or line.budget.shadow:
+        for line, amount in zip(offer.lines, offer.amounts, strict=True):
+            if line.budget.store_failure_mode != "local" or line.budget.is_shadow:
                 continue
-            pot = self._pots.get((tenant, line.account))
-            if pot is None or not pot.id or now > pot.taken_at + LEASE_SECONDS - _MARGIN_SECONDS:
+            allowance = self._allowances.get((tenant, line.account))
+            if allowance is None or not allowance.id or now > allowance.taken_at + LEASE_SECONDS - _MARGIN_SECONDS:
                 return False
-            lines.append(structs.replace(line, account=_name(pot), ceiling=pot.amount))
+            lines.append(structs.replace(line, account=_allowance_account(allowance), ceiling=allowance.amount))
             wanted.append(amount)
-        local = Offer(lines=tuple(lines), wanted=tuple(wanted), ceilings=tuple([line.ceiling for line in lines]))
+        local = HoldOption(lines=tuple(lines), amounts=tuple(wanted), ceilings=tuple([line.ceiling for line in lines]))
         return isinstance(self._book.reserve(reservation_id, [local], now=now, lease=lease), Reservation)
 
-    def _in_use(self, pot: _Pot) -> bool:
-        line = structs.replace(pot.line, account=_name(pot))
-        return self._book.standing(line, now=self._latest)[1] > 0
+    def _in_use(self, allowance: _Allowance) -> bool:
+        line = structs.replace(allowance.line, account=_allowance_account(allowance))
+        return self._book.balance(line, now=self._last_now)[1] > 0
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> None:
         """What a call that was held against pots took."""
         self._book.settle(reservation_id, spent, now=now)
 
-    def given_up(self) -> Sequence[tuple[str, str]]:
+    def release_all(self) -> Sequence[tuple[str, str]]:
         """Every pot, as (tenant, id): this replica stops."""
-        held = [(pot.tenant, pot.id) for pot in self._pots.values() if pot.id]
-        self._pots.clear()
+        held = [(allowance.tenant, allowance.id) for allowance in self._allowances.values() if allowance.id]
+        self._allowances.clear()
         return held
 
 
-def _name(pot: _Pot) -> str:
-    return f"{pot.tenant}|{pot.line.account}|{pot.number}"
+def _allowance_account(allowance: _Allowance) -> str:
+    return f"{allowance.tenant}|{allowance.line.account}|{allowance.generation}"

@@ -18,22 +18,24 @@ CREATE INDEX IF NOT EXISTS meters_at ON meters (at_ms);
 """
 
 
-class SqliteMeasured:
+class SqliteMeteredEnergy:
     """The measurements of one data folder. All calls block and raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        db = self._open()
+        db = self._connect()
         try:
             db.executescript(SCHEMA)
         finally:
             db.close()
 
-    def append(self, deployment: str, at_ms: int, shares: Iterable[tuple[str, int]], *, total: int, idle: int) -> None:
+    def append_window(
+        self, deployment: str, at_ms: int, shares: Iterable[tuple[str, int]], *, total: int, idle: int
+    ) -> None:
         """What a meter has counted since the last time, in mJ, and the parts of it that were shared out: (entry, mJ). A call
         that lies in several windows has the sum of its parts."""
         rows = list(shares)
-        db = self._open()
+        db = self._connect()
         try:
             db.execute("BEGIN IMMEDIATE")
             db.executemany(
@@ -48,14 +50,14 @@ class SqliteMeasured:
             # What was begun and not committed is rolled back.
             db.close()
 
-    def of_entry(self, entry: str) -> int | None:
+    def millijoules_of(self, entry: str) -> int | None:
         """The metered accelerator energy of a call in mJ; None where no meter saw it."""
-        db = self._open()
+        db = self._connect()
         try:
             row = db.execute("SELECT millijoules FROM measured WHERE entry = ?", (entry,)).fetchone()
         finally:
             db.close()
         return int(row[0]) if row is not None else None
 
-    def _open(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)

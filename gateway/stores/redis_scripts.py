@@ -24,31 +24,31 @@ log = logging.getLogger(__name__)
 # A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
 TIMEOUT_SECONDS = 0.05
 # A timer that fires so much late was held up by this process, not by the store: it gets another turn.
-_LAG_SECONDS = 0.01
+_LOOP_LAG_SECONDS = 0.01
 # A server answers what lies before it, of all its clients, before it writes: many replicas' batches have to fit into the
 # time, at 0.05 to 0.3 ms a script.
 _BATCH_MAX = 8
 # How often the map of a cluster is drawn anew.
-_REDRAW_SECONDS = 1.0
-_MOVED_SECONDS = 0.05
+_TOPOLOGY_REFRESH_SECONDS = 1.0
+_MOVED_REFRESH_SECONDS = 0.05
 # A backstop below our own timer, for connections that break without a word.
-_SOCKET_SECONDS = 1.0
+_SOCKET_TIMEOUT_SECONDS = 1.0
 _SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
-_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned", "grant")
+_SCRIPT_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned", "grant")
 
-Start = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
+StartTask = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
 
 
-class StoreDown(Exception):
+class StoreUnavailable(Exception):
     """The store did not answer in time, or not as it should. Never leaves `stores`."""
 
 
-def unforeseen(error: Exception) -> None:
+def log_task_failure(error: Exception) -> None:
     """A task behind the requests raised what it should have handled: a bug, with its traceback."""
     log.error("a task of the shared budget store failed", exc_info=error)
 
 
-class Scripts(Protocol):
+class ScriptRunner(Protocol):
     """Runs one of the scripts on the node that has its first key. Raises StoreDown. `reset` after all tasks were
     stopped."""
 
@@ -58,22 +58,22 @@ class Scripts(Protocol):
     async def close(self) -> None: ...
 
 
-class Node:
+class ScriptNode:
     """One server: its connections, and the batch that waits for it."""
 
-    def __init__(self, url: str, start: Start, texts: dict[str, str], timeout: float) -> None:
+    def __init__(self, url: str, start: StartTask, texts: dict[str, str], timeout: float) -> None:
         self._timeout = timeout
         pool = redis_client.BlockingConnectionPool.from_url(
             url,
             max_connections=4,
             timeout=timeout,
-            socket_timeout=max(timeout, _SOCKET_SECONDS),
+            socket_timeout=max(timeout, _SOCKET_TIMEOUT_SECONDS),
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
         )
         self._client = redis_client.Redis.from_pool(pool)
-        self._start = start
-        self._texts = texts
+        self._start_task = start
+        self._sources = texts
         self._digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in texts.items()
         }
@@ -90,7 +90,7 @@ class Node:
         self._waiting.append((parts, future))
         if not self._draining:
             self._draining = True
-            self._start("budget-scripts", self._drain(), unforeseen)
+            self._start_task("budget-scripts", self._drain(), log_task_failure)
         return await future
 
     def reset(self) -> None:
@@ -106,81 +106,83 @@ class Node:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(_BATCH_MAX, len(self._waiting)))]
                 try:
-                    answers = await self._in_time([parts for parts, _ in batch])
+                    answers = await self._run_batch([parts for parts, _ in batch])
                 except (RedisError, OSError, TimeoutError) as error:
                     self._waiting.extendleft(reversed(batch))
-                    self._fail(error)
+                    self._fail_waiting(error)
                     return
                 except BaseException as error:
                     # We are being shut down.
                     self._waiting.extendleft(reversed(batch))
-                    self._fail(StoreDown(type(error).__name__))
+                    self._fail_waiting(StoreUnavailable(type(error).__name__))
                     raise
                 for (_, future), answer in zip(batch, answers, strict=True):
                     _resolve(future, answer)
         finally:
             self._draining = False
 
-    async def _in_time(self, commands: list[tuple[str, ...]]) -> list[Any]:
+    async def _run_batch(self, commands: list[tuple[str, ...]]) -> list[Any]:
         """The answers of a batch. Raises TimeoutError when the store, not this process, is late."""
         async with asyncio.timeout(None) as limit:
-            timer = _Patience(limit, self._timeout)
+            timer = _ResponseTimer(limit, self._timeout)
             try:
-                answers = await self._sent(commands)
+                answers = await self._send(commands)
                 unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
                 if unknown:
-                    await self._sent([("SCRIPT", "LOAD", text) for text in self._texts.values()])
-                    again = await self._sent([commands[place] for place in unknown])
+                    await self._send([("SCRIPT", "LOAD", text) for text in self._sources.values()])
+                    again = await self._send([commands[place] for place in unknown])
                     for place, answer in zip(unknown, again, strict=True):
                         answers[place] = answer
                 return answers
             finally:
                 timer.cancel()
 
-    async def _sent(self, commands: list[tuple[str, ...]]) -> list[Any]:
+    async def _send(self, commands: list[tuple[str, ...]]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipe:
             for parts in commands:
                 pipe.execute_command(*parts)
             answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_waiting(self, error: Exception) -> None:
         while self._waiting:
-            _resolve(self._waiting.popleft()[1], StoreDown(type(error).__name__))
+            _resolve(self._waiting.popleft()[1], StoreUnavailable(type(error).__name__))
 
 
-class _Patience:
+class _ResponseTimer:
     """Ends a wait after `seconds` of the store's silence. A timer that fires late because this process was busy
     says nothing about the store: it waits for another turn, a few times."""
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._turns = 3
+        self._extensions_left = 3
         self._loop = asyncio.get_running_loop()
-        self._again()
+        self._arm()
 
     def cancel(self) -> None:
         """The answer is here."""
         self._timer.cancel()
 
-    def _again(self) -> None:
-        self._due = self._loop.time() + self._seconds
-        self._timer = self._loop.call_at(self._due, self._late)
+    def _arm(self) -> None:
+        self._due_at = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._due_at, self._on_timeout)
 
-    def _late(self) -> None:
-        if self._turns and self._loop.time() - self._due > _LAG_SECONDS:
-            self._turns -= 1
-            self._again()
+    def _on_timeout(self) -> None:
+        if self._extensions_left and self._loop.time() - self._due_at > _LOOP_LAG_SECONDS:
+            self._extensions_left -= 1
+            self._arm()
         else:
             self._limit.reschedule(self._loop.time())
 
 
-class OneNode:
+class SingleNode:
     """A single server."""
 
-    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
-        self._node = Node(url, start, texts(clock), timeout)
+    def __init__(
+        self, url: str, start: StartTask, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        self._node = ScriptNode(url, start, script_sources(clock), timeout)
         self.run = self._node.run
         self.reset = self._node.reset
 
@@ -193,43 +195,45 @@ class OneNode:
         await self._node.close()
 
 
-class Cluster:
+class ScriptCluster:
     """The nodes of a cluster. redis-py's client is asked for the map only: the scripts go in our own batches.
 
     A map that may be old is used on while a new one is drawn: what one node lost must not stop the others.
     """
 
-    def __init__(self, url: str, start: Start, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, url: str, start: StartTask, *, clock: str = _SERVER_TIME, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
         scheme, _, rest = url.partition("://")
         login, _, hosts = rest.partition("?")[0].partition("/")[0].rpartition("@")
         self._options = "?" + rest.partition("?")[2] if "?" in rest else ""
         self._scheme, self._login = scheme, f"{login}@" if login else ""
-        self._known = hosts.split(",")
+        self._seed_addresses = hosts.split(",")
         self._start = start
-        self._texts = texts(clock)
+        self._sources = script_sources(clock)
         self._timeout = timeout
-        self._nodes: dict[str, Node] = {}
-        self._map: RedisCluster | None = None
-        self._drawing: asyncio.Lock = asyncio.Lock()
-        self._drawn_at = float("-inf")
+        self._nodes: dict[str, ScriptNode] = {}
+        self._topology: RedisCluster | None = None
+        self._refresh_lock: asyncio.Lock = asyncio.Lock()
+        self._refreshed_at = float("-inf")
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
         """The script's answer; asked again once where the key has moved. Raises StoreDown."""
         try:
-            return await (self._found(keys[0]) or await self._searched(keys[0])).run(name, keys, arguments)
-        except StoreDown as down:
+            return await (self._node_of_key(keys[0]) or await self._locate_node(keys[0])).run(name, keys, arguments)
+        except StoreUnavailable as down:
             if not isinstance(down.__cause__, MovedError):
-                self._redraw()
+                self._schedule_refresh()
                 raise
-        await self._draw(moved=True)
-        return await (await self._searched(keys[0])).run(name, keys, arguments)
+        await self._refresh_topology(moved=True)
+        return await (await self._locate_node(keys[0])).run(name, keys, arguments)
 
     async def command(self, key: str, *parts: str) -> Any:
         """One command on the node that has `key`. Raises StoreDown."""
         try:
-            return await (self._found(key) or await self._searched(key)).command(*parts)
-        except StoreDown:
-            self._redraw()
+            return await (self._node_of_key(key) or await self._locate_node(key)).command(*parts)
+        except StoreUnavailable:
+            self._schedule_refresh()
             raise
 
     def reset(self) -> None:
@@ -239,47 +243,47 @@ class Cluster:
 
     async def close(self) -> None:
         """Hang up."""
-        if self._map is not None:
-            await self._map.aclose()
+        if self._topology is not None:
+            await self._topology.aclose()
         for node in self._nodes.values():
             await node.close()
 
-    def _found(self, key: str) -> Node | None:
+    def _node_of_key(self, key: str) -> ScriptNode | None:
         """The node that has `key`, by the map at hand. Awaits nothing, so that calls keep their order."""
-        found = self._map.get_node_from_key(key) if self._map is not None else None
+        found = self._topology.get_node_from_key(key) if self._topology is not None else None
         if found is None:
             return None
         node = self._nodes.get(found.name)
         if node is None:
             url = f"{self._scheme}://{self._login}{found.host}:{found.port}/0{self._options}"
-            node = self._nodes[found.name] = Node(url, self._start, self._texts, self._timeout)
+            node = self._nodes[found.name] = ScriptNode(url, self._start, self._sources, self._timeout)
         return node
 
-    async def _searched(self, key: str) -> Node:
-        if self._map is None:
-            await self._draw()
-        node = self._found(key)
+    async def _locate_node(self, key: str) -> ScriptNode:
+        if self._topology is None:
+            await self._refresh_topology()
+        node = self._node_of_key(key)
         if node is None:
-            raise StoreDown("no node has this key")
+            raise StoreUnavailable("no node has this key")
         return node
 
-    def _redraw(self) -> None:
+    def _schedule_refresh(self) -> None:
         """Draw the map anew behind the requests, once a second at most."""
         now = asyncio.get_running_loop().time()
-        if now - self._drawn_at >= _REDRAW_SECONDS and not self._drawing.locked():
-            self._start("budget-cluster-map", self._draw(), lambda error: None)
+        if now - self._refreshed_at >= _TOPOLOGY_REFRESH_SECONDS and not self._refresh_lock.locked():
+            self._start("budget-cluster-map", self._refresh_topology(), lambda error: None)
 
-    async def _draw(self, *, moved: bool = False) -> None:
+    async def _refresh_topology(self, *, moved: bool = False) -> None:
         """Ask the nodes that are known, one after the other, who has which keys. Raises StoreDown."""
-        async with self._drawing:
+        async with self._refresh_lock:
             loop = asyncio.get_running_loop()
-            pause = _MOVED_SECONDS if moved else _REDRAW_SECONDS
-            if loop.time() - self._drawn_at < pause:
-                if self._map is None:
-                    raise StoreDown("no node of the cluster answered just now")
+            pause = _MOVED_REFRESH_SECONDS if moved else _TOPOLOGY_REFRESH_SECONDS
+            if loop.time() - self._refreshed_at < pause:
+                if self._topology is None:
+                    raise StoreUnavailable("no node of the cluster answered just now")
                 return
-            self._drawn_at = loop.time()
-            for address in dict.fromkeys([*self._known, *self._nodes]):
+            self._refreshed_at = loop.time()
+            for address in dict.fromkeys([*self._seed_addresses, *self._nodes]):
                 drawn = RedisCluster.from_url(
                     f"{self._scheme}://{self._login}{address}/0{self._options}",
                     socket_timeout=self._timeout,
@@ -293,28 +297,28 @@ class Cluster:
                 except (RedisError, RedisClusterException, OSError, TimeoutError):
                     await drawn.aclose()
                     continue
-                old, self._map = self._map, drawn
+                old, self._topology = self._topology, drawn
                 if old is not None:
                     await old.aclose()
                 return
-            raise StoreDown("no node of the cluster answers")
+            raise StoreUnavailable("no node of the cluster answers")
 
 
-def texts(clock: str) -> dict[str, str]:
+def script_sources(clock: str) -> dict[str, str]:
     """The scripts, each with what they share before it; `clock` is Lua that returns the time in seconds."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "common.lua").read_text(encoding="utf-8")
     opening = f"local function NOW() {clock} end\n{common}\n"
-    return {name: opening + (folder / f"{name}.lua").read_text(encoding="utf-8") for name in _NAMES}
+    return {name: opening + (folder / f"{name}.lua").read_text(encoding="utf-8") for name in _SCRIPT_NAMES}
 
 
 def _resolve(future: "asyncio.Future[Any]", answer: Any) -> None:
     if future.done():
         return
-    if isinstance(answer, StoreDown):
+    if isinstance(answer, StoreUnavailable):
         future.set_exception(answer)
     elif isinstance(answer, RedisError):
-        down = StoreDown(f"{type(answer).__name__}: {str(answer)[:200]}")
+        down = StoreUnavailable(f"{type(answer).__name__}: {str(answer)[:200]}")
         down.__cause__ = answer
         future.set_exception(down)
     else:

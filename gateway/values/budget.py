@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from .base import Value
 from .catalog import Tier
-from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NUSD_PER_USD, shortest
+from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NUSD_PER_USD, plain_decimal
 
 
 class Measure(IntEnum):
@@ -21,7 +21,7 @@ class Measure(IntEnum):
 
 
 # How people read a measure: its unit, and how many of our integer units make one.
-UNITS = {
+MEASURE_UNITS = {
     Measure.nusd: ("USD", NUSD_PER_USD),
     Measure.tokens: ("tokens", 1),
     Measure.calls: ("calls", 1),
@@ -31,10 +31,10 @@ UNITS = {
 
 # Amounts in the order of Measure; None where it is not known (no price sheet, no energy profile).
 Amounts = tuple[int | None, int | None, int, int | None, int | None]
-NOTHING_SPENT: Amounts = (0, 0, 0, 0, 0)
+ZERO_AMOUNTS: Amounts = (0, 0, 0, 0, 0)
 
 
-def added(one: Amounts, other: Amounts) -> Amounts:
+def add_amounts(one: Amounts, other: Amounts) -> Amounts:
     """Both; what is not known of one adds nothing."""
     a, b = one, other
     return (
@@ -64,7 +64,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
+class BudgetThresholds:
     """What happens on the way to the limit, each from an amount in the budget's unit on.
 
     `notify`: (percent, amount) at which somebody is told, once per window. `downgrade`: above it only tiers up to
@@ -72,16 +72,16 @@ class Stages:
     less than `output_min` tokens. `queue`: a call that would pass it waits up to `queue_seconds` for room.
     """
 
-    notify: tuple[tuple[int, int], ...] = ()
-    downgrade: int | None = None
-    tier_max: Tier = Tier.small
-    shrink: int | None = None
-    output_min: int = 256
-    queue: int | None = None
+    notify_at: tuple[tuple[int, int], ...] = ()
+    downgrade_above: int | None = None
+    downgrade_tier_max: Tier = Tier.small
+    shrink_above: int | None = None
+    output_tokens_min: int = 256
+    queue_above: int | None = None
     queue_seconds: float = 0.0
 
 
-NO_STAGES = Stages()
+NO_THRESHOLDS = BudgetThresholds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,25 +100,27 @@ class Budget:
     measure: Measure
     limit: int
     window: Window
-    refuse: int = -1
-    stages: Stages = NO_STAGES
-    expected: float = 0.0
-    fail: str = "closed"
-    shadow: bool = False
+    refuse_above: int = -1
+    thresholds: BudgetThresholds = NO_THRESHOLDS
+    expected_factor: float = 0.0
+    store_failure_mode: str = "closed"
+    is_shadow: bool = False
     contact: str = ""
     dimensions: tuple[str, ...] = field(init=False)
-    label: str = field(init=False)
+    header_label: str = field(init=False)
 
     def __post_init__(self) -> None:
         assert 0 <= self.limit <= LIMIT_MAX
-        if self.refuse < 0:
-            object.__setattr__(self, "refuse", self.limit)
-        unit, scale = UNITS[self.measure]
+        if self.refuse_above < 0:
+            object.__setattr__(self, "refuse_above", self.limit)
+        unit, scale = MEASURE_UNITS[self.measure]
         object.__setattr__(self, "dimensions", tuple(sorted(self.scope)))
-        object.__setattr__(self, "label", f'"{self.name}";unit={unit};limit={shortest(self.refuse / scale)}')
+        object.__setattr__(
+            self, "header_label", f'"{self.name}";unit={unit};limit={plain_decimal(self.refuse_above / scale)}'
+        )
 
 
-class Line(Value, frozen=True, kw_only=True):
+class BudgetLine(Value, frozen=True, kw_only=True):
     """One budget as it applies to one request now: the account it books on, and when that account starts again.
 
     `ceiling` is what spent and held may reach; `bucket_seconds` > 0 makes the account a rolling one of `buckets`
@@ -132,8 +134,8 @@ class Line(Value, frozen=True, kw_only=True):
     resets_at: float | None = None
     keep_until: float = float("inf")
     bucket_seconds: int = 0
-    buckets: int = 0
-    session: bool = False
+    bucket_count: int = 0
+    is_session_account: bool = False
 
     @property
     def name(self) -> str:
@@ -146,43 +148,43 @@ class Line(Value, frozen=True, kw_only=True):
         return self.budget.measure
 
 
-class Met(Value, frozen=True, kw_only=True):
+class ApplicableLines(Value, frozen=True, kw_only=True):
     """The lines that a request meets at one deployment, and what holds for all of them: their measures and ceilings,
     whether each holds the worst case up to its limit (`plain`), and whether one counts carbon."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[BudgetLine, ...]
     measures: tuple[Measure, ...]
     ceilings: tuple[int, ...]
-    plain: bool
-    carbon: bool
+    is_worst_case_only: bool
+    counts_carbon: bool
 
 
-def joined(one: Met, other: Met) -> Met:
+def join_lines(one: ApplicableLines, other: ApplicableLines) -> ApplicableLines:
     """Both."""
     if not other.lines:
         return one
-    return Met(
+    return ApplicableLines(
         lines=one.lines + other.lines,
         measures=one.measures + other.measures,
         ceilings=one.ceilings + other.ceilings,
-        plain=one.plain and other.plain,
-        carbon=one.carbon or other.carbon,
+        is_worst_case_only=one.is_worst_case_only and other.is_worst_case_only,
+        counts_carbon=one.counts_carbon or other.counts_carbon,
     )
 
 
-def met(lines: tuple[Line, ...]) -> Met:
+def applicable_lines(lines: tuple[BudgetLine, ...]) -> ApplicableLines:
     """These lines, looked through once."""
     budgets = [line.budget for line in lines]
-    return Met(
+    return ApplicableLines(
         lines=lines,
         measures=tuple([budget.measure for budget in budgets]),
         ceilings=tuple([line.ceiling for line in lines]),
-        plain=all(budget.stages is NO_STAGES and not budget.expected for budget in budgets),
-        carbon=any(budget.measure is Measure.micrograms for budget in budgets),
+        is_worst_case_only=all(budget.thresholds is NO_THRESHOLDS and not budget.expected_factor for budget in budgets),
+        counts_carbon=any(budget.measure is Measure.micrograms for budget in budgets),
     )
 
 
-NOTHING_MET = met(())
+NO_LINES = applicable_lines(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,24 +193,28 @@ class SessionCaps:
     seconds of wall clock since the head of its tree began, how deep the tree may be (1: no sub-agents of sub-agents)
     and how many sub-agents it may have in all. None: no cap."""
 
-    budgets: tuple[Budget, ...] = ()
-    each: tuple[Budget, ...] = ()
-    sub_agents: Budget | None = None
-    seconds: float | None = None
-    depth: int | None = None
+    tree_budgets: tuple[Budget, ...] = ()
+    session_budgets: tuple[Budget, ...] = ()
+    sub_agent_budget: Budget | None = None
+    duration_seconds_max: float | None = None
+    depth_max: int | None = None
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
         """Every budget that is a cap."""
-        return (*self.budgets, *self.each, *([self.sub_agents] if self.sub_agents is not None else []))
+        return (
+            *self.tree_budgets,
+            *self.session_budgets,
+            *([self.sub_agent_budget] if self.sub_agent_budget is not None else []),
+        )
 
 
 # What a run's caps are called by who set them: the configuration for a tree, for each session alone, the run itself.
-CAP_NAMES = ("session", "each", "run")
+CAP_PREFIXES = ("session", "each", "run")
 CAP_MEASURES = {"calls": Measure.calls, "usd": Measure.nusd, "tokens": Measure.tokens, "wh": Measure.millijoules}
 
 
-def cap(kind: str, unit: str, limit: int) -> Budget:
+def cap_budget(kind: str, unit: str, limit: int) -> Budget:
     """The budget that a cap is: `session-usd`, `each-calls`, `run-wh`."""
     return Budget(
         name=f"{kind}-{unit}",
@@ -219,7 +225,7 @@ def cap(kind: str, unit: str, limit: int) -> Budget:
     )
 
 
-def tighter(one: SessionCaps, other: SessionCaps) -> SessionCaps:
+def tightest_caps(one: SessionCaps, other: SessionCaps) -> SessionCaps:
     """Of each cap the lower."""
 
     def lower(these: tuple[Budget, ...], those: tuple[Budget, ...]) -> tuple[Budget, ...]:
@@ -233,38 +239,38 @@ def tighter(one: SessionCaps, other: SessionCaps) -> SessionCaps:
     def least(this: float | None, that: float | None) -> float | None:
         return that if this is None else this if that is None else min(this, that)
 
-    agents = lower(*[(caps.sub_agents,) if caps.sub_agents is not None else () for caps in (one, other)])
-    depth = least(one.depth, other.depth)
+    agents = lower(*[(caps.sub_agent_budget,) if caps.sub_agent_budget is not None else () for caps in (one, other)])
+    depth = least(one.depth_max, other.depth_max)
     return SessionCaps(
-        budgets=lower(one.budgets, other.budgets),
-        each=lower(one.each, other.each),
-        sub_agents=agents[0] if agents else None,
-        seconds=least(one.seconds, other.seconds),
-        depth=None if depth is None else int(depth),
+        tree_budgets=lower(one.tree_budgets, other.tree_budgets),
+        session_budgets=lower(one.session_budgets, other.session_budgets),
+        sub_agent_budget=agents[0] if agents else None,
+        duration_seconds_max=least(one.duration_seconds_max, other.duration_seconds_max),
+        depth_max=None if depth is None else int(depth),
     )
 
 
-class Smaller(Value, frozen=True, kw_only=True):
+class Shrinkage(Value, frozen=True, kw_only=True):
     """How an offer may shrink: per line, what it takes without output and for each token of it (rounded up, so that a
     shrunk hold is never too small), from `most` output tokens down to `least`; and per line the amount to stay under
     while more than `least` is asked for, and the one that is not passed at all."""
 
-    fixed: tuple[int, ...]
-    per_token: tuple[int, ...]
-    most: int
-    least: int
+    fixed_amounts: tuple[int, ...]
+    amounts_per_token: tuple[int, ...]
+    output_tokens_max: int
+    output_tokens_min: int
     thresholds: tuple[int, ...]
     ceilings: tuple[int, ...]
 
 
-class Offer(Value, frozen=True, kw_only=True):
+class HoldOption(Value, frozen=True, kw_only=True):
     """One attempt as the books see it: what it would hold on each line (None: not known), up to which ceiling it may
     go there, and how it may shrink."""
 
-    lines: tuple[Line, ...]
-    wanted: tuple[int | None, ...]
+    lines: tuple[BudgetLine, ...]
+    amounts: tuple[int | None, ...]
     ceilings: tuple[int, ...]
-    smaller: Smaller | None = None
+    shrinkage: Shrinkage | None = None
 
 
 class Reservation(Value, frozen=True, kw_only=True):
@@ -275,34 +281,34 @@ class Reservation(Value, frozen=True, kw_only=True):
     """
 
     id: str
-    choice: int
-    lines: tuple[Line, ...]
+    option_index: int
+    lines: tuple[BudgetLine, ...]
     amounts: tuple[int, ...]
-    standings: tuple[tuple[int, int, int], ...]
+    balances: tuple[tuple[int, int, int], ...]
     expires_at: float
-    at: float = 0.0
+    reserved_at: float = 0.0
     output_tokens: int | None = None
-    passed_over: str = ""
+    exceeded_budget: str = ""
 
 
-class Exceeded(Value, frozen=True, kw_only=True):
+class BudgetExceeded(Value, frozen=True, kw_only=True):
     """No offer fitted: the line that the last one broke, how it stood (`extra`: what was granted beyond its limit),
     and what was wanted."""
 
-    line: Line
+    line: BudgetLine
     spent: int
     held: int
-    extra: int
-    wanted: int | None
+    granted: int
+    requested: int | None
 
 
-class Crossing(Value, frozen=True, kw_only=True):
+class ThresholdCrossing(Value, frozen=True, kw_only=True):
     """What was spent on an account reached a percentage of its limit at which somebody is to be told."""
 
-    line: Line
+    line: BudgetLine
     percent: int
     spent: int
-    at: float
+    crossed_at: float
 
 
 class Grant(Value, frozen=True, kw_only=True):

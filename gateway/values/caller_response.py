@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from .base import Value
 
 
-class Answer(Value, frozen=True, kw_only=True):
+class CallerResponse(Value, frozen=True, kw_only=True):
     """A whole answer; `streamed` True means that it has already been sent through the caller's Reply."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
-    streamed: bool = False
+    already_sent: bool = False

@@ -9,15 +9,15 @@ from enum import IntEnum
 from typing import Any
 
 from .base import Value
-from .grid import Intensity
+from .grid import CarbonIntensity
 from .units import Bounds
 
 # What is priced by the piece rather than by tokens, on paths that pass through.
-UNITS = ("image", "second", "query", "character")
+PIECE_UNITS = ("image", "second", "query", "character")
 
 
 # What figures are labelled with where the weights are unknown: they are counted as unknown, not guessed.
-UNKNOWN_METHOD = "unknown-model"
+UNKNOWN_FOOTPRINT_METHOD = "unknown-model"
 
 
 class Tier(IntEnum):
@@ -43,18 +43,18 @@ class Rates:
     cache_write: int
     reasoning: int
     cache_write_long: int
-    dearest_input: int = field(init=False)
-    dearest_long: int = field(init=False)
-    dearest_output: int = field(init=False)
+    input_max: int = field(init=False)
+    input_max_long_cache: int = field(init=False)
+    output_max: int = field(init=False)
 
     def __post_init__(self) -> None:
         assert (
             min(self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.cache_write_long)
             >= 0
         )
-        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write))
-        object.__setattr__(self, "dearest_long", max(self.dearest_input, self.cache_write_long))
-        object.__setattr__(self, "dearest_output", max(self.output, self.reasoning))
+        object.__setattr__(self, "input_max", max(self.input, self.cached_input, self.cache_write))
+        object.__setattr__(self, "input_max_long_cache", max(self.input_max, self.cache_write_long))
+        object.__setattr__(self, "output_max", max(self.output, self.reasoning))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +67,13 @@ class PriceSheet:
 
     base: Rates
     source: str
-    steps: tuple[tuple[int, Rates], ...] = ()
+    rate_tiers: tuple[tuple[int, Rates], ...] = ()
 
-    def rates(self, input_tokens: int) -> Rates:
+    def rates_for(self, input_tokens: int) -> Rates:
         """The rates for a request with so much input."""
-        if not self.steps:
+        if not self.rate_tiers:
             return self.base
-        return next((rates for above, rates in reversed(self.steps) if input_tokens > above), self.base)
+        return next((rates for above, rates in reversed(self.rate_tiers) if input_tokens > above), self.base)
 
 
 # Where it is known from how many sequences are served together; figures say it.
@@ -104,8 +104,8 @@ class EnergyProfile:
     engine: str = ""
     concurrency: float | None = None
     concurrency_source: str = "prior"
-    scale: float = 1.0
-    metered: bool = False
+    meter_scale: float = 1.0
+    is_metered: bool = False
     pue: tuple[float, float, float] = PUE_PRIOR
     source: str = "config"
 
@@ -122,8 +122,8 @@ class EnergyModel:
     per_output_context: float
     per_input: float
     per_input_squared: float
-    cached_share: float
-    facility: float
+    cached_input_share: float
+    facility_factor: float
 
     def accelerator_joules(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """GPU energy in joules; output includes reasoning, cached lies within input."""
@@ -132,7 +132,7 @@ class EnergyModel:
         return (
             output_tokens * (self.per_output + self.per_output_context * context)
             + fresh * (self.per_input + self.per_input_squared * input_tokens)
-            + cached_tokens * self.per_input * self.cached_share
+            + cached_tokens * self.per_input * self.cached_input_share
         )
 
 
@@ -154,14 +154,14 @@ class Sensors:
     latency: bool = False
 
     @property
-    def metered(self) -> bool:
+    def has_meter(self) -> bool:
         """Whether its joules are measured."""
         return self.nvml or bool(self.dcgm_url)
 
     @property
-    def asked(self) -> bool:
+    def is_polled(self) -> bool:
         """Whether anything is asked of it at all."""
-        return self.metered or self.latency or bool(self.metrics_url)
+        return self.has_meter or self.latency or bool(self.metrics_url)
 
 
 NO_SENSORS = Sensors()
@@ -201,31 +201,31 @@ class Deployment:
     secret: str | None = field(repr=False)
     model: str
     tier: Tier
-    sheet: PriceSheet | None
-    energy: tuple[EnergyModel, EnergyModel, EnergyModel] | None
-    intensity: Intensity
-    context_tokens: int
-    output_tokens: int
-    output_tokens_known: bool
+    price_sheet: PriceSheet | None
+    energy_models: tuple[EnergyModel, EnergyModel, EnergyModel] | None
+    intensity: CarbonIntensity
+    context_tokens_max: int
+    output_tokens_max: int
+    output_limit_is_known: bool
     vision: bool
     tools: bool
     stream_usage: bool
     timeouts: Timeouts
-    speaks: tuple[str, ...]
-    learnt: frozenset[str] = frozenset()
-    reasons: bool = False
-    adaptive: bool = False
-    structured: bool = True
-    profile: EnergyProfile | None = None
-    annual: Intensity
+    dialects: tuple[str, ...]
+    unconfirmed_dialects: frozenset[str] = frozenset()
+    takes_reasoning_effort: bool = False
+    adapts_thinking: bool = False
+    takes_json_schema: bool = True
+    energy_profile: EnergyProfile | None = None
+    annual_intensity: CarbonIntensity
     cloud_region: str = ""
-    feeds: Mapping[str, str] = field(default_factory=dict)
-    footprint_method: str = UNKNOWN_METHOD
+    zone_by_feed: Mapping[str, str] = field(default_factory=dict)
+    footprint_method: str = UNKNOWN_FOOTPRINT_METHOD
     data_version: str = ""
     sensors: Sensors = NO_SENSORS
-    batch: bool = False
+    is_batch: bool = False
     unit_prices: Mapping[str, int] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    litellm_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,21 +239,21 @@ class Route:
 
     name: str
     candidates: tuple[Deployment, ...]
-    auto: bool
+    is_auto: bool
     reference: Deployment
-    roomiest_tokens: int
+    context_tokens_max: int
 
     tiers: tuple[Tier, ...] = field(init=False)
-    pair: tuple[str, str] = field(init=False)
+    model_pair: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        usual = [candidate for candidate in self.candidates if not candidate.batch] or self.candidates
+        usual = [candidate for candidate in self.candidates if not candidate.is_batch] or self.candidates
         tiers = tuple(sorted({candidate.tier for candidate in usual}))
         object.__setattr__(self, "tiers", tiers)
-        object.__setattr__(self, "pair", (self._models(tiers[0]), self._models(tiers[-1])))
+        object.__setattr__(self, "model_pair", (self._models(tiers[0]), self._models(tiers[-1])))
 
     @property
-    def lowest(self) -> Tier:
+    def lowest_tier(self) -> Tier:
         """The lowest tier of its candidates."""
         return self.tiers[0]
 
@@ -272,7 +272,7 @@ class TaskType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class RoutingPolicy:
     """The numbers behind routing: `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve."""
 
     tier_ceilings: Mapping[Tier, float]

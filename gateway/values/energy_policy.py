@@ -9,12 +9,12 @@ class Deferral:
     """Work of this kind may wait for a greener hour: for `seconds` at most from its arrival to its answer, and only where
     the forecast lies below the present by the share `gain_min`."""
 
-    seconds: float
-    gain_min: float = 0.2
+    wait_seconds_max: float
+    gain_share_min: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Green:
+class EnergyPreferences:
     """What energy and carbon weigh for one kind of work.
 
     `carbon_nusd_per_kg` and `energy_nusd_per_kwh` are added to what a candidate is expected to cost; `signal` says by which
@@ -27,39 +27,41 @@ class Green:
 
     carbon_nusd_per_kg: int = 0
     energy_nusd_per_kwh: int = 0
-    signal: str = "average"
-    max_millijoules: int | None = None
-    max_micrograms: int | None = None
-    zones: tuple[str, ...] = ()
+    carbon_signal: str = "average"
+    energy_millijoules_max: int | None = None
+    carbon_micrograms_max: int | None = None
+    allowed_zones: tuple[str, ...] = ()
     prefer: str = "cost"
-    greenest_within_ms: float | None = None
-    gain_min: float = 0.2
+    cleanest_within_ms: float | None = None
+    gain_share_min: float = 0.2
     deferral: Deferral | None = None
-    weighs: bool = field(init=False)
-    moves: bool = field(init=False)
+    needs_expected_energy: bool = field(init=False)
+    reorders: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        assert 0 <= self.gain_min < 1 and self.prefer in ("cost", "energy", "carbon")
-        caps = self.max_millijoules is not None or self.max_micrograms is not None
-        moves = self.prefer != "cost" or self.greenest_within_ms is not None
+        assert 0 <= self.gain_share_min < 1 and self.prefer in ("cost", "energy", "carbon")
+        caps = self.energy_millijoules_max is not None or self.carbon_micrograms_max is not None
+        moves = self.prefer != "cost" or self.cleanest_within_ms is not None
         # Expected energy is worked out only where something weighs it.
-        object.__setattr__(self, "weighs", bool(self.carbon_nusd_per_kg or self.energy_nusd_per_kwh or caps or moves))
-        object.__setattr__(self, "moves", moves)
+        object.__setattr__(
+            self, "needs_expected_energy", bool(self.carbon_nusd_per_kg or self.energy_nusd_per_kwh or caps or moves)
+        )
+        object.__setattr__(self, "reorders", moves)
 
 
-NOT_GREEN = Green()
+NO_ENERGY_PREFERENCES = EnergyPreferences()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GreenPolicy:
+class EnergyPolicy:
     """What is asked by task type; the default for the rest."""
 
-    default: Green = NOT_GREEN
-    by_task_type: Mapping[str, Green] = field(default_factory=dict)
+    default: EnergyPreferences = NO_ENERGY_PREFERENCES
+    by_task_type: Mapping[str, EnergyPreferences] = field(default_factory=dict)
 
-    def of(self, task_type: str) -> Green:
+    def for_task_type(self, task_type: str) -> EnergyPreferences:
         """What applies to a request."""
         return self.by_task_type.get(task_type, self.default)
 
 
-NO_GREEN = GreenPolicy()
+NO_ENERGY_POLICY = EnergyPolicy()

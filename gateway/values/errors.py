@@ -50,7 +50,7 @@ class BadRequest(CallerError):
     """The body or a header cannot be understood."""
 
 
-class NotCarriable(CallerError):
+class NotTranslatable(CallerError):
     """A part of the request that has no counterpart in the dialect that a deployment speaks; `param` names it."""
 
     code = "not_carriable"
@@ -115,18 +115,18 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
 
-class BrokenAnswer(UpstreamError):
+class BrokenResponse(UpstreamError):
     """The answer began and cannot be understood, or ended too early."""
 
     code = "upstream_broken"
     retryable = False
 
 
-class UnreadableAnswer(BrokenAnswer):
+class UnreadableResponse(BrokenResponse):
     """An answer came that we cannot make sense of. It says nothing about whether its deployment is up."""
 
 
-class CallerGone(PenstockError):
+class CallerDisconnected(PenstockError):
     """The caller hung up while we were answering."""
 
     status = 499
@@ -147,4 +147,4 @@ class ConfigError(PenstockError):
 
     def __init__(self, complaints: Sequence[str]) -> None:
         super().__init__("\n".join(complaints))
-        self.complaints = tuple(complaints)
+        self.problems = tuple(complaints)

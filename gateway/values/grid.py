@@ -10,27 +10,27 @@ GRID_METHODS = ("override", "live", "forecast", "cloud_region", "annual_region",
 GRAMS_PER_KWH_MAX = 2000.0
 
 
-class Sample(Value, frozen=True):
+class IntensitySample(Value, frozen=True):
     """The intensity from `start` (seconds since the epoch) until the next sample's start, in gCO2e per kWh."""
 
     start: float
     grams_per_kwh: float
 
 
-class GridNews(Value, frozen=True, kw_only=True):
+class GridReading(Value, frozen=True, kw_only=True):
     """What a feed says of a zone: the intensity at `at`, and a forecast in ascending order of time (empty: none).
     `signal` is average or marginal."""
 
     zone: str
     grams_per_kwh: float
-    at: float
+    read_at: float
     feed: str
     signal: str = "average"
-    forecast: tuple[Sample, ...] = ()
+    forecast: tuple[IntensitySample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intensity:
+class CarbonIntensity:
     """Carbon intensity of a deployment's grid in gCO2e per kWh: location-based average, which is what is reported.
 
     `method` is one of GRID_METHODS, `feed` names the live feed. `marginal_grams_per_kwh` (decisions only, where a rule
@@ -42,10 +42,10 @@ class Intensity:
     grams_per_kwh: float
     method: str
     feed: str = ""
-    at: float | None = None
+    read_at: float | None = None
     marginal_grams_per_kwh: float | None = None
     market_grams_per_kwh: float | None = None
-    forecast: tuple[Sample, ...] = ()
+    forecast: tuple[IntensitySample, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.method in GRID_METHODS, self.method
@@ -55,14 +55,14 @@ class Intensity:
         """The method, and which feed: `live:electricity_maps`."""
         return f"{self.method}:{self.feed}" if self.feed else self.method
 
-    def slot_at(self, when: float) -> Sample | None:
+    def sample_at(self, when: float) -> IntensitySample | None:
         """The forecast's slot in which a time lies; None where it does not reach."""
-        if when >= self.ends_at:
+        if when >= self.forecast_ends_at:
             return None
         return next((sample for sample in reversed(self.forecast) if sample.start <= when), None)
 
     @property
-    def ends_at(self) -> float:
+    def forecast_ends_at(self) -> float:
         """Where the forecast ends: its last sample lasts as long as the one before. 0 without a forecast."""
         if len(self.forecast) < 2:
             return 0.0

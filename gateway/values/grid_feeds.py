@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class FeedAccess:
     """A feed's address and what it wants to be shown: a key, or a user and a password."""
 
     base_url: str
@@ -15,13 +15,13 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feeds:
+class GridFeeds:
     """The feeds by name (electricity_maps, watttime, uk); asked anew every `refresh_seconds`. A value older than
     `age_seconds_max` is not used any more: the tables are."""
 
-    access: Mapping[str, Access] = field(default_factory=dict)
+    access_by_feed: Mapping[str, FeedAccess] = field(default_factory=dict)
     refresh_seconds: float = 900.0
-    age_seconds_max: float = 7200.0
+    reading_age_seconds_max: float = 7200.0
 
 
-NO_FEEDS = Feeds()
+NO_GRID_FEEDS = GridFeeds()

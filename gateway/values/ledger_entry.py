@@ -116,7 +116,7 @@ class Hold(Value, frozen=True, kw_only=True):
     window_ms: int = 0
 
 
-def expired(hold: Hold) -> LedgerEntry:
+def expired_entry(hold: Hold) -> LedgerEntry:
     """The entry of a call that was open when the gateway died: charged as held, never refunded in silence."""
     return LedgerEntry(
         id=hold.id,
@@ -179,7 +179,7 @@ def expired(hold: Hold) -> LedgerEntry:
 OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
 
 # What an export can be broken down by: columns of the entry, and the UTC day or hour it falls on.
-GROUPS = (
+GROUP_COLUMNS = (
     "task_type", "tier", "deployment", "provider", "model", "org", "team", "key", "user", "session", "root", "route",
     "outcome", "day", "hour",
 )  # fmt: skip

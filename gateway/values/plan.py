@@ -7,15 +7,15 @@ from .base import Value
 from .catalog import Deployment
 
 
-class Bond(Value, frozen=True, kw_only=True):
+class Affinity(Value, frozen=True, kw_only=True):
     """Something in the history that binds the conversation to these providers or models; None binds to none."""
 
-    what: str
+    cause: str
     providers: frozenset[str] | None = None
     models: frozenset[str] | None = None
 
 
-class Features(Value, frozen=True, kw_only=True):
+class PromptFeatures(Value, frozen=True, kw_only=True):
     """What the scorer weighs of a prompt: words without their order, and numbers (routing/features.py names them)."""
 
     words: frozenset[str]
@@ -26,7 +26,7 @@ class Features(Value, frozen=True, kw_only=True):
         return f"Features({len(self.words)} words)"
 
 
-class Facts(Value, frozen=True, kw_only=True):
+class RequestFeatures(Value, frozen=True, kw_only=True):
     """What routing looks at: counts and flags, and the newest text to take more from.
 
     `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
@@ -45,19 +45,19 @@ class Facts(Value, frozen=True, kw_only=True):
     code_share: float
     words: frozenset[str]
     newest_chars: int
-    long_cache: bool = False
+    writes_long_cache: bool = False
     system_words: frozenset[str] = frozenset()
-    fingerprint: int = 0
-    prompt: str = ""
-    tools: bytes = b""
-    bonds: tuple[Bond, ...] = ()
+    agent_fingerprint: int = 0
+    newest_user_text: str = ""
+    tools_head: bytes = b""
+    bonds: tuple[Affinity, ...] = ()
 
     def __repr__(self) -> str:
         # Prompts belong in no log.
         return f"Facts(input_tokens={self.input_tokens}, turns={self.turns})"
 
 
-class Verdict(Value, frozen=True, kw_only=True):
+class Classification(Value, frozen=True, kw_only=True):
     """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
     part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
     `scorer` of that name, `moved` what all else moved its log-odds by, `untaught` the
@@ -69,9 +69,9 @@ class Verdict(Value, frozen=True, kw_only=True):
     reason: str
     role: str = ""
     scorer: str = ""
-    features: Features | None = None
-    moved: float = 0.0
-    untaught: float = 0.0
+    features: PromptFeatures | None = None
+    log_odds_shift: float = 0.0
+    uncorrected_complexity: float = 0.0
 
 
 class Attempt(Value, frozen=True, kw_only=True):
@@ -85,20 +85,20 @@ class Attempt(Value, frozen=True, kw_only=True):
     """
 
     deployment: Deployment
-    speech: str
+    upstream_dialect: str
     output_tokens_max: int
     hold_nusd: int | None
     hold_millijoules: int | None
     reason: str
     output_limit: int | None = None
-    tokens_held: tuple[int, int] | None = None
+    expected_tokens: tuple[int, int] | None = None
 
 
 class Plan(Value, frozen=True, kw_only=True):
     """Attempts in the order in which they are tried; never empty. `struck` says why other candidates are not in it."""
 
     attempts: tuple[Attempt, ...]
-    struck: Mapping[str, str]
+    excluded: Mapping[str, str]
 
 
 class Refusal(Value, frozen=True, kw_only=True):

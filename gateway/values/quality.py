@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from .catalog import Tier
 
 # The team, and the key, that shadow calls and their judge are charged to; a budget of that name bounds them.
-SHADOW = "penstock-shadow"
+SHADOW_KEY = "penstock-shadow"
 
 
-def bounds_shadows(scope: Mapping[str, str]) -> bool:
+def meets_shadow_calls(scope: Mapping[str, str]) -> bool:
     """Whether a budget of this scope is met by shadow calls; no other is, and no other call meets it."""
-    return SHADOW in (scope.get("team"), scope.get("key"))
+    return SHADOW_KEY in (scope.get("team"), scope.get("key"))
 
 
 # Whatever is not one of the configured kinds of work.
-OTHER = "other"
+OTHER_TASK_TYPE = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
+class QualityTarget:
     """What is asked for one kind of work.
 
     `keep`: at least this part of the frontier's quality is kept, with `confidence`; None asks for no floor.
@@ -37,15 +37,15 @@ class Quality:
 class QualityPolicy:
     """What is asked by task type; the default for the rest. `asks`: anything at all."""
 
-    default: Quality = Quality()
-    by_task_type: Mapping[str, Quality] = field(default_factory=dict)
+    default: QualityTarget = QualityTarget()
+    by_task_type: Mapping[str, QualityTarget] = field(default_factory=dict)
 
     @property
-    def asks(self) -> bool:
+    def has_floor(self) -> bool:
         """Whether a floor is asked for anywhere."""
         return any(one.keep is not None for one in (self.default, *self.by_task_type.values()))
 
-    def of(self, task_type: str) -> Quality:
+    def for_task_type(self, task_type: str) -> QualityTarget:
         """What applies to a request."""
         return self.by_task_type.get(task_type, self.default)
 
@@ -55,12 +55,12 @@ class Cascade:
     """Small first, and the frontier if the answer looks doubtful. `on`: whether it is done at all. `escalates` is the
     share of doubtful answers assumed before any was seen, in [0, 1]."""
 
-    on: bool = False
-    escalates: float = 0.2
+    is_enabled: bool = False
+    escalation_share_prior: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shadow:
+class ShadowSampling:
     """A sample of requests is asked of both tiers once more, beside the caller, and a judge compares the answers.
 
     `share` in [0, 1] of the requests of auto routes; `judge` is the route that judges; `nusd_per_day` is what all of it
@@ -69,7 +69,7 @@ class Shadow:
 
     share: float = 0.0
     judge: str = ""
-    nusd_per_day: int = 0
+    nusd_per_day_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class Learning:
     """How labels are collected and used. `keep_content`: prompts and answers of labels are kept, too (else features
     only). `labels_max` are kept, oldest out. `refit_seconds` between fits, None to leave that to the operator."""
 
-    shadow: Shadow = Shadow()
+    shadow_sampling: ShadowSampling = ShadowSampling()
     keep_content: bool = False
     labels_max: int = 200_000
     refit_seconds: float | None = 3600.0
@@ -104,7 +104,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class ScorerCorrection:
     """A correction of the scorer's gain for one kind of traffic: offset + slope * gain, and weights of its standardised
     numbers and of words (none of them: ()). `need` (slope, offset) turns the result into the log-odds that the small
     tier does not suffice."""
@@ -117,7 +117,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class FittedFloor:
     """What the labels of one group carry.
 
     `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
@@ -136,22 +136,22 @@ class Fitted:
     edges: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
     watched: int = 0
-    head: Head | None = None
+    head: ScorerCorrection | None = None
 
 
 # (organisation, task type, models of the lowest tier, models of the highest): a claim is about models, not about names.
-Group = tuple[str, str, str, str]
+LabelGroup = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
+class LearnedFloors:
     """Everything that was learnt, published as a whole. `scorer` names the weights that it was fitted with, `at` is
     when (seconds since the epoch)."""
 
     scorer: str = ""
-    at: float = 0.0
-    fitted: Mapping[Group, Fitted] = field(default_factory=dict)
+    fitted_at: float = 0.0
+    floors: Mapping[LabelGroup, FittedFloor] = field(default_factory=dict)
 
 
-NOTHING_LEARNT = Learnt()
+NO_LEARNED_FLOORS = LearnedFloors()
 NO_QUALITY, NO_CASCADE, NO_LEARNING = QualityPolicy(), Cascade(), Learning()

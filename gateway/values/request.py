@@ -26,8 +26,8 @@ class Splice(Value, frozen=True, kw_only=True):
 
 
 # A raw part that was not given.
-NOTHING = msgspec.Raw()
-NO_STATE: frozenset[str] = frozenset()
+ABSENT = msgspec.Raw()
+NO_PROVIDER_STATE: frozenset[str] = frozenset()
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -37,13 +37,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     role: str
     content: str | list[Any] | None = None
-    tool_calls: msgspec.Raw = NOTHING
+    tool_calls: msgspec.Raw = ABSENT
     tool_call_id: Any = None
     is_error: Any = None
-    thinking_blocks: msgspec.Raw = NOTHING
+    thinking_blocks: msgspec.Raw = ABSENT
 
 
-class Passage(Value, frozen=True, kw_only=True):
+class PassThrough(Value, frozen=True, kw_only=True):
     """What of a request that passes through is not in its body. `dialect` is that of the providers that may get it;
     `free` that none of them charges for it; `metered` that its answer says what it took; `creates` that it makes
     something that can be referred to by id; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
@@ -52,17 +52,17 @@ class Passage(Value, frozen=True, kw_only=True):
     method: str
     path: str
     dialect: str
-    free: bool
-    metered: bool = True
-    creates: bool = False
-    quoted: bool = True
-    pieces: tuple[str, int] | None = None
+    is_free: bool
+    reports_usage: bool = True
+    creates_object: bool = False
+    model_in_json: bool = True
+    pieces_max: tuple[str, int] | None = None
 
 
 # So much of the tools' description is kept at hand.
-TOOLS_BYTES = 4096
+TOOLS_BYTES_MAX = 4096
 # The size of a message whose content is a list of parts.
-PARTS = -1
+SIZE_OF_PARTS = -1
 
 
 class Request(Value, frozen=True, kw_only=True):
@@ -91,18 +91,18 @@ class Request(Value, frozen=True, kw_only=True):
     wants_usage: bool
     usage_splice: Splice | None
     max_output_tokens: int | None
-    choices: int
+    choice_count: int
     tool_names: frozenset[str]
     has_schema: bool
-    tools: bytes = b""
-    state: frozenset[str] = NO_STATE
-    references: tuple[str, ...] = ()
-    passage: Passage | None = None
-    background: bool = False
-    previous: str | None = None
-    conversation: str = ""
+    tools_head: bytes = b""
+    provider_state: frozenset[str] = NO_PROVIDER_STATE
+    referenced_ids: tuple[str, ...] = ()
+    passthrough: PassThrough | None = None
+    is_background: bool = False
+    previous_response_id: str | None = None
+    conversation_id: str = ""
     user: str = ""
-    naming: Mapping[str, msgspec.Raw] = {}
+    session_fields: Mapping[str, msgspec.Raw] = {}
 
     def __repr__(self) -> str:
         # Bodies hold prompts, which belong in no log.
@@ -111,10 +111,10 @@ class Request(Value, frozen=True, kw_only=True):
 
 # thinking: signed thinking blocks. unsigned_thinking: thinking that a deployment without signatures wrote.
 # encrypted_reasoning: sealed reasoning items; own_seal: those that a crossing sealed. file: files by id. stored: items or answers by id.
-STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal", "file", "stored")
+PROVIDER_STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal", "file", "stored")
 
 
-class Hints(Value, frozen=True, kw_only=True):
+class HeaderHints(Value, frozen=True, kw_only=True):
     """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the
     run may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end
     user, the task type, the part its agent plays, by when the answer is wanted (ms from now), how long it may wait for a greener hour (0: not at all), the route where the body
@@ -123,9 +123,9 @@ class Hints(Value, frozen=True, kw_only=True):
 
     session: str | None = None
     session_source: str = ""
-    agent: str | None = None
-    caps: str | None = None
-    repeated: bool = False
+    sub_agent: str | None = None
+    caps_text: str | None = None
+    is_repeat: bool = False
     parent: str | None = None
     root: str | None = None
     user: str | None = None

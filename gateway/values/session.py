@@ -7,11 +7,11 @@ from typing import Any
 from .base import Value
 
 # The ladder, lowest step first; what comes before the first is only observed.
-STEPS = ("warn", "nudge", "tier", "answer", "hold", "stop")
+LADDER_STEPS = ("warn", "nudge", "tier", "answer", "hold", "stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopLimits:
+class LoopThresholds:
     """The scores at which each step is taken, None for never; see sessions/loops.py for what a score is.
 
     `enforce` False only observes; so does a share of the sessions (`holdout`, in [0, 1]), beside which the benefit is
@@ -33,7 +33,7 @@ class LoopLimits:
     hold_seconds: float = 0.0
     statuses: Mapping[str, int] = field(default_factory=dict)
 
-    def at(self, step: str) -> float | None:
+    def threshold_of(self, step: str) -> float | None:
         """The score of a step."""
         score: float | None = getattr(self, step)
         return score
@@ -45,7 +45,7 @@ class LoopRule:
 
     route: str | None
     task_type: str | None
-    limits: LoopLimits
+    thresholds: LoopThresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,15 @@ class LoopPolicy:
     """The limits that apply: those of the first rule that fits, else the default. `approval` says where a link
     is told that lets a person resume a session: `everywhere`, in the `webhook` only, or nowhere (`none`)."""
 
-    default: LoopLimits = LoopLimits()
+    default: LoopThresholds = LoopThresholds()
     rules: tuple[LoopRule, ...] = ()
-    approval: str = "everywhere"
+    approval_link: str = "everywhere"
 
-    def of(self, route: str, task_type: str) -> LoopLimits:
+    def limits_for(self, route: str, task_type: str) -> LoopThresholds:
         """What applies to a request."""
         for rule in self.rules:
             if rule.route in (None, route) and rule.task_type in (None, task_type):
-                return rule.limits
+                return rule.thresholds
         return self.default
 
 
@@ -78,24 +78,24 @@ class SessionEvent(Value, frozen=True, kw_only=True):
     org: str
     key: str
     session: str
-    acted: bool
+    was_enforced: bool
     details: Mapping[str, Any]
 
 
-EVENT_KINDS = (
+SESSION_EVENT_KINDS = (
     "loop_warn", "loop_nudge", "loop_tier", "loop_answer", "loop_hold", "loop_stop", "session_caps", "session_resumed",
     "session_exempted", "session_killed", "session_labelled", "session_outcome", "session_feedback",
 )  # fmt: skip
 
 
-class Stop(Value, frozen=True, kw_only=True):
+class SessionStop(Value, frozen=True, kw_only=True):
     """Why a session is not served. `id` is what an approval is for; `at` in seconds since the epoch.
 
     `code` is loop_stopped, loop_held or session_killed; `details` are the evidence.
     """
 
     id: str
-    at: float
+    stopped_at: float
     code: str
     message: str
     details: Mapping[str, Any]

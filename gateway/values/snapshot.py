@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .budget import Budget, SessionCaps
-from .catalog import Deployment, Policy, Route, TaskType
-from .energy_policy import NO_GREEN, GreenPolicy
-from .grid_feeds import NO_FEEDS, Feeds
+from .catalog import Deployment, Route, RoutingPolicy, TaskType
+from .energy_policy import NO_ENERGY_POLICY, EnergyPolicy
+from .grid_feeds import NO_GRID_FEEDS, GridFeeds
 from .quality import (
     NO_CASCADE,
+    NO_LEARNED_FLOORS,
     NO_LEARNING,
     NO_QUALITY,
-    NOTHING_LEARNT,
-    SHADOW,
+    SHADOW_KEY,
     Cascade,
+    LearnedFloors,
     Learning,
-    Learnt,
     QualityPolicy,
     Role,
-    bounds_shadows,
+    meets_shadow_calls,
 )
 from .request import Caller
 from .session import LoopPolicy
@@ -32,7 +32,7 @@ class Webhook:
     secret: str | None = field(repr=False)
 
 
-def _with(route: Route, deployments: Mapping[str, Deployment]) -> Route:
+def _with_deployments(route: Route, deployments: Mapping[str, Deployment]) -> Route:
     return replace(
         route,
         candidates=tuple(deployments.get(one.name, one) for one in route.candidates),
@@ -40,13 +40,13 @@ def _with(route: Route, deployments: Mapping[str, Deployment]) -> Route:
     )
 
 
-def callers_of(world: "World") -> list[Caller]:
+def all_callers(snapshot: "Snapshot") -> list[Caller]:
     """Everybody who may call."""
-    return [*world.callers.values(), *([world.open_caller] if world.open_caller is not None else [])]
+    return [*snapshot.callers.values(), *([snapshot.anonymous_caller] if snapshot.anonymous_caller is not None else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Snapshot:
     """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
 
     `queues`: some budget lets calls
@@ -59,26 +59,26 @@ class World:
     generation: str
     deployments: Mapping[str, Deployment]
     routes: Mapping[str, Route]
-    patterns: tuple[str, ...] = field(init=False)
+    route_patterns: tuple[str, ...] = field(init=False)
     shadow_budgets: tuple[Budget, ...] = field(init=False)
-    queues: bool = field(init=False)
-    counts_users: bool = field(init=False)
+    has_queueing_budget: bool = field(init=False)
+    has_user_budget: bool = field(init=False)
     task_types: tuple[TaskType, ...]
     budgets: tuple[Budget, ...]
-    caps: SessionCaps
+    default_caps: SessionCaps
     key_caps: Mapping[str, SessionCaps] = field(default_factory=dict)
-    loops: LoopPolicy
-    policy: Policy
-    green: GreenPolicy = NO_GREEN
-    feeds: Feeds = NO_FEEDS
-    quality: QualityPolicy = NO_QUALITY
+    loop_policy: LoopPolicy
+    routing_policy: RoutingPolicy
+    energy_policy: EnergyPolicy = NO_ENERGY_POLICY
+    grid_feeds: GridFeeds = NO_GRID_FEEDS
+    quality_policy: QualityPolicy = NO_QUALITY
     classifier: str = "learned"
     cascade: Cascade = NO_CASCADE
     learning: Learning = NO_LEARNING
     roles: tuple[Role, ...] = ()
-    learnt: Learnt = NOTHING_LEARNT
+    learned_floors: LearnedFloors = NO_LEARNED_FLOORS
     callers: Mapping[bytes, Caller] = field(repr=False)
-    open_caller: Caller | None
+    anonymous_caller: Caller | None
     session_headers: tuple[str, ...]
     session_fields: tuple[tuple[str, bool], ...] = ()
     agent_headers: tuple[str, ...] = ()
@@ -86,49 +86,55 @@ class World:
     root_headers: tuple[str, ...] = ()
     user_headers: tuple[str, ...] = ()
     webhook: Webhook | None = None
-    changes_at: float | None = None
+    next_price_change_at: float | None = None
 
     def __post_init__(self) -> None:
         budgets = self.budgets
-        shadow = tuple(one for one in budgets if bounds_shadows(one.scope))
+        shadow = tuple(one for one in budgets if meets_shadow_calls(one.scope))
         object.__setattr__(self, "shadow_budgets", shadow)
-        object.__setattr__(self, "queues", any(budget.stages.queue is not None for budget in budgets))
-        object.__setattr__(self, "counts_users", any("user" in budget.scope for budget in budgets))
+        object.__setattr__(
+            self, "has_queueing_budget", any(budget.thresholds.queue_above is not None for budget in budgets)
+        )
+        object.__setattr__(self, "has_user_budget", any("user" in budget.scope for budget in budgets))
         patterns = sorted((name for name in self.routes if name.endswith("*")), key=len, reverse=True)
-        object.__setattr__(self, "patterns", tuple(patterns))
+        object.__setattr__(self, "route_patterns", tuple(patterns))
 
-    def informed(self, changed: Mapping[str, Deployment]) -> "World":
+    def with_deployments(self, changed: Mapping[str, Deployment]) -> "Snapshot":
         """The same configuration with these deployments as they are known now: its generation stays."""
         if not changed:
             return self
         deployments = {name: changed.get(name, one) for name, one in self.deployments.items()}
-        routes = {name: _with(route, deployments) for name, route in self.routes.items()}
+        routes = {name: _with_deployments(route, deployments) for name, route in self.routes.items()}
         return replace(self, deployments=deployments, routes=routes)
 
-    def current(self, route: Route) -> Route:
+    def with_current_deployments(self, route: Route) -> Route:
         """A route of an earlier world with its deployments as they are known in this one; it need not be one of the file's."""
-        return _with(route, self.deployments)
+        return _with_deployments(route, self.deployments)
 
     @property
     def cap_budgets(self) -> tuple[Budget, ...]:
         """Every budget that is a cap for some session, one of each name; without those that count sub-agents."""
-        every = [budget for caps in (self.caps, *self.key_caps.values()) for budget in (*caps.budgets, *caps.each)]
+        every = [
+            budget
+            for caps in (self.default_caps, *self.key_caps.values())
+            for budget in (*caps.tree_budgets, *caps.session_budgets)
+        ]
         return tuple({budget.name: budget for budget in reversed(every)}.values())
 
-    def budgets_of(self, key: str) -> tuple[Budget, ...]:
+    def budgets_for_key(self, key: str) -> tuple[Budget, ...]:
         """The budgets that a key's calls meet: shadow calls only those of their own team, so that no caller is refused for
         what is learnt."""
-        return self.shadow_budgets if key == SHADOW else self.budgets
+        return self.shadow_budgets if key == SHADOW_KEY else self.budgets
 
-    def caps_of(self, key: str) -> SessionCaps:
+    def caps_for_key(self, key: str) -> SessionCaps:
         """What the sessions of a key may take."""
-        return self.key_caps.get(key, self.caps)
+        return self.key_caps.get(key, self.default_caps)
 
-    def route(self, name: str) -> Route | None:
+    def find_route(self, name: str) -> Route | None:
         """The route of that name, else the longest pattern (a name that ends in *) that fits."""
         found = self.routes.get(name)
         if found is None:
-            for pattern in self.patterns:
+            for pattern in self.route_patterns:
                 if name.startswith(pattern[:-1]):
                     return self.routes[pattern]
         return found

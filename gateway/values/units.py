@@ -30,7 +30,7 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
         return Bounds(self.low + other.low, self.mid + other.mid, self.high + other.high)
 
 
-NOTHING = Bounds(0, 0, 0)
+ZERO_BOUNDS = Bounds(0, 0, 0)
 
 
 def usd_to_nusd(usd: Decimal) -> int:
@@ -48,7 +48,7 @@ def nusd_to_usd(nusd: int) -> str:
     return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
 
 
-def shortest(amount: float) -> str:
+def plain_decimal(amount: float) -> str:
     """An amount in twelve digits at most, without exponent."""
     text = f"{amount:.12g}"
     return text if "e" not in text else f"{amount:.6f}".rstrip("0").rstrip(".")
@@ -63,17 +63,17 @@ def divide_half_even(numerator: int, denominator: int) -> int:
     return quotient
 
 
-def divide_up(numerator: int, denominator: int) -> int:
+def divide_ceil(numerator: int, denominator: int) -> int:
     """Integer division rounded up; the denominator is positive."""
     return -(-numerator // denominator)
 
 
 # Some agents take an error for one that waiting cures when its text holds the digits of such a status, wherever they
 # stand (pi 0.6x: /429|500|502|503|504/ on the message): "used 0.0504 USD" is then asked four times.
-_LIKE_A_STATUS = re.compile(r"429|50[0234]")
+_STATUS_LIKE = re.compile(r"429|50[0234]")
 
 
-def told(number: float) -> str:
+def message_number(number: float) -> str:
     """A number for a sentence that agents read: three digits, never such that they read a status into it."""
     text = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
-    return f"{number:.2e}" if _LIKE_A_STATUS.search(text) else text
+    return f"{number:.2e}" if _STATUS_LIKE.search(text) else text

@@ -22,7 +22,7 @@ import numpy as np
 
 from gateway.carbon import concurrency, energy
 from gateway.offline.evaluation.energy.benchmark import SUBSETS, profile_of
-from gateway.offline.evaluation.energy.published_figures import Point, load, quantile
+from gateway.offline.evaluation.energy.published_figures import PublishedFigure, load_figures, quantile
 from gateway.offline.evaluation.report import table
 from gateway.values.catalog import EnergyProfile
 
@@ -147,10 +147,10 @@ def shipped_value(name: str) -> float:
     return value[1] if isinstance(value, tuple) else value
 
 
-def energy_problem(points: Sequence[Point]) -> Problem:
+def energy_problem(points: Sequence[PublishedFigure]) -> Problem:
     """Joules a request; GPUs and concurrency as measured, the engine's generation by the table."""
 
-    def joules(copies: Shipped, point: Point) -> float:
+    def joules(copies: Shipped, point: PublishedFigure) -> float:
         return _joules(copies, point, replace(profile_of(point, "known"), engine="2025"))[1]
 
     names = (*STEP, *TOKEN)
@@ -167,12 +167,12 @@ def energy_problem(points: Sequence[Point]) -> Problem:
     )  # fmt: skip
 
 
-def latency_problem(points: Sequence[Point]) -> Problem:
+def latency_problem(points: Sequence[PublishedFigure]) -> Problem:
     """Milliseconds between tokens; GPUs and concurrency as measured."""
 
-    def milliseconds(copies: Shipped, point: Point) -> float:
-        assert point.concurrency is not None
-        return copies.concurrency.step_milliseconds(profile_of(point, "known"), point.concurrency)
+    def milliseconds(copies: Shipped, point: PublishedFigure) -> float:
+        assert point.concurrent_sequences is not None
+        return copies.concurrency.step_milliseconds(profile_of(point, "known"), point.concurrent_sequences)
 
     names = (*BESIDE, *SEQUENCE)
     features = _features(points, names, LATENCY_FACTORS, milliseconds)
@@ -180,12 +180,15 @@ def latency_problem(points: Sequence[Point]) -> Problem:
     starts = {**BESIDE, **SEQUENCE, **LATENCY_FACTORS}
     return Problem(
         names=tuple(starts), families=_families_of(points), features=features, masks=np.array(masks, dtype=float),
-        measured=np.array([point.latency_ms for point in points]), prior=(_weak(starts),),
+        measured=np.array([point.token_latency_ms_median for point in points]), prior=(_weak(starts),),
     )  # fmt: skip
 
 
 def _features(
-    points: Sequence[Point], names: Sequence[str], factors: Mapping[str, float], told: Callable[[Shipped, Point], float]
+    points: Sequence[PublishedFigure],
+    names: Sequence[str],
+    factors: Mapping[str, float],
+    told: Callable[[Shipped, PublishedFigure], float],
 ) -> np.ndarray:
     ones = dict.fromkeys(factors, 1.0)
     columns = []
@@ -199,7 +202,7 @@ def _weak(starts: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
     return np.log([*starts.values()]), np.full(len(starts), WEAK_PRIOR)
 
 
-def _families_of(points: Sequence[Point]) -> np.ndarray:
+def _families_of(points: Sequence[PublishedFigure]) -> np.ndarray:
     return np.array([family_of(point.model) for point in points])
 
 
@@ -208,7 +211,7 @@ def family_of(model: str) -> str:
     return next((base for part, base in BASES.items() if part in model), model.rpartition("/")[2])
 
 
-def _joules(copies: Shipped, point: Point, profile: EnergyProfile) -> list[float]:
+def _joules(copies: Shipped, point: PublishedFigure, profile: EnergyProfile) -> list[float]:
     """Low, mid and high at the GPU's boundary."""
     assert point.boundary == "gpu" and point.media == "text"
     return [
@@ -217,14 +220,14 @@ def _joules(copies: Shipped, point: Point, profile: EnergyProfile) -> list[float
     ]
 
 
-def left_out(fits: Mapping[str, Shipped], point: Point, told: str) -> list[float]:
+def left_out(fits: Mapping[str, Shipped], point: PublishedFigure, told: str) -> list[float]:
     """log2 of low, mid and high over the figure, by the fit without the point's family ("": by all of them)."""
     copies = fits.get(family_of(point.model), fits[""])
     profile = profile_of(point, "unknown" if told == _LATENCY else "known")
     if told == _ALL:
         profile = replace(profile, engine={"v2": "2024", "v3": "2025"}[point.table])
     if told in (_LATENCY, _LATENCY_GPUS):
-        seen = copies.concurrency.inferred(replace(profile, concurrency=None), point.latency_ms)
+        seen = copies.concurrency.inferred(replace(profile, concurrency=None), point.token_latency_ms_median)
         profile = replace(profile, concurrency=seen, concurrency_source="latency")
     return [float(np.log2(joules / point.joules)) for joules in _joules(copies, point, profile)]
 
@@ -233,19 +236,19 @@ _ALL, _KNOWN = "concurrency, GPUs, engine", "concurrency, GPUs"
 _LATENCY, _LATENCY_GPUS = "time between tokens", "time between tokens, GPUs"
 
 
-def _by_table(chosen: Callable[[Point], bool]) -> Callable[[Point], bool]:
+def _by_table(chosen: Callable[[PublishedFigure], bool]) -> Callable[[PublishedFigure], bool]:
     return lambda point: point.table != "published" and chosen(point)
 
 
 _V3, _V2 = SUBSETS["mlenergy_v3_known"][0], SUBSETS["mlenergy_v2_known"][0]
 _SERVING = SUBSETS["mlenergy_v3_serving_latency"][0]
 # (title, which points, what the estimate is told beside sizes, precision and hardware)
-ROWS: tuple[tuple[str, Callable[[Point], bool], str], ...] = (
+ROWS: tuple[tuple[str, Callable[[PublishedFigure], bool], str], ...] = (
     ("v3 and v2", _by_table(lambda point: True), _ALL),
     ("v3", _V3, _ALL),
     ("v2", _V2, _ALL),
-    ("mixtures", _by_table(lambda point: point.mixture), _ALL),
-    ("mixtures over 200 B", _by_table(lambda point: point.mixture and point.total_b > 200), _ALL),
+    ("mixtures", _by_table(lambda point: point.is_mixture), _ALL),
+    ("mixtures over 200 B", _by_table(lambda point: point.is_mixture and point.total_b > 200), _ALL),
     ("v3", _V3, _KNOWN),
     ("v2", _V2, _KNOWN),
     ("truth.csv, measured", SUBSETS["measured_known"][0], _KNOWN),
@@ -262,7 +265,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DIR")
     data = parser.parse_args().data
-    points = [point for point in load(data / name for name in FILES) if point.media == "text"]
+    points = [point for point in load_figures(data / name for name in FILES) if point.media == "text"]
     # Completion of code has prompts of unknown length.
     fitted = [point for point in points if point.table != "published" and point.input_tokens > 0]
     scored = fitted + [point for point in points if point.table == "published" and point.kind == "measured"]
@@ -277,7 +280,7 @@ def main() -> int:
     return any(_moved(name, value) for found in fits for name, value in found[""].items())
 
 
-def _families(points: Sequence[Point]) -> str:
+def _families(points: Sequence[PublishedFigure]) -> str:
     counts = Counter(family_of(point.model) for point in points)
     shared = sorted({base for base in BASES.values() if base in counts})
     tables = Counter(point.table for point in points)
@@ -303,7 +306,9 @@ def _moved(name: str, value: float) -> bool:
 
 
 def _errors(
-    points: Sequence[Point], energies: Mapping[str, Mapping[str, float]], latencies: Mapping[str, Mapping[str, float]]
+    points: Sequence[PublishedFigure],
+    energies: Mapping[str, Mapping[str, float]],
+    latencies: Mapping[str, Mapping[str, float]],
 ) -> str:
     fits = {}
     for family, values in energies.items():

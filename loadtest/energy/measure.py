@@ -414,7 +414,7 @@ def main() -> None:
 
 def report(machine: Machine, shapes: Sequence[Shape], seconds: float, out: Path | None) -> None:
     """The whole measurement, as tables and as JSON."""
-    hardware = next((name for name in energy.HARDWARE if name in machine.name.lower()), energy.UNDECLARED)
+    hardware = next((name for name in energy.HARDWARE if name in machine.name.lower()), energy.DEFAULT_HARDWARE)
     idle = idle_watts(machine)
     print(f"{machine.name}, taken for {hardware}; idle {idle:.0f} W\n")
     found = list(sweep(machine, shapes, seconds))

@@ -5,11 +5,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.accounting.budget_lines import LineBook, line_of, lines_for
-from gateway.accounting.windows import span_of, steps_of
+from gateway.accounting.budget_lines import BudgetLineCache, line_of, lines_for
+from gateway.accounting.windows import buckets_of, period_of
 from gateway.values.budget import Budget, Measure, Window
 from tests.budget_lines import NOW
-from tests.snapshots import world
+from tests.snapshots import snapshot
 
 SCOPE = {
     "org": "default", "team": "a", "key": "k1", "user": "", "session": "s1", "task_type": "x", "route": "auto",
@@ -40,7 +40,7 @@ def at(text: str) -> float:
     ],
 )
 def test_calendar_windows_begin_and_end_with_the_zones_own_clock(kind, zone, now, starts, ends):
-    span = span_of(Window(kind=kind, zone=ZoneInfo(zone) if zone else None), at(now))
+    span = period_of(Window(kind=kind, zone=ZoneInfo(zone) if zone else None), at(now))
     assert (span.starts_at, span.ends_at) == (at(starts), at(ends))
 
 
@@ -49,18 +49,18 @@ def test_calendar_windows_begin_and_end_with_the_zones_own_clock(kind, zone, now
 def test_the_turns_of_a_window_follow_each_other_without_gap_through_a_year(kind, zone):
     window, now, names = Window(kind=kind, zone=ZoneInfo(zone)), at("2026-01-01T00:00Z"), set()
     while now < at("2027-01-01T00:00Z"):
-        span = span_of(window, now)
+        span = period_of(window, now)
         assert span.ends_at is not None and span.starts_at <= now < span.ends_at
         assert span.name not in names
-        assert span_of(window, span.ends_at - 0.001).name == span.name
+        assert period_of(window, span.ends_at - 0.001).name == span.name
         names.add(span.name)
         now = span.ends_at
 
 
 def test_a_rolling_window_is_looked_back_over_in_sixty_steps_and_one():
-    assert steps_of(Window(kind="rolling", seconds=3600)) == (60, 61)
-    assert steps_of(Window(kind="rolling", seconds=45)) == (1, 46)
-    assert steps_of(Window(kind="day")) == (0, 0)
+    assert buckets_of(Window(kind="rolling", seconds=3600)) == (60, 61)
+    assert buckets_of(Window(kind="rolling", seconds=45)) == (1, 46)
+    assert buckets_of(Window(kind="day")) == (0, 0)
 
 
 def made(name: str, scope: dict[str, str], kind: str = "day") -> Budget:
@@ -91,26 +91,26 @@ def test_lines_depend_on_the_deployment_where_a_budget_does():
         made("model", {"model": "*"}),
         made("provider", {"provider": "near"}),
     )
-    deployments, book = world().deployments, LineBook()
-    small = [one.name for one in book.of(budgets, WHO, deployments["small"], now=NOW).lines]
-    frontier = [one.name for one in book.of(budgets, WHO, deployments["frontier"], now=NOW).lines]
+    deployments, book = snapshot().deployments, BudgetLineCache()
+    small = [one.name for one in book.lines(budgets, WHO, deployments["small"], now=NOW).lines]
+    frontier = [one.name for one in book.lines(budgets, WHO, deployments["frontier"], now=NOW).lines]
     assert (small, frontier) == (["model", "provider"], ["tier", "model"])
 
 
 def test_lines_are_remembered_until_the_first_of_their_windows_ends():
     budgets = (made("h", {"key": "*"}, "hour"), made("d", {"key": "*"}))
-    book, small = LineBook(), world().deployments["small"]
-    first = book.of(budgets, WHO, small, now=NOW)
-    assert book.of(budgets, WHO, small, now=NOW + 60) is first
-    later = book.of(budgets, WHO, small, now=NOW + 3600)
+    book, small = BudgetLineCache(), snapshot().deployments["small"]
+    first = book.lines(budgets, WHO, small, now=NOW)
+    assert book.lines(budgets, WHO, small, now=NOW + 60) is first
+    later = book.lines(budgets, WHO, small, now=NOW + 3600)
     assert later.lines[0].account != first.lines[0].account and later.lines[1].account == first.lines[1].account
 
 
 def test_thousands_of_budgets_for_others_are_not_looked_at():
     mine = made("mine", {"key": "k1"})
     budgets = (*[made(f"b{n}", {"key": f"other{n}"}) for n in range(5000)], mine)
-    book, small = LineBook(), world().deployments["small"]
-    assert [one.name for one in book.of(budgets, WHO, small, now=NOW).lines] == ["mine"]
+    book, small = BudgetLineCache(), snapshot().deployments["small"]
+    assert [one.name for one in book.lines(budgets, WHO, small, now=NOW).lines] == ["mine"]
 
 
 def test_lines_of_the_open_ended_windows_have_no_end():

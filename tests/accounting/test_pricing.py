@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.accounting import pricing
 from gateway.feeds import prices_litellm
 from gateway.values.catalog import PriceSheet, Rates
-from gateway.values.units import NUSD_PER_USD, divide_half_even, nusd_to_usd, told, usd_to_nusd
+from gateway.values.units import NUSD_PER_USD, divide_half_even, message_number, nusd_to_usd, usd_to_nusd
 from gateway.values.usage import Usage
 
 PLAIN = PriceSheet(
@@ -28,7 +28,7 @@ PLAIN = PriceSheet(
 CLIFF = PriceSheet(
     base=PLAIN.base,
     source="test",
-    steps=(
+    rate_tiers=(
         (
             1000,
             Rates(
@@ -60,7 +60,7 @@ def usages(draw: st.DrawFn) -> Usage:
 
 @given(usage=usages(), more=st.integers(0, 10_000))
 def test_more_tokens_never_cost_less(usage, more):
-    for sheet in (PLAIN, CLIFF):
+    for price_sheet in (PLAIN, CLIFF):
         dearer = Usage(
             input=usage.input + more,
             output=usage.output + more,
@@ -68,7 +68,7 @@ def test_more_tokens_never_cost_less(usage, more):
             cache_write=usage.cache_write,
             reasoning=usage.reasoning,
         )
-        assert pricing.charge(sheet, dearer) >= pricing.charge(sheet, usage)
+        assert pricing.charge(price_sheet, dearer) >= pricing.charge(price_sheet, usage)
 
 
 @given(one=usages(), two=usages())
@@ -82,8 +82,10 @@ def test_charges_add_up_but_for_the_rounding_of_each(one, two):
 
 @given(usage=usages(), slack=st.integers(0, 10_000))
 def test_no_usage_within_its_limits_costs_more_than_the_worst_case(usage, slack):
-    for sheet in (PLAIN, CLIFF):
-        assert pricing.charge(sheet, usage) <= pricing.worst_case(sheet, usage.input + slack, usage.output + slack)
+    for price_sheet in (PLAIN, CLIFF):
+        assert pricing.charge(price_sheet, usage) <= pricing.worst_case(
+            price_sheet, usage.input + slack, usage.output + slack
+        )
 
 
 def test_the_long_context_cliff_takes_the_whole_request_and_begins_strictly_above():
@@ -144,4 +146,4 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
     ],
 )
 def test_no_agent_reads_a_status_into_a_refusal_s_numbers(number, text):
-    assert told(number) == text
+    assert message_number(number) == text

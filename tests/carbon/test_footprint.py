@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.carbon import energy
-from gateway.carbon.energy import model_of
-from gateway.carbon.footprint import carbon_micrograms_held, footprint, known, method_of
+from gateway.carbon.energy import energy_models
+from gateway.carbon.footprint import carbon_hold_micrograms, footprint, footprint_method, with_footprint_model
 from gateway.values.catalog import EnergyProfile
-from gateway.values.grid import Intensity
+from gateway.values.grid import CarbonIntensity
 from gateway.values.usage import Usage
-from tests.snapshots import world
+from tests.snapshots import snapshot
 
 DENSE = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2)
 EXPERTS = EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1)
-GRID = Intensity(zone="FRA", grams_per_kwh=56.0, method="annual_country")
+GRID = CarbonIntensity(zone="FRA", grams_per_kwh=56.0, method="annual_country")
 COUNTS = st.integers(0, 200_000)
 PROFILES = st.builds(
     EnergyProfile,
@@ -27,12 +27,12 @@ PROFILES = st.builds(
     engine=st.sampled_from(["", "2024", "2025"]),
     concurrency=st.none() | st.floats(0.2, 5000),
     gpus=st.none() | st.integers(1, 64),
-    scale=st.floats(0.1, 10),
+    meter_scale=st.floats(0.1, 10),
 )
 
 
 def took(profile: EnergyProfile, **tokens: int):
-    return footprint(model_of(profile), GRID, Usage(**{"input": 0, "output": 0, **tokens}))
+    return footprint(energy_models(profile), GRID, Usage(**{"input": 0, "output": 0, **tokens}))
 
 
 @given(profile=PROFILES, given_=COUNTS, written=COUNTS, cached=COUNTS, more=st.integers(0, 5000))
@@ -63,7 +63,7 @@ def test_cached_input_never_takes_more_than_fresh_input(profile, given_, cached)
 
 @given(profile=PROFILES, one=st.integers(0, 50_000), other=st.integers(0, 50_000))
 def test_split_requests_add_up_to_the_whole_but_for_the_context(profile, one, other):
-    for models in model_of(profile):
+    for models in energy_models(profile):
         parts = models.accelerator_joules(0, 0, one) + models.accelerator_joules(0, 0, other)
         whole = models.accelerator_joules(0, 0, one + other)
         # Every token of the second part has the first part in its context.
@@ -76,9 +76,9 @@ def test_split_requests_add_up_to_the_whole_but_for_the_context(profile, one, ot
 
 @given(profile=PROFILES, given_=COUNTS, written=COUNTS, grams=st.floats(0, 2000))
 def test_what_is_held_is_never_less_than_what_it_comes_to(profile, given_, written, grams):
-    models, grid = model_of(profile), replace(GRID, grams_per_kwh=grams)
+    models, grid = energy_models(profile), replace(GRID, grams_per_kwh=grams)
     took_ = footprint(models, grid, Usage(input=given_, output=written))
-    assert carbon_micrograms_held(models, grid, took_.energy_millijoules.mid) >= took_.carbon_micrograms.mid
+    assert carbon_hold_micrograms(models, grid, took_.energy_millijoules.mid) >= took_.carbon_micrograms.mid
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_known_narrows_the_band(fact):
 @pytest.mark.parametrize(
     "fact, more",
     [({"concurrency": 8}, True), ({"concurrency": 2000}, False), ({"engine": "2024"}, True), ({"gpus": 8}, True),
-     ({"hardware": "b200"}, False), ({"bytes_per_param": 1.0}, False), ({"scale": 2.0}, True)],
+     ({"hardware": "b200"}, False), ({"bytes_per_param": 1.0}, False), ({"meter_scale": 2.0}, True)],
     ids=["few together share each step's cost", "many together share it well", "older engines take more",
          "more GPUs than needed take more", "a newer machine takes less", "fewer bits take less", "a meter's word counts"],
 )  # fmt: skip
@@ -117,7 +117,7 @@ def test_what_machines_make_of_it(fact, more):
 
 def test_market_based_carbon_is_kept_apart():
     clean = replace(GRID, market_grams_per_kwh=0.0)
-    figure = footprint(model_of(DENSE), clean, Usage(input=100, output=100))
+    figure = footprint(energy_models(DENSE), clean, Usage(input=100, output=100))
     assert figure.market_micrograms == figure.embodied_micrograms < figure.carbon_micrograms.mid
 
 
@@ -127,20 +127,22 @@ def test_market_based_carbon_is_kept_apart():
         (DENSE, "modelled-2/facility/annual_country/v1"),
         (replace(DENSE, concurrency=64.0, concurrency_source="declared"), "modelled-2+declared/facility/annual_country/v1"),
         (replace(DENSE, source="ecologits"), "modelled-2+guess/facility/annual_country/v1"),
-        (replace(DENSE, metered=True), "modelled-2+metered/facility/annual_country/v1"),
+        (replace(DENSE, is_metered=True), "modelled-2+metered/facility/annual_country/v1"),
         (None, "unknown-model"),
     ],
     ids=["the prior", "declared", "a registry's guess", "with a meter", "weights that nobody knows"],
 )  # fmt: skip
 def test_every_figure_says_how_it_was_come_by(profile, method):
-    assert method_of(profile, GRID, "v1") == method
+    assert footprint_method(profile, GRID, "v1") == method
 
 
 def test_a_deployment_is_known_as_its_profile_and_grid_are():
-    small = world().deployments["small"]
-    live = replace(small.annual, grams_per_kwh=12.0, method="live", feed="uk", at=1.0)
-    now = known(small, replace(small.profile, concurrency=9.0, concurrency_source="observed"), live)
+    small = snapshot().deployments["small"]
+    live = replace(small.annual_intensity, grams_per_kwh=12.0, method="live", feed="uk", read_at=1.0)
+    now = with_footprint_model(
+        small, replace(small.energy_profile, concurrency=9.0, concurrency_source="observed"), live
+    )
     assert now.footprint_method.startswith("modelled-2+observed/facility/live:uk/")
     assert now.intensity.grams_per_kwh == 12.0
-    assert now.annual is small.annual
-    assert now.energy != small.energy
+    assert now.annual_intensity is small.annual_intensity
+    assert now.energy_models != small.energy_models

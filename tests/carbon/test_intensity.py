@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.carbon.intensity import annual, at_present
+from gateway.carbon.intensity import annual_intensity, current_intensity
 from gateway.feeds import cloud_regions, intensity_tables
-from gateway.values.grid import GridNews, Intensity, Sample
+from gateway.values.grid import CarbonIntensity, GridReading, IntensitySample
 
 TABLES = {
     "cloud_region": {"gcp/europe-west1": 110.0},
@@ -12,11 +12,13 @@ TABLES = {
     "annual_country": {"USA": 369.0},
 }
 NOW = 1_790_000_000.0
-KNOWN = Intensity(zone="DEU", grams_per_kwh=354.0, method="annual_country")
+KNOWN = CarbonIntensity(zone="DEU", grams_per_kwh=354.0, method="annual_country")
 
 
-def news(grams: float = 200.0, age: float = 60.0, **more: object) -> GridNews:
-    return GridNews(**{"zone": "DE", "grams_per_kwh": grams, "at": NOW - age, "feed": "electricity_maps", **more})
+def news(grams: float = 200.0, age: float = 60.0, **more: object) -> GridReading:
+    return GridReading(
+        **{"zone": "DE", "grams_per_kwh": grams, "read_at": NOW - age, "feed": "electricity_maps", **more}
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,17 +35,17 @@ def news(grams: float = 200.0, age: float = 60.0, **more: object) -> GridNews:
     ids=["the operator's word", "a state", "its country", "a cloud region", "a zone before the region", "nowhere", "not said"],
 )  # fmt: skip
 def test_the_order_of_sources(zone, region, override, method, grams):
-    found = annual(zone, region, override, TABLES)
+    found = annual_intensity(zone, region, override, TABLES)
     assert (found.method, found.grams_per_kwh) == (method, grams)
 
 
-def present(*told: GridNews, known: Intensity = KNOWN) -> Intensity:
-    return at_present(known, told, now=NOW, age_max=7200)
+def present(*told: GridReading, known: CarbonIntensity = KNOWN) -> CarbonIntensity:
+    return current_intensity(known, told, now=NOW, age_max=7200)
 
 
 def test_a_live_value_replaces_the_annual_one_and_says_so():
     found = present(news())
-    assert (found.grams_per_kwh, found.source, found.at) == (200.0, "live:electricity_maps", NOW - 60)
+    assert (found.grams_per_kwh, found.source, found.read_at) == (200.0, "live:electricity_maps", NOW - 60)
 
 
 def test_a_stale_value_is_not_used_any_more():
@@ -57,8 +59,11 @@ def test_the_first_feed_that_tells_counts():
 
 
 def test_the_operator_s_word_stands_whatever_feeds_say():
-    override = Intensity(zone="DEU", grams_per_kwh=1.0, method="override")
-    assert present(news(forecast=(Sample(NOW, 5.0), Sample(NOW + 3600, 5.0))), known=override) == override
+    override = CarbonIntensity(zone="DEU", grams_per_kwh=1.0, method="override")
+    assert (
+        present(news(forecast=(IntensitySample(NOW, 5.0), IntensitySample(NOW + 3600, 5.0))), known=override)
+        == override
+    )
 
 
 def test_a_marginal_signal_is_for_decisions_and_never_reported():
@@ -69,8 +74,8 @@ def test_a_marginal_signal_is_for_decisions_and_never_reported():
 
 
 def test_a_forecast_reaches_as_far_as_its_last_slot_lasts():
-    found = present(news(forecast=(Sample(NOW, 200.0), Sample(NOW + 1800, 100.0))))
-    slots = [found.slot_at(NOW + after) for after in (-1, 0, 1799, 1800, 3599, 3600)]
+    found = present(news(forecast=(IntensitySample(NOW, 200.0), IntensitySample(NOW + 1800, 100.0))))
+    slots = [found.sample_at(NOW + after) for after in (-1, 0, 1799, 1800, 3599, 3600)]
     assert [slot and slot.grams_per_kwh for slot in slots] == [None, 200, 200, 100, 100, None]
 
 
@@ -80,8 +85,10 @@ def test_a_forecast_reaches_as_far_as_its_last_slot_lasts():
     ids=["as it was told", "in the same slot", "in the next slot", "beyond the forecast", "too old altogether"],
 )  # fmt: skip
 def test_between_two_answers_the_feed_s_own_forecast_says_what_is(after, grams, source):
-    told = news(grams=210.0, age=0, feed="uk", forecast=(Sample(NOW, 200.0), Sample(NOW + 1800, 100.0)))
-    found = at_present(KNOWN, [told], now=NOW + after, age_max=7200)
+    told = news(
+        grams=210.0, age=0, feed="uk", forecast=(IntensitySample(NOW, 200.0), IntensitySample(NOW + 1800, 100.0))
+    )
+    found = current_intensity(KNOWN, [told], now=NOW + after, age_max=7200)
     assert (found.grams_per_kwh, found.source) == (grams, source)
 
 
@@ -90,8 +97,8 @@ def test_the_shipped_tables_know_the_usual_places():
         "cloud_region": {name: one.grams_per_kwh for name, one in cloud_regions.load().items()},
         **intensity_tables.load(),
     }
-    assert 20 < annual("NOR", "", None, tables).grams_per_kwh < 60
-    assert 300 < annual("DEU", "", None, tables).grams_per_kwh < 450
-    assert annual("SE1", "", None, tables).method == "annual_region"
-    assert annual(None, "gcp/europe-north1", None, tables).grams_per_kwh < 100
-    assert annual(None, "aws/us-east-1", None, tables).method == "cloud_region"
+    assert 20 < annual_intensity("NOR", "", None, tables).grams_per_kwh < 60
+    assert 300 < annual_intensity("DEU", "", None, tables).grams_per_kwh < 450
+    assert annual_intensity("SE1", "", None, tables).method == "annual_region"
+    assert annual_intensity(None, "gcp/europe-north1", None, tables).grams_per_kwh < 100
+    assert annual_intensity(None, "aws/us-east-1", None, tables).method == "cloud_region"

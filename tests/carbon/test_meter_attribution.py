@@ -4,76 +4,76 @@ import random
 
 import pytest
 
-from gateway.carbon.meter_attribution import Meter, Served
+from gateway.carbon.meter_attribution import EndedRequest, EnergyMeter
 
 
-def serve(meter: Meter, entry: str, start: float, end: float, joules: float = 10.0) -> None:
+def serve(meter: EnergyMeter, entry: str, start: float, end: float, joules: float = 10.0) -> None:
     """A request from start to end."""
-    meter.began(entry, now=start)
-    meter.ended(Served(entry=entry, joules=joules, task_type="code", team="t"), now=end)
+    meter.start_request(entry, now=start)
+    meter.end_request(EndedRequest(entry_id=entry, joules=joules, task_type="code", team="t"), now=end)
 
 
 def test_two_requests_of_a_window_share_it_by_modelled_weight():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=0)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=0)
     serve(meter, "a", 1, 5, joules=30)
     serve(meter, "b", 2, 6, joules=10)
-    shares = {share.entry: share.joules for share in meter.read({"g": 80.0}, now=10)}
+    shares = {share.entry_id: share.joules for share in meter.record_reading({"g": 80.0}, now=10)}
     assert shares == {"a": 60.0, "b": 20.0}
 
 
 def test_idle_watts_stand_apart():
-    meter = Meter(idle_watts=3)
-    meter.read({"g": 0.0}, now=0)
+    meter = EnergyMeter(idle_watts=3)
+    meter.record_reading({"g": 0.0}, now=0)
     serve(meter, "a", 1, 5)
-    (share,) = meter.read({"g": 100.0}, now=10)
-    assert (share.joules, meter.idle, meter.total) == (70.0, 30.0, 100.0)
+    (share,) = meter.record_reading({"g": 100.0}, now=10)
+    assert (share.joules, meter.idle_joules, meter.total_joules) == (70.0, 30.0, 100.0)
 
 
 def test_a_window_waits_until_every_request_in_it_has_ended():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=0)
-    meter.began("long", now=1)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=0)
+    meter.start_request("long", now=1)
     serve(meter, "short", 2, 4)
-    assert meter.read({"g": 50.0}, now=10) == []
-    meter.ended(Served(entry="long", joules=10, task_type="code", team="t"), now=19)
-    shares = meter.read({"g": 100.0}, now=20)
+    assert meter.record_reading({"g": 50.0}, now=10) == []
+    meter.end_request(EndedRequest(entry_id="long", joules=10, task_type="code", team="t"), now=19)
+    shares = meter.record_reading({"g": 100.0}, now=20)
     # The long one has half of its ten joules in each window.
-    first = {share.entry: share.joules for share in shares[:2]}
+    first = {share.entry_id: share.joules for share in shares[:2]}
     assert first == pytest.approx({"short": 50 * 10 / 15, "long": 50 * 5 / 15})
     assert sum(share.joules for share in shares) == pytest.approx(100)
 
 
 def test_nobody_waits_for_ever():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=0)
-    meter.began("stuck", now=1)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=0)
+    meter.start_request("stuck", now=1)
     serve(meter, "a", 1, 5)
-    assert meter.read({"g": 50.0}, now=10) == []
-    assert [share.entry for share in meter.read({"g": 50.0}, now=911)] == ["a"]
+    assert meter.record_reading({"g": 50.0}, now=10) == []
+    assert [share.entry_id for share in meter.record_reading({"g": 50.0}, now=911)] == ["a"]
 
 
 def test_what_was_taken_while_nobody_was_served_is_nobody_s():
-    meter = Meter(idle_watts=1)
-    meter.read({"g": 0.0}, now=0)
-    assert meter.read({"g": 40.0}, now=10) == []
-    assert (meter.idle, meter.unattributed) == (10.0, 30.0)
+    meter = EnergyMeter(idle_watts=1)
+    meter.record_reading({"g": 0.0}, now=0)
+    assert meter.record_reading({"g": 40.0}, now=10) == []
+    assert (meter.idle_joules, meter.unattributed_joules) == (10.0, 30.0)
 
 
 def test_a_counter_that_begins_anew_and_a_gpu_that_comes_later():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 1000.0}, now=0)
-    meter.read({"g": 5.0, "h": 70.0}, now=10)
-    assert meter.total == 0.0
-    meter.read({"g": 6.0, "h": 71.0}, now=20)
-    assert meter.total == 2.0
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 1000.0}, now=0)
+    meter.record_reading({"g": 5.0, "h": 70.0}, now=10)
+    assert meter.total_joules == 0.0
+    meter.record_reading({"g": 6.0, "h": 71.0}, now=20)
+    assert meter.total_joules == 2.0
 
 
 def test_a_gpu_that_was_missing_once_has_taken_what_came_meanwhile():
-    meter = Meter(idle_watts=0)
+    meter = EnergyMeter(idle_watts=0)
     for now, counters in ((0, {"g": 0.0, "h": 0.0}), (10, {"g": 100.0}), (20, {"g": 200.0, "h": 200.0})):
-        meter.read(counters, now=now)
-    assert meter.total == 400.0
+        meter.record_reading(counters, now=now)
+    assert meter.total_joules == 400.0
 
 
 # Where a counter stands still.
@@ -84,58 +84,60 @@ STUCK = 2500.0
     "lie", [999_999_999.0, -5.0, STUCK], ids=["more than any GPU takes", "less than before", "stuck"]
 )
 def test_a_reading_that_cannot_be_shares_and_teaches_nothing(lie):
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=-10)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=-10)
     for window in range(30):
         serve(meter, f"r{window}", window * 10 - 9, window * 10 - 1, joules=50)
-        meter.read({"g": (window + 1) * 100.0 if lie != STUCK else min((window + 1) * 100.0, STUCK)}, now=window * 10)
-    before = meter.ratio
+        meter.record_reading(
+            {"g": (window + 1) * 100.0 if lie != STUCK else min((window + 1) * 100.0, STUCK)}, now=window * 10
+        )
+    before = meter.metered_ratio
     serve(meter, "a", 291, 295)
-    assert meter.read({"g": lie}, now=300) == []
-    assert meter.ratio == before == pytest.approx(2.0)
+    assert meter.record_reading({"g": lie}, now=300) == []
+    assert meter.metered_ratio == before == pytest.approx(2.0)
     serve(meter, "b", 301, 305)
-    assert [share.joules for share in meter.read({"g": lie + 300}, now=310)] == [300.0]
+    assert [share.joules for share in meter.record_reading({"g": lie + 300}, now=310)] == [300.0]
 
 
 def test_a_window_that_was_not_waited_for_teaches_nothing():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=0)
-    meter.began("stuck", now=1)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=0)
+    meter.start_request("stuck", now=1)
     for window in range(120):
         serve(meter, f"r{window}", window * 10 + 1, window * 10 + 9)
-        meter.read({"g": (window + 1) * 100.0}, now=(window + 1) * 10)
-    assert meter.ratio is None
+        meter.record_reading({"g": (window + 1) * 100.0}, now=(window + 1) * 10)
+    assert meter.metered_ratio is None
 
 
 def test_the_sum_of_shares_equals_the_meter():
     """An hour of requests that overlap: shares, idle and nobody's come to the meter's joules."""
     rng = random.Random(7)
-    meter, shares, counter = Meter(idle_watts=80), [], 0.0
+    meter, shares, counter = EnergyMeter(idle_watts=80), [], 0.0
     calls = sorted((rng.uniform(0, 3600), rng.expovariate(1 / 12)) for _ in range(2000))
     opens = [(start, f"r{number}") for number, (start, _) in enumerate(calls)]
     ends = sorted((start + length, f"r{number}", start) for number, (start, length) in enumerate(calls))
-    meter.read({"g": counter}, now=0)
+    meter.record_reading({"g": counter}, now=0)
     now = 0.0
     while now < 5000:
         now += 10
         while opens and opens[0][0] < now:
             start, name = opens.pop(0)
-            meter.began(name, now=start)
+            meter.start_request(name, now=start)
         while ends and ends[0][0] < now:
             end, name, start = ends.pop(0)
             serve(meter, name, start, end, joules=(end - start) * rng.uniform(50, 150))
         counter += 10 * rng.uniform(80, 700)
-        shares += meter.read({"g": counter}, now=now)
-    total = sum(share.joules for share in shares) + meter.idle + meter.unattributed
+        shares += meter.record_reading({"g": counter}, now=now)
+    total = sum(share.joules for share in shares) + meter.idle_joules + meter.unattributed_joules
     assert total == pytest.approx(counter, rel=1e-9)
-    assert len({share.entry for share in shares}) == 2000
+    assert len({share.entry_id for share in shares}) == 2000
 
 
 def test_the_ratio_to_the_model_is_told_once_enough_was_seen():
-    meter = Meter(idle_watts=0)
-    meter.read({"g": 0.0}, now=0)
+    meter = EnergyMeter(idle_watts=0)
+    meter.record_reading({"g": 0.0}, now=0)
     for window in range(30):
         serve(meter, f"r{window}", window * 10 + 1, window * 10 + 9, joules=50)
-        meter.read({"g": (window + 1) * 100.0}, now=(window + 1) * 10)
-        assert (meter.ratio is None) == (window < 19)
-    assert meter.ratio == pytest.approx(2.0)
+        meter.record_reading({"g": (window + 1) * 100.0}, now=(window + 1) * 10)
+        assert (meter.metered_ratio is None) == (window < 19)
+    assert meter.metered_ratio == pytest.approx(2.0)

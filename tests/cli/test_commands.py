@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulator.provider import Personality, SimulatedProvider
-from tests.snapshots import BASE, ENV
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
+from tests.snapshots import BASE_CONFIG, ENV
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
@@ -37,7 +37,9 @@ def test_check_is_content_with_the_example_and_says_what_it_saw():
 
 def test_check_prints_every_mistake_and_fails(tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text(BASE.format(more="", small="", near="x", far="http://b/v1").replace("tier: frontier", "tier: top"))
+    path.write_text(
+        BASE_CONFIG.format(more="", small="", near="x", far="http://b/v1").replace("tier: frontier", "tier: top")
+    )
     done = penstock("check", str(path))
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 2
@@ -101,16 +103,18 @@ def free_port() -> int:
 
 
 async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
-    provider = SimulatedProvider(Personality(model="sim-small"))
+    provider = SimulatedProvider(SimulatedModel(model="sim-small"))
     config, data, port = tmp_path / "r.yaml", tmp_path / "data", free_port()
     budget = "budgets: {calls: {limit: {calls: 12}, window: total}}"
-    config.write_text(BASE.format(more=budget, small="", near=await provider.start(), far="http://127.0.0.1:1/v1"))
+    config.write_text(
+        BASE_CONFIG.format(more=budget, small="", near=await provider.start(), far="http://127.0.0.1:1/v1")
+    )
     serving = await asyncio.to_thread(Serving, config, data, port)
     for _ in range(9):
         await asyncio.to_thread(serving.post)
     hanging = asyncio.ensure_future(asyncio.to_thread(_ignoring, serving.post, sim={"fault": "hang"}))
     for _ in range(500):
-        if len(provider.received) == 10:
+        if len(provider.request_bodies) == 10:
             break
         await asyncio.sleep(0.01)
     serving.process.kill()

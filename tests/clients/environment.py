@@ -14,12 +14,12 @@ from .clients import CLIENTS, EMBEDDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Two callers: one has money, one has not; and what the gateway shows to the providers.
-RICH, POOR, PROVIDER = "sk-clients-rich", "sk-clients-poor", "sk-clients-provider"
-_START_SECONDS, _AUDIT_SECONDS = 60, 0.5
-_NAMES = sorted({client.model for client in CLIENTS})
-_ANTHROPIC_NAMES = {client.model for client in CLIENTS if client.anthropic}
+FUNDED_KEY, UNFUNDED_KEY, PROVIDER_KEY = "sk-clients-rich", "sk-clients-poor", "sk-clients-provider"
+_START_SECONDS, _AUDIT_WAIT_SECONDS = 60, 0.5
+_MODEL_NAMES = sorted({client.model for client in CLIENTS})
+_ANTHROPIC_MODEL_NAMES = {client.model for client in CLIENTS if client.anthropic}
 
-_ROUTING = """\
+_ROUTING_YAML = """\
 version: 1
 access: keys
 keys:
@@ -53,45 +53,48 @@ budgets:
 """
 
 
-class Stage:
+class ClientEnvironment:
     """The processes of one run of the suite. `between` gives, for a provider's name and URL, the URL that gateways get."""
 
     def __init__(self, folder: Path, between: Callable[[str, str], str] = lambda _, url: url) -> None:
         self._folder = folder
-        self._between = between
-        self._gateways: list[str] = []
+        self._proxy_url = between
+        self._gateway_urls: list[str] = []
         self._processes: list[asyncio.subprocess.Process] = []
-        self._upstream: dict[str, str] = {}
+        self._provider_urls: dict[str, str] = {}
 
-    async def direct(self) -> dict[str, str]:
+    async def direct_providers(self) -> dict[str, str]:
         """Providers that speak every dialect and let everybody in: base URL (without /v1) by model."""
-        return {model: url.removesuffix("/v1") for model, url in (await self._provider("direct", _NAMES)).items()}
+        return {
+            model: url.removesuffix("/v1")
+            for model, url in (await self._start_provider("direct", _MODEL_NAMES)).items()
+        }
 
-    async def gateway(self, profile: str) -> dict[str, str]:
+    async def start_gateway(self, profile: str) -> dict[str, str]:
         """A gateway whose routes are wired as the profile says: base URL by model."""
         routing = self._folder / f"{profile}.yaml"
-        routing.write_text(_ROUTING.format(routes=_routes(profile), **(await self._providers())))
+        routing.write_text(_ROUTING_YAML.format(routes=_routes(profile), **(await self._start_providers())))
         env = {
             "PATH": os.environ["PATH"],
             "PENSTOCK_PORT": "0",
             "PENSTOCK_DATA": str(self._folder / f"data-{profile}"),
-            "PENSTOCK_KEY_RICH": RICH,
-            "PENSTOCK_KEY_POOR": POOR,
-            "PROVIDER_KEY": PROVIDER,
+            "PENSTOCK_KEY_RICH": FUNDED_KEY,
+            "PENSTOCK_KEY_POOR": UNFUNDED_KEY,
+            "PROVIDER_KEY": PROVIDER_KEY,
         }
         penstock = str(Path(sys.executable).parent / "penstock")
-        lines = await self._start(f"gateway-{profile}", [penstock, "serve", str(routing)], env, 1)
+        lines = await self._start_process(f"gateway-{profile}", [penstock, "serve", str(routing)], env, 1)
         url = next(word for word in lines[0].split() if word.startswith("http"))
-        self._gateways.append(url.removesuffix("/v1"))
-        return dict.fromkeys(_NAMES, url.removesuffix("/v1"))
+        self._gateway_urls.append(url.removesuffix("/v1"))
+        return dict.fromkeys(_MODEL_NAMES, url.removesuffix("/v1"))
 
     async def loop_events(self) -> list[dict[str, object]]:
         """What the loop guards of all gateways did: their audit."""
         # It is written behind the requests.
-        await asyncio.sleep(_AUDIT_SECONDS)
+        await asyncio.sleep(_AUDIT_WAIT_SECONDS)
         found: list[dict[str, object]] = []
         async with ClientSession() as session:
-            for url in self._gateways:
+            for url in self._gateway_urls:
                 async with session.get(f"{url}/admin/budgets/events") as answer:
                     answer.raise_for_status()
                     found += (await answer.json())["data"]
@@ -108,29 +111,29 @@ class Stage:
             except TimeoutError:
                 process.kill()
 
-    async def _providers(self) -> dict[str, str]:
+    async def _start_providers(self) -> dict[str, str]:
         """What stands behind the gateways; the same for all of them."""
-        if not self._upstream:
-            told = ("--key", PROVIDER, "--strict")
-            openai = await self._provider("openai", ["up-openai"], "--speaks", "chat,responses", *told)
-            anthropic = await self._provider("anthropic", ["up-anthropic"], "--speaks", "messages", *told)
-            chat = await self._provider("chat-only", ["up-chat"], "--speaks", "chat", *told)
-            embedder = await self._provider("embedder", ["up-embedder"], *told)
-            self._upstream = {
-                "openai": self._between("openai", openai["up-openai"]),
-                "anthropic": self._between("anthropic", anthropic["up-anthropic"]),
-                "chat_only": self._between("chat_only", chat["up-chat"]),
+        if not self._provider_urls:
+            told = ("--key", PROVIDER_KEY, "--strict")
+            openai = await self._start_provider("openai", ["up-openai"], "--dialects", "chat,responses", *told)
+            anthropic = await self._start_provider("anthropic", ["up-anthropic"], "--dialects", "messages", *told)
+            chat = await self._start_provider("chat-only", ["up-chat"], "--dialects", "chat", *told)
+            embedder = await self._start_provider("embedder", ["up-embedder"], *told)
+            self._provider_urls = {
+                "openai": self._proxy_url("openai", openai["up-openai"]),
+                "anthropic": self._proxy_url("anthropic", anthropic["up-anthropic"]),
+                "chat_only": self._proxy_url("chat_only", chat["up-chat"]),
                 "embedder": embedder["up-embedder"],
             }
-        return self._upstream
+        return self._provider_urls
 
-    async def _provider(self, name: str, models: Sequence[str], *more: str) -> dict[str, str]:
+    async def _start_provider(self, name: str, models: Sequence[str], *more: str) -> dict[str, str]:
         given = [argument for model in models for argument in ("--model", f"{model}:0:0")]
         command = [sys.executable, "-m", "gateway.simulator.provider", *given, *more]
-        lines = await self._start(f"provider-{name}", command, {"PATH": os.environ["PATH"]}, len(models))
+        lines = await self._start_process(f"provider-{name}", command, {"PATH": os.environ["PATH"]}, len(models))
         return dict(line.split() for line in lines)
 
-    async def _start(self, name: str, command: Sequence[str], env: dict[str, str], lines: int) -> list[str]:
+    async def _start_process(self, name: str, command: Sequence[str], env: dict[str, str], lines: int) -> list[str]:
         """Start a process, and read the lines in which it says that it is there."""
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:
@@ -150,7 +153,7 @@ class Stage:
 
 
 def _routes(profile: str) -> str:
-    return "".join(f"  {name}: {_route(profile, name)}\n" for name in _NAMES)
+    return "".join(f"  {name}: {_route(profile, name)}\n" for name in _MODEL_NAMES)
 
 
 def _route(profile: str, name: str) -> str:
@@ -160,5 +163,5 @@ def _route(profile: str, name: str) -> str:
         return "{candidates: [openai, chat-only, anthropic], auto: true}"
     if profile == "chat-only":
         return "{candidates: [chat-only]}"
-    own, other = ("anthropic", "openai") if name in _ANTHROPIC_NAMES else ("openai", "anthropic")
+    own, other = ("anthropic", "openai") if name in _ANTHROPIC_MODEL_NAMES else ("openai", "anthropic")
     return f"{{candidates: [{own if profile == 'same' else other}]}}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .clients import CLIENTS, Client
-from .environment import Stage
+from .environment import ClientEnvironment
 from .run import OUT, Job, drive, environment, last_line, meant
 from .tap import Seen, Tap
 
@@ -214,9 +214,11 @@ async def _run(jobs: Sequence[tuple[Job, bool]], at_once: int) -> list[Found]:
     def between(name: str, url: str) -> str:
         return upstream.open(name, url.removesuffix("/v1")) + "/v1"
 
-    stage = Stage(folder, between)
+    stage = ClientEnvironment(folder, between)
     try:
-        targets = {profile: await stage.gateway(profile) for profile in dict.fromkeys(job.profile for job, _ in jobs)}
+        targets = {
+            profile: await stage.start_gateway(profile) for profile in dict.fromkeys(job.profile for job, _ in jobs)
+        }
         turn = asyncio.Semaphore(at_once)
 
         async def one(job: Job, resumes: bool) -> Found:
@@ -232,7 +234,9 @@ async def _run(jobs: Sequence[tuple[Job, bool]], at_once: int) -> list[Found]:
         await upstream.stop()
 
 
-async def _job(job: Job, resumes: bool, tap: Tap, circle: Circle, stage: Stage, target: str, folder: Path) -> Found:
+async def _job(
+    job: Job, resumes: bool, tap: Tap, circle: Circle, stage: ClientEnvironment, target: str, folder: Path
+) -> Found:
     name = f"{job.name}.resume" if resumes else job.name
     base_url = tap.open(name, target)
     started = time.monotonic()

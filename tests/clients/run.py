@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import CLIENTS, EMBEDDER, PROFILES, SCENARIOS, Client
-from .environment import POOR, RICH, Stage
+from .environment import FUNDED_KEY, UNFUNDED_KEY, ClientEnvironment
 from .quiet import QUIET
 from .table import render
 from .tap import Seen, Tap
@@ -91,12 +91,12 @@ def meant(name: str, parts: Sequence[str]) -> bool:
 async def _run(jobs: Sequence[Job], at_once: int) -> tuple[list[Outcome], Sequence[Mapping[str, object]]]:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    stage, tap = Stage(OUT), Tap()
+    stage, tap = ClientEnvironment(OUT), Tap()
     await tap.start()
     try:
         targets: dict[str, Mapping[str, str]] = {}
         for profile in dict.fromkeys(job.profile for job in jobs):
-            targets[profile] = await (stage.direct() if profile == "direct" else stage.gateway(profile))
+            targets[profile] = await (stage.direct_providers() if profile == "direct" else stage.start_gateway(profile))
         turn = asyncio.Semaphore(at_once)
 
         async def one(job: Job) -> Outcome:
@@ -142,7 +142,7 @@ def environment(job: Job, base_url: str, home: str) -> dict[str, str]:
         "HOME": home,
         "LANG": "C.UTF-8",
         "BASE_URL": base_url,
-        "API_KEY": POOR if job.scenario == "refusal" else RICH,
+        "API_KEY": UNFUNDED_KEY if job.scenario == "refusal" else FUNDED_KEY,
         "MODEL": job.client.model,
         "SCENARIO": job.scenario,
         "DIRECTIVE": f"[[sim {json.dumps(order)}]] {nonce}" if order else nonce,

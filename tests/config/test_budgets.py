@@ -8,11 +8,11 @@ from gateway.config.load import parse
 from gateway.values.budget import Measure, Window
 from gateway.values.catalog import Tier
 from gateway.values.errors import ConfigError
-from tests.snapshots import BASE, ENV, world
+from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 
 def one(text: str):
-    (budget,) = world(more=f"budgets: {{b: {text}}}").budgets
+    (budget,) = snapshot(more=f"budgets: {{b: {text}}}").budgets
     return budget
 
 
@@ -44,12 +44,12 @@ def test_stages_become_amounts():
         " shrink: {at: 90}, queue: {at: 95, seconds: 2.5}, refuse: 98}}"
     )
     budget, usd = one(text), 1_000_000_000
-    stages = budget.stages
-    assert budget.refuse == 9_800_000_000
-    assert stages.notify == ((50, 5 * usd), (80, 8 * usd))
-    assert (stages.downgrade, stages.tier_max) == (7 * usd, Tier.medium)
-    assert (stages.shrink, stages.output_min) == (9 * usd, 256)
-    assert (stages.queue, stages.queue_seconds) == (9_500_000_000, 2.5)
+    stages = budget.thresholds
+    assert budget.refuse_above == 9_800_000_000
+    assert stages.notify_at == ((50, 5 * usd), (80, 8 * usd))
+    assert (stages.downgrade_above, stages.downgrade_tier_max) == (7 * usd, Tier.medium)
+    assert (stages.shrink_above, stages.output_tokens_min) == (9 * usd, 256)
+    assert (stages.queue_above, stages.queue_seconds) == (9_500_000_000, 2.5)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_mistakes_are_told(text, complaint):
 
 def test_a_budget_is_not_called_like_a_session_cap():
     with pytest.raises(ConfigError, match="choose another name"):
-        world(more="budgets: {session-usd: {limit: {usd: 1}, window: day}}")
+        snapshot(more="budgets: {session-usd: {limit: {usd: 1}, window: day}}")
 
 
 def _two_organisations(budgets: str, team: str = "sales"):
-    text = BASE.format(more=budgets, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1")
+    text = BASE_CONFIG.format(more=budgets, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1")
     text = text.replace("{id: k2, team: sales,", f"{{id: k2, team: {team}, org: other,")
     return parse(text, "two.yaml", ENV)[0]
 
@@ -95,7 +95,7 @@ def test_a_budget_does_not_span_organisations():
 
 
 def test_prices_change_on_their_day():
-    text = BASE.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1").replace(
+    text = BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1").replace(
         "energy: {active_params_b: 8}",
         "price_changes: [{effective: 2026-12-01, input: 1, output: 4}, {effective: 2027-01-01, input: 2, output: 8}],"
         " energy: {active_params_b: 8}",
@@ -103,9 +103,9 @@ def test_prices_change_on_their_day():
     text = text.replace("2026-12-01", '"2026-12-01"').replace("2027-01-01", '"2027-01-01"')
     day = 1_796_083_200.0  # 2026-12-01T00:00:00Z
     before, after = (parse(text, "p.yaml", ENV, now=now)[0] for now in (day - 1, day))
-    assert before.deployments["small"].sheet.base.input == 250_000_000
-    assert after.deployments["small"].sheet.base.input == 1_000_000_000
-    assert before.changes_at == day and after.changes_at == day + 31 * 86_400
+    assert before.deployments["small"].price_sheet.base.input == 250_000_000
+    assert after.deployments["small"].price_sheet.base.input == 1_000_000_000
+    assert before.next_price_change_at == day and after.next_price_change_at == day + 31 * 86_400
     assert before.generation != after.generation
     with pytest.raises(ConfigError, match="ascending order"):
         parse(text.replace('"2027-01-01"', '"2026-11-01"'), "p.yaml", ENV)

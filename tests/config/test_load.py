@@ -8,16 +8,16 @@ from gateway.config.load import load, parse
 from gateway.config.settings import read_settings
 from gateway.values.catalog import Tier
 from gateway.values.errors import ConfigError
-from tests.snapshots import BASE, ENV
+from tests.snapshots import BASE_CONFIG, ENV
 
 ROOT = Path(__file__).parent.parent.parent
-GOOD = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1")
+GOOD = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1")
 
 
 def complaints(text: str, env: dict | None = None, **options: bool) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         parse(text, "r.yaml", ENV if env is None else env, **options)
-    return list(refused.value.complaints)
+    return list(refused.value.problems)
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,21 @@ def test_a_secret_never_appears_in_a_complaint():
 
 def test_secrets_come_from_files_too(tmp_path):
     (tmp_path / "key").write_text("from-file\n")
-    world, _ = parse(GOOD.replace("{env: KEY_ONE}", f"{{file: {tmp_path / 'key'}}}"), "r.yaml", ENV)
-    assert len(world.callers) == 2
+    snapshot, _ = parse(GOOD.replace("{env: KEY_ONE}", f"{{file: {tmp_path / 'key'}}}"), "r.yaml", ENV)
+    assert len(snapshot.callers) == 2
     assert "is empty" in complaints(GOOD.replace("{env: KEY_ONE}", "{file: /nowhere}"))[0]
 
 
 def test_checking_needs_no_secrets():
-    world, notes = parse(GOOD, "r.yaml", {}, need_secrets=False)
-    assert len(world.routes) == 3
+    snapshot, notes = parse(GOOD, "r.yaml", {}, need_secrets=False)
+    assert len(snapshot.routes) == 3
     assert any("KEY_ONE is not set" in note for note in notes)
 
 
 def test_prices_are_exact_integers():
-    world, _ = parse(GOOD.replace("0.25", "0.1"), "r.yaml", ENV)
-    sheet = world.deployments["small"].sheet
-    assert sheet is not None and sheet.base.input == 100_000_000
+    snapshot, _ = parse(GOOD.replace("0.25", "0.1"), "r.yaml", ENV)
+    price_sheet = snapshot.deployments["small"].price_sheet
+    assert price_sheet is not None and price_sheet.base.input == 100_000_000
 
 
 def test_what_works_but_surprises_is_noted():
@@ -128,14 +128,14 @@ def test_listed_models_bring_their_price_and_limits():
         .replace(", output_tokens: 4000}", "}")
     )
     small = parse(text, "r.yaml", ENV)[0].deployments["small"]
-    assert small.sheet is not None and small.sheet.source == "litellm:gpt-5-mini"
-    assert small.context_tokens == 272_000
+    assert small.price_sheet is not None and small.price_sheet.source == "litellm:gpt-5-mini"
+    assert small.context_tokens_max == 272_000
 
 
 @pytest.mark.parametrize("path", ["config/routing.yaml", "gateway/simulator/demo.yaml", "loadtest/routing.yaml"])
 def test_the_examples_load(path):
-    world, _ = load(ROOT / path, {}, need_secrets=False)
-    assert world.routes["auto"].reference.tier is Tier.frontier
+    snapshot, _ = load(ROOT / path, {}, need_secrets=False)
+    assert snapshot.routes["auto"].reference.tier is Tier.frontier
 
 
 def test_settings_refuse_unknown_and_wrong_variables(monkeypatch):
@@ -144,7 +144,7 @@ def test_settings_refuse_unknown_and_wrong_variables(monkeypatch):
     monkeypatch.setenv("PENSTOCK_KEY_MINE", "fine")
     with pytest.raises(ConfigError) as refused:
         read_settings()
-    text = "\n".join(refused.value.complaints)
+    text = "\n".join(refused.value.problems)
     assert "unknown variable PENSTOCK_PROT" in text
     assert "PENSTOCK_PORT" in text
     assert "PENSTOCK_KEY_MINE" not in text

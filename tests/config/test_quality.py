@@ -7,29 +7,29 @@ import pytest
 
 from gateway.config.load import parse
 from gateway.values.errors import ConfigError
-from gateway.values.quality import SHADOW
-from tests.snapshots import BASE, ENV
+from gateway.values.quality import SHADOW_KEY
+from tests.snapshots import BASE_CONFIG, ENV
 
 DOCS = Path(__file__).parents[2] / "docs/routing.md"
 
 
 def at(more: str):
-    text = BASE.format(more=more, small="", near="http://a/v1", far="http://b/v1")
+    text = BASE_CONFIG.format(more=more, small="", near="http://a/v1", far="http://b/v1")
     text = text.replace("task_types:\n", "task_types:\n  nightly: {}\n")
     return parse(text.replace("routes:\n", "routes:\n  gpt-5: {candidates: [frontier]}\n"), "r.yaml", ENV)
 
 
 def test_the_example_of_the_docs_is_understood():
     (example,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    world, _ = at(example)
-    assert world.quality.of("nightly").frontier_share == 0.2
-    assert world.quality.of("summary").keep == 0.9
-    assert world.quality.of("code").keep == 0.97
-    assert [role.name for role in world.roles] == ["planner", "tester", "helper"]
-    assert world.cascade.on
-    (budget,) = world.shadow_budgets
-    assert (budget.name, budget.limit, world.budgets_of("k1"), world.budgets_of(SHADOW)) == (
-        SHADOW, 5_000_000_000, world.budgets, (budget,),
+    snapshot, _ = at(example)
+    assert snapshot.quality_policy.for_task_type("nightly").frontier_share == 0.2
+    assert snapshot.quality_policy.for_task_type("summary").keep == 0.9
+    assert snapshot.quality_policy.for_task_type("code").keep == 0.97
+    assert [role.name for role in snapshot.roles] == ["planner", "tester", "helper"]
+    assert snapshot.cascade.is_enabled
+    (budget,) = snapshot.shadow_budgets
+    assert (budget.name, budget.limit, snapshot.budgets_for_key("k1"), snapshot.budgets_for_key(SHADOW_KEY)) == (
+        SHADOW_KEY, 5_000_000_000, snapshot.budgets, (budget,),
     )  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def test_rules_may_differ_from_the_rest(more):
 def test_contradictions_are_told(more, told):
     with pytest.raises(ConfigError) as raised:
         at(more)
-    assert told in "\n".join(raised.value.complaints)
-    assert all(re.match(r"r\.yaml:\d+:\d+: ", complaint) for complaint in raised.value.complaints)
+    assert told in "\n".join(raised.value.problems)
+    assert all(re.match(r"r\.yaml:\d+:\d+: ", complaint) for complaint in raised.value.problems)
 
 
 def test_a_role_that_only_a_header_names_is_worth_a_note():

@@ -15,15 +15,15 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import App
-from gateway.carbon.footprint import known
+from gateway.carbon.footprint import with_footprint_model
 from gateway.config.settings import Settings, read_settings
-from gateway.services.accelerators import _Metered
-from gateway.values.budget import Crossing, Measure
-from gateway.values.catalog import UNKNOWN_METHOD
+from gateway.services.accelerators import _MeteredDeployment
+from gateway.values.budget import Measure, ThresholdCrossing
+from gateway.values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from gateway.values.ledger_entry import LedgerEntry
-from gateway.values.quality import Fitted, Learnt
+from gateway.values.quality import FittedFloor, LearnedFloors
 from tests import budget_lines
-from tests.snapshots import world
+from tests.snapshots import snapshot
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/penstock.json").read_text())
@@ -61,32 +61,36 @@ FACT = LedgerEntry(
 
 async def _rendered(data: Path) -> str:
     """What a started gateway exposes after one unpriced answer, one refusal, one failed attempt and one notice."""
-    app = App(Settings(data=data, port=0), world(more=BUDGETS))
+    app = App(Settings(data=data, port=0), snapshot(more=BUDGETS))
     await app.start()
     try:
-        app._metrics.publish(FACT)
-        app._metrics.publish(msgspec.structs.replace(FACT, footprint_method=UNKNOWN_METHOD))
-        app._metrics.publish(msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none"))
-        app._metrics.publish(msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0))
-        app._treasury._notices.crossed(
-            Crossing(line=budget_lines.line("day", Measure.nusd, 2), percent=50, spent=1, at=1)
+        app._metrics.observe_entry(FACT)
+        app._metrics.observe_entry(msgspec.structs.replace(FACT, footprint_method=UNKNOWN_FOOTPRINT_METHOD))
+        app._metrics.observe_entry(
+            msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none")
+        )
+        app._metrics.observe_entry(
+            msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0)
+        )
+        app._budget_service._notifier.notify(
+            ThresholdCrossing(line=budget_lines.line("day", Measure.nusd, 2), percent=50, spent=1, crossed_at=1)
         )
         group = ("default", "code", "s", "f")
-        fitted = Fitted(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
-        app._learnt(Learnt(scorer="x", fitted={group: fitted}))
-        app.school.counts["judge"] = 1
-        app.school._aims.counts["code", "floor"] = 1
-        app.school._checks["code", "small"] = [1.0, 1.0]
-        observatory = app._observatory
-        observatory._schedule.counts["uk", "answered"] = 1
-        observatory.machines._meters["small"] = metered = _Metered(0.0)
-        metered.meter._shared, metered.meter._modelled = 20, 1.0
-        metered.shared["code", "research"] = 1
+        fitted = FittedFloor(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
+        app._publish_fitted(LearnedFloors(scorer="x", floors={group: fitted}))
+        app.quality_service.label_counts["judge"] = 1
+        app.quality_service._tier_targets.counts_by_basis["code", "floor"] = 1
+        app.quality_service._tool_check_sums["code", "small"] = [1.0, 1.0]
+        grid_service = app._grid_service
+        grid_service._poll_schedule.outcome_counts["uk", "answered"] = 1
+        grid_service.accelerators._meters["small"] = metered = _MeteredDeployment(0.0)
+        metered.meter._attributed_requests, metered.meter._modelled_joules = 20, 1.0
+        metered.attributed_mj["code", "research"] = 1
         small = app._world.deployments["small"]
-        profile = replace(small.profile, concurrency=4.0, concurrency_source="observed")
-        live = replace(small.annual, method="live", feed="uk", at=1.0)
-        app._observed(app._world.informed({"small": known(small, profile, live)}))
-        app._read_gauges()
+        profile = replace(small.energy_profile, concurrency=4.0, concurrency_source="observed")
+        live = replace(small.annual_intensity, method="live", feed="uk", read_at=1.0)
+        app._publish_snapshot(app._world.with_deployments({"small": with_footprint_model(small, profile, live)}))
+        app._refresh_gauges()
         return app._metrics.render()[0].decode()
     finally:
         await app.stop()

@@ -5,14 +5,14 @@ from typing import Any
 
 from gateway.dialects import sse
 
-CALLS = ("function_call", "custom_tool_call", "web_search_call", "code_interpreter_call")
+CALL_ITEM_TYPES = ("function_call", "custom_tool_call", "web_search_call", "code_interpreter_call")
 
 
 def payloads(raw: bytes) -> list[dict[str, Any]]:
     return [payload for event in sse.events_of(raw) if (payload := sse.payload_of(event)) is not None]
 
 
-def chat(raw: bytes, *, usage: bool = True) -> dict[int, str]:
+def check_chat_stream(raw: bytes, *, usage: bool = True) -> dict[int, str]:
     """The reason of each choice."""
     ends = [sse.data_of(event) == b"[DONE]" for event in sse.events_of(raw)]
     assert ends.count(True) == 1 and ends[-1], "one end, and nothing after it"
@@ -34,7 +34,7 @@ def chat(raw: bytes, *, usage: bool = True) -> dict[int, str]:
     return reasons
 
 
-def messages(raw: bytes) -> str:
+def check_messages_stream(raw: bytes) -> str:
     """The stop reason."""
     found = [event for event in payloads(raw) if event["type"] != "ping"]
     kinds = [event["type"] for event in found]
@@ -58,7 +58,7 @@ def messages(raw: bytes) -> str:
     return found[-2]["delta"]["stop_reason"]
 
 
-def responses(raw: bytes) -> str:
+def check_responses_stream(raw: bytes) -> str:
     """The reason why the response is incomplete, "" if it is not."""
     found = payloads(raw)
     kinds = [event["type"] for event in found]
@@ -74,12 +74,12 @@ def responses(raw: bytes) -> str:
     assert (
         response["usage"]["total_tokens"] == response["usage"]["input_tokens"] + response["usage"]["output_tokens"] > 0
     )
-    _items(found, response["output"])
-    _texts(found, response["output"])
+    _check_items(found, response["output"])
+    _check_texts(found, response["output"])
     return (response["incomplete_details"] or {"reason": ""})["reason"]
 
 
-def _items(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
+def _check_items(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
     """Every item began, every one but calls was done, and the last event repeats them all as they stood."""
     added = {e["output_index"]: e["item"] for e in found if e["type"] == "response.output_item.added"}
     done = {e["output_index"]: e["item"] for e in found if e["type"] == "response.output_item.done"}
@@ -90,10 +90,10 @@ def _items(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
         if place in done:
             assert done[place] == item
         else:
-            assert item["type"] in CALLS and item["status"] == "incomplete"
+            assert item["type"] in CALL_ITEM_TYPES and item["status"] == "incomplete"
 
 
-def _texts(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
+def _check_texts(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
     """What was told in pieces was closed, and stands in the last event."""
     places = ("output_index", "content_index", "summary_index")
     pieces: dict[Any, str] = {}
@@ -113,7 +113,7 @@ def _texts(found: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
     assert not any(parts.values()), "parts that began were done"
     for (name, index, content, summary), text in pieces.items():
         item = output[index]
-        if item["type"] in CALLS:
+        if item["type"] in CALL_ITEM_TYPES:
             assert item.get("arguments", item.get("input")) == text
             continue
         part = item["content"][content] if summary is None else item["summary"][summary]

@@ -8,26 +8,26 @@ from gateway.dialects import sse
 DONE = b"data: [DONE]\n\n"
 
 
-def stream(events: Iterable[dict[str, Any]], *, named: bool) -> bytes:
-    return b"".join(sse.written(event, named=named) for event in events)
+def encode_stream(events: Iterable[dict[str, Any]], *, named: bool) -> bytes:
+    return b"".join(sse.encode_event(event, named=named) for event in events)
 
 
-def chunk(index: int, reason: str | None = None, **delta: Any) -> dict[str, Any]:
+def chat_chunk(index: int, reason: str | None = None, **delta: Any) -> dict[str, Any]:
     choice = {"index": index, "delta": delta, "finish_reason": reason}
     head = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "system_fingerprint": "fp_1"}
     return {**head, "choices": [choice], "usage": None}
 
 
-def legacy(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
+def completion_chunk(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
     choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
     return {"id": "c1", "object": "text_completion", "created": 7, "model": "m", "choices": [choice]}
 
 
-def response(kind: str, status: str) -> dict[str, Any]:
+def response_event(kind: str, status: str) -> dict[str, Any]:
     return {"type": kind, "response": {"id": "resp_1", "object": "response", "created_at": 7, "model": "m", "status": status, "error": None, "output": [], "incomplete_details": None, "usage": None}}  # fmt: skip
 
 
-def numbered(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def numbered_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """With the names that belong to the kinds of events, and one after the other."""
     return [
         {"sequence_number": number, **event, "type": f"response.{event['type'].removeprefix('response.')}"}
@@ -35,33 +35,43 @@ def numbered(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-COUNT = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": []}
-CHOICES = [
-    chunk(0, role="assistant", content=""),
-    chunk(1, role="assistant", content="eins"),
-    chunk(2, role="assistant", content="zwei"),
-    chunk(1, "stop"),
-    chunk(0, content="null"),
-    chunk(2, "stop"),
-    chunk(0, "stop"),
-    {**COUNT, "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}},
+USAGE_CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": []}
+SEVERAL_CHOICES = [
+    chat_chunk(0, role="assistant", content=""),
+    chat_chunk(1, role="assistant", content="eins"),
+    chat_chunk(2, role="assistant", content="zwei"),
+    chat_chunk(1, "stop"),
+    chat_chunk(0, content="null"),
+    chat_chunk(2, "stop"),
+    chat_chunk(0, "stop"),
+    {**USAGE_CHUNK, "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}},
 ]
-PROMPTS = [legacy(0, "a"), legacy(1, "b"), legacy(0, "", "stop"), legacy(1, "c"), legacy(1, "", "length")]
-AZURE = [{**COUNT, "id": "", "model": "", "prompt_filter_results": []}, chunk(0, content="a"), chunk(0, content="b")]
-MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 3}}
-TOOL = {"type": "tool_use", "id": "t", "name": "look_up", "input": {}}
-INTERLEAVED = [
-    {"type": "message_start", "message": MESSAGE},
-    {"type": "content_block_start", "index": 0, "content_block": {**TOOL, "id": "t0"}},
-    {"type": "content_block_start", "index": 1, "content_block": {**TOOL, "id": "t1"}},
+SEVERAL_PROMPTS = [
+    completion_chunk(0, "a"),
+    completion_chunk(1, "b"),
+    completion_chunk(0, "", "stop"),
+    completion_chunk(1, "c"),
+    completion_chunk(1, "", "length"),
+]
+AZURE_CHUNKS = [
+    {**USAGE_CHUNK, "id": "", "model": "", "prompt_filter_results": []},
+    chat_chunk(0, content="a"),
+    chat_chunk(0, content="b"),
+]
+MESSAGE_START = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 3}}
+TOOL_USE_BLOCK = {"type": "tool_use", "id": "t", "name": "look_up", "input": {}}
+INTERLEAVED_TOOLS = [
+    {"type": "message_start", "message": MESSAGE_START},
+    {"type": "content_block_start", "index": 0, "content_block": {**TOOL_USE_BLOCK, "id": "t0"}},
+    {"type": "content_block_start", "index": 1, "content_block": {**TOOL_USE_BLOCK, "id": "t1"}},
     {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
     {"type": "content_block_stop", "index": 1},
     {"type": "content_block_stop", "index": 0},
 ]
 CITATION = {"type": "url_citation", "url": "http://x", "title": "x", "start_index": 4, "end_index": 7}
-MANY_ITEMS = numbered(
+MANY_ITEMS = numbered_events(
     [
-        response("created", "in_progress"),
+        response_event("created", "in_progress"),
         {"type": "output_item.added", "output_index": 0, "item": {"id": "rs_1", "type": "reasoning", "summary": [], "content": []}},
         {"type": "content_part.added", "item_id": "rs_1", "output_index": 0, "content_index": 0, "part": {"type": "reasoning_text", "text": ""}},
         {"type": "reasoning_text.delta", "item_id": "rs_1", "output_index": 0, "content_index": 0, "delta": "so, "},
@@ -83,12 +93,12 @@ MANY_ITEMS = numbered(
         {"type": "custom_tool_call_input.done", "item_id": "ctc_1", "output_index": 3, "input": "*** Begin Patch"},
     ]
 )  # fmt: skip
-COUNTED_BESIDE = [chunk(0, content="a"), {**chunk(0, "stop"), "usage": CHOICES[-1]["usage"]}]
-MADE = {
-    "several choices": stream(CHOICES, named=False) + DONE,
-    "several prompts": stream(PROMPTS, named=False) + DONE,
-    "a chunk without choices first": stream(AZURE, named=False) + DONE,
-    "usage beside the reason": stream(COUNTED_BESIDE, named=False) + DONE,
-    "interleaved tools": stream(INTERLEAVED, named=True),
-    "many items": stream(MANY_ITEMS, named=True),
+USAGE_WITH_FINISH = [chat_chunk(0, content="a"), {**chat_chunk(0, "stop"), "usage": SEVERAL_CHOICES[-1]["usage"]}]
+SYNTHETIC_STREAMS = {
+    "several choices": encode_stream(SEVERAL_CHOICES, named=False) + DONE,
+    "several prompts": encode_stream(SEVERAL_PROMPTS, named=False) + DONE,
+    "a chunk without choices first": encode_stream(AZURE_CHUNKS, named=False) + DONE,
+    "usage beside the reason": encode_stream(USAGE_WITH_FINISH, named=False) + DONE,
+    "interleaved tools": encode_stream(INTERLEAVED_TOOLS, named=True),
+    "many items": encode_stream(MANY_ITEMS, named=True),
 }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects import DIALECTS, PARSERS, messages, responses
 from gateway.values.errors import BadRequest
-from gateway.values.request import PARTS
+from gateway.values.request import SIZE_OF_PARTS
 from tests.dialects.test_chat import JSON_VALUES
 
 KNOWN = {
@@ -38,7 +38,7 @@ def test_unknown_fields_reach_the_provider_byte_for_byte(dialect, unknown, place
         assert "JSON" in refused.message
         return
     start, end = request.model_span
-    sent = b"".join(DIALECTS[dialect].spliced(request, "theirs", ask_usage=True))
+    sent = b"".join(DIALECTS[dialect].upstream_body(request, "theirs", ask_usage=True))
     assert sent == raw[:start] + b'"theirs"' + raw[end:]
 
 
@@ -91,8 +91,8 @@ def test_a_messages_history_reads_like_one_of_chat_completions():
     assert [message.content for message in request.messages[:5]] == ["be brief", "go", "I look", "one", "two"]
     calls = json.loads(bytes(request.messages[2].tool_calls))
     assert calls[0] == {"id": "t1", "function": {"name": "look", "arguments": {"a": 1}}}
-    assert request.sizes[-1] == PARTS and request.tool_names == {"look"}
-    assert request.state == {"thinking"}
+    assert request.sizes[-1] == SIZE_OF_PARTS and request.tool_names == {"look"}
+    assert request.provider_state == {"thinking"}
 
 
 def test_a_responses_history_reads_like_one_of_chat_completions():
@@ -117,13 +117,13 @@ def test_a_responses_history_reads_like_one_of_chat_completions():
     assert [message.role for message in request.messages] == ["system", "user", "assistant", "tool", "tool"]
     assert [call["function"]["name"] for call in json.loads(bytes(request.messages[2].tool_calls))] == ["wait", "exec"]
     assert request.tool_names == {"exec", "wait"}
-    assert request.state == {"encrypted_reasoning"}
+    assert request.provider_state == {"encrypted_reasoning"}
 
 
 def test_an_answer_of_ours_is_continued_by_writing_its_conversation_out():
     first = responses.parse(b'{"model":"m","input":"go"}')
     kept = responses.transcript(first, [{"type": "message", "id": "msg_1", "role": "assistant", "content": []}])
     second = responses.parse(b'{"model":"m","input":"on","previous_response_id":"resp_1","x":1}')
-    document = json.loads(bytes(responses.continued(second, kept).body))
+    document = json.loads(bytes(responses.prepend_transcript(second, kept).body))
     assert [item.get("role") for item in document["input"]] == ["user", "assistant", "user"]
     assert "previous_response_id" not in document and document["x"] == 1

@@ -17,12 +17,12 @@ JSON_VALUES = st.recursive(
     max_leaves=12,
 )
 FREE_NAMES = st.text(min_size=1).filter(
-    lambda name: name not in chat._Fields.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
+    lambda name: name not in chat._ChatFields.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
 )
 
 
 def joined(request, model: str, *, ask_usage: bool) -> bytes:
-    return b"".join(chat.spliced(request, model, ask_usage=ask_usage))
+    return b"".join(chat.upstream_body(request, model, ask_usage=ask_usage))
 
 
 def body(**fields: object) -> bytes:
@@ -168,16 +168,16 @@ def test_bad_bodies_are_refused_with_the_field_that_is_wrong(raw, code, param):
 
 
 def test_a_refusal_says_400_and_not_to_retry_unless_waiting_helps():
-    stop = chat.refused(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
+    stop = chat.refusal_answer(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
     assert (stop.status, stop.headers["x-should-retry"]) == (400, "false")
     assert json.loads(stop.body)["error"]["details"] == {"used": 1}
-    wait = chat.refused(Refusal(code="x", message="soon", retry_after_seconds=3))
+    wait = chat.refusal_answer(Refusal(code="x", message="soon", retry_after_seconds=3))
     assert (wait.status, wait.headers["retry-after"]) == (429, "3")
 
 
 def test_errors_have_openai_s_shape():
-    answer = chat.failed(Unauthenticated("no"))
+    answer = chat.error_answer(Unauthenticated("no"))
     assert json.loads(answer.body)["error"] == {
         "message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key",
     }  # fmt: skip
-    assert "x-should-retry" not in chat.failed(Overloaded("busy")).headers
+    assert "x-should-retry" not in chat.error_answer(Overloaded("busy")).headers

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.chat_stream import ChatStream
+from gateway.dialects.chat_stream import ChatStreamMeter
 from gateway.dialects.sse import EVENT_BYTES_MAX
-from gateway.values.errors import BrokenAnswer
+from gateway.values.errors import BrokenResponse
 
 
 def event(content: str | None = None, end: str = "\n\n", **more: object) -> bytes:
@@ -25,8 +25,8 @@ DOS = (b"".join(event(text) for text in TEXTS) + FINISH + event(usage=USAGE) + D
 COMMENTS = b": keep-alive\n\n" + event("x") + b"event: ping\ndata: {}\n\n" + FINISH + DONE
 
 
-def run(raw: bytes, cuts: list[int], *, withhold: bool) -> tuple[bytes, ChatStream]:
-    stream, out, at = ChatStream(withhold_usage=withhold), b"", 0
+def run(raw: bytes, cuts: list[int], *, withhold: bool) -> tuple[bytes, ChatStreamMeter]:
+    stream, out, at = ChatStreamMeter(withhold_usage=withhold), b"", 0
     for cut in [*sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]:
         if cut > at:
             out += stream.feed(raw[at:cut])
@@ -40,7 +40,7 @@ def test_any_chunking_gives_the_same_bytes_and_the_same_usage(raw, cuts):
     whole, first = run(raw, [], withhold=False)
     cut, second = run(raw, cuts, withhold=False)
     assert whole == cut == raw
-    assert (first.usage, first.done, first.ended) == (second.usage, second.done, second.ended)
+    assert (first.usage, first.done, first.is_complete) == (second.usage, second.done, second.is_complete)
 
 
 @given(cuts=st.lists(st.integers(0, 10_000), max_size=30))
@@ -58,7 +58,7 @@ def test_usage_beside_text_is_never_withheld():
 @given(texts=st.lists(st.text(alphabet="abcdefgh ijk", min_size=1, max_size=40), min_size=1, max_size=60))
 def test_without_usage_the_text_is_weighed_within_a_tenth(texts):
     _, stream = run(b"".join(event(text) for text in texts), [], withhold=True)
-    weight, events = stream.text()
+    weight, events = stream.text_totals()
     assert events == len(texts)
     assert abs(weight - sum(map(len, texts))) <= 0.1 * sum(map(len, texts)) + 1
 
@@ -69,7 +69,7 @@ def test_without_usage_the_text_is_weighed_within_a_tenth(texts):
     ids=["cut after text", "finish reason only", "done only", "nothing at all"],
 )
 def test_a_stream_that_did_not_come_to_its_end_is_known(raw, ended):
-    assert run(raw, [], withhold=True)[1].ended is ended
+    assert run(raw, [], withhold=True)[1].is_complete is ended
 
 
 def test_what_follows_the_end_is_dropped():
@@ -100,8 +100,8 @@ def test_an_error_event_is_seen_and_passed_on():
 
 
 def test_an_event_without_end_is_given_up_in_bounded_memory():
-    stream = ChatStream(withhold_usage=True)
-    with pytest.raises(BrokenAnswer):
+    stream = ChatStreamMeter(withhold_usage=True)
+    with pytest.raises(BrokenResponse):
         for _ in range(EVENT_BYTES_MAX // 65_536 + 2):
             stream.feed(b"x" * 65_536)
 

@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import DIALECTS, PARSERS, sse
-from gateway.dialects.chat_stream import ChatStream, text_bytes
-from gateway.dialects.passthrough import PassageStream
-from gateway.dialects.translation import Carrier, CrossedStream
+from gateway.dialects.chat_stream import ChatStreamMeter, text_bytes
+from gateway.dialects.passthrough import PassThroughStreamMeter
+from gateway.dialects.translation import TranslatedStream, Translator
 from tests.dialects import stream_checks
-from tests.dialects.synthetic_streams import CITATION, MADE, MANY_ITEMS, stream
+from tests.dialects.synthetic_streams import CITATION, MANY_ITEMS, SYNTHETIC_STREAMS, encode_stream
 from tests.dialects.test_streams import ASKED, CROSSED, CUTS, RECORDED, STREAMS, pieces
 
 GIVEN, WRITTEN = 11, 7
 REASONS = {"chat": "length", "completions": "length", "messages": "max_tokens", "responses": "max_output_tokens"}
-RAW = {name: (RECORDED / f"{name}.sse").read_bytes() for names in STREAMS.values() for name in names} | MADE
+RAW = {
+    name: (RECORDED / f"{name}.sse").read_bytes() for names in STREAMS.values() for name in names
+} | SYNTHETIC_STREAMS
 WHOLE = [(dialect, name) for dialect, names in STREAMS.items() for name in names if "error" not in name]
 CASES = [
     *WHOLE,
@@ -31,9 +33,9 @@ CASES = [
 ]
 
 
-def watched(dialect: str) -> sse.Meter:
-    meter = DIALECTS[dialect].meter(PARSERS[dialect](ASKED[dialect]))
-    meter.watched = True
+def watched(dialect: str) -> sse.StreamMeter:
+    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect]))
+    meter.may_end_early = True
     return meter
 
 
@@ -46,14 +48,16 @@ def cut(dialect: str, raw: bytes, at: int, cuts: list[int]) -> bytes:
     """The stream ended after `at` bytes of it have come in pieces."""
     meter = watched(dialect)
     out = b"".join(meter.feed(piece) for piece in pieces(raw[:at], cuts))
-    return out + meter.ending(GIVEN, WRITTEN)
+    return out + meter.end_early(GIVEN, WRITTEN)
 
 
 def check(dialect: str, raw: bytes) -> set[str]:
     """The reasons why a stream ended, once it is known to be a whole one of its dialect."""
     if dialect in ("chat", "completions"):
-        return set(stream_checks.chat(raw).values())
-    return {stream_checks.messages(raw) if dialect == "messages" else stream_checks.responses(raw)}
+        return set(stream_checks.check_chat_stream(raw).values())
+    return {
+        stream_checks.check_messages_stream(raw) if dialect == "messages" else stream_checks.check_responses_stream(raw)
+    }
 
 
 def given_reasons(dialect: str, raw: bytes) -> set[str]:
@@ -93,18 +97,18 @@ def test_after_the_ending_the_stream_is_over(dialect, name):
     raw, meter = RAW[name], watched(dialect)
     half = boundaries(raw)[1] + 5
     meter.feed(raw[:half])
-    meter.ending(GIVEN, WRITTEN)
-    assert meter.done and meter.ended
-    assert meter.feed(raw[half:]) + meter.feed(b"x" * 9) + meter.finish() + meter.ending(GIVEN, WRITTEN) == b""
+    meter.end_early(GIVEN, WRITTEN)
+    assert meter.done and meter.is_complete
+    assert meter.feed(raw[half:]) + meter.feed(b"x" * 9) + meter.finish() + meter.end_early(GIVEN, WRITTEN) == b""
 
 
 @pytest.mark.parametrize("dialect, name", WHOLE)
 @given(cuts=CUTS)
 @settings(max_examples=20, deadline=None)
 def test_to_be_watched_changes_nothing_for_the_caller(dialect, name, cuts):
-    raw, plain, seen = RAW[name], DIALECTS[dialect].meter(PARSERS[dialect](ASKED[dialect])), watched(dialect)
+    raw, plain, seen = RAW[name], DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect])), watched(dialect)
     assert b"".join(map(seen.feed, pieces(raw, cuts))) == b"".join(map(plain.feed, pieces(raw, cuts))) == raw
-    assert (seen.usage, seen.done, seen.ended, seen.id) == (plain.usage, plain.done, plain.ended, plain.id)
+    assert (seen.usage, seen.done, seen.is_complete, seen.id) == (plain.usage, plain.done, plain.is_complete, plain.id)
 
 
 def texts_of(payload: dict[str, Any]) -> int:
@@ -124,7 +128,7 @@ def test_a_watched_text_is_weighed_to_the_byte(dialect, name):
     meter = watched(dialect)
     meter.feed(RAW[name])
     weights = list(map(texts_of, stream_checks.payloads(RAW[name])))
-    assert meter.text() == (sum(weights), sum(map(bool, weights)))
+    assert meter.text_totals() == (sum(weights), sum(map(bool, weights)))
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
@@ -134,31 +138,31 @@ def test_a_watched_text_is_weighed_to_the_byte(dialect, name):
 def test_what_has_not_begun_is_not_ended(dialect, before):
     meter = watched(dialect)
     meter.feed(before)
-    assert meter.ending(GIVEN, WRITTEN) == b""
+    assert meter.end_early(GIVEN, WRITTEN) == b""
     assert meter.done
 
 
 def test_what_an_error_has_ended_is_not_ended_again():
     meter = watched("messages")
     meter.feed(RAW["messages_error"])
-    assert meter.error and meter.ending(GIVEN, WRITTEN) == b""
+    assert meter.error and meter.end_early(GIVEN, WRITTEN) == b""
 
 
 def test_a_stream_of_an_unknown_dialect_just_stops():
-    meter = PassageStream()
-    meter.watched = True
+    meter = PassThroughStreamMeter()
+    meter.may_end_early = True
     assert meter.feed(b'data: {"x":1}\n\n') == b'data: {"x":1}\n\n'
-    assert (meter.ending(GIVEN, WRITTEN), meter.done) == (b"", True)
+    assert (meter.end_early(GIVEN, WRITTEN), meter.done) == (b"", True)
 
 
 def test_a_caller_who_did_not_ask_is_told_no_usage():
-    meter = ChatStream(withhold_usage=True)
-    meter.watched = True
+    meter = ChatStreamMeter(withhold_usage=True)
+    meter.may_end_early = True
     for at in boundaries(RAW["several choices"]):
-        out = meter.feed(RAW["several choices"][:at]) + meter.ending(GIVEN, WRITTEN)
-        assert set(stream_checks.chat(out, usage=False).values()) <= {"length", "stop"}
-        meter = ChatStream(withhold_usage=True)
-        meter.watched = True
+        out = meter.feed(RAW["several choices"][:at]) + meter.end_early(GIVEN, WRITTEN)
+        assert set(stream_checks.check_chat_stream(out, usage=False).values()) <= {"length", "stop"}
+        meter = ChatStreamMeter(withhold_usage=True)
+        meter.may_end_early = True
 
 
 def test_a_chat_ending_says_all_that_its_chunks_said():
@@ -220,8 +224,8 @@ def test_a_call_that_was_cut_off_is_not_reported_done():
 def test_where_events_bear_no_number_they_are_counted():
     bare = [{name: value for name, value in event.items() if name != "sequence_number"} for event in MANY_ITEMS]
     meter = watched("responses")
-    meter.feed(stream(bare, named=True))
-    assert stream_checks.payloads(meter.ending(GIVEN, WRITTEN))[0]["sequence_number"] == len(bare)
+    meter.feed(encode_stream(bare, named=True))
+    assert stream_checks.payloads(meter.end_early(GIVEN, WRITTEN))[0]["sequence_number"] == len(bare)
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
@@ -236,19 +240,21 @@ def test_events_of_another_shape_never_raise(dialect, noise):
     for kind in kinds:
         odd = {**noise, "type": kind} if isinstance(noise, dict) else {"type": kind, "output_index": 0, "item": noise}
         meter.feed(b"data: " + json.dumps(odd).encode() + b"\n\n")
-    meter.ending(GIVEN, WRITTEN)
+    meter.end_early(GIVEN, WRITTEN)
 
 
 def crossed(caller: str, upstream: str, raw: bytes, at: int) -> bytes:
     """A stream that is cut and ended in the provider's dialect, as the caller gets it."""
     request = PARSERS[caller](ASKED[caller])
-    carrier = Carrier(request)
-    carried = carrier.to(upstream, extended=False)
-    back = CrossedStream(carrier.back(carried, upstream, answer_id="a1", created=7), chat=caller == "chat")
-    meter = DIALECTS[upstream].meter(request)
-    meter.watched = True
+    translator = Translator(request)
+    translated = translator.translate(upstream, extended=False)
+    back = TranslatedStream(
+        translator.answer_translator(translated, upstream, answer_id="a1", created=7), chat=caller == "chat"
+    )
+    meter = DIALECTS[upstream].stream_meter(request)
+    meter.may_end_early = True
     out = back.feed(meter.feed(raw[: at + 3]))
-    return out + back.feed(meter.ending(GIVEN, WRITTEN)) + back.finish()
+    return out + back.feed(meter.end_early(GIVEN, WRITTEN)) + back.finish()
 
 
 @pytest.mark.parametrize("caller, upstream, name", [case for case in CROSSED if "error" not in case[2]])

@@ -32,17 +32,17 @@ NOTE = "[Gateway note: change your approach.]"
 def test_a_note_goes_to_the_newest_turn(speech, document, told):
     before = json.dumps(document)
     name = "input" if speech == "responses" else "messages"
-    assert steering.noted(document, speech, NOTE)[name][-1] == told
+    assert steering.append_note(document, speech, NOTE)[name][-1] == told
     assert json.dumps(document) == before
 
 
 def test_a_note_to_a_prompt_that_is_a_text():
-    assert steering.noted({"input": "go"}, "responses", NOTE)["input"] == f"go\n\n{NOTE}"
+    assert steering.append_note({"input": "go"}, "responses", NOTE)["input"] == f"go\n\n{NOTE}"
 
 
 def test_a_prefill_of_the_callers_stays_the_last_turn():
     document = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "{"}]}
-    found = steering.noted(document, "messages", NOTE)["messages"]
+    found = steering.append_note(document, "messages", NOTE)["messages"]
     assert found[0]["content"].endswith(NOTE) and found[1] == document["messages"][1]
 
 
@@ -50,23 +50,23 @@ def test_a_prefill_of_the_callers_stays_the_last_turn():
     "document", [{}, {"messages": None}, {"messages": []}, {"messages": ["x"]}, {"messages": [{"role": "assistant"}]}]
 )
 def test_where_there_is_nobody_to_tell_nothing_changes(document):
-    assert steering.noted(document, "chat", NOTE) == document
+    assert steering.append_note(document, "chat", NOTE) == document
 
 
 @pytest.mark.parametrize("speech, choice", [("chat", "none"), ("responses", "none"), ("messages", {"type": "none"})])
 def test_tools_are_withheld_but_stay_in_the_request(speech, choice):
     tools = [{"name": "f"}]
-    assert steering.toolless({"tools": tools}, speech) == {"tools": tools, "tool_choice": choice}
-    assert steering.toolless({}, speech) == {}
+    assert steering.forbid_tools({"tools": tools}, speech) == {"tools": tools, "tool_choice": choice}
+    assert steering.forbid_tools({}, speech) == {}
 
 
 @pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
 def test_a_last_answer_is_one_that_our_own_readers_understand(dialect):
     told = {"id": "abc", "model": "m", "created": 1, "stream": False}
-    kind, body = final_answer.spoken(dialect, "Stopped.", **told)
+    kind, body = final_answer.final_answer(dialect, "Stopped.", **told)
     assert kind["content-type"] == "application/json"
-    assert answer_fingerprint.beginning(json.loads(body)).text == "Stopped."
-    assert DIALECTS[dialect].weight(json.loads(body)) == len("Stopped.")
+    assert answer_fingerprint.fingerprint_of(json.loads(body)).text == "Stopped."
+    assert DIALECTS[dialect].answer_text_bytes(json.loads(body)) == len("Stopped.")
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_last_answer_is_one_that_our_own_readers_understand(dialect):
     ],
 )
 def test_a_streamed_last_answer_comes_to_its_end(dialect, request_body):
-    kind, body = final_answer.spoken(dialect, "Stopped.", id="abc", model="m", created=1, stream=True)
+    kind, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=True)
     parse = {"chat": chat, "messages": messages, "responses": responses}[dialect].parse
-    meter = DIALECTS[dialect].meter(parse(json.dumps(request_body).encode()))
-    meter.listening = answer_fingerprint.HEARD_CHARS
+    meter = DIALECTS[dialect].stream_meter(parse(json.dumps(request_body).encode()))
+    meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_MAX
     assert kind["content-type"].startswith("text/event-stream")
-    assert meter.feed(body) == body and meter.ended and meter.error is None
-    assert meter.heard.text == "Stopped."
+    assert meter.feed(body) == body and meter.is_complete and meter.error is None
+    assert meter.fingerprint.text == "Stopped."
     assert all(payload_of(event) or b"[DONE]" in event for event in events_of(body))
 
 
@@ -92,27 +92,27 @@ def test_a_streamed_last_answer_comes_to_its_end(dialect, request_body):
     "document, expected",
     [
         ({"choices": [{"message": {"content": "Hi", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}}]}}]},
-         answer_fingerprint.Beginning("Hi", "c1", 'f{"a":1}')),
+         answer_fingerprint.AnswerFingerprint("Hi", "c1", 'f{"a":1}')),
         ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hi"}, {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}]},
-         answer_fingerprint.Beginning("Hi", "t1", 'f{"a":1}')),
+         answer_fingerprint.AnswerFingerprint("Hi", "t1", 'f{"a":1}')),
         ({"output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}, {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}]},
-         answer_fingerprint.Beginning("Hi", "c1", "f{}")),
-        ({"choices": []}, answer_fingerprint.UNHEARD), ({"choices": [7]}, answer_fingerprint.UNHEARD), ({"output": "x", "content": 7}, answer_fingerprint.UNHEARD),
-        ({"choices": [{"message": {"content": [1], "tool_calls": [None]}}]}, answer_fingerprint.UNHEARD),
+         answer_fingerprint.AnswerFingerprint("Hi", "c1", "f{}")),
+        ({"choices": []}, answer_fingerprint.NO_FINGERPRINT), ({"choices": [7]}, answer_fingerprint.NO_FINGERPRINT), ({"output": "x", "content": 7}, answer_fingerprint.NO_FINGERPRINT),
+        ({"choices": [{"message": {"content": [1], "tool_calls": [None]}}]}, answer_fingerprint.NO_FINGERPRINT),
     ],
 )  # fmt: skip
 def test_how_an_answer_begins(document, expected):
-    assert answer_fingerprint.beginning(document) == expected
+    assert answer_fingerprint.fingerprint_of(document) == expected
 
 
 def test_a_stream_is_heard_in_pieces():
-    meter = chat.meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
-    meter.listening = answer_fingerprint.KNOWN_CHARS
+    meter = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
+    meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
     for text in ("I will ", "look ", "at it.") * 4:
         meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n")
     call = {"index": 0, "id": "c9", "function": {"name": "f", "arguments": "{"}}
-    assert meter.heard.text.startswith("I will look at it.") and not meter.listening
-    other = chat.meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
-    other.listening = answer_fingerprint.KNOWN_CHARS
+    assert meter.fingerprint.text.startswith("I will look at it.") and not meter.fingerprint_chars
+    other = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
+    other.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
     other.feed(b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n")
-    assert other.heard == answer_fingerprint.Beginning("", "c9", "f{")
+    assert other.fingerprint == answer_fingerprint.AnswerFingerprint("", "c9", "f{")

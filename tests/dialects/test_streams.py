@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import DIALECTS, PARSERS, sse
-from gateway.dialects.translation import Carrier, CrossedStream
-from gateway.values.errors import BrokenAnswer
-from tests.dialects.translation.dialect_clients import SPEAKERS
+from gateway.dialects.translation import TranslatedStream, Translator
+from gateway.values.errors import BrokenResponse
+from tests.dialects.translation.dialect_clients import CLIENTS
 
 RECORDED = Path(__file__).parent / "recorded"
 STREAMS = {
@@ -44,14 +44,14 @@ def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
     return [raw[start:end] for start, end in itertools.pairwise(places)]
 
 
-def run(dialect: str, raw: bytes, cuts: list[int]) -> tuple[bytes, sse.Meter]:
-    meter = DIALECTS[dialect].meter(PARSERS[dialect](ASKED[dialect]))
+def run(dialect: str, raw: bytes, cuts: list[int]) -> tuple[bytes, sse.StreamMeter]:
+    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect]))
     out = b"".join(meter.feed(piece) for piece in pieces(raw, cuts))
     return out + meter.finish(), meter
 
 
-def state(meter: sse.Meter) -> tuple:
-    return meter.usage, meter.done, meter.ended, meter.error, meter.id
+def state(meter: sse.StreamMeter) -> tuple:
+    return meter.usage, meter.done, meter.is_complete, meter.error, meter.id
 
 
 @pytest.mark.parametrize("dialect, name", CASES)
@@ -84,19 +84,21 @@ def test_nothing_after_the_end_reaches_the_caller(dialect, name):
 
 @pytest.mark.parametrize("dialect", STREAMS)
 def test_an_event_without_end_is_broken_off_before_memory_is(dialect):
-    meter = DIALECTS[dialect].meter(PARSERS[dialect](ASKED[dialect]))
+    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect]))
     piece = b"x" * 1_000_000
-    with pytest.raises(BrokenAnswer, match="does not end"):
+    with pytest.raises(BrokenResponse, match="does not end"):
         for _ in range(100):
             meter.feed(piece)
 
 
 def crossed(caller: str, upstream: str, raw: bytes, cuts: list[int]) -> bytes:
     request = PARSERS[caller](ASKED[caller])
-    carrier = Carrier(request)
-    carried = carrier.to(upstream, extended=False)
-    stream = CrossedStream(carrier.back(carried, upstream, answer_id="a1", created=7), chat=caller == "chat")
-    meter = DIALECTS[upstream].meter(request)
+    translator = Translator(request)
+    translated = translator.translate(upstream, extended=False)
+    stream = TranslatedStream(
+        translator.answer_translator(translated, upstream, answer_id="a1", created=7), chat=caller == "chat"
+    )
+    meter = DIALECTS[upstream].stream_meter(request)
     out = b"".join(stream.feed(meter.feed(piece)) for piece in pieces(raw, cuts))
     return out + stream.feed(meter.finish()) + stream.finish()
 
@@ -113,5 +115,5 @@ def test_any_chunking_is_crossed_to_the_same_bytes(caller, upstream, name, cuts)
 def test_what_was_crossed_is_a_whole_stream_of_the_caller_s_dialect(caller, upstream, name):
     out, meter = run(caller, crossed(caller, upstream, (RECORDED / f"{name}.sse").read_bytes(), []), [])
     assert meter.done and meter.usage, "it ends by its own mark, and says what it took"
-    heard = SPEAKERS[caller].hear_stream(out)
+    heard = CLIENTS[caller].parse_stream(out)
     assert "Grüße, 世界" in heard.text or [arguments["city"] for _, _, arguments in heard.calls] == ["Łódź", "Oslo"]

@@ -10,8 +10,8 @@ from gateway.feeds.grid_reading import FeedError
 from gateway.feeds.intensity_electricity_maps import ElectricityMaps
 from gateway.feeds.intensity_uk import UkIntensity
 from gateway.feeds.intensity_watttime import WattTime
-from gateway.values.grid import Sample
-from gateway.values.grid_feeds import Access
+from gateway.values.grid import IntensitySample
+from gateway.values.grid_feeds import FeedAccess
 
 NOW = datetime(2026, 3, 6, 19, 10, tzinfo=UTC).timestamp()
 LATEST = {
@@ -53,14 +53,14 @@ class Web:
 
 
 def maps() -> ElectricityMaps:
-    return ElectricityMaps(Access(base_url="http://em", key="k"))
+    return ElectricityMaps(FeedAccess(base_url="http://em", key="k"))
 
 
 async def test_electricity_maps_latest_and_forecast():
     web = Web(latest=LATEST, forecast=FORECAST)
-    news = await maps().news(web, "DE", NOW)
-    assert (news.grams_per_kwh, news.at) == (216.0, NOW - 600)
-    assert news.forecast == (Sample(NOW - 600, 210.0), Sample(NOW + 3000, 90.0))
+    session_sync = await maps().fetch_reading(web, "DE", NOW)
+    assert (session_sync.grams_per_kwh, session_sync.read_at) == (216.0, NOW - 600)
+    assert session_sync.forecast == (IntensitySample(NOW - 600, 210.0), IntensitySample(NOW + 3000, 90.0))
     assert [url for url, _ in web.asked] == [
         "http://em/v3/carbon-intensity/latest?zone=DE",
         "http://em/v3/carbon-intensity/forecast?zone=DE",
@@ -76,8 +76,8 @@ async def test_electricity_maps_latest_and_forecast():
     ids=["a plan without forecasts", "no connection", "another zone", "a value that no grid has", "out of order"],
 )  # fmt: skip
 async def test_the_value_counts_without_a_forecast_that_cannot_be(forecast):
-    news = await maps().news(Web(latest=LATEST, forecast=forecast), "DE", NOW)
-    assert (news.grams_per_kwh, news.forecast) == (216.0, ())
+    session_sync = await maps().fetch_reading(Web(latest=LATEST, forecast=forecast), "DE", NOW)
+    assert (session_sync.grams_per_kwh, session_sync.forecast) == (216.0, ())
 
 
 LIES = {
@@ -97,7 +97,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 async def test_what_cannot_be_is_not_believed(lie):
     with pytest.raises(FeedError):
-        await maps().news(Web(latest={**LATEST, **lie}, forecast=FORECAST), "DE", NOW)
+        await maps().fetch_reading(Web(latest={**LATEST, **lie}, forecast=FORECAST), "DE", NOW)
 
 
 @pytest.mark.parametrize(
@@ -114,25 +114,25 @@ async def test_what_cannot_be_is_not_believed(lie):
 )
 async def test_no_answer_is_a_failure_that_names_no_key(answer):
     with pytest.raises(FeedError) as failed:
-        await maps().news(Web(latest=answer if isinstance(answer, tuple) else (200, answer)), "DE", NOW)
+        await maps().fetch_reading(Web(latest=answer if isinstance(answer, tuple) else (200, answer)), "DE", NOW)
     assert "k" not in str(failed.value).split()
 
 
 async def test_the_island_s_running_half_hour_and_its_day():
     web = Web(fw24h={"data": SLOTS})
-    news = await UkIntensity(Access(base_url="http://uk")).news(web, "GB", NOW)
+    session_sync = await UkIntensity(FeedAccess(base_url="http://uk")).fetch_reading(web, "GB", NOW)
     assert web.asked[0][0] == "http://uk/intensity/2026-03-06T19:10Z/fw24h"
-    assert (news.zone, news.grams_per_kwh) == ("GBR", 250.0)
-    assert [sample.grams_per_kwh for sample in news.forecast] == [250.0, 120.0]
+    assert (session_sync.zone, session_sync.grams_per_kwh) == ("GBR", 250.0)
+    assert [sample.grams_per_kwh for sample in session_sync.forecast] == [250.0, 120.0]
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["an object", "a list of one"])
 async def test_a_region_is_told_by_its_number(wrapped):
     region = {"regionid": 13, "shortname": "London", "data": SLOTS}
     web = Web(regionid={"data": [region] if wrapped else region})
-    news = await UkIntensity(Access(base_url="http://uk")).news(web, "13", NOW)
+    session_sync = await UkIntensity(FeedAccess(base_url="http://uk")).fetch_reading(web, "13", NOW)
     assert web.asked[0][0] == "http://uk/regional/intensity/2026-03-06T19:10Z/fw24h/regionid/13"
-    assert (news.zone, news.grams_per_kwh) == ("GBR-13", 250.0)
+    assert (session_sync.zone, session_sync.grams_per_kwh) == ("GBR-13", 250.0)
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,18 @@ async def test_a_region_is_told_by_its_number(wrapped):
 )  # fmt: skip
 async def test_a_region_that_is_not_told(answer):
     with pytest.raises(FeedError):
-        await UkIntensity(Access(base_url="http://uk")).news(Web(regionid=answer), "13", NOW)
+        await UkIntensity(FeedAccess(base_url="http://uk")).fetch_reading(Web(regionid=answer), "13", NOW)
 
 
 async def test_watttime_logs_in_once_and_tells_the_marginal_signal_in_grams():
-    web, feed = Web(login={"token": "t"}, forecast=MOER), WattTime(Access(base_url="http://wt", user="u", password="p"))
-    news = await feed.news(web, "CAISO_NORTH", NOW)
-    assert news.grams_per_kwh == pytest.approx(453.59237)
-    assert (news.signal, news.forecast) == ("marginal", ())
-    await feed.news(web, "CAISO_NORTH", NOW + 60)
+    web, feed = (
+        Web(login={"token": "t"}, forecast=MOER),
+        WattTime(FeedAccess(base_url="http://wt", user="u", password="p")),
+    )
+    session_sync = await feed.fetch_reading(web, "CAISO_NORTH", NOW)
+    assert session_sync.grams_per_kwh == pytest.approx(453.59237)
+    assert (session_sync.signal, session_sync.forecast) == ("marginal", ())
+    await feed.fetch_reading(web, "CAISO_NORTH", NOW + 60)
     assert [url.rsplit("/", 1)[-1].partition("?")[0] for url, _ in web.asked] == ["login", "forecast", "forecast"]
     assert web.asked[0][1] == {"authorization": "Basic dTpw"}
     assert web.asked[1][1] == {"authorization": "Bearer t"}
@@ -163,24 +166,24 @@ async def test_watttime_logs_in_once_and_tells_the_marginal_signal_in_grams():
 async def test_watttime_s_other_signals_are_not_taken_for_it(meta):
     answer = {**MOER, "meta": {**MOER["meta"], **meta}}
     with pytest.raises(FeedError):
-        await WattTime(Access(base_url="http://wt", user="u", password="p")).news(
+        await WattTime(FeedAccess(base_url="http://wt", user="u", password="p")).fetch_reading(
             Web(login={"token": "t"}, forecast=answer), "CAISO_NORTH", NOW
         )
 
 
 async def test_a_token_that_is_not_believed_any_more_is_asked_for_anew():
-    feed = WattTime(Access(base_url="http://wt", user="u", password="p"))
+    feed = WattTime(FeedAccess(base_url="http://wt", user="u", password="p"))
     with pytest.raises(FeedError):
-        await feed.news(Web(login={"token": "t"}, forecast=(401, b"expired")), "CAISO_NORTH", NOW)
+        await feed.fetch_reading(Web(login={"token": "t"}, forecast=(401, b"expired")), "CAISO_NORTH", NOW)
     web = Web(login={"token": "t2"}, forecast=MOER)
-    await feed.news(web, "CAISO_NORTH", NOW)
+    await feed.fetch_reading(web, "CAISO_NORTH", NOW)
     assert "login" in web.asked[0][0]
 
 
 async def test_a_region_that_is_not_allowed_costs_the_others_no_token():
-    feed = WattTime(Access(base_url="http://wt", user="u", password="p"))
+    feed = WattTime(FeedAccess(base_url="http://wt", user="u", password="p"))
     web = Web(login={"token": "t"}, forecast=(403, {"error": "Invalid scope"}))
     for _ in range(3):
         with pytest.raises(FeedError):
-            await feed.news(web, "ERCOT", NOW)
+            await feed.fetch_reading(web, "ERCOT", NOW)
     assert sum("login" in url for url, _ in web.asked) == 1

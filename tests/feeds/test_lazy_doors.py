@@ -12,7 +12,7 @@ from gateway.feeds.self_energy import SelfMeter
 from gateway.http.token_counter import TokenCounter
 from gateway.simulator.playbook import Playbook
 from tests.pipeline.test_pipeline import answers
-from tests.snapshots import world
+from tests.snapshots import snapshot
 
 
 def messages(content: object):
@@ -31,7 +31,9 @@ async def test_a_history_near_a_context_limit_is_counted_before_a_candidate_is_s
     words = "word " * 900  # estimated 1,150 tokens, counted 900
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]}).encode()
     book = Playbook(
-        world(small=", context_tokens: 1000", more="tiers: {small: {max_complexity: 1}, medium: {max_complexity: 1}}"),
+        snapshot(
+            small=", context_tokens: 1000", more="tiers: {small: {max_complexity: 1}, medium: {max_complexity: 1}}"
+        ),
         [answers()],
     )
     answer = await book.ask(body)
@@ -56,5 +58,5 @@ def test_the_gateway_s_own_energy_is_measured():
     meter.read()
     meter.read()
     meter.stop()
-    assert meter.joules > 0
-    assert meter.grams > 0
+    assert meter.energy_joules > 0
+    assert meter.carbon_grams > 0

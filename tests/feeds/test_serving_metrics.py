@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.feeds.serving_metrics import joules, running
+from gateway.feeds.serving_metrics import gpu_joules, running_requests
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -33,21 +33,21 @@ DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="3",UUID="GPU-d"} 9223372036854775794
          "another name", "no page"],
 )  # fmt: skip
 def test_sequences_served_together(page, found):
-    assert running(page) == found
+    assert running_requests(page) == found
 
 
 def test_joules_by_gpu():
-    assert joules(DCGM, ()) == {"GPU-a": 319159.391, "GPU-b": 1.0, "GPU-c": 5.0}
-    assert joules(DCGM, ("1", "GPU-c")) == {"GPU-b": 1.0, "GPU-c": 5.0}
-    assert joules("", ()) == {}
+    assert gpu_joules(DCGM, ()) == {"GPU-a": 319159.391, "GPU-b": 1.0, "GPU-c": 5.0}
+    assert gpu_joules(DCGM, ("1", "GPU-c")) == {"GPU-b": 1.0, "GPU-c": 5.0}
+    assert gpu_joules("", ()) == {}
 
 
 @pytest.mark.parametrize("junk", ["a" * 4000, " " * 4000, 'a="' * 1300, "\\" * 4000, "a" * 2_000_000])
 def test_a_page_made_to_hold_up_the_reader_does_not(junk):
     """Ten thousand such lines were hours of backtracking once; now each is read from left to right, or not at all."""
     page = "\n".join([f"vllm:num_requests_running{{{junk}}} 1"] * 50)
-    assert running(page) in (1.0, None)
+    assert running_requests(page) in (1.0, None)
 
 
 def test_more_than_any_engine_serves_is_not_believed():
-    assert running("vllm:num_requests_running 1e300\n") is None
+    assert running_requests("vllm:num_requests_running 1e300\n") is None

@@ -49,7 +49,7 @@ def test_every_card_has_a_source_and_sizes_that_can_be():
         assert row["source"], row
         assert 0 < float(row["active_b"]) <= float(row["total_b"]) < 5000, row
         assert row["bits"] in ("4", "8", "16"), row
-    assert len({model_cards.plain(row["model"]) for row in rows}) == len(rows)
+    assert len({model_cards.normalized_name(row["model"]) for row in rows}) == len(rows)
 
 
 # The shape of EcoLogits 0.11.3's models.json.
@@ -69,7 +69,7 @@ REGISTRY = {
 
 
 def test_the_registry_s_sizes_and_warnings():
-    found = ecologits_registry.read(REGISTRY)
+    found = ecologits_registry.parse(REGISTRY)
     assert set(found) == {"dense", "ranged", "moe-model", "nick"}
     assert (found["ranged"].active_params_b, found["ranged"].warning) == (30.0, "model arch not released")
     assert found["nick"] == found["moe-model"]

@@ -9,11 +9,11 @@ import aiohttp
 from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
-from gateway.simulator.provider import Personality, SimulatedProvider
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
 
-WORLD = """
+CONFIG = """
 version: 1
 access: open
 providers:
@@ -36,31 +36,31 @@ routes:
   claude-*: {{candidates: [anthropic]}}
 {more}
 """
-KEYS = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key"}
+ENV = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key"}
 
 
-class Stage:
+class RunningGateway:
     """What is on it. `post` gives (status, headers, body)."""
 
     def __init__(self, app: App, client: aiohttp.ClientSession, data: Path, providers: dict[str, SimulatedProvider]):
-        self.app, self.client, self.data, self.providers = app, client, data, providers
+        self.app, self.client, self.data_folder, self.providers = app, client, data, providers
         self.stopped = False
-        self.base = f"http://127.0.0.1:{app.port}"
+        self.base_url = f"http://127.0.0.1:{app.port}"
 
-    async def ask(self, method: str, path: str, document: object = None, **headers: str):
+    async def request(self, method: str, path: str, document: object = None, **headers: str):
         """One request; underscores in header names stand for dashes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.request(method, self.base + path, json=document, headers=named) as answer:
+        async with self.client.request(method, self.base_url + path, json=document, headers=named) as answer:
             return answer.status, answer.headers, await answer.read()
 
     async def post(self, path: str, document: object, **headers: str):
-        return await self.ask("POST", path, document, **headers)
+        return await self.request("POST", path, document, **headers)
 
     async def ledger(self) -> list[LedgerEntry]:
         """Every entry, once all is written: the gateway stops for it."""
         self.stopped = True
         await self.app.stop()
-        store = SqliteLedger(self.data / "ledger.sqlite")
+        store = SqliteLedger(self.data_folder / "ledger.sqlite")
         try:
             return list(store.entries())
         finally:
@@ -68,23 +68,23 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(data: Path, *, more: str = "", rate: float = 0.0) -> AsyncIterator[Stage]:
+async def running_gateway(data: Path, *, more: str = "", rate: float = 0.0) -> AsyncIterator[RunningGateway]:
     """Set it up, and take it down."""
     people = {
-        "openai": Personality(model="sim-openai", tokens_per_second=rate, strict=True, key=KEYS["OPENAI"]),
-        "chatonly": Personality(
+        "openai": SimulatedModel(model="sim-openai", tokens_per_second=rate, strict=True, api_key=ENV["OPENAI"]),
+        "chatonly": SimulatedModel(
             model="sim-chatonly",
             tokens_per_second=rate,
             strict=True,
-            key=KEYS["OPENAI"],
-            speaks=frozenset({"chat", "embeddings"}),
+            api_key=ENV["OPENAI"],
+            dialects=frozenset({"chat", "embeddings"}),
         ),
-        "anthropic": Personality(
+        "anthropic": SimulatedModel(
             model="sim-anthropic",
             tokens_per_second=rate,
             strict=True,
-            key=KEYS["ANTHROPIC"],
-            speaks=frozenset({"messages"}),
+            api_key=ENV["ANTHROPIC"],
+            dialects=frozenset({"messages"}),
         ),
     }
     providers = {name: SimulatedProvider(personality) for name, personality in people.items()}
@@ -94,11 +94,11 @@ async def stage(data: Path, *, more: str = "", rate: float = 0.0) -> AsyncIterat
             bases[name] = await provider.start()
             stack.push_async_callback(provider.stop)
         app = App(
-            Settings(data=data, port=0, drain_seconds=2.0), parse(WORLD.format(more=more, **bases), "s.yaml", KEYS)[0]
+            Settings(data=data, port=0, drain_seconds=2.0), parse(CONFIG.format(more=more, **bases), "s.yaml", ENV)[0]
         )
         await app.start()
         client = await stack.enter_async_context(aiohttp.ClientSession())
-        it = Stage(app, client, data, providers)
+        it = RunningGateway(app, client, data, providers)
         try:
             yield it
         finally:

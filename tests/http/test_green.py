@@ -13,11 +13,12 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.carbon.footprint import known
+from gateway.carbon.footprint import with_footprint_model
 from gateway.cli.main import main
 from gateway.exporters.prometheus import Metrics
-from gateway.simulator.playbook import Answers, Playbook
-from tests.snapshots import BASE, ENV, world
+from gateway.simulator.playbook import Playbook, UpstreamAnswer
+from tests.gateways import Gateway, StartGateway
+from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 MORE = "feeds: {{uk: {{base_url: '{base}'}}, refresh_minutes: 0.01}}"
 SMALL = ", feeds: {uk: '13'}"
@@ -74,16 +75,16 @@ def written(data: Path) -> tuple[int, int]:
     return entries, outcomes
 
 
-async def receipt(house, **sim: object) -> str:
-    async with house.post(model="small", max_tokens=50, sim={"output_tokens": 20, **sim}) as answer:
+async def receipt(gateway: Gateway, **sim: object) -> str:
+    async with gateway.post(model="small", max_tokens=50, sim={"output_tokens": 20, **sim}) as answer:
         await answer.read()
         assert answer.status == 200
         return answer.headers["x-penstock-footprint"]
 
 
-async def test_a_live_feed_reaches_receipts_and_whatever_it_does_changes_no_request_s_fate(house):
+async def test_a_live_feed_reaches_receipts_and_whatever_it_does_changes_no_request_s_fate(start_gateway: StartGateway):
     async with feed() as (outside, base):
-        async with house(more=MORE.format(base=base), small=SMALL) as it:
+        async with start_gateway(more=MORE.format(base=base), small=SMALL) as it:
             before = it.app._world
             await until(lambda: it.app._world is not before)
             told = await receipt(it)
@@ -97,16 +98,16 @@ async def test_a_live_feed_reaches_receipts_and_whatever_it_does_changes_no_requ
         assert 'penstock_feed_questions{feed="uk",outcome="answered"}' in text
 
 
-async def test_a_feed_that_hangs_holds_up_nothing(house):
+async def test_a_feed_that_hangs_holds_up_nothing(start_gateway: StartGateway):
     async with feed() as (outside, base):
         outside.pause = 30.0
-        async with house(more=MORE.format(base=base), small=SMALL) as it:
+        async with start_gateway(more=MORE.format(base=base), small=SMALL) as it:
             await until(lambda: outside.asked > 0)
             assert "/annual_country/" in await receipt(it)
 
 
-async def test_counters_equal_the_ledger_to_the_last_unit_and_the_export_too(house):
-    async with house() as it:
+async def test_counters_equal_the_ledger_to_the_last_unit_and_the_export_too(start_gateway: StartGateway):
+    async with start_gateway() as it:
         for tokens in (1, 17, 256):
             for model in ("small", "frontier", "auto"):
                 async with it.post(model=model, max_tokens=300, sim={"output_tokens": tokens}) as answer:
@@ -114,7 +115,7 @@ async def test_counters_equal_the_ledger_to_the_last_unit_and_the_export_too(hou
         it.app._ledger.close()
         async with it.get("/metrics") as answer:
             text = await answer.text()
-    with sqlite3.connect(it.data / "ledger.sqlite") as db:
+    with sqlite3.connect(it.data_folder / "ledger.sqlite") as db:
         columns = (
             "energy_mj_low, energy_mj_mid, energy_mj_high, carbon_ug_low, carbon_ug_mid, carbon_ug_high, embodied_ug,"
         )
@@ -132,19 +133,19 @@ async def test_counters_equal_the_ledger_to_the_last_unit_and_the_export_too(hou
         assert round(found[name] * (1e3 if place < 3 else 1e6)) == total, name
 
 
-async def test_sci_per_request_session_and_reported_unit(house):
-    async with house() as it:
+async def test_sci_per_request_session_and_reported_unit(start_gateway: StartGateway):
+    async with start_gateway() as it:
         for session, calls in (("a", 2), ("b", 1), ("c", 1)):
             for _ in range(calls):
                 async with it.post({"x-penstock-session": session}, model="small", sim={"output_tokens": 50}) as answer:
                     await answer.read()
         outcome = {"outcome": "success", "units": 4, "unit": "tickets"}
-        async with it.client.post(f"{it.base}/v1/sessions/a/outcome", json=outcome, headers={"Authorization": "Bearer secret-one"}) as answer:  # fmt: skip
+        async with it.client.post(f"{it.base_url}/v1/sessions/a/outcome", json=outcome, headers={"Authorization": "Bearer secret-one"}) as answer:  # fmt: skip
             assert answer.status == 200
         async with it.get("/v1/sessions/a", headers={"Authorization": "Bearer secret-one"}) as answer:
             told = (await answer.json())["footprint"]
         # Entries and reports are written behind the requests.
-        await until(lambda: written(it.data) == (4, 1))
+        await until(lambda: written(it.data_folder) == (4, 1))
         async with it.get("/export?by=key") as answer:
             (row,) = csv.DictReader(io.StringIO(await answer.text()))
     low, mid, high = (told["g_co2e"][bound] for bound in ("low", "mid", "high"))
@@ -159,13 +160,15 @@ async def test_sci_per_request_session_and_reported_unit(house):
     assert float(row["g_saved_by_waiting"]) == 0
 
 
-async def test_explain_shows_the_arithmetic_of_a_request_as_it_was_booked(house, tmp_path, capsys, monkeypatch):
-    async with house() as it, it.post(model="small", sim={"output_tokens": 50}) as answer:
+async def test_explain_shows_the_arithmetic_of_a_request_as_it_was_booked(
+    start_gateway: StartGateway, tmp_path, capsys, monkeypatch
+):
+    async with start_gateway() as it, it.post(model="small", sim={"output_tokens": 50}) as answer:
         await answer.read()
         request_id = answer.headers["x-penstock-request-id"]
     config = tmp_path / "r.yaml"
-    config.write_text(BASE.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1"))
-    for name, value in {**ENV, "PENSTOCK_DATA": str(it.data), "PENSTOCK_CONFIG": str(config)}.items():
+    config.write_text(BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1"))
+    for name, value in {**ENV, "PENSTOCK_DATA": str(it.data_folder), "PENSTOCK_CONFIG": str(config)}.items():
         monkeypatch.setenv(name, value)
     assert main(["explain", request_id]) == 0
     shown = capsys.readouterr().out
@@ -185,17 +188,20 @@ async def test_explain_shows_the_arithmetic_of_a_request_as_it_was_booked(house,
 
 
 async def test_unknown_weights_are_counted_and_never_guessed():
-    at = world()
+    at = snapshot()
     small = at.deployments["small"]
     body = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}]}).encode()
     usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
     whole = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": usage}).encode()
-    book = Playbook(at.informed({"small": known(small, None, small.intensity)}), [Answers(body=[whole])])
+    book = Playbook(
+        at.with_deployments({"small": with_footprint_model(small, None, small.intensity)}),
+        [UpstreamAnswer(body=[whole])],
+    )
     answer = await book.ask(body)
-    (entry,) = book.entries
+    (entry,) = book.ledger_entries
     assert answer.headers["x-penstock-footprint"] == f"method={entry.footprint_method}" == "method=unknown-model"
     assert (entry.energy_mj_high, entry.carbon_ug_high) == (0, 0)
     assert (entry.reference_energy_mj, entry.reference_carbon_ug) == (0, 0), "nothing is saved beside what nobody knows"
     metrics = Metrics(list)
-    metrics.publish(entry)
+    metrics.observe_entry(entry)
     assert b'penstock_unknown_footprint_total{deployment="small",team="research"} 1.0' in metrics.render()[0]

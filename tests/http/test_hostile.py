@@ -13,7 +13,7 @@ import pytest
 from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
-from tests.dialects.translation.dialect_clients import SPEAKERS, events
+from tests.dialects.translation.dialect_clients import CLIENTS, sse_payloads
 
 WORLD = """
 version: 1
@@ -144,8 +144,8 @@ async def before(hostile, data: Path, *, timeouts: str = TIMEOUTS) -> AsyncItera
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    world = parse(WORLD.format(base=base, timeouts=timeouts), "hostile.yaml", {})[0]
-    app = App(Settings(data=data, port=0, drain_seconds=1.0), world)
+    snapshot = parse(WORLD.format(base=base, timeouts=timeouts), "hostile.yaml", {})[0]
+    app = App(Settings(data=data, port=0, drain_seconds=1.0), snapshot)
     await app.start()
     try:
         async with aiohttp.ClientSession() as client:
@@ -162,8 +162,8 @@ async def test_a_hostile_upstream_ends_in_a_clean_error(hostile, stream, tmp_pat
     async with before(hostile, tmp_path) as (app, client):
 
         async def ask(name: str, model: str) -> None:
-            speaker = SPEAKERS[name]
-            asked = speaker.ask(model, [speaker.user("hi")], stream=stream)
+            speaker = CLIENTS[name]
+            asked = speaker.request_body(model, [speaker.user_message("hi")], stream=stream)
             async with client.post(f"http://127.0.0.1:{app.port}{speaker.path}", json=asked) as answer:
                 body = await answer.read()
                 if answer.status == 200 and hostile.__name__ not in (
@@ -171,13 +171,13 @@ async def test_a_hostile_upstream_ends_in_a_clean_error(hostile, stream, tmp_pat
                     "not_utf8",
                     "wrong_shapes_streamed",
                 ):
-                    assert [event for event in events(body) if event.get("error")], (name, model, body[:300])
+                    assert [event for event in sse_payloads(body) if event.get("error")], (name, model, body[:300])
                 elif answer.status != 200:
                     assert answer.status in (502, 503, 504), (name, model, answer.status, body[:300])
                     assert json.loads(body)["error"]["message"]
                 assert b"Traceback" not in body and b"xxxx" not in body
 
-        await asyncio.gather(*(ask(name, model) for name in SPEAKERS for model in ("openai", "anthropic")))
+        await asyncio.gather(*(ask(name, model) for name in CLIENTS for model in ("openai", "anthropic")))
     grown = memory_kb(peak=True) - before_it
     # Six at once; the largest answer that is allowed is 64 MB.
     assert grown < 6 * 80_000, f"{grown // 1000} MB more at the peak"
@@ -188,13 +188,13 @@ async def overloaded(writer):
     await said(writer, OK, b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n")
 
 
-@pytest.mark.parametrize("name", SPEAKERS)
+@pytest.mark.parametrize("name", CLIENTS)
 async def test_an_error_before_the_first_word_is_no_answer_but_a_failure(name, tmp_path):
     """Anthropic says so when it is overloaded: another deployment may then do better, and the status says what happened."""
-    speaker = SPEAKERS[name]
+    speaker = CLIENTS[name]
     async with before(overloaded, tmp_path) as (app, client):
         for model in ("openai", "anthropic"):
-            asked = speaker.ask(model, [speaker.user("hi")], stream=True)
+            asked = speaker.request_body(model, [speaker.user_message("hi")], stream=True)
             async with client.post(f"http://127.0.0.1:{app.port}{speaker.path}", json=asked) as answer:
                 assert answer.status == 502
                 assert "Overloaded" in (await answer.json())["error"]["message"]

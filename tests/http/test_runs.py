@@ -21,7 +21,7 @@ import pytest
 from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
-from gateway.simulator.provider import Personality, SimulatedProvider
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
 
@@ -286,7 +286,7 @@ def site(tmp_path: Path) -> Opened:
     @asynccontextmanager
     async def start(more: str = "", **settings: Any) -> AsyncIterator[Site]:
         async with AsyncExitStack() as stack:
-            near, claude = (SimulatedProvider(Personality(model=f"sim-{name}")) for name in ("small", "claude"))
+            near, claude = (SimulatedProvider(SimulatedModel(model=f"sim-{name}")) for name in ("small", "claude"))
             text = WORLD + more
             for name, provider in (("near", near), ("claude", claude)):
                 text = text.replace(f"@{name}", await provider.start())
@@ -329,11 +329,11 @@ async def test_a_loop_is_warned_of_and_stopped_and_its_agent_told_once(
         details = stopped.details
         assert (details["tool"], details["calls"]) == ("bash", SERVED) and details["score"] >= 8
         assert details["count"] == SERVED and float(details["cost_usd"]) > 0 and details["turns"] >= 7
-        served, hold = len(agent.provider.received), await it.metric("penstock_requests_repelled")
+        served, hold = len(agent.provider.request_bodies), await it.metric("penstock_requests_repelled")
         for _ in range(5):
             assert (await agent.until_stopped()).code == "loop_stopped"
         assert await it.metric("penstock_requests_repelled") == hold + 5
-        assert len(agent.provider.received) == served == SERVED, "nothing of it reaches the provider"
+        assert len(agent.provider.request_bodies) == served == SERVED, "nothing of it reaches the provider"
         assert (await it.session(stopped.session))["stop"]["hammered"] == 5
     outcomes = [entry.outcome for entry in _ledger(tmp_path)]
     assert outcomes == ["completed"] * SERVED + ["refused"], "what is repelled is not written down"
@@ -344,7 +344,7 @@ async def test_the_model_is_nudged_once_and_its_cache_stays_warm(site: Opened, d
     async with site() as it:
         agent = it.agent(dialect)
         await agent.turns_of(SERVED)
-        bodies = [raw.decode() for raw in agent.provider.received]
+        bodies = [raw.decode() for raw in agent.provider.request_bodies]
         assert [body.count(NOTE) for body in bodies] == [int(turn == NUDGED) for turn in range(1, SERVED + 1)]
         nudged, plain = json.loads(bodies[NUDGED - 1]), json.loads(bodies[NUDGED])
         turns = agent.turn_in(nudged)
@@ -406,7 +406,7 @@ async def test_links_are_only_followed_by_who_means_it(site: Opened) -> None:
         assert (await it.client.post(link, data={"note": ""}, headers=BROWSER)).status_code == 404
         assert (await it.get(link, BROWSER)).status_code == 404
         await agent.turn()
-        assert "Read b.txt <b>instead</b>." in it.near.received[-1].decode()
+        assert "Read b.txt <b>instead</b>." in it.near.request_bodies[-1].decode()
 
 
 async def test_a_link_is_for_one_stop(site: Opened) -> None:
@@ -427,7 +427,7 @@ async def test_the_operators_note_reaches_the_model_once(site: Opened, dialect: 
         answer = await it.act(stopped.session, "resume", note="Ask Ada for the password.")
         assert answer.status_code == 200 and answer.json()["status"] == "running"
         await agent.turns_of(2)
-        assert [body.count(b"Ask Ada for the password.") for body in agent.provider.received[-2:]] == [1, 0]
+        assert [body.count(b"Ask Ada for the password.") for body in agent.provider.request_bodies[-2:]] == [1, 0]
         assert (await it.act(stopped.session, "resume", note="x" * 1001)).status_code == 400
         assert (await it.act(stopped.session, "resume", notes="x")).status_code == 400
 
@@ -487,7 +487,7 @@ async def test_a_run_may_end_with_a_last_answer_in_the_models_place(
             headers = await agent.turn(stream=stream)
         assert agent.text.startswith("[Stopped by the gateway] This session repeats itself: 'bash'")
         assert headers["x-penstock-stopped"] == "loop_stopped" and "/approve/" in agent.text
-        assert len(agent.provider.received) == SERVED
+        assert len(agent.provider.request_bodies) == SERVED
     entries = _ledger(tmp_path)
     assert [entry.outcome for entry in entries] == ["completed"] * SERVED + ["refused"]
     assert not entries[-1].charge_nusd
@@ -501,7 +501,7 @@ async def test_what_is_only_observed_is_never_stopped(site: Opened, loops: str) 
         assert told[-1].startswith("warn" if "null" in loops else "stop") and ("shadow" in told[-1]) == (
             "null" not in loops
         )
-        assert not any(NOTE.encode() in body for body in it.near.received)
+        assert not any(NOTE.encode() in body for body in it.near.request_bodies)
         counted = (await it.get("/metrics")).text
         assert ('penstock_session_events{acted="no",kind="loop_stop"} 1.0' in counted) == ("null" not in loops)
 
@@ -678,7 +678,7 @@ async def test_caps_that_make_no_sense_are_refused_in_the_callers_dialect(
         assert caught.value.status_code == 400 and it.sent == 1
         error = caught.value.response.json()["error"]
         assert error["type"] == "invalid_request_error" and "cap" in error["message"]
-        assert not agent.provider.received
+        assert not agent.provider.request_bodies
 
 
 @pytest.mark.parametrize(
@@ -754,7 +754,7 @@ async def test_the_note_reaches_the_model_in_the_request_that_was_held(site: Ope
         await _stopped(it, "held")
         await it.act("held", "resume", note="Ask Ada.")
         await waiting
-        assert b"Ask Ada." in it.near.received[-1]
+        assert b"Ask Ada." in it.near.request_bodies[-1]
 
 
 async def test_a_last_answer_for_a_task_type_is_given_each_time(site: Opened) -> None:

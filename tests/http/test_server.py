@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.http import server
-from tests.conftest import KEY
+from tests.gateways import AUTH_HEADERS, Gateway, StartGateway
 
 
-def entries(house) -> list[sqlite3.Row]:
-    db = sqlite3.connect(house.data / "ledger.sqlite")
+def entries(gateway: Gateway) -> list[sqlite3.Row]:
+    db = sqlite3.connect(gateway.data_folder / "ledger.sqlite")
     db.row_factory = sqlite3.Row
     rows = db.execute("SELECT * FROM entries ORDER BY at_ms, id").fetchall()
     db.close()
@@ -29,8 +29,8 @@ async def eventually(condition, seconds: float = 3.0):
     raise AssertionError("it did not happen")
 
 
-async def test_a_plain_request_says_what_happened(house):
-    async with house() as at, at.post() as answer:
+async def test_a_plain_request_says_what_happened(start_gateway: StartGateway):
+    async with start_gateway() as at, at.post() as answer:
         assert answer.status == 200
         body = await answer.json()
         assert body["choices"][0]["message"]["content"]
@@ -52,31 +52,33 @@ async def test_a_plain_request_says_what_happened(house):
         assert answer.headers["Server"] == "penstock"
 
 
-async def test_the_body_arrives_as_it_was_sent(house):
+async def test_the_body_arrives_as_it_was_sent(start_gateway: StartGateway):
     raw = b'{"model":"auto", "messages":[{"role":"user","content":"h\\u00e9"}],\n "future":{"x":[1e400,12345678901234567890123]}}'
-    async with house() as at:
-        async with at.client.post(f"{at.base}/v1/chat/completions", data=raw, headers=KEY) as answer:
+    async with start_gateway() as at:
+        async with at.client.post(f"{at.base_url}/v1/chat/completions", data=raw, headers=AUTH_HEADERS) as answer:
             # The simulated provider cannot read 1e400; what it received is what counts.
             await answer.read()
-        assert at.near.received == [] or at.near.received[0] == raw.replace(b'"auto"', b'"sim-small"')
+        assert at.small_provider.request_bodies == [] or at.small_provider.request_bodies[0] == raw.replace(
+            b'"auto"', b'"sim-small"'
+        )
 
 
-async def test_the_provider_sees_its_own_key_and_not_the_caller_s(house):
-    async with house() as at:
+async def test_the_provider_sees_its_own_key_and_not_the_caller_s(start_gateway: StartGateway):
+    async with start_gateway() as at:
         async with at.post(
             {"Cookie": "a=b", "OpenAI-Organization": "org", "OpenAI-Beta": "b", "X-Secret": "s"}
         ) as answer:
             await answer.read()
-        (seen,) = at.near.headers
+        (seen,) = at.small_provider.request_headers
     assert seen["Authorization"] == "Bearer provider-secret"
     assert seen["openai-beta"] == "b"
     assert not {"Cookie", "X-Secret", "openai-organization", "OpenAI-Organization"} & set(seen)
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked for usage", "did not ask"])
-async def test_a_stream_arrives_whole_with_usage_only_for_those_who_ask(house, asked):
+async def test_a_stream_arrives_whole_with_usage_only_for_those_who_ask(start_gateway: StartGateway, asked):
     options = {"stream_options": {"include_usage": True}} if asked else {}
-    async with house() as at:
+    async with start_gateway() as at:
         async with at.post(stream=True, **options) as answer:
             text = (await answer.read()).decode()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
@@ -87,8 +89,8 @@ async def test_a_stream_arrives_whole_with_usage_only_for_those_who_ask(house, a
     assert (entry["usage_basis"], entry["outcome"]) == ("exact", "completed")
 
 
-async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(house):
-    async with house() as at:
+async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(start_gateway: StartGateway):
+    async with start_gateway() as at:
         for number in range(12):
             async with at.post(stream=number % 2 == 0, sim={"output_tokens": 7 + number}) as answer:
                 await answer.read()
@@ -124,21 +126,21 @@ async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(house):
         ({"Authorization": "Bearer secret-one\u00e9"}, 401, "invalid_api_key"),
     ],
 )
-async def test_keys(house, headers, status, code):
-    async with house() as at, at.get("/v1/models", headers=headers) as answer:
+async def test_keys(start_gateway: StartGateway, headers, status, code):
+    async with start_gateway() as at, at.get("/v1/models", headers=headers) as answer:
         assert answer.status == status
         document = await answer.json()
         assert document.get("error", {}).get("code") == code
         assert "wrong" not in await answer.text()
 
 
-async def test_models_are_the_routes(house):
-    async with house() as at:
-        async with at.get("/v1/models", headers=KEY) as answer:
+async def test_models_are_the_routes(start_gateway: StartGateway):
+    async with start_gateway() as at:
+        async with at.get("/v1/models", headers=AUTH_HEADERS) as answer:
             assert [model["id"] for model in (await answer.json())["data"]] == ["auto", "small", "frontier"]
-        async with at.get("/v1/models/small", headers=KEY) as answer:
+        async with at.get("/v1/models/small", headers=AUTH_HEADERS) as answer:
             assert (await answer.json())["id"] == "small"
-        async with at.get("/v1/models/none", headers=KEY) as answer:
+        async with at.get("/v1/models/none", headers=AUTH_HEADERS) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (404, "model_not_found")
 
 
@@ -156,9 +158,11 @@ async def test_models_are_the_routes(house):
         ("GET", "/../../etc/passwd", None, 404, "not_found"),
     ],
 )
-async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(house, method, path, data, status, code):
-    async with house(body_bytes_max=2000) as at:
-        async with at.client.request(method, f"{at.base}{path}", data=data, headers=KEY) as answer:
+async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(
+    start_gateway: StartGateway, method, path, data, status, code
+):
+    async with start_gateway(body_bytes_max=2000) as at:
+        async with at.client.request(method, f"{at.base_url}{path}", data=data, headers=AUTH_HEADERS) as answer:
             assert answer.status == status
             error = (await answer.json())["error"]
             assert error["code"] == code
@@ -167,19 +171,21 @@ async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(house, metho
         assert entries(at) == []
 
 
-async def test_a_chunked_or_compressed_body_cannot_pass_the_limit_either(house):
+async def test_a_chunked_or_compressed_body_cannot_pass_the_limit_either(start_gateway: StartGateway):
     async def dribble():
         for _ in range(30):
             yield b" " * 100
 
-    async with house(body_bytes_max=2000) as at:
+    async with start_gateway(body_bytes_max=2000) as at:
         for data, more in ((dribble(), {}), (gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"})):
-            async with at.client.post(f"{at.base}/v1/chat/completions", data=data, headers={**KEY, **more}) as answer:
+            async with at.client.post(
+                f"{at.base_url}/v1/chat/completions", data=data, headers={**AUTH_HEADERS, **more}
+            ) as answer:
                 assert answer.status == 413
 
 
-async def test_what_is_not_http_is_answered_without_echo(house):
-    async with house() as at:
+async def test_what_is_not_http_is_answered_without_echo(start_gateway: StartGateway):
+    async with start_gateway() as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
         writer.write(b"GARBAGE secret-token HTTP/9.9\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -189,13 +195,13 @@ async def test_what_is_not_http_is_answered_without_echo(house):
     assert b'"code":"bad_http"' in answer
 
 
-async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_at_once(house):
-    async with house(rate=50.0) as at:
+async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_at_once(start_gateway: StartGateway):
+    async with start_gateway(rate=50.0) as at:
         answer = await at.post(stream=True, sim={"output_tokens": 400})
         await answer.content.readany()
         await asyncio.sleep(0.1)
         answer.close()
-        await eventually(lambda: at.near.hung_up == 1)
+        await eventually(lambda: at.small_provider.disconnects == 1)
         await eventually(lambda: entries(at))
         (entry,) = entries(at)
     assert (entry["outcome"], entry["usage_basis"]) == ("cancelled", "estimated")
@@ -203,9 +209,9 @@ async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_at_once
     assert 0 < entry["charge_nusd"] < entry["hold_nusd"]
 
 
-async def test_a_client_that_closes_once_it_has_seen_the_end_had_a_complete_answer(house):
-    async with house() as at:
-        async with openai.AsyncOpenAI(base_url=f"{at.base}/v1", api_key="secret-one", max_retries=0) as client:
+async def test_a_client_that_closes_once_it_has_seen_the_end_had_a_complete_answer(start_gateway: StartGateway):
+    async with start_gateway() as at:
+        async with openai.AsyncOpenAI(base_url=f"{at.base_url}/v1", api_key="secret-one", max_retries=0) as client:
             for _ in range(10):
                 stream = await client.chat.completions.create(
                     model="small", stream=True, messages=[{"role": "user", "content": "hi"}]
@@ -216,15 +222,15 @@ async def test_a_client_that_closes_once_it_has_seen_the_end_had_a_complete_answ
         assert {entry["outcome"] for entry in entries(at)} == {"completed"}
 
 
-async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(house):
-    async with house() as at:
+async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(start_gateway: StartGateway):
+    async with start_gateway() as at:
         request = asyncio.ensure_future(at.post(stream=True, sim={"fault": "hang"}).__aenter__())
-        await eventually(lambda: len(at.near.received) == 1)
+        await eventually(lambda: len(at.small_provider.request_bodies) == 1)
         request.cancel()
-        await eventually(lambda: at.near.hung_up == 1)
+        await eventually(lambda: at.small_provider.disconnects == 1)
         await eventually(lambda: entries(at))
         (entry,) = entries(at)
-        assert at.app._treasury.book.open_holds == 0
+        assert at.app._budget_service.book.open_holds == 0
     assert entry["outcome"] == "cancelled"
 
 
@@ -236,15 +242,17 @@ async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(hou
         ("garbage", None, None), ("no_usage", 200, "completed"),
     ],
 )  # fmt: skip
-async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(house, stream, fault, status, outcome):
-    async with house() as at:
+async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(
+    start_gateway: StartGateway, stream, fault, status, outcome
+):
+    async with start_gateway() as at:
         async with at.post(model="small", stream=stream, sim={"fault": fault}) as answer:
             text = await answer.text(errors="replace")
         assert status is None or answer.status == status
         assert not any(word in text for word in ("Traceback", "provider-secret", "site-packages"))
         await eventually(lambda: any(entry["final"] for entry in entries(at)))
         finals = [entry for entry in entries(at) if entry["final"]]
-        assert at.app._treasury.book.open_holds == 0
+        assert at.app._budget_service.book.open_holds == 0
     assert len(finals) == 1
     assert outcome is None or finals[0]["outcome"] == outcome
     if fault == "no_usage":
@@ -252,9 +260,9 @@ async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(
 
 
 @pytest.mark.parametrize("fault", ["cut", "error_event", "hang_mid", "flood"])
-async def test_a_stream_that_breaks_raises_in_the_client(house, fault):
-    async with house(small=", timeouts: {idle: 0.3}") as at:
-        async with openai.AsyncOpenAI(base_url=f"{at.base}/v1", api_key="secret-one", max_retries=0) as client:
+async def test_a_stream_that_breaks_raises_in_the_client(start_gateway: StartGateway, fault):
+    async with start_gateway(small=", timeouts: {idle: 0.3}") as at:
+        async with openai.AsyncOpenAI(base_url=f"{at.base_url}/v1", api_key="secret-one", max_retries=0) as client:
             stream = await client.chat.completions.create(
                 model="small",
                 stream=True,
@@ -273,17 +281,17 @@ async def test_a_stream_that_breaks_raises_in_the_client(house, fault):
 @pytest.mark.parametrize(
     "timeouts, sim", [("first_byte: 0.2", {"fault": "hang"}), ("total: 0.3", {"fault": "hang_mid"})]
 )
-async def test_a_provider_that_hangs_is_given_up(house, timeouts, sim):
-    async with house(small=f", timeouts: {{{timeouts}}}", more="") as at:
+async def test_a_provider_that_hangs_is_given_up(start_gateway: StartGateway, timeouts, sim):
+    async with start_gateway(small=f", timeouts: {{{timeouts}}}", more="") as at:
         async with at.post(model="small", stream=True, sim=sim) as answer:
             text = await answer.text()
         assert '"code":"upstream_timeout"' in text
         await eventually(lambda: entries(at))
-        assert at.app._treasury.book.open_holds == 0
+        assert at.app._budget_service.book.open_holds == 0
 
 
-async def test_readiness_and_liveness(house):
-    async with house() as at:
+async def test_readiness_and_liveness(start_gateway: StartGateway):
+    async with start_gateway() as at:
         for path in ("/livez", "/readyz", "/healthz"):
             async with at.get(path) as answer:
                 assert answer.status == 200
@@ -292,8 +300,8 @@ async def test_readiness_and_liveness(house):
             assert (answer.status, await answer.text()) == (503, "draining: finishing what is open\n")
 
 
-async def test_stopping_lets_a_stream_end(house):
-    async with house(rate=200.0) as at:
+async def test_stopping_lets_a_stream_end(start_gateway: StartGateway):
+    async with start_gateway(rate=200.0) as at:
         answer = await at.post(stream=True, sim={"output_tokens": 100})
         await answer.content.readany()
         stopping = asyncio.ensure_future(at.app.stop())
@@ -310,8 +318,8 @@ async def test_stopping_lets_a_stream_end(house):
         at.app.stop = done
 
 
-async def test_too_many_calls_at_once_are_told_to_come_back(house):
-    async with house(slow=0.3, calls_max=1) as at:
+async def test_too_many_calls_at_once_are_told_to_come_back(start_gateway: StartGateway):
+    async with start_gateway(slow=0.3, calls_max=1) as at:
 
         async def one() -> int:
             async with at.post() as answer:
@@ -331,29 +339,29 @@ async def test_too_many_calls_at_once_are_told_to_come_back(house):
         ("/export", 200),
     ],
 )
-async def test_the_export_refuses_what_it_does_not_know(house, path, status):
-    async with house() as at, at.get(path) as answer:
+async def test_the_export_refuses_what_it_does_not_know(start_gateway: StartGateway, path, status):
+    async with start_gateway() as at, at.get(path) as answer:
         assert answer.status == status
 
 
-async def test_the_export_wants_a_token_where_one_is_set(house):
-    async with house(admin_token="let-me-in") as at:
+async def test_the_export_wants_a_token_where_one_is_set(start_gateway: StartGateway):
+    async with start_gateway(admin_token="let-me-in") as at:
         async with at.get("/export") as answer:
             assert answer.status == 401
         async with at.get("/export", headers={"Authorization": "Bearer let-me-in"}) as answer:
             assert answer.status == 200
 
 
-async def test_an_own_admin_port_takes_metrics_off_the_callers_port(house):
-    async with house(admin_port=0) as at:
+async def test_an_own_admin_port_takes_metrics_off_the_callers_port(start_gateway: StartGateway):
+    async with start_gateway(admin_port=0) as at:
         async with at.get("/metrics") as answer:
             assert answer.status == 404
         async with at.client.get(f"http://127.0.0.1:{at.app.admin_port}/metrics") as answer:
             assert answer.status == 200
 
 
-async def test_sessions_are_taken_from_headers_and_cleaned(house):
-    async with house() as at:
+async def test_sessions_are_taken_from_headers_and_cleaned(start_gateway: StartGateway):
+    async with start_gateway() as at:
         for headers, expected in (
             ({"x-session-id": "run 7"}, "run 7"), ({"session-id": "abc"}, "abc"), ({"x-session-id": "x" * 500}, "x" * 128),
         ):  # fmt: skip
@@ -361,8 +369,8 @@ async def test_sessions_are_taken_from_headers_and_cleaned(house):
                 assert answer.headers["x-penstock-session"] == expected
 
 
-async def test_three_hundred_calls_at_once_lose_none(house):
-    async with house(slow=0.05) as at:
+async def test_three_hundred_calls_at_once_lose_none(start_gateway: StartGateway):
+    async with start_gateway(slow=0.05) as at:
         at.client._connector._limit = 200
 
         async def one(number: int) -> int:
@@ -373,7 +381,7 @@ async def test_three_hundred_calls_at_once_lose_none(house):
         statuses = await asyncio.gather(*(one(number) for number in range(300)))
         assert set(statuses) == {200}
         await eventually(lambda: len(entries(at)) == 300)
-        assert at.app._treasury.book.open_holds == 0
+        assert at.app._budget_service.book.open_holds == 0
 
 
 @pytest.mark.parametrize(
@@ -385,9 +393,9 @@ async def test_three_hundred_calls_at_once_lose_none(house):
     ],
     ids=["key", "session", "task type"],
 )
-async def test_header_bytes_that_are_no_text_never_make_a_500(house, raw):
+async def test_header_bytes_that_are_no_text_never_make_a_500(start_gateway: StartGateway, raw):
     body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
-    async with house() as at:
+    async with start_gateway() as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + raw)
         writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
@@ -396,9 +404,9 @@ async def test_header_bytes_that_are_no_text_never_make_a_500(house, raw):
     assert status in (b"200", b"400", b"401")
 
 
-async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(house):
+async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(start_gateway: StartGateway):
     body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
-    async with house() as at:
+    async with start_gateway() as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
         writer.write(b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -410,32 +418,34 @@ async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(house):
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(house, monkeypatch, stream):
+async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(
+    start_gateway: StartGateway, monkeypatch, stream
+):
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
-    async with house() as at:
+    async with start_gateway() as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port, limit=1024)
         reply = json.dumps({"model": "small", "stream": stream, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
         writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
         await reader.readline()
         writer.transport.pause_reading()
-        await eventually(lambda: entries(at) and at.app._front.calls == 0, seconds=15)
-        assert at.app._treasury.book.open_holds == 0
+        await eventually(lambda: entries(at) and at.app._server.open_calls == 0, seconds=15)
+        assert at.app._budget_service.book.open_holds == 0
         await eventually(lambda: not at.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()
 
 
-async def test_one_folder_has_one_gateway(house, tmp_path):
-    async with house(data=tmp_path / "shared") as at:
+async def test_one_folder_has_one_gateway(start_gateway: StartGateway, tmp_path):
+    async with start_gateway(data=tmp_path / "shared") as at:
         with pytest.raises(OSError, match="another gateway"):
-            async with house(data=tmp_path / "shared"):
+            async with start_gateway(data=tmp_path / "shared"):
                 pass
         async with at.post() as answer:
             assert answer.status == 200
 
 
-async def test_absurd_usage_is_estimated_and_the_ledger_goes_on(house):
-    async with house() as at:
+async def test_absurd_usage_is_estimated_and_the_ledger_goes_on(start_gateway: StartGateway):
+    async with start_gateway() as at:
         async with at.post(sim={"output_tokens": 2**53 - 1}) as answer:
             await answer.read()
         async with at.post() as answer:

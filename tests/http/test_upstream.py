@@ -6,8 +6,8 @@ import pytest
 
 from gateway.http.upstream import HttpUpstream
 from gateway.providers.upstream_call import UpstreamCall
-from gateway.values.errors import BrokenAnswer, Unreachable, UpstreamError, UpstreamTimeout
-from tests.snapshots import world
+from gateway.values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
+from tests.snapshots import snapshot
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -25,12 +25,16 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    deployment = world(near=f"http://127.0.0.1:{port}/v1", small=small).deployments["small"]
+    deployment = snapshot(near=f"http://127.0.0.1:{port}/v1", small=small).deployments["small"]
     upstream = HttpUpstream()
     try:
         answering = await upstream.dial(
             UpstreamCall(
-                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+                deployment=deployment,
+                upstream_dialect="chat",
+                url=f"{deployment.base_url}/x",
+                headers={},
+                body=(b"{}",),
             )
         )
         try:
@@ -49,14 +53,14 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
     "answer, expected",
     [
         (HEAD + b"Content-Length: 2\r\n\r\n{}", b"{}"),
-        (HEAD + b"Content-Length: 10\r\n\r\n{}", BrokenAnswer),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", BrokenAnswer),
-        (b"", BrokenAnswer),
-        (b"\x00\x01\x02 nonsense\r\n\r\n", BrokenAnswer),
-        (HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n", BrokenAnswer),
-        (HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(5000)) + b"\r\n", BrokenAnswer),
-        (HEAD + b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000, BrokenAnswer),
-        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", BrokenAnswer),
+        (HEAD + b"Content-Length: 10\r\n\r\n{}", BrokenResponse),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", BrokenResponse),
+        (b"", BrokenResponse),
+        (b"\x00\x01\x02 nonsense\r\n\r\n", BrokenResponse),
+        (HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n", BrokenResponse),
+        (HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(5000)) + b"\r\n", BrokenResponse),
+        (HEAD + b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000, BrokenResponse),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", BrokenResponse),
     ],
     ids=["good", "shorter than it says", "bad chunk", "hangs up", "not http", "long header", "many headers", "over the limit", "not gzip"],
 )  # fmt: skip
@@ -79,12 +83,16 @@ async def test_each_clock_ends_a_call(answer, timeouts):
 
 
 async def test_nobody_there_is_unreachable():
-    deployment = world(near="http://127.0.0.1:9/v1").deployments["small"]
+    deployment = snapshot(near="http://127.0.0.1:9/v1").deployments["small"]
     upstream = HttpUpstream()
     with pytest.raises(Unreachable, match="small"):
         await upstream.dial(
             UpstreamCall(
-                deployment=deployment, speech="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",)
+                deployment=deployment,
+                upstream_dialect="chat",
+                url=f"{deployment.base_url}/x",
+                headers={},
+                body=(b"{}",),
             )
         )
     await upstream.close()

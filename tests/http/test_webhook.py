@@ -11,13 +11,13 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.http.webhook import Pace, Webhook
+from gateway.http.webhook import DeliveryPolicy, WebhookSender
 from gateway.services.supervisor import Supervisor
 from gateway.simulator.playbook import FakeClock
 from gateway.values.errors import ConfigError
 
 SECRET = "whsec-of-a-test"
-START = FakeClock().at
+START = FakeClock().seconds
 
 
 class Receiver:
@@ -41,7 +41,7 @@ class Receiver:
         return [at - START for at, _, _ in self.got]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.got.append((self.clock.at, request, await request.read()))
+        self.got.append((self.clock.seconds, request, await request.read()))
         answer = self.answers.pop(0) if self.answers else 204
         if answer == "hang":
             await asyncio.Event().wait()
@@ -80,12 +80,14 @@ class Halted(FakeClock):
 class Stage:
     """A webhook, started by a supervisor unless said otherwise, and its receiver."""
 
-    def __init__(self, webhook: Webhook, receiver: Receiver, supervisor: Supervisor, failures: list[Exception]) -> None:
+    def __init__(
+        self, webhook: WebhookSender, receiver: Receiver, supervisor: Supervisor, failures: list[Exception]
+    ) -> None:
         self.webhook, self.receiver, self.supervisor, self.failures = webhook, receiver, supervisor, failures
         self.ended = asyncio.Event()
 
     def run(self) -> None:
-        self.supervisor.start("webhook", self._run(), self.failures.append)
+        self.supervisor.spawn("webhook", self._run(), self.failures.append)
 
     async def _run(self) -> None:
         try:
@@ -95,7 +97,7 @@ class Stage:
 
     def offer(self, *names: str) -> None:
         for name in names:
-            self.webhook.offer(event(name))
+            self.webhook.enqueue(event(name))
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -122,7 +124,7 @@ async def until(true: Callable[[], object]) -> None:
 async def stage(
     *answers: int | str,
     secret: str | None = SECRET,
-    pace: Pace | None = None,
+    pace: DeliveryPolicy | None = None,
     clock: FakeClock | None = None,
     run: bool = True,
     port: int = 0,
@@ -134,7 +136,7 @@ async def stage(
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    webhook = Webhook(
+    webhook = WebhookSender(
         f"http://user:pa55word@127.0.0.1:{port or runner.addresses[0][1]}/hook?key=qu3ry",
         secret,
         pace=pace,
@@ -222,14 +224,14 @@ async def test_what_waits_for_its_next_try_holds_up_nobody():
 
 
 async def test_a_receiver_that_hangs_is_left_after_the_timeout_and_tried_again():
-    async with stage("hang", pace=Pace(try_seconds=0.05)) as it:
+    async with stage("hang", pace=DeliveryPolicy(attempt_timeout_seconds=0.05)) as it:
         it.offer("e1")
         assert await it.settled(1) == (1, 0, 0)
         assert it.receiver.ids == ["e1", "e1"]
 
 
 async def test_an_answer_without_end_is_not_read_to_it():
-    async with stage("endless", pace=Pace(try_seconds=60)) as it:
+    async with stage("endless", pace=DeliveryPolicy(attempt_timeout_seconds=60)) as it:
         it.offer("e1", "e2")
         assert await it.settled(2) == (2, 0, 0)
         assert it.receiver.ids == ["e1", "e2"]
@@ -256,7 +258,7 @@ async def test_nobody_at_the_port_is_a_failure_that_may_pass_and_no_log_tells_se
 
 
 async def test_when_the_queue_is_full_the_oldest_goes_and_it_is_said_once(caplog):
-    async with stage(pace=Pace(queue_max=3), run=False) as it:
+    async with stage(pace=DeliveryPolicy(queue_max=3), run=False) as it:
         it.offer("e1", "e2", "e3", "e4", "e5")
         assert it.counts == (0, 0, 2)
         it.run()
@@ -267,7 +269,7 @@ async def test_when_the_queue_is_full_the_oldest_goes_and_it_is_said_once(caplog
 
 async def test_the_side_where_events_wait_is_bounded_too():
     clock = Halted()
-    async with stage(500, 500, 500, pace=Pace(queue_max=2), clock=clock) as it:
+    async with stage(500, 500, 500, pace=DeliveryPolicy(queue_max=2), clock=clock) as it:
         it.offer("e1", "e2")
         await clock.sleeping.wait()
         it.offer("e3")
@@ -283,7 +285,7 @@ async def test_the_side_where_events_wait_is_bounded_too():
 )  # fmt: skip
 async def test_an_event_that_cannot_be_sent_fails_alone(bad):
     async with stage() as it:
-        it.webhook.offer(bad)
+        it.webhook.enqueue(bad)
         it.offer("e1")
         assert await it.settled(2) == (1, 1, 0)
         assert it.receiver.ids == ["e1"]
@@ -302,7 +304,7 @@ async def test_closing_lets_the_try_at_hand_end():
     async with stage("asked") as it:
         it.offer("e1")
         await until(lambda: it.receiver.got)
-        it.supervisor.start("close", it.webhook.close(), it.failures.append)
+        it.supervisor.spawn("close", it.webhook.close(), it.failures.append)
         await asyncio.sleep(0)
         it.receiver.go.set()
         assert await it.settled(1) == (1, 0, 0)
@@ -321,7 +323,7 @@ async def test_closing_gives_what_waits_one_last_try():
 
 @pytest.mark.parametrize("running", [True, False], ids=["while it runs", "after it was cancelled"])
 async def test_closing_waits_no_longer_than_said_and_tells_how_many_are_left(running, caplog):
-    async with stage("hang", "hang", pace=Pace(close_seconds=0.05)) as it:
+    async with stage("hang", "hang", pace=DeliveryPolicy(close_timeout_seconds=0.05)) as it:
         it.offer("e1", "e2", "e3")
         await until(lambda: it.receiver.got)
         if not running:
@@ -347,10 +349,10 @@ async def test_a_cancelled_try_is_made_again():
 @pytest.mark.parametrize("url", ["", "host/path", "ftp://host", "http://", "http://user:pa55/word@host", "http://[::1"])
 def test_a_url_that_is_none_is_refused_without_being_repeated(url):
     with pytest.raises(ConfigError, match="webhook's URL") as raised:
-        Webhook(url, None)
+        WebhookSender(url, None)
     assert "pa55" not in str(raised.value) and raised.value.__cause__ is None
 
 
 def test_an_empty_secret_is_refused():
     with pytest.raises(ConfigError, match="secret is empty"):
-        Webhook("https://host/", "")
+        WebhookSender("https://host/", "")

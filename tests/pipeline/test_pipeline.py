@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.config.load import parse
-from gateway.simulator.playbook import SSE, Answers, Playbook
-from gateway.values.errors import BrokenAnswer, CallerGone, NotFound, Overloaded, Unreachable, UpstreamTimeout
+from gateway.simulator.playbook import SSE_HEADERS, Playbook, UpstreamAnswer
+from gateway.values.errors import BrokenResponse, CallerDisconnected, NotFound, Overloaded, Unreachable, UpstreamTimeout
 from gateway.values.request import Caller
-from tests.snapshots import BASE, ENV, world
+from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
 STREAM = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
@@ -25,29 +25,29 @@ def event(content: str) -> bytes:
 END = b'data: {"choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\ndata: [DONE]\n\n"
 
 
-def answers(body: bytes = WHOLE, status: int = 200, **headers: str) -> Answers:
-    return Answers(status=status, headers={"Content-Type": "application/json", **headers}, body=[body])
+def answers(body: bytes = WHOLE, status: int = 200, **headers: str) -> UpstreamAnswer:
+    return UpstreamAnswer(status=status, headers={"Content-Type": "application/json", **headers}, body=[body])
 
 
-def error(message: str = "no", code: str = "x", status: int = 400, **headers: str) -> Answers:
+def error(message: str = "no", code: str = "x", status: int = 400, **headers: str) -> UpstreamAnswer:
     return answers(json.dumps({"error": {"message": message, "code": code}}).encode(), status, **headers)
 
 
 async def test_an_answer_is_held_dialled_settled_and_written_down():
-    book = Playbook(world(), [answers()])
+    book = Playbook(snapshot(), [answers()])
     answer = await book.ask(EASY)
     assert book.events == ["reserve", "hold", "dial small", "settle", "entry completed"]
     assert answer.body == WHOLE
     assert answer.headers["x-penstock-deployment"] == "small"
     assert answer.headers["x-penstock-cost-usd"] == "0.000025"  # 20 * 0.25 + 10 * 2 dollars per million
-    (entry,) = book.entries
+    (entry,) = book.ledger_entries
     assert (entry.charge_nusd, entry.usage_basis, entry.final) == (25_000, "exact", 1)
     assert entry.reference_nusd == 125_000
-    assert book.book.open_holds == 0
+    assert book.budget_book.open_holds == 0
 
 
 async def test_a_stream_is_forwarded_and_settled_at_its_end():
-    book = Playbook(world(), [Answers(headers=SSE, body=[event("a"), event("b"), END])])
+    book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[event("a"), event("b"), END])])
     answer = await book.ask(STREAM)
     assert book.events == [
         "reserve",
@@ -60,56 +60,56 @@ async def test_a_stream_is_forwarded_and_settled_at_its_end():
         "settle",
         "entry completed",
     ]
-    assert answer.streamed
-    assert book.reply.data == event("a") + event("b") + b"data: [DONE]\n\n"
-    assert book.reply.headers["x-penstock-tier"] == "small"
-    assert book.entries[0].output_tokens == 10
+    assert answer.already_sent
+    assert book.caller_stream.written == event("a") + event("b") + b"data: [DONE]\n\n"
+    assert book.caller_stream.headers["x-penstock-tier"] == "small"
+    assert book.ledger_entries[0].output_tokens == 10
 
 
 async def test_nothing_is_awaited_once_the_caller_has_its_end():
-    upstream = Answers(headers=SSE, body=[event("a"), END, BrokenAnswer("nobody reads on")])
-    book = Playbook(world(), [upstream])
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("a"), END, BrokenResponse("nobody reads on")])
+    book = Playbook(snapshot(), [upstream])
     await book.ask(STREAM)
     assert book.events[-2:] == ["settle", "entry completed"]
     assert upstream.closed
 
 
 async def test_an_unreachable_provider_costs_nothing_and_the_next_one_serves():
-    book = Playbook(world(), [Unreachable("down"), answers()])
+    book = Playbook(snapshot(), [Unreachable("down"), answers()])
     await book.ask(EASY)
     assert book.events == [
         "reserve", "hold", "dial small", "void", "entry upstream_error",
         "reserve", "hold", "dial frontier", "settle", "entry completed",
     ]  # fmt: skip
-    assert [entry.final for entry in book.entries] == [0, 1]
-    assert book.entries[0].charge_nusd == 0
-    assert book.entries[1].attempts == 2
+    assert [entry.final for entry in book.ledger_entries] == [0, 1]
+    assert book.ledger_entries[0].charge_nusd == 0
+    assert book.ledger_entries[1].attempts == 2
 
 
 async def test_a_timeout_may_have_cost_anything_up_to_its_hold():
-    book = Playbook(world(), [UpstreamTimeout("slow"), answers()])
+    book = Playbook(snapshot(), [UpstreamTimeout("slow"), answers()])
     await book.ask(EASY)
-    first, second = book.entries
+    first, second = book.ledger_entries
     assert first.charge_nusd == first.hold_nusd > 0
     assert (first.usage_basis, first.final, second.outcome) == ("estimated", 0, "completed")
 
 
 async def test_the_same_deployment_is_tried_again_only_when_no_other_is_left():
-    book = Playbook(world(), [error(status=503), answers()])
-    started = book.clock.at
+    book = Playbook(snapshot(), [error(status=503), answers()])
+    started = book.clock.seconds
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == 200
-    assert book.clock.at > started, "it waited in between"
-    assert [call.deployment.name for call in book.calls] == ["small", "small"]
+    assert book.clock.seconds > started, "it waited in between"
+    assert [call.deployment.name for call in book.upstream_calls] == ["small", "small"]
 
 
 async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_final():
-    book = Playbook(world(), [error(status=500), error(status=500), error(status=500)])
+    book = Playbook(snapshot(), [error(status=500), error(status=500), error(status=500)])
     answer = await book.ask(EASY)
     assert answer.status == 502
     assert answer.headers["x-should-retry"] == "false"
-    assert [entry.final for entry in book.entries] == [0, 0, 1]
-    assert sum(entry.charge_nusd for entry in book.entries) == 0
+    assert [entry.final for entry in book.ledger_entries] == [0, 0, 1]
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == 0
 
 
 @pytest.mark.parametrize(
@@ -126,54 +126,58 @@ async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_f
 )  # fmt: skip
 async def test_what_a_provider_s_error_means_for_the_caller(does, status, hidden):
     message = json.loads(does.body[0])["error"]["message"]
-    book = Playbook(world(), [does])
+    book = Playbook(snapshot(), [does])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == status
     assert (message.encode() not in answer.body) is hidden
-    assert book.entries[-1].charge_nusd == 0
-    assert book.book.open_holds == 0
+    assert book.ledger_entries[-1].charge_nusd == 0
+    assert book.budget_book.open_holds == 0
 
 
 async def test_a_stream_that_breaks_before_its_first_byte_is_tried_elsewhere():
     book = Playbook(
-        world(), [Answers(headers=SSE, body=[BrokenAnswer("cut")]), Answers(headers=SSE, body=[event("a"), END])]
+        snapshot(),
+        [
+            UpstreamAnswer(headers=SSE_HEADERS, body=[BrokenResponse("cut")]),
+            UpstreamAnswer(headers=SSE_HEADERS, body=[event("a"), END]),
+        ],
     )
     await book.ask(STREAM)
-    assert [call.deployment.name for call in book.calls] == ["small", "frontier"]
-    assert book.reply.data.startswith(event("a"))
+    assert [call.deployment.name for call in book.upstream_calls] == ["small", "frontier"]
+    assert book.caller_stream.written.startswith(event("a"))
 
 
-@pytest.mark.parametrize("ending", [[BrokenAnswer("cut")], []], ids=["broken off", "ended without its end"])
+@pytest.mark.parametrize("ending", [[BrokenResponse("cut")], []], ids=["broken off", "ended without its end"])
 async def test_a_stream_that_breaks_later_ends_in_an_error_event_and_is_charged_for_what_was_seen(ending):
-    book = Playbook(world(), [Answers(headers=SSE, body=[event("abcd"), event("efgh"), *ending])])
+    book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[event("abcd"), event("efgh"), *ending])])
     await book.ask(STREAM)
-    assert len(book.calls) == 1, "no second attempt after the first byte"
-    last = book.reply.data.split(b"\n\n")[-3]
+    assert len(book.upstream_calls) == 1, "no second attempt after the first byte"
+    last = book.caller_stream.written.split(b"\n\n")[-3]
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_broken"
-    (entry,) = book.entries
+    (entry,) = book.ledger_entries
     assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cut", "estimated", 2)
     assert 0 < entry.charge_nusd < entry.hold_nusd
 
 
 async def test_a_caller_who_hangs_up_is_charged_for_what_was_written_so_far():
-    upstream = Answers(headers=SSE, body=[event("abcd"), event("efgh"), event("ijkl"), END])
-    book = Playbook(world(), [upstream])
-    book.reply._gone_after = 1
-    with pytest.raises(CallerGone):
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("abcd"), event("efgh"), event("ijkl"), END])
+    book = Playbook(snapshot(), [upstream])
+    book.caller_stream._disconnect_after_bytes = 1
+    with pytest.raises(CallerDisconnected):
         await book.ask(STREAM)
     assert upstream.closed
-    (entry,) = book.entries
+    (entry,) = book.ledger_entries
     assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cancelled", "estimated", 2)
-    assert book.book.open_holds == 0
+    assert book.budget_book.open_holds == 0
 
 
 async def test_cancellation_while_the_provider_is_silent_settles_exactly_once():
-    class Silent(Answers):
-        async def chunk(self) -> bytes:
+    class Silent(UpstreamAnswer):
+        async def read_chunk(self) -> bytes:
             await asyncio.sleep(3600)
             return b""
 
-    book = Playbook(world(), [Silent(headers=SSE)])
+    book = Playbook(snapshot(), [Silent(headers=SSE_HEADERS)])
     task = asyncio.ensure_future(book.ask(STREAM))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -181,16 +185,16 @@ async def test_cancellation_while_the_provider_is_silent_settles_exactly_once():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert book.events[-2:] == ["settle", "entry cancelled"]
-    assert book.book.open_holds == 0
+    assert book.budget_book.open_holds == 0
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[1]", b""], ids=["html", "not utf-8", "a list", "nothing"])
 async def test_garbage_from_a_provider_is_a_clean_502(body):
-    book = Playbook(world(), [answers(body), answers(body), answers(body)])
+    book = Playbook(snapshot(), [answers(body), answers(body), answers(body)])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == 502
     assert json.loads(answer.body)["error"]["code"] == "upstream_broken"
-    assert book.entries[-1].usage_basis == "estimated"
+    assert book.ledger_entries[-1].usage_basis == "estimated"
 
 
 @pytest.mark.parametrize(
@@ -206,24 +210,24 @@ async def test_garbage_from_a_provider_is_a_clean_502(body):
 )
 async def test_usage_that_is_missing_or_absurd_is_estimated(usage):
     body = json.dumps({"choices": [{"message": {"content": "x" * 400}}], "usage": usage}).encode()
-    book = Playbook(world(), [answers(body)])
+    book = Playbook(snapshot(), [answers(body)])
     await book.ask(EASY)
-    (entry,) = book.entries
+    (entry,) = book.ledger_entries
     assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
     assert entry.input_tokens > 0
 
 
 async def test_a_full_disk_stops_the_call_before_it_is_made():
-    book = Playbook(world(), [answers()], disk_full=True)
+    book = Playbook(snapshot(), [answers()], disk_full=True)
     with pytest.raises(Overloaded):
         await book.ask(EASY)
     assert book.events == ["reserve", "void"]
-    assert book.book.open_holds == 0
+    assert book.budget_book.open_holds == 0
 
 
 async def test_an_unknown_model_is_named():
     with pytest.raises(NotFound) as refused:
-        await Playbook(world(), []).ask(EASY.replace(b"auto", b"gpt-99"))
+        await Playbook(snapshot(), []).ask(EASY.replace(b"auto", b"gpt-99"))
     assert refused.value.code == "model_not_found"
 
 
@@ -231,7 +235,7 @@ BUDGET = "budgets: {{day: {{scope: {{team: research}}, limit: {{{limit}}}, windo
 
 
 async def test_a_budget_refuses_before_dialling_and_says_how_it_stands():
-    book = Playbook(world(more=BUDGET.format(limit="usd: 0.0001")), [])
+    book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.0001")), [])
     answer = await book.ask(EASY)
     assert book.events == ["reserve", "entry refused"]
     assert (answer.status, answer.headers["x-should-retry"]) == (400, "false")
@@ -243,7 +247,7 @@ async def test_a_budget_refuses_before_dialling_and_says_how_it_stands():
 
 async def test_a_budget_that_is_too_tight_for_the_frontier_falls_back_to_the_small_one():
     hard = json.dumps({"model": "auto", "max_tokens": 1000, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode()  # fmt: skip
-    book = Playbook(world(more=BUDGET.format(limit="usd: 0.004")), [answers()])
+    book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.004")), [answers()])
     answer = await book.ask(hard)
     assert answer.headers["x-penstock-deployment"] == "small"
     assert "below frontier" in answer.headers["x-penstock-reason"]
@@ -251,17 +255,17 @@ async def test_a_budget_that_is_too_tight_for_the_frontier_falls_back_to_the_sma
 
 @pytest.mark.parametrize("limit", ["wh: 0.0001", "calls: 0"])
 async def test_watt_hours_and_calls_are_limits_too(limit):
-    answer = await Playbook(world(more=BUDGET.format(limit=limit)), []).ask(EASY)
+    answer = await Playbook(snapshot(more=BUDGET.format(limit=limit)), []).ask(EASY)
     assert json.loads(answer.body)["error"]["code"] == "budget_exceeded"
 
 
 async def test_concurrent_calls_cannot_slip_past_a_budget():
     # Each call may take up to 0.00042 USD; only two fit into 0.001.
-    book = Playbook(world(more=BUDGET.format(limit="usd: 0.001")), [answers() for _ in range(20)])
+    book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.001")), [answers() for _ in range(20)])
     book.dial = _slow(book.dial)  # type: ignore[method-assign]
     results = await asyncio.gather(*(book.ask(EASY) for _ in range(20)))
     assert sum(answer.status == 200 for answer in results) <= 4
-    assert sum(entry.charge_nusd for entry in book.entries) <= 1_000_000
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) <= 1_000_000
 
 
 def _slow(dial):
@@ -274,17 +278,17 @@ def _slow(dial):
 
 async def test_a_session_s_caps_are_its_own():
     more = "sessions: {caps: {calls: 2}}"
-    book = Playbook(world(more=more), [answers() for _ in range(5)])
+    book = Playbook(snapshot(more=more), [answers() for _ in range(5)])
     statuses = [(await book.ask(EASY, session="run-1")).status for _ in range(3)]
     assert statuses == [200, 200, 400]
     assert (await book.ask(EASY, session="run-2")).status == 200
-    assert book.entries[2].code == "cap_exceeded"
+    assert book.ledger_entries[2].code == "cap_exceeded"
 
 
 async def test_a_session_ends_when_its_time_is_up():
-    book = Playbook(world(more="sessions: {caps: {minutes: 10}}"), [answers(), answers()])
+    book = Playbook(snapshot(more="sessions: {caps: {minutes: 10}}"), [answers(), answers()])
     await book.ask(EASY, session="run-1")
-    book.clock.at += 601
+    book.clock.seconds += 601
     answer = await book.ask(EASY, session="run-1")
     assert json.loads(answer.body)["error"]["code"] == "session_time_exceeded"
 
@@ -298,7 +302,7 @@ def looping(turns: int) -> bytes:
 
 
 async def test_a_loop_is_warned_and_then_stopped():
-    book = Playbook(world(more="loops: {warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    book = Playbook(snapshot(more="loops: {warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
     seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 7)]
     assert [answer.status for answer in seen] == [200, 200, 200, 200, 400, 400]
     assert [answer.headers.get("x-penstock-loop", "")[:4] for answer in seen] == [
@@ -313,7 +317,7 @@ async def test_a_loop_is_warned_and_then_stopped():
 
 
 async def test_in_shadow_mode_a_loop_is_only_reported():
-    book = Playbook(world(more="loops: {mode: shadow, warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    book = Playbook(snapshot(more="loops: {mode: shadow, warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
     seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 8)]
     assert {answer.status for answer in seen} == {200}
     assert seen[-1].headers["x-penstock-loop"].startswith("stop")
@@ -321,43 +325,43 @@ async def test_in_shadow_mode_a_loop_is_only_reported():
 
 async def test_an_unpriced_deployment_serves_where_no_money_budget_forbids_it():
     text = "price: {input: 0.25, output: 2, cached_input: 0.025}"
-    raw = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(f" {text},", "")
+    raw = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(f" {text},", "")
     book = Playbook(parse(raw, "t", ENV)[0], [answers()])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.headers["x-penstock-cost-usd"] == "unpriced"
-    assert (book.entries[0].priced, book.entries[0].charge_nusd) == (0, 0)
+    assert (book.ledger_entries[0].priced, book.ledger_entries[0].charge_nusd) == (0, 0)
 
 
 async def test_the_world_of_the_start_is_kept_to_the_end():
-    book = Playbook(world(), [answers()])
+    book = Playbook(snapshot(), [answers()])
     await book.ask(EASY)
-    assert book.entries[0].world == world().generation
+    assert book.ledger_entries[0].world == snapshot().generation
 
 
 async def test_a_hold_whose_lease_ran_out_still_leaves_its_fact():
-    class Slow(Answers):
-        async def chunk(self) -> bytes:
-            book.clock.at += 10_000
-            book.book.expire(book.clock.at)
-            return await Answers.chunk(self)
+    class Slow(UpstreamAnswer):
+        async def read_chunk(self) -> bytes:
+            book.clock.seconds += 10_000
+            book.budget_book.expire(book.clock.seconds)
+            return await UpstreamAnswer.read_chunk(self)
 
-    book = Playbook(world(), [Slow(body=[WHOLE])])
+    book = Playbook(snapshot(), [Slow(body=[WHOLE])])
     answer = await book.ask(EASY)
     assert answer.status == 200
-    assert [entry.outcome for entry in book.entries] == ["completed"]
+    assert [entry.outcome for entry in book.ledger_entries] == ["completed"]
 
 
 async def test_a_lease_outlives_the_slowest_deployment_that_may_be_tried():
-    book = Playbook(world(small=", timeouts: {total: 5}"), [answers()])
+    book = Playbook(snapshot(small=", timeouts: {total: 5}"), [answers()])
     seen = []
-    reserve = book.book.reserve
-    book.book.reserve = lambda *given, lease, now: (seen.append(lease), reserve(*given, lease=lease, now=now))[1]
+    reserve = book.budget_book.reserve
+    book.budget_book.reserve = lambda *given, lease, now: (seen.append(lease), reserve(*given, lease=lease, now=now))[1]
     await book.ask(json.dumps({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode())  # fmt: skip
     assert seen[0] > 600
 
 
 async def test_a_caller_who_leaves_between_two_attempts_leaves_one_final_entry():
-    book = Playbook(world(), [error(status=503)])
+    book = Playbook(snapshot(), [error(status=503)])
 
     async def asleep(_: float) -> None:
         raise asyncio.CancelledError
@@ -365,23 +369,23 @@ async def test_a_caller_who_leaves_between_two_attempts_leaves_one_final_entry()
     book.clock.sleep = asleep
     with pytest.raises(asyncio.CancelledError):
         await book.ask(EASY.replace(b"auto", b"small"))
-    assert [(entry.outcome, entry.final) for entry in book.entries] == [("upstream_error", 0), ("cancelled", 1)]
+    assert [(entry.outcome, entry.final) for entry in book.ledger_entries] == [("upstream_error", 0), ("cancelled", 1)]
 
 
 async def test_a_deployment_of_unknown_weights_meets_no_energy_budget():
-    raw = BASE.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
+    raw = BASE_CONFIG.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
     book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert "not known" in json.loads(answer.body)["error"]["message"]
 
 
 def sent(book: Playbook) -> list[dict]:
-    return [json.loads(b"".join(call.body)) for call in book.calls]
+    return [json.loads(b"".join(call.body)) for call in book.upstream_calls]
 
 
 async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_of_the_session():
     book = Playbook(
-        world(
+        snapshot(
             more="tiers: {small: {max_complexity: 0.5}}\nloops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"
         ),
         [answers() for _ in range(12)],
@@ -389,25 +393,31 @@ async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_o
     for turns in range(1, 6):
         await book.ask(looping(turns), session="run-1")
     # Four turns are one result that is new and three that were seen before.
-    assert [call.deployment.name for call in book.calls] == ["small", "small", "frontier", "frontier", "frontier"]
-    assert "escalated out of a loop" in book.entries[2].reason
+    assert [call.deployment.name for call in book.upstream_calls] == [
+        "small",
+        "small",
+        "frontier",
+        "frontier",
+        "frontier",
+    ]
+    assert "escalated out of a loop" in book.ledger_entries[2].reason
     await book.ask(EASY, session="run-2")
-    assert book.calls[-1].deployment.name == "small"
+    assert book.upstream_calls[-1].deployment.name == "small"
 
 
 async def test_a_strong_model_in_a_loop_may_give_way_to_a_cheaper_one():
     loops = "loops: {warn_at: 1, nudge_at: null, tier_at: 2, tier_move: downgrade, stop_at: 6}"
-    book = Playbook(world(more=loops), [answers() for _ in range(12)])
+    book = Playbook(snapshot(more=loops), [answers() for _ in range(12)])
     for turns in range(1, 6):
         task = json.dumps("debug this function, then prove by induction why it terminates " * 20).encode()
         await book.ask(looping(turns).replace(b'"go"', task), session="run-1")
-    names = [call.deployment.name for call in book.calls]
+    names = [call.deployment.name for call in book.upstream_calls]
     assert names[:2] == ["frontier"] * 2 and names[2:] == ["small"] * 3
 
 
 async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
     book = Playbook(
-        world(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)]
+        snapshot(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)]
     )
     for turns in range(1, 6):
         body = json.loads(looping(turns)) | {"tools": [{"type": "function", "function": {"name": "bash"}}]}
@@ -427,16 +437,16 @@ async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
 
 async def test_rules_give_a_route_its_own_ladder():
     loops = "loops: {warn_at: 1, stop_at: 2, rules: [{route: small, mode: shadow}]}"
-    book = Playbook(world(more=loops), [answers() for _ in range(12)])
+    book = Playbook(snapshot(more=loops), [answers() for _ in range(12)])
     small = [await book.ask(looping(turns).replace(b'"auto"', b'"small"'), session="run-1") for turns in range(1, 7)]
     assert {answer.status for answer in small} == {200}
-    assert [event.acted for event in book.session_events] == [False, False]
+    assert [event.was_enforced for event in book.session_events] == [False, False]
     auto = [await book.ask(looping(turns), session="run-2") for turns in range(1, 7)]
     assert auto[-1].status == 400
 
 
 async def test_a_session_may_only_go_so_deep():
-    book = Playbook(world(more="sessions: {caps: {depth: 1}}"), [answers() for _ in range(12)])
+    book = Playbook(snapshot(more="sessions: {caps: {depth: 1}}"), [answers() for _ in range(12)])
     assert (await book.ask(EASY, session="root")).status == 200
     assert (await book.ask(EASY, session="child", parent="root")).status == 200
     answer = await book.ask(EASY, session="grandchild", parent="child")
@@ -444,7 +454,7 @@ async def test_a_session_may_only_go_so_deep():
 
 
 async def test_each_session_of_a_tree_has_its_own_cap_beside_the_trees():
-    book = Playbook(world(more="sessions: {caps: {calls: 5}, each: {calls: 2}}"), [answers() for _ in range(12)])
+    book = Playbook(snapshot(more="sessions: {caps: {calls: 5}, each: {calls: 2}}"), [answers() for _ in range(12)])
     for name in ("root", "one", "two"):
         parent = {} if name == "root" else {"parent": "root"}
         statuses = [(await book.ask(EASY, session=name, **parent)).status for _ in range(3)]
@@ -453,7 +463,7 @@ async def test_each_session_of_a_tree_has_its_own_cap_beside_the_trees():
 
 
 async def test_a_key_may_have_tighter_caps():
-    text = BASE.replace("{{id: k1, team: research,", "{{id: k1, team: research, caps: {{calls: 1}},")
+    text = BASE_CONFIG.replace("{{id: k1, team: research,", "{{id: k1, team: research, caps: {{calls: 1}},")
     raw = text.format(more="sessions: {caps: {calls: 3}}", small="", near="http://a/v1", far="http://b/v1")
     book = Playbook(parse(raw, "t", ENV)[0], [answers() for _ in range(12)])
     assert [(await book.ask(EASY, session="s")).status for _ in range(2)] == [200, 400]
@@ -462,10 +472,10 @@ async def test_a_key_may_have_tighter_caps():
 
 
 async def test_watt_hours_and_tokens_are_caps_of_a_run_as_well():
-    book = Playbook(world(), [answers() for _ in range(12)])
-    assert (await book.ask(EASY, session="a", caps="tokens=10")).status == 400
-    assert (await book.ask(EASY, session="b", caps="wh=0.000001")).status == 400
-    assert (await book.ask(EASY, session="c", caps="tokens=100000, wh=100")).status == 200
+    book = Playbook(snapshot(), [answers() for _ in range(12)])
+    assert (await book.ask(EASY, session="a", caps_text="tokens=10")).status == 400
+    assert (await book.ask(EASY, session="b", caps_text="wh=0.000001")).status == 400
+    assert (await book.ask(EASY, session="c", caps_text="tokens=100000, wh=100")).status == 200
 
 
 DOUBTED = json.dumps({"choices": [{"message": {"content": "I'm sorry, but I can't help."}}], "usage": USAGE}).encode()
@@ -474,47 +484,47 @@ CASCADE = "cascade: {mode: enforce}"
 
 
 async def test_a_doubted_answer_is_settled_before_the_next_tier_is_held():
-    book = Playbook(world(more=CASCADE), [answers(DOUBTED), answers()])
+    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), answers()])
     answer = await book.ask(PLAIN)
     assert answer.body == WHOLE
     assert book.events == [
         "reserve", "hold", "dial small", "settle", "entry completed",
         "reserve", "hold", "dial frontier", "settle", "entry completed",
     ]  # fmt: skip
-    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "")]
-    assert book.book.open_holds == 0
+    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "")]
+    assert book.budget_book.open_holds == 0
 
 
 @pytest.mark.parametrize("then", ["gone", "broken", "down"])
 async def test_however_an_escalation_ends_there_is_one_final_entry_and_no_hold(then):
     does = {
-        "gone": Answers(headers={"Content-Type": "application/json"}, body=[CallerGone("gone")]),
-        "broken": Answers(headers={"Content-Type": "application/json"}, body=[BrokenAnswer("broken")]),
+        "gone": UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[CallerDisconnected("gone")]),
+        "broken": UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[BrokenResponse("broken")]),
         "down": Unreachable("down"),
     }[then]
-    book = Playbook(world(more=CASCADE), [answers(DOUBTED), does, does, does])
+    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), does, does, does])
     if then == "gone":
-        with pytest.raises(CallerGone):
+        with pytest.raises(CallerDisconnected):
             await book.ask(PLAIN)
-        assert book.entries[-1].outcome == "cancelled"
+        assert book.ledger_entries[-1].outcome == "cancelled"
     else:
         answer = await book.ask(PLAIN)
         assert answer.body == DOUBTED
-        assert book.entries[-1].code == "not_escalated"
-    assert sum(entry.final for entry in book.entries) == 1
-    assert book.book.open_holds == 0
+        assert book.ledger_entries[-1].code == "not_escalated"
+    assert sum(entry.final for entry in book.ledger_entries) == 1
+    assert book.budget_book.open_holds == 0
 
 
 async def test_where_no_budget_holds_the_next_tier_the_doubted_answer_is_given():
     more = CASCADE + "\nbudgets: {calls: {limit: {calls: 1}, window: day}}"
-    book = Playbook(world(more=more), [answers(DOUBTED), answers()])
+    book = Playbook(snapshot(more=more), [answers(DOUBTED), answers()])
     answer = await book.ask(PLAIN)
     assert (answer.status, answer.body) == (200, DOUBTED)
-    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "not_escalated")]
+    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "not_escalated")]
 
 
 async def test_a_store_that_does_not_answer_takes_no_answer_back():
-    book = Playbook(world(more=CASCADE), [answers(DOUBTED), answers()])
+    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), answers()])
     taken, reserve = 0, book.reserve
 
     async def fails_later(*given, **more):
@@ -524,7 +534,7 @@ async def test_a_store_that_does_not_answer_takes_no_answer_back():
             raise Overloaded("The store does not answer.")
         return await reserve(*given, **more)
 
-    book.exchange._holder._budgets = SimpleNamespace(reserve=fails_later, settle=book.settle, extend=book.extend)
+    book.pipeline._reserver._budgets = SimpleNamespace(reserve=fails_later, settle=book.settle, extend=book.extend)
     answer = await book.ask(PLAIN)
     assert (answer.status, answer.body) == (200, DOUBTED)
-    assert [(entry.final, entry.code) for entry in book.entries] == [(0, "escalated"), (1, "not_escalated")]
+    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "not_escalated")]

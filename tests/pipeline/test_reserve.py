@@ -6,11 +6,11 @@ import json
 import pytest
 
 from gateway.pipeline.settle import amounts_of
-from gateway.simulator.playbook import JSON, SSE, Answers, Playbook
+from gateway.simulator.playbook import JSON_HEADERS, SSE_HEADERS, Playbook, UpstreamAnswer
 from gateway.values.budget import Measure
 from gateway.values.errors import UpstreamTimeout
-from tests.budget_lines import offer, spent
-from tests.snapshots import world
+from tests.budget_lines import amounts, offer
+from tests.snapshots import snapshot
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
 WHOLE = json.dumps({"choices": [{"message": {"content": "hello there"}}], "usage": USAGE}).encode()
@@ -28,17 +28,19 @@ def budget(limit: str, more: str = "", window: str = "day") -> str:
 
 def spend(book: Playbook, nusd: int) -> None:
     """Something else has spent so much of the budget."""
-    (one,) = book.exchange._world().budgets
-    from_lines = book.exchange._holder._lines.of((one,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW)
-    book.book.restore(from_lines.lines[0], nusd, at=NOW)
+    (one,) = book.pipeline._snapshot().budgets
+    from_lines = book.pipeline._reserver._budget_lines.lines(
+        (one,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW
+    )
+    book.budget_book.restore(from_lines.lines[0], nusd, at=NOW)
 
 
 NOW = 1_790_000_000.0
-SMALL = world().deployments["small"]
+SMALL = snapshot().deployments["small"]
 
 
-def playbook(more: str, *answers: Answers) -> Playbook:
-    return Playbook(world(more=more), list(answers) or [Answers(headers=JSON, body=[WHOLE])])
+def playbook(more: str, *answers: UpstreamAnswer) -> Playbook:
+    return Playbook(snapshot(more=more), list(answers) or [UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])])
 
 
 async def test_past_the_downgrade_mark_only_cheaper_tiers_are_chosen():
@@ -48,68 +50,74 @@ async def test_past_the_downgrade_mark_only_cheaper_tiers_are_chosen():
     )
     book = playbook(more)
     await book.ask(body(max_tokens=100))
-    assert book.entries[-1].tier == "frontier"
+    assert book.ledger_entries[-1].tier == "frontier"
     book = playbook(more)
     spend(book, USD // 2)
     await book.ask(body(max_tokens=100))
-    assert book.entries[-1].tier == "small"
-    assert "b has no room for frontier" in book.entries[-1].reason
+    assert book.ledger_entries[-1].tier == "small"
+    assert "b has no room for frontier" in book.ledger_entries[-1].reason
 
 
 async def test_a_route_without_a_cheaper_tier_goes_on_to_the_limit():
     book = playbook(budget("usd: 1", ", stages: {downgrade: {at: 50}}"))
     spend(book, USD // 2)
     await book.ask(body(model="frontier", max_tokens=100))
-    assert book.entries[-1].outcome == "completed"
+    assert book.ledger_entries[-1].outcome == "completed"
 
 
 @pytest.mark.parametrize("asked", [{"max_tokens": 3000}, {"max_completion_tokens": 3000}, {}])
 async def test_output_limits_shrink_to_what_fits_and_the_caller_is_told(asked):
     book = playbook(budget("usd: 0.001", ", stages: {shrink: {at: 100, min_output_tokens: 50}}"))
     answer = await book.ask(body(model="small", **asked))
-    sent = json.loads(b"".join(book.calls[0].body))
+    sent = json.loads(b"".join(book.upstream_calls[0].body))
     limit = sent.get("max_completion_tokens") or sent["max_tokens"]
     assert 50 <= limit < 500 and sent["model"] == "sim-small"
     assert answer.headers["x-penstock-max-output-tokens"] == str(limit)
-    assert book.entries[-1].hold_nusd <= USD // 1000
-    assert "output tokens" in book.entries[-1].reason
+    assert book.ledger_entries[-1].hold_nusd <= USD // 1000
+    assert "output tokens" in book.ledger_entries[-1].reason
 
 
 async def test_below_the_least_output_a_call_is_refused():
     book = playbook(budget("usd: 0.0001", ", stages: {shrink: {at: 100, min_output_tokens: 50}}"))
     answer = await book.ask(body(model="small", max_tokens=3000))
-    assert answer.status == 400 and not book.calls
+    assert answer.status == 400 and not book.upstream_calls
 
 
 async def test_a_call_waits_for_room_and_gets_it():
-    book = playbook(budget("calls: 1", ", stages: {queue: {seconds: 5}}"), *[Answers(headers=JSON, body=[WHOLE])] * 2)
+    book = playbook(
+        budget("calls: 1", ", stages: {queue: {seconds: 5}}"), *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])] * 2
+    )
     sleeps = 0
 
     async def sleep(seconds: float) -> None:
         nonlocal sleeps
         sleeps += 1
-        book.clock.at += seconds
+        book.clock.seconds += seconds
         if sleeps == 3:
-            book.book.void("other", now=book.clock.at)
+            book.budget_book.void("other", now=book.clock.seconds)
 
     book.clock.sleep = sleep
-    lines = book.exchange._holder._lines.of(book.exchange._world().budgets, ("default",) * 7, SMALL, now=NOW).lines
-    book.book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    lines = book.pipeline._reserver._budget_lines.lines(
+        book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
+    ).lines
+    book.budget_book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
     answer = await book.ask(body(max_tokens=10))
     assert (answer.status, sleeps) == (200, 3)
 
 
 async def test_a_call_waits_no_longer_than_it_may_and_not_at_all_for_what_will_not_come():
     book = playbook(budget("calls: 1", ", stages: {queue: {seconds: 5}}"))
-    lines = book.exchange._holder._lines.of(book.exchange._world().budgets, ("default",) * 7, SMALL, now=NOW).lines
-    book.book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
-    began = book.clock.at
+    lines = book.pipeline._reserver._budget_lines.lines(
+        book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
+    ).lines
+    book.budget_book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    began = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
-    assert 5 <= book.clock.at - began < 6
-    book.book.settle("other", spent(calls=1), now=NOW)
-    began = book.clock.at
+    assert 5 <= book.clock.seconds - began < 6
+    book.budget_book.settle("other", amounts(calls=1), now=NOW)
+    began = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
-    assert book.clock.at == began, "what is spent does not come back today"
+    assert book.clock.seconds == began, "what is spent does not come back today"
 
 
 async def test_past_the_downgrade_mark_a_shrunk_call_of_a_dearer_tier_does_not_fit_either():
@@ -118,7 +126,7 @@ async def test_past_the_downgrade_mark_a_shrunk_call_of_a_dearer_tier_does_not_f
         book = playbook(more.replace("window: day", f"window: day, hold: {hold}") + DEAR)
         spend(book, USD * 97 // 100)
         await book.ask(body(max_tokens=3000))
-        assert book.entries[-1].tier == "small", hold
+        assert book.ledger_entries[-1].tier == "small", hold
 
 
 DEAR = "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 0}}"
@@ -130,30 +138,30 @@ async def test_a_queue_on_one_budget_does_not_refuse_what_another_lets_through()
         " tight: {scope: {tier: small}, limit: {usd: 0}, window: day}}" + DEAR
     )
     book = playbook(more)
-    soft = book.exchange._world().budgets[0]
-    line = book.exchange._holder._lines.of((soft,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.book.restore(line, USD * 6 // 10, at=NOW)
+    soft = book.pipeline._snapshot().budgets[0]
+    line = book.pipeline._reserver._budget_lines.lines((soft,), ("default",) * 7, SMALL, now=NOW).lines[0]
+    book.budget_book.restore(line, USD * 6 // 10, at=NOW)
     assert (await book.ask(body(max_tokens=100))).status == 200
-    assert book.entries[-1].tier == "frontier"
+    assert book.ledger_entries[-1].tier == "frontier"
 
 
 async def test_where_a_call_may_wait_it_waits_before_it_is_cut_short():
     book = playbook(budget("usd: 0.01", ", hold: expected, stages: {queue: {seconds: 5}}"))
-    (one,) = book.exchange._world().budgets
-    line = book.exchange._holder._lines.of((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.book.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
+    (one,) = book.pipeline._snapshot().budgets
+    line = book.pipeline._reserver._budget_lines.lines((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
+    book.budget_book.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
     waits = 0
 
     async def sleep(seconds: float) -> None:
         nonlocal waits
         waits += 1
-        book.clock.at += seconds
+        book.clock.seconds += seconds
         if waits == 2:
-            book.book.void("other", now=book.clock.at)
+            book.budget_book.void("other", now=book.clock.seconds)
 
     book.clock.sleep = sleep
     await book.ask(body(model="small"))
-    assert waits == 2 and "max_tokens" not in json.loads(b"".join(book.calls[0].body))
+    assert waits == 2 and "max_tokens" not in json.loads(b"".join(book.upstream_calls[0].body))
 
 
 async def test_headers_tell_what_is_left_of_every_budget():
@@ -185,49 +193,55 @@ END = (
 
 async def test_a_stream_that_outgrows_its_hold_extends_it():
     pieces = [text(100) for _ in range(40)]
-    book = playbook(budget("usd: 1", ", hold: expected"), Answers(headers=SSE, body=[*pieces, END]))
+    book = playbook(budget("usd: 1", ", hold: expected"), UpstreamAnswer(headers=SSE_HEADERS, body=[*pieces, END]))
     await book.ask(body(model="small", stream=True))
     assert "extend" in book.events and "extend refused" not in book.events
     assert book.events[book.events.index("extend") + 1] == "hold", "what a crash would leave behind is written down"
-    assert book.entries[-1].output_tokens == 4000 and book.entries[-1].code == ""
-    assert b'"finish_reason":"stop"' in book.reply.data
+    assert book.ledger_entries[-1].output_tokens == 4000 and book.ledger_entries[-1].code == ""
+    assert b'"finish_reason":"stop"' in book.caller_stream.written
 
 
 async def test_a_stream_that_cannot_extend_its_hold_ends_as_at_its_output_limit():
     pieces = [text(20) for _ in range(200)]
-    upstream = Answers(headers=SSE, body=[*pieces, END])
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[*pieces, END])
     book = playbook(budget("usd: 0.005", ", hold: expected"), upstream)
     await book.ask(body(model="small", stream=True))
-    entry = book.entries[-1]
+    entry = book.ledger_entries[-1]
     assert (entry.outcome, entry.code) == ("completed", "hold_used_up")
-    assert book.reply.data.endswith(b"data: [DONE]\n\n")
-    assert b'"finish_reason":"length"' in book.reply.data and b'"finish_reason":"stop"' not in book.reply.data
+    assert book.caller_stream.written.endswith(b"data: [DONE]\n\n")
+    assert (
+        b'"finish_reason":"length"' in book.caller_stream.written
+        and b'"finish_reason":"stop"' not in book.caller_stream.written
+    )
     assert upstream.closed and 1000 < entry.output_tokens < 2600
     assert entry.charge_nusd <= 5_000_000
-    assert book.book.open_holds == 0
+    assert book.budget_book.open_holds == 0
 
 
 async def test_a_whole_answer_that_only_just_fits_gets_what_was_held_as_its_limit():
     book = playbook(budget("usd: 0.002", ", hold: expected"))
     answer = await book.ask(body(model="small"))
-    limit = json.loads(b"".join(book.calls[0].body))["max_tokens"]
+    limit = json.loads(b"".join(book.upstream_calls[0].body))["max_tokens"]
     assert answer.headers["x-penstock-max-output-tokens"] == str(limit)
     assert 16 <= limit < 1000
 
 
 async def test_lengths_are_learnt_and_set_the_hold():
-    book = playbook(budget("usd: 1", ", hold: expected, safety_factor: 2"), *[Answers(headers=JSON, body=[WHOLE])] * 40)
+    book = playbook(
+        budget("usd: 1", ", hold: expected, safety_factor: 2"),
+        *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])] * 40,
+    )
     for _ in range(25):
-        book._provider[0] = Answers(headers=JSON, body=[WHOLE])
+        book.upstream_script[0] = UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])
         await book.ask(body(model="small"))
-    first, last = book.entries[0], book.entries[-1]
+    first, last = book.ledger_entries[0], book.ledger_entries[-1]
     assert first.hold_nusd > 6_000_000 > 100_000 > last.hold_nusd > last.charge_nusd
 
 
 async def test_an_answer_of_which_nothing_is_known_is_charged_as_was_held():
     book = playbook(budget("usd: 1", ", hold: expected"), UpstreamTimeout("late"), UpstreamTimeout("late"))
     await book.ask(body(model="small"))
-    entry = book.entries[0]
+    entry = book.ledger_entries[0]
     assert entry.usage_basis == "estimated"
     assert entry.output_tokens == 3000, "the usual length, not the model's limit"
     assert entry.charge_nusd == entry.hold_nusd
@@ -235,12 +249,12 @@ async def test_an_answer_of_which_nothing_is_known_is_charged_as_was_held():
 
 async def test_calls_that_come_together_never_pass_a_limit_of_any_measure():
     for limit in ("usd: 0.001", "tokens: 3000", "calls: 7", "wh: 0.03", "g_co2e: 0.003"):
-        book = playbook(budget(limit), *[Answers(headers=JSON, body=[WHOLE]) for _ in range(100)])
+        book = playbook(budget(limit), *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE]) for _ in range(100)])
         answers = await asyncio.gather(*(book.ask(body(model="small", max_tokens=200)) for _ in range(100)))
-        (one,) = book.exchange._world().budgets
-        line = book.exchange._holder._lines.of((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
-        used, held, _ = book.book.standing(line, now=NOW)
+        (one,) = book.pipeline._snapshot().budgets
+        line = book.pipeline._reserver._budget_lines.lines((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
+        used, held, _ = book.budget_book.balance(line, now=NOW)
         assert 0 < used <= one.limit and held == 0, limit
         assert {answer.status for answer in answers} == {200, 400}, limit
-        sums = [sum(column) for column in zip(*(amounts_of(entry) for entry in book.entries), strict=True)]
+        sums = [sum(column) for column in zip(*(amounts_of(entry) for entry in book.ledger_entries), strict=True)]
         assert used == sums[Measure(one.measure)]

@@ -4,11 +4,11 @@ import pytest
 
 from gateway.config.load import parse
 from gateway.dialects import PARSERS
-from gateway.routing.affinity import bonds_of
+from gateway.routing.affinity import affinities_of
 from gateway.routing.rules import affinity
 from gateway.routing.rules.candidate import Candidate
-from gateway.values.plan import Bond, Facts
-from gateway.values.snapshot import World
+from gateway.values.plan import Affinity, RequestFeatures
+from gateway.values.snapshot import Snapshot
 
 TEXT = """
 version: 1
@@ -36,7 +36,7 @@ REFERENCE = b'{"model":"all","input":[{"type":"item_reference","id":"x"}]}'
 PREVIOUS = b'{"model":"all","input":"x","previous_response_id":"resp_1"}'
 
 
-def world() -> World:
+def world() -> Snapshot:
     return parse(TEXT, "bonds.yaml", {})[0]
 
 
@@ -61,33 +61,33 @@ def world() -> World:
     ],
 )  # fmt: skip
 def test_who_can_read_the_history(dialect, body, minted_by, origins, providers):
-    (bond,) = bonds_of(PARSERS[dialect](body), world().routes["all"], minted_by=minted_by, origins=origins)
-    assert bond.providers == providers
+    (affinity,) = affinities_of(PARSERS[dialect](body), world().routes["all"], minted_by=minted_by, origins=origins)
+    assert affinity.providers == providers
 
 
 def test_vectors_stay_with_their_model():
     request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
-    (bond,) = bonds_of(request, world().routes["all"], minted_by="", origins=())
-    assert bond.models == {"gpt"}
+    (affinity,) = affinities_of(request, world().routes["all"], minted_by="", origins=())
+    assert affinity.models == {"gpt"}
 
 
 @pytest.mark.parametrize(
     "bond, name, forbidden",
     [
-        (Bond(what="x", providers=frozenset({"a"})), "a", False),
-        (Bond(what="x", providers=frozenset({"a"})), "o", True),
-        (Bond(what="x", providers=frozenset()), "a", True),
-        (Bond(what="x", models=frozenset({"gpt"})), "o", False),
-        (Bond(what="x", models=frozenset({"gpt"})), "p", True),
+        (Affinity(cause="x", providers=frozenset({"a"})), "a", False),
+        (Affinity(cause="x", providers=frozenset({"a"})), "o", True),
+        (Affinity(cause="x", providers=frozenset()), "a", True),
+        (Affinity(cause="x", models=frozenset({"gpt"})), "o", False),
+        (Affinity(cause="x", models=frozenset({"gpt"})), "p", True),
     ],
 )
 def test_the_rule_strikes_who_cannot(bond, name, forbidden):
-    facts = Facts(
+    features = RequestFeatures(
         input_tokens=1, input_tokens_max=1, turns=1, tool_names=frozenset(), tool_errors=0, has_images=False,
         has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, bonds=(bond,),
     )  # fmt: skip
     candidate = Candidate(
         deployment=world().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,
-        output_tokens=1, expected_millijoules=0, expected_micrograms=0, roomiest=True, speech="chat",
+        output_tokens=1, expected_millijoules=0, expected_micrograms=0, longest_context=True, upstream_dialect="chat",
     )  # fmt: skip
-    assert (affinity.forbids(candidate, facts) is not None) == forbidden
+    assert (affinity.forbids(candidate, features) is not None) == forbidden

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.carbon.footprint import known
+from gateway.carbon.footprint import with_footprint_model
 from gateway.config.load import parse
 from gateway.dialects import chat
-from gateway.dialects.translation import Carrier
-from gateway.routing.circuit_breaker import Standing
-from gateway.routing.deployment_load import Load
-from gateway.routing.plan import Situation, decide
-from gateway.routing.request_features import facts_of
-from gateway.routing.tier_target import Aims
-from gateway.values.energy_policy import Green
-from gateway.values.plan import Plan, Refusal, Verdict
+from gateway.dialects.translation import Translator
+from gateway.routing.circuit_breaker import BreakerState
+from gateway.routing.deployment_load import DeploymentLoad
+from gateway.routing.plan import PlanInputs, make_plan
+from gateway.routing.request_features import request_features
+from gateway.routing.tier_target import TierTargets
+from gateway.values.energy_policy import EnergyPreferences
+from gateway.values.plan import Classification, Plan, Refusal
 from tests.snapshots import ENV
 
 TEXT = """
@@ -50,24 +50,24 @@ def plan(
     task: str = "other",
     deferrable=False,
 ):
-    facts = facts_of(REQUEST)
-    verdict = Verdict(complexity=0.1, task_type=task, confidence=0.0, reason="test")
-    aim = Aims().aim(at.routes[route], verdict, "default", at) if at.routes[route].auto else None
-    situation = Situation(
-        green=at.green.of(task),
-        standing=lambda name: Standing(),
-        carrier=Carrier(REQUEST),
-        aim=aim,
-        chosen=chosen,
+    features = request_features(REQUEST)
+    classification = Classification(complexity=0.1, task_type=task, confidence=0.0, reason="test")
+    target = TierTargets().choose(at.routes[route], classification, "default", at) if at.routes[route].is_auto else None
+    situation = PlanInputs(
+        energy_policy=at.energy_policy.for_task_type(task),
+        breaker_state=lambda name: BreakerState(),
+        translator=Translator(REQUEST),
+        aim=target,
+        last_deployment=chosen,
         deferrable=deferrable,
-        load=lambda name: Load(wait_ms=(waits or {}).get(name, 0.0)),
+        load=lambda name: DeploymentLoad(first_byte_ms=(waits or {}).get(name, 0.0)),
     )  # fmt: skip
-    return decide(at.routes[route], REQUEST, facts, situation)
+    return make_plan(at.routes[route], REQUEST, features, situation)
 
 
-def first(decided: Plan | Refusal) -> str:
-    assert isinstance(decided, Plan)
-    return decided.attempts[0].deployment.name
+def first(context: Plan | Refusal) -> str:
+    assert isinstance(context, Plan)
+    return context.attempts[0].deployment.name
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def first(decided: Plan | Refusal) -> str:
     ids=["a cap strikes what is not known", "a carbon cap strikes the dirty grid", "other zones are struck"],
 )
 def test_what_is_struck(rule, route, struck):
-    decided = plan(world(f"energy: {{{rule}}}"), route)
-    assert isinstance(decided, Plan)
+    context = plan(world(f"energy: {{{rule}}}"), route)
+    assert isinstance(context, Plan)
     for name, why in struck.items():
-        assert (decided.struck.get(name) or "").startswith(why) if why else name not in decided.struck
+        assert (context.excluded.get(name) or "").startswith(why) if why else name not in context.excluded
 
 
 def test_a_batch_deployment_serves_work_that_can_wait_and_no_other():
@@ -94,20 +94,20 @@ def test_a_batch_deployment_serves_work_that_can_wait_and_no_other():
 
 def test_a_cloud_region_is_a_place_too():
     at = world("energy: {zones: ['gcp/europe-*']}", paris="cloud_region: gcp/europe-west9")
-    decided = plan(at, "named")
-    assert isinstance(decided, Plan)
-    assert first(decided) == "paris"
-    assert set(decided.struck) == {"berlin", "big"}
+    context = plan(at, "named")
+    assert isinstance(context, Plan)
+    assert first(context) == "paris"
+    assert set(context.excluded) == {"berlin", "big"}
 
 
 @pytest.mark.parametrize("route", ["auto", "named"])
 def test_the_cleanest_grid_among_those_as_quick(route):
     at = world("energy: {greenest_within_ms: 20}")
-    decided = plan(at, route)
-    assert isinstance(decided, Plan)
-    assert first(decided) == "paris"
+    context = plan(at, route)
+    assert isinstance(context, Plan)
+    assert first(context) == "paris"
     grids = [at.deployments[name].intensity.grams_per_kwh for name in ("paris", "berlin")]
-    assert f"on a cleaner grid: {grids[0]:.3g} g/kWh against {grids[1]:.3g} g/kWh" in decided.attempts[0].reason
+    assert f"on a cleaner grid: {grids[0]:.3g} g/kWh against {grids[1]:.3g} g/kWh" in context.attempts[0].reason
     assert first(plan(at, route, waits={"paris": 500.0, "berlin": 470.0})) == "berlin"
     assert first(plan(at, route, waits={"paris": 485.0, "berlin": 470.0})) == "paris"
     assert first(plan(world(), "named")) == "berlin"
@@ -127,11 +127,11 @@ DEAR_AND_SMALL = ("input: 1, output: 2}, energy: {active_params_b: 8}, zone: FRA
 )
 def test_least_energy_among_what_will_do_whatever_it_costs(prefer, name, why):
     text = TEXT.format(more=f"energy: {{prefer: {prefer}}}", paris="", berlin="").replace(*DEAR_AND_SMALL)
-    decided = plan(parse(text, "test.yaml", ENV)[0])
-    assert isinstance(decided, Plan)
-    assert first(decided) == name
-    assert why in decided.attempts[0].reason
-    assert len(decided.attempts) == 3, "the others are still there if it fails"
+    context = plan(parse(text, "test.yaml", ENV)[0])
+    assert isinstance(context, Plan)
+    assert first(context) == name
+    assert why in context.attempts[0].reason
+    assert len(context.attempts) == 3, "the others are still there if it fails"
 
 
 @pytest.mark.parametrize("grams, name", [(2000, "big"), (10, "berlin")], ids=["dirty", "clean"])
@@ -179,23 +179,23 @@ def test_grids_of_nearly_the_same_intensity_do_not_take_turns(paris, berlin, cho
 )
 def test_the_dirtier_is_never_called_cleaner(berlin, waits, rule):
     at = world(f"energy: {{{rule}}}", paris="grams_co2e_per_kwh: 800", berlin=berlin)
-    decided = plan(at, "named", waits=waits)
-    assert isinstance(decided, Plan)
-    assert first(decided) == "berlin"
-    assert decided.attempts[0].reason == "named"
+    context = plan(at, "named", waits=waits)
+    assert isinstance(context, Plan)
+    assert first(context) == "berlin"
+    assert context.attempts[0].reason == "named"
 
 
 def test_a_first_that_is_both_slower_and_dirtier_gives_way():
-    decided = plan(world("energy: {greenest_within_ms: 20}"), "named", waits={"berlin": 500.0, "paris": 200.0})
-    assert first(decided) == "paris"
+    context = plan(world("energy: {greenest_within_ms: 20}"), "named", waits={"berlin": 500.0, "paris": 200.0})
+    assert first(context) == "paris"
 
 
 @pytest.mark.parametrize("rule", ["prefer: energy", "prefer: carbon", "greenest_within_ms: 20"])
 def test_nothing_is_better_than_what_nobody_knows(rule):
-    decided = plan(world(f"energy: {{{rule}}}"), "shady")
-    assert isinstance(decided, Plan)
-    assert first(decided) == "dark"
-    assert decided.attempts[0].reason == "named"
+    context = plan(world(f"energy: {{{rule}}}"), "shady")
+    assert isinstance(context, Plan)
+    assert first(context) == "dark"
+    assert context.attempts[0].reason == "named"
 
 
 @pytest.mark.parametrize("price", [0, 100_000])
@@ -211,8 +211,10 @@ def marginal(at, **grams: float):
     changed = {}
     for name, value in grams.items():
         one = at.deployments[name]
-        changed[name] = known(one, one.profile, replace(one.intensity, marginal_grams_per_kwh=value))
-    return at.informed(changed)
+        changed[name] = with_footprint_model(
+            one, one.energy_profile, replace(one.intensity, marginal_grams_per_kwh=value)
+        )
+    return at.with_deployments(changed)
 
 
 def test_the_marginal_signal_decides_where_all_have_it_and_is_never_weighed_against_an_average():
@@ -233,8 +235,8 @@ def test_a_task_type_has_its_own_rules_and_the_rest_of_the_file_s():
     at = world(
         "energy: {carbon_price_usd_per_tonne: 100, rules: [{task_type: summary, prefer: carbon, defer: {hours: 8}}]}"
     )
-    default, summary = at.green.of("other"), at.green.of("summary")
+    default, summary = at.energy_policy.for_task_type("other"), at.energy_policy.for_task_type("summary")
     assert (default.prefer, summary.prefer) == ("cost", "carbon")
     assert default.carbon_nusd_per_kg == summary.carbon_nusd_per_kg == 100_000_000
-    assert summary.deferral is not None and summary.deferral.seconds == 8 * 3600
-    assert default == Green(carbon_nusd_per_kg=100_000_000)
+    assert summary.deferral is not None and summary.deferral.wait_seconds_max == 8 * 3600
+    assert default == EnergyPreferences(carbon_nusd_per_kg=100_000_000)

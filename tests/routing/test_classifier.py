@@ -5,22 +5,22 @@ import json
 import pytest
 
 from gateway.dialects import chat
-from gateway.routing.classifiers.task_type import TaskTypes
-from gateway.routing.classify import opinion
-from gateway.routing.request_features import facts_of
-from gateway.values.plan import Verdict
-from tests.snapshots import world
+from gateway.routing import classify as classify_module
+from gateway.routing.classifiers.task_type import TaskTypeClassifier
+from gateway.routing.request_features import request_features
+from gateway.values.plan import Classification
+from tests.snapshots import snapshot
 
-WORLD = world()
+WORLD = snapshot()
 
 
-def classify(found, *, declared: str | None = None) -> Verdict:
-    return opinion(found, WORLD, "default", TaskTypes(), declared=declared)
+def classify(found, *, declared: str | None = None) -> Classification:
+    return classify_module.classify(found, WORLD, "default", TaskTypeClassifier(), declared=declared)
 
 
 def facts(content: object, *, history: list | None = None, **fields: object):
     messages = [*(history or []), {"role": "user", "content": content}]
-    return facts_of(chat.parse(json.dumps({"model": "auto", "messages": messages, **fields}).encode()))
+    return request_features(chat.parse(json.dumps({"model": "auto", "messages": messages, **fields}).encode()))
 
 
 CODE = "def f(x):\n    return {k: (v[0]; v[1]) for k in x}\n" * 20

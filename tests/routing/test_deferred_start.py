@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.deferred_start import opening, room_seconds
-from gateway.values.grid import Sample
-from tests.snapshots import world
+from gateway.routing.deferred_start import greenest_start, lead_seconds
+from gateway.values.grid import IntensitySample
+from tests.snapshots import snapshot
 
 NOW = 1_790_000_000.0
-SMALL = world().deployments["small"]
+SMALL = snapshot().deployments["small"]
 HOUR = 3600.0
 
 
 def at(grams: float, *forecast: float, name: str = "small"):
     """A deployment on a grid with this intensity, and an hourly forecast from now on."""
-    samples = tuple(Sample(NOW + hour * HOUR, value) for hour, value in enumerate(forecast))
+    samples = tuple(IntensitySample(NOW + hour * HOUR, value) for hour, value in enumerate(forecast))
     return replace(SMALL, name=name, intensity=replace(SMALL.intensity, grams_per_kwh=grams, forecast=samples))
 
 
@@ -37,12 +37,15 @@ def at(grams: float, *forecast: float, name: str = "small"):
          "now is the greenest", "no forecast", "nothing begins before the deadline", "it is too late already"],
 )  # fmt: skip
 def test_the_moment(grams, forecast, hours, start):
-    found = opening(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
+    found = greenest_start(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
     assert (found - NOW) / HOUR == start if found is not None else start is None
 
 
 def test_nobody_waits_where_the_energy_is_not_known():
-    assert opening(replace(at(300, 300, 10), energy=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2) is None
+    assert (
+        greenest_start(replace(at(300, 300, 10), energy_models=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2)
+        is None
+    )
 
 
 @given(
@@ -52,7 +55,7 @@ def test_nobody_waits_where_the_energy_is_not_known():
     gain=st.floats(0, 0.99),
 )
 def test_it_never_begins_too_late_nor_for_less_than_the_gain(grams, forecast, hours, gain):
-    found = opening(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
+    found = greenest_start(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
     if found is not None:
         assert NOW < found <= NOW + hours * HOUR
         assert forecast[round((found - NOW) / HOUR)] <= (1 - gain) * grams
@@ -70,4 +73,4 @@ def test_it_never_begins_too_late_nor_for_less_than_the_gain(grams, forecast, ho
     ],
 )
 def test_a_call_is_begun_with_room_before_its_deadline(expected, timeout, limit, room):
-    assert room_seconds(expected, timeout, limit) == room
+    assert lead_seconds(expected, timeout, limit) == room

@@ -6,28 +6,33 @@ import pytest
 
 from gateway.config.load import parse
 from gateway.dialects import chat
-from gateway.dialects.translation import Carrier
-from gateway.routing.circuit_breaker import Standing
-from gateway.routing.plan import Situation
-from gateway.routing.plan import decide as decide_in
-from gateway.routing.request_features import facts_of
-from gateway.routing.tier_target import Aims
-from gateway.values.plan import Plan, Refusal, Verdict
-from tests.snapshots import BASE, ENV, world
+from gateway.dialects.translation import Translator
+from gateway.routing.circuit_breaker import BreakerState
+from gateway.routing.plan import PlanInputs
+from gateway.routing.plan import make_plan as decide_in
+from gateway.routing.request_features import request_features
+from gateway.routing.tier_target import TierTargets
+from gateway.values.plan import Classification, Plan, Refusal
+from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 
 def request(**fields: object):
     return chat.parse(json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], **fields}).encode())
 
 
-def verdict(complexity: float) -> Verdict:
-    return Verdict(complexity=complexity, task_type="other", confidence=0.0, reason="test")
+def verdict(complexity: float) -> Classification:
+    return Classification(complexity=complexity, task_type="other", confidence=0.0, reason="test")
 
 
-def decide(at, route: str, asked, found: Verdict, standing):
-    aim = Aims().aim(at.routes[route], found, "default", at) if at.routes[route].auto else None
-    situation = Situation(green=at.green.of(found.task_type), standing=standing, carrier=Carrier(asked), aim=aim)
-    return decide_in(at.routes[route], asked, facts_of(asked), situation)
+def decide(at, route: str, asked, found: Classification, standing):
+    target = TierTargets().choose(at.routes[route], found, "default", at) if at.routes[route].is_auto else None
+    situation = PlanInputs(
+        energy_policy=at.energy_policy.for_task_type(found.task_type),
+        breaker_state=standing,
+        translator=Translator(asked),
+        aim=target,
+    )
+    return decide_in(at.routes[route], asked, request_features(asked), situation)
 
 
 def plan(
@@ -39,17 +44,17 @@ def plan(
     small: str = "",
     **fields: object,
 ):
-    at, asked = world(more=more, small=small), request(**fields)
+    at, asked = snapshot(more=more, small=small), request(**fields)
     return decide(at, route, asked, verdict(complexity), standing(resting))
 
 
 def standing(resting: tuple[str, ...] = ()):
-    return lambda name: Standing(resting=name in resting)
+    return lambda name: BreakerState(deprioritized=name in resting)
 
 
-def names(decided: Plan | Refusal) -> list[str]:
-    assert isinstance(decided, Plan)
-    return [attempt.deployment.name for attempt in decided.attempts]
+def names(context: Plan | Refusal) -> list[str]:
+    assert isinstance(context, Plan)
+    return [attempt.deployment.name for attempt in context.attempts]
 
 
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
@@ -81,15 +86,15 @@ def test_the_order_of_attempts(given, expected):
 
 
 def test_what_is_struck_says_why():
-    decided = plan(small=", vision: false", messages=PICTURE)
-    assert isinstance(decided, Plan)
-    assert decided.struck == {"small": "no vision"}
+    context = plan(small=", vision: false", messages=PICTURE)
+    assert isinstance(context, Plan)
+    assert context.excluded == {"small": "no vision"}
 
 
 def test_when_nobody_can_the_refusal_says_why_for_each():
-    decided = plan(route="small", small=", tools: false", tools=[{"function": {"name": "f"}}])
-    assert isinstance(decided, Refusal)
-    assert "small: no tools" in decided.message
+    context = plan(route="small", small=", tools: false", tools=[{"function": {"name": "f"}}])
+    assert isinstance(context, Refusal)
+    assert "small: no tools" in context.message
 
 
 def test_an_estimate_never_strikes_the_roomiest_deployment():
@@ -102,11 +107,11 @@ def test_an_estimate_never_strikes_the_roomiest_deployment():
     [({}, 4000), ({"max_tokens": 50}, 50), ({"max_tokens": 50, "n": 3}, 150), ({"max_tokens": 9999}, 4000)],
 )
 def test_the_hold_covers_all_choices_up_to_the_model_s_own_limit(fields, tokens):
-    decided = plan(**fields)
-    assert isinstance(decided, Plan)
-    first = decided.attempts[0]
+    context = plan(**fields)
+    assert isinstance(context, Plan)
+    first = context.attempts[0]
     assert first.output_tokens_max == tokens
-    asked = facts_of(request(**fields))
+    asked = request_features(request(**fields))
     assert first.hold_nusd == -(-(asked.input_tokens_max * 250_000_000 + tokens * 2_000_000_000) // 10**6)
     assert asked.input_tokens_max >= asked.input_tokens
 
@@ -117,16 +122,18 @@ GREEN = "  green: {provider: far, model: g, tier: small, price: {input: 0.2501, 
 @pytest.mark.parametrize("price, first", [(0, "small"), (100, "green")])
 def test_a_carbon_price_turns_the_order_within_a_tier(price, first):
     more = f"energy: {{carbon_price_usd_per_tonne: {price}}}"
-    text = BASE.format(more=more, small=", grams_co2e_per_kwh: 2000", near="http://a/v1", far="http://b/v1")
+    text = BASE_CONFIG.format(more=more, small=", grams_co2e_per_kwh: 2000", near="http://a/v1", far="http://b/v1")
     at = parse(text.replace("routes:\n  auto: {candidates: [small,", GREEN), "test.yaml", ENV)[0]
     asked = request()
-    decided = decide(at, "auto", asked, verdict(0.1), standing())
-    assert names(decided)[0] == first
+    context = decide(at, "auto", asked, verdict(0.1), standing())
+    assert names(context)[0] == first
 
 
 def test_an_assumed_output_limit_does_not_lower_what_the_caller_asks_for():
-    text = BASE.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(", output_tokens: 4000", "")
+    text = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(
+        ", output_tokens: 4000", ""
+    )
     at, asked = parse(text, "test.yaml", ENV)[0], request(max_tokens=100_000)
-    decided = decide(at, "small", asked, verdict(0.1), standing())
-    assert isinstance(decided, Plan)
-    assert decided.attempts[0].output_tokens_max == 100_000
+    context = decide(at, "small", asked, verdict(0.1), standing())
+    assert isinstance(context, Plan)
+    assert context.attempts[0].output_tokens_max == 100_000

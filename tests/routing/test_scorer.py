@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from gateway.feeds import scorer_weights
 from gateway.offline.training import boosted_trees, labelled_prompts, train_scorer
-from gateway.offline.training.boosted_trees import Growth
-from gateway.routing.prompt_features import NAMES, features, tools_text
-from gateway.routing.scorer import LEAF_PARTS, Scorer
+from gateway.offline.training.boosted_trees import TreeParameters
+from gateway.routing.prompt_features import FEATURE_NAMES, normalized_tools, prompt_features
+from gateway.routing.scorer import LEAF_VALUE_SCALE, Scorer
 
 ANY_TEXT = st.one_of(st.text(max_size=3000), st.text("ABCDE.()\n \\$0123456789=", max_size=2000))
 
@@ -17,11 +17,11 @@ ANY_TEXT = st.one_of(st.text(max_size=3000), st.text("ABCDE.()\n \\$0123456789="
 @given(ANY_TEXT, st.one_of(st.just(""), ANY_TEXT))
 @settings(deadline=None)
 def test_any_text_has_a_score(prompt, tools):
-    found = features(prompt, tools)
-    assert len(found.dense) == len(NAMES)
+    found = prompt_features(prompt, tools)
+    assert len(found.dense) == len(FEATURE_NAMES)
     scored = scorer_weights.load().score(found)
-    assert 0 < scored.small < 1 and 0 < scored.frontier < 1 and 0 < scored.need < 1
-    assert len(scorer_weights.load().placed(found.dense)) == len(NAMES)
+    assert 0 < scored.small < 1 and 0 < scored.frontier < 1 and 0 < scored.small_insufficient < 1
+    assert len(scorer_weights.load().standardize(found.dense)) == len(FEATURE_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_any_text_has_a_score(prompt, tools):
     ],
 )
 def test_odd_prompts(prompt):
-    assert 0 < scorer_weights.load().score(features(prompt, '[{"name":')).need < 1
+    assert 0 < scorer_weights.load().score(prompt_features(prompt, '[{"name":')).small_insufficient < 1
 
 
 def test_only_the_ends_of_a_long_text_are_read():
     head, tail = "Prove lemma 3. " * 200, " Is it true? Why not?" * 200
-    one, other = (features(head + filling * 100_000 + tail) for filling in ("aaaa bbbb ", "1234 = { x"))
+    one, other = (prompt_features(head + filling * 100_000 + tail) for filling in ("aaaa bbbb ", "1234 = { x"))
     assert one == other
 
 
 def test_words_come_back_from_their_places_and_no_others_are_kept():
     scorer = scorer_weights.load()
-    found = scorer.known(frozenset({"which", "of", "my-secret-project"}))
+    found = scorer.word_indices(frozenset({"which", "of", "my-secret-project"}))
     assert scorer.words_at(found) == {"which", "of"}
 
 
@@ -63,58 +63,63 @@ def test_words_come_back_from_their_places_and_no_others_are_kept():
     ],
 )
 def test_tools_of_every_dialect_look_alike(raw):
-    found = dict(zip(NAMES, features("find a", tools_text(raw)).dense, strict=True))
+    found = dict(zip(FEATURE_NAMES, prompt_features("find a", normalized_tools(raw)).dense, strict=True))
     assert (found["tools tools"], found["tools required"], found["tools named"]) == (1, 1, 1)
 
 
-def rows(count: int) -> list[labelled_prompts.Labelled]:
-    chance = np.random.default_rng(1)
+def rows(count: int) -> list[labelled_prompts.LabelledPrompt]:
+    randomness = np.random.default_rng(1)
     found = []
     for number in range(count):
-        hard = bool(chance.random() < 0.5)
+        hard = bool(randomness.random() < 0.5)
         text = f"Prove lemma {number} of algebra." if hard else f"Say hello to guest {number}."
-        small = float(chance.random() < (0.2 if hard else 0.9))
+        small = float(randomness.random() < (0.2 if hard else 0.9))
         found.append(
-            labelled_prompts.Labelled(
-                id=str(number), source="a", prompt=text, small_score=small, large_score=float(chance.random() < 0.9)
+            labelled_prompts.LabelledPrompt(
+                id=str(number), source="a", prompt=text, small_score=small, large_score=float(randomness.random() < 0.9)
             )
         )
     return found
 
 
-GROWTH = Growth(trees=12, leaves=4, least=10)
+GROWTH = TreeParameters(trees=12, leaves=4, least=10)
 
 
 def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_say():
     data = rows(400)
-    trained = train_scorer.Trained(data, GROWTH)
-    again = train_scorer.weights_file(train_scorer.Trained(data, GROWTH), train_scorer.provenance(data, GROWTH, 0))
+    trained = train_scorer.TrainedScorer(data, GROWTH)
+    again = train_scorer.weights_file(
+        train_scorer.TrainedScorer(data, GROWTH), train_scorer.provenance(data, GROWTH, 0)
+    )
     assert train_scorer.weights_file(trained, train_scorer.provenance(data, GROWTH, 0)) == again
     scorer = Scorer("x", trained.document())
-    found = [features(row.prompt) for row in data]
+    found = [prompt_features(row.prompt) for row in data]
     told, said = trained.predict(found), [scorer.score(one) for one in found]
-    assert np.abs(told[:, 0] - [one.small for one in said]).max() < 12 / LEAF_PARTS + 1e-6
-    assert np.abs(told[:, 1] - [one.frontier for one in said]).max() < 12 / LEAF_PARTS + 1e-6
-    hard, easy = scorer.score(features("Prove lemma 3 of algebra.")), scorer.score(features("Say hello to guest 3."))
-    assert hard.need > easy.need
+    assert np.abs(told[:, 0] - [one.small for one in said]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
+    assert np.abs(told[:, 1] - [one.frontier for one in said]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
+    hard, easy = (
+        scorer.score(prompt_features("Prove lemma 3 of algebra.")),
+        scorer.score(prompt_features("Say hello to guest 3.")),
+    )
+    assert hard.small_insufficient > easy.small_insufficient
 
 
 def test_trees_learn_what_no_line_can():
-    chance = np.random.default_rng(2)
-    inputs = chance.random((2000, 3))
+    randomness = np.random.default_rng(2)
+    inputs = randomness.random((2000, 3))
     odd = ((inputs[:, 0] > 0.5) != (inputs[:, 1] > 0.5)).astype(float)
     targets, weights = np.stack([1 - odd, odd], 1), np.ones(2000)
-    thresholds = boosted_trees.cuts(inputs, weights)
-    base, grown = boosted_trees.fit(
-        boosted_trees.binned(inputs, thresholds), targets, weights, Growth(trees=60, features=1.0)
+    thresholds = boosted_trees.bin_thresholds(inputs, weights)
+    base, grown = boosted_trees.fit_trees(
+        boosted_trees.bin_inputs(inputs, thresholds), targets, weights, TreeParameters(trees=60, features=1.0)
     )
-    told = boosted_trees.predict(base, grown, boosted_trees.binned(inputs, thresholds))
+    told = boosted_trees.predict(base, grown, boosted_trees.bin_inputs(inputs, thresholds))
     assert np.mean((told[:, 1] > 0.5) == (odd > 0.5)) > 0.97
 
 
 def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
     hard = [
-        labelled_prompts.Labelled(
+        labelled_prompts.LabelledPrompt(
             id=f"{n}", source="a", prompt="x", small_score=1.0 if n == 0 else float(n % 2), large_score=1.0, small_model="s",
             large_model="l", scores={"s": float(n % 2), "l": 1.0, "m": float(n % 2 and n), "o": float(n % 2 and n)},
         )

@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.dialects import PARSERS
-from gateway.dialects.output_constraints import Asked, asked
-from gateway.dialects.parsed_answer import said
-from gateway.routing.verifier import doubts, fits
+from gateway.dialects.output_constraints import OutputConstraints, parse_output_constraints
+from gateway.dialects.parsed_answer import parse_answer
+from gateway.routing.verifier import doubts, matches_schema
 
 
 def chat(content: object = "Paris.", finish: str = "stop", **more: object) -> dict:
@@ -21,55 +21,55 @@ LOOKUP = {
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
     "required": ["city"],
 }
-TOOLS = Asked(tools={"lookup": LOOKUP})
+TOOLS = OutputConstraints(tools={"lookup": LOOKUP})
 
 
 @pytest.mark.parametrize(
     "document, form, expected",
     [
-        (chat(), Asked(), ()),
-        (chat("Par", "length"), Asked(), ("cut off",)),
-        (chat("", "content_filter"), Asked(), ("refuses", "says nothing")),
-        (chat("I'm sorry, but I can't help with that."), Asked(), ("refuses",)),
-        (chat("She said: I'm sure. " * 40 + "I cannot help"), Asked(), ()),
-        (chat(""), Asked(), ("says nothing",)),
-        (chat("{}"), Asked(schema={"type": "object"}), ()),
-        (chat("Sure: {}"), Asked(schema={"type": "object"}), ("answer is not JSON",)),
-        (chat('{"days": 1}'), Asked(schema=LOOKUP), ("answer does not fit its schema",)),
-        (chat(), Asked(tools={"lookup": LOOKUP}, must_call=True), ("no tool call",)),
+        (chat(), OutputConstraints(), ()),
+        (chat("Par", "length"), OutputConstraints(), ("cut off",)),
+        (chat("", "content_filter"), OutputConstraints(), ("refuses", "says nothing")),
+        (chat("I'm sorry, but I can't help with that."), OutputConstraints(), ("refuses",)),
+        (chat("She said: I'm sure. " * 40 + "I cannot help"), OutputConstraints(), ()),
+        (chat(""), OutputConstraints(), ("says nothing",)),
+        (chat("{}"), OutputConstraints(schema={"type": "object"}), ()),
+        (chat("Sure: {}"), OutputConstraints(schema={"type": "object"}), ("answer is not JSON",)),
+        (chat('{"days": 1}'), OutputConstraints(schema=LOOKUP), ("answer does not fit its schema",)),
+        (chat(), OutputConstraints(tools={"lookup": LOOKUP}, tool_call_required=True), ("no tool call",)),
         (call("lookup", '{"city": "Paris"}'), TOOLS, ()),
         (call("lookup", '{"days": 2}'), TOOLS, ("call does not fit its schema",)),
         (call("lookup", "{city"), TOOLS, ("call is not JSON",)),
         (call("rm", "{}"), TOOLS, ("calls a tool that was not offered",)),
-        ({"content": [{"type": "text", "text": "Paris."}], "stop_reason": "end_turn"}, Asked(), ()),
-        ({"content": [{"type": "text", "text": "Par"}], "stop_reason": "max_tokens"}, Asked(), ("cut off",)),
+        ({"content": [{"type": "text", "text": "Paris."}], "stop_reason": "end_turn"}, OutputConstraints(), ()),
+        ({"content": [{"type": "text", "text": "Par"}], "stop_reason": "max_tokens"}, OutputConstraints(), ("cut off",)),
         ({"content": [{"type": "tool_use", "name": "lookup", "input": {"city": 3}}]}, TOOLS, ("call does not fit its schema",)),
-        ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}], "status": "completed"}, Asked(), ()),
+        ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}], "status": "completed"}, OutputConstraints(), ()),
         ({"output": [{"type": "function_call", "name": "lookup", "arguments": "{}"}], "status": "completed"}, TOOLS, ("call does not fit its schema",)),
-        ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, Asked(), ("refuses",)),
-        (chat("Par", "length"), Asked(limited=True), ()),
-        (chat("Par", ["length"]), Asked(), ()),
-        (chat(None, tool_calls=[{"id": "a", "type": "custom", "custom": {"name": "x", "input": "y"}}]), Asked(must_call=True), ()),
-        (chat(None, audio={"id": "x"}), Asked(), ()),
-        (chat(None, function_call={"name": "f", "arguments": "{}"}), Asked(), ()),
-        ({"output": [{"type": "custom_tool_call", "name": "x", "input": "y"}]}, Asked(), ()),
-        ({"output": [{"type": "reasoning"}]}, Asked(), ("says nothing",)),
-        ({"content": [{"type": "server_tool_use"}]}, Asked(), ()),
-        (chat('{"a": 1}'), Asked(schema={"type": [["object"]]}), ()),
-        ({"nonsense": 1}, Asked(), ("says nothing",)),
-        ({"choices": []}, Asked(), ("says nothing",)),
-        ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, Asked(), ("says nothing",)),
+        ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, OutputConstraints(), ("refuses",)),
+        (chat("Par", "length"), OutputConstraints(has_output_limit=True), ()),
+        (chat("Par", ["length"]), OutputConstraints(), ()),
+        (chat(None, tool_calls=[{"id": "a", "type": "custom", "custom": {"name": "x", "input": "y"}}]), OutputConstraints(tool_call_required=True), ()),
+        (chat(None, audio={"id": "x"}), OutputConstraints(), ()),
+        (chat(None, function_call={"name": "f", "arguments": "{}"}), OutputConstraints(), ()),
+        ({"output": [{"type": "custom_tool_call", "name": "x", "input": "y"}]}, OutputConstraints(), ()),
+        ({"output": [{"type": "reasoning"}]}, OutputConstraints(), ("says nothing",)),
+        ({"content": [{"type": "server_tool_use"}]}, OutputConstraints(), ()),
+        (chat('{"a": 1}'), OutputConstraints(schema={"type": [["object"]]}), ()),
+        ({"nonsense": 1}, OutputConstraints(), ("says nothing",)),
+        ({"choices": []}, OutputConstraints(), ("says nothing",)),
+        ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, OutputConstraints(), ("says nothing",)),
     ],
 )  # fmt: skip
 def test_what_speaks_against_an_answer(document, form, expected):
-    assert doubts(said(document), form) == expected
+    assert doubts(parse_answer(document), form) == expected
 
 
 @pytest.mark.parametrize("gap, doubted", [(0.1, True), (5.0, False)])
 def test_tokens_chosen_with_hesitation(gap, doubted):
     tokens = [{"logprob": -0.1, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - gap}]}] * 5
     document = {"choices": [{"message": {"content": "Paris."}, "logprobs": {"content": tokens}}]}
-    assert ("hesitates" in doubts(said(document), Asked())) is doubted
+    assert ("hesitates" in doubts(parse_answer(document), OutputConstraints())) is doubted
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_tokens_chosen_with_hesitation(gap, doubted):
     ],
 )  # fmt: skip
 def test_what_fits_a_schema(value, schema, right):
-    assert fits(value, schema) is right
+    assert matches_schema(value, schema) is right
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,11 @@ def test_what_fits_a_schema(value, schema, right):
     ],
 )  # fmt: skip
 def test_what_a_request_asks_its_answer_to_be_like(dialect, body):
-    form = asked(PARSERS[dialect](body))
+    form = parse_output_constraints(PARSERS[dialect](body))
     limited = dialect == "messages"
-    assert form == Asked(
-        schema={"type": "object"}, tools={"lookup": {"type": "object"}}, must_call=True, limited=limited
+    assert form == OutputConstraints(
+        schema={"type": "object"},
+        tools={"lookup": {"type": "object"}},
+        tool_call_required=True,
+        has_output_limit=limited,
     )

@@ -6,6 +6,8 @@ import json
 import pytest
 from aiohttp import web
 
+from tests.gateways import StartGateway
+
 MORE = """
 budgets:
   mine: {scope: {key: "*"}, limit: {usd: 0.001}, window: day, contact: "ask #finops", stages: {notify: [1]}}
@@ -21,8 +23,8 @@ async def _json(answer):
     return json.loads(await answer.read())
 
 
-async def test_a_key_reads_how_its_budgets_stand(house):
-    async with house(more=MORE) as it:
+async def test_a_key_reads_how_its_budgets_stand(start_gateway: StartGateway):
+    async with start_gateway(more=MORE) as it:
         async with it.post(max_tokens=50, user="ada") as answer:
             assert answer.status == 200
             assert '"mine";unit=USD;limit=0.001;remaining=' in answer.headers["x-penstock-budget"]
@@ -41,12 +43,12 @@ async def test_a_key_reads_how_its_budgets_stand(house):
             assert answer.status == 401
         async with it.get("/v1/budgets/me?nonsense=1", headers=KEY) as answer:
             assert answer.status == 400
-        async with it.client.post(f"{it.base}/v1/budgets/me", headers=KEY) as answer:
+        async with it.client.post(f"{it.base_url}/v1/budgets/me", headers=KEY) as answer:
             assert answer.status == 405
 
 
-async def test_users_have_budgets_of_their_own_whoever_names_them(house):
-    async with house(more=MORE) as it:
+async def test_users_have_budgets_of_their_own_whoever_names_them(start_gateway: StartGateway):
+    async with start_gateway(more=MORE) as it:
         for headers, more, status in (
             ({}, {"user": "ada"}, 200),
             ({"x-penstock-user": "ada"}, {}, 200),
@@ -58,8 +60,8 @@ async def test_users_have_budgets_of_their_own_whoever_names_them(house):
                 assert answer.status == status, (headers, more)
 
 
-async def test_sub_agents_spend_their_roots_budget(house):
-    async with house(more=MORE) as it:
+async def test_sub_agents_spend_their_roots_budget(start_gateway: StartGateway):
+    async with start_gateway(more=MORE) as it:
         for session, parent, status in (
             ("root", "", 200), ("child", "root", 200), ("grandchild", "child", 200), ("child", "", 400), ("other", "", 200),
         ):  # fmt: skip
@@ -70,8 +72,8 @@ async def test_sub_agents_spend_their_roots_budget(house):
                     assert (await _json(answer))["error"]["details"]["budget"] == "tree"
 
 
-async def test_a_refusal_names_the_budget_and_how_to_ask_for_more(house):
-    async with house(more=MORE) as it, it.post(max_tokens=4000) as answer:
+async def test_a_refusal_names_the_budget_and_how_to_ask_for_more(start_gateway: StartGateway):
+    async with start_gateway(more=MORE) as it, it.post(max_tokens=4000) as answer:
         error = (await _json(answer))["error"]
         assert answer.status == 400 and error["code"] == "budget_exceeded"
         details = error["details"]
@@ -79,9 +81,9 @@ async def test_a_refusal_names_the_budget_and_how_to_ask_for_more(house):
         assert details["used"] == 0 and details["remaining"] == 0.001 and details["wanted"] > 0.001
 
 
-async def test_an_operator_grants_more_and_it_is_written_down(house, tmp_path):
-    async with house(more=MORE, data=tmp_path / "data", admin_token="s3cret") as it:
-        grants = f"{it.base}/admin/budgets/mine/grants"
+async def test_an_operator_grants_more_and_it_is_written_down(start_gateway: StartGateway, tmp_path):
+    async with start_gateway(more=MORE, data=tmp_path / "data", admin_token="s3cret") as it:
+        grants = f"{it.base_url}/admin/budgets/mine/grants"
         asked = {"amount": 0.05, "scope": {"key": "k1"}, "note": "demo day", "id": "grant-1"}
         async with it.client.post(grants, json=asked, headers=ADMIN) as answer:
             told = await _json(answer)
@@ -94,7 +96,7 @@ async def test_an_operator_grants_more_and_it_is_written_down(house, tmp_path):
             events = (await _json(answer))["data"]
         assert [one["kind"] for one in events if one["kind"] != "budget_threshold"] == ["budget_top_up"]
         assert events[0]["note"] == "demo day" and events[0]["scope"] == {"key": "k1"}
-    async with house(more=MORE, data=tmp_path / "data") as it:
+    async with start_gateway(more=MORE, data=tmp_path / "data") as it:
         async with it.get("/v1/budgets/me", headers=KEY) as answer:
             (mine,) = (await _json(answer))["data"]
         assert mine["granted"] == 0.05 and mine["used"] > 0, "a restart forgets neither"
@@ -115,17 +117,17 @@ async def test_an_operator_grants_more_and_it_is_written_down(house, tmp_path):
         ("theirs", {"amount": 1, "minutes": 5}, 200),
     ],
 )
-async def test_what_a_grant_may_say(house, path, asked, status):
+async def test_what_a_grant_may_say(start_gateway: StartGateway, path, asked, status):
     async with (
-        house(more=MORE, admin_token="s3cret") as it,
-        it.client.post(f"{it.base}/admin/budgets/{path}/grants", json=asked, headers=ADMIN) as answer,
+        start_gateway(more=MORE, admin_token="s3cret") as it,
+        it.client.post(f"{it.base_url}/admin/budgets/{path}/grants", json=asked, headers=ADMIN) as answer,
     ):
         assert answer.status == status, await answer.text()
 
 
-async def test_grants_want_the_admin_token_where_there_is_one(house):
-    async with house(more=MORE, admin_token="s3cret") as it:
-        url, asked = f"{it.base}/admin/budgets/theirs/grants", {"amount": 1}
+async def test_grants_want_the_admin_token_where_there_is_one(start_gateway: StartGateway):
+    async with start_gateway(more=MORE, admin_token="s3cret") as it:
+        url, asked = f"{it.base_url}/admin/budgets/theirs/grants", {"amount": 1}
         for headers, status in (({}, 401), (KEY, 401), ({"Authorization": "Bearer s3cret"}, 200)):
             async with it.client.post(url, json=asked, headers=headers) as answer:
                 assert answer.status == status
@@ -133,19 +135,19 @@ async def test_grants_want_the_admin_token_where_there_is_one(house):
                 assert answer.status == status
 
 
-async def test_nobody_grants_more_where_no_token_is_set(house):
-    async with house(more=MORE) as it:
-        async with it.client.post(f"{it.base}/admin/budgets/theirs/grants", json={"amount": 1}) as answer:
+async def test_nobody_grants_more_where_no_token_is_set(start_gateway: StartGateway):
+    async with start_gateway(more=MORE) as it:
+        async with it.client.post(f"{it.base_url}/admin/budgets/theirs/grants", json={"amount": 1}) as answer:
             assert answer.status == 401
         async with it.get("/admin/budgets") as answer:
             assert answer.status == 200
 
 
-async def test_a_threshold_is_told_by_webhook_metric_and_event(house):
-    arrived: asyncio.Queue = asyncio.Queue()
+async def test_a_threshold_is_told_by_webhook_metric_and_event(start_gateway: StartGateway):
+    identified: asyncio.Queue = asyncio.Queue()
 
     async def receive(request: web.BaseRequest) -> web.Response:
-        arrived.put_nowait((request.headers, json.loads(await request.read())))
+        identified.put_nowait((request.headers, json.loads(await request.read())))
         return web.Response()
 
     runner = web.ServerRunner(web.Server(receive))
@@ -155,10 +157,10 @@ async def test_a_threshold_is_told_by_webhook_metric_and_event(house):
     port = runner.addresses[0][1]
     try:
         more = MORE + f"notify: {{webhook: {{url: 'http://127.0.0.1:{port}/hook', secret: {{env: KEY_TWO}}}}}}\n"
-        async with house(more=more) as it:
+        async with start_gateway(more=more) as it:
             async with it.post(max_tokens=50) as answer:
                 assert answer.status == 200
-            headers, event = await asyncio.wait_for(arrived.get(), 5)
+            headers, event = await asyncio.wait_for(identified.get(), 5)
             assert (event["kind"], event["budget"], event["percent"]) == ("budget_threshold", "mine", 1)
             assert headers["x-penstock-signature"].startswith("t=")
             async with it.get("/metrics") as answer:

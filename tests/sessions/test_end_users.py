@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.sessions.end_users import TOO_MANY, UserBook, user_of
+from gateway.sessions.end_users import OVERFLOW_USER, UserLimiter, parse_user
 
 
 @pytest.mark.parametrize(
@@ -18,17 +18,17 @@ from gateway.sessions.end_users import TOO_MANY, UserBook, user_of
     ],
 )
 def test_the_user_within_what_was_told(told, user):
-    assert user_of(told) == user
+    assert parse_user(told) == user
 
 
 def test_long_names_stay_apart():
-    one, two = user_of("x" * 200 + "1"), user_of("x" * 200 + "2")
+    one, two = parse_user("x" * 200 + "1"), parse_user("x" * 200 + "2")
     assert one != two and len(one) < 100
 
 
 def test_a_key_that_makes_up_users_without_end_gets_one_for_the_rest():
-    book = UserBook(most=2)
-    names = [book.known("k", user, now=0) for user in ("a", "b", "c", "a", "")]
-    assert names == ["a", "b", TOO_MANY, "a", ""]
-    assert book.known("other", "c", now=0) == "c"
-    assert book.known("k", "c", now=86_400) == "c"
+    book = UserLimiter(most=2)
+    names = [book.admit("k", user, now=0) for user in ("a", "b", "c", "a", "")]
+    assert names == ["a", "b", OVERFLOW_USER, "a", ""]
+    assert book.admit("other", "c", now=0) == "c"
+    assert book.admit("k", "c", now=86_400) == "c"

@@ -11,17 +11,19 @@ from gateway.dialects import chat, messages, responses
 from gateway.sessions import ladder, loop_guard
 from gateway.sessions.conversation_memory import RECORDS_MAX
 from gateway.sessions.session_index import Session
-from tests.sessions.agent_requests import NOW, Talk, opening, parsed, step
+from tests.sessions.agent_requests import NOW, LoopConversation, chat_request, opening_messages, tool_step
 
 STOP, NUDGE, WARN = 8, 4, 3
 LONG = "I will look at this from another side now, because the last result did not help me at all: attempt "
 
 
 def scored(results: list[str], arguments: list[str] | None = None, said: list[str] | None = None) -> float:
-    talk = Talk()
+    conversation = LoopConversation()
     for turn, result in enumerate(results):
-        talk.does(result, *([arguments[turn]] if arguments else []), **({"said": said[turn]} if said else {}))
-    return max(talk.scores)
+        conversation.tool_turn(
+            result, *([arguments[turn]] if arguments else []), **({"said": said[turn]} if said else {})
+        )
+    return max(conversation.scores)
 
 
 @pytest.mark.parametrize(
@@ -62,158 +64,174 @@ def test_an_agent_that_thinks_differently_each_time_is_given_longer():
 
 
 def test_a_poll_that_waits_is_never_stopped_however_long_it_goes_on():
-    talk = Talk(seconds=30)
+    conversation = LoopConversation(seconds=30)
     for _ in range(30):
-        talk.does('{"status": "running"}')
-    assert max(talk.scores) < STOP
+        conversation.tool_turn('{"status": "running"}')
+    assert max(conversation.scores) < STOP
 
 
 def test_a_poll_of_two_calls_that_waits_in_one_of_them_is_given_time_too():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(40):
-        talk.seconds = 60 if turn % 2 else 1
-        talk.does("" if turn % 2 == 0 else "running", '{"cmd": "sleep 60"}' if turn % 2 == 0 else '{"cmd": "status"}')
-    assert max(talk.scores) < 20 and talk.scores[15] < STOP
+        conversation.gap_seconds = 60 if turn % 2 else 1
+        conversation.tool_turn(
+            "" if turn % 2 == 0 else "running", '{"cmd": "sleep 60"}' if turn % 2 == 0 else '{"cmd": "status"}'
+        )
+    assert max(conversation.scores) < 20 and conversation.scores[15] < STOP
 
 
 def test_slow_answers_are_no_pauses():
-    talk = Talk(seconds=30)
+    talk = LoopConversation(seconds=30)
     for _ in range(10):
-        for conversation in talk.session.talks.values():
+        for conversation in talk.session.conversations_by_key.values():
             conversation.answered_at = talk.now + 29
-        talk.does("same")
+        talk.tool_turn("same")
     assert max(talk.scores) >= STOP
 
 
 def test_calls_side_by_side_do_not_repeat_one_another():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(6):
         calls = [
             {"id": f"c{turn}{n}", "type": "function", "function": {"name": "f", "arguments": f'{{"n": {turn}}}'}}
             for n in range(5)
         ]
         results = [{"role": "tool", "tool_call_id": one["id"], "content": f"row {turn}"} for one in calls]
-        talk.history = [*talk.history, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
-        talk.observe()
-    assert max(talk.scores) == 0
+        conversation.history = [
+            *conversation.history,
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            *results,
+        ]
+        conversation.observe()
+    assert max(conversation.scores) == 0
 
 
 def test_a_new_turn_of_the_user_starts_afresh():
-    talk = Talk()
+    conversation = LoopConversation()
     for _ in range(6):
-        talk.does("same")
-    talk.history = [
-        *talk.history,
+        conversation.tool_turn("same")
+    conversation.history = [
+        *conversation.history,
         {"role": "assistant", "content": "I am stuck."},
         {"role": "user", "content": "Try the other host."},
     ]
-    standing = talk.observe()
-    assert standing.spoken and standing.score == 0
+    loop_state = conversation.observe()
+    assert loop_state.has_new_user_input and loop_state.score == 0
 
 
 def test_a_prompt_that_is_repeated_after_every_result_does_not():
-    talk = Talk()
+    conversation = LoopConversation()
     for _ in range(9):
-        talk.number += 1
-        talk.history = talk.history + step(talk.number, "same") + [talk.history[1]]
-        talk.observe()
-    assert talk.scores[-1] >= STOP
+        conversation.step_number += 1
+        conversation.history = (
+            conversation.history + tool_step(conversation.step_number, "same") + [conversation.history[1]]
+        )
+        conversation.observe()
+    assert conversation.scores[-1] >= STOP
 
 
 def test_auto_replies_are_a_loop_and_a_person_who_says_go_on_is_none():
-    echo, person = Talk(), Talk()
+    echo, person = LoopConversation(), LoopConversation()
     for turn in range(10):
-        echo.says(
+        echo.text_turn(
             f"I will now look up the reservation and update it. Starting {turn}.",
             "Please proceed to the next step using your best judgment.",
         )
-        person.says(f"Chapter {turn}: " + " ".join(f"word{turn}{n}" for n in range(30)), "continue")
+        person.text_turn(f"Chapter {turn}: " + " ".join(f"word{turn}{n}" for n in range(30)), "continue")
     assert echo.scores[-1] >= STOP > person.scores[-1]
 
 
 def test_text_agents_loop_too():
-    talk = Talk()
+    conversation = LoopConversation()
     for _ in range(10):
-        talk.says("Let me list the files.\n```\nls\n```", "no such file")
-    assert talk.scores[-1] >= STOP
+        conversation.text_turn("Let me list the files.\n```\nls\n```", "no such file")
+    assert conversation.scores[-1] >= STOP
 
 
 def test_text_agents_that_get_on_are_healthy():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(60):
-        talk.says(
+        conversation.text_turn(
             f"Next.\n```\nsed -i s/a/b/ file{turn}\n```",
             "Your command ran successfully and did not produce any output.",
         )
-    assert max(talk.scores) == 0
+    assert max(conversation.scores) == 0
 
 
 def test_the_same_request_again_and_again_is_a_storm_once_it_was_answered():
-    talk = Talk()
-    talk.does("a")
+    talk = LoopConversation()
+    talk.tool_turn("a")
     for _ in range(9):
-        for conversation in talk.session.talks.values():
+        for conversation in talk.session.conversations_by_key.values():
             conversation.answered_at = talk.now + 1
         talk.observe()
     assert talk.scores[-1] >= STOP
 
 
 def test_retries_of_what_failed_are_none():
-    talk = Talk()
-    talk.does("a")
+    conversation = LoopConversation()
+    conversation.tool_turn("a")
     for _ in range(20):
-        talk.observe()
-    assert max(talk.scores) == 0
+        conversation.observe()
+    assert max(conversation.scores) == 0
 
 
 def test_a_session_that_starts_the_same_sub_agent_over_and_over_is_a_loop_and_a_fan_out_is_none():
     storm, fan = Session(id="root", source="", started_at=NOW), Session(id="root", source="", started_at=NOW)
     for number in range(30):
-        ladder.spawned(fan, parsed(opening("the same task")), now=NOW)
-        ladder.spawned(storm, parsed(opening("the same task")), now=NOW + number)
-        storm.talks[0].answered_at = NOW + number + 0.5
-    assert fan.talks[0].score == 0 and storm.talks[0].score >= STOP
+        ladder.record_spawn(fan, chat_request(opening_messages("the same task")), now=NOW)
+        ladder.record_spawn(storm, chat_request(opening_messages("the same task")), now=NOW + number)
+        storm.conversations_by_key[0].answered_at = NOW + number + 0.5
+    assert fan.conversations_by_key[0].score == 0 and storm.conversations_by_key[0].score >= STOP
 
 
 def test_a_side_call_in_the_same_session_does_not_make_the_history_look_repeated():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(14):
-        talk.does(f"result {turn}", json.dumps({"q": turn}))
-        ladder.observe(talk.session, parsed([{"role": "user", "content": "Give this chat a title."}]), now=talk.now)
-    assert talk.does("another", "{}").score == 0
+        conversation.tool_turn(f"result {turn}", json.dumps({"q": turn}))
+        ladder.observe(
+            conversation.session,
+            chat_request([{"role": "user", "content": "Give this chat a title."}]),
+            now=conversation.now,
+        )
+    assert conversation.tool_turn("another", "{}").score == 0
 
 
 def test_a_loop_goes_on_through_compaction():
-    talk = Talk()
+    conversation = LoopConversation()
     for _ in range(5):
-        talk.does("same")
-    before = talk.scores[-1]
-    talk.history = [*opening("Summary so far."), *talk.history[-4:]]
-    after = talk.does("same").score
+        conversation.tool_turn("same")
+    before = conversation.scores[-1]
+    conversation.history = [*opening_messages("Summary so far."), *conversation.history[-4:]]
+    after = conversation.tool_turn("same").score
     assert after > before
 
 
 def test_what_happened_before_a_restart_cannot_stop_anybody_by_itself():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(40):
-        talk.history = talk.history + step(turn, "same")
-    assert talk.observe().score < NUDGE
+        conversation.history = conversation.history + tool_step(turn, "same")
+    assert conversation.observe().score < NUDGE
     for _ in range(6):
-        talk.does("same")
-    assert talk.scores[-1] >= STOP
+        conversation.tool_turn("same")
+    assert conversation.scores[-1] >= STOP
 
 
 def test_a_chain_of_answers_that_the_provider_keeps_is_followed():
-    session, talk = Session(id="s", source="", started_at=NOW), loop_guard.begun()
+    session, conversation = Session(id="s", source="", started_at=NOW), loop_guard.new_conversation()
     for turn in range(12):
         body = {
             "model": "m",
             "previous_response_id": f"resp_{turn}",
             "input": [{"type": "function_call_output", "call_id": f"c{turn}", "output": "same"}],
         }
-        standing = ladder.observe(session, responses.parse(json.dumps(body).encode()), now=NOW + turn, talk=talk)
-        talk.pending = (ladder.loops.turn_digests.call_of(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),)
-    assert standing.score >= STOP
+        loop_state = ladder.observe(
+            session, responses.parse(json.dumps(body).encode()), now=NOW + turn, conversation=conversation
+        )
+        conversation.pending_calls = (
+            ladder.loop_guard.turn_digests.digest_call(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),
+        )
+    assert loop_state.score >= STOP
 
 
 def test_a_result_that_is_marked_as_an_error_counts_as_one():
@@ -224,28 +242,28 @@ def test_a_result_that_is_marked_as_an_error_counts_as_one():
             {"role": "assistant", "content": [{"type": "tool_use", "id": f"t{turn}", "name": "f", "input": {"try": turn}}]},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": f"t{turn}", "is_error": True, "content": "Nope"}]},
         ]  # fmt: skip
-        standing = ladder.observe(session, messages.parse(json.dumps(body).encode()), now=NOW + turn)
-    assert standing.score >= STOP
+        loop_state = ladder.observe(session, messages.parse(json.dumps(body).encode()), now=NOW + turn)
+    assert loop_state.score >= STOP
 
 
 def test_new_steps_take_the_score_down_again():
-    assert Talk().does("x").score == 0
-    talk = Talk()
+    assert LoopConversation().tool_turn("x").score == 0
+    conversation = LoopConversation()
     for result in ["same"] * 5 + [f"new {n}" for n in range(10)]:
-        talk.does(result, json.dumps({"cmd": result}))
-    assert talk.scores[-1] == 0
+        conversation.tool_turn(result, json.dumps({"cmd": result}))
+    assert conversation.scores[-1] == 0
 
 
 def test_conversations_and_records_are_bounded():
     session = Session(id="s", source="", started_at=NOW)
     for number in range(50):
-        ladder.observe(session, parsed(opening(f"task {number}") + step(number, "x")), now=NOW)
-    assert len(session.talks) == ladder.CONVERSATIONS_MAX
-    talk = Talk()
+        ladder.observe(session, chat_request(opening_messages(f"task {number}") + tool_step(number, "x")), now=NOW)
+    assert len(session.conversations_by_key) == ladder.CONVERSATIONS_MAX
+    talk = LoopConversation()
     for turn in range(300):
-        talk.does(f"r{turn}", json.dumps({"n": f"q{turn}"}))
-    (conversation,) = talk.session.talks.values()
-    assert conversation.memory.size <= 8 * RECORDS_MAX * 12
+        talk.tool_turn(f"r{turn}", json.dumps({"n": f"q{turn}"}))
+    (conversation,) = talk.session.conversations_by_key.values()
+    assert conversation.memory.size_bytes <= 8 * RECORDS_MAX * 12
 
 
 @pytest.mark.parametrize(
@@ -267,7 +285,7 @@ def test_conversations_and_records_are_bounded():
 def test_odd_histories_do_not_break_the_guard(message):
     session = Session(id="s", source="", started_at=NOW)
     for tail in ([], [{"role": "tool", "content": "x"}], [{"role": "user", "content": "x"}]):
-        assert ladder.observe(session, parsed([*opening(), message, *tail]), now=NOW).score >= 0
+        assert ladder.observe(session, chat_request([*opening_messages(), message, *tail]), now=NOW).score >= 0
 
 
 def test_a_call_that_is_no_text_does_not_break_the_guard():
@@ -282,19 +300,19 @@ TURNS = st.lists(st.tuples(st.sampled_from(["call", "say", "user", "cut"]), WORD
 @settings(max_examples=60, deadline=None)
 @given(TURNS)
 def test_whatever_is_sent_the_score_stays_in_its_bounds(turns):
-    talk = Talk()
+    conversation = LoopConversation()
     for kind, one, other in turns:
         if kind == "call":
-            talk.does(one, json.dumps({"q": other}))
+            conversation.tool_turn(one, json.dumps({"q": other}))
         elif kind == "say":
-            talk.says(one, other)
+            conversation.text_turn(one, other)
         elif kind == "user":
-            talk.history = [*talk.history, {"role": "user", "content": one}]
-            talk.observe()
+            conversation.history = [*conversation.history, {"role": "user", "content": one}]
+            conversation.observe()
         else:
-            talk.history = [*talk.history[:2], *talk.history[-2:]]
-            talk.observe()
-    assert all(0 <= score <= loop_guard.SCORE_MAX for score in talk.scores)
+            conversation.history = [*conversation.history[:2], *conversation.history[-2:]]
+            conversation.observe()
+    assert all(0 <= score <= loop_guard.SCORE_MAX for score in conversation.scores)
 
 
 @pytest.mark.parametrize(
@@ -323,45 +341,47 @@ def test_success_that_mentions_failure_is_none(result):
     ids=["a story told on", "sums", "a quiz", "readings", "a text agent without fences that gets on"],
 )  # fmt: skip
 def test_people_and_programs_that_say_something_new_are_healthy(words, replies):
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(60):
-        talk.says(words(turn), replies(turn))
-    assert max(talk.scores) < NUDGE
+        conversation.text_turn(words(turn), replies(turn))
+    assert max(conversation.scores) < NUDGE
 
 
-def _answered(talk: Talk) -> None:
-    for conversation in talk.session.talks.values():
+def _answered(talk: LoopConversation) -> None:
+    for conversation in talk.session.conversations_by_key.values():
         conversation.answered_at = talk.now + 0.5
 
 
 def test_batch_work_under_one_session_is_healthy():
-    talk = Talk()
+    conversation = LoopConversation()
     for number in range(80):
-        talk.history = [
+        conversation.history = [
             {"role": "user", "content": f"Document {number}: {'x' * number} " + "Classify the document above. " * 20}
         ]
-        talk.observe()
-        _answered(talk)
-    assert max(talk.scores) < NUDGE
+        conversation.observe()
+        _answered(conversation)
+    assert max(conversation.scores) < NUDGE
 
 
 def test_many_judges_of_one_transcript_are_healthy():
-    talk = Talk()
-    transcript = opening()[1:] + step(1, "x") + [{"role": "user", "content": "What do you think of this?"}]
+    conversation = LoopConversation()
+    transcript = (
+        opening_messages()[1:] + tool_step(1, "x") + [{"role": "user", "content": "What do you think of this?"}]
+    )
     for number in range(20):
-        talk.history = [{"role": "system", "content": f"You are judge {number}."}, *transcript]
-        talk.observe()
-        _answered(talk)
-    assert max(talk.scores) < NUDGE
+        conversation.history = [{"role": "system", "content": f"You are judge {number}."}, *transcript]
+        conversation.observe()
+        _answered(conversation)
+    assert max(conversation.scores) < NUDGE
 
 
 def test_a_probe_that_says_the_same_for_ever_is_warned_about_at_most():
-    talk = Talk(seconds=1)
-    talk.history = [{"role": "user", "content": "ping"}]
+    conversation = LoopConversation(seconds=1)
+    conversation.history = [{"role": "user", "content": "ping"}]
     for _ in range(200):
-        talk.observe()
-        _answered(talk)
-    assert WARN <= max(talk.scores) < NUDGE
+        conversation.observe()
+        _answered(conversation)
+    assert WARN <= max(conversation.scores) < NUDGE
 
 
 @pytest.mark.parametrize("instructions", [{}, {"instructions": "You are an agent."}])
@@ -372,13 +392,13 @@ def test_in_a_chain_of_answers_only_what_repeats_itself_is_a_loop(instructions):
         return responses.parse(json.dumps(body).encode())
 
     for outputs, looping in (([f"file {n}" for n in range(60)], False), (["same"] * 12, True)):
-        session, talk = Session(id="s", source="", started_at=NOW), loop_guard.begun()
+        session, conversation = Session(id="s", source="", started_at=NOW), loop_guard.new_conversation()
         for turn, output in enumerate(outputs):
-            standing = ladder.observe(session, asked(turn, output), now=NOW + turn, talk=talk)
+            loop_state = ladder.observe(session, asked(turn, output), now=NOW + turn, conversation=conversation)
             arguments = '{"cmd": "ls"}' if looping else f'{{"n": {turn}}}'
-            talk.pending = (loop_guard.turn_digests.call_of(f"c{turn + 1}", "bash", arguments),)
-            talk.answered_at = NOW + turn + 0.5
-        assert (standing.score >= STOP) == looping, standing.score
+            conversation.pending_calls = (loop_guard.turn_digests.digest_call(f"c{turn + 1}", "bash", arguments),)
+            conversation.answered_at = NOW + turn + 0.5
+        assert (loop_state.score >= STOP) == looping, loop_state.score
 
 
 def test_pictures_are_told_apart_by_where_they_lie():
@@ -390,36 +410,38 @@ def test_pictures_are_told_apart_by_where_they_lie():
             {"role": "assistant", "content": [{"type": "tool_use", "id": f"t{turn}", "name": "screenshot", "input": {}}]},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": f"t{turn}", "content": [picture]}]},
         ]  # fmt: skip
-        standing = ladder.observe(session, messages.parse(json.dumps(body).encode()), now=NOW + turn)
-    assert standing.score < NUDGE
+        loop_state = ladder.observe(session, messages.parse(json.dumps(body).encode()), now=NOW + turn)
+    assert loop_state.score < NUDGE
 
 
 def test_agents_that_are_given_the_same_task_keep_their_own_ledgers():
     session = Session(id="s", source="", started_at=NOW)
-    histories = [opening() for _ in range(4)]
+    histories = [opening_messages() for _ in range(4)]
     for turn in range(20):
         for number, history in enumerate(histories):
-            histories[number] = history + step(100 * number + turn, f"r{turn}", json.dumps({"n": turn}))
-            standing = ladder.observe(session, parsed(histories[number]), now=NOW + turn)
-            assert standing.score == 0
-    assert len(session.talks) == 4
+            histories[number] = history + tool_step(100 * number + turn, f"r{turn}", json.dumps({"n": turn}))
+            loop_state = ladder.observe(session, chat_request(histories[number]), now=NOW + turn)
+            assert loop_state.score == 0
+    assert len(session.conversations_by_key) == 4
 
 
 def test_a_harness_that_numbers_its_own_turns_does_not_hide_a_loop():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(12):
-        talk.number += 1
+        conversation.step_number += 1
         note = f"This is step {turn} of 50. Remember to keep going until the task is finished."
-        talk.history = talk.history + step(talk.number, "same") + [{"role": "user", "content": note}]
-        talk.observe()
-    assert talk.scores[-1] >= STOP
+        conversation.history = (
+            conversation.history + tool_step(conversation.step_number, "same") + [{"role": "user", "content": note}]
+        )
+        conversation.observe()
+    assert conversation.scores[-1] >= STOP
 
 
 def test_a_note_that_an_agent_adds_to_every_result_does_not_hide_a_loop():
-    talk = Talk()
+    conversation = LoopConversation()
     for turn in range(12):
         left = (
             f"<system-reminder>\n<total_tokens>{14978073 - 977 * turn} tokens left</total_tokens>\n</system-reminder>"
         )
-        talk.does(f"tool-output-42\n\n{left}")
-    assert talk.scores[-1] >= STOP
+        conversation.tool_turn(f"tool-output-42\n\n{left}")
+    assert conversation.scores[-1] >= STOP

@@ -10,7 +10,7 @@ import aiohttp
 import openai
 import pytest
 
-from gateway.simulator.provider import Personality, SimulatedProvider
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 
 VERSION = {"anthropic-version": "2023-06-01"}
 
@@ -45,7 +45,7 @@ def sim() -> Callable[..., Any]:
 
     @asynccontextmanager
     async def start(**personality: Any) -> AsyncIterator[Sim]:
-        provider = SimulatedProvider(Personality(model="m", **personality))
+        provider = SimulatedProvider(SimulatedModel(model="m", **personality))
         base = await provider.start()
         try:
             async with (

@@ -8,13 +8,13 @@ import urllib.request
 
 import pytest
 
-from gateway.simulator.provider import Personality
+from gateway.simulator.provider import SimulatedModel
 
 
 def test_the_command_names_each_model_s_address_and_takes_options():
     command = [sys.executable, "-m", "gateway.simulator.provider", "--model=a:0:0", "--model=b:0:0"]
     with subprocess.Popen(
-        [*command, "--speaks=chat", "--strict", "--key=k"], stdout=subprocess.PIPE, text=True
+        [*command, "--dialects=chat", "--strict", "--key=k"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
@@ -36,4 +36,4 @@ def test_the_command_names_each_model_s_address_and_takes_options():
 
 def test_an_unknown_dialect_is_named():
     with pytest.raises(ValueError, match="no dialects: chatt"):
-        Personality(model="m", speaks=frozenset({"chatt"}))
+        SimulatedModel(model="m", dialects=frozenset({"chatt"}))

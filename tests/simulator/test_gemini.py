@@ -57,7 +57,7 @@ async def main():
             {"id": call.id, "type": "function", "function": call.function.model_dump()} for call in first.tool_calls]}
         results = [{"role": "tool", "tool_call_id": call["id"], "content": "said " + call["function"]["name"]} for call in turn["tool_calls"]]
         said["answer " + model] = (await ask(CALLS, [turn, *results], model=model, tools=TOOLS)).model_dump()
-    said["paths"] = servers[0].paths[2:3]
+    said["paths"] = servers[0].request_paths[2:3]
     for server in servers:
         await server.stop()
     await litellm.close_litellm_async_clients()

@@ -227,7 +227,7 @@ async def test_the_other_paths_work_in_the_real_client(sim):
 
 
 async def test_what_is_not_spoken_is_not_there(sim):
-    async with sim(speaks=frozenset({"chat", "embeddings"})) as at:
+    async with sim(dialects=frozenset({"chat", "embeddings"})) as at:
         assert (await at.post("/chat/completions", messages=[user("hi")]))[0] == 200
         for path in ("/responses", "/models", "/nothing"):
             status, _, document = await at.post(path)
@@ -252,7 +252,7 @@ async def test_what_is_not_spoken_is_not_there(sim):
 )
 async def test_keys_and_versions_are_asked_for(sim, path, headers, status):
     body = {"model": "m", "max_tokens": 9, "messages": [user("hi")]}
-    async with sim(key="right") as at, at.http.post(f"{at.base}{path}", json=body, headers=headers) as answer:
+    async with sim(api_key="right") as at, at.http.post(f"{at.base}{path}", json=body, headers=headers) as answer:
         document = await answer.json()
     assert answer.status == status
     assert status == 200 or document["error"]["message"]

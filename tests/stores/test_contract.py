@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from gateway.accounting.budgets import BudgetBook
+from gateway.accounting.budgets import BudgetAccounts
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.redis_scripts import OneNode
-from gateway.values.budget import Exceeded, Grant, Measure, Offer, Reservation, Smaller
-from tests.budget_lines import NOW, line, offer, spent
+from gateway.stores.redis_scripts import SingleNode
+from gateway.values.budget import BudgetExceeded, Grant, HoldOption, Measure, Reservation, Shrinkage
+from tests.budget_lines import NOW, amounts, line, offer
 from tests.stores.servers import Server, Tasks
 
 TENANT = "acme"
@@ -34,11 +34,11 @@ def offers(draw):
     ceilings = tuple(one.ceiling - draw(st.sampled_from([0, 0, 0, 100])) for one in lines)
     smaller = None
     if None not in wanted and draw(st.booleans()):
-        smaller = Smaller(
-            fixed=tuple(draw(st.integers(0, 50)) for _ in lines),
-            per_token=tuple(draw(st.integers(0, 5)) for _ in lines),
-            most=draw(st.integers(20, 200)),
-            least=draw(st.integers(1, 20)),
+        smaller = Shrinkage(
+            fixed_amounts=tuple(draw(st.integers(0, 50)) for _ in lines),
+            amounts_per_token=tuple(draw(st.integers(0, 5)) for _ in lines),
+            output_tokens_max=draw(st.integers(20, 200)),
+            output_tokens_min=draw(st.integers(1, 20)),
             thresholds=tuple(ceiling - draw(st.sampled_from([0, 0, 50])) for ceiling in ceilings),
             ceilings=ceilings,
         )
@@ -46,7 +46,7 @@ def offers(draw):
 
 
 AMOUNTS = st.builds(
-    spent, nusd=st.integers(0, 300), tokens=st.integers(0, 300), calls=st.integers(0, 1),
+    amounts, nusd=st.integers(0, 300), tokens=st.integers(0, 300), calls=st.integers(0, 1),
     millijoules=st.integers(0, 90), micrograms=st.integers(0, 150),
 )  # fmt: skip
 
@@ -62,10 +62,10 @@ class Stores(RuleBasedStateMachine):
         self.client = self.server.client()
         self.client.flushall()
         self.now, self.count = NOW, 0
-        self.book, self.tasks = BudgetBook(), Tasks()
+        self.book, self.tasks = BudgetAccounts(), Tasks()
         self.told, self.told_by_store = [], []
         self.store = RedisBudgets(
-            OneNode(self.server.url, self.tasks.start, clock=CLOCK, timeout=5.0),
+            SingleNode(self.server.url, self.tasks.start, clock=CLOCK, timeout=5.0),
             "one",
             start=self.tasks.start,
             notify=self.told_by_store.append,
@@ -93,18 +93,18 @@ class Stores(RuleBasedStateMachine):
         return sorted(self.open)[draw_from % len(self.open)] if self.open else None
 
     @rule(offered=st.lists(offers(), min_size=1, max_size=3), lease=st.sampled_from([20, 200, 2000]))
-    def reserve(self, offered: list[Offer], lease: int):
+    def reserve(self, offered: list[HoldOption], lease: int):
         self.count += 1
         name = f"r{self.count}"
         ours = self.book.reserve(name, offered, now=self.now, lease=lease)
         theirs = self._both(self.store.reserve(name, lambda at: offered, tenant=TENANT, now=self.now, lease=lease))
         assert ours == theirs
-        if isinstance(ours, Exceeded):
+        if isinstance(ours, BudgetExceeded):
             return
         self.open[name] = ours
         for one, amount in zip(ours.lines, ours.amounts, strict=True):
-            spent_, held, granted = self.book.standing(one, now=self.now)
-            assert one.budget.shadow or amount == 0 or spent_ + held <= one.ceiling + granted
+            spent_, held, granted = self.book.balance(one, now=self.now)
+            assert one.budget.is_shadow or amount == 0 or spent_ + held <= one.ceiling + granted
 
     @rule(which=st.integers(0, 100), more=st.integers(0, 60), again=st.booleans())
     def extend(self, which, more, again):
@@ -134,7 +134,7 @@ class Stores(RuleBasedStateMachine):
         self.now += seconds
         self._tell_time()
         self.book.expire(self.now)
-        self._both(self.store.look_after(self.now))
+        self._both(self.store.maintain(self.now))
 
     @rule(place=st.integers(0, 4), amount=st.integers(1, 200), seconds=st.sampled_from([None, 30]))
     def grant(self, place, amount, seconds):
@@ -148,8 +148,8 @@ class Stores(RuleBasedStateMachine):
     @invariant()
     def both_stand_alike(self):
         for one in LINES:
-            ours = self.book.standing(one, now=self.now)
-            assert self._both(self.store.standing(TENANT, one, now=self.now)) == ours, one.name
+            ours = self.book.balance(one, now=self.now)
+            assert self._both(self.store.balance(TENANT, one, now=self.now)) == ours, one.name
         assert self.store.backlog == 0
         assert [(one.line, one.percent) for one in self.told] == [(o.line, o.percent) for o in self.told_by_store]
 

@@ -5,9 +5,9 @@ import sqlite3
 import pytest
 
 from gateway.exporters import grouped_export
-from gateway.stores.events_sqlite import Event, SqliteEvents
+from gateway.stores.events_sqlite import AuditEvent, SqliteAuditEvents
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.stores.metered_energy_sqlite import SqliteMeasured
+from gateway.stores.metered_energy_sqlite import SqliteMeteredEnergy
 from tests.stores.test_ledger import NOW, fact
 
 HOUR_MS = 3_600_000
@@ -22,7 +22,7 @@ def store(tmp_path):
 
 
 def outcome(tmp_path, account: str, units: float, at: int = 0) -> None:
-    event = Event(
+    event = AuditEvent(
         id=f"{account}{at}",
         at_ms=START + at,
         kind="session_outcome",
@@ -30,31 +30,31 @@ def outcome(tmp_path, account: str, units: float, at: int = 0) -> None:
         account=account,
         details={"units": units},
     )
-    SqliteEvents(tmp_path / "l.sqlite").append(event)
+    SqliteAuditEvents(tmp_path / "l.sqlite").append(event)
 
 
 def test_sessions_of_two_keys_are_two_whatever_they_are_called(store):
     store.append(
         [fact("a", key="k1", session="main"), fact("b", key="k2", session="main"), fact("c", key="k1", session="main")]
     )
-    assert store.grouped((), 0, 2**60)[0]["sessions"] == 2
+    assert store.sum_by((), 0, 2**60)[0]["sessions"] == 2
 
 
 def test_units_are_those_reported_last_and_add_up_over_any_groups(store, tmp_path):
-    facts = [
+    features = [
         fact(f"n{hour}", key="k1", session="s", at_ms=START + hour * HOUR_MS, carbon_ug_mid=100 * (hour + 1), task_type="ab"[hour % 2])
         for hour in range(3)
     ]  # fmt: skip
-    store.append([*facts, fact("other", key="k1", session="never reported", at_ms=START, carbon_ug_mid=7)])
+    store.append([*features, fact("other", key="k1", session="never reported", at_ms=START, carbon_ug_mid=7)])
     outcome(tmp_path, "k1/s", 3, at=1)
     outcome(tmp_path, "k1/s", 12, at=2)
     for by in ((), ("hour",), ("task_type",), ("hour", "task_type")):
-        rows = store.grouped(by, 0, 2**60)
+        rows = store.sum_by(by, 0, 2**60)
         assert sum(row["units"] for row in rows) == pytest.approx(12), by
         assert sum(row["units_carbon_ug_mid"] for row in rows) == 600, by
-    pieces = [store.grouped((), START + hour * HOUR_MS, START + (hour + 1) * HOUR_MS)[0]["units"] for hour in range(3)]
+    pieces = [store.sum_by((), START + hour * HOUR_MS, START + (hour + 1) * HOUR_MS)[0]["units"] for hour in range(3)]
     assert sum(pieces) == pytest.approx(12), "and over times that follow one another"
-    hours = {row["hour"]: row["units"] for row in store.grouped(("hour",), 0, 2**60)}
+    hours = {row["hour"]: row["units"] for row in store.sum_by(("hour",), 0, 2**60)}
     assert list(hours.values()) == pytest.approx([2, 4, 6])
     assert next(iter(hours)).endswith(":00Z")
 
@@ -62,20 +62,20 @@ def test_units_are_those_reported_last_and_add_up_over_any_groups(store, tmp_pat
 def test_the_export_divides_by_what_there_was(store, tmp_path):
     store.append([fact("a", key="k1", session="s", carbon_ug_low=1_000_000, carbon_ug_mid=2_000_000, carbon_ug_high=4_000_000,
                        reference_carbon_ug=5_000_000, undeferred_carbon_ug=3_000_000)])  # fmt: skip
-    asked = grouped_export.question(by="team", start=None, end=None, now=NOW + 10)
-    (row,) = [grouped_export._shown(row) for row in store.grouped(asked.by, 0, 2**60)]
+    asked = grouped_export.parse_query(by="team", start=None, end=None, now=NOW + 10)
+    (row,) = [grouped_export._export_row(row) for row in store.sum_by(asked.groups, 0, 2**60)]
     assert (row["g_per_request_low"], row["g_per_session_mid"], row["g_per_unit_mid"]) == ("1.000000", "2.000000", "")
     assert (row["g_saved_by_routing"], row["g_saved_by_waiting"]) == ("3.000000", "1.000000")
-    assert grouped_export.render(store.grouped((), 0, 1), asked, "json")
+    assert grouped_export.render(store.sum_by((), 0, 1), asked, "json")
 
 
 def test_metered_shares_of_several_windows_add_up_and_meet_their_entries(store, tmp_path):
     store.append([fact("a"), fact("b")])
-    measured = SqliteMeasured(tmp_path / "l.sqlite")
-    measured.append("d", START, [("a.1", 100), ("b.1", 50)], total=200, idle=50)
-    measured.append("d", START + 10_000, [("a.1", 30)], total=30, idle=0)
-    assert (measured.of_entry("a.1"), measured.of_entry("nobody")) == (130, None)
-    assert store.grouped((), 0, 2**60)[0]["metered_mj"] == 180
+    measured = SqliteMeteredEnergy(tmp_path / "l.sqlite")
+    measured.append_window("d", START, [("a.1", 100), ("b.1", 50)], total=200, idle=50)
+    measured.append_window("d", START + 10_000, [("a.1", 30)], total=30, idle=0)
+    assert (measured.millijoules_of("a.1"), measured.millijoules_of("nobody")) == (130, None)
+    assert store.sum_by((), 0, 2**60)[0]["metered_mj"] == 180
 
 
 LATER = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug", "grid_zone", "deferred_ms", "energy_scale")

@@ -6,10 +6,10 @@ import contextlib
 import pytest
 
 from gateway.stores.budgets_redis import RedisBudgets
-from gateway.stores.redis_scripts import Cluster, OneNode
-from gateway.values.budget import Exceeded, Grant, Measure, Reservation
+from gateway.stores.redis_scripts import ScriptCluster, SingleNode
+from gateway.values.budget import BudgetExceeded, Grant, Measure, Reservation
 from gateway.values.errors import Overloaded
-from tests.budget_lines import NOW, line, offer, spent
+from tests.budget_lines import NOW, amounts, line, offer
 from tests.stores.servers import Server, Tasks
 
 MONEY = line("money", Measure.nusd, 1000)
@@ -29,7 +29,7 @@ def server(tmp_path):
 @contextlib.asynccontextmanager
 async def replica(server, name="one", *, seconds=PATIENT, quarantine=0, **more):
     tasks = Tasks()
-    scripts = OneNode(server.url, tasks.start, timeout=seconds)
+    scripts = SingleNode(server.url, tasks.start, timeout=seconds)
     budgets = RedisBudgets(scripts, name, start=tasks.start, quarantine=quarantine, patience=seconds, **more)
     try:
         yield budgets
@@ -45,7 +45,7 @@ async def reserve(budgets, name, money=90, *, lines=LINES, lease=60.0, tenant="a
 
 
 async def money(budgets, now=NOW):
-    return (await budgets.standing("acme", MONEY, now=now))[:2]
+    return (await budgets.balance("acme", MONEY, now=now))[:2]
 
 
 async def test_many_at_once_on_two_replicas_never_pass_the_limit(server):
@@ -59,9 +59,9 @@ async def test_a_lease_that_runs_out_is_charged_and_a_late_settlement_puts_it_ri
     async with replica(server) as one:
         await reserve(one, "lost", 100, lease=0)
         await asyncio.sleep(1.1)
-        await one.look_after(NOW)
+        await one.maintain(NOW)
         assert await money(one) == (100, 0)
-        one.settle("lost", spent(nusd=5, calls=1), now=NOW)
+        one.settle("lost", amounts(nusd=5, calls=1), now=NOW)
         await one.flush()
         assert await money(one) == (5, 0)
 
@@ -73,14 +73,14 @@ async def test_a_hung_store_is_known_and_holds_that_nobody_heard_of_are_given_ba
         for number in range(5):
             with pytest.raises(Overloaded):
                 await asyncio.wait_for(reserve(one, f"stuck{number}", 500), 5)
-        assert one.failing and one.failures >= 3
+        assert one.is_failing and one.failures >= 3
         server.go_on()
         await asyncio.sleep(0.3)
-        one.settle("warm", spent(nusd=1, calls=1), now=NOW)
-        await one.look_after(NOW)
+        one.settle("warm", amounts(nusd=1, calls=1), now=NOW)
+        await one.maintain(NOW)
         await one.flush()
         assert await money(one) == (1, 0)
-        assert not one.failing and one.backlog == 0
+        assert not one.is_failing and one.backlog == 0
 
 
 async def test_open_budgets_admit_while_the_store_is_down_and_are_charged_when_it_is_back(server):
@@ -90,15 +90,15 @@ async def test_open_budgets_admit_while_the_store_is_down_and_are_charged_when_i
         server.kill()
         for number in range(30):
             result = await reserve(one, f"r{number}", 90, lines=lines)
-            assert isinstance(result, Reservation) and result.standings == ()
-            one.settle(f"r{number}", spent(nusd=90), now=NOW)
-        assert one.unbudgeted == 30
+            assert isinstance(result, Reservation) and result.balances == ()
+            one.settle(f"r{number}", amounts(nusd=90), now=NOW)
+        assert one.unbudgeted_calls == 30
         server.start()
         await asyncio.sleep(0.1)
-        one.settle("warm", spent(nusd=1), now=NOW)
-        await one.look_after(NOW)
+        one.settle("warm", amounts(nusd=1), now=NOW)
+        await one.maintain(NOW)
         await one.flush()
-        assert await one.standing("acme", lines[0], now=NOW) == (2701, 0, 0)
+        assert await one.balance("acme", lines[0], now=NOW) == (2701, 0, 0)
 
 
 async def test_local_budgets_spend_their_own_share_and_no_more(server):
@@ -106,8 +106,8 @@ async def test_local_budgets_spend_their_own_share_and_no_more(server):
     async with replica(server, seconds=0.05) as one:
         first = await reserve(one, "warm", 10, lines=lines)
         assert isinstance(first, Reservation)
-        await one.look_after(NOW)
-        assert await one.standing("acme", lines[0], now=NOW) == (0, 60, 0), "a pot of 5 %"
+        await one.maintain(NOW)
+        assert await one.balance("acme", lines[0], now=NOW) == (0, 60, 0), "a pot of 5 %"
         server.kill()
         for number, fits in enumerate((True, True, False)):
             if fits:
@@ -118,12 +118,12 @@ async def test_local_budgets_spend_their_own_share_and_no_more(server):
         with pytest.raises(Overloaded):
             await reserve(one, "stale", 1, lines=lines, now=NOW + 115)
         for name in ("warm", "r0", "r1"):
-            one.settle(name, spent(nusd=7), now=NOW)
+            one.settle(name, amounts(nusd=7), now=NOW)
         server.start()
         await asyncio.sleep(0.1)
-        await one.look_after(NOW + 1)
+        await one.maintain(NOW + 1)
         await one.flush()
-        assert (await one.standing("acme", lines[0], now=NOW))[0] == 21
+        assert (await one.balance("acme", lines[0], now=NOW))[0] == 21
 
 
 async def test_a_store_that_lost_its_data_gets_it_back_from_its_replicas(server, tmp_path):
@@ -131,13 +131,13 @@ async def test_a_store_that_lost_its_data_gets_it_back_from_its_replicas(server,
         for number, each in enumerate((one, two, one, two)):
             await reserve(each, f"r{number}", 100)
         for number, each in enumerate((one, two)):
-            each.settle(f"r{number}", spent(nusd=60, calls=1), now=NOW)
+            each.settle(f"r{number}", amounts(nusd=60, calls=1), now=NOW)
             await each.flush()
         server.client().flushall()
-        await asyncio.gather(one.look_after(NOW), two.look_after(NOW), one.look_after(NOW))
+        await asyncio.gather(one.maintain(NOW), two.maintain(NOW), one.maintain(NOW))
         assert await money(one) == (120, 200)
         for number, each in ((2, one), (3, two)):
-            each.settle(f"r{number}", spent(nusd=100, calls=1), now=NOW)
+            each.settle(f"r{number}", amounts(nusd=100, calls=1), now=NOW)
             await each.flush()
         assert await money(one) == (320, 0)
 
@@ -146,7 +146,7 @@ async def test_newest_writes_that_were_lost_are_brought_back(server):
     async with replica(server) as one:
         await reserve(one, "a", 100)
         await reserve(one, "b", 100)
-        one.settle("a", spent(nusd=60, calls=1), now=NOW)
+        one.settle("a", amounts(nusd=60, calls=1), now=NOW)
         await one.flush()
         with server.client() as client:
             # As a node that took over a little behind: hold, booking and count of changes are older than we know.
@@ -154,7 +154,7 @@ async def test_newest_writes_that_were_lost_are_brought_back(server):
             client.hset("penstock:{acme}:account:money", mapping={"held": 0, "spent": 0})
             client.delete("penstock:{acme}:totals:money")
             client.hset("penstock:{acme}:changes", "one", 1)
-        await one.look_after(NOW)
+        await one.maintain(NOW)
         assert await money(one) == (60, 100)
 
 
@@ -165,7 +165,7 @@ async def test_nothing_is_reserved_until_every_replica_had_the_time_to_come_back
         with pytest.raises(Overloaded):
             await reserve(one, "r1", 100)
         await asyncio.sleep(3.1)
-        await one.look_after(NOW)
+        await one.maintain(NOW)
         assert isinstance(await reserve(one, "r2", 100), Reservation)
 
 
@@ -176,11 +176,11 @@ async def test_what_a_killed_replica_held_is_closed_as_its_ledger_has_it(server)
         await reserve(before, "unwritten", 300)
         # Killed here: "done" was settled but not delivered, "open" stands in the ledger as held, "unwritten" was never dialled.
         async with replica(server) as after:
-            after.spent_before("acme", MONEY, 40 + 200, at=NOW)
-            after.spent_before("acme", CALLS, 2, at=NOW)
-            await after.enter("acme", now=NOW)
+            after.restore_spent("acme", MONEY, 40 + 200, at=NOW)
+            after.restore_spent("acme", CALLS, 2, at=NOW)
+            await after.join("acme", now=NOW)
             assert await money(after) == (240, 0)
-        before._open.clear()
+        before._holds.clear()
 
 
 async def test_an_account_that_was_not_told_of_is_looked_up_when_its_hold_is_closed(server):
@@ -189,9 +189,9 @@ async def test_an_account_that_was_not_told_of_is_looked_up_when_its_hold_is_clo
         await reserve(before, "open", 200, lines=(session,))
         recall = {"session": [(session, 200, NOW)]}
         async with replica(server, recall=lambda account, now: recall.get(account, [])) as after:
-            await after.enter("acme", now=NOW)
-            assert await after.standing("acme", session, now=NOW) == (200, 0, 0)
-        before._open.clear()
+            await after.join("acme", now=NOW)
+            assert await after.balance("acme", session, now=NOW) == (200, 0, 0)
+        before._holds.clear()
 
 
 async def test_a_replica_with_a_wrong_clock_books_by_the_servers(server):
@@ -201,24 +201,24 @@ async def test_a_replica_with_a_wrong_clock_books_by_the_servers(server):
         for number in range(5):
             each, now = ((early, loop_now + 300), (late, loop_now - 300))[number % 2]
             assert isinstance(await reserve(each, f"r{number}", lines=(rolling,), now=now), Reservation)
-            each.settle(f"r{number}", spent(calls=1), now=now)
+            each.settle(f"r{number}", amounts(calls=1), now=now)
             await each.flush()
-        assert isinstance(await reserve(early, "r9", lines=(rolling,), now=loop_now + 300), Exceeded)
-        assert (await late.standing("acme", rolling, now=loop_now - 300))[:2] == (5, 0)
+        assert isinstance(await reserve(early, "r9", lines=(rolling,), now=loop_now + 300), BudgetExceeded)
+        assert (await late.balance("acme", rolling, now=loop_now - 300))[:2] == (5, 0)
 
 
 async def test_a_killed_and_restarted_server_has_forgotten_nothing_with_an_append_only_file(server):
     async with replica(server, seconds=0.5) as one:
         await reserve(one, "a", 100)
         await reserve(one, "b", 100)
-        one.settle("a", spent(nusd=60, calls=1), now=NOW)
+        one.settle("a", amounts(nusd=60, calls=1), now=NOW)
         await one.flush()
         server.kill()
-        one.settle("b", spent(nusd=70, calls=1), now=NOW)
+        one.settle("b", amounts(nusd=70, calls=1), now=NOW)
         await one.flush()
         assert one.backlog == 1
         server.start()
-        await one.look_after(NOW)
+        await one.maintain(NOW)
         await one.flush()
         assert await money(one) == (130, 0)
 
@@ -245,7 +245,7 @@ async def test_in_a_cluster_tenants_lie_apart_and_one_lost_node_stops_only_its_o
             client.execute_command("CLUSTER", "ADDSLOTS", 16383)
         await _joined(servers)
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in servers)
-        scripts = Cluster(f"redis://{hosts}/0", tasks.start, timeout=PATIENT)
+        scripts = ScriptCluster(f"redis://{hosts}/0", tasks.start, timeout=PATIENT)
         budgets = RedisBudgets(scripts, "one", start=tasks.start, patience=PATIENT)
         tenants = {_node_of(servers, f"org{number}"): f"org{number}" for number in range(40)}
         assert len(tenants) == 3
@@ -259,9 +259,9 @@ async def test_in_a_cluster_tenants_lie_apart_and_one_lost_node_stops_only_its_o
         servers[0].start()
         await _joined(servers)
         await asyncio.sleep(0.3)
-        await budgets.look_after(NOW)
+        await budgets.maintain(NOW)
         await budgets.flush()
-        assert (await budgets.standing(tenants[0], MONEY, now=NOW))[:2] == (0, 90)
+        assert (await budgets.balance(tenants[0], MONEY, now=NOW))[:2] == (0, 90)
         await budgets.close()
     finally:
         await tasks.stop()

@@ -10,16 +10,16 @@ from typing import Any
 import orjson
 
 from ...providers import litellm
-from ...values.errors import BadRequest, NotCarriable
+from ...values.errors import BadRequest, NotTranslatable
 from ...values.request import Request
 from .. import body as bodies
 from .. import sse
 from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
-from .translated import Back, Carried, Crossing
+from .translated import AnswerTranslator, TranslatedRequest, Translation
 
 # What reading a document of the wrong shape may raise.
-_MISSHAPEN = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
-_CROSSINGS: Mapping[tuple[str, str], Crossing] = {
+_SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
+_TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
     ("messages", "chat"): messages_to_chat,
     ("responses", "chat"): responses_to_chat,
     ("chat", "messages"): chat_to_messages,
@@ -27,82 +27,88 @@ _CROSSINGS: Mapping[tuple[str, str], Crossing] = {
 }
 
 
-def speech_of(dialect: str, speaks: Iterable[str]) -> str | None:
+def upstream_dialect_of(dialect: str, speaks: Iterable[str]) -> str | None:
     """The dialect in which a caller of `dialect` is served by who speaks `speaks`: the same, else one that can be
     crossed to; None if there is no way."""
-    return dialect if dialect in speaks else next((other for other in speaks if (dialect, other) in _CROSSINGS), None)
+    return (
+        dialect if dialect in speaks else next((other for other in speaks if (dialect, other) in _TRANSLATIONS), None)
+    )
 
 
-class Carrier:
+class Translator:
     """Carries one request to other dialects, each once."""
 
-    __slots__ = ("_document", "_done", "_request")
+    __slots__ = ("_document", "_request", "_translated")
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._document: dict[str, Any] | None = None
-        self._done: dict[tuple[str, bool], Carried | NotCarriable] | None = None
+        self._translated: dict[tuple[str, bool], TranslatedRequest | NotTranslatable] | None = None
 
-    def to(self, speech: str, *, extended: bool) -> Carried | NotCarriable:
+    def translate(self, speech: str, *, extended: bool) -> TranslatedRequest | NotTranslatable:
         """The request in another dialect, or why it cannot be said there."""
-        if self._done is None:
-            self._done = {}
-        found = self._done.get((speech, extended))
+        if self._translated is None:
+            self._translated = {}
+        found = self._translated.get((speech, extended))
         if found is None:
-            found = self._done[speech, extended] = self._carried(speech, extended)
+            found = self._translated[speech, extended] = self._translate(speech, extended)
         return found
 
-    def behind_litellm(self, speech: str) -> NotCarriable | None:
+    def litellm_refusal(self, speech: str) -> NotTranslatable | None:
         """What of a request in litellm's own dialect may not reach it, None if all may."""
         try:
-            return litellm.refused(self._whole(), speech)
+            return litellm.unsupported_content(self._parsed_body(), speech)
         except BadRequest as wrong:
-            return NotCarriable("body", wrong.message)
+            return NotTranslatable("body", wrong.message)
 
-    def _whole(self) -> dict[str, Any]:
+    def _parsed_body(self) -> dict[str, Any]:
         if self._document is None:
-            self._document = bodies.whole(self._request.body)
+            self._document = bodies.parse_document(self._request.body)
         return self._document
 
-    def _carried(self, speech: str, extended: bool) -> Carried | NotCarriable:
+    def _translate(self, speech: str, extended: bool) -> TranslatedRequest | NotTranslatable:
         try:
-            document = self._whole()
-            found = _CROSSINGS[self._request.dialect, speech].carry(document, extended=extended)
+            document = self._parsed_body()
+            found = _TRANSLATIONS[self._request.dialect, speech].translate_request(document, extended=extended)
             # What cannot be written again is found out here, not once it is paid for.
             orjson.dumps([found.document, document])
-        except NotCarriable as why:
+        except NotTranslatable as why:
             return why
         except BadRequest as wrong:
-            return NotCarriable("body", wrong.message)
-        except _MISSHAPEN:
-            return NotCarriable(
+            return NotTranslatable("body", wrong.message)
+        except _SHAPE_ERRORS:
+            return NotTranslatable(
                 "body", "a field does not have the shape that its dialect gives it, or nests too deeply"
             )
-        if extended and speech in litellm.SPEAKS:
-            return litellm.refused(found.document, speech) or found
+        if extended and speech in litellm.SUPPORTED_DIALECTS:
+            return litellm.unsupported_content(found.document, speech) or found
         return found
 
-    def back(self, carried: Carried, speech: str, *, answer_id: str, created: int) -> Back:
+    def answer_translator(
+        self, translated: TranslatedRequest, speech: str, *, answer_id: str, created: int
+    ) -> AnswerTranslator:
         """The way back of the answer to what was carried."""
-        return _CROSSINGS[self._request.dialect, speech].back(carried, answer_id=answer_id, created=created)
+        return _TRANSLATIONS[self._request.dialect, speech].answer_translator(
+            translated, answer_id=answer_id, created=created
+        )
 
 
-class CrossedStream:
+class TranslatedStream:
     """Events of the provider's dialect in, bytes of the caller's out; the meter has read them before."""
 
-    __slots__ = ("_back", "_chat")
+    __slots__ = ("_is_chat", "_translator")
 
-    def __init__(self, back: Back, *, chat: bool) -> None:
-        self._back = back
-        self._chat = chat
+    def __init__(self, back: AnswerTranslator, *, chat: bool) -> None:
+        self._translator = back
+        self._is_chat = chat
 
     def feed(self, block: bytes) -> bytes:
         """What a block of whole events becomes."""
         payloads = (sse.payload_of(event) for event in sse.events_of(block))
-        events = (event for payload in payloads if payload is not None for event in self._back.feed(payload))
-        return b"".join(sse.written(event, named=not self._chat) for event in events)
+        events = (event for payload in payloads if payload is not None for event in self._translator.feed(payload))
+        return b"".join(sse.encode_event(event, named=not self._is_chat) for event in events)
 
     def finish(self) -> bytes:
         """What ends the stream."""
-        last = b"".join(sse.written(event, named=not self._chat) for event in self._back.end())
-        return last + b"data: [DONE]\n\n" if self._chat else last
+        last = b"".join(sse.encode_event(event, named=not self._is_chat) for event in self._translator.end())
+        return last + b"data: [DONE]\n\n" if self._is_chat else last

@@ -7,17 +7,17 @@ from typing import Any
 
 import orjson
 
-from ...values.errors import NotCarriable
-from .translated import Carried, Fields, objects, of_type
-from .usage_objects import chat_usage
+from ...values.errors import NotTranslatable
+from .translated import FieldReader, TranslatedRequest, require_objects, require_type
+from .usage_objects import messages_to_chat_usage
 
-_SYSTEM = ("system", "developer")
+_SYSTEM_ROLES = ("system", "developer")
 # What Anthropic accepts as a tool call's id.
-_CALL_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
+_CALL_ID_PATTERN = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
 # The tool that stands for "answer with some JSON object": Anthropic's structured output needs a schema.
-JSON_TOOL = "json_answer"
-_MESSAGE = frozenset(
+JSON_TOOL_NAME = "json_answer"
+_MESSAGE_FIELDS = frozenset(
     {
         "role",
         "content",
@@ -29,26 +29,26 @@ _MESSAGE = frozenset(
         "cache_control",
     }
 )
-_PART = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
-_IMAGE = frozenset({"url"})
-_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
-_REASONS = {
+_PART_FIELDS = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
+_IMAGE_FIELDS = frozenset({"url"})
+_FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
+_FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
     "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
 }  # fmt: skip
-_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+_TOOL_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
-def carry(document: dict[str, Any], *, extended: bool) -> Carried:
+def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """The request as Messages, without `max_tokens` where the caller set none. Raises NotCarriable naming the field."""
-    fields = Fields(document)
+    fields = FieldReader(document)
     fields.take("model")
     out: dict[str, Any] = {}
-    given = objects(fields.take("messages"), "messages")
+    given = require_objects(fields.take("messages"), "messages")
     system, messages = _messages(given)
-    _unsaid(given, fields)
+    _note_untranslated(given, fields)
     if not messages:
-        raise NotCarriable("messages", "Anthropic wants at least one turn that is not the system's")
+        raise NotTranslatable("messages", "Anthropic wants at least one turn that is not the system's")
     if system:
         out["system"] = system
     out["messages"] = messages
@@ -62,23 +62,23 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
         value = fields.take(name)
         if value is not None:
             if name == "temperature" and value > 1:
-                raise NotCarriable("temperature", "Anthropic takes at most 1")
+                raise NotTranslatable("temperature", "Anthropic takes at most 1")
             out[name] = value
     stop = fields.take("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if any(not isinstance(one, str) or not one.strip() for one in stops):
-        raise NotCarriable("stop", "Anthropic takes no stop sequence of white space alone")
+        raise NotTranslatable("stop", "Anthropic takes no stop sequence of white space alone")
     if stops:
         out["stop_sequences"] = stops
-    _tools(fields, out)
-    _format(fields, out)
+    _set_tools(fields, out)
+    _set_response_format(fields, out)
     effort = fields.take("reasoning_effort")
     if effort is not None and effort != "none":
         out["output_config"] = {**out.get("output_config", {}), "effort": "low" if effort == "minimal" else effort}
-        if not _open_tool_turn(messages):
+        if not _tool_turn_lacks_thinking(messages):
             out["thinking"] = {"type": "adaptive"}
         else:
-            fields.note("reasoning_effort (its thinking of this tool turn was not sent back)")
+            fields.note_dropped("reasoning_effort (its thinking of this tool turn was not sent back)")
     user = fields.take("user") or fields.take("safety_identifier")
     if isinstance(user, str):
         out["metadata"] = {"user_id": user}
@@ -93,7 +93,7 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
     fields.refuse("Anthropic writes text only", "audio", "modalities", harmless=(["text"],))
     fields.refuse("it is the older form of tools; use 'tools'", "functions", "function_call", harmless=([], "none"))
     fields.refuse("it runs at OpenAI", "web_search_options", harmless=())
-    return Carried(document=out, asked=document, dropped=fields.done())
+    return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close())
 
 
 def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -102,17 +102,17 @@ def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
     messages: list[dict[str, Any]] = []
     for place, message in enumerate(given):
         path, role = f"messages.{place}", message.get("role")
-        if role in _SYSTEM:
+        if role in _SYSTEM_ROLES:
             system += _blocks(message.get("content"), path)
             continue
         if role == "tool":
-            role, blocks = "user", [_result(message, path)]
+            role, blocks = "user", [_tool_result(message, path)]
         elif role == "assistant":
-            blocks = _assistant(message, path)
+            blocks = _assistant_blocks(message, path)
         elif role == "user":
             blocks = _blocks(message.get("content"), path)
         else:
-            raise NotCarriable(f"{path}.role", f"Anthropic knows no role '{role}'")
+            raise NotTranslatable(f"{path}.role", f"Anthropic knows no role '{role}'")
         if not blocks:
             continue
         if messages and messages[-1]["role"] == role:
@@ -125,72 +125,72 @@ def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
     return system, messages
 
 
-def _unsaid(given: list[dict[str, Any]], fields: Fields) -> None:
+def _note_untranslated(given: list[dict[str, Any]], fields: FieldReader) -> None:
     """What messages and parts say beyond what is carried is told."""
     for message in given:
-        fields.rest(message, _MESSAGE, "messages")
+        fields.note_unknown(message, _MESSAGE_FIELDS, "messages")
         if message.get("reasoning_content") and not message.get("thinking_blocks"):
-            fields.note("reasoning_content of earlier turns")
+            fields.note_dropped("reasoning_content of earlier turns")
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
-            fields.rest(part, _PART, "content")
-            fields.rest(part.get("image_url"), _IMAGE, "image_url")
+            fields.note_unknown(part, _PART_FIELDS, "content")
+            fields.note_unknown(part.get("image_url"), _IMAGE_FIELDS, "image_url")
 
 
-def _assistant(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
+def _assistant_blocks(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
     if message.get("audio") or message.get("function_call"):
-        raise NotCarriable(path, "Anthropic knows neither audio answers nor the older function_call")
+        raise NotTranslatable(path, "Anthropic knows neither audio answers nor the older function_call")
     thinking = message.get("thinking_blocks") or []
-    blocks = [*objects(thinking, f"{path}.thinking_blocks"), *_blocks(message.get("content"), path)]
+    blocks = [*require_objects(thinking, f"{path}.thinking_blocks"), *_blocks(message.get("content"), path)]
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         blocks.append({"type": "text", "text": message["refusal"]})
-    for place, call in enumerate(objects(message.get("tool_calls") or [], f"{path}.tool_calls")):
+    for place, call in enumerate(require_objects(message.get("tool_calls") or [], f"{path}.tool_calls")):
         function = call.get("function")
         if not isinstance(function, dict):
-            raise NotCarriable(f"{path}.tool_calls.{place}", "only function calls have a counterpart")
+            raise NotTranslatable(f"{path}.tool_calls.{place}", "only function calls have a counterpart")
         blocks.append(
             {
                 "type": "tool_use",
                 "id": _call_id(call.get("id")),
                 "name": function.get("name"),
-                "input": _input(function.get("arguments")),
+                "input": _tool_input(function.get("arguments")),
             }
         )
     return blocks
 
 
-def _result(message: dict[str, Any], path: str) -> dict[str, Any]:
+def _tool_result(message: dict[str, Any], path: str) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, list):
         content = _blocks(content, path)
     result = {"type": "tool_result", "tool_use_id": _call_id(message.get("tool_call_id")), "content": content or ""}
-    return _marked(result, message)
+    return _with_cache_control(result, message)
 
 
 def _blocks(content: Any, path: str) -> list[dict[str, Any]]:
     """Content as blocks; Anthropic takes no empty text."""
     if content is None or isinstance(content, str):
         return [{"type": "text", "text": content}] if content and content.strip() else []
-    parts = objects(content, f"{path}.content")
-    carried = (_block(part, f"{path}.content.{place}") for place, part in enumerate(parts))
-    return [block for block in carried if block.get("type") != "text" or block["text"].strip()]
+    parts = require_objects(content, f"{path}.content")
+    translated = (_block(part, f"{path}.content.{place}") for place, part in enumerate(parts))
+    return [block for block in translated if block.get("type") != "text" or block["text"].strip()]
 
 
 def _block(part: dict[str, Any], path: str) -> dict[str, Any]:
     kind = part.get("type")
     if kind in ("text", "refusal"):
-        return _marked({"type": "text", "text": of_type(part.get(kind), str, path)}, part)
+        return _with_cache_control({"type": "text", "text": require_type(part.get(kind), str, path)}, part)
     if kind == "image_url":
         url = part.get("image_url")
         url = url.get("url") if isinstance(url, dict) else url
-        return _marked({"type": "image", "source": _source(of_type(url, str, path), path)}, part)
+        return _with_cache_control({"type": "image", "source": _source(require_type(url, str, path), path)}, part)
     file = part.get("file")
     if kind == "file" and isinstance(file, dict) and isinstance(file.get("file_data"), str):
         document = {"type": "document", "source": _source(file["file_data"], path)}
-        return _marked({**document, "title": file["filename"]} if file.get("filename") else document, part)
+        return _with_cache_control({**document, "title": file["filename"]} if file.get("filename") else document, part)
     if kind == "file":
-        raise NotCarriable(f"{path}.file", "the file lies with OpenAI")
-    raise NotCarriable(path, f"Anthropic has no part like '{kind}'")
+        raise NotTranslatable(f"{path}.file", "the file lies with OpenAI")
+    raise NotTranslatable(path, f"Anthropic has no part like '{kind}'")
 
 
 def _source(url: str, path: str) -> dict[str, str]:
@@ -198,11 +198,11 @@ def _source(url: str, path: str) -> dict[str, str]:
         return {"type": "url", "url": url}
     match = _DATA_URL.match(url)
     if match is None:
-        raise NotCarriable(path, "a data URL must be base64 with its media type")
+        raise NotTranslatable(path, "a data URL must be base64 with its media type")
     return {"type": "base64", "media_type": match.group(1) or "application/octet-stream", "data": url[match.end() :]}
 
 
-def _marked(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+def _with_cache_control(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     """Callers who know that Claude answers mark their cache breakpoints in chat completions, too."""
     if isinstance(part.get("cache_control"), dict):
         block["cache_control"] = part["cache_control"]
@@ -212,10 +212,14 @@ def _marked(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
 def _call_id(value: Any) -> str:
     """Ids of other providers may hold what Anthropic does not take; a call and its result get the same new one."""
     text = str(value)
-    return text if _CALL_ID.match(text) else f"call_{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:24]}"
+    return (
+        text
+        if _CALL_ID_PATTERN.match(text)
+        else f"call_{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:24]}"
+    )
 
 
-def _input(arguments: Any) -> dict[str, Any]:
+def _tool_input(arguments: Any) -> dict[str, Any]:
     """Arguments as an object; what is no JSON object is kept as text within one."""
     try:
         value = orjson.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
@@ -224,20 +228,20 @@ def _input(arguments: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"invalid_arguments": arguments}
 
 
-def _tools(fields: Fields, out: dict[str, Any]) -> None:
+def _set_tools(fields: FieldReader, out: dict[str, Any]) -> None:
     offered = []
-    for place, tool in enumerate(objects(fields.take("tools") or [], "tools")):
+    for place, tool in enumerate(require_objects(fields.take("tools") or [], "tools")):
         function = tool.get("function")
         if tool.get("type") != "function" or not isinstance(function, dict):
-            raise NotCarriable(f"tools.{place}", f"Anthropic has no tool like '{tool.get('type')}'")
+            raise NotTranslatable(f"tools.{place}", f"Anthropic has no tool like '{tool.get('type')}'")
         schema = function.get("parameters") or {"type": "object", "properties": {}}
         made = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
         if function.get("description"):
             made["description"] = function["description"]
-        fields.rest(function, _FUNCTION, "tools.function")
+        fields.note_unknown(function, _FUNCTION_FIELDS, "tools.function")
         if function.get("strict"):
-            fields.note("tools.strict")
-        offered.append(_marked(made, {**tool, **function}))
+            fields.note_dropped("tools.strict")
+        offered.append(_with_cache_control(made, {**tool, **function}))
     used = _used_tools(out["messages"])
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
     if not offered and used:
@@ -249,10 +253,10 @@ def _tools(fields: Fields, out: dict[str, Any]) -> None:
     out["tools"] = offered
     made_choice: dict[str, Any] = {}
     if isinstance(choice, str):
-        made_choice = {"type": _CHOICES.get(choice, "auto")}
+        made_choice = {"type": _TOOL_CHOICES.get(choice, "auto")}
     elif isinstance(choice, dict):
         if not isinstance(choice.get("function"), dict):
-            raise NotCarriable("tool_choice", f"Anthropic has no choice like '{choice.get('type')}'")
+            raise NotTranslatable("tool_choice", f"Anthropic has no choice like '{choice.get('type')}'")
         made_choice = {"type": "tool", "name": choice["function"].get("name")}
     if parallel is False and made_choice.get("type") != "none":
         made_choice = {"type": "auto", **made_choice, "disable_parallel_tool_use": True}
@@ -271,7 +275,7 @@ def _used_tools(messages: list[dict[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _format(fields: Fields, out: dict[str, Any]) -> None:
+def _set_response_format(fields: FieldReader, out: dict[str, Any]) -> None:
     format_ = fields.take("response_format")
     kind = format_.get("type") if isinstance(format_, dict) else None
     if kind == "json_schema":
@@ -279,14 +283,16 @@ def _format(fields: Fields, out: dict[str, Any]) -> None:
         out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     elif kind == "json_object":
         if "tools" in out:
-            raise NotCarriable("response_format", "with tools Anthropic takes a schema only: use 'json_schema'")
-        out["tools"] = [{"name": JSON_TOOL, "description": "Answer with this.", "input_schema": {"type": "object"}}]
-        out["tool_choice"] = {"type": "tool", "name": JSON_TOOL}
+            raise NotTranslatable("response_format", "with tools Anthropic takes a schema only: use 'json_schema'")
+        out["tools"] = [
+            {"name": JSON_TOOL_NAME, "description": "Answer with this.", "input_schema": {"type": "object"}}
+        ]
+        out["tool_choice"] = {"type": "tool", "name": JSON_TOOL_NAME}
     elif kind not in (None, "text"):
-        raise NotCarriable("response_format", f"Anthropic has no format like '{kind}'")
+        raise NotTranslatable("response_format", f"Anthropic has no format like '{kind}'")
 
 
-def _open_tool_turn(messages: list[dict[str, Any]]) -> bool:
+def _tool_turn_lacks_thinking(messages: list[dict[str, Any]]) -> bool:
     """Whether the newest message answers tool calls whose turn came without its thinking: Anthropic then takes no
     `thinking`."""
     if len(messages) < 2 or not any(block.get("type") == "tool_result" for block in messages[-1]["content"]):
@@ -295,33 +301,33 @@ def _open_tool_turn(messages: list[dict[str, Any]]) -> bool:
     return not (turn and str(turn[0].get("type")).endswith("thinking"))
 
 
-def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
+def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "MessagesToChatAnswer":
     """The way back of one answer."""
-    return Back(carried, answer_id, created)
+    return MessagesToChatAnswer(translated, answer_id, created)
 
 
-class Back:
+class MessagesToChatAnswer:
     """Messages -> chat completions, whole or event by event."""
 
-    def __init__(self, carried: Carried, answer_id: str, created: int) -> None:
-        asked = carried.asked
+    def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
+        asked = translated.caller_document
         self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(asked.get("model") or "")}
         options = asked.get("stream_options")
         self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        self._json = (carried.document.get("tool_choice") or {}).get("name") == JSON_TOOL
+        self._json_tool_forced = (translated.document.get("tool_choice") or {}).get("name") == JSON_TOOL_NAME
         self._usage: dict[str, Any] = {}
         # Index of a tool call by the index of its block; the thinking block that is open.
-        self._calls: dict[int, int] = {}
-        self._thinking: dict[int, dict[str, Any]] = {}
+        self._call_indexes: dict[int, int] = {}
+        self._open_thinking: dict[int, dict[str, Any]] = {}
 
-    def whole(self, document: dict[str, Any]) -> dict[str, Any]:
+    def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
         """The whole answer."""
         texts, thoughts, calls, blocks = [], [], [], []
         for block in document.get("content") or ():
             kind = block.get("type")
             if kind == "text":
                 texts.append(str(block.get("text") or ""))
-            elif kind == "tool_use" and self._json:
+            elif kind == "tool_use" and self._json_tool_forced:
                 texts.append(orjson.dumps(block.get("input") or {}).decode())
             elif kind == "tool_use":
                 arguments = orjson.dumps(block.get("input") or {}).decode()
@@ -335,9 +341,9 @@ class Back:
             message["tool_calls"] = calls
         if blocks:
             message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": blocks}
-        reason = self._reason(document.get("stop_reason"))
+        reason = self._finish_reason(document.get("stop_reason"))
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        usage = chat_usage(document.get("usage"))
+        usage = messages_to_chat_usage(document.get("usage"))
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
@@ -347,40 +353,45 @@ class Back:
             self._usage = dict((payload.get("message") or {}).get("usage") or {})
             return [self._chunk({"role": "assistant", "content": ""})]
         if kind == "content_block_start":
-            return self._started(index, payload.get("content_block") or {})
+            return self._start_chunks(index, payload.get("content_block") or {})
         if kind == "content_block_delta":
             return [self._chunk(delta) for delta in self._deltas(index, payload.get("delta") or {})]
-        if kind == "content_block_stop" and index in self._thinking:
-            return [self._chunk({"thinking_blocks": [self._thinking.pop(index)]})]
+        if kind == "content_block_stop" and index in self._open_thinking:
+            return [self._chunk({"thinking_blocks": [self._open_thinking.pop(index)]})]
         if kind == "message_delta":
             self._usage |= {name: value for name, value in (payload.get("usage") or {}).items() if value is not None}
-            return [self._chunk({}, self._reason((payload.get("delta") or {}).get("stop_reason")))]
+            return [self._chunk({}, self._finish_reason((payload.get("delta") or {}).get("stop_reason")))]
         return []
 
     def end(self) -> list[dict[str, Any]]:
         """The usage chunk, where it was asked for."""
         if not self._wants_usage:
             return []
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": chat_usage(self._usage)}
+        chunk = {
+            **self._head,
+            "object": "chat.completion.chunk",
+            "choices": [],
+            "usage": messages_to_chat_usage(self._usage),
+        }
         return [chunk]
 
-    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+    def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
         """Nothing: such answers are never referred to."""
         return "", []
 
-    def _reason(self, reason: Any) -> str:
-        found = _REASONS.get(str(reason), "stop")
-        return "stop" if self._json and found == "tool_calls" else found
+    def _finish_reason(self, reason: Any) -> str:
+        found = _FINISH_REASONS.get(str(reason), "stop")
+        return "stop" if self._json_tool_forced and found == "tool_calls" else found
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         return {**chunk, "usage": None} if self._wants_usage else chunk
 
-    def _started(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+    def _start_chunks(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
         kind = block.get("type")
-        if kind == "tool_use" and not self._json:
-            number = self._calls[index] = len(self._calls)
+        if kind == "tool_use" and not self._json_tool_forced:
+            number = self._call_indexes[index] = len(self._call_indexes)
             # Empty at Anthropic; servers that imitate it may send all of it here.
             given = block.get("input")
             function = {"name": block.get("name"), "arguments": orjson.dumps(given).decode() if given else ""}
@@ -390,22 +401,24 @@ class Back:
                 )
             ]
         if kind in ("thinking", "redacted_thinking"):
-            self._thinking[index] = dict(block)
+            self._open_thinking[index] = dict(block)
         return [self._chunk({"content": block["text"]})] if kind == "text" and block.get("text") else []
 
     def _deltas(self, index: int, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
         kind = delta.get("type")
         if kind == "text_delta":
             yield {"content": delta.get("text")}
-        elif kind == "input_json_delta" and self._json:
+        elif kind == "input_json_delta" and self._json_tool_forced:
             yield {"content": delta.get("partial_json")}
         elif kind == "input_json_delta" and delta.get("partial_json"):
             yield {
-                "tool_calls": [{"index": self._calls.get(index, 0), "function": {"arguments": delta["partial_json"]}}]
+                "tool_calls": [
+                    {"index": self._call_indexes.get(index, 0), "function": {"arguments": delta["partial_json"]}}
+                ]
             }
         elif kind == "thinking_delta":
-            block = self._thinking.setdefault(index, {"type": "thinking"})
+            block = self._open_thinking.setdefault(index, {"type": "thinking"})
             block["thinking"] = str(block.get("thinking") or "") + str(delta.get("thinking") or "")
             yield {"reasoning_content": delta.get("thinking")}
         elif kind == "signature_delta":
-            self._thinking.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")
+            self._open_thinking.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")

@@ -5,32 +5,32 @@ from typing import Any
 
 import orjson
 
-from ...values.errors import NotCarriable
-from ..messages import UNSIGNED
-from .translated import Carried, Fields, objects, of_type
-from .usage_objects import messages_usage
+from ...values.errors import NotTranslatable
+from ..messages import UNSIGNED_SIGNATURE_PREFIX
+from .translated import FieldReader, TranslatedRequest, require_objects, require_type
+from .usage_objects import chat_to_messages_usage
 
 # reasoning_effort by thinking budget in tokens: bounds between what OpenAI's models spend at low, medium and high.
-_LOW_BUDGET, _MEDIUM_BUDGET = 2048, 8192
+_LOW_EFFORT_TOKENS_MAX, _MEDIUM_EFFORT_TOKENS_MAX = 2048, 8192
 _STOP_SEQUENCES_MAX = 4
-_REASONS = {
+_STOP_REASONS = {
     "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use",
     "content_filter": "refusal",
 }  # fmt: skip
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_BLOCK = frozenset(
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_BLOCK_FIELDS = frozenset(
     {
         "type", "text", "id", "name", "input", "tool_use_id", "content", "is_error", "signature", "thinking", "data",
         "source", "title", "cache_control", "citations", "tool_name",
     }
 )  # fmt: skip
-_CONFIG = frozenset({"effort", "format"})
-_TOOL = frozenset({"type", "name", "description", "input_schema", "cache_control"})
+_OUTPUT_CONFIG_FIELDS = frozenset({"effort", "format"})
+_TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "cache_control"})
 
 
-def carry(document: dict[str, Any], *, extended: bool) -> Carried:
+def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """The request as chat completions. Raises NotCarriable naming the field."""
-    fields = Fields(document)
+    fields = FieldReader(document)
     fields.take("model")
     out: dict[str, Any] = {"messages": list(_messages(fields, extended))}
     stream = bool(fields.take("stream"))
@@ -44,72 +44,74 @@ def carry(document: dict[str, Any], *, extended: bool) -> Carried:
         out["top_k"] = top_k
     stops = fields.take("stop_sequences") or []
     if len(stops) > _STOP_SEQUENCES_MAX:
-        raise NotCarriable("stop_sequences", f"chat completions take at most {_STOP_SEQUENCES_MAX}")
+        raise NotTranslatable("stop_sequences", f"chat completions take at most {_STOP_SEQUENCES_MAX}")
     if stops:
         out["stop"] = stops
-    _tools(fields, out, extended)
-    _thinking(fields, out)
+    _set_tools(fields, out, extended)
+    _set_reasoning_and_format(fields, out)
     fields.drop("metadata", "context_management", "service_tier", "cache_control", "betas", "speed", "diagnostics")
     fields.refuse("it names something that lies with Anthropic", "container", "mcp_servers", "inference_geo")
     fields.refuse("chat completions do not have it", "top_k")
-    return Carried(document=out, asked=document, dropped=fields.done())
+    return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close())
 
 
-def _messages(fields: Fields, extended: bool) -> Iterator[dict[str, Any]]:
+def _messages(fields: FieldReader, extended: bool) -> Iterator[dict[str, Any]]:
     system = fields.take("system")
     if system:
         yield {"role": "system", "content": _parts(system, "system", fields, extended)}
-    for place, said in enumerate(objects(fields.take("messages"), "messages")):
+    for place, said in enumerate(require_objects(fields.take("messages"), "messages")):
         path, role, content = f"messages.{place}", said.get("role"), said.get("content")
         for block in content if isinstance(content, list) else ():
-            fields.rest(block, _BLOCK, "content")
+            fields.note_unknown(block, _BLOCK_FIELDS, "content")
         if isinstance(content, str):
             yield {"role": role, "content": content}
         elif role == "assistant":
-            yield _assistant(objects(content, f"{path}.content"), path, fields, extended)
+            yield _assistant_message(require_objects(content, f"{path}.content"), path, fields, extended)
         elif role == "system":
             yield {"role": role, "content": _parts(content, path, fields, extended)}
         else:
-            yield from _user(objects(content, f"{path}.content"), path, fields, extended)
+            yield from _user_messages(require_objects(content, f"{path}.content"), path, fields, extended)
 
 
-def _user(blocks: list[dict[str, Any]], path: str, fields: Fields, extended: bool) -> Iterator[dict[str, Any]]:
+def _user_messages(
+    blocks: list[dict[str, Any]], path: str, fields: FieldReader, extended: bool
+) -> Iterator[dict[str, Any]]:
     """Tool results first, each a message of its own; pictures in them follow with what the user says."""
     rest: list[dict[str, Any]] = []
     for place, block in enumerate(blocks):
         if block.get("type") == "tool_result":
-            yield _result(block, f"{path}.content.{place}", fields, rest, extended)
+            yield _tool_message(block, f"{path}.content.{place}", fields, rest, extended)
     rest += [
         _part(block, f"{path}.content.{place}", fields, extended)
         for place, block in enumerate(blocks)
         if block.get("type") != "tool_result"
     ]
     if rest:
-        yield {"role": "user", "content": _plain(rest)}
+        yield {"role": "user", "content": _text_or_parts(rest)}
 
 
-def _result(
-    block: dict[str, Any], path: str, fields: Fields, rest: list[dict[str, Any]], extended: bool
+def _tool_message(
+    block: dict[str, Any], path: str, fields: FieldReader, rest: list[dict[str, Any]], extended: bool
 ) -> dict[str, Any]:
     content, texts = block.get("content"), []
     if isinstance(content, str):
         texts.append(content)
     for place, part in enumerate(content if isinstance(content, list) else ()):
-        carried = _part(part, f"{path}.content.{place}", fields, extended)
-        if carried["type"] == "text":
-            texts.append(carried["text"])
+        translated = _part(part, f"{path}.content.{place}", fields, extended)
+        if translated["type"] == "text":
+            texts.append(translated["text"])
         else:
-            texts.append(f"[{carried['type']} of this result: see the next user message]")
-            rest += [{"type": "text", "text": f"Result of tool call {block.get('tool_use_id')}:"}, carried]
+            texts.append(f"[{translated['type']} of this result: see the next user message]")
+            rest += [{"type": "text", "text": f"Result of tool call {block.get('tool_use_id')}:"}, translated]
     text = "\n".join(texts)
     if block.get("is_error"):
         # A tool message cannot say that it failed; its text can.
         text = text if text.lower().startswith("error") else f"Error: {text}"
     message: dict[str, Any] = {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
-    return _marked(message, block, fields, extended)
+    return _with_cache_control(message, block, fields, extended)
 
 
-def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended: bool) -> dict[str, Any]:
+def _assistant_message(blocks: list[dict[str, Any]], path: str, fields: FieldReader, extended: bool) -> dict[str, Any]:
     texts: list[dict[str, Any]] = []
     calls, thinking = [], []
     for place, block in enumerate(blocks):
@@ -119,12 +121,15 @@ def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended
             function = {"name": block.get("name"), "arguments": arguments}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
             if "cache_control" in block:
-                fields.note("cache_control")
+                fields.note_dropped("cache_control")
         elif kind in ("thinking", "redacted_thinking"):
-            thinking.append(_thought(block, f"{path}.content.{place}", fields, extended))
+            thinking.append(_thinking_block(block, f"{path}.content.{place}", fields, extended))
         else:
             texts.append(_part(block, f"{path}.content.{place}", fields, extended))
-    message: dict[str, Any] = {"role": "assistant", "content": _plain(texts) if texts else None if calls else ""}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": _text_or_parts(texts) if texts else None if calls else "",
+    }
     if calls:
         message["tool_calls"] = calls
     kept = [block for block in thinking if block is not None]
@@ -133,100 +138,104 @@ def _assistant(blocks: list[dict[str, Any]], path: str, fields: Fields, extended
     return message
 
 
-def _thought(block: dict[str, Any], path: str, fields: Fields, extended: bool) -> dict[str, Any] | None:
+def _thinking_block(block: dict[str, Any], path: str, fields: FieldReader, extended: bool) -> dict[str, Any] | None:
     """Signed thinking goes to those who can read it; our own unsigned one is no part of the question."""
-    if str(block.get("signature") or "").startswith(UNSIGNED):
-        fields.note("thinking (unsigned, of earlier turns)")
+    if str(block.get("signature") or "").startswith(UNSIGNED_SIGNATURE_PREFIX):
+        fields.note_dropped("thinking (unsigned, of earlier turns)")
         return None
     if not extended:
-        raise NotCarriable(path, "signed thinking can be read by the provider that wrote it only")
+        raise NotTranslatable(path, "signed thinking can be read by the provider that wrote it only")
     return block
 
 
-def _parts(content: Any, path: str, fields: Fields, extended: bool) -> Any:
+def _parts(content: Any, path: str, fields: FieldReader, extended: bool) -> Any:
     if isinstance(content, str):
         return content
-    blocks = objects(content, path)
-    return _plain([_part(block, f"{path}.{place}", fields, extended) for place, block in enumerate(blocks)])
+    blocks = require_objects(content, path)
+    return _text_or_parts([_part(block, f"{path}.{place}", fields, extended) for place, block in enumerate(blocks)])
 
 
-def _plain(parts: list[dict[str, Any]]) -> Any:
+def _text_or_parts(parts: list[dict[str, Any]]) -> Any:
     """Bare text where parts are nothing but text: the form that every server of the field takes."""
     if all(part.keys() == {"type", "text"} for part in parts):
         return "\n\n".join(part["text"] for part in parts)
     return parts
 
 
-def _part(block: Any, path: str, fields: Fields, extended: bool) -> dict[str, Any]:
-    kind = of_type(block, dict, path).get("type")
+def _part(block: Any, path: str, fields: FieldReader, extended: bool) -> dict[str, Any]:
+    kind = require_type(block, dict, path).get("type")
     if kind == "text":
-        return _marked(
-            {"type": "text", "text": of_type(block.get("text"), str, f"{path}.text")}, block, fields, extended
+        return _with_cache_control(
+            {"type": "text", "text": require_type(block.get("text"), str, f"{path}.text")}, block, fields, extended
         )
     if kind == "tool_reference":
         # All tools are offered at once there: that one was found is all there is to say.
         return {"type": "text", "text": f"The tool {block.get('tool_name')} is available."}
     source = block.get("source") if isinstance(block.get("source"), dict) else {}
     if source.get("type") == "file":
-        raise NotCarriable(f"{path}.source", "the file lies with Anthropic")
+        raise NotTranslatable(f"{path}.source", "the file lies with Anthropic")
     if kind == "image" and source.get("type") in ("base64", "url"):
         url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
-        return _marked({"type": "image_url", "image_url": {"url": url}}, block, fields, extended)
+        return _with_cache_control({"type": "image_url", "image_url": {"url": url}}, block, fields, extended)
     if kind == "document":
-        return _marked(_document(block, source, path), block, fields, extended)
-    raise NotCarriable(path, f"chat completions have no block like '{kind}'")
+        return _with_cache_control(_document_part(block, source, path), block, fields, extended)
+    raise NotTranslatable(path, f"chat completions have no block like '{kind}'")
 
 
-def _document(block: dict[str, Any], source: dict[str, Any], path: str) -> dict[str, Any]:
+def _document_part(block: dict[str, Any], source: dict[str, Any], path: str) -> dict[str, Any]:
     title = str(block.get("title") or "document.pdf")
     if source.get("type") == "text":
         return {"type": "text", "text": f"<document title={title!r}>\n{source.get('data')}\n</document>"}
     if source.get("type") == "base64":
         data = f"data:{source.get('media_type')};base64,{source.get('data')}"
         return {"type": "file", "file": {"filename": title, "file_data": data}}
-    raise NotCarriable(f"{path}.source", f"chat completions take no document from '{source.get('type')}'")
+    raise NotTranslatable(f"{path}.source", f"chat completions take no document from '{source.get('type')}'")
 
 
-def _marked(part: dict[str, Any], block: dict[str, Any], fields: Fields, extended: bool) -> dict[str, Any]:
+def _with_cache_control(
+    part: dict[str, Any], block: dict[str, Any], fields: FieldReader, extended: bool
+) -> dict[str, Any]:
     if "cache_control" in block:
         if extended:
             part["cache_control"] = block["cache_control"]
         else:
-            fields.note("cache_control")
+            fields.note_dropped("cache_control")
     if (block.get("citations") or {}).get("enabled") if isinstance(block.get("citations"), dict) else False:
-        fields.note("citations")
+        fields.note_dropped("citations")
     return part
 
 
-def _tools(fields: Fields, out: dict[str, Any], extended: bool) -> None:
+def _set_tools(fields: FieldReader, out: dict[str, Any], extended: bool) -> None:
     offered = []
-    given = objects(fields.take("tools") or [], "tools")
+    given = require_objects(fields.take("tools") or [], "tools")
     for place, tool in enumerate(given):
         kind = tool.get("type", "custom")
         if kind != "custom":
             if str(kind).startswith("web_") and any(one.get("type", "custom") == "custom" for one in given):
                 # An offer that the model may or may not take up; the others remain.
-                fields.note(f"tools.{kind}")
+                fields.note_dropped(f"tools.{kind}")
                 continue
-            raise NotCarriable(f"tools.{place}", f"'{kind}' runs at Anthropic or needs its models")
-        fields.rest(tool, _TOOL, "tools")
+            raise NotTranslatable(f"tools.{place}", f"'{kind}' runs at Anthropic or needs its models")
+        fields.note_unknown(tool, _TOOL_FIELDS, "tools")
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema") or {"type": "object"}}
         if tool.get("description"):
             function["description"] = tool["description"]
-        offered.append(_marked({"type": "function", "function": function}, tool, fields, extended))
+        offered.append(_with_cache_control({"type": "function", "function": function}, tool, fields, extended))
     if offered:
         out["tools"] = offered
     choice = fields.take("tool_choice")
     if isinstance(choice, dict) and offered:
         if choice.get("type") == "tool" and choice.get("name") not in {one["function"]["name"] for one in offered}:
-            raise NotCarriable("tool_choice", "it names a tool that is not carried over")
+            raise NotTranslatable("tool_choice", "it names a tool that is not carried over")
         named = {"type": "function", "function": {"name": choice.get("name")}}
-        out["tool_choice"] = named if choice.get("type") == "tool" else _CHOICES.get(str(choice.get("type")), "auto")
+        out["tool_choice"] = (
+            named if choice.get("type") == "tool" else _TOOL_CHOICES.get(str(choice.get("type")), "auto")
+        )
         if choice.get("disable_parallel_tool_use"):
             out["parallel_tool_calls"] = False
 
 
-def _thinking(fields: Fields, out: dict[str, Any]) -> None:
+def _set_reasoning_and_format(fields: FieldReader, out: dict[str, Any]) -> None:
     """How much to think, and the shape of the answer. Providers leave `reasoning_effort` out where models do not reason."""
     config = fields.take("output_config") or {}
     thinking = fields.take("thinking") or {}
@@ -235,26 +244,28 @@ def _thinking(fields: Fields, out: dict[str, Any]) -> None:
         effort = None
     elif effort is None and thinking.get("type") == "enabled":
         budget = thinking.get("budget_tokens") or 0
-        effort = "low" if budget <= _LOW_BUDGET else "medium" if budget <= _MEDIUM_BUDGET else "high"
+        effort = (
+            "low" if budget <= _LOW_EFFORT_TOKENS_MAX else "medium" if budget <= _MEDIUM_EFFORT_TOKENS_MAX else "high"
+        )
     if effort is not None and thinking:
         out["reasoning_effort"] = {"max": "high", "xhigh": "high"}.get(effort, effort)
     elif effort is not None:
-        fields.note("output_config.effort")
+        fields.note_dropped("output_config.effort")
     elif thinking and thinking.get("type") != "disabled":
-        fields.note("thinking")
-    fields.rest(config, _CONFIG, "output_config")
+        fields.note_dropped("thinking")
+    fields.note_unknown(config, _OUTPUT_CONFIG_FIELDS, "output_config")
     format_ = config.get("format") or fields.take("output_format")
     fields.take("output_format")
     if isinstance(format_, dict):
         wanted = format_.get("schema")
-        schema = {"name": "answer", "schema": wanted, "strict": _strict(wanted)}
+        schema = {"name": "answer", "schema": wanted, "strict": _is_strict_schema(wanted)}
         out["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
-def _strict(schema: Any) -> bool:
+def _is_strict_schema(schema: Any) -> bool:
     """Whether OpenAI takes a schema as strict: every object closed, every property required."""
     if isinstance(schema, list):
-        return all(_strict(one) for one in schema)
+        return all(_is_strict_schema(one) for one in schema)
     if not isinstance(schema, dict):
         return True
     if isinstance(schema.get("properties"), dict):
@@ -263,50 +274,50 @@ def _strict(schema: Any) -> bool:
             return False
         if set(required) != set(schema["properties"]):
             return False
-    return all(_strict(one) for one in schema.values())
+    return all(_is_strict_schema(one) for one in schema.values())
 
 
-def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
+def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "ChatToMessagesAnswer":
     """The way back of one answer."""
-    return Back(carried, answer_id)
+    return ChatToMessagesAnswer(translated, answer_id)
 
 
-class Back:
+class ChatToMessagesAnswer:
     """Chat completions -> Messages, whole or chunk by chunk."""
 
-    def __init__(self, carried: Carried, answer_id: str) -> None:
+    def __init__(self, translated: TranslatedRequest, answer_id: str) -> None:
         self._id = f"msg_{answer_id}"
-        self._model = str(carried.asked.get("model") or "")
-        thinking = carried.asked.get("thinking")
-        self._thinks = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
-        self._begun = False
+        self._model = str(translated.caller_document.get("model") or "")
+        thinking = translated.caller_document.get("thinking")
+        self._wants_thinking = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
+        self._started = False
         self._usage: dict[str, Any] | None = None
-        self._reason: str | None = None
+        self._stop_reason: str | None = None
         # Blocks so far; what kind of block is open, if text or thinking; the block of each tool call by its index.
-        self._blocks = 0
-        self._open = ""
-        self._calls: dict[int, int] = {}
+        self._block_count = 0
+        self._open_kind = ""
+        self._call_blocks: dict[int, int] = {}
 
-    def whole(self, document: dict[str, Any]) -> dict[str, Any]:
+    def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
         """The whole answer."""
         choices = document.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") or {}
-        content: list[dict[str, Any]] = list(self._thoughts(message))
+        content: list[dict[str, Any]] = list(self._thinking_blocks(message))
         for text in (message.get("content"), message.get("refusal")):
             if isinstance(text, str) and text:
                 content.append({"type": "text", "text": text})
         for call in message.get("tool_calls") or ():
             function = call.get("function") or {}
             content.append(
-                {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": _input(function)}
+                {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": _tool_input(function)}
             )
-        reason = _REASONS.get(str(choice.get("finish_reason")), "end_turn")
+        reason = _STOP_REASONS.get(str(choice.get("finish_reason")), "end_turn")
         return {
-            **self._head(),
+            **self._message_head(),
             "content": content,
             "stop_reason": "tool_use" if message.get("tool_calls") and reason == "end_turn" else reason,
-            "usage": messages_usage(document.get("usage")),
+            "usage": chat_to_messages_usage(document.get("usage")),
         }
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
@@ -314,94 +325,98 @@ class Back:
         out: list[dict[str, Any]] = []
         if isinstance(payload.get("usage"), dict):
             self._usage = payload["usage"]
-        if not self._begun:
-            self._begun = True
-            usage = {**messages_usage(self._usage), "output_tokens": 0}
-            out.append({"type": "message_start", "message": {**self._head(), "content": [], "usage": usage}})
+        if not self._started:
+            self._started = True
+            usage = {**chat_to_messages_usage(self._usage), "output_tokens": 0}
+            out.append({"type": "message_start", "message": {**self._message_head(), "content": [], "usage": usage}})
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             delta = choice.get("delta") or {}
-            self._delta(delta, out)
+            self._write_delta(delta, out)
             if choice.get("finish_reason"):
-                self._reason = _REASONS.get(str(choice["finish_reason"]), "end_turn")
+                self._stop_reason = _STOP_REASONS.get(str(choice["finish_reason"]), "end_turn")
         return out
 
     def end(self) -> list[dict[str, Any]]:
         """What closes the message."""
-        out: list[dict[str, Any]] = [] if self._begun else self.feed({})
+        out: list[dict[str, Any]] = [] if self._started else self.feed({})
         self._close(out)
-        out += [{"type": "content_block_stop", "index": block} for block in self._calls.values()]
-        reason = "tool_use" if self._calls and self._reason in (None, "end_turn") else self._reason or "end_turn"
+        out += [{"type": "content_block_stop", "index": block} for block in self._call_blocks.values()]
+        reason = (
+            "tool_use"
+            if self._call_blocks and self._stop_reason in (None, "end_turn")
+            else self._stop_reason or "end_turn"
+        )
         delta = {"stop_reason": reason, "stop_sequence": None}
-        out.append({"type": "message_delta", "delta": delta, "usage": messages_usage(self._usage)})
+        out.append({"type": "message_delta", "delta": delta, "usage": chat_to_messages_usage(self._usage)})
         out.append({"type": "message_stop"})
         return out
 
-    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+    def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
         """Nothing: such answers are never referred to."""
         return "", []
 
-    def _head(self) -> dict[str, Any]:
+    def _message_head(self) -> dict[str, Any]:
         return {
             "id": self._id, "type": "message", "role": "assistant", "model": self._model,
             "stop_reason": None, "stop_sequence": None,
         }  # fmt: skip
 
-    def _thoughts(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if not self._thinks:
+    def _thinking_blocks(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not self._wants_thinking:
             return
         signed = message.get("thinking_blocks")
         if isinstance(signed, list) and signed:
             yield from signed
-        elif text := _reasoning(message):
-            yield {"type": "thinking", "thinking": text, "signature": UNSIGNED}
+        elif text := _reasoning_text(message):
+            yield {"type": "thinking", "thinking": text, "signature": UNSIGNED_SIGNATURE_PREFIX}
 
-    def _delta(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        thought, signed = _reasoning(delta), delta.get("thinking_blocks")
-        if thought and self._thinks:
+    def _write_delta(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
+        thought, signed = _reasoning_text(delta), delta.get("thinking_blocks")
+        if thought and self._wants_thinking:
             self._write("thinking", {"type": "thinking_delta", "thinking": thought}, out)
-        if signed and self._thinks and isinstance(signed, list) and isinstance(signed[-1], dict):
+        if signed and self._wants_thinking and isinstance(signed, list) and isinstance(signed[-1], dict):
             if signed[-1].get("type") == "redacted_thinking":
-                self._redacted(signed[-1], out)
+                self._write_redacted(signed[-1], out)
             signature = signed[-1].get("signature")
             if signature:
                 self._write("thinking", {"type": "signature_delta", "signature": signature}, out)
-                self._open = "signed" if self._open == "thinking" else self._open
+                self._open_kind = "signed" if self._open_kind == "thinking" else self._open_kind
         for text in (delta.get("content"), delta.get("refusal")):
             if isinstance(text, str) and text:
                 self._write("text", {"type": "text_delta", "text": text}, out)
         for place, call in enumerate(delta.get("tool_calls") or ()):
-            self._call(call, call.get("index", place), out)
+            self._write_call(call, call.get("index", place), out)
 
-    def _redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
+    def _write_redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
         """Sealed thinking comes whole."""
         self._close(out)
-        out.append({"type": "content_block_start", "index": self._blocks, "content_block": block})
-        out.append({"type": "content_block_stop", "index": self._blocks})
-        self._blocks += 1
+        out.append({"type": "content_block_start", "index": self._block_count, "content_block": block})
+        out.append({"type": "content_block_stop", "index": self._block_count})
+        self._block_count += 1
 
     def _write(self, kind: str, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        if self._open != kind:
+        if self._open_kind != kind:
             self._close(out)
             empty = {"type": kind, kind: ""} if kind == "text" else {"type": kind, kind: "", "signature": ""}
-            out.append({"type": "content_block_start", "index": self._blocks, "content_block": empty})
-            self._open, self._blocks = kind, self._blocks + 1
-        out.append({"type": "content_block_delta", "index": self._blocks - 1, "delta": delta})
+            out.append({"type": "content_block_start", "index": self._block_count, "content_block": empty})
+            self._open_kind, self._block_count = kind, self._block_count + 1
+        out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
 
     def _close(self, out: list[dict[str, Any]]) -> None:
         """Close an open text or thinking block; tool calls stay open to the end, for their deltas may interleave."""
-        if self._open == "thinking":
-            delta = {"type": "signature_delta", "signature": UNSIGNED}
-            out.append({"type": "content_block_delta", "index": self._blocks - 1, "delta": delta})
-        if self._open:
-            out.append({"type": "content_block_stop", "index": self._blocks - 1})
-        self._open = ""
+        if self._open_kind == "thinking":
+            delta = {"type": "signature_delta", "signature": UNSIGNED_SIGNATURE_PREFIX}
+            out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
+        if self._open_kind:
+            out.append({"type": "content_block_stop", "index": self._block_count - 1})
+        self._open_kind = ""
 
-    def _call(self, call: dict[str, Any], index: int, out: list[dict[str, Any]]) -> None:
+    def _write_call(self, call: dict[str, Any], index: int, out: list[dict[str, Any]]) -> None:
         function = call.get("function") or {}
-        if index not in self._calls:
+        if index not in self._call_blocks:
             self._close(out)
-            self._calls[index] = self._blocks
+            self._call_blocks[index] = self._block_count
             name = function.get("name") or ""
             began: dict[str, Any] = {
                 "type": "tool_use",
@@ -409,15 +424,15 @@ class Back:
                 "name": name,
                 "input": {},
             }
-            out.append({"type": "content_block_start", "index": self._blocks, "content_block": began})
-            self._blocks += 1
+            out.append({"type": "content_block_start", "index": self._block_count, "content_block": began})
+            self._block_count += 1
         arguments = function.get("arguments")
         if isinstance(arguments, str) and arguments:
             delta = {"type": "input_json_delta", "partial_json": arguments}
-            out.append({"type": "content_block_delta", "index": self._calls[index], "delta": delta})
+            out.append({"type": "content_block_delta", "index": self._call_blocks[index], "delta": delta})
 
 
-def _reasoning(message: dict[str, Any]) -> str:
+def _reasoning_text(message: dict[str, Any]) -> str:
     """Reasoning text under the two names that servers of the field give it."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str):
@@ -425,7 +440,7 @@ def _reasoning(message: dict[str, Any]) -> str:
     return ""
 
 
-def _input(function: dict[str, Any]) -> Any:
+def _tool_input(function: dict[str, Any]) -> Any:
     """A call's arguments as an object; what is no JSON object is kept as text within one."""
     text = function.get("arguments")
     try:

@@ -3,44 +3,53 @@
 from typing import Any
 
 from . import chat_to_messages, responses_to_chat
-from .translated import Carried
+from .translated import TranslatedRequest
 
 
-def carry(document: dict[str, Any], *, extended: bool) -> Carried:
+def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """The request as Messages. Raises NotCarriable naming the field."""
-    chat = responses_to_chat.carry(document, extended=True)
-    messages = chat_to_messages.carry(chat.document, extended=extended)
-    dropped = (*chat.dropped, *messages.dropped)
-    return Carried(document=messages.document, asked=document, dropped=dropped, tools=chat.tools)
+    chat = responses_to_chat.translate_request(document, extended=True)
+    messages = chat_to_messages.translate_request(chat.document, extended=extended)
+    dropped = (*chat.dropped_fields, *messages.dropped_fields)
+    return TranslatedRequest(
+        document=messages.document, caller_document=document, dropped_fields=dropped, caller_tools=chat.caller_tools
+    )
 
 
-def back(carried: Carried, *, answer_id: str, created: int) -> "Back":
+def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "MessagesToResponsesAnswer":
     """The way back of one answer."""
-    return Back(carried, answer_id, created)
+    return MessagesToResponsesAnswer(translated, answer_id, created)
 
 
-class Back:
+class MessagesToResponsesAnswer:
     """Messages -> chat completions -> Responses."""
 
-    def __init__(self, carried: Carried, answer_id: str, created: int) -> None:
-        between = Carried(
-            document=carried.document, asked={**carried.asked, "stream_options": {"include_usage": True}}, tools={}
+    def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
+        between = TranslatedRequest(
+            document=translated.document,
+            caller_document={**translated.caller_document, "stream_options": {"include_usage": True}},
+            caller_tools={},
         )
-        self._first = chat_to_messages.back(between, answer_id=answer_id, created=created)
-        self._second = responses_to_chat.back(carried, answer_id=answer_id, created=created)
+        self._messages_to_chat = chat_to_messages.answer_translator(between, answer_id=answer_id, created=created)
+        self._chat_to_responses = responses_to_chat.answer_translator(translated, answer_id=answer_id, created=created)
 
-    def whole(self, document: dict[str, Any]) -> dict[str, Any]:
+    def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
         """The whole answer."""
-        return self._second.whole(self._first.whole(document))
+        return self._chat_to_responses.translate_document(self._messages_to_chat.translate_document(document))
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """The events that one event makes."""
-        return [event for chunk in self._first.feed(payload) for event in self._second.feed(chunk)]
+        return [
+            event for chunk in self._messages_to_chat.feed(payload) for event in self._chat_to_responses.feed(chunk)
+        ]
 
     def end(self) -> list[dict[str, Any]]:
         """What closes the response."""
-        return [*(event for chunk in self._first.end() for event in self._second.feed(chunk)), *self._second.end()]
+        return [
+            *(event for chunk in self._messages_to_chat.end() for event in self._chat_to_responses.feed(chunk)),
+            *self._chat_to_responses.end(),
+        ]
 
-    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+    def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
         """The answer's id and items, if the caller wants them stored."""
-        return self._second.kept()
+        return self._chat_to_responses.stored_answer()

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def messages_usage(usage: Any) -> dict[str, int]:
+def chat_to_messages_usage(usage: Any) -> dict[str, int]:
     """Chat's usage in Anthropic's words."""
     usage = usage if isinstance(usage, dict) else {}
     details = _part(usage, "prompt_tokens_details")
@@ -17,7 +17,7 @@ def messages_usage(usage: Any) -> dict[str, int]:
     }
 
 
-def chat_usage(usage: Any) -> dict[str, Any]:
+def messages_to_chat_usage(usage: Any) -> dict[str, Any]:
     """Anthropic's usage in chat's words."""
     usage = usage if isinstance(usage, dict) else {}
     cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
@@ -32,7 +32,7 @@ def chat_usage(usage: Any) -> dict[str, Any]:
     }
 
 
-def responses_usage(usage: Any) -> dict[str, Any] | None:
+def chat_to_responses_usage(usage: Any) -> dict[str, Any] | None:
     """Chat's usage in the words of Responses; None where there is none."""
     if not isinstance(usage, dict):
         return None

@@ -6,45 +6,45 @@ from typing import Any
 import msgspec
 
 from . import session_spend
-from .penstock_rule import Meter
+from .penstock_rule import GuardCost
 from .recordings import Recording
-from .replay import OURS, Maker, replay
-from .rule_tally import Tally, median, p90
-from .session_spend import Prices, Spend
+from .replay import PENSTOCK, RuleFactory, replay
+from .rule_tally import RuleTally, median, p90
+from .session_spend import Spend, TokenPrices
 
-EVERYTHING, REAL, SYNTHETIC = "everything", "real pooled", "synthetic pooled"
-POOLS = (EVERYTHING, REAL, SYNTHETIC)
-Tallies = dict[str, Tally]
+ALL, REAL, SYNTHETIC = "everything", "real pooled", "synthetic pooled"
+POOLS = (ALL, REAL, SYNTHETIC)
+Tallies = dict[str, RuleTally]
 
 
-class Report(msgspec.Struct):
+class BenchmarkResult(msgspec.Struct):
     """`sources` and `pools` hold a tally for each rule; `meter` is what our own detector took, `recorded_cost` how many
     loops had their dollars recorded."""
 
     rules: Sequence[str]
     sources: dict[str, Tallies] = {}
     pools: dict[str, Tallies] = {}
-    synthetic: set[str] = set()
-    meter: Meter = msgspec.field(default_factory=Meter)
-    recorded_cost: int = 0
+    synthetic_sources: set[str] = set()
+    guard_cost: GuardCost = msgspec.field(default_factory=GuardCost)
+    recorded_cost_count: int = 0
 
-    def add(self, recording: Recording, rules: Mapping[str, Maker], prices: Prices) -> None:
+    def add(self, recording: Recording, rules: Mapping[str, RuleFactory], prices: TokenPrices) -> None:
         """Replay one session before every rule and enter what they did."""
         spends: Sequence[Spend] = ()
         if recording.label == "loop":
-            spends = session_spend.spends_of(recording, prices)
-            self.recorded_cost += recording.cost_usd is not None
+            spends = session_spend.call_spends(recording, prices)
+            self.recorded_cost_count += recording.cost_usd is not None
         if recording.synthetic:
-            self.synthetic.add(recording.source)
+            self.synthetic_sources.add(recording.source)
         pool = self._tallies(self.pools, SYNTHETIC if recording.synthetic else REAL)
-        places = (self._tallies(self.sources, recording.source), pool, self._tallies(self.pools, EVERYTHING))
-        for name, verdict in replay(recording, rules).items():
+        places = (self._tallies(self.sources, recording.source), pool, self._tallies(self.pools, ALL))
+        for name, classification in replay(recording, rules).items():
             for tallies in places:
-                tallies[name].add(recording, verdict, spends)
+                tallies[name].add(recording, classification, spends)
 
     def _tallies(self, table: dict[str, Tallies], key: str) -> Tallies:
         if key not in table:
-            table[key] = {name: Tally() for name in self.rules}
+            table[key] = {name: RuleTally() for name in self.rules}
         return table[key]
 
     def document(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Report(msgspec.Struct):
         rules = {}
         for name in self.rules:
             rules[name] = {
-                **self.pools[EVERYTHING][name].document(),
+                **self.pools[ALL][name].document(),
                 "real": self.pools[REAL][name].document() if REAL in self.pools else None,
                 "synthetic": self.pools[SYNTHETIC][name].document() if SYNTHETIC in self.pools else None,
             }
-        if OURS in rules:
-            rules[OURS]["measured"] = measured(self.meter)
+        if PENSTOCK in rules:
+            rules[PENSTOCK]["measured"] = guard_cost_figures(self.guard_cost)
         by_source = {
             source: {name: tally.document() for name, tally in tallies.items()}
             for source, tallies in sorted(self.sources.items())
@@ -65,7 +65,7 @@ class Report(msgspec.Struct):
         return {"rules": rules, "by_source": by_source}
 
 
-def measured(meter: Meter) -> dict[str, float | None]:
+def guard_cost_figures(meter: GuardCost) -> dict[str, float | None]:
     """Time and memory of our detector, this run, this machine: microseconds and estimated bytes."""
     nanoseconds = meter.nanoseconds
     slowest = sorted(nanoseconds)[int(0.99 * (len(nanoseconds) - 1))] if nanoseconds else 0
@@ -80,9 +80,11 @@ def measured(meter: Meter) -> dict[str, float | None]:
     }
 
 
-def run(recordings: Iterable[Recording], rules: Mapping[str, Maker], prices: Prices, meter: Meter) -> Report:
+def run(
+    recordings: Iterable[Recording], rules: Mapping[str, RuleFactory], prices: TokenPrices, meter: GuardCost
+) -> BenchmarkResult:
     """The whole trial. Raises ValueError if there was no session."""
-    report = Report(rules=tuple(rules), meter=meter)
+    report = BenchmarkResult(rules=tuple(rules), guard_cost=meter)
     for recording in recordings:
         report.add(recording, rules, prices)
     if not report.sources:

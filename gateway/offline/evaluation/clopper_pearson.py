@@ -17,12 +17,12 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
         return 0.0, 1.0
     tail = (1 - confidence) / 2
     # So many or more of n at p is so few or fewer failures at 1 - p.
-    low = 0.0 if successes == 0 else 1 - _proportion(trials - successes, trials, tail)
-    high = 1.0 if successes == trials else _proportion(successes, trials, tail)
+    low = 0.0 if successes == 0 else 1 - _proportion_at_tail(trials - successes, trials, tail)
+    high = 1.0 if successes == trials else _proportion_at_tail(successes, trials, tail)
     return low, high
 
 
-def _proportion(most: int, trials: int, tail: float) -> float:
+def _proportion_at_tail(most: int, trials: int, tail: float) -> float:
     """The p at which `most` or fewer of the trials succeed with probability `tail`: the probability falls with p."""
     below, above = 0.0, 1.0
     ways = [math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(most + 1)]

@@ -10,21 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import orjson
 
-from .recordings import Message, Recording
-from .session_material import Material, Pair, gathered
+from .recordings import RecordedMessage, Recording
+from .session_material import RecordedCall, SessionMaterial, gather_material
 
-_CALLS_MIN, _CALLS_MAX = 100, 500
+_MIN_CALLS, _MAX_CALLS = 100, 500
 
 
-def made(recordings: Iterable[Recording], count: int, seed: int) -> Iterator[Recording]:
+def generate_sessions(recordings: Iterable[Recording], count: int, seed: int) -> Iterator[Recording]:
     """So many sessions, the kinds in turn. Raises ValueError if the data holds too little to make them of."""
-    material = gathered(recordings)
-    chance = random.Random(seed)
+    material = gather_material(recordings)
+    randomness = random.Random(seed)
     for number in range(count):
-        kind, make = list(_KINDS.items())[number % len(_KINDS)]
-        script = Script(chance, f"Please take care of this {kind} job, case {number}, and report when it is done.")
-        make(script, material, chance.randint(_CALLS_MIN, _CALLS_MAX))
-        script.say("All of it is done.")
+        kind, make = list(_GENERATORS.items())[number % len(_GENERATORS)]
+        script = SessionBuilder(
+            randomness, f"Please take care of this {kind} job, case {number}, and report when it is done."
+        )
+        make(script, material, randomness.randint(_MIN_CALLS, _MAX_CALLS))
+        script.add_answer("All of it is done.")
         yield Recording(
             id=f"long/{seed}/{number}",
             source=f"long: {kind}",
@@ -34,147 +36,159 @@ def made(recordings: Iterable[Recording], count: int, seed: int) -> Iterator[Rec
         )
 
 
-class Script:
+class SessionBuilder:
     """A session while it is written. Every agent has its manner: one says nothing beside its calls, one always the
     same, one what it thinks."""
 
-    def __init__(self, chance: random.Random, ask: str) -> None:
-        self.chance = chance
-        self.calls = 0
-        self.manner = chance.choice(("silent", "formal", "thinking"))
-        self.messages: list[Message] = [
+    def __init__(self, randomness: random.Random, ask: str) -> None:
+        self.rng = randomness
+        self.call_count = 0
+        self.narration = randomness.choice(("silent", "formal", "thinking"))
+        self.messages: list[RecordedMessage] = [
             {"role": "system", "content": "You are a careful agent. Work on your own until the job is done."},
             {"role": "user", "content": ask},
         ]
 
-    def say(self, text: str) -> None:
+    def add_answer(self, text: str) -> None:
         """An answer without calls."""
-        self.calls += 1
+        self.call_count += 1
         self.messages.append({"role": "assistant", "content": text})
 
-    def call(self, name: str, arguments: Message | str, result: str, said: str = "", gap: float | None = None) -> None:
+    def add_call(
+        self, name: str, arguments: RecordedMessage | str, result: str, said: str = "", gap: float | None = None
+    ) -> None:
         """One call and its result; `gap` is how long the agent waited before it, in seconds."""
-        self.calls += 1
+        self.call_count += 1
         text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-        identity = f"call_{self.chance.getrandbits(64):016x}"
+        identity = f"call_{self.rng.getrandbits(64):016x}"
         request = {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
-        spoken = {"silent": "", "formal": f"Next: {name}.", "thinking": said}[self.manner]
-        answer: Message = {"role": "assistant", "content": spoken, "tool_calls": [request]}
+        spoken = {"silent": "", "formal": f"Next: {name}.", "thinking": said}[self.narration]
+        answer: RecordedMessage = {"role": "assistant", "content": spoken, "tool_calls": [request]}
         self.messages.append(answer if gap is None else {**answer, "_gap": gap})
         self.messages.append({"role": "tool", "tool_call_id": identity, "content": result})
 
-    def pair(self, pair: Pair) -> None:
+    def add_recorded_call(self, pair: RecordedCall) -> None:
         """A real call with its real result."""
-        self.call(pair.name, pair.arguments, pair.result, pair.said)
+        self.add_call(pair.name, pair.arguments, pair.result, pair.text)
 
 
-def _refactoring(script: Script, material: Material, until: int) -> None:
+def _refactoring(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """Read, edit, test over many files; failing tests take several edits; guidelines are read again now and then."""
-    chance = script.chance
-    files = {f"src/{pair.name}.py": pair.result for pair in _some(material, chance, chance.randint(12, 40))}
-    files |= {f"src/module_{number}.py": chance.choice(material.pages) for number in range(8)}
-    guidelines = chance.choice(material.pages)
-    updated = chance.choice(("File updated", "The file {path} has been updated.", "ok"))
-    suite = chance.choice(("tests/", ""))
-    total = chance.randint(40, 400)
-    while script.calls < until:
-        path = chance.choice(list(files))
-        if chance.random() < 0.08:
-            script.call("read_file", {"path": "CONTRIBUTING.md"}, guidelines, "Let me check the guidelines again.")
-        if chance.random() < 0.15:
-            script.pair(chance.choice(chance.choice(material.tools)))
-        if chance.random() < 0.7:
-            script.call("read_file", {"path": path}, files[path], f"I look at {path} first.")
-        failures = chance.randint(1, 5) if chance.random() < 0.35 else 0
+    randomness = script.rng
+    files = {
+        f"src/{pair.name}.py": pair.result for pair in _sample_calls(material, randomness, randomness.randint(12, 40))
+    }
+    files |= {f"src/module_{number}.py": randomness.choice(material.long_results) for number in range(8)}
+    guidelines = randomness.choice(material.long_results)
+    updated = randomness.choice(("File updated", "The file {path} has been updated.", "ok"))
+    suite = randomness.choice(("tests/", ""))
+    total = randomness.randint(40, 400)
+    while script.call_count < until:
+        path = randomness.choice(list(files))
+        if randomness.random() < 0.08:
+            script.add_call("read_file", {"path": "CONTRIBUTING.md"}, guidelines, "Let me check the guidelines again.")
+        if randomness.random() < 0.15:
+            script.add_recorded_call(randomness.choice(randomness.choice(material.calls_by_tool)))
+        if randomness.random() < 0.7:
+            script.add_call("read_file", {"path": path}, files[path], f"I look at {path} first.")
+        failures = randomness.randint(1, 5) if randomness.random() < 0.35 else 0
         failure = ""
         for attempt in range(failures + 1):
-            _edit(script, files, path, updated)
+            _edit_file(script, files, path, updated)
             if attempt == failures:
                 failure = ""
-            elif not failure or chance.random() < 0.8:
-                left, right = chance.randint(0, 99), chance.randint(0, 99)
-                test = f"tests/test_{path[4:-3]}.py::test_{chance.randint(1, 9)}"
+            elif not failure or randomness.random() < 0.8:
+                left, right = randomness.randint(0, 99), randomness.randint(0, 99)
+                test = f"tests/test_{path[4:-3]}.py::test_{randomness.randint(1, 9)}"
                 failure = f"FAILED {test} - AssertionError: assert {left} == {right}\n"
             target = suite or f"tests/test_{path[4:-3]}.py"
-            script.call("run_tests", {"target": target}, _tests(failure, total, chance), "Now the tests.")
-            if failure and chance.random() < 0.5:
-                script.call("read_file", {"path": path}, files[path], "That is not what I expected; I read it again.")
+            script.add_call("run_tests", {"target": target}, _test_output(failure, total, randomness), "Now the tests.")
+            if failure and randomness.random() < 0.5:
+                script.add_call(
+                    "read_file", {"path": path}, files[path], "That is not what I expected; I read it again."
+                )
 
 
-def _edit(script: Script, files: dict[str, str], path: str, updated: str) -> None:
-    chance = script.chance
+def _edit_file(script: SessionBuilder, files: dict[str, str], path: str, updated: str) -> None:
+    randomness = script.rng
     lines = files[path].splitlines() or [""]
-    for _ in range(chance.randint(1, 3)):
-        place = chance.randrange(len(lines))
-        old, lines[place] = lines[place], f"{lines[place][:200].split('  # rev')[0]}  # rev {script.calls}"
-        script.call("edit_file", {"path": path, "old": old, "new": lines[place]}, updated.format(path=path))
+    for _ in range(randomness.randint(1, 3)):
+        place = randomness.randrange(len(lines))
+        old, lines[place] = lines[place], f"{lines[place][:200].split('  # rev')[0]}  # rev {script.call_count}"
+        script.add_call("edit_file", {"path": path, "old": old, "new": lines[place]}, updated.format(path=path))
     files[path] = "\n".join(lines)
 
 
-def _tests(failure: str, total: int, chance: random.Random) -> str:
-    seconds = chance.uniform(1, 9)
+def _test_output(failure: str, total: int, randomness: random.Random) -> str:
+    seconds = randomness.uniform(1, 9)
     if failure:
         return f"{failure}1 failed, {total - 1} passed in {seconds:.2f}s"
     return f"{total} passed in {seconds:.2f}s"
 
 
-def _crawl(script: Script, material: Material, until: int) -> None:
+def _crawling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """The pages of searches until an empty one, and one tool for many items, some of which have nothing."""
-    chance = script.chance
-    nothing = chance.choice(("[]", "", "No results found.", '{"items": []}'))
+    randomness = script.rng
+    nothing = randomness.choice(("[]", "", "No results found.", '{"items": []}'))
     number = 0
-    while script.calls < until:
+    while script.call_count < until:
         number += 1
-        if chance.random() < 0.5:
-            pages = chance.sample(material.pages, min(chance.randint(5, 30), len(material.pages)))
+        if randomness.random() < 0.5:
+            pages = randomness.sample(material.long_results, min(randomness.randint(5, 30), len(material.long_results)))
             for page, text in enumerate([*pages, nothing], 1):
-                script.call(
+                script.add_call(
                     "search", {"query": f"topic {number}", "page": page}, text, f"Page {page} of topic {number}."
                 )
         else:
-            tool = material.tools[min(int(chance.expovariate(0.3)), len(material.tools) - 1)]
-            for pair in chance.sample(tool, min(chance.randint(5, 30), len(tool))):
-                empty = chance.random() < 0.12
-                script.call(pair.name, pair.arguments, nothing if empty else pair.result, pair.said)
-        script.call("save_note", {"about": f"topic {number}", "text": chance.choice(material.pages)[:300]}, "ok")
+            tool = material.calls_by_tool[min(int(randomness.expovariate(0.3)), len(material.calls_by_tool) - 1)]
+            for pair in randomness.sample(tool, min(randomness.randint(5, 30), len(tool))):
+                empty = randomness.random() < 0.12
+                script.add_call(pair.name, pair.arguments, nothing if empty else pair.result, pair.text)
+        script.add_call(
+            "save_note", {"about": f"topic {number}", "text": randomness.choice(material.long_results)[:300]}, "ok"
+        )
 
 
-def _polls(script: Script, material: Material, until: int) -> None:
+def _polling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """Jobs that take their time: the same question and the same answer, half a minute to five minutes apart."""
-    chance = script.chance
+    randomness = script.rng
     number = 0
-    while script.calls < until:
+    while script.call_count < until:
         number += 1
-        job, pause, steady = f"job-{chance.getrandbits(32):08x}", chance.uniform(30, 300), chance.random() < 0.6
-        script.call("start_job", {"task": f"build {number}"}, f'{{"job_id": "{job}", "status": "queued"}}')
-        script_of = ["queued"] * chance.randint(0, 6) + ["running"] * chance.randint(4, 25)
-        script_of.append("failed" if chance.random() < 0.15 else "succeeded")
+        job, pause, steady = (
+            f"job-{randomness.getrandbits(32):08x}",
+            randomness.uniform(30, 300),
+            randomness.random() < 0.6,
+        )
+        script.add_call("start_job", {"task": f"build {number}"}, f'{{"job_id": "{job}", "status": "queued"}}')
+        script_of = ["queued"] * randomness.randint(0, 6) + ["running"] * randomness.randint(4, 25)
+        script_of.append("failed" if randomness.random() < 0.15 else "succeeded")
         for place, status in enumerate(script_of):
             progress = f', "progress": {100 * place // len(script_of)}' if not steady and status == "running" else ""
             answer = f'{{"status": "{status}"{progress}}}'
-            gap = min(300.0, max(30.0, pause * chance.uniform(0.9, 1.1)))
-            script.call("get_status", {"job_id": job}, answer, "Still running, I will wait.", gap=gap)
-        script.call("get_log", {"job_id": job}, chance.choice(material.pages), "Let me see what it did.")
-        for pair in _some(material, chance, chance.randint(1, 6)):
-            script.pair(pair)
+            gap = min(300.0, max(30.0, pause * randomness.uniform(0.9, 1.1)))
+            script.add_call("get_status", {"job_id": job}, answer, "Still running, I will wait.", gap=gap)
+        script.add_call("get_log", {"job_id": job}, randomness.choice(material.long_results), "Let me see what it did.")
+        for pair in _sample_calls(material, randomness, randomness.randint(1, 6)):
+            script.add_recorded_call(pair)
 
 
-def _batch(script: Script, material: Material, until: int) -> None:
+def _batch(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """One edit for each of many records, each answered alike; a check now and then; a retry where the tool is busy."""
-    chance = script.chance
-    pair = chance.choice(material.neutral)
-    check, number = chance.choice(("ok", "{number} records, 0 errors")), 0
-    while script.calls < until:
+    randomness = script.rng
+    pair = randomness.choice(material.confirmations)
+    check, number = randomness.choice(("ok", "{number} records, 0 errors")), 0
+    while script.call_count < until:
         number += 1
-        arguments = _varied(pair, number)
-        if chance.random() < 0.03:
-            script.call(pair.name, arguments, "Error: 429 Too Many Requests, retry later")
-        script.call(pair.name, arguments, pair.result, f"Record {number} next.")
-        if chance.random() < 0.06:
-            script.call("check_records", {}, check.format(number=number), "A check in between.")
+        arguments = _arguments_for_record(pair, number)
+        if randomness.random() < 0.03:
+            script.add_call(pair.name, arguments, "Error: 429 Too Many Requests, retry later")
+        script.add_call(pair.name, arguments, pair.result, f"Record {number} next.")
+        if randomness.random() < 0.06:
+            script.add_call("check_records", {}, check.format(number=number), "A check in between.")
 
 
-def _varied(pair: Pair, number: int) -> Message | str:
+def _arguments_for_record(pair: RecordedCall, number: int) -> RecordedMessage | str:
     """The real arguments for another record."""
     try:
         arguments = orjson.loads(pair.arguments)
@@ -186,69 +200,69 @@ def _varied(pair: Pair, number: int) -> Message | str:
     return {**arguments, (texts[0] if texts else "record"): f"{arguments[texts[0]] if texts else 'record'} {number}"}
 
 
-def _support(script: Script, material: Material, until: int) -> None:
+def _support(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """One desk, many customers: whole real talks, each of another task."""
-    _sessions(script, material.talks, until)
+    _append_sessions(script, material.multi_turn_sessions, until)
 
 
-def _errands(script: Script, material: Material, until: int) -> None:
+def _single_turn_tasks(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """One user, many tasks: whole real sessions, each of another task."""
-    _sessions(script, material.errands, until)
+    _append_sessions(script, material.single_turn_sessions, until)
 
 
-def _sessions(script: Script, sources: Mapping[str, Sequence[Recording]], until: int) -> None:
-    chance, tasks = script.chance, set()
+def _append_sessions(script: SessionBuilder, sources: Mapping[str, Sequence[Recording]], until: int) -> None:
+    randomness, tasks = script.rng, set()
     names = sorted(sources)
-    recordings = sources[chance.choices(names, [len(sources[name]) for name in names])[0]]
-    for recording in chance.sample(recordings, len(recordings)):
-        if script.calls >= until:
+    recordings = sources[randomness.choices(names, [len(sources[name]) for name in names])[0]]
+    for recording in randomness.sample(recordings, len(recordings)):
+        if script.call_count >= until:
             return
         if recording.task in tasks:
             continue
         tasks.add(recording.task)
-        live = set(recording.places)
+        live = set(recording.answer_positions)
         for place, message in enumerate(recording.messages):
             if message["role"] == "system" or message.get("_demo"):
                 continue
             asked = place in live and recording.messages[place - 1]["role"] == "user"
             # A person reads and types before the next call.
-            script.messages.append({**message, "_gap": chance.uniform(10, 90)} if asked else message)
-        script.calls += len(live)
+            script.messages.append({**message, "_gap": randomness.uniform(10, 90)} if asked else message)
+        script.call_count += len(live)
 
 
-def _scroll(script: Script, material: Material, until: int) -> None:
+def _scrolling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """The same call, the next screen; at the end of a page the agent may try once more."""
-    chance = script.chance
+    randomness = script.rng
     number = 0
-    while script.calls < until:
+    while script.call_count < until:
         number += 1
-        screens = chance.sample(material.pages, min(chance.randint(5, 40), len(material.pages)))
-        script.call("open_page", {"url": f"https://example.org/{number}"}, screens[0], "The next document.")
+        screens = randomness.sample(material.long_results, min(randomness.randint(5, 40), len(material.long_results)))
+        script.add_call("open_page", {"url": f"https://example.org/{number}"}, screens[0], "The next document.")
         for screen in screens[1:]:
-            script.call("scroll_down", {}, screen, "Further down.")
-        for _ in range(chance.randint(1, 2)):
-            script.call("scroll_down", {}, "End of page.", "Further down.")
+            script.add_call("scroll_down", {}, screen, "Further down.")
+        for _ in range(randomness.randint(1, 2)):
+            script.add_call("scroll_down", {}, "End of page.", "Further down.")
 
 
-def _mixed(script: Script, material: Material, until: int) -> None:
+def _mixed(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """Several kinds, one after the other."""
-    chapters = script.chance.sample((_refactoring, _crawl, _polls, _batch, _scroll), 4)
-    begun = script.calls
+    chapters = script.rng.sample((_refactoring, _crawling, _polling, _batch, _scrolling), 4)
+    begun = script.call_count
     for number, make in enumerate(chapters, 1):
         make(script, material, begun + (until - begun) * number // len(chapters))
 
 
-def _some(material: Material, chance: random.Random, count: int) -> list[Pair]:
-    return [chance.choice(chance.choice(material.tools)) for _ in range(count)]
+def _sample_calls(material: SessionMaterial, randomness: random.Random, count: int) -> list[RecordedCall]:
+    return [randomness.choice(randomness.choice(material.calls_by_tool)) for _ in range(count)]
 
 
-_KINDS: dict[str, Callable[[Script, Material, int], None]] = {
+_GENERATORS: dict[str, Callable[[SessionBuilder, SessionMaterial, int], None]] = {
     "refactoring": _refactoring,
-    "crawl": _crawl,
-    "polls": _polls,
+    "crawl": _crawling,
+    "polls": _polling,
     "batch edits": _batch,
     "support chats": _support,
-    "errands": _errands,
-    "scrolls": _scroll,
+    "errands": _single_turn_tasks,
+    "scrolls": _scrolling,
     "mixed": _mixed,
 }

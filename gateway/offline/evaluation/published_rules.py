@@ -9,7 +9,7 @@ from collections import Counter, deque
 from enum import IntEnum
 from typing import Protocol
 
-from .decision_points import Call, Moment, Turn
+from .decision_points import AgentTurn, DecisionPoint, TurnCall
 
 
 class Level(IntEnum):
@@ -21,36 +21,38 @@ class Level(IntEnum):
     stop = 3
 
 
-class Rule(Protocol):
+class DetectionRule(Protocol):
     """One session's detector."""
 
-    def at(self, moment: Moment) -> Level:
+    def level_at(self, moment: DecisionPoint) -> Level:
         """The level at this request."""
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The session is over."""
 
 
-class Published:
+class TurnRule:
     """A rule that reads turns."""
 
-    def at(self, moment: Moment) -> Level:
+    def level_at(self, moment: DecisionPoint) -> Level:
         """The level after the newest turn."""
-        return Level.none if moment.turn is None else self.feed(moment.turn)
+        return Level.none if moment.last_turn is None else self.observe(moment.last_turn)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Nothing to settle."""
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """Take one more turn."""
         raise NotImplementedError
 
 
 # How an error reads in a tool result: an exception's name or "error" at its head, or an error field.
-_ERROR = re.compile(r'\s*(?:[\w.]*(?:Error|Exception)\b|error\b|traceback\b|\{\s*"(?:is_)?error"\s*:)', re.IGNORECASE)
+_ERROR_PATTERN = re.compile(
+    r'\s*(?:[\w.]*(?:Error|Exception)\b|error\b|traceback\b|\{\s*"(?:is_)?error"\s*:)', re.IGNORECASE
+)
 
 
-class OpenHands(Published):
+class OpenHands(TurnRule):
     """loops.md section 1, row "OpenHands V0": the same action and observation four times; the same action with an error
     three times; three identical agent messages with no observation between; A B A B A B in six steps.
 
@@ -59,38 +61,42 @@ class OpenHands(Published):
 
     def __init__(self) -> None:
         self._steps: deque[tuple[tuple[str, str], str | None]] = deque(maxlen=6)
-        self._said: list[str] = []
+        self._texts: list[str] = []
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """Each call is an action, and an answer without calls is one that brings no observation."""
         if not turn.calls:
-            self._said = [*self._said[-2:], turn.text]
+            self._texts = [*self._texts[-2:], turn.text]
             self._steps.append((("", turn.text), None))
-            monologue = len(self._said) == 3 and len(set(self._said)) == 1
-            return Level.stop if monologue or self._stuck() else Level.none
+            monologue = len(self._texts) == 3 and len(set(self._texts)) == 1
+            return Level.stop if monologue or self._is_stuck() else Level.none
         stuck = False
         for call in turn.calls:
-            self._said = []
+            self._texts = []
             self._steps.append(((call.name, call.arguments), call.result))
-            stuck = stuck or self._stuck()
+            stuck = stuck or self._is_stuck()
         return Level.stop if stuck else Level.none
 
-    def _stuck(self) -> bool:
+    def _is_stuck(self) -> bool:
         steps = list(self._steps)
         if len(steps) >= 4 and len(set(steps[-4:])) == 1:
             return True
         last = steps[-3:]
-        if len({action for action, _ in last}) == 1 and all(failed(result) for _, result in last) and len(last) == 3:
+        if (
+            len({action for action, _ in last}) == 1
+            and all(is_error_result(result) for _, result in last)
+            and len(last) == 3
+        ):
             return True
         return len(steps) == 6 and len(set(steps[::2])) == 1 and len(set(steps[1::2])) == 1
 
 
-def failed(result: str | None) -> bool:
+def is_error_result(result: str | None) -> bool:
     """Whether a tool's result reads as an error."""
-    return result is not None and _ERROR.match(result) is not None
+    return result is not None and _ERROR_PATTERN.match(result) is not None
 
 
-class GeminiCli(Published):
+class GeminiCli(TurnRule):
     """loops.md section 1, row "gemini-cli" (R2+ in section 5): the same call five times in a row, or a cycle of up to
     five calls five times; names and arguments only.
 
@@ -98,44 +104,44 @@ class GeminiCli(Published):
     Its text rule and its judge model are left out.
     """
 
-    _PERIODS, _TIMES = 5, 5
+    _MAX_PERIOD, _REPEATS = 5, 5
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[str, str]] = deque(maxlen=self._PERIODS * self._TIMES)
+        self._calls: deque[tuple[str, str]] = deque(maxlen=self._MAX_PERIOD * self._REPEATS)
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """Look for a cycle after each call."""
         found = False
         for call in turn.calls:
             self._calls.append((call.name, call.arguments))
-            found = found or self._cycling()
+            found = found or self._is_cycling()
         return Level.stop if found else Level.none
 
-    def _cycling(self) -> bool:
+    def _is_cycling(self) -> bool:
         calls = list(self._calls)
-        for period in range(1, self._PERIODS + 1):
-            length = period * self._TIMES
-            if len(calls) >= length and calls[-length:] == calls[-period:] * self._TIMES:
+        for period in range(1, self._MAX_PERIOD + 1):
+            length = period * self._REPEATS
+            if len(calls) >= length and calls[-length:] == calls[-period:] * self._REPEATS:
                 return True
         return False
 
 
-class Crush(Published):
+class Crush(TurnRule):
     """loops.md section 1, row "Crush": the same (name, input, output) more than five times in the last ten steps.
 
     A step with several calls is one signature.
     """
 
-    _WINDOW, _TIMES = 10, 5
+    _WINDOW, _REPEATS = 10, 5
 
     def __init__(self) -> None:
         self._steps: deque[tuple[tuple[str, str, str | None], ...]] = deque(maxlen=self._WINDOW)
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """A step without calls takes a place in the window and is never counted."""
         signature = tuple((call.name, call.arguments, call.result) for call in turn.calls)
         self._steps.append(signature)
-        return Level.stop if signature and self._steps.count(signature) > self._TIMES else Level.none
+        return Level.stop if signature and self._steps.count(signature) > self._REPEATS else Level.none
 
 
 # loops.md section 1, row "librefang": what makes a call a poll, whose thresholds are three times as high.
@@ -144,7 +150,7 @@ _POLL_COMMANDS = ("watch", "tail", "ps ", "jobs", "pgrep", "kubectl get")
 _POLL_COMMAND_CHARS = 50
 
 
-class Librefang(Published):
+class Librefang(TurnRule):
     """loops.md section 1, row "librefang": the same call warns at 3 and blocks at 5; the same call with the same result
     warns at 2, and after 3 the next such call is blocked; ping-pong of two or three calls blocks at 3. A warning is
     appended to the tool's result: a nudge.
@@ -152,37 +158,37 @@ class Librefang(Published):
     Its limit of 30 calls in all is a cap, not a loop rule, and left out (see cap_25); so it was in section 5.
     """
 
-    _RECENT = 30
+    _WINDOW = 30
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str]] = Counter()
         self._outcomes: Counter[tuple[str, str, str]] = Counter()
-        self._recent: deque[tuple[str, str]] = deque(maxlen=self._RECENT)
+        self._recent: deque[tuple[str, str]] = deque(maxlen=self._WINDOW)
         self._blocked: set[tuple[str, str]] = set()
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """The highest level of the turn's calls."""
         return max((self._level(call) for call in turn.calls), default=Level.none)
 
-    def _level(self, call: Call) -> Level:
+    def _level(self, call: TurnCall) -> Level:
         key = (call.name, call.arguments)
         if key in self._blocked:
             return Level.stop
         self._calls[key] += 1
         self._recent.append(key)
         times = 3 if _is_poll(call) else 1
-        if self._calls[key] >= 5 * times or self._ping_pong():
+        if self._calls[key] >= 5 * times or self._is_ping_pong():
             return Level.stop
-        outcomes = self._outcome(key, call.result) if call.result is not None else 0
+        outcomes = self._count_outcome(key, call.result) if call.result is not None else 0
         return Level.nudge if self._calls[key] >= 3 * times or outcomes >= 2 else Level.none
 
-    def _outcome(self, key: tuple[str, str], result: str) -> int:
+    def _count_outcome(self, key: tuple[str, str], result: str) -> int:
         self._outcomes[*key, result] += 1
         if self._outcomes[*key, result] >= 3:
             self._blocked.add(key)
         return self._outcomes[*key, result]
 
-    def _ping_pong(self) -> bool:
+    def _is_ping_pong(self) -> bool:
         recent = list(self._recent)
         return any(
             len(recent) >= 3 * period
@@ -192,60 +198,60 @@ class Librefang(Published):
         )
 
 
-def _is_poll(call: Call) -> bool:
+def _is_poll(call: TurnCall) -> bool:
     text = call.arguments.lower()
     short = len(text) < _POLL_COMMAND_CHARS and any(word in text for word in _POLL_COMMANDS)
     return short or any(word in text for word in _POLL_WORDS)
 
 
-class MessageHash(Published):
+class MessageHash(TurnRule):
     """loops.md section 5, R3 (section 1, row "workweave/router", (c)): the same message three times in the last twelve.
 
     A message is its text, in lower case and single spaces, with its calls; one without calls counts from 40 characters.
     """
 
-    _WINDOW, _TIMES, _CHARS = 12, 3, 40
+    _WINDOW, _REPEATS, _MIN_CHARS = 12, 3, 40
 
     def __init__(self) -> None:
         self._messages: deque[object] = deque(maxlen=self._WINDOW)
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """Short remarks take a place in the window and are never counted."""
         text = " ".join(turn.text.lower().split())
         message = (text, *((call.name, call.arguments) for call in turn.calls))
-        counted = bool(turn.calls) or len(text) >= self._CHARS
+        counted = bool(turn.calls) or len(text) >= self._MIN_CHARS
         self._messages.append(message if counted else None)
-        return Level.stop if counted and self._messages.count(message) >= self._TIMES else Level.none
+        return Level.stop if counted and self._messages.count(message) >= self._REPEATS else Level.none
 
 
-class Consecutive(Published):
+class ConsecutiveCalls(TurnRule):
     """The same call so many times in a row, whatever it brings. loops.md section 1, rows "Roo" and "Cline"
     (`roo_cline`: the fourth is refused) and row "opencode" (`opencode`: three, there within one assistant message).
     """
 
     def __init__(self, times: int) -> None:
-        self._times = times
-        self._last: tuple[str, str] | None = None
+        self._repeats = times
+        self._last_call: tuple[str, str] | None = None
         self._run = 0
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """Whether a run reached the limit within this turn."""
         reached = False
         for call in turn.calls:
             key = (call.name, call.arguments)
-            self._run = self._run + 1 if key == self._last else 1
-            self._last = key
-            reached = reached or self._run >= self._times
+            self._run = self._run + 1 if key == self._last_call else 1
+            self._last_call = key
+            reached = reached or self._run >= self._repeats
         return Level.stop if reached else Level.none
 
 
-class Cap(Published):
+class CallCap(TurnRule):
     """loops.md section 5, row "cap 25 / cap 50": so many calls and no more."""
 
     def __init__(self, calls: int) -> None:
-        self._left = calls
+        self._calls_left = calls
 
-    def feed(self, turn: Turn) -> Level:
+    def observe(self, turn: AgentTurn) -> Level:
         """One call fewer."""
-        self._left -= 1
-        return Level.stop if self._left <= 0 else Level.none
+        self._calls_left -= 1
+        return Level.stop if self._calls_left <= 0 else Level.none

@@ -15,19 +15,19 @@ import orjson
 
 from ...feeds import json_lines
 
-Message = dict[str, Any]
+RecordedMessage = dict[str, Any]
 
 # The labels that are counted; any other, and none at all, is "unknown" and never a negative.
 LABELS = ("healthy", "completed", "loop")
 # Recordings carry no times: the gap between two requests of an agent that is busy.
-GAP_SECONDS = 5.0
+DEFAULT_GAP_SECONDS = 5.0
 
 
-class _Line(msgspec.Struct):
+class _SessionLine(msgspec.Struct):
     """The keys of a line that are read; only the first two have to be there."""
 
     id: str
-    messages: list[Message]
+    messages: list[RecordedMessage]
     source: str | None = None
     label: str | None = None
     loop_class: str | None = None
@@ -38,7 +38,7 @@ class _Line(msgspec.Struct):
     task: str | None = None
 
 
-_LINES = msgspec.json.Decoder(_Line)
+_LINE_DECODER = msgspec.json.Decoder(_SessionLine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Recording:
     id: str
     source: str
     label: str
-    messages: tuple[Message, ...]
+    messages: tuple[RecordedMessage, ...]
     synthetic: bool = False
     loop_class: str = ""
     onset: int | None = None
@@ -57,7 +57,7 @@ class Recording:
     task: str = ""
 
     @cached_property
-    def places(self) -> tuple[int, ...]:
+    def answer_positions(self) -> tuple[int, ...]:
         """Where the live answers stand; a session's first message answers nothing."""
         return tuple(
             place
@@ -66,37 +66,39 @@ class Recording:
         )
 
     @cached_property
-    def _encoded(self) -> list[bytes]:
+    def _encoded_messages(self) -> list[bytes]:
         return [orjson.dumps({k: v for k, v in one.items() if not k.startswith("_")}) for one in self.messages]
 
     @cached_property
-    def _opening(self) -> bytes:
+    def _body_prefix(self) -> bytes:
         tools = orjson.dumps([{"type": "function", "function": {"name": name}} for name in _tool_names(self.messages)])
         return b'{"model":"m",' + (b'"tools":' + tools + b"," if len(tools) > 2 else b"") + b'"messages":['
 
-    def body(self, place: int) -> bytes:
+    def request_body(self, place: int) -> bytes:
         """The chat-completions body of the request that the message at `place` answers."""
-        return self._opening + b",".join(self._encoded[:place]) + b"]}"
+        return self._body_prefix + b",".join(self._encoded_messages[:place]) + b"]}"
 
 
-def load(paths: Iterable[Path]) -> Iterator[Recording]:
+def load_recordings(paths: Iterable[Path]) -> Iterator[Recording]:
     """Sessions of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
 
     Raises ValueError with file and line for what is no session, and for what is no data.
     """
-    yield from json_lines.read(paths, _recording, "a session", (msgspec.MsgspecError, UnicodeDecodeError, _NoSession))
+    yield from json_lines.read(
+        paths, _parse_recording, "a session", (msgspec.MsgspecError, UnicodeDecodeError, _InvalidSession)
+    )
 
 
-class _NoSession(Exception):
+class _InvalidSession(Exception):
     """What is wrong with the line."""
 
 
-def _recording(line: bytes, file: Path) -> Recording:
-    read = _LINES.decode(line)
+def _parse_recording(line: bytes, file: Path) -> Recording:
+    read = _LINE_DECODER.decode(line)
     for place, message in enumerate(read.messages):
-        _check(message, f"messages[{place}]")
+        _check_message(message, f"messages[{place}]")
     if not read.messages:
-        raise _NoSession("'messages' is empty")
+        raise _InvalidSession("'messages' is empty")
     source = read.source or file.name.split(".")[0]
     provenance = read.label_provenance or ""
     synthetic = read.id.startswith("syn/") or "synthetic" in source.lower() or "SYNTHETIC" in provenance
@@ -117,17 +119,17 @@ def _recording(line: bytes, file: Path) -> Recording:
     )
 
 
-def _check(message: Message, where: str) -> None:
+def _check_message(message: RecordedMessage, where: str) -> None:
     if not isinstance(message.get("role"), str):
-        raise _NoSession(f"{where} has no 'role'")
+        raise _InvalidSession(f"{where} has no 'role'")
     if not isinstance(message.get("content"), str | list | None):
-        raise _NoSession(f"{where}: 'content' is neither text nor a list of parts")
+        raise _InvalidSession(f"{where}: 'content' is neither text nor a list of parts")
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise _NoSession(f"{where}: 'tool_calls' is not a list of objects")
+        raise _InvalidSession(f"{where}: 'tool_calls' is not a list of objects")
 
 
-def _tool_names(messages: Iterable[Message]) -> list[str]:
+def _tool_names(messages: Iterable[RecordedMessage]) -> list[str]:
     """The tools that the session calls: what an agent like this one offers with each request."""
     functions = [call.get("function") for message in messages for call in message.get("tool_calls") or ()]
     names = {one.get("name") for one in functions if isinstance(one, dict)}

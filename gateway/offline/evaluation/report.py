@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from .benchmark import EVERYTHING, REAL, SYNTHETIC, Report, Tallies, measured
+from .benchmark import ALL, REAL, SYNTHETIC, BenchmarkResult, Tallies, guard_cost_figures
 from .clopper_pearson import clopper_pearson
-from .penstock_rule import Meter
-from .replay import OURS
-from .rule_tally import Tally, median, p90, per_thousand, share
-from .session_spend import NOMINAL_TEXT, Prices
+from .penstock_rule import GuardCost
+from .replay import PENSTOCK
+from .rule_tally import RuleTally, median, p90, per_thousand, share
+from .session_spend import NOMINAL_MODEL_TEXT, TokenPrices
 
 _SOURCE_CHARS = 30
 Row = Sequence[str]
@@ -25,90 +25,98 @@ def table(title: str, head: Row, rows: Sequence[Row]) -> str:
     return "\n".join([title, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
 
 
-def told(report: Report, prices: Prices) -> Iterator[str]:
+def render(report: BenchmarkResult, prices: TokenPrices) -> Iterator[str]:
     """The whole report, one piece at a time."""
-    yield _sessions(report)
+    yield _sessions_table(report)
     for pool in (REAL, SYNTHETIC):
         if pool in report.pools:
-            yield from _pool(pool, report.pools[pool])
+            yield from _pool_tables(pool, report.pools[pool])
     if len(report.sources) > 1:
         healthy, loops = "False stops / nudges of healthy sessions, by source", "Loops stopped / nudged, by source"
-        yield from _by_source(healthy, report, _healthy_cell, lambda tally: tally.healthy)
-        yield from _by_source(loops, report, _loops_cell, lambda tally: tally.loops)
-    if OURS in report.rules:
-        yield _cost(report.meter)
+        yield from _by_source_table(healthy, report, _healthy_cell, lambda tally: tally.healthy)
+        yield from _by_source_table(loops, report, _loops_cell, lambda tally: tally.loops)
+    if PENSTOCK in report.rules:
+        yield _guard_cost_text(report.guard_cost)
     yield _notes(report, prices)
 
 
-def _sessions(report: Report) -> str:
+def _sessions_table(report: BenchmarkResult) -> str:
     rows = []
     for source, tallies in [
-        *_ordered(report),
-        *((pool, report.pools[pool]) for pool in (REAL, SYNTHETIC, EVERYTHING) if pool in report.pools),
+        *_ordered_sources(report),
+        *((pool, report.pools[pool]) for pool in (REAL, SYNTHETIC, ALL) if pool in report.pools),
     ]:
         one = next(iter(tallies.values()))
         rows.append(
-            [_short(source), *map(_count, (one.healthy, one.completed, one.loops, one.unknown, one.healthy_calls))]
+            [
+                _shorten(source),
+                *map(_format_count, (one.healthy, one.completed, one.loops, one.unknown, one.healthy_calls)),
+            ]
         )
     return table("Sessions", ("source", "healthy", "completed", "loop", "unknown", "healthy calls"), rows)
 
 
-def _pool(name: str, tallies: Tallies) -> Iterator[str]:
+def _pool_tables(name: str, tallies: Tallies) -> Iterator[str]:
     one = next(iter(tallies.values()))
     if one.healthy or one.completed:
-        yield _harm(f"{name}: healthy sessions ({one.healthy:,}) stopped or nudged by mistake", tallies)
+        yield _false_alarms_table(f"{name}: healthy sessions ({one.healthy:,}) stopped or nudged by mistake", tallies)
     if one.loops:
-        yield _use(f"{name}: loop sessions ({one.loops:,}) found, after their onset", tallies)
-        yield _classes(f"{name}: loops stopped / nudged, by class", tallies)
+        yield _loops_found_table(f"{name}: loop sessions ({one.loops:,}) found, after their onset", tallies)
+        yield _classes_table(f"{name}: loops stopped / nudged, by class", tallies)
 
 
-def _harm(title: str, tallies: Tallies) -> str:
+def _false_alarms_table(title: str, tallies: Tallies) -> str:
     head = ("rule", "false stops", "95 %", "per 1,000 calls", "false nudges", "95 %", "completed stopped", "nudged")
     rows = [
         (
             name,
-            _of(one.false_stops, one.healthy),
-            _interval(one.false_stops, one.healthy),
-            _number(per_thousand(one.false_stops, one.healthy_calls), ".2f"),
-            _of(one.false_nudges, one.healthy),
-            _interval(one.false_nudges, one.healthy),
-            _of(one.completed_stopped, one.completed),
-            _of(one.completed_nudged, one.completed),
+            _format_share(one.false_stops, one.healthy),
+            _format_interval(one.false_stops, one.healthy),
+            _format_number(per_thousand(one.false_stops, one.healthy_calls), ".2f"),
+            _format_share(one.false_nudges, one.healthy),
+            _format_interval(one.false_nudges, one.healthy),
+            _format_share(one.completed_stopped, one.completed),
+            _format_share(one.completed_nudged, one.completed),
         )
         for name, one in tallies.items()
     ]
     return table(title, head, rows)
 
 
-def _use(title: str, tallies: Tallies) -> str:
+def _loops_found_table(title: str, tallies: Tallies) -> str:
     found = ("rule", "stopped", "95 %", "nudged", "too early", "wasted calls", "to nudge")
     spared = ("calls saved", "tokens", "USD", "Wh", "USD saved", "Wh saved")
-    return table(title, (*found, *spared), [_use_row(name, one) for name, one in tallies.items()])
+    return table(title, (*found, *spared), [_loops_found_row(name, one) for name, one in tallies.items()])
 
 
-def _use_row(name: str, one: Tally) -> Row:
+def _loops_found_row(name: str, one: RuleTally) -> Row:
     saved, after = one.saved_after_onset, one.after_onset
-    pairs = ((saved.calls, after.calls), (saved.tokens, after.tokens), (saved.usd, after.usd), (saved.wh, after.wh))
+    pairs = (
+        (saved.call_count, after.call_count),
+        (saved.tokens, after.tokens),
+        (saved.usd, after.usd),
+        (saved.wh, after.wh),
+    )
     return (
         name,
-        _of(one.loops_stopped, one.loops),
-        _interval(one.loops_stopped, one.loops),
-        _of(one.loops_nudged, one.loops),
-        _count(one.stops_before_onset),
-        _wasted(one.wasted_stop),
-        _wasted(one.wasted_nudge),
-        *(_number(share(part, whole), ".0%") for part, whole in pairs),
+        _format_share(one.loops_stopped, one.loops),
+        _format_interval(one.loops_stopped, one.loops),
+        _format_share(one.loops_nudged, one.loops),
+        _format_count(one.stops_before_onset),
+        _format_wasted_calls(one.wasted_calls_to_stop),
+        _format_wasted_calls(one.wasted_calls_to_nudge),
+        *(_format_number(share(part, whole), ".0%") for part, whole in pairs),
         f"{one.saved.usd:,.2f}",
         f"{one.saved.wh:,.1f}",
     )
 
 
-def _classes(title: str, tallies: Tallies) -> str:
+def _classes_table(title: str, tallies: Tallies) -> str:
     one = next(iter(tallies.values()))
     rows = [
         [
             name,
-            _count(found.loops),
+            _format_count(found.loops),
             *(f"{tally.classes[name].stopped}/{tally.classes[name].nudged}" for tally in tallies.values()),
         ]
         for name, found in sorted(one.classes.items())
@@ -116,26 +124,28 @@ def _classes(title: str, tallies: Tallies) -> str:
     return table(title, ("class", "loops", *tallies), rows)
 
 
-def _by_source(title: str, report: Report, cell: Callable[[Tally], str], size: Callable[[Tally], int]) -> Iterator[str]:
+def _by_source_table(
+    title: str, report: BenchmarkResult, cell: Callable[[RuleTally], str], size: Callable[[RuleTally], int]
+) -> Iterator[str]:
     rows = []
-    for source, tallies in _ordered(report):
+    for source, tallies in _ordered_sources(report):
         count = size(next(iter(tallies.values())))
         if count:
-            rows.append([_short(source), _count(count), *(cell(tally) for tally in tallies.values())])
+            rows.append([_shorten(source), _format_count(count), *(cell(tally) for tally in tallies.values())])
     if rows:
         yield table(title, ("source", "sessions", *report.rules), rows)
 
 
-def _healthy_cell(tally: Tally) -> str:
+def _healthy_cell(tally: RuleTally) -> str:
     return f"{tally.false_stops}/{tally.false_nudges}"
 
 
-def _loops_cell(tally: Tally) -> str:
+def _loops_cell(tally: RuleTally) -> str:
     return f"{tally.loops_stopped}/{tally.loops_nudged}"
 
 
-def _cost(meter: Meter) -> str:
-    found = measured(meter)
+def _guard_cost_text(meter: GuardCost) -> str:
+    found = guard_cost_figures(meter)
     return (
         "Cost of our detector, measured in this run (parsing apart; state is an estimate from sizes of objects)\n\n"
         f"  {found['microseconds_per_message']} µs per new message, {found['microseconds_per_request']} µs per request "
@@ -145,7 +155,7 @@ def _cost(meter: Meter) -> str:
     )
 
 
-def _notes(report: Report, prices: Prices) -> str:
+def _notes(report: BenchmarkResult, prices: TokenPrices) -> str:
     return (
         "Reading help\n\n"
         "  false: a healthy session was solved and ended by itself. completed: ended by itself, not solved.\n"
@@ -153,36 +163,36 @@ def _notes(report: Report, prices: Prices) -> str:
         "  too early: stopped at or before the first looping call; not counted as found.\n"
         "  wasted calls: median / p90 of paid calls between onset and stop, of those found. The four shares are of\n"
         "  what all loops took after their onset.\n"
-        f"  USD: as recorded in {report.recorded_cost} of the loops; else a list-price estimate: characters / 4 as "
+        f"  USD: as recorded in {report.recorded_cost_count} of the loops; else a list-price estimate: characters / 4 as "
         f"tokens, {prices.input:g} and\n  {prices.output:g} USD per million in and out, no prompt cache.\n"
-        f"  Wh: nominal, not measured: {NOMINAL_TEXT}.\n"
+        f"  Wh: nominal, not measured: {NOMINAL_MODEL_TEXT}.\n"
     )
 
 
-def _ordered(report: Report) -> list[tuple[str, Tallies]]:
-    return sorted(report.sources.items(), key=lambda pair: (pair[0] in report.synthetic, pair[0]))
+def _ordered_sources(report: BenchmarkResult) -> list[tuple[str, Tallies]]:
+    return sorted(report.sources.items(), key=lambda pair: (pair[0] in report.synthetic_sources, pair[0]))
 
 
-def _short(source: str) -> str:
+def _shorten(source: str) -> str:
     return source if len(source) <= _SOURCE_CHARS else source[: _SOURCE_CHARS - 1] + "…"
 
 
-def _count(number: int) -> str:
+def _format_count(number: int) -> str:
     return f"{number:,}" if number else "-"
 
 
-def _of(part: int, whole: int) -> str:
+def _format_share(part: int, whole: int) -> str:
     return f"{part:,} {part / whole:7.2%}" if whole else "-"
 
 
-def _interval(part: int, whole: int) -> str:
+def _format_interval(part: int, whole: int) -> str:
     low, high = clopper_pearson(part, whole)
     return f"{low:.2%} - {high:.2%}" if whole else "-"
 
 
-def _number(value: float | None, how: str) -> str:
+def _format_number(value: float | None, how: str) -> str:
     return "-" if value is None else format(value, how)
 
 
-def _wasted(values: Sequence[int]) -> str:
+def _format_wasted_calls(values: Sequence[int]) -> str:
     return f"{median(values):g} / {p90(values)}" if values else "-"

@@ -14,11 +14,11 @@ import msgspec
 from .clopper_pearson import clopper_pearson
 from .published_rules import Level
 from .recordings import Recording
-from .replay import Verdict
-from .session_spend import Spend, total
+from .replay import RuleLevels
+from .session_spend import Spend, total_spend
 
 
-class Found(msgspec.Struct):
+class LoopClassCounts(msgspec.Struct):
     """Loops of one class, and how many of them were stopped and nudged."""
 
     loops: int = 0
@@ -26,7 +26,7 @@ class Found(msgspec.Struct):
     nudged: int = 0
 
 
-class Tally(msgspec.Struct):
+class RuleTally(msgspec.Struct):
     """Counts, added to session by session. `onsets` are loops whose onset is known; only those have wasted calls and
     shares. A nudge counts wherever the rule stood on that level or above it."""
 
@@ -39,23 +39,23 @@ class Tally(msgspec.Struct):
     completed_nudged: int = 0
     unknown: int = 0
     unknown_stopped: int = 0
-    classes: dict[str, Found] = {}
+    classes: dict[str, LoopClassCounts] = {}
     stops_before_onset: int = 0
     nudges_before_onset: int = 0
-    wasted_stop: list[int] = []
-    wasted_nudge: list[int] = []
+    wasted_calls_to_stop: list[int] = []
+    wasted_calls_to_nudge: list[int] = []
     spent: Spend = Spend()
     after_onset: Spend = Spend()
     saved_after_onset: Spend = Spend()
     saved: Spend = Spend()
 
-    def add(self, recording: Recording, verdict: Verdict, spends: Sequence[Spend]) -> None:
+    def add(self, recording: Recording, classification: RuleLevels, spends: Sequence[Spend]) -> None:
         """Enter one session; `spends` are its calls' and are read for loops only."""
-        stopped = verdict.first(Level.stop) is not None
-        nudged = verdict.first(Level.nudge) is not None
+        stopped = classification.first_reaching(Level.stop) is not None
+        nudged = classification.first_reaching(Level.nudge) is not None
         if recording.label == "healthy":
             self.healthy += 1
-            self.healthy_calls += len(recording.places)
+            self.healthy_calls += len(recording.answer_positions)
             self.false_stops += stopped
             self.false_nudges += nudged
         elif recording.label == "completed":
@@ -63,33 +63,36 @@ class Tally(msgspec.Struct):
             self.completed_stopped += stopped
             self.completed_nudged += nudged
         elif recording.label == "loop":
-            self._loop(recording, verdict, spends)
+            self._add_loop(recording, classification, spends)
         else:
             self.unknown += 1
             self.unknown_stopped += stopped
 
-    def _loop(self, recording: Recording, verdict: Verdict, spends: Sequence[Spend]) -> None:
+    def _add_loop(self, recording: Recording, classification: RuleLevels, spends: Sequence[Spend]) -> None:
         onset = recording.onset
         known = -1 if onset is None else onset
-        found = self.classes.setdefault(recording.loop_class or "any", Found())
+        found = self.classes.setdefault(recording.loop_class or "any", LoopClassCounts())
         found.loops += 1
-        stop, nudge = verdict.first(Level.stop, known), verdict.first(Level.nudge, known)
+        stop, nudge = (
+            classification.first_reaching(Level.stop, known),
+            classification.first_reaching(Level.nudge, known),
+        )
         found.stopped += stop is not None
         found.nudged += nudge is not None
-        self.stops_before_onset += stop is None and verdict.first(Level.stop) is not None
-        early = verdict.first(Level.nudge)
+        self.stops_before_onset += stop is None and classification.first_reaching(Level.stop) is not None
+        early = classification.first_reaching(Level.nudge)
         self.nudges_before_onset += early is not None and early <= known
-        saved = total(spends[stop:]) if stop is not None else Spend()
+        saved = total_spend(spends[stop:]) if stop is not None else Spend()
         self.saved = self.saved + saved
-        self.spent = self.spent + total(spends)
+        self.spent = self.spent + total_spend(spends)
         if onset is None:
             return
-        self.after_onset = self.after_onset + total(spends[onset:])
+        self.after_onset = self.after_onset + total_spend(spends[onset:])
         self.saved_after_onset = self.saved_after_onset + saved
         if stop is not None:
-            self.wasted_stop.append(stop - onset)
+            self.wasted_calls_to_stop.append(stop - onset)
         if nudge is not None:
-            self.wasted_nudge.append(nudge - onset)
+            self.wasted_calls_to_nudge.append(nudge - onset)
 
     @property
     def loops(self) -> int:
@@ -116,7 +119,7 @@ class Tally(msgspec.Struct):
             "loops": self.loops,
             "loops_stopped": self.loops_stopped,
             "loops_nudged": self.loops_nudged,
-            "wasted_calls_median": median(self.wasted_stop),
+            "wasted_calls_median": median(self.wasted_calls_to_stop),
             "spend_saved_usd": round(self.saved.usd, 4),
             "healthy_calls": self.healthy_calls,
             "false_stop_rate_ci95": clopper_pearson(self.false_stops, self.healthy),
@@ -133,12 +136,12 @@ class Tally(msgspec.Struct):
             "by_class": {name: msgspec.to_builtins(found) for name, found in sorted(self.classes.items())},
             "stops_before_onset": self.stops_before_onset,
             "nudges_before_onset": self.nudges_before_onset,
-            "wasted_calls_p90": p90(self.wasted_stop),
-            "wasted_calls_to_nudge_median": median(self.wasted_nudge),
-            "wasted_calls_to_nudge_p90": p90(self.wasted_nudge),
+            "wasted_calls_p90": p90(self.wasted_calls_to_stop),
+            "wasted_calls_to_nudge_median": median(self.wasted_calls_to_nudge),
+            "wasted_calls_to_nudge_p90": p90(self.wasted_calls_to_nudge),
             "loops_spent_usd": round(self.spent.usd, 4),
             "after_onset_usd": round(after.usd, 4),
-            "saved_share_calls": share(saved.calls, after.calls),
+            "saved_share_calls": share(saved.call_count, after.call_count),
             "saved_share_tokens": share(saved.tokens, after.tokens),
             "saved_share_usd": share(saved.usd, after.usd),
             "saved_share_wh": share(saved.wh, after.wh),

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 # A tree: {"feature", "last", "left", "right"}, or a leaf: {"value": (small, frontier)}.
 Tree = dict[str, Any]
 
-BINS = 32
+BINS_MAX = 32
 
 
-class Growth(NamedTuple):
+class TreeParameters(NamedTuple):
     """How trees are grown: their number, leaves each, step, least rows of a leaf, ridge, shares of features and rows that
     a tree sees, and what a difference of both outputs weighs beside them."""
 
@@ -32,7 +32,7 @@ class Growth(NamedTuple):
     gain: float = 4.0
 
 
-def cuts(inputs: Floats, weights: Floats) -> list[Floats]:
+def bin_thresholds(inputs: Floats, weights: Floats) -> list[Floats]:
     """For each input at most BINS - 1 thresholds, at weighted quantiles; what is above one goes right."""
     found = []
     for column in inputs.T:
@@ -40,43 +40,45 @@ def cuts(inputs: Floats, weights: Floats) -> list[Floats]:
         values, mass = column[order], np.cumsum(weights[order]) / weights.sum()
         distinct, first = np.unique(values, return_index=True)
         upto = np.append(mass[first[1:] - 1], 1.0)
-        places = sorted({int(np.searchsorted(upto, step / BINS)) for step in range(1, BINS)})
+        places = sorted({int(np.searchsorted(upto, step / BINS_MAX)) for step in range(1, BINS_MAX)})
         found.append(
             np.array([(distinct[place] + distinct[place + 1]) / 2 for place in places if place + 1 < len(distinct)])
         )
     return found
 
 
-def binned(inputs: Floats, thresholds: Sequence[Floats]) -> Whole:
+def bin_inputs(inputs: Floats, thresholds: Sequence[Floats]) -> Integers:
     """The bin of every input."""
     columns = [np.searchsorted(cut, inputs[:, place], "left") for place, cut in enumerate(thresholds)]
     return np.stack(columns, 1).astype(np.int64)
 
 
-def fit(bins: Whole, targets: Floats, weights: Floats, growth: Growth, seed: int = 0) -> tuple[Floats, list[Tree]]:
+def fit_trees(
+    bins: Integers, targets: Floats, weights: Floats, growth: TreeParameters, seed: int = 0
+) -> tuple[Floats, list[Tree]]:
     """The mean of the targets (n x 2), and the trees that are added to it."""
-    chance = np.random.default_rng(seed)
+    randomness = np.random.default_rng(seed)
     base = (weights[:, None] * targets).sum(0) / weights.sum()
     reached, trees = np.tile(base, (len(targets), 1)), []
     some = max(1, int(bins.shape[1] * growth.features))
     for _ in range(growth.trees):
-        rows = np.flatnonzero(chance.random(len(targets)) < growth.rows)
-        columns = np.sort(chance.choice(bins.shape[1], some, replace=False))
-        tree = _Grower(bins, targets - reached, weights, columns, growth).grow(rows)
-        reached = reached + values(tree, bins)
+        rows = np.flatnonzero(randomness.random(len(targets)) < growth.rows)
+        columns = np.sort(randomness.choice(bins.shape[1], some, replace=False))
+        tree = _TreeGrower(bins, targets - reached, weights, columns, growth).grow(rows)
+        reached = reached + tree_values(tree, bins)
         trees.append(tree)
     return base, trees
 
 
-def predict(base: Floats, trees: Sequence[Tree], bins: Whole) -> Floats:
+def predict(base: Floats, trees: Sequence[Tree], bins: Integers) -> Floats:
     """What base and trees give for rows of bins, n x 2."""
     found = np.tile(base, (len(bins), 1))
     for tree in trees:
-        found += values(tree, bins)
+        found += tree_values(tree, bins)
     return found
 
 
-def values(tree: Tree, bins: Whole) -> Floats:
+def tree_values(tree: Tree, bins: Integers) -> Floats:
     """What one tree gives for rows of bins, n x 2."""
     found = np.zeros((len(bins), 2))
     waiting = [(tree, np.arange(len(bins)))]
@@ -93,61 +95,63 @@ def values(tree: Tree, bins: Whole) -> Floats:
 class _Split(NamedTuple):
     gain: float
     column: int
-    last: int
+    last_bin: int
 
 
-class _Grower:
+class _TreeGrower:
     """Grows one tree from residuals over some columns."""
 
-    def __init__(self, bins: Whole, residuals: Floats, weights: Floats, columns: Whole, growth: Growth) -> None:
+    def __init__(
+        self, bins: Integers, residuals: Floats, weights: Floats, columns: Integers, growth: TreeParameters
+    ) -> None:
         self._bins, self._residuals, self._weights = bins, residuals, weights
-        self._columns, self._growth = columns, growth
-        self._offsets = np.arange(len(columns)) * BINS
+        self._columns, self._parameters = columns, growth
+        self._bin_offsets = np.arange(len(columns)) * BINS_MAX
 
-    def grow(self, rows: Whole) -> Tree:
+    def grow(self, rows: Integers) -> Tree:
         """Split the leaf that gains most until there are enough."""
         root: Tree = {}
-        counted = self._counted(rows)
-        leaves = [(rows, counted, self._best(counted), root)]
-        while len(leaves) < self._growth.leaves:
+        counted = self._histogram(rows)
+        leaves = [(rows, counted, self._best_split(counted), root)]
+        while len(leaves) < self._parameters.leaves:
             place = max(range(len(leaves)), key=lambda one: leaves[one][2].gain)
             rows, counted, split, node = leaves[place]
             if split.gain <= 1e-9:
                 break
             column = int(self._columns[split.column])
-            left = self._bins[rows, column] <= split.last
-            fewer = self._counted(rows[left] if 2 * left.sum() < len(rows) else rows[~left])
+            left = self._bins[rows, column] <= split.last_bin
+            fewer = self._histogram(rows[left] if 2 * left.sum() < len(rows) else rows[~left])
             more = counted - fewer
             of_left, of_right = (fewer, more) if 2 * left.sum() < len(rows) else (more, fewer)
-            node.update(feature=column, last=split.last, left={}, right={})
-            leaves[place] = (rows[left], of_left, self._best(of_left), node["left"])
-            leaves.append((rows[~left], of_right, self._best(of_right), node["right"]))
+            node.update(feature=column, last=split.last_bin, left={}, right={})
+            leaves[place] = (rows[left], of_left, self._best_split(of_left), node["left"])
+            leaves.append((rows[~left], of_right, self._best_split(of_right), node["right"]))
         for _, counted, _, node in leaves:
             weight, small, frontier = counted[:3, 0].sum(1)
-            scale = self._growth.rate / (weight + self._growth.ridge)
+            scale = self._parameters.rate / (weight + self._parameters.ridge)
             node["value"] = (float(small * scale), float(frontier * scale))
         return root
 
-    def _counted(self, rows: Whole) -> Floats:
+    def _histogram(self, rows: Integers) -> Floats:
         """For each column and bin: weight, weighted residuals of both outputs, number of rows."""
         width = len(self._columns)
-        places = (self._bins[np.ix_(rows, self._columns)] + self._offsets).ravel()
+        places = (self._bins[np.ix_(rows, self._columns)] + self._bin_offsets).ravel()
         weights, residuals = self._weights[rows], self._residuals[rows]
         sums = [weights, weights * residuals[:, 0], weights * residuals[:, 1], np.ones(len(rows))]
-        counted = [np.bincount(places, np.repeat(one, width), width * BINS) for one in sums]
-        return np.stack(counted).astype(np.float64).reshape(4, width, BINS)
+        counted = [np.bincount(places, np.repeat(one, width), width * BINS_MAX) for one in sums]
+        return np.stack(counted).astype(np.float64).reshape(4, width, BINS_MAX)
 
-    def _best(self, counted: Floats) -> _Split:
+    def _best_split(self, counted: Floats) -> _Split:
         left = np.cumsum(counted, 2)
         whole = left[:, :, -1:]
         right = whole - left
-        gain = self._worth(left) + self._worth(right) - self._worth(whole)
-        gain[(left[3] < self._growth.least) | (right[3] < self._growth.least)] = -1.0
+        gain = self._split_score(left) + self._split_score(right) - self._split_score(whole)
+        gain[(left[3] < self._parameters.least) | (right[3] < self._parameters.least)] = -1.0
         place = int(np.argmax(gain))
-        return _Split(float(gain.ravel()[place]), place // BINS, place % BINS)
+        return _Split(float(gain.ravel()[place]), place // BINS_MAX, place % BINS_MAX)
 
-    def _worth(self, sums: Floats) -> Floats:
+    def _split_score(self, sums: Floats) -> Floats:
         weight, small, frontier = sums[:3]
-        both = small * small + frontier * frontier + self._growth.gain * (frontier - small) ** 2
-        found: Floats = both / (weight + self._growth.ridge)
+        both = small * small + frontier * frontier + self._parameters.gain * (frontier - small) ** 2
+        found: Floats = both / (weight + self._parameters.ridge)
         return found

@@ -14,70 +14,70 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...routing.classifiers.learned import own_log_odds
+from ...routing.classifiers.learned import corrected_log_odds
 from ...routing.classify import complexity_of
-from ...routing.quality_floor import Label, floor
+from ...routing.quality_floor import QualityLabel, fit_floor
 from ...routing.scorer import Scorer
-from ...stores.labels_sqlite import KeptLabel
-from ...values.plan import Features
-from ...values.quality import Fitted, Group, Head, Learnt, QualityPolicy
+from ...stores.labels_sqlite import StoredLabel
+from ...values.plan import PromptFeatures
+from ...values.quality import FittedFloor, LabelGroup, LearnedFloors, QualityPolicy, ScorerCorrection
 from . import calibration
-from .calibration import Seen
+from .calibration import TrainingLabel
 
 # With fewer labels than this all of them set the ceiling, and nothing is corrected.
-_SPLIT_FROM = 400
+_SPLIT_LABELS_MIN = 400
 # The share of labels that teach the correction, where there are enough.
-_TAUGHT = 0.4
+_CORRECTION_SHARE = 0.4
 # Scores of sessions' first requests that a mix of traffic is known by.
-_OPENERS_MIN = 200
+_FIRST_REQUESTS_MIN = 200
 # What is fitted where no floor is asked for, so that it is known what one would carry.
-_KEEP, _CONFIDENCE = 0.97, 0.95
+_DEFAULT_KEEP, _DEFAULT_CONFIDENCE = 0.97, 0.95
 
 
-def fit(labels: Iterable[KeptLabel], scorer: Scorer, policy: QualityPolicy, at: float) -> Learnt:
+def fit_floors(labels: Iterable[StoredLabel], scorer: Scorer, policy: QualityPolicy, at: float) -> LearnedFloors:
     """Everything that the labels carry. Only labels of both sides count, and only those that this scorer weighed."""
-    groups: dict[Group, list[KeptLabel]] = defaultdict(list)
+    groups: dict[LabelGroup, list[StoredLabel]] = defaultdict(list)
     for label in labels:
         if label.small is not None and label.large is not None and label.scorer == scorer.name and label.numbers:
             groups[label.group].append(label)
     fitted = {}
     for group, found in groups.items():
-        asked = policy.of(group[1])
-        keep = asked.keep if asked.keep is not None else _KEEP
-        confidence = asked.confidence if asked.keep is not None else _CONFIDENCE
-        fitted[group] = fitted_of(found, scorer, keep, confidence)
-    return Learnt(scorer=scorer.name, at=at, fitted=fitted)
+        asked = policy.for_task_type(group[1])
+        keep = asked.keep if asked.keep is not None else _DEFAULT_KEEP
+        confidence = asked.confidence if asked.keep is not None else _DEFAULT_CONFIDENCE
+        fitted[group] = fit_group(found, scorer, keep, confidence)
+    return LearnedFloors(scorer=scorer.name, fitted_at=at, floors=fitted)
 
 
-def fitted_of(labels: Sequence[KeptLabel], scorer: Scorer, keep: float, confidence: float) -> Fitted:
+def fit_group(labels: Sequence[StoredLabel], scorer: Scorer, keep: float, confidence: float) -> FittedFloor:
     """What the labels of one group carry."""
     mixed = sorted(labels, key=lambda label: hashlib.sha256(label.id.encode()).digest())
-    taught = round(len(mixed) * _TAUGHT) if len(mixed) >= _SPLIT_FROM else 0
-    seen = [_seen(label, scorer) for label in mixed]
-    head = calibration.fit(seen[:taught]) if taught else None
+    taught = round(len(mixed) * _CORRECTION_SHARE) if len(mixed) >= _SPLIT_LABELS_MIN else 0
+    seen = [_training_label(label, scorer) for label in mixed]
+    head = calibration.fit_correction(seen[:taught]) if taught else None
     rest = [
-        Label(score=_score(one, label, head), small=one.small, large=one.large)
+        QualityLabel(score=_complexity(one, label, head), small=one.small, large=one.large)
         for one, label in zip(seen[taught:], mixed[taught:], strict=True)
     ]
     # By the scorer alone: live scores of before this fit are compared with it as well.
-    openers = np.array([_score(one, label, None) for one, label in zip(seen, mixed, strict=True) if label.opens])
-    edges = _edges(openers) if len(openers) >= _OPENERS_MIN else ()
-    found = floor(rest, keep=keep, confidence=confidence)
-    return Fitted(
+    openers = np.array([_complexity(one, label, None) for one, label in zip(seen, mixed, strict=True) if label.opens])
+    edges = _score_edges(openers) if len(openers) >= _FIRST_REQUESTS_MIN else ()
+    found = fit_floor(rest, keep=keep, confidence=confidence)
+    return FittedFloor(
         ceiling=found.ceiling,
         keep=keep,
         confidence=confidence,
         labels=len(mixed),
         share=found.share,
-        kept=found.kept,
+        kept=found.kept_quality,
         edges=edges,
-        shares=_shares(openers, edges) if edges else (),
+        shares=_score_shares(openers, edges) if edges else (),
         watched=len(openers),
         head=head,
     )
 
 
-def _edges(scores: npt.NDArray[np.float64]) -> tuple[float, ...]:
+def _score_edges(scores: npt.NDArray[np.float64]) -> tuple[float, ...]:
     """About nine places that part the scores evenly, each half-way between two that differ."""
     distinct = np.unique(scores)
     places = {int(np.searchsorted(distinct, edge)) for edge in np.quantile(scores, np.arange(1, 10) / 10)}
@@ -86,32 +86,32 @@ def _edges(scores: npt.NDArray[np.float64]) -> tuple[float, ...]:
     )
 
 
-def _shares(scores: npt.NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
+def _score_shares(scores: npt.NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
     """The part of the scores above each edge and up to the next; of equal prompts all lie in one."""
     counts = np.bincount(np.searchsorted(edges, scores, "left"), minlength=len(edges) + 1).astype(np.float64)
     # Half a label in every part: what was never seen is rare, not impossible.
     return tuple(float(one) for one in (counts + 0.5) / (counts + 0.5).sum())
 
 
-def _seen(label: KeptLabel, scorer: Scorer) -> Seen:
+def _training_label(label: StoredLabel, scorer: Scorer) -> TrainingLabel:
     assert label.small is not None and label.large is not None, "both sides were seen"
     words, numbers = scorer.words_at(array("I", label.words)), tuple(array("f", label.numbers))
-    scored = scorer.score(Features(words=words, dense=numbers))
-    return Seen(
+    scored = scorer.score(PromptFeatures(words=words, dense=numbers))
+    return TrainingLabel(
         gain=scored.gain,
-        need=scored.need,
-        placed=scorer.placed(numbers),
+        small_insufficient=scored.small_insufficient,
+        standardized=scorer.standardize(numbers),
         words=words,
-        known=label.known,
+        known_word_share=label.known,
         small=label.small,
         large=label.large,
     )
 
 
-def _score(seen: Seen, label: KeptLabel, head: Head | None) -> float:
+def _complexity(seen: TrainingLabel, label: StoredLabel, head: ScorerCorrection | None) -> float:
     """The complexity that live traffic like this has with the correction, by the same arithmetic."""
     if head is None:
-        odds = math.log(seen.need / (1 - seen.need))
+        odds = math.log(seen.small_insufficient / (1 - seen.small_insufficient))
     else:
-        odds = own_log_odds(head, seen.gain, seen.placed, seen.words)
+        odds = corrected_log_odds(head, seen.gain, seen.standardized, seen.words)
     return complexity_of(odds + label.moved)

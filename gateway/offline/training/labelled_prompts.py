@@ -8,12 +8,12 @@ import msgspec
 from ...feeds import json_lines
 
 # LLMRouter's eight small sets count as one source, as in the figures that others have published on them.
-_ONE_SOURCE = "llmrouter"
+_MERGED_SOURCE = "llmrouter"
 # What all sources together are called.
 _AGGREGATES = ("pooled", "macro")
 
 
-class Labelled(msgspec.Struct, frozen=True, kw_only=True):
+class LabelledPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt. Scores are in [0, 1]; `scores` are those of every model that was logged; `context` is what came with
     the prompt (tools as JSON, starter code); `group` is shared by rows of the same question, which must not be split;
     `split` is train or test where the data says so; `costs_usd` what each model's answer really cost, where logged."""
@@ -39,62 +39,62 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError("scores are in [0, 1]")
 
     @property
-    def place(self) -> str:
+    def source_group(self) -> str:
         """The source that it counts under."""
         if self.source in _AGGREGATES:
             return f"{self.source} (source)"
-        return _ONE_SOURCE if self.source.startswith(f"{_ONE_SOURCE}_") else self.source
+        return _MERGED_SOURCE if self.source.startswith(f"{_MERGED_SOURCE}_") else self.source
 
     @property
-    def tools(self) -> str:
+    def tools_json(self) -> str:
         """What came with the prompt, "" for nothing."""
         return self.context or ""
 
     @property
-    def kind(self) -> str:
+    def family_or_any(self) -> str:
         """The family that it is weighed with."""
         return self.family or "any"
 
     @property
-    def known(self) -> Mapping[str, float]:
+    def logged_scores(self) -> Mapping[str, float]:
         """The scores that were logged."""
         return {model: score for model, score in (self.scores or {}).items() if score is not None}
 
     @property
-    def question(self) -> str:
+    def question_id(self) -> str:
         """What rows of the same question share."""
         return self.group or self.id
 
 
-_LINES = msgspec.json.Decoder(Labelled)
-_MISTAKES = (msgspec.MsgspecError, UnicodeDecodeError)
+_LINE_DECODER = msgspec.json.Decoder(LabelledPrompt)
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
-def load(paths: Iterable[Path]) -> Sequence[Labelled]:
+def load(paths: Iterable[Path]) -> Sequence[LabelledPrompt]:
     """The rows of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
 
     Raises ValueError with file and line for what is no labelled prompt, and for no data at all.
     """
-    rows = list(json_lines.read(paths, lambda line, _: _LINES.decode(line), "a labelled prompt", _MISTAKES))
+    rows = list(json_lines.read(paths, lambda line, _: _LINE_DECODER.decode(line), "a labelled prompt", _DECODE_ERRORS))
     if not rows:
         raise ValueError("no labelled prompt in the data")
     return rows
 
 
-def by_place(rows: Iterable[Labelled]) -> dict[str, list[Labelled]]:
+def by_source(rows: Iterable[LabelledPrompt]) -> dict[str, list[LabelledPrompt]]:
     """The rows of each source."""
-    places: dict[str, list[Labelled]] = {}
+    places: dict[str, list[LabelledPrompt]] = {}
     for row in rows:
-        places.setdefault(row.place, []).append(row)
+        places.setdefault(row.source_group, []).append(row)
     return dict(sorted(places.items()))
 
 
-def parted(rows: Iterable[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+def split_test_train(rows: Iterable[LabelledPrompt]) -> tuple[list[LabelledPrompt], list[LabelledPrompt]]:
     """(rows to be scored, rows that may teach): where a source has rows of another split beside those marked train, the
     latter are labels and are not scored."""
-    scored: list[Labelled] = []
-    taught: list[Labelled] = []
-    for mine in by_place(rows).values():
+    scored: list[LabelledPrompt] = []
+    taught: list[LabelledPrompt] = []
+    for mine in by_source(rows).values():
         tested = [row for row in mine if row.split != "train"]
         scored += tested or mine
         taught += [row for row in mine if row.split == "train"] if tested else []

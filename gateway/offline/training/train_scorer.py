@@ -15,120 +15,130 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...routing.prompt_features import features
-from ...routing.scorer import LEAF_PARTS, WORD_PARTS
-from ...values.plan import Features
+from ...routing.prompt_features import prompt_features
+from ...routing.scorer import LEAF_VALUE_SCALE, WORD_WEIGHT_SCALE
+from ...values.plan import PromptFeatures
 from . import boosted_trees, word_weights
-from .boosted_trees import Growth
-from .labelled_prompts import Labelled
+from .boosted_trees import TreeParameters
+from .labelled_prompts import LabelledPrompt
 
 Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 # The share of a pair's own outcome in its soft label; the ridge of what other models say.
-_OWN, _RIDGE = 0.3, 30.0
+_OWN_OUTCOME_SHARE, _SOFT_LABEL_RIDGE = 0.3, 30.0
 _FOLDS, _SOFT_FOLDS = 4, 5
 # Soft labels and thresholds are rounded, so that the last bits of a library's arithmetic decide nothing.
-_SOFT_DECIMALS, _CUT_DECIMALS = 4, 4
-_SURE_MIN, _SURE_MAX = 0.01, 0.99
+_SOFT_DECIMALS, _THRESHOLD_DECIMALS = 4, 4
+_PROBABILITY_MIN, _PROBABILITY_MAX = 0.01, 0.99
 
 
-class Trained:
+class TrainedScorer:
     """Words, thresholds and trees of one training, and the calibration of the gain that they predict."""
 
-    def __init__(self, rows: Sequence[Labelled], growth: Growth, seed: int = 0, calibrate: bool = True) -> None:
-        found = [features(row.prompt, row.tools) for row in rows]
+    def __init__(
+        self, rows: Sequence[LabelledPrompt], growth: TreeParameters, seed: int = 0, calibrate: bool = True
+    ) -> None:
+        found = [prompt_features(row.prompt, row.tools_json) for row in rows]
         targets, weights = soft_labels(rows), row_weights(rows)
-        self.scale = _scale(found)
+        self.scale = _feature_scales(found)
         self._train(rows, found, targets, weights, growth, seed)
-        self.need = _out_of_fold_need(rows, growth, seed) if calibrate else (4.0, -1.0)
+        self.calibration = _out_of_fold_calibration(rows, growth, seed) if calibrate else (4.0, -1.0)
 
     def _train(
-        self, rows: Sequence[Labelled], found: Sequence[Features], targets: Floats, weights: Floats, growth: Growth,
+        self, rows: Sequence[LabelledPrompt], found: Sequence[PromptFeatures], targets: Floats, weights: Floats, growth: TreeParameters,
         seed: int,
     ) -> None:  # fmt: skip
         prompts = [one.words for one in found]
-        said, part = np.zeros((len(rows), 2)), folds([row.question for row in rows], _FOLDS)
+        said, part = np.zeros((len(rows), 2)), folds([row.question_id for row in rows], _FOLDS)
         for fold in range(_FOLDS):
             seen, unseen = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
             if len(seen) and len(unseen):
-                learnt = word_weights.train([prompts[row] for row in seen.tolist()], targets[seen], weights[seen], seed)
-                said[unseen] = learnt.said([prompts[row] for row in unseen.tolist()])
-        self.words = word_weights.train(prompts, targets, weights, seed)
-        inputs = _inputs(found, said)
-        self.cuts = [np.round(one, _CUT_DECIMALS) for one in boosted_trees.cuts(inputs, weights)]
-        self.base, self.trees = boosted_trees.fit(
-            boosted_trees.binned(inputs, self.cuts), targets, weights, growth, seed
+                learnt = word_weights.train_words(
+                    [prompts[row] for row in seen.tolist()], targets[seen], weights[seen], seed
+                )
+                said[unseen] = learnt.predict([prompts[row] for row in unseen.tolist()])
+        self.word_weights = word_weights.train_words(prompts, targets, weights, seed)
+        inputs = _input_matrix(found, said)
+        self.thresholds = [np.round(one, _THRESHOLD_DECIMALS) for one in boosted_trees.bin_thresholds(inputs, weights)]
+        self.base, self.trees = boosted_trees.fit_trees(
+            boosted_trees.bin_inputs(inputs, self.thresholds), targets, weights, growth, seed
         )
 
-    def predict(self, found: Sequence[Features]) -> Floats:
+    def predict(self, found: Sequence[PromptFeatures]) -> Floats:
         """P(small right), P(frontier right), n x 2."""
-        inputs = _inputs(found, self.words.said([one.words for one in found]))
+        inputs = _input_matrix(found, self.word_weights.predict([one.words for one in found]))
         return np.clip(
-            boosted_trees.predict(self.base, self.trees, boosted_trees.binned(inputs, self.cuts)), _SURE_MIN, _SURE_MAX
+            boosted_trees.predict(self.base, self.trees, boosted_trees.bin_inputs(inputs, self.thresholds)),
+            _PROBABILITY_MIN,
+            _PROBABILITY_MAX,
         )
 
     def document(self) -> dict[str, Any]:
         """The weights as the scorer reads them: whole numbers of its parts."""
         return {
-            "base": [round(float(one) * LEAF_PARTS) for one in self.base],
-            "need": [round(one, 4) for one in self.need],
-            "cuts": [cut.tolist() for cut in self.cuts],
+            "base": [round(float(one) * LEAF_VALUE_SCALE) for one in self.base],
+            "need": [round(one, 4) for one in self.calibration],
+            "cuts": [cut.tolist() for cut in self.thresholds],
             "scale": [[round(float(mean), 5), round(float(factor), 5)] for mean, factor in self.scale],
-            "trees": [_written(tree) for tree in self.trees],
-            "words": " ".join(self.words.vocabulary),
-            "lanes": np.round(self.words.weights * WORD_PARTS).astype(int).T.tolist(),
+            "trees": [_tree_document(tree) for tree in self.trees],
+            "words": " ".join(self.word_weights.vocabulary),
+            "lanes": np.round(self.word_weights.weights * WORD_WEIGHT_SCALE).astype(int).T.tolist(),
         }
 
 
-def weights_file(trained: Trained, provenance: Mapping[str, Any]) -> bytes:
+def weights_file(trained: TrainedScorer, provenance: Mapping[str, Any]) -> bytes:
     """The file that is committed: the same bytes for the same data."""
     document = {"provenance": provenance, **trained.document()}
     return gzip.compress(json.dumps(document, separators=(",", ":")).encode(), 9, mtime=0)
 
 
-def provenance(rows: Sequence[Labelled], growth: Growth, seed: int) -> dict[str, Any]:
+def provenance(rows: Sequence[LabelledPrompt], growth: TreeParameters, seed: int) -> dict[str, Any]:
     """What the weights come from: rows by source, a digest of the data, how the trees were grown."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row.id} {row.small_score} {row.large_score}\n".encode())
     return {
-        "rows": dict(sorted(Counter(row.place for row in rows).items())),
+        "rows": dict(sorted(Counter(row.source_group for row in rows).items())),
         "data": digest.hexdigest()[:16],
         "growth": growth._asdict(),
         "seed": seed,
     }
 
 
-def soft_labels(rows: Sequence[Labelled]) -> Floats:
+def soft_labels(rows: Sequence[LabelledPrompt]) -> Floats:
     """Targets in [0, 1], n x 2: the pair's own outcomes, mixed with a cross-fitted ridge regression of them on what other
     models made of the same prompt (of the same question, where the row itself has no other)."""
     own = np.array([[row.small_score, row.large_score] for row in rows])
-    others: dict[str, Mapping[str, float]] = {row.question: row.known for row in rows if len(row.known) > 2}
+    others: dict[str, Mapping[str, float]] = {
+        row.question_id: row.logged_scores for row in rows if len(row.logged_scores) > 2
+    }
     by_place: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        by_place[row.place].append(number)
+        by_place[row.source_group].append(number)
     soft = own.copy()
     for numbers in by_place.values():
         chosen = [rows[number] for number in numbers]
         for side in (0, 1):
-            known = [_of_others(row, others, side) for row in chosen]
+            known = [_other_model_scores(row, others, side) for row in chosen]
             models = sorted({model for scores in known for model in scores})
             if len(models) > 1:
-                guessed = _guessed(chosen, known, models, own[numbers, side])
-                soft[numbers, side] = _OWN * own[numbers, side] + (1 - _OWN) * guessed
+                guessed = _predict_from_others(chosen, known, models, own[numbers, side])
+                soft[numbers, side] = _OWN_OUTCOME_SHARE * own[numbers, side] + (1 - _OWN_OUTCOME_SHARE) * guessed
     return np.round(soft, _SOFT_DECIMALS)
 
 
-def _of_others(row: Labelled, others: Mapping[str, Mapping[str, float]], side: int) -> Mapping[str, float]:
+def _other_model_scores(
+    row: LabelledPrompt, others: Mapping[str, Mapping[str, float]], side: int
+) -> Mapping[str, float]:
     own = (row.small_model, row.large_model)[side]
-    if len(row.known) > 2:
-        return {model: score for model, score in row.known.items() if model != own}
-    return others.get(row.question, {})
+    if len(row.logged_scores) > 2:
+        return {model: score for model, score in row.logged_scores.items() if model != own}
+    return others.get(row.question_id, {})
 
 
-def _guessed(
-    rows: Sequence[Labelled], known: Sequence[Mapping[str, float]], models: Sequence[str], own: Floats
+def _predict_from_others(
+    rows: Sequence[LabelledPrompt], known: Sequence[Mapping[str, float]], models: Sequence[str], own: Floats
 ) -> Floats:
     """What the other models' outcomes, and the task, say of an outcome; each row by rows of other questions."""
     table = np.array([[scores.get(model, np.nan) for model in models] for scores in known])
@@ -139,31 +149,31 @@ def _guessed(
         [np.where(present, table, means), [[float((row.task or "") == task) for task in tasks] for row in rows]]
     )
     table -= table.mean(0)
-    part, guessed = folds([row.question for row in rows], _SOFT_FOLDS, salt="soft"), own.copy()
+    part, guessed = folds([row.question_id for row in rows], _SOFT_FOLDS, salt="soft"), own.copy()
     for fold in range(_SOFT_FOLDS):
         seen, unseen = part != fold, part == fold
         if seen.any() and unseen.any():
             mean, inner = own[seen].mean(), table[seen]
-            ridge = inner.T @ inner + _RIDGE * np.eye(table.shape[1])
+            ridge = inner.T @ inner + _SOFT_LABEL_RIDGE * np.eye(table.shape[1])
             slope = np.linalg.solve(ridge, inner.T @ (own[seen] - mean))
-            guessed[unseen] = np.clip(table[unseen] @ slope + mean, _SURE_MIN, _SURE_MAX)
+            guessed[unseen] = np.clip(table[unseen] @ slope + mean, _PROBABILITY_MIN, _PROBABILITY_MAX)
     return guessed
 
 
-def row_weights(rows: Sequence[Labelled]) -> Floats:
+def row_weights(rows: Sequence[LabelledPrompt]) -> Floats:
     """One over the root of the source's size, mean 1."""
-    sizes = Counter(row.place for row in rows)
-    found = np.array([sizes[row.place] ** -0.5 for row in rows])
+    sizes = Counter(row.source_group for row in rows)
+    found = np.array([sizes[row.source_group] ** -0.5 for row in rows])
     return np.asarray(found / found.mean())
 
 
-def folds(questions: Sequence[str], count: int, salt: str = "words") -> Whole:
+def folds(questions: Sequence[str], count: int, salt: str = "words") -> Integers:
     """The fold of each question: the same question never stands in two."""
     digests = [hashlib.sha256(f"{salt}:{question}".encode()).digest() for question in questions]
     return np.array([int.from_bytes(digest[:4], "big") % count for digest in digests])
 
 
-def calibrated(gain: Floats, wanting: Floats, weights: Floats) -> tuple[float, float]:
+def fit_calibration(gain: Floats, wanting: Floats, weights: Floats) -> tuple[float, float]:
     """(slope, offset) of the logistic that turns a predicted gain into the probability that the small tier does not
     suffice (Platt scaling, by Newton's method with a slight ridge)."""
     inputs = np.stack([gain, np.ones_like(gain)], 1)
@@ -176,27 +186,29 @@ def calibrated(gain: Floats, wanting: Floats, weights: Floats) -> tuple[float, f
     return float(found[0]), float(found[1])
 
 
-def _out_of_fold_need(rows: Sequence[Labelled], growth: Growth, seed: int) -> tuple[float, float]:
+def _out_of_fold_calibration(rows: Sequence[LabelledPrompt], growth: TreeParameters, seed: int) -> tuple[float, float]:
     """Calibrated on rows that the trees have not seen; every source weighs the same."""
-    part, gain = folds([row.question for row in rows], _SOFT_FOLDS, salt="need"), np.zeros(len(rows))
+    part, gain = folds([row.question_id for row in rows], _SOFT_FOLDS, salt="need"), np.zeros(len(rows))
     for fold in range(_SOFT_FOLDS):
         seen = [row for row, one in zip(rows, part, strict=True) if one != fold]
         unseen = np.flatnonzero(part == fold)
         if seen and len(unseen):
-            trained = Trained(seen, growth, seed, calibrate=False)
-            said = trained.predict([features(rows[number].prompt, rows[number].tools) for number in unseen.tolist()])
+            trained = TrainedScorer(seen, growth, seed, calibrate=False)
+            said = trained.predict(
+                [prompt_features(rows[number].prompt, rows[number].tools_json) for number in unseen.tolist()]
+            )
             gain[unseen] = said[:, 1] - said[:, 0]
-    sizes = Counter(row.place for row in rows)
-    weights = np.array([1 / sizes[row.place] for row in rows])
+    sizes = Counter(row.source_group for row in rows)
+    weights = np.array([1 / sizes[row.source_group] for row in rows])
     wanting = np.array([float(row.large_score > row.small_score) for row in rows])
-    return calibrated(gain, wanting, weights / weights.mean())
+    return fit_calibration(gain, wanting, weights / weights.mean())
 
 
-def _inputs(found: Sequence[Features], said: Floats) -> Floats:
+def _input_matrix(found: Sequence[PromptFeatures], said: Floats) -> Floats:
     return np.hstack([np.array([one.dense for one in found], float), said, said[:, 1:] - said[:, :1]])
 
 
-def _scale(found: Sequence[Features]) -> list[tuple[float, float]]:
+def _feature_scales(found: Sequence[PromptFeatures]) -> list[tuple[float, float]]:
     """Mean and one over the deviation of the logarithm of each number; 0 for what never changes."""
     logs = np.log1p(np.maximum(np.array([one.dense for one in found], float), -0.5))
     deviation = logs.std(0)
@@ -205,7 +217,7 @@ def _scale(found: Sequence[Features]) -> list[tuple[float, float]]:
     ]
 
 
-def _written(tree: boosted_trees.Tree) -> list[Any]:
+def _tree_document(tree: boosted_trees.Tree) -> list[Any]:
     if "value" in tree:
-        return [round(one * LEAF_PARTS) for one in tree["value"]]
-    return [tree["feature"], tree["last"], _written(tree["left"]), _written(tree["right"])]
+        return [round(one * LEAF_VALUE_SCALE) for one in tree["value"]]
+    return [tree["feature"], tree["last"], _tree_document(tree["left"]), _tree_document(tree["right"])]

@@ -12,87 +12,87 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 # A word has to stand in so many prompts.
-_ROWS_MIN = 5
-_EPOCHS, _BATCH, _RATE, _LEFT_OUT, _DECAY = 6, 256, 0.01, 0.3, 1e-4
+_PROMPTS_MIN = 5
+_EPOCHS, _BATCH, _LEARNING_RATE, _DROPOUT, _WEIGHT_DECAY = 6, 256, 0.01, 0.3, 1e-4
 # Words enter small, so that a few epochs do not learn them by heart.
-_SCALE = 0.1
+_INPUT_SCALE = 0.1
 # The squared error of the gain, beside the logistic losses.
-_GAIN = 4.0
+_GAIN_WEIGHT = 4.0
 # Weights are kept to so many decimals: the scorer's parts.
 _DECIMALS = 4
 
 
-class Encoded(NamedTuple):
+class EncodedPrompts(NamedTuple):
     """Prompts as rows of word indices: those of row k lie at [begins[k], begins[k + 1])."""
 
-    begins: Whole
-    words: Whole
+    row_offsets: Integers
+    word_indices: Integers
 
-    def of(self, rows: Whole) -> tuple[Whole, Whole]:
+    def pairs(self, rows: Integers) -> tuple[Integers, Integers]:
         """(row, word) pairs of some rows, rows numbered as given."""
-        sizes = self.begins[rows + 1] - self.begins[rows]
+        sizes = self.row_offsets[rows + 1] - self.row_offsets[rows]
         row = np.repeat(np.arange(len(rows)), sizes)
-        starts = np.repeat(self.begins[rows] - np.cumsum(sizes) + sizes, sizes)
-        return row, self.words[starts + np.arange(sizes.sum())]
+        starts = np.repeat(self.row_offsets[rows] - np.cumsum(sizes) + sizes, sizes)
+        return row, self.word_indices[starts + np.arange(sizes.sum())]
 
 
-class Words:
+class WordWeights:
     """A vocabulary and its weights, words x (small, frontier)."""
 
     def __init__(self, vocabulary: Sequence[str], weights: Floats) -> None:
         self.vocabulary, self.weights = tuple(vocabulary), weights
-        self._places = {word: place for place, word in enumerate(vocabulary)}
+        self._word_index = {word: place for place, word in enumerate(vocabulary)}
 
-    def encode(self, prompts: Sequence[frozenset[str]]) -> Encoded:
+    def encode(self, prompts: Sequence[frozenset[str]]) -> EncodedPrompts:
         """Prompts as indices of known words."""
         begins, found = [0], []
         for prompt in prompts:
-            found += sorted(self._places[word] for word in prompt if word in self._places)
+            found += sorted(self._word_index[word] for word in prompt if word in self._word_index)
             begins.append(len(found))
-        return Encoded(np.array(begins), np.array(found, np.int64))
+        return EncodedPrompts(np.array(begins), np.array(found, np.int64))
 
-    def said(self, prompts: Sequence[frozenset[str]]) -> Floats:
+    def predict(self, prompts: Sequence[frozenset[str]]) -> Floats:
         """The sums of both weights, n x 2."""
-        row, word = self.encode(prompts).of(np.arange(len(prompts)))
-        return _summed(self.weights, row, word, len(prompts))
+        row, word = self.encode(prompts).pairs(np.arange(len(prompts)))
+        return _sum_weights(self.weights, row, word, len(prompts))
 
 
-def train(prompts: Sequence[frozenset[str]], targets: Floats, weights: Floats, seed: int = 0) -> Words:
+def train_words(prompts: Sequence[frozenset[str]], targets: Floats, weights: Floats, seed: int = 0) -> WordWeights:
     """Weights for targets in [0, 1], n x 2."""
     counts = Counter(word for prompt in prompts for word in prompt)
-    vocabulary = sorted(word for word, count in counts.items() if count >= _ROWS_MIN)
-    encoded = Words(vocabulary, np.zeros((len(vocabulary), 2))).encode(prompts)
+    vocabulary = sorted(word for word, count in counts.items() if count >= _PROMPTS_MIN)
+    encoded = WordWeights(vocabulary, np.zeros((len(vocabulary), 2))).encode(prompts)
     mean = (weights[:, None] * targets).sum(0) / weights.sum()
     learnt = _Adam([np.zeros((len(vocabulary), 2)), np.log(mean / (1 - mean))])
-    chance = np.random.default_rng(seed)
+    randomness = np.random.default_rng(seed)
     steps = _EPOCHS * -(-len(prompts) // _BATCH)
-    scale = _SCALE / (1 - _LEFT_OUT)
+    scale = _INPUT_SCALE / (1 - _DROPOUT)
     for _ in range(_EPOCHS):
-        order = chance.permutation(len(prompts))
+        order = randomness.permutation(len(prompts))
         for begin in range(0, len(prompts), _BATCH):
             rows = order[begin : begin + _BATCH]
-            row, word = encoded.of(rows)
-            kept = chance.random(len(word)) > _LEFT_OUT
+            row, word = encoded.pairs(rows)
+            kept = randomness.random(len(word)) > _DROPOUT
             row, word = row[kept], word[kept]
             table, bias = learnt.values
-            odds = bias + scale * _summed(table, row, word, len(rows))
-            slope = _slope(1 / (1 + np.exp(-odds)), targets[rows]) * weights[rows, None] / len(rows)
+            odds = bias + scale * _sum_weights(table, row, word, len(rows))
+            slope = _gradient(1 / (1 + np.exp(-odds)), targets[rows]) * weights[rows, None] / len(rows)
             by_word = scale * np.stack([np.bincount(word, slope[row, side], len(table)) for side in (0, 1)], 1)
-            learnt.step([by_word + _DECAY * table, slope.sum(0)], _RATE, steps)
-    return Words(vocabulary, np.round(learnt.values[0] * _SCALE, _DECIMALS))
+            learnt.step([by_word + _WEIGHT_DECAY * table, slope.sum(0)], _LEARNING_RATE, steps)
+    return WordWeights(vocabulary, np.round(learnt.values[0] * _INPUT_SCALE, _DECIMALS))
 
 
-def _slope(said: Floats, true: Floats) -> Floats:
+def _gradient(said: Floats, true: Floats) -> Floats:
     """The losses' derivative by the log-odds."""
     wrong = (said[:, 1] - said[:, 0]) - (true[:, 1] - true[:, 0])
-    found: Floats = said - true + _GAIN * np.stack([-wrong, wrong], 1) * said * (1 - said)
+    found: Floats = said - true + _GAIN_WEIGHT * np.stack([-wrong, wrong], 1) * said * (1 - said)
     return found
 
 
-def _summed(table: Floats, row: Whole, word: Whole, rows: int) -> Floats:
+def _sum_weights(table: Floats, row: Integers, word: Integers, rows: int) -> Floats:
     return np.stack([np.bincount(row, table[word, side], rows) for side in (0, 1)], 1)
 
 

@@ -6,9 +6,9 @@ takes this one's place where labels exist. Complexity is the logistic of their s
 
 import math
 
-from ...values.plan import Facts
+from ...values.plan import RequestFeatures
 
-_REASONING = frozenset(
+_REASONING_WORDS = frozenset(
     [
         "prove",
         "proof",
@@ -39,7 +39,7 @@ _REASONING = frozenset(
         "security",
     ]
 )
-_ROUTINE = frozenset(
+_ROUTINE_WORDS = frozenset(
     [
         "summarize",
         "summarise",
@@ -62,7 +62,7 @@ _ROUTINE = frozenset(
 )
 
 # Log-odds of a plain short question: most such requests are served well by a small model.
-_BASE = -1.2
+_BASE_LOG_ODDS = -1.2
 # (name in the reason, weight); `_values` gives each signal's value in [0, 1] in the same order.
 _SIGNALS = (
     ("long-input", 1.6),
@@ -78,18 +78,22 @@ _SIGNALS = (
 )
 
 
-def log_odds(facts: Facts) -> tuple[float, list[tuple[str, float]]]:
+def log_odds(features: RequestFeatures) -> tuple[float, list[tuple[str, float]]]:
     """The base, and each signal's name with what it moves the log-odds by."""
-    moves = [(name, weight * value) for (name, weight), value in zip(_SIGNALS, _values(facts), strict=True) if value]
-    return _BASE, moves
+    moves = [
+        (name, weight * value)
+        for (name, weight), value in zip(_SIGNALS, _signal_values(features), strict=True)
+        if value
+    ]
+    return _BASE_LOG_ODDS, moves
 
 
-def _values(f: Facts) -> tuple[float, ...]:
+def _signal_values(f: RequestFeatures) -> tuple[float, ...]:
     return (
         min(1.0, math.log2(1 + f.input_tokens / 1000) / 5),
         min(1.0, f.newest_chars / 2000),
-        min(1.0, len(f.words & _REASONING) / 3),
-        min(1.0, len(f.words & _ROUTINE) / 2),
+        min(1.0, len(f.words & _REASONING_WORDS) / 3),
+        min(1.0, len(f.words & _ROUTINE_WORDS) / 2),
         min(1.0, f.code_share / 0.08),
         min(1.0, len(f.tool_names) / 20),
         min(1.0, f.tool_errors / 3),

@@ -5,7 +5,7 @@ To add one: a file like `capability.py`, a line here, a table of accept and refu
 
 from . import affinity, batch, capability, circuit_breaker, footprint_cap, role, translation, zone
 
-FORBIDDING = (
+RULES = (
     capability.forbids,
     affinity.forbids,
     translation.forbids,

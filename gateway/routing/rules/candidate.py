@@ -2,9 +2,9 @@
 
 from ...values.base import Value
 from ...values.catalog import Deployment, Tier
-from ...values.energy_policy import NOT_GREEN, Green
-from ...values.errors import NotCarriable
-from ..deployment_load import IDLE, Load
+from ...values.energy_policy import NO_ENERGY_PREFERENCES, EnergyPreferences
+from ...values.errors import NotTranslatable
+from ..deployment_load import IDLE, DeploymentLoad
 
 
 class Candidate(Value, frozen=True, kw_only=True):
@@ -26,15 +26,15 @@ class Candidate(Value, frozen=True, kw_only=True):
     hold_millijoules: int | None
     expected_millijoules: int
     expected_micrograms: int
-    green: Green = NOT_GREEN
-    signal: str = "average"
+    energy_policy: EnergyPreferences = NO_ENERGY_PREFERENCES
+    intensity_signal: str = "average"
     deferrable: bool = False
-    roomiest: bool
-    speech: str | None
-    uncarried: NotCarriable | None = None
-    most: Tier | None = None
-    warm: bool = False
-    load: Load = IDLE
-    late: bool = False
-    resting: bool = False
-    open_seconds: float = 0.0
+    longest_context: bool
+    upstream_dialect: str | None
+    not_translatable: NotTranslatable | None = None
+    tier_max: Tier | None = None
+    cache_warm: bool = False
+    load: DeploymentLoad = IDLE
+    misses_deadline: bool = False
+    deprioritized: bool = False
+    circuit_open_seconds: float = 0.0

@@ -1,20 +1,20 @@
 """A candidate that cannot take the request is struck: context, pictures, tools, structured output."""
 
-from ...values.plan import Facts
-from ...values.units import told
+from ...values.plan import RequestFeatures
+from ...values.units import message_number
 from .candidate import Candidate
 
 
-def forbids(candidate: Candidate, facts: Facts) -> str | None:
+def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
     """Why this deployment cannot serve the request, None if it can."""
     deployment = candidate.deployment
     # The count is an estimate: the roomiest is never struck for it, its provider knows and says so in its own words.
-    if facts.input_tokens > deployment.context_tokens and not candidate.roomiest:
-        return f"context: about {told(facts.input_tokens)} tokens, takes {told(deployment.context_tokens)}"
-    if facts.has_images and not deployment.vision:
+    if features.input_tokens > deployment.context_tokens_max and not candidate.longest_context:
+        return f"context: about {message_number(features.input_tokens)} tokens, takes {message_number(deployment.context_tokens_max)}"
+    if features.has_images and not deployment.vision:
         return "no vision"
-    if facts.tool_names and not deployment.tools:
+    if features.tool_names and not deployment.tools:
         return "no tools"
-    if facts.has_schema and not deployment.structured:
+    if features.has_schema and not deployment.takes_json_schema:
         return "no structured output"
     return None

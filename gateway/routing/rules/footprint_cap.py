@@ -3,18 +3,21 @@ that is not known: a cap is a promise.
 """
 
 from ...carbon.footprint import carbon_micrograms_at
-from ...values.plan import Facts
+from ...values.plan import RequestFeatures
 from ...values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
 from .candidate import Candidate
 
 
-def forbids(candidate: Candidate, facts: Facts) -> str | None:
+def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
     """Why this deployment would take too much, None if it would not. `facts` are not needed here."""
-    energy_cap, carbon_cap = candidate.green.max_millijoules, candidate.green.max_micrograms
+    energy_cap, carbon_cap = (
+        candidate.energy_policy.energy_millijoules_max,
+        candidate.energy_policy.carbon_micrograms_max,
+    )
     if energy_cap is None and carbon_cap is None:
         return None
     deployment = candidate.deployment
-    if deployment.energy is None:
+    if deployment.energy_models is None:
         return "footprint: not known, and there is a cap on it"
     if energy_cap is not None and candidate.expected_millijoules > energy_cap:
         expected = candidate.expected_millijoules / MILLIJOULES_PER_WH
@@ -23,7 +26,7 @@ def forbids(candidate: Candidate, facts: Facts) -> str | None:
         return None
     # As it will be reported: by the average intensity, embodied included.
     grid = deployment.intensity.grams_per_kwh
-    emitted = carbon_micrograms_at(deployment.energy, grid, candidate.expected_millijoules)
+    emitted = carbon_micrograms_at(deployment.energy_models, grid, candidate.expected_millijoules)
     if emitted <= carbon_cap:
         return None
     return f"carbon: about {emitted / MICROGRAMS_PER_GRAM:.3g} g, cap {carbon_cap / MICROGRAMS_PER_GRAM:.3g} g"

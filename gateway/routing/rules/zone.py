@@ -2,17 +2,17 @@
 
 from fnmatch import fnmatchcase
 
-from ...values.plan import Facts
+from ...values.plan import RequestFeatures
 from .candidate import Candidate
 
 
-def forbids(candidate: Candidate, facts: Facts) -> str | None:
+def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
     """Why it may not serve from there, None if it may. `facts` are not needed here."""
-    zones = candidate.green.zones
+    zones = candidate.energy_policy.allowed_zones
     if not zones:
         return None
     deployment = candidate.deployment
-    places = [place for place in (deployment.annual.zone, deployment.cloud_region) if place]
+    places = [place for place in (deployment.annual_intensity.zone, deployment.cloud_region) if place]
     if any(fnmatchcase(place, pattern) for place in places for pattern in zones):
         return None
-    return f"zone: {deployment.annual.zone} is not among {', '.join(zones[:4])}"
+    return f"zone: {deployment.annual_intensity.zone} is not among {', '.join(zones[:4])}"

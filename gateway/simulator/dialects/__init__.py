@@ -5,9 +5,9 @@ Start reading at `base.py`. `*_rules.py` hold what the real API rejects, for a p
 
 from collections.abc import Iterator
 
-from ..issued_ids import Mint
-from ..usage import Meter
-from .base import Dialect
+from ..issued_ids import IdIssuer
+from ..usage import PromptCache
+from .base import SimulatedDialect
 from .chat import Chat
 from .completions import Completions
 from .embeddings import Embeddings
@@ -17,12 +17,12 @@ from .other_endpoints import Images, InputTokens, Models, Moderations
 from .responses import Responses
 
 # What `Personality.speaks` may hold.
-SPEAKS = frozenset(
+DIALECT_NAMES = frozenset(
     {"chat", "responses", "messages", "embeddings", "completions", "models", "files", "moderations", "images", "audio"}
 )
 
 
-def every(meter: Meter, mint: Mint, model: str) -> Iterator[tuple[str, Dialect]]:
+def dialect_routes(meter: PromptCache, mint: IdIssuer, model: str) -> Iterator[tuple[str, SimulatedDialect]]:
     """Each dialect with the path to which its requests are posted ("" if only lookups are answered)."""
     yield "/v1/chat/completions", Chat(meter, mint)
     yield "/v1/responses", Responses(meter, mint)

@@ -6,101 +6,101 @@ from typing import Any
 
 import orjson
 
-from ..directives import Asked, Order, Reply
-from ..issued_ids import Mint
-from ..usage import Meter, Usage, size, written
-from .errors import Complaint, openai_error
+from ..directives import Directive, SimulatedReply, SimulatedRequest
+from ..issued_ids import IdIssuer
+from ..usage import PromptCache, SimulatedUsage, json_tokens, output_token_counts
+from .errors import ApiError, openai_error_body
 
 Body = dict[str, Any]
 # An event's bytes, and whether it carries a token (those are paced, and faults happen between them).
-Event = tuple[bytes, bool]
+PacedEvent = tuple[bytes, bool]
 # From the id in the path, and whether the caller is an Anthropic client, to a document.
-Lookup = Callable[[str, bool], Body | bytes | Complaint]
+ResourceHandler = Callable[[str, bool], Body | bytes | ApiError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class AnswerContent:
     """An answer that only needs wording; `usage` None leaves it out."""
 
-    number: int
-    created: int
+    sequence_number: int
+    created_at: int
     body: Body
-    reply: Reply
-    usage: Usage | None
+    reply: SimulatedReply
+    usage: SimulatedUsage | None
 
 
-class Dialect:
+class SimulatedDialect:
     """OpenAI's ways by default. One object a provider, since some remember (Responses are stored)."""
 
     name = ""
     # Whose headers and errors these are.
-    anthropic = False
-    streams = False
+    is_anthropic = False
+    supports_streaming = False
     # Whether a body's `model` must be the one that is here; some bodies need not name any.
-    names_model = True
+    requires_model = True
     # Names of the parameters that the real API knows.
-    parameters: frozenset[str] = frozenset()
+    known_parameters: frozenset[str] = frozenset()
 
-    def __init__(self, meter: Meter, mint: Mint) -> None:
-        self.meter = meter
-        self.mint = mint
+    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
+        self.prompt_cache = meter
+        self.ids = mint
 
-    def parse(self, raw: bytes, content_type: str) -> Body:
+    def parse_body(self, raw: bytes, content_type: str) -> Body:
         """The body's fields. Raises ValueError if it has none."""
         body: Body = orjson.loads(raw)
         return body
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """What the real API would reject, the first thing first."""
         for name in body:
-            if name not in self.parameters and name != "sim":
-                yield Complaint(message=f"Unknown parameter: '{name}'.", slug="unknown_parameter", param=name)
+            if name not in self.known_parameters and name != "sim":
+                yield ApiError(message=f"Unknown parameter: '{name}'.", openai_code="unknown_parameter", param=name)
 
-    def missing(self, body: Body, asked: Asked) -> Complaint | None:
+    def missing_reference_error(self, body: Body, asked: SimulatedRequest) -> ApiError | None:
         """What the request refers to and is not here; looked for whether strict or not."""
         return None
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """What is asked for. May raise KeyError, TypeError, AttributeError or ValueError on a wrong shape."""
         raise NotImplementedError
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """What it costs."""
-        given = size(body)
-        count, reasoning = written(reply, order.get("output_tokens"), asked.limit)
-        return Usage(given=given, written=count, reasoning=reasoning)
+        given = json_tokens(body)
+        count, reasoning = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
+        return SimulatedUsage(input_tokens=given, output_tokens=count, reasoning_tokens=reasoning)
 
-    def answer_id(self, number: int) -> str:
+    def response_id(self, number: int) -> str:
         """The answer's id, or where it has none, the call's."""
-        return self.mint.id("req_", number, length=32)
+        return self.ids.id("req_", number, length=32)
 
-    def whole(self, told: Told) -> Body | str:
+    def document(self, told: AnswerContent) -> Body | str:
         """The answer as one document, or as plain text."""
         raise NotImplementedError
 
-    def events(self, told: Told) -> Iterator[Event]:
+    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
         """The answer as server-sent events."""
         raise NotImplementedError
 
-    def error(self, complaint: Complaint, number: int) -> Body:
+    def error_body(self, complaint: ApiError, number: int) -> Body:
         """The refusal as a document."""
-        return openai_error(complaint)
+        return openai_error_body(complaint)
 
-    def broken(self, told: Told, sent: int) -> bytes:
+    def error_event(self, told: AnswerContent, sent: int) -> bytes:
         """The error event in the middle of a stream, after so many others."""
-        return data({"error": {"message": "overloaded", "type": "server_error", "code": "overloaded"}})
+        return sse_data({"error": {"message": "overloaded", "type": "server_error", "code": "overloaded"}})
 
-    def garbage(self) -> bytes:
+    def malformed_event(self) -> bytes:
         """An event that is none."""
         return b"data: \xff{not json\n\n"
 
-    def lookups(self) -> dict[str, Lookup]:
+    def resource_routes(self) -> dict[str, ResourceHandler]:
         """What can be asked for without a body: "METHOD /path/{id}" to what answers."""
         return {}
 
-    def headers(self, number: int) -> dict[str, str]:
+    def response_headers(self, number: int) -> dict[str, str]:
         """What the provider adds to each answer."""
-        return {"x-request-id": self.answer_id(number), **_OPENAI_HEADERS}
+        return {"x-request-id": self.response_id(number), **_OPENAI_HEADERS}
 
 
 # Values as OpenAI documents them: https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
@@ -117,18 +117,18 @@ _OPENAI_HEADERS = {
 }
 
 
-def pieces(text: str, length: int) -> Iterator[str]:
+def text_chunks(text: str, length: int) -> Iterator[str]:
     """The text in pieces of about a token."""
     for at in range(0, len(text), length):
         yield text[at : at + length]
 
 
-def data(document: Any) -> bytes:
+def sse_data(document: Any) -> bytes:
     """A server-sent event without a name."""
     encoded: bytes = orjson.dumps(document)
     return b"data: " + encoded + b"\n\n"
 
 
-def named(document: Body) -> bytes:
+def sse_named(document: Body) -> bytes:
     """A server-sent event whose name is its type."""
-    return f"event: {document['type']}\n".encode() + data(document)
+    return f"event: {document['type']}\n".encode() + sse_data(document)

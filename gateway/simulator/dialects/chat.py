@@ -6,103 +6,112 @@ from typing import Any
 
 import orjson
 
-from ..directives import CHARS_PER_TOKEN, Asked, Order, Reply, Tool, ordered
-from ..usage import Usage, size
+from ..directives import CHARS_PER_TOKEN, Directive, OfferedTool, SimulatedReply, SimulatedRequest, is_complete
+from ..usage import SimulatedUsage, json_tokens
 from . import chat_rules
-from .base import Body, Dialect, Event, Told, data, pieces
-from .errors import Complaint
-from .newest_turn import Turn, newest
+from .base import AnswerContent, Body, PacedEvent, SimulatedDialect, sse_data, text_chunks
+from .errors import ApiError
+from .newest_turn import HistoryTurn, newest_turn
 
-_THINKS_NOT = ("none", "minimal")
+_EFFORTS_WITHOUT_THINKING = ("none", "minimal")
 
 
-class Chat(Dialect):
+class Chat(SimulatedDialect):
     """POST /v1/chat/completions."""
 
     name = "chat"
-    streams = True
-    parameters = chat_rules.PARAMETERS
+    supports_streaming = True
+    known_parameters = chat_rules.PARAMETERS
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """Unknown parameters, then wrong shapes."""
-        yield from super().complaints(body, headers)
-        yield from chat_rules.complaints(body)
+        yield from super().validation_errors(body, headers)
+        yield from chat_rules.validation_errors(body)
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """The request in neutral words; what the answer will not depend on is not read."""
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        if ordered(body.get("sim")):
-            return Asked(limit=limit)
-        turn = newest(_backwards(body["messages"]))
-        images, files = _attached(body["messages"])
-        return Asked(
+        if is_complete(body.get("sim")):
+            return SimulatedRequest(max_output_tokens=limit)
+        turn = newest_turn(_turns_newest_first(body["messages"]))
+        images, files = _attachment_counts(body["messages"])
+        return SimulatedRequest(
             text=turn.text,
             prompt=turn.prompt,
-            results=turn.results,
+            tool_results=turn.tool_results,
             step=turn.step,
-            images=images,
-            files=files,
-            tools=tuple(_tools(body)),
-            choice=_choice(body.get("tool_choice")),
-            parallel=body.get("parallel_tool_calls") is not False,
-            schema=_schema(body.get("response_format")),
-            limit=limit,
+            image_count=images,
+            file_count=files,
+            tools=tuple(_offered_tools(body)),
+            tool_choice=_tool_choice(body.get("tool_choice")),
+            parallel_tool_calls=body.get("parallel_tool_calls") is not False,
+            output_schema=_output_schema(body.get("response_format")),
+            max_output_tokens=limit,
         )
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """Messages and tools by the length of their JSON."""
         messages = body["messages"]
         texts = [
             len(orjson.dumps(message.get("content"))) + len(orjson.dumps(message.get("tool_calls")))
             for message in messages
         ]
-        given = sum(texts) // CHARS_PER_TOKEN + 4 * len(messages) + size(body.get("tools"))
-        reasoning = 0 if (body.get("reasoning_effort") or "none") in _THINKS_NOT else _REASONING_TOKENS
-        count = int(order.get("output_tokens") or size(self._message(0, reply)) + 1 + reasoning)
-        count = min(count, asked.limit) if asked.limit else count
-        cached = self.meter.cached(messages[:2], given)
-        return Usage(given=given, written=count, cached=cached, reasoning=min(reasoning, count))
+        given = sum(texts) // CHARS_PER_TOKEN + 4 * len(messages) + json_tokens(body.get("tools"))
+        reasoning = 0 if (body.get("reasoning_effort") or "none") in _EFFORTS_WITHOUT_THINKING else _REASONING_TOKENS
+        count = int(order.get("output_tokens") or json_tokens(self._message(0, reply)) + 1 + reasoning)
+        count = min(count, asked.max_output_tokens) if asked.max_output_tokens else count
+        cached = self.prompt_cache.openai_cached_tokens(messages[:2], given)
+        return SimulatedUsage(
+            input_tokens=given, output_tokens=count, cached_tokens=cached, reasoning_tokens=min(reasoning, count)
+        )
 
-    def answer_id(self, number: int) -> str:
+    def response_id(self, number: int) -> str:
         """Numbered, as short as can be."""
         return f"chatcmpl-sim{number}"
 
-    def whole(self, told: Told) -> Body:
+    def document(self, told: AnswerContent) -> Body:
         """A chat.completion."""
-        choice = {"index": 0, "message": self._message(told.number, told.reply), "finish_reason": told.reply.finish}
-        document = {**self._head(told), "object": "chat.completion", "choices": [choice]}
+        choice = {
+            "index": 0,
+            "message": self._message(told.sequence_number, told.reply),
+            "finish_reason": told.reply.finish_reason,
+        }
+        document = {**self._common_fields(told), "object": "chat.completion", "choices": [choice]}
         if told.usage is not None:
-            document["usage"] = _worded(told.usage)
+            document["usage"] = _usage_body(told.usage)
         return document
 
-    def events(self, told: Told) -> Iterator[Event]:
+    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
         """Chunks of a token each, then the finish, then the usage if it was asked for."""
-        head = {**self._head(told), "object": "chat.completion.chunk"}
+        head = {**self._common_fields(told), "object": "chat.completion.chunk"}
         asks_usage = told.usage is not None and (told.body.get("stream_options") or {}).get("include_usage")
-        for delta in _deltas(self._message(told.number, told.reply)):
+        for delta in _deltas(self._message(told.sequence_number, told.reply)):
             chunk: dict[str, Any] = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
             if asks_usage:
                 chunk["usage"] = None
-            yield data(chunk), True
-        yield data({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": told.reply.finish}]}), False
+            yield sse_data(chunk), True
+        yield (
+            sse_data({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": told.reply.finish_reason}]}),
+            False,
+        )
         if asks_usage and told.usage is not None:
-            yield data({**head, "choices": [], "usage": _worded(told.usage)}), False
+            yield sse_data({**head, "choices": [], "usage": _usage_body(told.usage)}), False
         yield b"data: [DONE]\n\n", False
 
-    def _head(self, told: Told) -> Body:
-        return {"id": self.answer_id(told.number), "created": told.created, "model": told.body["model"]}
+    def _common_fields(self, told: AnswerContent) -> Body:
+        return {"id": self.response_id(told.sequence_number), "created": told.created_at, "model": told.body["model"]}
 
-    def _message(self, number: int, reply: Reply) -> Body:
+    def _message(self, number: int, reply: SimulatedReply) -> Body:
         if reply.message is not None:
             return reply.message
-        message: Body = {"role": "assistant", "content": reply.text or (None if reply.calls else "")}
-        if reply.calls:
+        message: Body = {"role": "assistant", "content": reply.text or (None if reply.tool_calls else "")}
+        if reply.tool_calls:
             message["tool_calls"] = [
                 {
-                    "id": call.id or self.mint.id("call_", number, index),
-                    **_kind(call.name, call.arguments, call.custom),
+                    "id": call.id or self.ids.id("call_", number, index),
+                    **_typed_call_fields(call.name, call.arguments, call.is_custom),
                 }
-                for index, call in enumerate(reply.calls)
+                for index, call in enumerate(reply.tool_calls)
             ]
         return message
 
@@ -111,27 +120,27 @@ class Chat(Dialect):
 _REASONING_TOKENS = 64
 
 
-def _kind(name: str, arguments: str, custom: bool) -> Body:
+def _typed_call_fields(name: str, arguments: str, custom: bool) -> Body:
     if custom:
         return {"type": "custom", "custom": {"name": name, "input": arguments}}
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _backwards(messages: Sequence[Body]) -> Iterator[Turn]:
+def _turns_newest_first(messages: Sequence[Body]) -> Iterator[HistoryTurn]:
     for message in reversed(messages):
         role = message["role"]
         if role in ("user", "tool", "assistant"):
-            yield Turn("model" if role == "assistant" else role, _texts(message))
+            yield HistoryTurn("model" if role == "assistant" else role, _text_parts(message))
 
 
-def _texts(message: Body) -> list[str]:
+def _text_parts(message: Body) -> list[str]:
     content = message.get("content")
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content or () if isinstance(part.get("text"), str)]
 
 
-def _attached(messages: Sequence[Body]) -> tuple[int, int]:
+def _attachment_counts(messages: Sequence[Body]) -> tuple[int, int]:
     kinds = [
         part.get("type")
         for message in messages
@@ -141,22 +150,22 @@ def _attached(messages: Sequence[Body]) -> tuple[int, int]:
     return kinds.count("image_url"), kinds.count("file") + kinds.count("input_audio")
 
 
-def _tools(body: Body) -> Iterator[Tool]:
+def _offered_tools(body: Body) -> Iterator[OfferedTool]:
     for tool in body.get("tools") or ():
         if tool.get("type") == "custom":
-            yield Tool(name=tool["custom"]["name"], custom=True)
+            yield OfferedTool(name=tool["custom"]["name"], is_custom=True)
         elif "function" in tool:
-            yield Tool(name=tool["function"]["name"], schema=tool["function"].get("parameters") or {})
+            yield OfferedTool(name=tool["function"]["name"], schema=tool["function"].get("parameters") or {})
 
 
-def _choice(choice: Any) -> str:
+def _tool_choice(choice: Any) -> str:
     if isinstance(choice, dict):
         named = choice.get("function") or choice.get("custom")
         return f"tool:{named['name']}" if named else str((choice.get("allowed_tools") or {}).get("mode") or "auto")
     return choice or "auto"
 
 
-def _schema(wanted: Any) -> Any:
+def _output_schema(wanted: Any) -> Any:
     if not isinstance(wanted, dict):
         return None
     if wanted.get("type") == "json_object":
@@ -168,7 +177,7 @@ def _deltas(message: Body) -> Iterator[Body]:
     """The message in pieces of about a token, as providers send them."""
     yield {"role": "assistant", "content": ""}
     content = message.get("content")
-    for piece in pieces(content if isinstance(content, str) else "", CHARS_PER_TOKEN):
+    for piece in text_chunks(content if isinstance(content, str) else "", CHARS_PER_TOKEN):
         yield {"content": piece}
     for index, call in enumerate(message.get("tool_calls") or []):
         kind = "custom" if call.get("type") == "custom" else "function"
@@ -180,11 +189,11 @@ def _deltas(message: Body) -> Iterator[Body]:
         yield {"tool_calls": [{"index": index, kind: {wording: arguments}}]}
 
 
-def _worded(usage: Usage) -> Body:
+def _usage_body(usage: SimulatedUsage) -> Body:
     return {
-        "prompt_tokens": usage.given,
-        "completion_tokens": usage.written,
-        "total_tokens": usage.given + usage.written,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }

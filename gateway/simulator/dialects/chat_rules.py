@@ -5,23 +5,23 @@ from typing import Any
 
 from . import openai_rules
 from .base import Body
-from .errors import Complaint
+from .errors import ApiError
 
 # openai-python 2.54 and 3.52, types/chat/completion_create_params.py.
-_NAMES = (
+_PARAMETER_NAMES = (
     "messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens"
     " metadata modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key"
     " prompt_cache_options prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier"
     " stop store stream stream_options temperature tool_choice tools top_logprobs top_p user verbosity"
     " web_search_options"
 )
-PARAMETERS = frozenset(_NAMES.split())
+PARAMETERS = frozenset(_PARAMETER_NAMES.split())
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
-_FIELDS = frozenset(
+_MESSAGE_FIELDS = frozenset(
     {"role", "content", "name", "refusal", "annotations", "audio", "function_call", "tool_calls", "tool_call_id"}
 )
 # The parts of a message's content with the fields of each.
-_PARTS: dict[str, set[str]] = {
+_PART_FIELDS: dict[str, set[str]] = {
     "text": {"text"},
     "image_url": {"image_url"},
     "input_audio": {"input_audio"},
@@ -29,138 +29,140 @@ _PARTS: dict[str, set[str]] = {
     "audio": {"audio"},
     "file": {"file"},
 }
-_ALWAYS = {"type", "prompt_cache_breakpoint"}
+_COMMON_PART_FIELDS = {"type", "prompt_cache_breakpoint"}
 _CALL_ID_CHARS_MAX = 40
 
 
-def complaints(body: Body) -> Iterator[Complaint]:
+def validation_errors(body: Body) -> Iterator[ApiError]:
     """Everything wrong with a request."""
     messages = body.get("messages")
     if messages is None:
-        yield openai_rules.missing("messages")
+        yield openai_rules.missing_parameter("messages")
     elif not isinstance(messages, list):
         yield openai_rules.wrong_type("messages", "an array of objects", messages)
     elif not messages:
         message = (
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead."
         )
-        yield Complaint(message=message, slug="empty_array", param="messages")
+        yield ApiError(message=message, openai_code="empty_array", param="messages")
     else:
         for place, one in enumerate(messages):
-            yield from _message(one, f"messages[{place}]")
-        yield from _pairs(messages)
+            yield from _message_errors(one, f"messages[{place}]")
+        yield from _call_pairing_errors(messages)
     for limit in ("max_tokens", "max_completion_tokens"):
-        yield from openai_rules.below(limit, body.get(limit), 1)
-    yield from _tools(body)
-    yield from openai_rules.only_with_tools(body)
+        yield from openai_rules.minimum_errors(limit, body.get(limit), 1)
+    yield from _tool_errors(body)
+    yield from openai_rules.tool_dependency_errors(body)
     wanted = body.get("response_format")
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        yield from openai_rules.schema(
+        yield from openai_rules.schema_errors(
             wanted.get("json_schema") or {}, "response_format.json_schema", "response_format"
         )
 
 
-def _message(message: Body, path: str) -> Iterator[Complaint]:
+def _message_errors(message: Body, path: str) -> Iterator[ApiError]:
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
-        yield openai_rules.invalid(f"{path}.role", role, _ROLES)
-    yield from openai_rules.unknown_fields(message, _FIELDS, path)
+        yield openai_rules.invalid_value(f"{path}.role", role, _ROLES)
+    yield from openai_rules.unknown_field_errors(message, _MESSAGE_FIELDS, path)
     for place, part in enumerate(content if isinstance(content, list) else ()):
-        yield from _part(part, f"{path}.content[{place}]")
+        yield from _part_errors(part, f"{path}.content[{place}]")
     if content is None and not (role == "assistant" and message.keys() & {"tool_calls", "function_call", "audio"}):
         message_ = "Invalid value for 'content': expected a string, got null."
-        yield Complaint(message=message_, param=f"{path}.content")
+        yield ApiError(message=message_, param=f"{path}.content")
     if content is not None and not isinstance(content, str | list):
         yield openai_rules.wrong_type(f"{path}.content", "one of a string or array of objects", content)
     for place, call in enumerate(message.get("tool_calls") or ()):
-        yield from _call(call, f"{path}.tool_calls[{place}]")
+        yield from _call_errors(call, f"{path}.tool_calls[{place}]")
     if message.get("tool_calls") == []:
         text = (
             f"Invalid '{path}.tool_calls': empty array. Expected an array with minimum length 1, but got an empty array"
         )
-        yield Complaint(message=f"{text} instead.", slug="empty_array", param=f"{path}.tool_calls")
+        yield ApiError(message=f"{text} instead.", openai_code="empty_array", param=f"{path}.tool_calls")
 
 
-def _part(part: Body, path: str) -> Iterator[Complaint]:
-    known = _PARTS.get(part.get("type") or "")
+def _part_errors(part: Body, path: str) -> Iterator[ApiError]:
+    known = _PART_FIELDS.get(part.get("type") or "")
     if known is None:
-        yield openai_rules.invalid(f"{path}.type", part.get("type"), tuple(_PARTS))
+        yield openai_rules.invalid_value(f"{path}.type", part.get("type"), tuple(_PART_FIELDS))
     else:
-        yield from openai_rules.unknown_fields(part, known | _ALWAYS, path)
+        yield from openai_rules.unknown_field_errors(part, known | _COMMON_PART_FIELDS, path)
         for name in known - part.keys():
-            yield openai_rules.missing(f"{path}.{name}")
+            yield openai_rules.missing_parameter(f"{path}.{name}")
 
 
-def _call(call: Body, path: str) -> Iterator[Complaint]:
+def _call_errors(call: Body, path: str) -> Iterator[ApiError]:
     kind = call.get("type")
     if kind not in ("function", "custom"):
-        yield openai_rules.invalid(f"{path}.type", kind, ("function", "custom"))
+        yield openai_rules.invalid_value(f"{path}.type", kind, ("function", "custom"))
         return
     arguments: Any = (call.get(kind) or {}).get("arguments" if kind == "function" else "input")
     if not isinstance(arguments, str):
         yield openai_rules.wrong_type(f"{path}.{kind}.arguments", "a string", arguments)
     id = call.get("id")
     if not isinstance(id, str):
-        yield openai_rules.missing(f"{path}.id")
+        yield openai_rules.missing_parameter(f"{path}.id")
     elif len(id) > _CALL_ID_CHARS_MAX:
         message = (
             f"Invalid '{path}.id': string too long. Expected a string with maximum length {_CALL_ID_CHARS_MAX}, but got a"
             f" string with length {len(id)} instead."
         )
-        yield Complaint(message=message, slug="string_above_max_length", param=f"{path}.id")
+        yield ApiError(message=message, openai_code="string_above_max_length", param=f"{path}.id")
 
 
-def _pairs(messages: Sequence[Body]) -> Iterator[Complaint]:
+def _call_pairing_errors(messages: Sequence[Body]) -> Iterator[ApiError]:
     """Each call is answered before anybody else speaks, and nothing else is."""
     called: set[Any] = set()
     open_calls: list[Any] = []
     for place, message in enumerate(messages):
         if message.get("role") != "tool":
             if open_calls:
-                yield _unanswered(open_calls, place)
+                yield _unanswered_calls_error(open_calls, place)
             open_calls = [call.get("id") for call in message.get("tool_calls") or ()]
             called = set(open_calls)
             continue
         id = message.get("tool_call_id")
         if id is None:
-            yield openai_rules.missing(f"messages[{place}].tool_call_id")
+            yield openai_rules.missing_parameter(f"messages[{place}].tool_call_id")
         elif not called:
             text = "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
-            yield Complaint(message=text, param=f"messages.[{place}].role")
+            yield ApiError(message=text, param=f"messages.[{place}].role")
         elif id not in called:
             text = f"Invalid parameter: 'tool_call_id' of '{id}' not found in 'tool_calls' of previous message."
-            yield Complaint(message=text, param=f"messages.[{place}].tool_call_id")
+            yield ApiError(message=text, param=f"messages.[{place}].tool_call_id")
         open_calls = [one for one in open_calls if one != id]
     if open_calls:
-        yield _unanswered(open_calls, len(messages))
+        yield _unanswered_calls_error(open_calls, len(messages))
 
 
-def _unanswered(ids: Sequence[Any], place: int) -> Complaint:
+def _unanswered_calls_error(ids: Sequence[Any], place: int) -> ApiError:
     message = (
         "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The"
         f" following tool_call_ids did not have response messages: {', '.join(map(str, ids))}"
     )
-    return Complaint(message=message, param=f"messages.[{place}].role")
+    return ApiError(message=message, param=f"messages.[{place}].role")
 
 
-def _tools(body: Body) -> Iterator[Complaint]:
+def _tool_errors(body: Body) -> Iterator[ApiError]:
     for place, tool in enumerate(body.get("tools") or ()):
         kind = tool.get("type")
         if kind not in ("function", "custom"):
-            yield openai_rules.invalid(f"tools[{place}].type", kind, ("function", "custom"))
+            yield openai_rules.invalid_value(f"tools[{place}].type", kind, ("function", "custom"))
             continue
-        yield from openai_rules.unknown_fields(tool, ("type", kind), f"tools[{place}]")
+        yield from openai_rules.unknown_field_errors(tool, ("type", kind), f"tools[{place}]")
         if not isinstance(tool.get(kind), dict):
-            yield openai_rules.missing(f"tools[{place}].{kind}")
+            yield openai_rules.missing_parameter(f"tools[{place}].{kind}")
         elif kind == "function":
             known = ("name", "description", "parameters", "strict")
-            yield from openai_rules.unknown_fields(tool[kind], known, f"tools[{place}].function")
-            yield from openai_rules.function(tool[kind], f"tools[{place}].function")
+            yield from openai_rules.unknown_field_errors(tool[kind], known, f"tools[{place}].function")
+            yield from openai_rules.function_errors(tool[kind], f"tools[{place}].function")
     choice = body.get("tool_choice")
     supported = ("none", "auto", "required")
     if isinstance(choice, str) and choice not in supported:
-        yield openai_rules.invalid("tool_choice", choice, supported)
+        yield openai_rules.invalid_value("tool_choice", choice, supported)
     if isinstance(choice, dict) and choice.get("type") not in ("function", "custom", "allowed_tools"):
-        yield openai_rules.invalid("tool_choice.type", choice.get("type"), ("allowed_tools", "function", "custom"))
+        yield openai_rules.invalid_value(
+            "tool_choice.type", choice.get("type"), ("allowed_tools", "function", "custom")
+        )
     elif isinstance(choice, dict) and choice["type"] not in choice:
-        yield openai_rules.missing(f"tool_choice.{choice['type']}")
+        yield openai_rules.missing_parameter(f"tool_choice.{choice['type']}")

@@ -3,63 +3,67 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..directives import CHARS_PER_TOKEN, Asked, Order, Reply
-from ..usage import Usage, size, written
-from .base import Body, Dialect, Event, Told, data, pieces
-from .errors import Complaint
+from ..directives import CHARS_PER_TOKEN, Directive, SimulatedReply, SimulatedRequest
+from ..usage import SimulatedUsage, json_tokens, output_token_counts
+from .base import AnswerContent, Body, PacedEvent, SimulatedDialect, sse_data, text_chunks
+from .errors import ApiError
 
 # openai-python 2.54, types/completion_create_params.py.
-_NAMES = (
+_PARAMETER_NAMES = (
     "model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop stream"
     " stream_options suffix temperature top_p user"
 )
 
 
-class Completions(Dialect):
+class Completions(SimulatedDialect):
     """POST /v1/completions: a choice for each prompt."""
 
     name = "completions"
-    streams = True
-    parameters = frozenset(_NAMES.split())
+    supports_streaming = True
+    known_parameters = frozenset(_PARAMETER_NAMES.split())
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """Unknown parameters, then a limit that is none."""
-        yield from super().complaints(body, headers)
+        yield from super().validation_errors(body, headers)
         if body.get("max_tokens") is not None and body["max_tokens"] < 0:
-            yield Complaint(message=f"{body['max_tokens']} is less than the minimum of 0 - 'max_tokens'")
+            yield ApiError(message=f"{body['max_tokens']} is less than the minimum of 0 - 'max_tokens'")
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """The prompts, of which those that are tokens say nothing."""
         texts = [prompt for prompt in _prompts(body) if isinstance(prompt, str)]
-        return Asked(text="\n".join(texts), prompt=texts[-1] if texts else "", limit=body.get("max_tokens"))
+        return SimulatedRequest(
+            text="\n".join(texts), prompt=texts[-1] if texts else "", max_output_tokens=body.get("max_tokens")
+        )
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """All prompts, all choices."""
-        count, _ = written(reply, order.get("output_tokens"), asked.limit)
-        return Usage(given=size(body.get("prompt")) + 1, written=count * len(_prompts(body)))
+        count, _ = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
+        return SimulatedUsage(
+            input_tokens=json_tokens(body.get("prompt")) + 1, output_tokens=count * len(_prompts(body))
+        )
 
-    def answer_id(self, number: int) -> str:
+    def response_id(self, number: int) -> str:
         """Numbered, as short as can be."""
         return f"cmpl-sim{number}"
 
-    def whole(self, told: Told) -> Body:
+    def document(self, told: AnswerContent) -> Body:
         """A text_completion."""
-        choices = [_choice(index, told.reply.text, _finish(told)) for index in _places(told)]
-        return {**self._head(told), "choices": choices, **_worded(told.usage)}
+        choices = [_choice(index, told.reply.text, _finish_reason(told)) for index in _choice_indexes(told)]
+        return {**self._common_fields(told), "choices": choices, **_usage_body(told.usage)}
 
-    def events(self, told: Told) -> Iterator[Event]:
+    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
         """Pieces of text, then the finish of each choice, then the usage if it was asked for."""
-        head = self._head(told)
-        for index in _places(told):
-            for piece in pieces(told.reply.text, CHARS_PER_TOKEN):
-                yield data({**head, "choices": [_choice(index, piece, None)]}), True
-            yield data({**head, "choices": [_choice(index, "", _finish(told))]}), False
+        head = self._common_fields(told)
+        for index in _choice_indexes(told):
+            for piece in text_chunks(told.reply.text, CHARS_PER_TOKEN):
+                yield sse_data({**head, "choices": [_choice(index, piece, None)]}), True
+            yield sse_data({**head, "choices": [_choice(index, "", _finish_reason(told))]}), False
         if told.usage is not None and (told.body.get("stream_options") or {}).get("include_usage"):
-            yield data({**head, "choices": [], **_worded(told.usage)}), False
+            yield sse_data({**head, "choices": [], **_usage_body(told.usage)}), False
         yield b"data: [DONE]\n\n", False
 
-    def _head(self, told: Told) -> Body:
-        head = {"id": self.answer_id(told.number), "object": "text_completion", "created": told.created}
+    def _common_fields(self, told: AnswerContent) -> Body:
+        head = {"id": self.response_id(told.sequence_number), "object": "text_completion", "created": told.created_at}
         return {**head, "model": told.body["model"]}
 
 
@@ -68,20 +72,22 @@ def _prompts(body: Body) -> list[Any]:
     return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
 
 
-def _places(told: Told) -> range:
+def _choice_indexes(told: AnswerContent) -> range:
     return range(len(_prompts(told.body)))
 
 
-def _finish(told: Told) -> str:
-    return "stop" if told.reply.finish == "tool_calls" else told.reply.finish
+def _finish_reason(told: AnswerContent) -> str:
+    return "stop" if told.reply.finish_reason == "tool_calls" else told.reply.finish_reason
 
 
 def _choice(index: int, text: str, finish: str | None) -> Body:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
 
 
-def _worded(usage: Usage | None) -> Body:
+def _usage_body(usage: SimulatedUsage | None) -> Body:
     if usage is None:
         return {}
-    total = usage.given + usage.written
-    return {"usage": {"prompt_tokens": usage.given, "completion_tokens": usage.written, "total_tokens": total}}
+    total = usage.input_tokens + usage.output_tokens
+    return {
+        "usage": {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
+    }

@@ -7,54 +7,56 @@ from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..directives import Asked, Order, Reply
-from ..usage import Usage, tokens
-from .base import Body, Dialect, Told
-from .errors import Complaint
+from ..directives import Directive, SimulatedReply, SimulatedRequest
+from ..usage import SimulatedUsage, text_tokens
+from .base import AnswerContent, Body, SimulatedDialect
+from .errors import ApiError
 
 # As many as text-embedding-3-small gives.
 _DIMENSIONS = 1536
 _INPUTS_MAX = 2048
 
 
-class Embeddings(Dialect):
+class Embeddings(SimulatedDialect):
     """POST /v1/embeddings: unit vectors that follow from the text, so equal texts are equal."""
 
     name = "embeddings"
-    parameters = frozenset({"input", "model", "dimensions", "encoding_format", "user"})
+    known_parameters = frozenset({"input", "model", "dimensions", "encoding_format", "user"})
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """Unknown parameters, then an input that is none."""
-        yield from super().complaints(body, headers)
-        inputs = _inputs(body.get("input"))
+        yield from super().validation_errors(body, headers)
+        inputs = _listed_inputs(body.get("input"))
         if not inputs or not all(inputs) or len(inputs) > _INPUTS_MAX:
-            yield Complaint(message="'$.input' is invalid. Please check the API reference.", param="input")
+            yield ApiError(message="'$.input' is invalid. Please check the API reference.", param="input")
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """Texts may carry an order."""
-        return Asked(text="\n".join(one for one in _inputs(body["input"]) if isinstance(one, str)))
+        return SimulatedRequest(text="\n".join(one for one in _listed_inputs(body["input"]) if isinstance(one, str)))
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """Token arrays count exactly."""
-        inputs = _inputs(body["input"])
-        return Usage(given=sum(tokens([i]) if isinstance(i, str) else len(i) for i in inputs), written=0)
+        inputs = _listed_inputs(body["input"])
+        return SimulatedUsage(
+            input_tokens=sum(text_tokens([i]) if isinstance(i, str) else len(i) for i in inputs), output_tokens=0
+        )
 
-    def whole(self, told: Told) -> Body:
+    def document(self, told: AnswerContent) -> Body:
         """A list of vectors."""
         size = told.body.get("dimensions") or _DIMENSIONS
         encoded = told.body.get("encoding_format") == "base64"
-        vectors = [_vector(one, size) for one in _inputs(told.body["input"])]
+        vectors = [_vector(one, size) for one in _listed_inputs(told.body["input"])]
         data = [
-            {"object": "embedding", "index": index, "embedding": _base64(vector) if encoded else vector}
+            {"object": "embedding", "index": index, "embedding": _base64_of(vector) if encoded else vector}
             for index, vector in enumerate(vectors)
         ]
         document: Body = {"object": "list", "data": data, "model": told.body["model"]}
         if told.usage is not None:
-            document["usage"] = {"prompt_tokens": told.usage.given, "total_tokens": told.usage.given}
+            document["usage"] = {"prompt_tokens": told.usage.input_tokens, "total_tokens": told.usage.input_tokens}
         return document
 
 
-def _inputs(given: Any) -> list[Any]:
+def _listed_inputs(given: Any) -> list[Any]:
     """One or several, each a text or an array of tokens."""
     several = isinstance(given, list) and not (given and isinstance(given[0], int))
     return given if several else [given]
@@ -66,5 +68,5 @@ def _vector(one: Any, size: int) -> list[float]:
     return [round(number / norm, 9) for number in numbers]
 
 
-def _base64(vector: list[float]) -> str:
+def _base64_of(vector: list[float]) -> str:
     return base64.b64encode(array("f", vector).tobytes()).decode()

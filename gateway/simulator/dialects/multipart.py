@@ -7,21 +7,21 @@ from typing import Any
 
 import orjson
 
-from ..directives import Asked, Order, Reply
-from ..issued_ids import Mint
-from ..usage import Meter, Usage, tokens
-from .base import Body, Dialect, Lookup, Told
-from .errors import Complaint
+from ..directives import Directive, SimulatedReply, SimulatedRequest
+from ..issued_ids import IdIssuer
+from ..usage import PromptCache, SimulatedUsage, text_tokens
+from .base import AnswerContent, Body, ResourceHandler, SimulatedDialect
+from .errors import ApiError
 
-_FILES_MAX = 1000
+_MAX_FILES = 1000
 
 
-class Form(Dialect):
+class MultipartDialect(SimulatedDialect):
     """A multipart form as a body: fields by name, files as (name, type, content)."""
 
-    names_model = False
+    requires_model = False
 
-    def parse(self, raw: bytes, content_type: str) -> Body:
+    def parse_body(self, raw: bytes, content_type: str) -> Body:
         """The fields; a field `sim` holds an order as JSON."""
         head = f"Content-Type: {content_type}\r\n\r\n".encode()
         form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + raw)
@@ -34,24 +34,24 @@ class Form(Dialect):
             body[name] = content.decode() if file is None else (file, part.get_content_type(), content)  # type: ignore[union-attr]
         return {**body, "sim": orjson.loads(body["sim"])} if "sim" in body else body
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """A form without a file."""
-        yield from super().complaints(body, headers)
+        yield from super().validation_errors(body, headers)
         if not isinstance(body.get("file"), tuple):
-            yield Complaint(
-                message="Missing required parameter: 'file'.", slug="missing_required_parameter", param="file"
+            yield ApiError(
+                message="Missing required parameter: 'file'.", openai_code="missing_required_parameter", param="file"
             )
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """The prompt may carry an order."""
-        return Asked(text=str(body.get("prompt") or ""))
+        return SimulatedRequest(text=str(body.get("prompt") or ""))
 
 
-class Transcriptions(Form):
+class Transcriptions(MultipartDialect):
     """POST /v1/audio/transcriptions."""
 
     name = "audio"
-    parameters = frozenset(
+    known_parameters = frozenset(
         {
             "file",
             "model",
@@ -66,74 +66,78 @@ class Transcriptions(Form):
         | {"temperature", "timestamp_granularities", "timestamp_granularities[]"}
     )
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """Audio by its bytes: a token for every 1000."""
-        return Usage(given=len(body["file"][2]) // 1000 + 1, written=tokens([_heard(body)]))
+        return SimulatedUsage(
+            input_tokens=len(body["file"][2]) // 1000 + 1, output_tokens=text_tokens([_transcript(body)])
+        )
 
-    def whole(self, told: Told) -> Body | str:
+    def document(self, told: AnswerContent) -> Body | str:
         """A transcription, which says what arrived."""
-        text = _heard(told.body)
+        text = _transcript(told.body)
         if told.body.get("response_format") == "text":
             return text + "\n"
-        return {"text": text, **({"usage": _spoken(told.usage)} if told.usage else {})}
+        return {"text": text, **({"usage": _usage_body(told.usage)} if told.usage else {})}
 
 
-class Files(Form):
+class Files(MultipartDialect):
     """POST /v1/files, and what is asked of them afterwards."""
 
     name = "files"
-    parameters = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
+    known_parameters = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
-    def __init__(self, meter: Meter, mint: Mint) -> None:
+    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
         super().__init__(meter, mint)
-        self._kept: dict[str, tuple[Body, bytes]] = {}
+        self._files: dict[str, tuple[Body, bytes]] = {}
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """Free."""
-        return Usage(given=0, written=0)
+        return SimulatedUsage(input_tokens=0, output_tokens=0)
 
-    def whole(self, told: Told) -> Body:
+    def document(self, told: AnswerContent) -> Body:
         """The file as an object; it is kept."""
         name, kind, content = told.body["file"]
-        id = self.mint.id("file-", told.number)
-        made = {"id": id, "object": "file", "bytes": len(content), "created_at": told.created, "filename": name}
+        id = self.ids.id("file-", told.sequence_number)
+        made = {"id": id, "object": "file", "bytes": len(content), "created_at": told.created_at, "filename": name}
         made |= {"purpose": told.body.get("purpose", "user_data"), "status": "processed", "mime_type": kind}
-        if len(self._kept) < _FILES_MAX:
-            self._kept[id] = (made, content)
+        if len(self._files) < _MAX_FILES:
+            self._files[id] = (made, content)
         return made
 
-    def lookups(self) -> dict[str, Lookup]:
+    def resource_routes(self) -> dict[str, ResourceHandler]:
         """One file, its content, all of them, and away with it."""
         return {
-            "GET /v1/files": self._all,
-            "GET /v1/files/{id}": lambda id, _: self._kept[id][0] if id in self._kept else _no_file(id),
-            "GET /v1/files/{id}/content": lambda id, _: self._kept[id][1] if id in self._kept else _no_file(id),
+            "GET /v1/files": self._list,
+            "GET /v1/files/{id}": lambda id, _: self._files[id][0] if id in self._files else _file_not_found(id),
+            "GET /v1/files/{id}/content": lambda id, _: (
+                self._files[id][1] if id in self._files else _file_not_found(id)
+            ),
             "DELETE /v1/files/{id}": self._delete,
         }
 
-    def _all(self, id: str, anthropic: bool) -> Body:
-        return {"object": "list", "data": [made for made, _ in self._kept.values()], "has_more": False}
+    def _list(self, id: str, anthropic: bool) -> Body:
+        return {"object": "list", "data": [made for made, _ in self._files.values()], "has_more": False}
 
-    def _delete(self, id: str, anthropic: bool) -> Body | Complaint:
-        if self._kept.pop(id, None) is None:
-            return _no_file(id)
+    def _delete(self, id: str, anthropic: bool) -> Body | ApiError:
+        if self._files.pop(id, None) is None:
+            return _file_not_found(id)
         return {"id": id, "object": "file", "deleted": True}
 
 
-def _no_file(id: str) -> Complaint:
-    return Complaint(status=404, message=f"No such File object: {id}", param="id")
+def _file_not_found(id: str) -> ApiError:
+    return ApiError(status=404, message=f"No such File object: {id}", param="id")
 
 
-def _heard(body: Body) -> str:
+def _transcript(body: Body) -> str:
     name, _, content = body["file"]
     return f"I hear {len(content)} bytes of {name}."
 
 
-def _spoken(usage: Usage) -> dict[str, Any]:
+def _usage_body(usage: SimulatedUsage) -> dict[str, Any]:
     return {
         "type": "tokens",
-        "input_tokens": usage.given,
-        "input_token_details": {"text_tokens": 0, "audio_tokens": usage.given},
-        "output_tokens": usage.written,
-        "total_tokens": usage.given + usage.written,
+        "input_tokens": usage.input_tokens,
+        "input_token_details": {"text_tokens": 0, "audio_tokens": usage.input_tokens},
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
     }

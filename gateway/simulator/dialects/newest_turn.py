@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..directives import DIRECTIVE
+from ..directives import DIRECTIVE_OPEN
 
 
-class Turn(NamedTuple):
+class HistoryTurn(NamedTuple):
     """Something said: by the user, by a tool, or by the model. There are many, so it is a tuple."""
 
     role: Literal["user", "tool", "model"]
@@ -15,16 +15,16 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Newest:
+class NewestTurn:
     """The fields of `Asked` that the history decides."""
 
     text: str
     prompt: str
-    results: tuple[str, ...]
+    tool_results: tuple[str, ...]
     step: int
 
 
-def newest(backwards: Iterable[Turn]) -> Newest:
+def newest_turn(backwards: Iterable[HistoryTurn]) -> NewestTurn:
     """Reads turns from the newest to the oldest, as few as it takes.
 
     User text right after tool results belongs to them (clients add reminders and pictures there), unless it holds an order.
@@ -37,7 +37,7 @@ def newest(backwards: Iterable[Turn]) -> Newest:
             said += reversed(turn.texts)
             continue
         if said and not found:
-            found = turn.role != "tool" or any(DIRECTIVE in text for text in said)
+            found = turn.role != "tool" or any(DIRECTIVE_OPEN in text for text in said)
             said = said if found else []
         if turn.role != "tool":
             answered = True
@@ -48,4 +48,6 @@ def newest(backwards: Iterable[Turn]) -> Newest:
         step += not found and turn.role == "tool" and newer != "tool"
         newer = turn.role
     said.reverse()
-    return Newest(text="\n".join(said), prompt=said[-1] if said else "", results=tuple(reversed(results)), step=step)
+    return NewestTurn(
+        text="\n".join(said), prompt=said[-1] if said else "", tool_results=tuple(reversed(results)), step=step
+    )

@@ -4,19 +4,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..directives import Asked, Call, Order, Reply, Tool
-from ..issued_ids import Mint
-from ..usage import Meter, Usage, size, written
+from ..directives import Directive, OfferedTool, SimulatedReply, SimulatedRequest, SimulatedToolCall
+from ..issued_ids import IdIssuer
+from ..usage import PromptCache, SimulatedUsage, json_tokens, output_token_counts
 from . import responses_rules, responses_stream
-from .base import Body, Dialect, Event, Lookup, Told, named
-from .errors import Complaint
-from .newest_turn import Turn, newest
+from .base import AnswerContent, Body, PacedEvent, ResourceHandler, SimulatedDialect, sse_named
+from .errors import ApiError
+from .newest_turn import HistoryTurn, newest_turn
 
-_STORED_MAX = 1000
-_OUTPUTS = ("function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output")
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_MAX_STORED = 1000
+_TOOL_OUTPUT_TYPES = ("function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output")
+_INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # Fields of a response that repeat the request, with what they are if it says nothing.
-_ECHOED: dict[str, Any] = {
+_ECHOED_DEFAULTS: dict[str, Any] = {
     "background": False,
     "instructions": None,
     "max_output_tokens": None,
@@ -40,255 +40,258 @@ _ECHOED: dict[str, Any] = {
 }
 
 
-class Responses(Dialect):
+class Responses(SimulatedDialect):
     """POST /v1/responses, which remembers what it answered unless told not to."""
 
     name = "responses"
-    streams = True
-    parameters = responses_rules.PARAMETERS
+    supports_streaming = True
+    known_parameters = responses_rules.PARAMETERS
 
-    def __init__(self, meter: Meter, mint: Mint) -> None:
+    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
         super().__init__(meter, mint)
         # A response's id -> (the response, all items up to its own); an item's id -> the item.
-        self.stored: OrderedDict[str, tuple[Body, list[Body]]] = OrderedDict()
-        self._items: OrderedDict[str, Body] = OrderedDict()
+        self.stored_responses: OrderedDict[str, tuple[Body, list[Body]]] = OrderedDict()
+        self._stored_items: OrderedDict[str, Body] = OrderedDict()
 
-    def complaints(self, body: Body, headers: Mapping[str, str]) -> Iterator[Complaint]:
+    def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """Unknown parameters, then wrong shapes."""
-        yield from super().complaints(body, headers)
-        yield from responses_rules.complaints(body, self._before(body), self.mint)
+        yield from super().validation_errors(body, headers)
+        yield from responses_rules.validation_errors(body, self._previous_items(body), self.ids)
 
-    def missing(self, body: Body, asked: Asked) -> Complaint | None:
+    def missing_reference_error(self, body: Body, asked: SimulatedRequest) -> ApiError | None:
         """Stored responses and items that are not here."""
         previous = body.get("previous_response_id")
-        if previous and previous not in self.stored:
-            return Complaint(
+        if previous and previous not in self.stored_responses:
+            return ApiError(
                 message=f"Previous response with id '{previous}' not found.",
-                slug="previous_response_not_found",
+                openai_code="previous_response_not_found",
                 param="previous_response_id",
             )
-        for item in _listed(body.get("input")):
-            if item.get("type") == "item_reference" and item.get("id") not in self._items:
-                return Complaint(status=404, message=f"Item with id '{item.get('id')}' not found.", param="input")
+        for item in _as_items(body.get("input")):
+            if item.get("type") == "item_reference" and item.get("id") not in self._stored_items:
+                return ApiError(status=404, message=f"Item with id '{item.get('id')}' not found.", param="input")
         return None
 
-    def read(self, body: Body) -> Asked:
+    def parse_request(self, body: Body) -> SimulatedRequest:
         """The request in neutral words."""
-        items = self._all(body)
-        turn = newest(_backwards(items))
-        images, files = _attached(items)
-        return Asked(
+        items = self._all_items(body)
+        turn = newest_turn(_turns_newest_first(items))
+        images, files = _attachment_counts(items)
+        return SimulatedRequest(
             text=turn.text,
             prompt=turn.prompt,
-            results=turn.results,
+            tool_results=turn.tool_results,
             step=turn.step,
-            images=images,
-            files=files,
-            tools=tuple(_tools([*(body.get("tools") or ()), *_added(items)])),
-            choice=_choice(body.get("tool_choice")),
-            parallel=body.get("parallel_tool_calls") is not False,
-            schema=_schema((body.get("text") or {}).get("format")),
-            thinks=((body.get("reasoning") or {}).get("effort") or "none") not in ("none", "minimal"),
-            limit=body.get("max_output_tokens"),
+            image_count=images,
+            file_count=files,
+            tools=tuple(_offered_tools([*(body.get("tools") or ()), *_input_tools(items)])),
+            tool_choice=_tool_choice(body.get("tool_choice")),
+            parallel_tool_calls=body.get("parallel_tool_calls") is not False,
+            output_schema=_output_schema((body.get("text") or {}).get("format")),
+            wants_thinking=((body.get("reasoning") or {}).get("effort") or "none") not in ("none", "minimal"),
+            max_output_tokens=body.get("max_output_tokens"),
         )
 
-    def usage(self, body: Body, asked: Asked, reply: Reply, order: Order) -> Usage:
+    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
         """Instructions, tools and every item up to now, those of stored responses too."""
-        items = self._all(body)
-        given = size([body.get("instructions"), items]) + size(body.get("tools"))
-        count, reasoning = written(reply, order.get("output_tokens"), asked.limit)
-        cached = self.meter.cached([body.get("instructions"), items[:2]], given)
-        return Usage(given=given, written=count, cached=cached, reasoning=reasoning)
+        items = self._all_items(body)
+        given = json_tokens([body.get("instructions"), items]) + json_tokens(body.get("tools"))
+        count, reasoning = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
+        cached = self.prompt_cache.openai_cached_tokens([body.get("instructions"), items[:2]], given)
+        return SimulatedUsage(input_tokens=given, output_tokens=count, cached_tokens=cached, reasoning_tokens=reasoning)
 
-    def answer_id(self, number: int) -> str:
+    def response_id(self, number: int) -> str:
         """As long as real ones."""
-        return self.mint.id("resp_", number, length=48)
+        return self.ids.id("resp_", number, length=48)
 
-    def whole(self, told: Told) -> Body:
+    def document(self, told: AnswerContent) -> Body:
         """A response, which is stored."""
-        response = self._response(told, self._output(told))
+        response = self._response_body(told, self._output_items(told))
         self._store(told, response)
         return response
 
-    def events(self, told: Told) -> Iterator[Event]:
+    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
         """The sequence of events; the response is stored when it is complete."""
-        output = self._output(told)
-        opened = {**self._response(told, []), "status": "in_progress", "usage": None, "incomplete_details": None}
-        done = self._response(told, output)
+        output = self._output_items(told)
+        opened = {**self._response_body(told, []), "status": "in_progress", "usage": None, "incomplete_details": None}
+        done = self._response_body(told, output)
         yield from responses_stream.events(opened, output, done)
         self._store(told, done)
 
-    def lookups(self) -> dict[str, Lookup]:
+    def resource_routes(self) -> dict[str, ResourceHandler]:
         """A stored response, what was said to it, and away with it."""
         return {
-            "GET /v1/responses": lambda id, _: Complaint(status=426, message="Upgrade Required"),
-            "GET /v1/responses/{id}": lambda id, _: self.stored[id][0] if id in self.stored else _no_response(id),
-            "GET /v1/responses/{id}/input_items": self._said,
+            "GET /v1/responses": lambda id, _: ApiError(status=426, message="Upgrade Required"),
+            "GET /v1/responses/{id}": lambda id, _: (
+                self.stored_responses[id][0] if id in self.stored_responses else _response_not_found(id)
+            ),
+            "GET /v1/responses/{id}/input_items": self._input_items,
             "DELETE /v1/responses/{id}": self._delete,
         }
 
-    def _said(self, id: str, anthropic: bool) -> Body | Complaint:
-        if id not in self.stored:
-            return _no_response(id)
-        response, items = self.stored[id]
+    def _input_items(self, id: str, anthropic: bool) -> Body | ApiError:
+        if id not in self.stored_responses:
+            return _response_not_found(id)
+        response, items = self.stored_responses[id]
         given = items[: len(items) - len(response["output"])]
         return {"object": "list", "data": given, "has_more": False}
 
-    def _delete(self, id: str, anthropic: bool) -> Body | Complaint:
-        if self.stored.pop(id, None) is None:
-            return _no_response(id)
+    def _delete(self, id: str, anthropic: bool) -> Body | ApiError:
+        if self.stored_responses.pop(id, None) is None:
+            return _response_not_found(id)
         return {"id": id, "object": "response", "deleted": True}
 
-    def broken(self, told: Told, sent: int) -> bytes:
+    def error_event(self, told: AnswerContent, sent: int) -> bytes:
         """An error event, in the shape that is really sent and makes clients raise, then how the response ended."""
         error = {"code": "server_error", "message": "overloaded"}
-        failed = {**self._response(told, []), "status": "failed", "error": error}
+        failed = {**self._response_body(told, []), "status": "failed", "error": error}
         typed = {"type": "server_error", **error, "param": None}
-        first = named({"type": "error", "sequence_number": sent, "error": typed})
-        return first + named({"type": "response.failed", "sequence_number": sent + 1, "response": failed})
+        first = sse_named({"type": "error", "sequence_number": sent, "error": typed})
+        return first + sse_named({"type": "response.failed", "sequence_number": sent + 1, "response": failed})
 
-    def _response(self, told: Told, output: list[Body]) -> Body:
-        reason = _INCOMPLETE.get(told.reply.finish)
+    def _response_body(self, told: AnswerContent, output: list[Body]) -> Body:
+        reason = _INCOMPLETE_REASONS.get(told.reply.finish_reason)
         response = {
-            "id": self.answer_id(told.number),
+            "id": self.response_id(told.sequence_number),
             "object": "response",
-            "created_at": told.created,
+            "created_at": told.created_at,
             "status": "incomplete" if reason else "completed",
             "error": None,
             "incomplete_details": {"reason": reason} if reason else None,
             "model": told.body["model"],
             "output": output,
-            **{name: told.body.get(name, usual) for name, usual in _ECHOED.items()},
+            **{name: told.body.get(name, usual) for name, usual in _ECHOED_DEFAULTS.items()},
         }
         if told.usage is not None:
-            response["usage"] = _worded(told.usage)
+            response["usage"] = _usage_body(told.usage)
         return response
 
-    def _output(self, told: Told) -> list[Body]:
+    def _output_items(self, told: AnswerContent) -> list[Body]:
         """The items: reasoning, message, calls."""
-        reply, number = told.reply, told.number
+        reply, number = told.reply, told.sequence_number
         output: list[Body] = []
         if reply.thinking:
-            output.append(self._reasoning(told))
-        if reply.text or not reply.calls:
-            status = "incomplete" if reply.finish in _INCOMPLETE else "completed"
+            output.append(self._reasoning_item(told))
+        if reply.text or not reply.tool_calls:
+            status = "incomplete" if reply.finish_reason in _INCOMPLETE_REASONS else "completed"
             text = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
-            id = self.mint.id("msg_", number, length=48)
+            id = self.ids.id("msg_", number, length=48)
             output.append({"id": id, "type": "message", "status": status, "role": "assistant", "content": [text]})
-        return output + [self._call(number, index, call) for index, call in enumerate(reply.calls)]
+        return output + [self._call_item(number, index, call) for index, call in enumerate(reply.tool_calls)]
 
-    def _reasoning(self, told: Told) -> Body:
+    def _reasoning_item(self, told: AnswerContent) -> Body:
         thinking = told.reply.thinking
         asks_summary = (told.body.get("reasoning") or {}).get("summary")
         summary = [{"type": "summary_text", "text": thinking}] if asks_summary else []
-        item = {"id": self.mint.id("rs_", told.number, length=48), "type": "reasoning", "summary": summary}
+        item = {"id": self.ids.id("rs_", told.sequence_number, length=48), "type": "reasoning", "summary": summary}
         if "reasoning.encrypted_content" in (told.body.get("include") or ()):
-            item["encrypted_content"] = self.mint.seal(thinking)
+            item["encrypted_content"] = self.ids.seal(thinking)
         return item
 
-    def _call(self, number: int, index: int, call: Call) -> Body:
-        id = self.mint.id("ctc_" if call.custom else "fc_", number, index, length=48)
+    def _call_item(self, number: int, index: int, call: SimulatedToolCall) -> Body:
+        id = self.ids.id("ctc_" if call.is_custom else "fc_", number, index, length=48)
         item = {
             "id": id,
-            "type": "custom_tool_call" if call.custom else "function_call",
+            "type": "custom_tool_call" if call.is_custom else "function_call",
             "status": "completed",
-            "call_id": call.id or self.mint.id("call_", number, index),
+            "call_id": call.id or self.ids.id("call_", number, index),
             "name": call.name,
-            "input" if call.custom else "arguments": call.arguments,
+            "input" if call.is_custom else "arguments": call.arguments,
         }
         return {**item, "namespace": call.namespace} if call.namespace else item
 
-    def _store(self, told: Told, response: Body) -> None:
+    def _store(self, told: AnswerContent, response: Body) -> None:
         if told.body.get("store") is False:
             return
-        self.stored[response["id"]] = (response, self._all(told.body) + response["output"])
-        if len(self.stored) > _STORED_MAX:
-            self.stored.popitem(last=False)
+        self.stored_responses[response["id"]] = (response, self._all_items(told.body) + response["output"])
+        if len(self.stored_responses) > _MAX_STORED:
+            self.stored_responses.popitem(last=False)
         for item in response["output"]:
-            self._items[item["id"]] = item
-        while len(self._items) > _STORED_MAX:
-            self._items.popitem(last=False)
+            self._stored_items[item["id"]] = item
+        while len(self._stored_items) > _MAX_STORED:
+            self._stored_items.popitem(last=False)
 
-    def _before(self, body: Body) -> list[Body]:
+    def _previous_items(self, body: Body) -> list[Body]:
         """The items of the response that this one continues."""
-        return self.stored.get(body.get("previous_response_id") or "", ({}, []))[1]
+        return self.stored_responses.get(body.get("previous_response_id") or "", ({}, []))[1]
 
-    def _all(self, body: Body) -> list[Body]:
+    def _all_items(self, body: Body) -> list[Body]:
         """Every item, with references looked up."""
         own = (
-            self._items.get(i["id"], i) if i.get("type") == "item_reference" else i for i in _listed(body.get("input"))
+            self._stored_items.get(i["id"], i) if i.get("type") == "item_reference" else i
+            for i in _as_items(body.get("input"))
         )
-        return [*self._before(body), *own]
+        return [*self._previous_items(body), *own]
 
 
-def _no_response(id: str) -> Complaint:
-    return Complaint(status=404, message=f"Response with id '{id}' not found.")
+def _response_not_found(id: str) -> ApiError:
+    return ApiError(status=404, message=f"Response with id '{id}' not found.")
 
 
-def _listed(given: Any) -> list[Body]:
+def _as_items(given: Any) -> list[Body]:
     """Text as the message that it is shorthand for."""
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given or ())
 
 
-def _backwards(items: Sequence[Body]) -> Iterator[Turn]:
+def _turns_newest_first(items: Sequence[Body]) -> Iterator[HistoryTurn]:
     for item in reversed(items):
         kind, role = item.get("type", "message"), item.get("role")
-        if kind in _OUTPUTS:
-            yield Turn("tool", _texts(item.get("output")))
+        if kind in _TOOL_OUTPUT_TYPES:
+            yield HistoryTurn("tool", _text_parts(item.get("output")))
         elif kind == "message" and role == "user":
-            yield Turn("user", _texts(item.get("content")))
+            yield HistoryTurn("user", _text_parts(item.get("content")))
         elif kind != "message" or role == "assistant":
-            yield Turn("model", [])
+            yield HistoryTurn("model", [])
 
 
-def _texts(content: Any) -> list[str]:
+def _text_parts(content: Any) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content or () if isinstance(part.get("text"), str)]
 
 
-def _attached(items: Sequence[Body]) -> tuple[int, int]:
+def _attachment_counts(items: Sequence[Body]) -> tuple[int, int]:
     """(images, files) in messages and in tool results."""
     contents = [item.get("output") or item.get("content") for item in items]
     kinds = [part.get("type") for content in contents if isinstance(content, list) for part in content]
     return kinds.count("input_image"), kinds.count("input_file") + kinds.count("input_audio")
 
 
-def _added(items: list[Body]) -> Iterator[Any]:
+def _input_tools(items: list[Body]) -> Iterator[Any]:
     """Tools that stand among the input, as newer Codex offers them."""
     for item in items:
         if item.get("type") == "additional_tools":
             yield from item.get("tools") or ()
 
 
-def _tools(tools: Any, namespace: str | None = None) -> Iterator[Tool]:
+def _offered_tools(tools: Any, namespace: str | None = None) -> Iterator[OfferedTool]:
     """Functions and free-text tools; those that OpenAI runs itself are not called here."""
     for tool in tools or ():
         kind = tool.get("type")
         if kind == "namespace":
-            yield from _tools(tool.get("tools"), tool.get("name"))
+            yield from _offered_tools(tool.get("tools"), tool.get("name"))
         elif kind == "function":
-            yield Tool(name=tool["name"], schema=tool.get("parameters") or {}, namespace=namespace)
+            yield OfferedTool(name=tool["name"], schema=tool.get("parameters") or {}, namespace=namespace)
         elif kind == "custom":
-            yield Tool(name=tool["name"], custom=True, namespace=namespace)
+            yield OfferedTool(name=tool["name"], is_custom=True, namespace=namespace)
 
 
-def _choice(choice: Any) -> str:
+def _tool_choice(choice: Any) -> str:
     if isinstance(choice, dict):
         return f"tool:{choice['name']}" if "name" in choice else str(choice.get("mode") or "auto")
     return choice or "auto"
 
 
-def _schema(wanted: Any) -> Any:
+def _output_schema(wanted: Any) -> Any:
     kind = (wanted or {}).get("type")
     return wanted.get("schema") or {} if kind == "json_schema" else {} if kind == "json_object" else None
 
 
-def _worded(usage: Usage) -> Body:
+def _usage_body(usage: SimulatedUsage) -> Body:
     return {
-        "input_tokens": usage.given,
-        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
-        "output_tokens": usage.written,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "total_tokens": usage.given + usage.written,
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
     }

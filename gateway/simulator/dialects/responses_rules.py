@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..issued_ids import Mint
+from ..issued_ids import IdIssuer
 from . import openai_rules
 from .base import Body
-from .errors import Complaint
+from .errors import ApiError
 
 # openai-python 2.54 and 3.52, types/responses/response_create_params.py; client_metadata is Codex's.
-_NAMES = (
+_PARAMETER_NAMES = (
     "access_programs background client_metadata context_management conversation image include input instructions"
     " max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt"
     " prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store stream"
     " stream_options temperature text tool_choice tools top_logprobs top_p truncation user"
 )
-PARAMETERS = frozenset(_NAMES.split())
+PARAMETERS = frozenset(_PARAMETER_NAMES.split())
 # openai-python 2.54, types/responses/response_input_item.py.
-_ITEMS = (
+_ITEM_TYPES = (
     "message", "item_reference", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
     "reasoning", "compaction", "compaction_trigger", "local_shell_call", "local_shell_call_output", "shell_call",
     "shell_call_output", "apply_patch_call", "apply_patch_call_output", "computer_call", "computer_call_output",
@@ -31,142 +31,142 @@ _MESSAGE_FIELDS = frozenset(
     {"type", "role", "content", "id", "status", "phase", "internal_chat_message_metadata_passthrough"}
 )
 # The parts of a message's content, by who may say them, and their fields.
-_GIVEN: dict[str, set[str]] = {
+_INPUT_PART_FIELDS: dict[str, set[str]] = {
     "input_text": {"text"},
     "input_image": {"detail", "file_id", "image_url"},
     "input_file": {"detail", "file_data", "file_id", "file_url", "filename"},
     "input_audio": {"input_audio"},
 }
-_SAID: dict[str, set[str]] = {"output_text": {"text", "annotations", "logprobs"}, "refusal": {"refusal"}}
-_ALWAYS = {"type", "prompt_cache_breakpoint"}
+_OUTPUT_PART_FIELDS: dict[str, set[str]] = {"output_text": {"text", "annotations", "logprobs"}, "refusal": {"refusal"}}
+_COMMON_PART_FIELDS = {"type", "prompt_cache_breakpoint"}
 # What the ids of items begin with.
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+_ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 _CALL_ID_CHARS_MAX = 64
-_LEAST_TOKENS = 16
+_MIN_OUTPUT_TOKENS = 16
 # Kinds of call with the kind of item that answers each.
-_ANSWERS = {
+_OUTPUT_TYPE_OF_CALL = {
     "function_call": "function_call_output",
     "custom_tool_call": "custom_tool_call_output",
     "local_shell_call": "local_shell_call_output",
 }
 
 
-def complaints(body: Body, before: Sequence[Body], mint: Mint) -> Iterator[Complaint]:
+def validation_errors(body: Body, before: Sequence[Body], mint: IdIssuer) -> Iterator[ApiError]:
     """Everything wrong with a request that continues what came before."""
     given = body.get("input")
     if given is None and not body.keys() & {"previous_response_id", "prompt", "conversation"}:
         message = "One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' must be provided."
-        yield Complaint(message=message, slug="missing_required_parameter", param="input")
+        yield ApiError(message=message, openai_code="missing_required_parameter", param="input")
     elif isinstance(given, list):
         for place, item in enumerate(given):
-            yield from _item(item, f"input[{place}]", mint)
-        yield from _pairs(before, given)
+            yield from _item_errors(item, f"input[{place}]", mint)
+        yield from _call_pairing_errors(before, given)
     elif given is not None and not isinstance(given, str):
         yield openai_rules.wrong_type("input", "one of a string or array of input items", given)
-    yield from openai_rules.below("max_output_tokens", body.get("max_output_tokens"), _LEAST_TOKENS)
-    yield from _tools(body.get("tools"), "tools")
+    yield from openai_rules.minimum_errors("max_output_tokens", body.get("max_output_tokens"), _MIN_OUTPUT_TOKENS)
+    yield from _tool_errors(body.get("tools"), "tools")
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and "function" in choice:
-        yield openai_rules.unknown("tool_choice.function")
-    yield from openai_rules.only_with_tools({**body, "parallel_tool_calls": None})
+        yield openai_rules.unknown_parameter("tool_choice.function")
+    yield from openai_rules.tool_dependency_errors({**body, "parallel_tool_calls": None})
     wanted = (body.get("text") or {}).get("format")
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        yield from openai_rules.schema(wanted, "text.format", "text.format.schema")
+        yield from openai_rules.schema_errors(wanted, "text.format", "text.format.schema")
 
 
-def _item(item: Body, path: str, mint: Mint) -> Iterator[Complaint]:
+def _item_errors(item: Body, path: str, mint: IdIssuer) -> Iterator[ApiError]:
     kind = item.get("type", "message")
-    if kind not in _ITEMS:
-        yield openai_rules.invalid(path, kind, _ITEMS)
-    prefix, id = _PREFIXES.get(kind), item.get("id")
+    if kind not in _ITEM_TYPES:
+        yield openai_rules.invalid_value(path, kind, _ITEM_TYPES)
+    prefix, id = _ID_PREFIXES.get(kind), item.get("id")
     if prefix and isinstance(id, str) and not id.startswith(prefix):
         message = f"Invalid '{path}.id': '{id}'. Expected an ID that begins with '{prefix}'."
-        yield Complaint(message=message, slug="invalid_value", param=f"{path}.id")
+        yield ApiError(message=message, openai_code="invalid_value", param=f"{path}.id")
     if kind == "message":
-        yield from _message(item, path)
+        yield from _message_errors(item, path)
     if kind in ("function_call", "function_call_output"):
-        yield from _call(item, path)
+        yield from _call_errors(item, path)
     sealed = item.get("encrypted_content")
-    if sealed is not None and not mint.opens(sealed):
+    if sealed is not None and not mint.is_sealed(sealed):
         shown = f"{sealed[:4]}...{sealed[-4:]}" if isinstance(sealed, str) else sealed
         message = (
             f"The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or"
             " parsed."
         )
-        yield Complaint(message=message, slug="invalid_encrypted_content")
+        yield ApiError(message=message, openai_code="invalid_encrypted_content")
 
 
-def _message(message: Body, path: str) -> Iterator[Complaint]:
+def _message_errors(message: Body, path: str) -> Iterator[ApiError]:
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
-        yield openai_rules.invalid(f"{path}.role", role, _ROLES)
-    yield from openai_rules.unknown_fields(message, _MESSAGE_FIELDS, path)
-    parts = _SAID if role == "assistant" else _GIVEN
+        yield openai_rules.invalid_value(f"{path}.role", role, _ROLES)
+    yield from openai_rules.unknown_field_errors(message, _MESSAGE_FIELDS, path)
+    parts = _OUTPUT_PART_FIELDS if role == "assistant" else _INPUT_PART_FIELDS
     for place, part in enumerate(content if isinstance(content, list) else ()):
         at = f"{path}.content[{place}]"
         known = parts.get(part.get("type") or "")
         if known is None:
-            yield openai_rules.invalid(at, part.get("type"), tuple(parts))
+            yield openai_rules.invalid_value(at, part.get("type"), tuple(parts))
         else:
-            yield from openai_rules.unknown_fields(part, known | _ALWAYS, at)
+            yield from openai_rules.unknown_field_errors(part, known | _COMMON_PART_FIELDS, at)
     if not isinstance(content, str | list):
-        yield openai_rules.missing(f"{path}.content")
+        yield openai_rules.missing_parameter(f"{path}.content")
 
 
-def _call(item: Body, path: str) -> Iterator[Complaint]:
+def _call_errors(item: Body, path: str) -> Iterator[ApiError]:
     id = item.get("call_id")
     if not isinstance(id, str):
-        yield openai_rules.missing(f"{path}.call_id")
+        yield openai_rules.missing_parameter(f"{path}.call_id")
     elif not 0 < len(id) <= _CALL_ID_CHARS_MAX:
         message = (
             f"Invalid '{path}.call_id': string too long. Expected a string with maximum length {_CALL_ID_CHARS_MAX}, but got"
             f" a string with length {len(id)} instead."
         )
-        yield Complaint(message=message, slug="string_above_max_length", param=f"{path}.call_id")
+        yield ApiError(message=message, openai_code="string_above_max_length", param=f"{path}.call_id")
     if item["type"] == "function_call" and not isinstance(item.get("arguments"), str):
         yield openai_rules.wrong_type(f"{path}.arguments", "a string", item.get("arguments"))
     if item["type"] == "function_call_output" and not isinstance(item.get("output"), str | list):
         yield openai_rules.wrong_type(f"{path}.output", "one of a string or array of objects", item.get("output"))
 
 
-def _pairs(before: Sequence[Body], given: Sequence[Body]) -> Iterator[Complaint]:
+def _call_pairing_errors(before: Sequence[Body], given: Sequence[Body]) -> Iterator[ApiError]:
     """Calls and their outputs belong together, in any order, and reasoning to what follows it."""
     items = [*before, *given]
-    for called, answered in _ANSWERS.items():
+    for called, answered in _OUTPUT_TYPE_OF_CALL.items():
         calls = [item.get("call_id") for item in items if item.get("type") == called]
         outputs = [item.get("call_id") for item in items if item.get("type") == answered]
         kind = "custom tool call" if called == "custom_tool_call" else "function call"
         for id in outputs:
-            if id not in calls and not _references(given):
-                yield _unpaired(f"No tool call found for {kind} output with call_id {id}.")
+            if id not in calls and not _has_references(given):
+                yield _pairing_error(f"No tool call found for {kind} output with call_id {id}.")
         for id in calls:
             if id not in outputs:
-                yield _unpaired(f"No tool output found for {kind} {id}.")
+                yield _pairing_error(f"No tool output found for {kind} {id}.")
     for item, after in zip(items, [*items[1:], None], strict=True):
         if item.get("type") == "reasoning" and (after is None or after.get("role") in ("user", "system", "developer")):
-            yield _unpaired(
+            yield _pairing_error(
                 f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
             )
 
 
-def _references(items: Sequence[Body]) -> bool:
+def _has_references(items: Sequence[Body]) -> bool:
     """Whether some items are only named, so that a call may be among them."""
     return any(item.get("type") == "item_reference" for item in items)
 
 
-def _unpaired(message: str) -> Complaint:
-    return Complaint(message=message, param="input")
+def _pairing_error(message: str) -> ApiError:
+    return ApiError(message=message, param="input")
 
 
-def _tools(tools: Any, path: str) -> Iterator[Complaint]:
+def _tool_errors(tools: Any, path: str) -> Iterator[ApiError]:
     for place, tool in enumerate(tools or ()):
         at = f"{path}[{place}]"
         if tool.get("type") == "function":
             if isinstance(tool.get("function"), dict):
                 # The shape of chat completions.
-                yield openai_rules.missing(f"{at}.name")
-            yield from openai_rules.function(tool, at)
+                yield openai_rules.missing_parameter(f"{at}.name")
+            yield from openai_rules.function_errors(tool, at)
         elif tool.get("type") == "namespace":
-            yield from _tools(tool.get("tools"), f"{at}.tools")
+            yield from _tool_errors(tool.get("tools"), f"{at}.tools")
         elif not isinstance(tool.get("type"), str):
-            yield openai_rules.missing(f"{at}.type")
+            yield openai_rules.missing_parameter(f"{at}.type")

@@ -10,23 +10,23 @@ SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
-TOOL = "look_up"
+TOOL_NAME = "look_up"
 
 
 @dataclass
-class Heard:
+class ReceivedAnswer:
     """What an answer says, whatever the dialect. `turn` is what the caller puts into its history."""
 
     text: str = ""
     thinking: str = ""
-    calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-    finish: str = ""
-    input: int = 0
-    output: int = 0
-    turn: list[Any] = field(default_factory=list)
+    tool_calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    finish_reason: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    history_messages: list[Any] = field(default_factory=list)
 
 
-def events(body: bytes) -> list[dict[str, Any]]:
+def sse_payloads(body: bytes) -> list[dict[str, Any]]:
     found = []
     for block in body.decode().split("\n\n"):
         data = "".join(line[5:].strip() for line in block.splitlines() if line.startswith("data:"))
@@ -35,32 +35,32 @@ def events(body: bytes) -> list[dict[str, Any]]:
     return found
 
 
-class Chat:
+class ChatClient:
     """OpenAI chat completions."""
 
     path = "/v1/chat/completions"
 
-    def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "messages": turns, "max_completion_tokens": 4000}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         if tools:
-            function = {"name": TOOL, "description": "looks up", "parameters": SCHEMA}
+            function = {"name": TOOL_NAME, "description": "looks up", "parameters": SCHEMA}
             body["tools"] = [{"type": "function", "function": function}]
         if thinking:
             body["reasoning_effort"] = "low"
         return body
 
-    def user(self, text, image=None):
+    def user_message(self, text, image=None):
         if image is None:
             return {"role": "user", "content": text}
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
         return {"role": "user", "content": [{"type": "text", "text": text}, picture]}
 
-    def result(self, results):
+    def tool_result_messages(self, results):
         return [{"role": "tool", "tool_call_id": call, "content": text} for call, text in results]
 
-    def hear(self, document) -> Heard:
+    def parse_answer(self, document) -> ReceivedAnswer:
         choice, usage = document["choices"][0], document["usage"]
         message = choice["message"]
         calls = [
@@ -68,22 +68,22 @@ class Chat:
             for call in message.get("tool_calls") or ()
         ]
         kept = {name: message[name] for name in ("role", "content", "tool_calls", "thinking_blocks") if name in message}
-        return Heard(
+        return ReceivedAnswer(
             text=message.get("content") or "",
             thinking=message.get("reasoning_content") or "",
-            calls=calls,
-            finish=choice["finish_reason"],
-            input=usage["prompt_tokens"],
-            output=usage["completion_tokens"],
-            turn=[kept],
+            tool_calls=calls,
+            finish_reason=choice["finish_reason"],
+            input_tokens=usage["prompt_tokens"],
+            output_tokens=usage["completion_tokens"],
+            history_messages=[kept],
         )
 
-    def hear_stream(self, body) -> Heard:
+    def parse_stream(self, body) -> ReceivedAnswer:
         assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
         message: dict[str, Any] = {"role": "assistant", "content": None}
         calls: dict[int, dict[str, Any]] = {}
         usage, finish = None, ""
-        for chunk in events(body):
+        for chunk in sse_payloads(body):
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 delta = choice["delta"]
@@ -103,108 +103,113 @@ class Chat:
                     known["function"]["arguments"] += call["function"].get("arguments") or ""
         if calls:
             message["tool_calls"] = [calls[index] for index in sorted(calls)]
-        return self.hear({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
+        return self.parse_answer({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
 
 
-class Responses:
+class ResponsesClient:
     """OpenAI Responses."""
 
     path = "/v1/responses"
 
-    def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "input": turns, "max_output_tokens": 4000, "store": False}
         if stream:
             body["stream"] = True
         if tools:
             body["tools"] = [
-                {"type": "function", "name": TOOL, "description": "looks up", "parameters": SCHEMA, "strict": True}
+                {"type": "function", "name": TOOL_NAME, "description": "looks up", "parameters": SCHEMA, "strict": True}
             ]
         if thinking:
             body |= {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}
         return body
 
-    def user(self, text, image=None):
+    def user_message(self, text, image=None):
         parts = [{"type": "input_text", "text": text}]
         if image is not None:
             parts.append({"type": "input_image", "image_url": f"data:image/png;base64,{image}", "detail": "auto"})
         return {"role": "user", "content": parts}
 
-    def result(self, results):
+    def tool_result_messages(self, results):
         return [{"type": "function_call_output", "call_id": call, "output": text} for call, text in results]
 
-    def hear(self, document) -> Heard:
+    def parse_answer(self, document) -> ReceivedAnswer:
         assert document["object"] == "response" and document["status"] in ("completed", "incomplete"), document
-        heard = Heard(finish=document["status"], turn=document["output"])
-        heard.input, heard.output = document["usage"]["input_tokens"], document["usage"]["output_tokens"]
+        heard = ReceivedAnswer(finish_reason=document["status"], history_messages=document["output"])
+        heard.input_tokens, heard.output_tokens = document["usage"]["input_tokens"], document["usage"]["output_tokens"]
         for item in document["output"]:
             if item["type"] == "message":
                 heard.text += "".join(part["text"] for part in item["content"])
             elif item["type"] == "function_call":
-                heard.calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
+                heard.tool_calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
             elif item["type"] == "reasoning":
                 heard.thinking += "".join(part["text"] for part in item["summary"]) or "(sealed)"
         return heard
 
-    def hear_stream(self, body) -> Heard:
-        found = events(body)
+    def parse_stream(self, body) -> ReceivedAnswer:
+        found = sse_payloads(body)
         assert [event["sequence_number"] for event in found] == list(range(len(found)))
         assert found[0]["type"] == "response.created", found[0]
         assert found[-1]["type"] in ("response.completed", "response.incomplete"), found[-1]
         texts = "".join(event["delta"] for event in found if event["type"] == "response.output_text.delta")
         arguments = [event["delta"] for event in found if event["type"] == "response.function_call_arguments.delta"]
-        heard = self.hear(found[-1]["response"])
+        heard = self.parse_answer(found[-1]["response"])
         assert texts == heard.text
-        assert json.loads("".join(arguments) if len(heard.calls) == 1 else "{}") == (
-            heard.calls[0][2] if len(heard.calls) == 1 else {}
+        assert json.loads("".join(arguments) if len(heard.tool_calls) == 1 else "{}") == (
+            heard.tool_calls[0][2] if len(heard.tool_calls) == 1 else {}
         )
         added = [event["item"]["id"] for event in found if event["type"] == "response.output_item.added"]
         done = [event["item"]["id"] for event in found if event["type"] == "response.output_item.done"]
-        assert added == sorted(done, key=added.index) == [item["id"] for item in heard.turn]
+        assert added == sorted(done, key=added.index) == [item["id"] for item in heard.history_messages]
         return heard
 
 
-class Messages:
+class MessagesClient:
     """Anthropic Messages."""
 
     path = "/v1/messages"
 
-    def ask(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
         body: dict[str, Any] = {"model": model, "messages": turns, "max_tokens": 4000}
         if stream:
             body["stream"] = True
         if tools:
-            body["tools"] = [{"name": TOOL, "description": "looks up", "input_schema": SCHEMA}]
+            body["tools"] = [{"name": TOOL_NAME, "description": "looks up", "input_schema": SCHEMA}]
         if thinking:
             body["thinking"] = {"type": "enabled", "budget_tokens": 1024}
         return body
 
-    def user(self, text, image=None):
+    def user_message(self, text, image=None):
         if image is None:
             return {"role": "user", "content": text}
         source = {"type": "base64", "media_type": "image/png", "data": image}
         return {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": text}]}
 
-    def result(self, results):
+    def tool_result_messages(self, results):
         blocks = [{"type": "tool_result", "tool_use_id": call, "content": text} for call, text in results]
         return [{"role": "user", "content": blocks}]
 
-    def hear(self, document) -> Heard:
+    def parse_answer(self, document) -> ReceivedAnswer:
         assert document["type"] == "message", document
         usage = document["usage"]
-        heard = Heard(finish=document["stop_reason"], turn=[{"role": "assistant", "content": document["content"]}])
-        heard.input = usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"]
-        heard.output = usage["output_tokens"]
+        heard = ReceivedAnswer(
+            finish_reason=document["stop_reason"],
+            history_messages=[{"role": "assistant", "content": document["content"]}],
+        )
+        heard.input_tokens = (
+            usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"]
+        )
+        heard.output_tokens = usage["output_tokens"]
         for block in document["content"]:
             if block["type"] == "text":
                 heard.text += block["text"]
             elif block["type"] == "tool_use":
-                heard.calls.append((block["id"], block["name"], block["input"]))
+                heard.tool_calls.append((block["id"], block["name"], block["input"]))
             elif block["type"] == "thinking":
                 heard.thinking += block["thinking"]
         return heard
 
-    def hear_stream(self, body) -> Heard:
-        found = [event for event in events(body) if event["type"] != "ping"]
+    def parse_stream(self, body) -> ReceivedAnswer:
+        found = [event for event in sse_payloads(body) if event["type"] != "ping"]
         assert (found[0]["type"], found[-1]["type"]) == ("message_start", "message_stop"), found
         message = found[0]["message"]
         blocks: dict[int, dict[str, Any]] = {}
@@ -228,7 +233,7 @@ class Messages:
         assert sorted(stopped) == sorted(blocks)
         for index, text in partial.items():
             blocks[index]["input"] = json.loads(text)
-        return self.hear({**message, "content": [blocks[index] for index in sorted(blocks)]})
+        return self.parse_answer({**message, "content": [blocks[index] for index in sorted(blocks)]})
 
 
-SPEAKERS = {"chat": Chat(), "responses": Responses(), "messages": Messages()}
+CLIENTS = {"chat": ChatClient(), "responses": ResponsesClient(), "messages": MessagesClient()}

@@ -11,10 +11,10 @@ from gateway.app import App
 from gateway.config.load import parse
 from gateway.config.settings import Settings
 from gateway.simulator.gemini import SimulatedGemini
-from gateway.simulator.provider import Personality, SimulatedProvider
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 
-CHAT_ONLY = frozenset({"chat", "embeddings"})
-WORLD = """
+CHAT_ONLY_DIALECTS = frozenset({"chat", "embeddings"})
+CONFIG = """
 version: 1
 access: open
 providers:
@@ -36,24 +36,26 @@ routes:
   auto: {{candidates: [chatonly, openai, anthropic], auto: true}}
 retries: {{same_deployment: 0}}
 """
-KEYS = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key", "GEMINI": "gemini-key"}
+ENV = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key", "GEMINI": "gemini-key"}
 
 
 async def main(folder: Path) -> None:
     """Serve until killed."""
     providers = {
-        "openai": SimulatedProvider(Personality(model="sim-openai", strict=True, key=KEYS["OPENAI"])),
+        "openai": SimulatedProvider(SimulatedModel(model="sim-openai", strict=True, api_key=ENV["OPENAI"])),
         "chatonly": SimulatedProvider(
-            Personality(model="sim-chatonly", strict=True, key=KEYS["OPENAI"], speaks=CHAT_ONLY)
+            SimulatedModel(model="sim-chatonly", strict=True, api_key=ENV["OPENAI"], dialects=CHAT_ONLY_DIALECTS)
         ),
         "anthropic": SimulatedProvider(
-            Personality(model="sim-anthropic", strict=True, key=KEYS["ANTHROPIC"], speaks=frozenset({"messages"}))
+            SimulatedModel(
+                model="sim-anthropic", strict=True, api_key=ENV["ANTHROPIC"], dialects=frozenset({"messages"})
+            )
         ),
     }
     bases = {name: await provider.start() for name, provider in providers.items()}
-    bases["gemini"] = await SimulatedGemini("gemini-2.5-flash", key=KEYS["GEMINI"]).start()
-    world, _ = parse(WORLD.format(**bases), "matrix.yaml", KEYS)
-    app = App(Settings(data=folder, port=0, drain_seconds=0.1), world)
+    bases["gemini"] = await SimulatedGemini("gemini-2.5-flash", key=ENV["GEMINI"]).start()
+    snapshot, _ = parse(CONFIG.format(**bases), "matrix.yaml", ENV)
+    app = App(Settings(data=folder, port=0, drain_seconds=0.1), snapshot)
     await app.start()
     print(app.port, flush=True)
     await asyncio.Event().wait()

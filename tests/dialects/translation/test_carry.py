@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import PARSERS
-from gateway.dialects.responses import SEAL
-from gateway.dialects.translation import Carrier, speech_of
-from gateway.dialects.translation.translated import Carried
+from gateway.dialects.responses import SEALED_REASONING_PREFIX
+from gateway.dialects.translation import Translator, upstream_dialect_of
+from gateway.dialects.translation.translated import TranslatedRequest
 from gateway.providers import anthropic, openai_compatible
-from gateway.values.errors import BadRequest, NotCarriable
-from tests.snapshots import world
+from gateway.values.errors import BadRequest, NotTranslatable
+from tests.snapshots import snapshot
 
 USER = [{"role": "user", "content": "hi"}]
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
@@ -25,10 +25,10 @@ KNOWN = {
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
 
-def carried(dialect: str, to: str, *, extended: bool = False, **fields: object) -> Carried:
+def carried(dialect: str, to: str, *, extended: bool = False, **fields: object) -> TranslatedRequest:
     body = json.dumps({"model": "m", **KNOWN[dialect], **fields}).encode()
-    found = Carrier(PARSERS[dialect](body)).to(to, extended=extended)
-    if isinstance(found, NotCarriable):
+    found = Translator(PARSERS[dialect](body)).translate(to, extended=extended)
+    if isinstance(found, NotTranslatable):
         raise found
     return found
 
@@ -74,7 +74,7 @@ def carried(dialect: str, to: str, *, extended: bool = False, **fields: object) 
     ],
 )  # fmt: skip
 def test_what_has_no_counterpart_is_refused_by_name(dialect, to, fields, param):
-    with pytest.raises(NotCarriable) as refused:
+    with pytest.raises(NotTranslatable) as refused:
         carried(dialect, to, **fields)
     assert refused.value.param == param
 
@@ -121,20 +121,20 @@ def test_what_has_no_counterpart_is_refused_by_name(dialect, to, fields, param):
     ],
 )
 def test_what_no_answer_depends_on_is_left_out_and_told(dialect, to, fields, dropped):
-    assert carried(dialect, to, **fields).dropped == dropped
+    assert carried(dialect, to, **fields).dropped_fields == dropped
 
 
 def test_names_that_callers_make_up_are_told_in_a_form_that_fits_a_header():
     turns = [
         {"role": "user", "content": "hi", "a\r\nset-cookie: x": 1, "ä" * 200: 1, **{f"n{n}": 1 for n in range(99)}}
     ]
-    told = carried("chat", "messages", messages=turns).dropped
+    told = carried("chat", "messages", messages=turns).dropped_fields
     assert len(told) == 32 and "; ".join(told).isprintable() and "; ".join(told).isascii()
 
 
 def test_values_that_say_nothing_are_no_reason_to_refuse():
     found = carried("chat", "messages", n=1, logprobs=False, logit_bias={}, presence_penalty=0, functions=[], stop=None)
-    assert found.dropped == ()
+    assert found.dropped_fields == ()
 
 
 def test_tool_results_that_failed_say_so_in_words():
@@ -201,14 +201,14 @@ def test_free_text_tools_become_functions_of_one_text_and_come_back():
         ],
     }
     body = json.dumps({"model": "m", "input": [{"type": "additional_tools", "tools": [tool]}, *USER]}).encode()
-    carrier = Carrier(PARSERS["responses"](body))
-    found = carrier.to("chat", extended=False)
-    assert isinstance(found, Carried)
+    translator = Translator(PARSERS["responses"](body))
+    found = translator.translate("chat", extended=False)
+    assert isinstance(found, TranslatedRequest)
     function = found.document["tools"][0]["function"]
     assert function["name"] == "functions__exec" and "start: X" in function["description"]
-    back = carrier.back(found, "chat", answer_id="a", created=1)
+    back = translator.answer_translator(found, "chat", answer_id="a", created=1)
     call = {"id": "c1", "function": {"name": "functions__exec", "arguments": '{"input":"text(1)"}'}}
-    answer = back.whole(
+    answer = back.translate_document(
         {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}], "usage": None}
     )
     item = answer["output"][0]
@@ -221,15 +221,15 @@ def test_free_text_tools_become_functions_of_one_text_and_come_back():
 
 
 def test_any_json_object_is_asked_for_by_a_tool_and_comes_back_as_text():
-    carrier = Carrier(
+    translator = Translator(
         PARSERS["chat"](
             json.dumps({"model": "m", "messages": USER, "response_format": {"type": "json_object"}}).encode()
         )
     )
-    found = carrier.to("messages", extended=False)
-    assert isinstance(found, Carried) and found.document["tool_choice"]["type"] == "tool"
+    found = translator.translate("messages", extended=False)
+    assert isinstance(found, TranslatedRequest) and found.document["tool_choice"]["type"] == "tool"
     content = [{"type": "tool_use", "id": "t", "name": "json_answer", "input": {"a": 1}}]
-    answer = carrier.back(found, "messages", answer_id="a", created=1).whole(
+    answer = translator.answer_translator(found, "messages", answer_id="a", created=1).translate_document(
         {"content": content, "stop_reason": "tool_use"}
     )
     assert answer["choices"][0]["message"]["content"] == '{"a":1}'
@@ -250,7 +250,7 @@ def test_cache_marks_and_signatures_reach_claude_through_litellm():
     [(("chat", "responses"), "responses"), (("chat",), "chat"), (("messages",), "messages"), (("embeddings",), None)],
 )
 def test_the_caller_s_own_dialect_comes_first(speaks, speech):
-    assert speech_of("responses", speaks) == speech
+    assert upstream_dialect_of("responses", speaks) == speech
 
 
 @pytest.mark.parametrize(
@@ -266,15 +266,15 @@ def test_the_caller_s_own_dialect_comes_first(speaks, speech):
     ids=["a model that does not reason", "one that takes a budget", "one that decides itself"],
 )
 def test_how_to_think_is_told_as_the_model_takes_it(more, expected):
-    deployment = world(small=more).deployments["small"]
+    deployment = snapshot(small=more).deployments["small"]
     document = {"messages": [], "thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
-    sent = json.loads(anthropic.finished(document, "messages", deployment))
+    sent = json.loads(anthropic.encode_body(document, "messages", deployment))
     assert sent == {"model": "sim-small", "max_tokens": 4000, "messages": [], **expected}
 
 
 def test_an_effort_is_left_out_where_models_do_not_reason():
     document = {"messages": [], "reasoning_effort": "low"}
-    sent = json.loads(openai_compatible.finished(document, "chat", world().deployments["small"]))
+    sent = json.loads(openai_compatible.encode_body(document, "chat", snapshot().deployments["small"]))
     assert sent == {"model": "sim-small", "messages": []}
 
 
@@ -304,13 +304,13 @@ def test_whatever_shape_a_field_has_the_request_is_carried_or_refused_by_name(di
         return
     for to in {"chat": ("messages",), "messages": ("chat",), "responses": ("chat", "messages")}[dialect]:
         for extended in (False, True):
-            assert isinstance(Carrier(request).to(to, extended=extended), Carried | NotCarriable)
+            assert isinstance(Translator(request).translate(to, extended=extended), TranslatedRequest | NotTranslatable)
 
 
 def test_what_nests_too_deeply_to_be_written_again_is_refused():
     deep = "[" * 300 + "]" * 300
     request = PARSERS["responses"](b'{"model":"m","input":"x","metadata":' + deep.encode() + b"}")
-    assert isinstance(Carrier(request).to("chat", extended=False), NotCarriable)
+    assert isinstance(Translator(request).translate("chat", extended=False), NotTranslatable)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_what_nests_too_deeply_to_be_written_again_is_refused():
 )  # fmt: skip
 def test_nothing_reaches_litellm_that_would_steer_it(fields, param):
     body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
-    refused = Carrier(PARSERS["chat"](body)).behind_litellm("chat")
+    refused = Translator(PARSERS["chat"](body)).litellm_refusal("chat")
     assert refused is not None and refused.param == param
 
 
@@ -340,13 +340,13 @@ def test_the_fields_of_chat_completions_reach_litellm():
         "metadata": {"a": 1},
     }
     body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
-    assert Carrier(PARSERS["chat"](body)).behind_litellm("chat") is None
+    assert Translator(PARSERS["chat"](body)).litellm_refusal("chat") is None
 
 
 def test_reasoning_goes_with_the_turn_that_it_led_to():
     def seal(text: str) -> dict:
         blocks = [{"type": "thinking", "thinking": text, "signature": "s"}]
-        sealed = SEAL + base64.b64encode(json.dumps(blocks).encode()).decode()
+        sealed = SEALED_REASONING_PREFIX + base64.b64encode(json.dumps(blocks).encode()).decode()
         return {"type": "reasoning", "summary": [], "encrypted_content": sealed}
 
     def call(name: str) -> dict:
@@ -364,7 +364,7 @@ def test_reasoning_goes_with_the_turn_that_it_led_to():
     found = carried("responses", "messages", input=items)
     turn = found.document["messages"][-1]["content"]
     assert [block.get("thinking", block["type"]) for block in turn] == ["1", "2", "tool_use", "tool_use"]
-    assert found.dropped == ("reasoning of earlier turns",)
+    assert found.dropped_fields == ("reasoning of earlier turns",)
 
 
 @pytest.mark.parametrize(

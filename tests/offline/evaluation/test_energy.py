@@ -9,8 +9,8 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.offline.evaluation.energy import ecologits, published_figures
-from gateway.offline.evaluation.energy.benchmark import SUBSETS, estimate, profile_of, run
-from gateway.offline.evaluation.energy.published_figures import Point, quantile
+from gateway.offline.evaluation.energy.benchmark import SUBSETS, estimate_joules, profile_of, run
+from gateway.offline.evaluation.energy.published_figures import PublishedFigure, quantile
 
 HEAD = [
     "id",
@@ -66,8 +66,8 @@ def test_the_command_prints_and_writes_every_subset(tmp_path, capsys):
 
 
 def test_the_measures_by_hand():
-    (point,) = (one for one in [Point(**{**BASE, "joules": 100.0})])
-    low, mid, high = estimate(point, "known")
+    (point,) = (one for one in [PublishedFigure(**{**BASE, "joules": 100.0})])
+    low, mid, high = estimate_joules(point, "known")
     found = run([point])["measured_known"]
     assert found.median_abs_log2 == pytest.approx(abs(math.log2(mid / 100)))
     assert found.bias_log2 == pytest.approx(math.log2(mid / 100))
@@ -78,13 +78,13 @@ def test_the_measures_by_hand():
 
 BASE = {
     "name": "x", "table": "published", "kind": "measured", "model": "m", "media": "text", "task": "chat", "active_b": 8.0,
-    "total_b": 8.0, "bits": 16.0, "hardware": "h100", "gpus": 1, "input_tokens": 150, "output_tokens": 500.0,
-    "concurrency": 64.0, "latency_ms": 20.0, "boundary": "gpu",
+    "total_b": 8.0, "weight_bits": 16.0, "hardware": "h100", "gpus": 1, "input_tokens": 150, "output_tokens": 500.0,
+    "concurrent_sequences": 64.0, "token_latency_ms_median": 20.0, "boundary": "gpu",
 }  # fmt: skip
 
 
 def test_the_estimate_is_told_no_more_than_the_subset_says():
-    point = Point(**{**BASE, "joules": 100.0})
+    point = PublishedFigure(**{**BASE, "joules": 100.0})
     known, unknown, latency = (profile_of(point, told) for told in ("known", "unknown", "latency"))
     assert (known.concurrency, known.gpus) == (64.0, 1)
     assert (unknown.concurrency, unknown.gpus) == (None, None)
@@ -99,17 +99,17 @@ def test_the_estimate_is_told_no_more_than_the_subset_says():
 def test_ecologits_method_gives_ecologits_figures(active, total, tokens, wh):
     """Figures of the package itself (0.11.3) for a GPU boundary and for IT."""
     boundary = "gpu" if total == 30 else "it"
-    assert ecologits.joules(active, total, tokens, boundary) / 3600 == pytest.approx(wh, rel=1e-4)
+    assert ecologits.energy_joules(active, total, tokens, boundary) / 3600 == pytest.approx(wh, rel=1e-4)
 
 
 def test_rows_that_are_not_to_be_scored_are_left_out(tmp_path):
     truth = table(tmp_path / "t.csv", ROW, {**ROW, "score": "no"}, {**ROW, "params_active_b": ""})
-    assert len(published_figures.load([truth])) == 1
+    assert len(published_figures.load_figures([truth])) == 1
 
 
 def test_ranges_count_by_their_geometric_mean(tmp_path):
     truth = table(tmp_path / "t.csv", {**ROW, "params_total_b": "100-400", "params_active_b": "25-100"})
-    (point,) = published_figures.load([truth])
+    (point,) = published_figures.load_figures([truth])
     assert (point.total_b, point.active_b) == (200.0, 50.0)
 
 

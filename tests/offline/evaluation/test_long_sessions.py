@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.offline.evaluation.decision_points import moments
-from gateway.offline.evaluation.long_sessions import made
-from gateway.offline.evaluation.session_material import gathered
+from gateway.offline.evaluation.decision_points import decision_points
+from gateway.offline.evaluation.long_sessions import generate_sessions
+from gateway.offline.evaluation.session_material import gather_material
 from tests.offline.evaluation.trajectories import OPENING, recording, step
 
 PAGE = "A page of a real document, long enough to be read. " * 5
@@ -18,8 +18,8 @@ def healthy() -> list:
         ask = {"role": "user", "content": f"And number {number}?"}
         done = {"role": "assistant", "content": "Done."}
         sessions.append(recording([*OPENING, *steps, done], id=f"e/{number}", task=f"t{number}"))
-        talk = [*OPENING, *steps, done, ask, done, ask, done]
-        sessions.append(recording(talk, id=f"t/{number}", task=f"t{number}", source="desk"))
+        conversation = [*OPENING, *steps, done, ask, done, ask, done]
+        sessions.append(recording(conversation, id=f"t/{number}", task=f"t{number}", source="desk"))
     return sessions
 
 
@@ -27,34 +27,36 @@ KINDS = ["refactoring", "crawl", "polls", "batch edits", "support chats", "erran
 
 
 def test_kinds_come_in_turn_and_are_healthy_and_made_up():
-    sessions = list(made(healthy(), 16, seed=3))
+    sessions = list(generate_sessions(healthy(), 16, seed=3))
     assert [session.source for session in sessions] == [f"long: {kind}" for kind in KINDS] * 2
     assert all(session.label == "healthy" and session.synthetic for session in sessions)
 
 
 def test_the_same_seed_makes_the_same_sessions_and_another_does_not():
-    first, again, other = ([one.messages for one in made(healthy(), 8, seed=seed)] for seed in (3, 3, 4))
+    first, again, other = ([one.messages for one in generate_sessions(healthy(), 8, seed=seed)] for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
 def test_they_are_long_and_made_of_real_texts():
-    for session in made(healthy(), 8, seed=5):
+    for session in generate_sessions(healthy(), 8, seed=5):
         # The talks of this small material are soon told.
-        assert len(session.places) >= (10 if session.source in ("long: support chats", "long: errands") else 100)
-        assert len(session.places) < 700
+        assert len(session.answer_positions) >= (
+            10 if session.source in ("long: support chats", "long: errands") else 100
+        )
+        assert len(session.answer_positions) < 700
         if session.source not in ("long: batch edits",):
             assert any(PAGE in str(message.get("content")) for message in session.messages), session.source
 
 
 def test_every_result_answers_a_call():
-    for session in made(healthy(), 8, seed=5):
-        for moment in moments(session, 5.0):
-            assert moment.turn is None or all(call.result is not None for call in moment.turn.calls)
+    for session in generate_sessions(healthy(), 8, seed=5):
+        for moment in decision_points(session, 5.0):
+            assert moment.last_turn is None or all(call.result is not None for call in moment.last_turn.calls)
 
 
 def test_polls_wait_as_long_as_people_let_them():
-    (session,) = [one for one in made(healthy(), 8, seed=5) if one.source == "long: polls"]
+    (session,) = [one for one in generate_sessions(healthy(), 8, seed=5) if one.source == "long: polls"]
     gaps = [message["_gap"] for message in session.messages if "_gap" in message]
     assert len(gaps) > 50
     assert all(30 <= gap <= 300 for gap in gaps)
@@ -62,4 +64,4 @@ def test_polls_wait_as_long_as_people_let_them():
 
 def test_too_little_material_is_refused():
     with pytest.raises(ValueError, match="too few healthy sessions"):
-        gathered([recording(OPENING)])
+        gather_material([recording(OPENING)])

@@ -2,37 +2,37 @@
 
 import pytest
 
-from gateway.offline.evaluation.decision_points import Call, Turn
+from gateway.offline.evaluation.decision_points import AgentTurn, TurnCall
 from gateway.offline.evaluation.published_rules import (
-    Cap,
-    Consecutive,
+    CallCap,
+    ConsecutiveCalls,
     Crush,
     GeminiCli,
     Level,
     Librefang,
     MessageHash,
     OpenHands,
-    failed,
+    is_error_result,
 )
 
 LONG = "I cannot reach the server, I will try once more now."
 
 
-def acts(*names: str, result: str = "same") -> list[Turn]:
+def acts(*names: str, result: str = "same") -> list[AgentTurn]:
     """One call a turn; a name with "=" brings what stands behind it."""
     turns = []
     for name in names:
         action, _, brought = name.partition("=")
-        turns.append(Turn(text="", calls=(Call(name=action, arguments="{}", result=brought or result),)))
+        turns.append(AgentTurn(text="", calls=(TurnCall(name=action, arguments="{}", result=brought or result),)))
     return turns
 
 
-def says(*texts: str) -> list[Turn]:
-    return [Turn(text=text) for text in texts]
+def says(*texts: str) -> list[AgentTurn]:
+    return [AgentTurn(text=text) for text in texts]
 
 
 def levels(rule, turns):
-    return [rule.feed(turn) for turn in turns]
+    return [rule.observe(turn) for turn in turns]
 
 
 def first(rule, turns, level=Level.stop):
@@ -69,10 +69,10 @@ def first(rule, turns, level=Level.stop):
         pytest.param(MessageHash, acts(*"ABCDEFABCDEGHIJKA"), None, id="message hash forgets after twelve"),
         pytest.param(MessageHash, says(LONG, LONG.upper(), f" {LONG}"), 3, id="message hash counts long words"),
         pytest.param(MessageHash, says("Go on.", "Go on.", "Go on."), None, id="message hash ignores short words"),
-        pytest.param(lambda: Consecutive(4), acts("A=1", "A=2", "A=3", "A=4"), 4, id="roo refuses the fourth"),
-        pytest.param(lambda: Consecutive(4), acts(*"AAABAAA"), None, id="roo wants them in a row"),
-        pytest.param(lambda: Consecutive(3), acts(*"BAAA"), 4, id="opencode asks at the third"),
-        pytest.param(lambda: Cap(25), says(*map(str, range(30))), 25, id="a cap of 25 pays for 25"),
+        pytest.param(lambda: ConsecutiveCalls(4), acts("A=1", "A=2", "A=3", "A=4"), 4, id="roo refuses the fourth"),
+        pytest.param(lambda: ConsecutiveCalls(4), acts(*"AAABAAA"), None, id="roo wants them in a row"),
+        pytest.param(lambda: ConsecutiveCalls(3), acts(*"BAAA"), 4, id="opencode asks at the third"),
+        pytest.param(lambda: CallCap(25), says(*map(str, range(30))), 25, id="a cap of 25 pays for 25"),
     ],
 )
 def test_a_rule_stops_where_its_project_says(rule, turns, stops_after):
@@ -85,15 +85,15 @@ def test_librefang_warns_at_the_second_same_result_and_the_third_same_call():
 
 
 def test_librefang_gives_polls_three_times_as_many_calls():
-    poll = [Turn(text="", calls=(Call("shell", '{"command":"job status"}', str(n)),)) for n in range(20)]
+    poll = [AgentTurn(text="", calls=(TurnCall("shell", '{"command":"job status"}', str(n)),)) for n in range(20)]
     assert first(Librefang(), poll, Level.nudge) == 9
     assert first(Librefang(), poll) == 15
 
 
 def test_calls_of_one_turn_are_counted_one_by_one():
-    four = (Call("A", "{}", "same"),) * 4
-    assert OpenHands().feed(Turn(text="", calls=four)) == Level.stop
-    assert Consecutive(4).feed(Turn(text="", calls=four[:3])) == Level.none
+    four = (TurnCall("A", "{}", "same"),) * 4
+    assert OpenHands().observe(AgentTurn(text="", calls=four)) == Level.stop
+    assert ConsecutiveCalls(4).observe(AgentTurn(text="", calls=four[:3])) == Level.none
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_calls_of_one_turn_are_counted_one_by_one():
     ],
 )  # fmt: skip
 def test_an_error_is_told_by_how_a_result_begins(result, is_error):
-    assert failed(result) is is_error
+    assert is_error_result(result) is is_error

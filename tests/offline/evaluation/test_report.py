@@ -8,12 +8,12 @@ import pytest
 from gateway.cli.main import main
 from gateway.offline.evaluation import benchmark
 from gateway.offline.evaluation.clopper_pearson import clopper_pearson
-from gateway.offline.evaluation.penstock_rule import Meter, deep_size, limits
+from gateway.offline.evaluation.penstock_rule import GuardCost, deep_size, loop_limits
 from gateway.offline.evaluation.published_rules import Level
 from gateway.offline.evaluation.recordings import Recording
-from gateway.offline.evaluation.replay import NAMES, Verdict, makers, replay
-from gateway.offline.evaluation.rule_tally import Tally, median, p90
-from gateway.offline.evaluation.session_spend import Prices, Spend, spends_of
+from gateway.offline.evaluation.replay import RULE_NAMES, RuleLevels, replay, rule_factories
+from gateway.offline.evaluation.rule_tally import RuleTally, median, p90
+from gateway.offline.evaluation.session_spend import Spend, TokenPrices, call_spends
 from tests.offline.evaluation.trajectories import circle, line, recording, step
 
 KEYS = {
@@ -46,10 +46,12 @@ def test_at_the_bounds_what_was_seen_or_more_has_the_probability_of_half_the_res
     assert tail(range(191), high) == pytest.approx(0.025, abs=1e-9)
 
 
-def found(loop: Recording, *levels: Level) -> Tally:
+def found(loop: Recording, *levels: Level) -> RuleTally:
     """The tally of one loop in which a rule went through these levels."""
-    tally = Tally()
-    tally.add(loop, Verdict(levels=levels), [Spend(calls=1, tokens=10, usd=1.0, wh=0.1)] * len(loop.places))
+    tally = RuleTally()
+    tally.add(
+        loop, RuleLevels(levels=levels), [Spend(call_count=1, tokens=10, usd=1.0, wh=0.1)] * len(loop.answer_positions)
+    )
     return tally
 
 
@@ -60,31 +62,31 @@ LOOP = recording(circle(9), label="loop", loop_class="exact", onset=2)
 def test_a_stop_after_onset_is_found_and_wasted_the_calls_between():
     tally = found(LOOP, NONE, NONE, NONE, NUDGE, NONE, STOP)
     assert (tally.loops, tally.loops_stopped, tally.loops_nudged) == (1, 1, 1)
-    assert (tally.wasted_stop, tally.wasted_nudge) == ([3], [1])
-    assert (tally.after_onset.calls, tally.saved_after_onset.calls, tally.saved.usd) == (8, 5, 5.0)
+    assert (tally.wasted_calls_to_stop, tally.wasted_calls_to_nudge) == ([3], [1])
+    assert (tally.after_onset.call_count, tally.saved_after_onset.call_count, tally.saved.usd) == (8, 5, 5.0)
 
 
 def test_a_stop_at_the_onset_could_not_have_known():
     tally = found(LOOP, NONE, NONE, STOP)
     assert (tally.loops_stopped, tally.stops_before_onset, tally.nudges_before_onset) == (0, 1, 1)
-    assert (tally.saved.usd, tally.wasted_stop) == (0.0, [])
+    assert (tally.saved.usd, tally.wasted_calls_to_stop) == (0.0, [])
 
 
 def test_a_loop_without_onset_counts_but_has_no_wasted_calls_and_no_shares():
     tally = found(recording(circle(9), label="loop"), NONE, STOP)
-    assert (tally.loops, tally.loops_stopped, tally.wasted_stop) == (1, 1, [])
-    assert (tally.saved.calls, tally.after_onset.calls) == (9, 0)
+    assert (tally.loops, tally.loops_stopped, tally.wasted_calls_to_stop) == (1, 1, [])
+    assert (tally.saved.call_count, tally.after_onset.call_count) == (9, 0)
 
 
 def test_a_stop_is_a_nudge_too_for_healthy_and_completed_sessions():
-    tally = Tally()
+    tally = RuleTally()
     for label, levels in (
         ("healthy", (NONE, STOP)),
         ("healthy", (NUDGE, NONE)),
         ("completed", (STOP,)),
         ("unknown", (STOP,)),
     ):
-        tally.add(recording(circle(2), label=label), Verdict(levels=levels), ())
+        tally.add(recording(circle(2), label=label), RuleLevels(levels=levels), ())
     assert (tally.healthy, tally.false_stops, tally.false_nudges, tally.healthy_calls) == (2, 1, 2, 6)
     assert (tally.completed_stopped, tally.completed_nudged, tally.unknown_stopped) == (1, 1, 1)
 
@@ -96,24 +98,24 @@ def test_medians_and_nine_in_ten():
 
 def test_recorded_dollars_are_shared_out_and_else_estimated():
     session = recording([{"role": "user", "content": "x" * 4000}, *step(1), *step(2)])
-    listed = spends_of(session, Prices(input=3.0, output=15.0))
+    listed = call_spends(session, TokenPrices(input=3.0, output=15.0))
     assert listed[0].usd == pytest.approx((1000 * 3 + 1 * 15) / 1e6)
     assert listed[1].tokens > listed[0].tokens
     assert all(spend.wh > 0 for spend in listed)
-    recorded = spends_of(recording(list(session.messages), cost_usd=4.0), Prices())
+    recorded = call_spends(recording(list(session.messages), cost_usd=4.0), TokenPrices())
     assert sum(spend.usd for spend in recorded) == pytest.approx(4.0)
     assert recorded[0].usd / recorded[1].usd == pytest.approx(listed[0].usd / listed[1].usd)
 
 
 def test_a_cut_text_costs_what_it_was_before():
     cut = {"role": "user", "content": "x [cut]", "_chars": 40_000}
-    assert spends_of(recording([cut, *step(1)]), Prices())[0].tokens >= 10_000
+    assert call_spends(recording([cut, *step(1)]), TokenPrices())[0].tokens >= 10_000
 
 
 def test_every_rule_sees_the_requests_up_to_its_stop():
-    verdicts = replay(recording(circle(30)), makers(NAMES, limits(None), Meter()))
-    assert set(verdicts) == set(NAMES)
-    stops = {name: verdict.first(Level.stop) for name, verdict in verdicts.items()}
+    verdicts = replay(recording(circle(30)), rule_factories(RULE_NAMES, loop_limits(None), GuardCost()))
+    assert set(verdicts) == set(RULE_NAMES)
+    stops = {name: classification.first_reaching(Level.stop) for name, classification in verdicts.items()}
     assert stops["opencode"] == 3
     assert stops["roo_cline"] == 4
     assert stops["openhands"] == 3
@@ -125,15 +127,17 @@ def test_every_rule_sees_the_requests_up_to_its_stop():
 
 def test_a_lower_threshold_stops_our_guard_earlier():
     def stop(threshold):
-        verdict = replay(recording(circle(60)), makers(["penstock"], limits(threshold), Meter()))["penstock"]
-        return verdict.first(Level.stop)
+        classification = replay(
+            recording(circle(60)), rule_factories(["penstock"], loop_limits(threshold), GuardCost())
+        )["penstock"]
+        return classification.first_reaching(Level.stop)
 
     assert stop(6) < stop(12)
 
 
 def test_state_is_weighed_with_what_it_holds():
     assert deep_size({"a": [1, 2]}, set()) > deep_size({}, set())
-    assert deep_size([Tally(), int], set()) > 0
+    assert deep_size([RuleTally(), int], set()) > 0
 
 
 def data(path):
@@ -152,7 +156,7 @@ def test_json_holds_every_rule_pooled_and_by_source(tmp_path, capsys):
     assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert set(document) == {"rules", "by_source"}
-    assert set(document["rules"]) == set(NAMES)
+    assert set(document["rules"]) == set(RULE_NAMES)
     assert set(document["by_source"]) == {"lab", "synthetic loop: syn_exact"}
     for figures in (*document["rules"].values(), *document["by_source"]["lab"].values()):
         assert set(figures) >= KEYS
@@ -187,7 +191,9 @@ def test_wrong_usage_and_bad_data_say_what_is_wrong(tmp_path, capsys):
 
 
 def test_sources_without_healthy_or_without_loops_are_told_without_them():
-    told = benchmark.run([recording(circle(3))], makers(["crush"], limits(None), Meter()), Prices(), Meter())
+    told = benchmark.run(
+        [recording(circle(3))], rule_factories(["crush"], loop_limits(None), GuardCost()), TokenPrices(), GuardCost()
+    )
     figures = told.document()["rules"]["crush"]
     assert figures["saved_share_usd"] is None
     assert figures["wasted_calls_median"] is None

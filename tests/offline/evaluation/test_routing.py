@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from gateway.cli.main import main
-from gateway.offline.evaluation.routing.measures import Outcomes, cost_at, curve, measures
-from gateway.offline.evaluation.routing.session_costs import Step, _cost, _hindsight
+from gateway.offline.evaluation.routing.measures import TierOutcomes, cost_at_quality, curve, measures
+from gateway.offline.evaluation.routing.session_costs import PricedCall, _hindsight_tiers, _total_nusd
 from tests.routing.test_expected_cost import FRONTIER, SMALL
 
 KEYS = {"apgr", "cpt50", "cpt80", "cost_at_95", "auc_need", "ece", "budget_error", "n"}
 
 
-def outcomes(small, large) -> Outcomes:
+def outcomes(small, large) -> TierOutcomes:
     count = len(small)
-    return Outcomes(
+    return TierOutcomes(
         np.array(small, float), np.array(large, float), np.full(count, 1 / count), np.full(count, 0.1), np.ones(count)
     )
 
@@ -43,7 +43,7 @@ def test_ties_are_crossed_in_one_straight_line():
 
 def test_where_the_small_model_keeps_enough_nothing_has_to_be_spent():
     known = outcomes([1, 1], [1, 1])
-    assert cost_at(curve(np.array([1.0, 2]), known), 0.95) == pytest.approx(0.1)
+    assert cost_at_quality(curve(np.array([1.0, 2]), known), 0.95) == pytest.approx(0.1)
 
 
 def write(path, rows) -> str:
@@ -53,10 +53,10 @@ def write(path, rows) -> str:
 
 
 def made_up(count: int, source: str = "made-up", **more) -> list[dict]:
-    chance = np.random.default_rng(4)
+    randomness = np.random.default_rng(4)
     return [
-        {"id": f"{source}{n}", "source": source, "prompt": f"Question {n}: what is {n} + {n}?" + " why" * (n % 7), "small_score": float(chance.random() < 0.6),
-         "large_score": float(chance.random() < 0.9), "family": "maths", **more}
+        {"id": f"{source}{n}", "source": source, "prompt": f"Question {n}: what is {n} + {n}?" + " why" * (n % 7), "small_score": float(randomness.random() < 0.6),
+         "large_score": float(randomness.random() < 0.9), "family": "maths", **more}
         for n in range(count)
     ]  # fmt: skip
 
@@ -135,11 +135,11 @@ def test_the_floor_is_tried(tmp_path, capsys):
 
 
 def test_hindsight_is_never_dearer_than_any_way():
-    steps = [Step(given=1000 * (n + 1), written=100, hard=n % 3 == 0) for n in range(9)]
+    steps = [PricedCall(input_tokens=1000 * (n + 1), output_tokens=100, wants_frontier=n % 3 == 0) for n in range(9)]
     sheets = (SMALL, FRONTIER)
-    best = _cost(sheets, steps, _hindsight(sheets, steps))
-    per_request = [1 if step.hard else 0 for step in steps]
-    assert best <= _cost(sheets, steps, per_request) <= _cost(sheets, steps, [1] * 9)
+    best = _total_nusd(sheets, steps, _hindsight_tiers(sheets, steps))
+    per_request = [1 if step.wants_frontier else 0 for step in steps]
+    assert best <= _total_nusd(sheets, steps, per_request) <= _total_nusd(sheets, steps, [1] * 9)
 
 
 def test_economics_on_a_recording(tmp_path, capsys):

@@ -10,20 +10,20 @@ from pathlib import Path
 from ....values.base import Value
 
 _JOULES_PER_WH = 3600.0
-_BITS = {"bfloat16": 16.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "mxfp4": 4.25, "fp4": 4.5}
+_PRECISION_BITS = {"bfloat16": 16.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "mxfp4": 4.25, "fp4": 4.5}
 # Prompt tokens of ML.ENERGY's tasks, which it does not publish: approximations of truth.csv. Completion of code (fim) has long
 # prompts of unknown length; what pictures and videos come to in tokens is in the factor for them.
-_PROMPTS = {
+_TASK_PROMPT_TOKENS = {
     "lm-arena-chat": 150, "gpqa": 250, "sourcegraph-fim": 0, "image-chat": 150, "video-chat": 150, "chat": 200, "code": 130,
 }  # fmt: skip
-_MEDIA = {"image-chat": "image", "video-chat": "video"}
+_TASK_MEDIA = {"image-chat": "image", "video-chat": "video"}
 # Active parameters (1e9) of the mixtures in v2's file, which has totals only (Mixtral papers, 2024).
-_ACTIVE_V2 = {"mixtral-8x22b": 39.0, "mixtral-8x7b": 12.9}
+_V2_ACTIVE_PARAMS_B = {"mixtral-8x22b": 39.0, "mixtral-8x7b": 12.9}
 # Frontier models without a published precision count as FP8 from here on, like the hosted ones that publish theirs.
-_LARGE_TOTAL_B = 200.0
+_FP8_DEFAULT_MIN_PARAMS_B = 200.0
 
 
-class Point(Value, frozen=True, kw_only=True):
+class PublishedFigure(Value, frozen=True, kw_only=True):
     """One published figure. Parameters in 1e9; `hardware` as in carbon/energy.HARDWARE, "" for not said; `joules` a request at
     `boundary` (gpu, it, facility). `concurrency`, `gpus` and `latency_ms` (median between tokens) are None where nobody says.
     `ecologits` is log2 of EcoLogits 0.11's estimate over the figure, None where its method is to be worked out."""
@@ -36,30 +36,30 @@ class Point(Value, frozen=True, kw_only=True):
     task: str
     active_b: float
     total_b: float
-    bits: float
+    weight_bits: float
     hardware: str
     gpus: int | None
     input_tokens: int
     output_tokens: float
-    concurrency: float | None
-    latency_ms: float | None
+    concurrent_sequences: float | None
+    token_latency_ms_median: float | None
     joules: float
     boundary: str
-    ecologits: float | None = None
+    ecologits_log2_ratio: float | None = None
 
     @property
-    def mixture(self) -> bool:
+    def is_mixture(self) -> bool:
         """Whether its experts take turns."""
         return self.active_b < self.total_b
 
 
-def load(paths: Iterable[Path]) -> list[Point]:
+def load_figures(paths: Iterable[Path]) -> list[PublishedFigure]:
     """The points of all files. Raises OSError, and ValueError for what is no table of the three kinds."""
-    found: list[Point] = []
+    found: list[PublishedFigure] = []
     for path in paths:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            read = next((one for sign, one in _READERS.items() if sign in (reader.fieldnames or ())), None)
+            read = next((one for sign, one in _ROW_PARSERS.items() if sign in (reader.fieldnames or ())), None)
             if read is None:
                 raise ValueError(f"{path}: neither a table of published points nor one of ML.ENERGY's")
             try:
@@ -71,96 +71,101 @@ def load(paths: Iterable[Path]) -> list[Point]:
     return found
 
 
-def _published(row: Mapping[str, str]) -> Point | None:
+def _parse_published_row(row: Mapping[str, str]) -> PublishedFigure | None:
     """A row of truth.csv; None where it is not to be scored, or sizes are not known."""
     if row["score"] != "yes" or not row["params_active_b"] or not row["wh_per_request"]:
         return None
-    total = _middle(row["params_total_b"])
-    return Point(
+    total = _range_mean(row["params_total_b"])
+    return PublishedFigure(
         name=row["id"],
         table="published",
         kind=row["kind"],
         model=row["system"],
-        media=_MEDIA.get(row["task"], "text"),
+        media=_TASK_MEDIA.get(row["task"], "text"),
         task=row["task"],
-        active_b=min(total, _middle(row["params_active_b"])),
+        active_b=min(total, _range_mean(row["params_active_b"])),
         total_b=total,
-        bits=_BITS.get(row["precision"]) or (8.0 if row["kind"] != "measured" and total >= _LARGE_TOTAL_B else 16.0),
-        hardware=_hardware(row["hardware"]),
+        weight_bits=_PRECISION_BITS.get(row["precision"])
+        or (8.0 if row["kind"] != "measured" and total >= _FP8_DEFAULT_MIN_PARAMS_B else 16.0),
+        hardware=_hardware_name(row["hardware"]),
         gpus=int(row["n_accel"]) if row["n_accel"] else None,
         input_tokens=int(float(row["input_tokens"] or 0)),
         output_tokens=float(row["output_tokens"]),
-        concurrency=_number(row["concurrency"]),
-        latency_ms=_number(row["median_itl_ms"]),
+        concurrent_sequences=_optional_float(row["concurrency"]),
+        token_latency_ms_median=_optional_float(row["median_itl_ms"]),
         joules=float(row["wh_per_request"]) * _JOULES_PER_WH,
         boundary=row["boundary"],
-        ecologits=_number(row["eco_log2_ratio"]),
+        ecologits_log2_ratio=_optional_float(row["eco_log2_ratio"]),
     )
 
 
-def _v3(row: Mapping[str, str]) -> Point:
+def _parse_v3_row(row: Mapping[str, str]) -> PublishedFigure:
     total = float(row["total_params_billions"])
-    return Point(
+    return PublishedFigure(
         name=f"{row['model_id']} {row['task']} {row['gpu_model']} {row['max_num_seqs']}",
         table="v3",
         kind="measured",
         model=row["model_id"],
-        media=_MEDIA.get(row["task"], "text"),
+        media=_TASK_MEDIA.get(row["task"], "text"),
         task=row["task"],
         active_b=min(total, float(row["activated_params_billions"])),
         total_b=total,
-        bits=_BITS[row["weight_precision"]],
-        hardware=_hardware(row["gpu_model"]),
+        weight_bits=_PRECISION_BITS[row["weight_precision"]],
+        hardware=_hardware_name(row["gpu_model"]),
         gpus=int(row["num_gpus"]),
-        input_tokens=_PROMPTS.get(row["task"], 0),
+        input_tokens=_TASK_PROMPT_TOKENS.get(row["task"], 0),
         output_tokens=float(row["avg_output_len"]),
-        concurrency=float(row["avg_batch_size"]),
-        latency_ms=_number(row["median_itl_ms"]),
+        concurrent_sequences=float(row["avg_batch_size"]),
+        token_latency_ms_median=_optional_float(row["median_itl_ms"]),
         joules=float(row["energy_per_token_joules"]) * float(row["avg_output_len"]),
         boundary="gpu",
     )
 
 
-def _v2(row: Mapping[str, str]) -> Point:
+def _parse_v2_row(row: Mapping[str, str]) -> PublishedFigure:
     total, name = float(row["params_b"]), row["Model"].lower()
-    return Point(
+    return PublishedFigure(
         name=f"{row['Model']} {row['task']} {row['GPU']} {row['Max BS (reqs)']}",
         table="v2",
         kind="measured",
         model=row["Model"],
         media="text",
         task=row["task"],
-        active_b=next((active for part, active in _ACTIVE_V2.items() if part in name), total),
+        active_b=next((active for part, active in _V2_ACTIVE_PARAMS_B.items() if part in name), total),
         total_b=total,
-        bits=16.0,
-        hardware=_hardware(row["GPU"]),
+        weight_bits=16.0,
+        hardware=_hardware_name(row["GPU"]),
         gpus=int(row["TP"]) * int(row["PP"]),
-        input_tokens=_PROMPTS.get(row["task"], 0),
+        input_tokens=_TASK_PROMPT_TOKENS.get(row["task"], 0),
         output_tokens=float(row["Avg Output Tokens"]),
-        concurrency=float(row["Avg BS (reqs)"]),
-        latency_ms=float(row["Avg TPOT (s)"]) * 1000,
+        concurrent_sequences=float(row["Avg BS (reqs)"]),
+        token_latency_ms_median=float(row["Avg TPOT (s)"]) * 1000,
         joules=float(row["Energy/req (J)"]),
         boundary="gpu",
     )
 
 
 # By a column that only this kind of file has.
-_READERS = {"wh_per_request": _published, "activated_params_billions": _v3, "Max BS (reqs)": _v2}
+_ROW_PARSERS = {
+    "wh_per_request": _parse_published_row,
+    "activated_params_billions": _parse_v3_row,
+    "Max BS (reqs)": _parse_v2_row,
+}
 
 
-def _hardware(text: str) -> str:
+def _hardware_name(text: str) -> str:
     """Mixed fleets count as the middle one of them."""
     known = [name for name in ("a100", "h100", "h200", "b200") if name.upper() in text]
     return known[0] if len(known) == 1 else "h200" if "h200" in known else "h100" if "h100" in known else ""
 
 
-def _middle(text: str) -> float:
+def _range_mean(text: str) -> float:
     """A number, or the geometric mean of a range like 253-671."""
     parts = [float(part) for part in text.split("-")]
     return math.sqrt(parts[0] * parts[-1])
 
 
-def _number(text: str) -> float | None:
+def _optional_float(text: str) -> float | None:
     return float(text) if text else None
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from ..report import table
-from .benchmark import SUBSETS, Errors
+from .benchmark import SUBSETS, EstimateErrors
 
 
-def pages(found: Mapping[str, Errors]) -> Iterator[str]:
+def render(found: Mapping[str, EstimateErrors]) -> Iterator[str]:
     """The whole report, one piece at a time."""
     rows = [
         [

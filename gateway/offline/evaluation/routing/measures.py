@@ -14,14 +14,14 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 # What a small model costs of a frontier one where no costs were logged.
-RHO = 0.1
+SMALL_COST_RATIO = 0.1
 # "Cost at 95 %": the quality that is asked for, as a share of the frontier's.
-_KEPT = 0.95
+_TARGET_QUALITY_SHARE = 0.95
 # Bins of equal size of the expected calibration error.
-_BINS = 10
+_CALIBRATION_BINS = 10
 
 
-class Outcomes(NamedTuple):
+class TierOutcomes(NamedTuple):
     """What is known of n prompts: scores of both models in [0, 1], weights that sum to 1, and the costs of each."""
 
     small: Array
@@ -30,10 +30,10 @@ class Outcomes(NamedTuple):
     small_cost: Array
     large_cost: Array
 
-    def of(self, rows: npt.NDArray[np.intp], times: Array | None = None) -> "Outcomes":
+    def subset(self, rows: npt.NDArray[np.intp], times: Array | None = None) -> "TierOutcomes":
         """These rows only, each counted so many `times`."""
         weights = self.weights[rows] * (1.0 if times is None else times)
-        return Outcomes(
+        return TierOutcomes(
             self.small[rows], self.large[rows], weights / weights.sum(), self.small_cost[rows], self.large_cost[rows]
         )
 
@@ -64,15 +64,15 @@ class Measures(NamedTuple):
     ece: float
 
 
-def curve(scores: Array, outcomes: Outcomes) -> Curve:
+def curve(scores: Array, outcomes: TierOutcomes) -> Curve:
     """Quality and cost along the order of `scores`."""
     order = np.argsort(-scores, kind="stable")
     weights = outcomes.weights[order]
     gained = weights * (outcomes.large - outcomes.small)[order]
     dearer = weights * (outcomes.large_cost - outcomes.small_cost)[order]
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    small, all_frontier = _mean(outcomes.small, outcomes), _mean(outcomes.large_cost, outcomes)
-    cost = _mean(outcomes.small_cost, outcomes) + np.append(0.0, np.cumsum(dearer)[ends])
+    small, all_frontier = _weighted_mean(outcomes.small, outcomes), _weighted_mean(outcomes.large_cost, outcomes)
+    cost = _weighted_mean(outcomes.small_cost, outcomes) + np.append(0.0, np.cumsum(dearer)[ends])
     return Curve(
         share=np.append(0.0, np.cumsum(weights)[ends]),
         quality=small + np.append(0.0, np.cumsum(gained)[ends]),
@@ -80,22 +80,22 @@ def curve(scores: Array, outcomes: Outcomes) -> Curve:
     )
 
 
-def measures(scores: Array, need: Array, outcomes: Outcomes) -> Measures:
+def measures(scores: Array, need: Array, outcomes: TierOutcomes) -> Measures:
     """All measures of one router; `need` is its calibrated probability that the small model does not suffice."""
     found = curve(scores, outcomes)
     pgr = found.pgr
     wanting = (outcomes.large > outcomes.small).astype(np.float64)
     return Measures(
         apgr=float(np.trapezoid(pgr, found.share)),
-        cpt50=_first(found.share, pgr, 0.5),
-        cpt80=_first(found.share, pgr, 0.8),
-        cost_at_95=cost_at(found, _KEPT),
+        cpt50=_share_at_pgr(found.share, pgr, 0.5),
+        cpt80=_share_at_pgr(found.share, pgr, 0.8),
+        cost_at_95=cost_at_quality(found, _TARGET_QUALITY_SHARE),
         auc_need=_auc(scores, wanting, outcomes.weights),
         ece=calibration_error(need, wanting, outcomes.weights),
     )
 
 
-def cost_at(found: Curve, kept: float) -> float:
+def cost_at_quality(found: Curve, kept: float) -> float:
     """The least cost, as a share of all-frontier's, at which so much of the frontier's quality is kept; the curve is
     crossed in straight lines."""
     wanted, best = kept * found.quality[-1], np.inf
@@ -112,16 +112,16 @@ def calibration_error(said: Array, true: Array, weights: Array) -> float:
     """Expected calibration error in [0, 1]: the mean gap between what was said and what came true, in ten bins of equal
     size (Naeini et al., AAAI 2015; equal-mass bins)."""
     order = np.argsort(said, kind="stable")
-    bins = np.minimum((np.cumsum(weights[order]) * _BINS).astype(np.intp), _BINS - 1)
-    gaps = np.bincount(bins, weights=(weights * (said - true))[order], minlength=_BINS)
+    bins = np.minimum((np.cumsum(weights[order]) * _CALIBRATION_BINS).astype(np.intp), _CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=(weights * (said - true))[order], minlength=_CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / weights.sum())
 
 
-def _mean(values: Array, outcomes: Outcomes) -> float:
+def _weighted_mean(values: Array, outcomes: TierOutcomes) -> float:
     return float((values * outcomes.weights).sum())
 
 
-def _first(share: Array, pgr: Array, level: float) -> float:
+def _share_at_pgr(share: Array, pgr: Array, level: float) -> float:
     """The least share at which `level` is reached, in straight lines between points."""
     if np.isnan(pgr).any():
         return float("nan")

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ....routing.prompt_features import features
-from ....routing.quality_floor import Label, floor, kept
+from ....routing.prompt_features import prompt_features
+from ....routing.quality_floor import QualityLabel, fit_floor, kept_quality
 from ....routing.scorer import Scorer
-from ...training.labelled_prompts import Labelled, by_place
+from ...training.labelled_prompts import LabelledPrompt, by_source
 from ..clopper_pearson import clopper_pearson
 from ..report import table
-from .measures import RHO
+from .measures import SMALL_COST_RATIO
 
 
-class Held(NamedTuple):
+class FloorResult(NamedTuple):
     """One source: splits, those whose floor was broken (in truth; on the rest alone), those whose labels carried no claim,
     the mean of what was kept and of the cost saved (shares of all-frontier's), and what the best ceiling would save."""
 
@@ -39,38 +39,49 @@ class Held(NamedTuple):
 
 
 def run(
-    rows: Sequence[Labelled], scorer: Scorer, *, keep: float, confidence: float, labels: int, splits: int, seed: int
-) -> dict[str, Held]:
+    rows: Sequence[LabelledPrompt],
+    scorer: Scorer,
+    *,
+    keep: float,
+    confidence: float,
+    labels: int,
+    splits: int,
+    seed: int,
+) -> dict[str, FloorResult]:
     """Every source with more than so many labels. Raises ValueError if there is none."""
     found = {}
-    for place, mine in by_place(rows).items():
+    for place, mine in by_source(rows).items():
         if len(mine) <= labels:
             continue
         known = [
-            Label(
-                score=scorer.score(features(row.prompt, row.tools)).need, small=row.small_score, large=row.large_score
+            QualityLabel(
+                score=scorer.score(prompt_features(row.prompt, row.tools_json)).small_insufficient,
+                small=row.small_score,
+                large=row.large_score,
             )
             for row in mine
         ]
-        found[place] = _held(known, keep, confidence, labels, splits, seed)
+        found[place] = _evaluate_source(known, keep, confidence, labels, splits, seed)
     if not found:
         raise ValueError(f"no source has more than {labels} labelled prompts")
     return found
 
 
-def _held(known: Sequence[Label], keep: float, confidence: float, labels: int, splits: int, seed: int) -> Held:
-    chance, broken, on_rest, empty = np.random.default_rng(seed), 0, 0, 0
+def _evaluate_source(
+    known: Sequence[QualityLabel], keep: float, confidence: float, labels: int, splits: int, seed: int
+) -> FloorResult:
+    randomness, broken, on_rest, empty = np.random.default_rng(seed), 0, 0, 0
     shares, quality = [], []
     for _ in range(splits):
-        drawn = [known[place] for place in chance.permutation(len(known)).tolist()]
+        drawn = [known[place] for place in randomness.permutation(len(known)).tolist()]
         set_by, rest = drawn[:labels], drawn[labels:]
-        ceiling = floor(set_by, keep=keep, confidence=confidence).ceiling
+        ceiling = fit_floor(set_by, keep=keep, confidence=confidence).ceiling
         empty += ceiling is None
-        broken += kept(known, ceiling) < keep
-        on_rest += kept(rest, ceiling) < keep
-        quality.append(kept(known, ceiling))
+        broken += kept_quality(known, ceiling) < keep
+        on_rest += kept_quality(rest, ceiling) < keep
+        quality.append(kept_quality(known, ceiling))
         shares.append(0.0 if ceiling is None else sum(one.score <= ceiling for one in rest) / len(rest))
-    return Held(
+    return FloorResult(
         rows=len(known),
         labels=labels,
         splits=splits,
@@ -78,12 +89,12 @@ def _held(known: Sequence[Label], keep: float, confidence: float, labels: int, s
         broken_on_rest=on_rest,
         empty=empty,
         kept=float(np.mean(quality)),
-        saved=float(np.mean(shares)) * (1 - RHO),
-        best=_best(known, keep) * (1 - RHO),
+        saved=float(np.mean(shares)) * (1 - SMALL_COST_RATIO),
+        best=_best_share(known, keep) * (1 - SMALL_COST_RATIO),
     )
 
 
-def _best(known: Sequence[Label], keep: float) -> float:
+def _best_share(known: Sequence[QualityLabel], keep: float) -> float:
     """The share that the highest ceiling serves which truly keeps enough: what no procedure can know."""
     ordered = sorted(known, key=lambda label: label.score)
     left = (1 - keep) * sum(label.large for label in known)
@@ -95,7 +106,7 @@ def _best(known: Sequence[Label], keep: float) -> float:
     return best / len(known)
 
 
-def pages(found: Mapping[str, Held], keep: float, confidence: float) -> Iterator[str]:
+def render(found: Mapping[str, FloorResult], keep: float, confidence: float) -> Iterator[str]:
     """The figures as plain text."""
     head = (
         "source",

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from ....values.errors import ConfigError
 from ..report import table
-from .benchmark import MACRO, POOLED, Found, Trial
-from .routers import OURS
+from .benchmark import MACRO, POOLED, RouterBenchmark, RouterResult
+from .routers import PENSTOCK
 
-_COLOURS = {OURS: "#0b6e4f", "random": "#999999", "length": "#c77d0a", "oracle": "#3d5a98"}
+_COLOURS = {PENSTOCK: "#0b6e4f", "random": "#999999", "length": "#c77d0a", "oracle": "#3d5a98"}
 
 
-def pages(trial: Trial, own_labels: int) -> Iterator[str]:
+def render(trial: RouterBenchmark, own_labels: int) -> Iterator[str]:
     """The whole report, one piece at a time."""
     title = f"Our router, corrected by at most {own_labels} own labels of each source" if own_labels else "Our router"
-    yield table(title, _HEAD, [_row(place, one, trial) for place, one in _ordered(trial.found[OURS])])
-    for aggregate, text in ((MACRO, "Macro (mean over sources)"), (POOLED, f"Pooled ({trial.families} families)")):
-        rows = [_row(name, found[aggregate], trial, aggregate) for name, found in trial.found.items()]
-        yield table(f"{text}, beside what it must beat", _HEAD, rows)
+    yield table(title, _COLUMNS, [_row(place, one, trial) for place, one in _ordered_sources(trial.results[PENSTOCK])])
+    for aggregate, text in ((MACRO, "Macro (mean over sources)"), (POOLED, f"Pooled ({trial.family_count} families)")):
+        rows = [_row(name, found[aggregate], trial, aggregate) for name, found in trial.results.items()]
+        yield table(f"{text}, beside what it must beat", _COLUMNS, rows)
     yield (
         "APGR 0.5 is random. CPT50 and CPT80: share of frontier calls that recovers so much of the gap. Cost at 95 %: share\n"
         "of all-frontier's cost that keeps 95 % of its quality, a small call costing a tenth where no costs were logged; it\n"
@@ -26,7 +26,7 @@ def pages(trial: Trial, own_labels: int) -> Iterator[str]:
     )
 
 
-_HEAD = (
+_COLUMNS = (
     "",
     "n",
     "APGR",
@@ -41,25 +41,25 @@ _HEAD = (
 )
 
 
-def _row(name: str, one: Found, trial: Trial, place: str | None = None) -> list[str]:
-    said, kept = one.measures, trial.small_share.get(place or name)
+def _row(name: str, one: RouterResult, trial: RouterBenchmark, place: str | None = None) -> list[str]:
+    said, kept = one.measures, trial.small_quality_share.get(place or name)
     return [
-        name, f"{one.prompts:,}", _number(said.apgr), f"{_number(one.low)}-{_number(one.high)}", _number(said.cpt50),
-        _number(said.cpt80), _number(said.cost_at_95), "" if kept is None else f"{kept:.2f}", _number(said.auc_need),
-        _number(said.ece), f"{one.budget_error:.3f}",
+        name, f"{one.prompt_count:,}", _format_number(said.apgr), f"{_format_number(one.apgr_low)}-{_format_number(one.apgr_high)}", _format_number(said.cpt50),
+        _format_number(said.cpt80), _format_number(said.cost_at_95), "" if kept is None else f"{kept:.2f}", _format_number(said.auc_need),
+        _format_number(said.ece), f"{one.budget_error:.3f}",
     ]  # fmt: skip
 
 
-def _ordered(found: dict[str, Found]) -> list[tuple[str, Found]]:
+def _ordered_sources(found: dict[str, RouterResult]) -> list[tuple[str, RouterResult]]:
     sources = [(place, one) for place, one in found.items() if place not in (POOLED, MACRO)]
     return [*sources, (MACRO, found[MACRO]), (POOLED, found[POOLED])]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return "-" if value != value or value in (float("inf"), float("-inf")) else f"{value:.3f}"
 
 
-def plot(trial: Trial, path: Path) -> None:
+def plot(trial: RouterBenchmark, path: Path) -> None:
     """The pooled curves as PNG. Raises ConfigError where the library for it is not installed."""
     try:
         # The one lazy door of this room: a plotting library is much to load for a table.
@@ -69,16 +69,16 @@ def plot(trial: Trial, path: Path) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     quality, gap = figure.subplots(1, 2)
     for name, line in trial.curves.items():
-        colour, width = _COLOURS.get(name), 2.4 if name == OURS else 1.3
+        colour, width = _COLOURS.get(name), 2.4 if name == PENSTOCK else 1.3
         quality.plot(line.cost, line.quality, label=name, color=colour, linewidth=width)
         gap.plot(
             line.share,
             line.pgr,
             color=colour,
             linewidth=width,
-            label=f"{name} (APGR {trial.found[name][POOLED].measures.apgr:.3f})",
+            label=f"{name} (APGR {trial.results[name][POOLED].measures.apgr:.3f})",
         )
-    ours = trial.curves[OURS]
+    ours = trial.curves[PENSTOCK]
     quality.axhline(0.95 * ours.quality[-1], color="#bbbbbb", linestyle=":", linewidth=1)
     quality.annotate(
         "95 % of the frontier",

@@ -16,206 +16,226 @@ import numpy as np
 
 from ....accounting import pricing
 from ....dialects import chat
-from ....routing.classifiers.task_type import TaskTypes
-from ....routing.classify import Read, opinion
-from ....routing.expected_cost import ABOVE_MARGIN, CACHE_TOKENS_MIN, Outlook, Stake, total_nusd
-from ....routing.prompt_features import features, tools_text
-from ....routing.request_features import facts_of
+from ....routing.classifiers.task_type import TaskTypeClassifier
+from ....routing.classify import ScoredPrompt, classify
+from ....routing.expected_cost import (
+    CACHE_TOKENS_MIN,
+    HIGHER_TIER_MARGIN,
+    CostInputs,
+    SessionForecast,
+    expected_cost_nusd,
+)
+from ....routing.prompt_features import normalized_tools, prompt_features
+from ....routing.request_features import request_features
 from ....routing.scorer import Scorer
-from ....routing.session_forecast import ProspectBook, Warm
-from ....routing.tier_target import Aims
+from ....routing.session_forecast import CachedPrefix, SessionForecaster
+from ....routing.tier_target import TierTargets
 from ....values.catalog import PriceSheet
-from ....values.snapshot import World
+from ....values.snapshot import Snapshot
 from ....values.units import NUSD_PER_USD
 from ....values.usage import Usage
 from ..recordings import Recording
 from ..report import table
-from ..session_spend import CHARS_PER_TOKEN, chars_of
+from ..session_spend import CHARS_PER_TOKEN, message_chars
 
 POLICIES = ("always frontier", "always small", "per request", "cache-aware", "hindsight")
 _SMALL, _FRONTIER = 0, 1
 # So long after its last call a session's next one comes; caches keep for longer.
-_CALL_SECONDS = 5.0
+_CALL_GAP_SECONDS = 5.0
 
 
-class Step(NamedTuple):
+class PricedCall(NamedTuple):
     """One call: input and output tokens, and whether the request wants the frontier."""
 
-    given: int
-    written: int
-    hard: bool
+    input_tokens: int
+    output_tokens: int
+    wants_frontier: bool
 
 
-class Choice(NamedTuple):
+class StayDecision(NamedTuple):
     """Where the cache-aware way parted from what the request wanted: at which call, with how much history, and the
     expected totals in nUSD of staying above and of going down."""
 
     session: str
-    call: int
-    history: int
-    stays: float
-    goes: float
+    call_number: int
+    history_tokens: int
+    stay_nusd: float
+    switch_nusd: float
 
 
-class Economy:
+class SessionCosts:
     """Totals by source and way, in nUSD; where the cache-aware way stayed, and how often each changed."""
 
     def __init__(self, small: PriceSheet, frontier: PriceSheet) -> None:
-        self.sheets = (small, frontier)
-        self.totals: dict[str, dict[str, int]] = {}
-        self.calls: dict[str, int] = {}
-        self.hard: dict[str, int] = {}
-        self.changes: dict[str, dict[str, int]] = {}
-        self.sessions: dict[str, int] = {}
-        self.dearer: dict[str, int] = {}
-        self.stays: dict[str, list[Choice]] = {}
+        self.price_sheets = (small, frontier)
+        self.totals_nusd: dict[str, dict[str, int]] = {}
+        self.call_counts: dict[str, int] = {}
+        self.frontier_call_counts: dict[str, int] = {}
+        self.tier_changes: dict[str, dict[str, int]] = {}
+        self.session_counts: dict[str, int] = {}
+        self.costlier_session_counts: dict[str, int] = {}
+        self.stay_decisions: dict[str, list[StayDecision]] = {}
 
-    def add(self, recording: Recording, steps: Sequence[Step], prospects: ProspectBook) -> None:
+    def add(self, recording: Recording, steps: Sequence[PricedCall], forecasts: SessionForecaster) -> None:
         """Price one session in every way."""
         source = recording.source
-        totals = self.totals.setdefault(source, dict.fromkeys(POLICIES, 0))
-        changes = self.changes.setdefault(source, dict.fromkeys(POLICIES, 0))
+        totals = self.totals_nusd.setdefault(source, dict.fromkeys(POLICIES, 0))
+        changes = self.tier_changes.setdefault(source, dict.fromkeys(POLICIES, 0))
         ways = {
             "always frontier": [_FRONTIER] * len(steps),
             "always small": [_SMALL] * len(steps),
-            "per request": [_FRONTIER if step.hard else _SMALL for step in steps],
-            "cache-aware": self._aware(recording, steps, prospects),
-            "hindsight": _hindsight(self.sheets, steps),
+            "per request": [_FRONTIER if step.wants_frontier else _SMALL for step in steps],
+            "cache-aware": self._cache_aware_tiers(recording, steps, forecasts),
+            "hindsight": _hindsight_tiers(self.price_sheets, steps),
         }
-        costs = {name: _cost(self.sheets, steps, way) for name, way in ways.items()}
+        costs = {name: _total_nusd(self.price_sheets, steps, way) for name, way in ways.items()}
         for name, way in ways.items():
             totals[name] += costs[name]
             changes[name] += sum(one != other for one, other in itertools.pairwise(way))
-        self.sessions[source] = self.sessions.get(source, 0) + 1
-        self.dearer[source] = self.dearer.get(source, 0) + (costs["cache-aware"] > costs["per request"])
-        self.calls[source] = self.calls.get(source, 0) + len(steps)
-        self.hard[source] = self.hard.get(source, 0) + sum(step.hard for step in steps)
+        self.session_counts[source] = self.session_counts.get(source, 0) + 1
+        self.costlier_session_counts[source] = self.costlier_session_counts.get(source, 0) + (
+            costs["cache-aware"] > costs["per request"]
+        )
+        self.call_counts[source] = self.call_counts.get(source, 0) + len(steps)
+        self.frontier_call_counts[source] = self.frontier_call_counts.get(source, 0) + sum(
+            step.wants_frontier for step in steps
+        )
 
-    def _aware(self, recording: Recording, steps: Sequence[Step], prospects: ProspectBook) -> list[int]:
+    def _cache_aware_tiers(
+        self, recording: Recording, steps: Sequence[PricedCall], forecasts: SessionForecaster
+    ) -> list[int]:
         """The way that the gateway goes, learning as it does."""
         way: list[int] = []
-        warm: dict[str, Warm] = {}
+        warm: dict[str, CachedPrefix] = {}
         before: bool | None = None
         now = 0.0
         for number, step in enumerate(steps):
-            outlook = prospects.outlook(recording.source, number, warm, now=now)
-            chosen = _FRONTIER if step.hard else self._cheaper(recording, number, step, outlook)
+            outlook = forecasts.forecast(recording.source, number, warm, now=now)
+            chosen = _FRONTIER if step.wants_frontier else self._choose_tier(recording, number, step, outlook)
             way.append(chosen)
-            grown = step.given - steps[number - 1].given if number else 0
-            prospects.served(recording.source, number + 1, high=step.hard, before=before, grown_tokens=grown)
+            grown = step.input_tokens - steps[number - 1].input_tokens if number else 0
+            forecasts.record_call(
+                recording.source, number + 1, high=step.wants_frontier, before=before, grown_tokens=grown
+            )
             if str(chosen) in warm:
-                prospects.read(str(chosen), warm[str(chosen)].tokens, min(step.given, warm[str(chosen)].tokens))
-            warm[str(chosen)] = Warm(tokens=step.given + step.written, until=now + 300.0)
-            before, now = step.hard, now + _CALL_SECONDS
+                forecasts.record_cache_read(
+                    str(chosen), warm[str(chosen)].tokens, min(step.input_tokens, warm[str(chosen)].tokens)
+                )
+            warm[str(chosen)] = CachedPrefix(tokens=step.input_tokens + step.output_tokens, expires_at=now + 300.0)
+            before, now = step.wants_frontier, now + _CALL_GAP_SECONDS
         return way
 
-    def _cheaper(self, recording: Recording, number: int, step: Step, outlook: Outlook) -> int:
+    def _choose_tier(self, recording: Recording, number: int, step: PricedCall, outlook: SessionForecast) -> int:
         small, frontier = (
-            Stake(sheet=sheet, output_tokens=step.written, warm_tokens=outlook.warm.get(str(place), 0))
-            for place, sheet in enumerate(self.sheets)
+            CostInputs(
+                sheet=price_sheet, output_tokens=step.output_tokens, warm_tokens=outlook.warm_tokens.get(str(place), 0)
+            )
+            for place, price_sheet in enumerate(self.price_sheets)
         )
-        goes = total_nusd(small, [frontier], step.given, outlook)
-        stays = total_nusd(frontier, [], step.given, outlook)
-        if stays * (1 + ABOVE_MARGIN) >= goes:
+        goes = expected_cost_nusd(small, [frontier], step.input_tokens, outlook)
+        stays = expected_cost_nusd(frontier, [], step.input_tokens, outlook)
+        if stays * (1 + HIGHER_TIER_MARGIN) >= goes:
             return _SMALL
-        kept = self.stays.setdefault(recording.source, [])
-        kept.append(Choice(recording.id, number + 1, step.given, stays, goes))
+        kept = self.stay_decisions.setdefault(recording.source, [])
+        kept.append(StayDecision(recording.id, number + 1, step.input_tokens, stays, goes))
         return _FRONTIER
 
     def document(self) -> dict[str, Any]:
         """What `--json` writes; dollars."""
         return {
             source: {
-                "sessions": self.sessions[source],
-                "calls": self.calls[source],
-                "hard_calls": self.hard[source],
+                "sessions": self.session_counts[source],
+                "calls": self.call_counts[source],
+                "hard_calls": self.frontier_call_counts[source],
                 "usd": {name: total / NUSD_PER_USD for name, total in totals.items()},
-                "changes": self.changes[source],
-                "stayed": len(self.stays.get(source, ())),
-                "sessions_dearer_than_per_request": self.dearer[source],
+                "changes": self.tier_changes[source],
+                "stayed": len(self.stay_decisions.get(source, ())),
+                "sessions_dearer_than_per_request": self.costlier_session_counts[source],
             }
-            for source, totals in sorted(self.totals.items())
+            for source, totals in sorted(self.totals_nusd.items())
         }
 
 
-def steps_of(recording: Recording, world: World, scorer: Scorer) -> list[Step]:
+def priced_calls(recording: Recording, snapshot: Snapshot, scorer: Scorer) -> list[PricedCall]:
     """The calls of a session, each with what the gateway's classifier wants for it."""
-    route, kinds, aims, found, given, before = world.routes["auto"], TaskTypes(), Aims(), [], 0, 0
-    read: tuple[tuple[str, bytes], Read] | None = None
-    for place in recording.places:
-        given += sum(chars_of(message) for message in recording.messages[before:place])
+    route, kinds, aims, found, given, before = snapshot.routes["auto"], TaskTypeClassifier(), TierTargets(), [], 0, 0
+    read: tuple[tuple[str, bytes], ScoredPrompt] | None = None
+    for place in recording.answer_positions:
+        given += sum(message_chars(message) for message in recording.messages[before:place])
         before = place
-        facts = facts_of(chat.parse(recording.body(place)))
-        if read is None or read[0] != (facts.prompt, facts.tools):
-            weighed = features(facts.prompt, tools_text(facts.tools))
-            read = (facts.prompt, facts.tools), Read(weighed, scorer)
-        verdict = opinion(facts, world, "default", kinds, read=read[1])
-        aim = aims.aim(route, verdict, "default", world)
+        features = request_features(chat.parse(recording.request_body(place)))
+        if read is None or read[0] != (features.newest_user_text, features.tools_head):
+            weighed = prompt_features(features.newest_user_text, normalized_tools(features.tools_head))
+            read = (features.newest_user_text, features.tools_head), ScoredPrompt(weighed, scorer)
+        classification = classify(features, snapshot, "default", kinds, read=read[1])
+        target = aims.choose(route, classification, "default", snapshot)
         found.append(
-            Step(
-                given=max(1, given // CHARS_PER_TOKEN),
-                written=max(1, chars_of(recording.messages[place]) // CHARS_PER_TOKEN),
-                hard=aim.tier > route.lowest,
+            PricedCall(
+                input_tokens=max(1, given // CHARS_PER_TOKEN),
+                output_tokens=max(1, message_chars(recording.messages[place]) // CHARS_PER_TOKEN),
+                wants_frontier=target.tier > route.lowest_tier,
             )
         )
     return found
 
 
 def run(
-    recordings: Sequence[Recording], world: World, scorer: Scorer, seed: int, flips: float | None = None
-) -> Economy:
+    recordings: Sequence[Recording], snapshot: Snapshot, scorer: Scorer, seed: int, flips: float | None = None
+) -> SessionCosts:
     """Price all sessions, in random order. The world's route `auto` has the two deployments. With `flips` each call wants
     the frontier with that probability, whatever it says: what a router without memory does to a session."""
-    candidates = sorted(world.routes["auto"].candidates, key=lambda one: one.tier)
-    small, frontier = candidates[0].sheet, candidates[-1].sheet
+    candidates = sorted(snapshot.routes["auto"].candidates, key=lambda one: one.tier)
+    small, frontier = candidates[0].price_sheet, candidates[-1].price_sheet
     assert small is not None and frontier is not None, "both have a price"
-    economy, prospects = Economy(small, frontier), ProspectBook()
-    chance = np.random.default_rng(seed)
-    for place in chance.permutation(len(recordings)).tolist():
-        steps = steps_of(recordings[place], world, scorer)
+    economy, forecasts = SessionCosts(small, frontier), SessionForecaster()
+    randomness = np.random.default_rng(seed)
+    for place in randomness.permutation(len(recordings)).tolist():
+        steps = priced_calls(recordings[place], snapshot, scorer)
         if flips is not None:
-            steps = [step._replace(hard=bool(chance.random() < flips)) for step in steps]
+            steps = [step._replace(wants_frontier=bool(randomness.random() < flips)) for step in steps]
         if steps:
-            economy.add(recordings[place], steps, prospects)
+            economy.add(recordings[place], steps, forecasts)
     return economy
 
 
-def _cost(sheets: tuple[PriceSheet, PriceSheet], steps: Sequence[Step], way: Sequence[int]) -> int:
+def _total_nusd(sheets: tuple[PriceSheet, PriceSheet], steps: Sequence[PricedCall], way: Sequence[int]) -> int:
     """What a way costs in nUSD, with each deployment's cache."""
     total, read = 0, [0, 0]
     for step, chosen in zip(steps, way, strict=True):
-        total += _call(sheets[chosen], step, read[chosen])
-        read[chosen] = step.given + step.written
+        total += _call_nusd(sheets[chosen], step, read[chosen])
+        read[chosen] = step.input_tokens + step.output_tokens
     return total
 
 
-def _call(sheet: PriceSheet, step: Step, read: int) -> int:
+def _call_nusd(price_sheet: PriceSheet, step: PricedCall, read: int) -> int:
     """What a call costs in nUSD where so many tokens of its history were read before."""
-    cached = min(read, step.given)
+    cached = min(read, step.input_tokens)
     cached = cached if cached >= CACHE_TOKENS_MIN else 0
-    stored = step.given - cached if sheet.base.cache_write > sheet.base.input else 0
-    usage = Usage(input=step.given, output=step.written, cached_input=cached, cache_write=stored, exact=True)
-    return pricing.charge(sheet, usage)
+    stored = step.input_tokens - cached if price_sheet.base.cache_write > price_sheet.base.input else 0
+    usage = Usage(
+        input=step.input_tokens, output=step.output_tokens, cached_input=cached, cache_write=stored, exact=True
+    )
+    return pricing.charge(price_sheet, usage)
 
 
-def _hindsight(sheets: tuple[PriceSheet, PriceSheet], steps: Sequence[Step]) -> list[int]:
+def _hindsight_tiers(sheets: tuple[PriceSheet, PriceSheet], steps: Sequence[PricedCall]) -> list[int]:
     """The cheapest way that gives every request at least what it wants, by dynamic programming over what each deployment
     has read."""
     ways: dict[tuple[int, int], tuple[int, list[int]]] = {(0, 0): (0, [])}
     for step in steps:
         onward: dict[tuple[int, int], tuple[int, list[int]]] = {}
-        read = step.given + step.written
+        read = step.input_tokens + step.output_tokens
         for known, (cost, way) in ways.items():
-            for chosen in (_FRONTIER,) if step.hard else (_SMALL, _FRONTIER):
+            for chosen in (_FRONTIER,) if step.wants_frontier else (_SMALL, _FRONTIER):
                 then = (read, known[1]) if chosen == _SMALL else (known[0], read)
-                total = cost + _call(sheets[chosen], step, known[chosen])
+                total = cost + _call_nusd(sheets[chosen], step, known[chosen])
                 if then not in onward or total < onward[then][0]:
                     onward[then] = total, [*way, chosen]
         ways = onward
     return min(ways.values())[1]
 
 
-def pages(economy: Economy, names: Mapping[str, str]) -> Iterator[str]:
+def render(economy: SessionCosts, names: Mapping[str, str]) -> Iterator[str]:
     """The figures as plain text."""
     head = (
         "source",
@@ -228,11 +248,11 @@ def pages(economy: Economy, names: Mapping[str, str]) -> Iterator[str]:
     )
     rows = []
     everything = dict.fromkeys(POLICIES, 0)
-    for source, totals in sorted(economy.totals.items()):
+    for source, totals in sorted(economy.totals_nusd.items()):
         for name in POLICIES:
             everything[name] += totals[name]
         rows.append(_row(source, economy, totals, [source]))
-    rows.append(_row("everything", economy, everything, list(economy.totals)))
+    rows.append(_row("everything", economy, everything, list(economy.totals_nusd)))
     yield table(f"Session economics: {names['small']} and {names['frontier']}", head, rows)
     head = (
         "source",
@@ -244,13 +264,13 @@ def pages(economy: Economy, names: Mapping[str, str]) -> Iterator[str]:
         "staying, USD",
     )
     rows = []
-    for source, stays in sorted(economy.stays.items()):
+    for source, stays in sorted(economy.stay_decisions.items()):
         rows.append(
             (
-                source[:40], str(economy.changes[source]["per request"]), str(economy.changes[source]["cache-aware"]),
-                str(len(stays)), f"{np.median([one.history for one in stays]):,.0f}",
-                f"{np.mean([one.goes for one in stays]) / NUSD_PER_USD:.5f}",
-                f"{np.mean([one.stays for one in stays]) / NUSD_PER_USD:.5f}",
+                source[:40], str(economy.tier_changes[source]["per request"]), str(economy.tier_changes[source]["cache-aware"]),
+                str(len(stays)), f"{np.median([one.history_tokens for one in stays]):,.0f}",
+                f"{np.mean([one.switch_nusd for one in stays]) / NUSD_PER_USD:.5f}",
+                f"{np.mean([one.stay_nusd for one in stays]) / NUSD_PER_USD:.5f}",
             )
         )  # fmt: skip
     if rows:
@@ -261,11 +281,14 @@ def pages(economy: Economy, names: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _row(name: str, economy: Economy, totals: Mapping[str, int], sources: Sequence[str]) -> tuple[str, ...]:
-    calls, hard = sum(economy.calls[one] for one in sources), sum(economy.hard[one] for one in sources)
+def _row(name: str, economy: SessionCosts, totals: Mapping[str, int], sources: Sequence[str]) -> tuple[str, ...]:
+    calls, hard = (
+        sum(economy.call_counts[one] for one in sources),
+        sum(economy.frontier_call_counts[one] for one in sources),
+    )
     against = totals["cache-aware"] / totals["per request"] - 1 if totals["per request"] else 0.0
     return (
-        name[:40], f"{sum(economy.sessions[one] for one in sources):,}", f"{calls:,}", f"{hard / max(1, calls):.0%}",
+        name[:40], f"{sum(economy.session_counts[one] for one in sources):,}", f"{calls:,}", f"{hard / max(1, calls):.0%}",
         *(f"{totals[policy] / NUSD_PER_USD:.3f}" for policy in POLICIES), f"{against:+.2%}",
-        str(sum(economy.dearer[one] for one in sources)),
+        str(sum(economy.costlier_session_counts[one] for one in sources)),
     )  # fmt: skip
