@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import platform
 import random
 import secrets
 import time
@@ -28,7 +29,7 @@ from .pipeline.pipeline import Pipeline
 from .pipeline.ports import Clock, UpstreamResponse
 from .providers.upstream_call import UpstreamCall
 from .routing.circuit_breaker import CircuitBreakers
-from .services.budgets import BudgetService, Gauge
+from .services.budgets import BudgetService
 from .services.grid import GridService
 from .services.quality import QualityService
 from .services.sessions import SessionService
@@ -38,6 +39,7 @@ from .stores.ledger import QUEUE_MAX, JournaledLedger
 from .stores.ledger_sqlite import SqliteLedger
 from .stores.metered_energy_sqlite import SqliteMeteredEnergy
 from .values.ledger_entry import LedgerEntry
+from .values.metric import MetricFamily, counter, gauge
 from .values.quality import LearnedFloors
 from .values.snapshot import Snapshot
 
@@ -116,23 +118,23 @@ class App:
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
-        self._world = snapshot
+        self._snapshot = snapshot
         self._clock = clock or SystemClock()
         self._randomness = SystemRandomness()
         self._reload = reload
         self._breakers = CircuitBreakers()
-        self._gauge_samples: list[Gauge] = []
-        self._metrics = Metrics(lambda: self._gauge_samples)
+        self._scraped: list[MetricFamily] = []
+        self._metrics = Metrics(lambda: self._scraped)
         self._draining = False
         self._runners: list[web.ServerRunner] = []
         self._supervisor = Supervisor(self._clock.sleep)
         url = settings.redis_url
         redis = (url.get_secret_value(), settings.redis_timeout_seconds) if url is not None else None
         self._budget_service = BudgetService(
-            lambda: self._world, settings.data, redis, self._supervisor, self._clock.now
+            lambda: self._snapshot, settings.data, redis, self._supervisor, self._clock.now
         )
         self.quality_service = QualityService(
-            lambda: self._world,
+            lambda: self._snapshot,
             settings.data,
             self._supervisor,
             self._clock.now,
@@ -143,19 +145,19 @@ class App:
         )
         secret = settings.approval_secret.get_secret_value() if settings.approval_secret is not None else None
         self._session_service = SessionService(
-            lambda: self._world, settings.data, secret, self._supervisor, self._clock.now, self._randomness.request_id,
+            lambda: self._snapshot, settings.data, secret, self._supervisor, self._clock.now, self._randomness.request_id,
             self.quality_service.session_reported,
         )  # fmt: skip
         self._fetcher = FeedClient()
         self._grid_service = GridService(
-            lambda: self._world,
+            lambda: self._snapshot,
             self._publish_snapshot,
             self._fetcher.get,
             self._clock.now,
             self._clock.monotonic,
             self._randomness.jitter,
         )
-        self._self_meter = SelfMeter(settings.self_country) if settings.measure_self else None
+        self._self_meter = SelfMeter(settings.own_energy_country) if settings.measure_own_energy else None
         self.port = settings.port
         self.admin_port = settings.admin_port
 
@@ -175,7 +177,7 @@ class App:
         litellm = LitellmUpstream(self._supervisor.spawn)
         self._upstreams = Upstreams(HttpUpstream(), litellm)
         pipeline = self._pipeline = Pipeline(
-            snapshot=lambda: self._world,
+            snapshot=lambda: self._snapshot,
             budgets=self._budget_service.budgets,
             sessions=self._session_service.sessions,
             session_sync=self._session_service,
@@ -193,12 +195,12 @@ class App:
         self._grid_service.start(self._supervisor, SqliteMeteredEnergy(settings.data / "ledger.sqlite"))
         self._server = server.Server(
             pipeline=pipeline,
-            snapshot=lambda: self._world,
+            snapshot=lambda: self._snapshot,
             admin=self._build_admin_api(with_data=settings.admin_port is None),
             budget_admin=self._budget_service.admin,
             session_admin=self._session_service.admin,
             body_bytes_max=settings.body_bytes_max,
-            calls_max=settings.calls_max,
+            requests_max=settings.concurrent_requests_max,
             count_error=self._metrics.count_error,
         )
         self.port = await self._listen(self._server.handle, settings.port, settings.drain_seconds)
@@ -207,7 +209,7 @@ class App:
         )
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._build_admin_api(with_data=True).handle, settings.admin_port, 1.0)
-        if any(deployment.dialect == "litellm" for deployment in self._world.deployments.values()):
+        if any(deployment.dialect == "litellm" for deployment in self._snapshot.deployments.values()):
             # Four seconds that the first call need not wait for.
             self._supervisor.spawn("litellm-import", litellm.preload(), lambda error: log.error("%s", error))
         self._supervisor.run_every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
@@ -244,7 +246,7 @@ class App:
         token = self._settings.admin_token
         return AdminApi(
             ready=self._not_ready_reasons,
-            snapshot=self._refresh_gauges,
+            refresh_metrics=self._refresh_metrics,
             render=self._metrics.render,
             export=lambda asked: export_ledger(self._settings.data, asked, now=self._clock.now()),
             budget_admin=self._budget_service.admin,
@@ -267,81 +269,79 @@ class App:
 
     async def _reload_prices(self) -> None:
         """Publish the next world when a price of the configuration takes effect; open calls keep theirs."""
-        now, due = self._clock.now(), self._world.next_price_change_at
+        now, due = self._clock.now(), self._snapshot.next_price_change_at
         if self._reload is not None and due is not None and now >= due:
-            fresh, learnt = await asyncio.to_thread(self._reload, now), self._world.learned_floors
-            self._world = replace(self._grid_service.with_live_data(fresh), learned_floors=learnt)
-            log.info("prices have changed; the configuration is now %s", self._world.generation)
+            fresh, learnt = await asyncio.to_thread(self._reload, now), self._snapshot.learned_floors
+            self._snapshot = replace(self._grid_service.with_live_data(fresh), learned_floors=learnt)
+            log.info("prices have changed; the configuration is now %s", self._snapshot.generation)
 
     def _publish_snapshot(self, snapshot: Snapshot) -> None:
         """Publish what is known of grids and machines; open calls keep what they began with."""
-        self._world = snapshot
+        self._snapshot = snapshot
 
     def _publish_fitted(self, learnt: LearnedFloors) -> None:
         """Publish what own traffic has taught; open calls keep what they began with."""
-        self._world = replace(self._world, learned_floors=learnt)
+        self._snapshot = replace(self._snapshot, learned_floors=learnt)
 
     async def _measure_self(self) -> None:
         assert self._self_meter is not None
         await asyncio.to_thread(self._self_meter.read)
 
-    def _refresh_gauges(self) -> None:
+    def _refresh_metrics(self) -> None:
         """On the event loop, for books are not to be read while they change."""
-        self._gauge_samples = list(self._gauges())
+        self._scraped = list(self._families())
 
-    def _gauges(self) -> Iterator[Gauge]:
-        """What is read when metrics are scraped."""
-        server = getattr(self, "_server", None)
-        yield (
-            "penstock_info",
-            "Version and configuration.",
-            ["version", "config"],
-            [([__version__, self._world.generation], 1.0)],
+    def _families(self) -> Iterator[MetricFamily]:
+        python = platform.python_version()
+        yield gauge(
+            "penstock_build_info",
+            "Version of Penstock and of Python.",
+            [((__version__, python), 1)],
+            ("version", "python"),
+        )
+        yield gauge(
+            "penstock_config_info",
+            "Hash of the configuration in use.",
+            [([self._snapshot.generation], 1)],
+            ("config_hash",),
         )
         if self._self_meter is not None:
-            yield (
-                "penstock_self_energy_joules",
-                "The gateway's own energy since its start (CodeCarbon).",
-                [],
-                [([], self._self_meter.energy_joules)],
-            )
-            yield (
-                "penstock_self_carbon_grams",
-                "The gateway's own gCO2e since its start (CodeCarbon).",
-                [],
-                [([], self._self_meter.carbon_grams)],
-            )
-            yield (
-                "penstock_self_energy_per_request_joules",
-                "The gateway's own energy since its start over the requests that it has served.",
-                [],
-                [([], self._self_meter.energy_joules / max(1, self._metrics.request_count))],
-            )
-        yield "penstock_calls_open", "Calls in flight.", [], [([], float(server.open_calls if server else 0))]
-        yield from self._budget_service.gauges()
-        yield from self._session_service.gauges()
-        yield from self.quality_service.gauges()
-        yield from self._grid_service.gauges()
-        if hasattr(self, "_pipeline"):
-            yield from self._pipeline.deferrer.gauges()
-        yield (
-            "penstock_requests_repelled",
-            "Requests of stopped sessions that were answered from memory, since the start.",
-            [],
-            [([], float(self._pipeline.refused_after_stop if hasattr(self, "_pipeline") else 0))],
+            yield from self._own_energy_metrics(self._self_meter)
+        yield gauge("penstock_open_requests", "Requests in flight.", self._server.open_calls)
+        yield from self._budget_service.metrics()
+        yield from self._session_service.metrics()
+        yield from self.quality_service.metrics()
+        yield from self._grid_service.metrics()
+        yield from self._pipeline.deferrer.metrics()
+        yield counter(
+            "penstock_stopped_session_requests_total",
+            "Requests of stopped sessions, refused from memory without a ledger entry.",
+            self._pipeline.refused_after_stop,
         )
-        yield (
-            "penstock_ledger_failing",
-            "1 while the journal or the store cannot be written.",
-            [],
-            [([], float(self._ledger.is_failing))],
+        yield gauge(
+            "penstock_ledger_failing", "1 while the journal or the ledger cannot be written.", self._ledger.is_failing
         )
-        yield "penstock_ledger_backlog", "Facts not yet in the store.", [], [([], float(self._ledger.backlog))]
-        healthy = [
-            ([name], float(self._breakers.is_healthy(name, now=self._clock.monotonic())))
-            for name in self._world.deployments
-        ]
-        yield "penstock_deployment_healthy", "1 unless the deployment rests after failures.", ["deployment"], healthy
+        yield gauge("penstock_ledger_backlog", "Ledger entries not yet in SQLite.", self._ledger.backlog)
+        now = self._clock.monotonic()
+        yield gauge(
+            "penstock_deployment_healthy",
+            "0 while the deployment's circuit breaker is open.",
+            [([name], self._breakers.is_healthy(name, now=now)) for name in self._snapshot.deployments],
+            ("deployment",),
+        )
+
+    def _own_energy_metrics(self, meter: SelfMeter) -> Iterator[MetricFamily]:
+        yield counter(
+            "penstock_gateway_energy_joules_total", "Energy of the gateway process (CodeCarbon).", meter.energy_joules
+        )
+        yield counter(
+            "penstock_gateway_carbon_grams_total", "gCO2e of the gateway process (CodeCarbon).", meter.carbon_grams
+        )
+        yield gauge(
+            "penstock_gateway_energy_per_request_joules",
+            "Energy of the gateway process per request served.",
+            meter.energy_joules / max(1, self._metrics.request_count),
+        )
 
 
 def export_ledger(data: Path, asked: Mapping[str, str], *, now: float) -> tuple[str, str]:

@@ -14,12 +14,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import LedgerEntry
+from ..values.metric import MetricFamily
 from ..values.units import NUSD_PER_USD
 
 _LABELS = ["task_type", "tier", "deployment", "team"]
 _MILLI, _MICRO = 1e3, 1e6
-# OpenTelemetry's buckets for gen_ai durations, in ms.
-_BUCKETS_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40960, 81920)
+# Bucket bounds in ms. Durations: OpenTelemetry's for gen_ai; overhead: finer, for a gateway adds a millisecond or less.
+_DURATION_BOUNDS_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40960, 81920)
+_OVERHEAD_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # (metric, help, extra label value or "", entry field, units per base unit)
 _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_tokens", "Tokens by kind; cached_input and cache_write lie within input, reasoning within output.", "input", "input_tokens", 1),
@@ -27,19 +29,19 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_tokens", "", "cache_write", "cache_write_tokens", 1),
     ("penstock_tokens", "", "output", "output_tokens", 1),
     ("penstock_tokens", "", "reasoning", "reasoning_tokens", 1),
-    ("penstock_charge_usd", "What was spent, in US dollars.", "", "charge_nusd", NUSD_PER_USD),
-    ("penstock_reference_usd", "What the same tokens cost on each route's most capable deployment, in US dollars.", "", "reference_nusd", NUSD_PER_USD),
+    ("penstock_charge_usd", "Charges in US dollars.", "", "charge_nusd", NUSD_PER_USD),
+    ("penstock_reference_usd", "Charges in US dollars had each route's most capable deployment served the same tokens.", "", "reference_nusd", NUSD_PER_USD),
     ("penstock_energy_joules", "Modelled facility energy in joules.", "low", "energy_mj_low", _MILLI),
     ("penstock_energy_joules", "", "mid", "energy_mj_mid", _MILLI),
     ("penstock_energy_joules", "", "high", "energy_mj_high", _MILLI),
     ("penstock_carbon_grams", "Operational (location-based) and embodied carbon in gCO2e.", "low", "carbon_ug_low", _MICRO),
     ("penstock_carbon_grams", "", "mid", "carbon_ug_mid", _MICRO),
     ("penstock_carbon_grams", "", "high", "carbon_ug_high", _MICRO),
-    ("penstock_embodied_grams", "The embodied part of the mid carbon, in gCO2e.", "", "embodied_ug", _MICRO),
-    ("penstock_market_carbon_grams", "Mid carbon by market-based accounting, kept apart (location-based where no contract is told).", "", "market_carbon_ug", _MICRO),
-    ("penstock_reference_carbon_grams", "Mid carbon of the same tokens on each route's most capable deployment.", "", "reference_carbon_ug", _MICRO),
-    ("penstock_undeferred_carbon_grams", "Mid carbon had nothing waited for a greener hour.", "", "undeferred_carbon_ug", _MICRO),
-    ("penstock_reference_energy_joules", "Mid energy of the same tokens on each route's most capable deployment.", "", "reference_energy_mj", _MILLI),
+    ("penstock_embodied_grams", "Embodied part of the mid carbon in gCO2e.", "", "embodied_ug", _MICRO),
+    ("penstock_market_carbon_grams", "Mid carbon by market-based accounting in gCO2e; location-based where no contract is configured.", "", "market_carbon_ug", _MICRO),
+    ("penstock_reference_carbon_grams", "Mid carbon in gCO2e had each route's most capable deployment served the same tokens.", "", "reference_carbon_ug", _MICRO),
+    ("penstock_undeferred_carbon_grams", "Mid carbon in gCO2e had no request been deferred.", "", "undeferred_carbon_ug", _MICRO),
+    ("penstock_reference_energy_joules", "Mid energy in joules had each route's most capable deployment served the same tokens.", "", "reference_energy_mj", _MILLI),
 )  # fmt: skip
 _EXTRA_LABEL_BY_METRIC = {
     "penstock_tokens": "kind",
@@ -49,22 +51,21 @@ _EXTRA_LABEL_BY_METRIC = {
 _FIELDS = tuple(field for _, _, _, field, _ in _SUMS)
 _entry_values = attrgetter(*_FIELDS)
 
-Gauges = Callable[[], Iterable[tuple[str, str, list[str], list[tuple[list[str], float]]]]]
-
 
 class Metrics:
-    """Sums per label set. `publish` is called on the event loop for every fact; `render` may run in a thread.
+    """Sums of ledger entries per label set, and latency histograms.
 
-    `gauges` gives what is read at scrape time: (name, help, label names, [(label values, value)]).
+    `observe_entry` and `observe_latency` are called on the event loop; `render` may run in a thread.
+    scraped: gives the metric families that are read at a scrape
     """
 
-    def __init__(self, gauges: Gauges) -> None:
+    def __init__(self, scraped: Callable[[], Iterable[MetricFamily]]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._gauges = gauges
+        self._scraped = scraped
         self._sums: dict[tuple[str, ...], list[int]] = {}
         self._requests: dict[tuple[str, ...], int] = {}
         self._refusals: dict[tuple[str, ...], int] = {}
-        # Born at zero, so that a rate sees the first one too.
+        # Present at zero from the start, so that rate() sees the first error.
         self._errors: dict[tuple[str, ...], int] = {(code,): 0 for code in ("internal_error", "overloaded")}
         self._unpriced: dict[tuple[str, ...], int] = {}
         self._unknown_footprints: dict[tuple[str, ...], int] = {}
@@ -72,13 +73,33 @@ class Metrics:
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._durations = _LatencyHistogram("penstock_request_duration_seconds", "From request to last byte.")
-        self._first_bytes = _LatencyHistogram(
-            "penstock_first_byte_seconds", "From request to the provider's first byte."
+        self._request_durations = _Histogram(
+            "penstock_request_duration_seconds",
+            "Time from request to last byte.",
+            ("route", "tier"),
+            _DURATION_BOUNDS_MS,
+        )
+        self._first_bytes = _Histogram(
+            "penstock_time_to_first_byte_seconds",
+            "Time from request to the provider's first byte.",
+            ("deployment",),
+            _DURATION_BOUNDS_MS,
+        )
+        self._upstream_durations = _Histogram(
+            "penstock_upstream_duration_seconds",
+            "Time from dialling a deployment to the end of its answer.",
+            ("deployment",),
+            _DURATION_BOUNDS_MS,
+        )
+        self._overheads = _Histogram(
+            "penstock_gateway_overhead_seconds",
+            "Time in the gateway without the upstream and without deferral.",
+            (),
+            _OVERHEAD_BOUNDS_MS,
         )
 
     def observe_entry(self, entry: LedgerEntry) -> None:
-        """Count one fact."""
+        """Count one ledger entry."""
         key = (entry.task_type, entry.tier, entry.deployment, entry.team)
         sums = self._sums.get(key)
         if sums is None:
@@ -98,17 +119,23 @@ class Metrics:
         if entry.outcome == "refused":
             self._increment(self._refusals, (entry.code, entry.team))
         else:
-            self._durations.observe(entry.tier, entry.duration_ms)
+            self._request_durations.observe((entry.route, entry.tier), entry.duration_ms)
             if entry.first_byte_ms:
-                self._first_bytes.observe(entry.tier, entry.first_byte_ms)
+                self._first_bytes.observe((entry.deployment,), entry.first_byte_ms)
+
+    def observe_latency(self, deployment: str, upstream_ms: float, overhead_ms: float | None) -> None:
+        """Count the time of one attempt; `overhead_ms` is that of its request, None before the last attempt."""
+        self._upstream_durations.observe((deployment,), upstream_ms)
+        if overhead_ms is not None:
+            self._overheads.observe((), overhead_ms)
 
     @property
     def request_count(self) -> int:
-        """Requests since the start, however they ended."""
+        """Requests since the process began, of any outcome."""
         return sum(self._requests.values())
 
     def count_error(self, code: str) -> None:
-        """An answer that never became a ledger entry: a bad request, an unknown key, an overload."""
+        """Count an error response without a ledger entry: a bad request, an invalid key, an overload."""
         self._increment(self._errors, (code,))
 
     def render(self) -> tuple[bytes, str]:
@@ -129,29 +156,36 @@ class Metrics:
             )
             tables = [dict(table) for table in counted]
         yield from _sum_families(sums)
-        requests = CounterMetricFamily("penstock_requests", "Requests by how they ended.", labels=[*_LABELS, "outcome"])
+        requests = CounterMetricFamily("penstock_requests", "Requests by outcome.", labels=[*_LABELS, "outcome"])
         refusals = CounterMetricFamily("penstock_refusals", "Refusals by code.", labels=["code", "team"])
-        errors = CounterMetricFamily("penstock_errors", "Answers without a ledger entry.", labels=["code"])
+        errors = CounterMetricFamily(
+            "penstock_errors", "Error responses without a ledger entry, by code.", labels=["code"]
+        )
         unpriced = CounterMetricFamily(
-            "penstock_unpriced", "Attempts whose price is not known.", labels=["deployment", "team"]
+            "penstock_unpriced_attempts", "Attempts without a known price.", labels=["deployment", "team"]
         )
         unknown = CounterMetricFamily(
-            "penstock_unknown_footprint", "Attempts whose energy is not known.", labels=["deployment", "team"]
+            "penstock_unknown_footprint_attempts",
+            "Attempts without a known energy model.",
+            labels=["deployment", "team"],
         )
         failures = CounterMetricFamily(
-            "penstock_attempt_failures", "Attempts that did not serve.", labels=["deployment", "code"]
+            "penstock_attempt_failures",
+            "Failed attempts, those recovered by a fallback included.",
+            labels=["deployment", "code"],
         )
         for family, table in zip((requests, refusals, errors, unpriced, unknown, failures), tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family
-        yield self._durations.family()
-        yield self._first_bytes.family()
-        for name, text, labels_, values in self._gauges():
-            gauge = GaugeMetricFamily(name, text, labels=labels_)
-            for label_values, value in values:
-                gauge.add_metric(label_values, value)
-            yield gauge
+        for histogram in (self._request_durations, self._first_bytes, self._upstream_durations, self._overheads):
+            yield histogram.family()
+        for scraped in self._scraped():
+            kind = CounterMetricFamily if scraped.kind == "counter" else GaugeMetricFamily
+            exposed = kind(scraped.name, scraped.help, labels=scraped.label_names)
+            for label_values, value in scraped.samples:
+                exposed.add_metric(label_values, value)
+            yield exposed
 
     def _increment(self, table: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
         if key in table:
@@ -161,29 +195,29 @@ class Metrics:
                 table[key] = 1
 
 
-class _LatencyHistogram:
-    """Latency per tier in whole milliseconds: prometheus_client's own histogram walks its buckets in Python."""
+class _Histogram:
+    """Latency in milliseconds by label values; prometheus_client's own walks its buckets in Python."""
 
-    def __init__(self, name: str, text: str) -> None:
-        self._name, self._text = name, text
-        # Per tier: a count for each bucket, one for what is beyond the last, and the sum in ms.
-        self._tiers: dict[str, list[int]] = {}
+    def __init__(self, name: str, help: str, label_names: tuple[str, ...], bounds_ms: Sequence[float]) -> None:
+        self._name, self._help, self._label_names, self._bounds_ms = name, help, label_names, bounds_ms
+        # Per label values: a count for each bucket, one for what is beyond the last, and the sum in ms.
+        self._series: dict[tuple[str, ...], list[float]] = {}
 
-    def observe(self, tier: str, milliseconds: int) -> None:
+    def observe(self, labels: tuple[str, ...], milliseconds: float) -> None:
         """Count one duration."""
-        counts = self._tiers.get(tier)
+        counts = self._series.get(labels)
         if counts is None:
-            counts = self._tiers[tier] = [0] * (len(_BUCKETS_MS) + 2)
-        counts[bisect_left(_BUCKETS_MS, milliseconds)] += 1
+            counts = self._series[labels] = [0] * (len(self._bounds_ms) + 2)
+        counts[bisect_left(self._bounds_ms, milliseconds)] += 1
         counts[-1] += milliseconds
 
     def family(self) -> HistogramMetricFamily:
-        """What is exposed, in seconds."""
-        family = HistogramMetricFamily(self._name, self._text, labels=["tier"])
-        for tier, counts in list(self._tiers.items()):
+        """The histogram as exposed, in seconds."""
+        family = HistogramMetricFamily(self._name, self._help, labels=self._label_names)
+        bounds = [*(str(bound / _MILLI) for bound in self._bounds_ms), "+Inf"]
+        for labels, counts in list(self._series.items()):
             *buckets, total_ms = counts
-            bounds = [*(str(bound / _MILLI) for bound in _BUCKETS_MS), "+Inf"]
-            family.add_metric([tier], list(zip(bounds, accumulate(buckets), strict=True)), total_ms / _MILLI)
+            family.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), total_ms / _MILLI)
         return family
 
 

@@ -1,8 +1,6 @@
-"""The street door for operators: /livez /readyz /metrics /export, /admin/budgets, where more can be granted, and
-/admin/sessions, where stopped ones are let go on.
+"""Operator endpoints: /livez, /readyz, /metrics, /export, /admin/budgets with grants, and /admin/sessions.
 
-/export and /admin show what teams spent: they are free only where the listening address is this machine's own, else
-they want the admin token.
+/export and /admin show what teams spent: without an admin token they are served on a loopback address only.
 """
 
 import asyncio
@@ -19,24 +17,32 @@ from ..dialects import openai_errors
 from ..values.errors import BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
 from .ports import BudgetEndpoints, SessionEndpoints
 
-# Query parameters -> (text, content type); raises ValueError with what is wrong about them.
+# Query parameters -> (text, content type); raises ValueError for parameters that are not valid.
 ExportFunction = Callable[[Mapping[str, str]], tuple[str, str]]
 
-
-# A grant is a few words.
+# Bodies here are short: a grant, a note, a label.
 _BODY_BYTES_MAX = 16 * 1024
 _BODY_SECONDS = 10.0
 
 
 class AdminApi:
-    """Answers operators. `ready` gives the reasons why not; `snapshot` reads the gauges on the event loop, `render`
-    the metrics (slow: run in a thread)."""
+    """Serves the operator endpoints.
+
+    ready: reasons why the gateway is not ready, empty when it is.
+    refresh_metrics: reads the metric families; called on the event loop.
+    render: metrics as (body, content type); slow, called in a thread.
+    export: the /export text.
+    events: budget audit events since a time in ms since the epoch.
+    token: admin token, None if none is set.
+    local: whether the listening address is a loopback address.
+    with_data: whether to serve anything beyond liveness and readiness.
+    """
 
     def __init__(
         self,
         *,
         ready: Callable[[], list[str]],
-        snapshot: Callable[[], None],
+        refresh_metrics: Callable[[], None],
         render: Callable[[], tuple[bytes, str]],
         export: ExportFunction,
         budget_admin: BudgetEndpoints,
@@ -47,7 +53,7 @@ class AdminApi:
         with_data: bool,
     ) -> None:
         self._not_ready_reasons = ready
-        self._refresh_gauges = snapshot
+        self._refresh_metrics = refresh_metrics
         self._render_metrics = render
         self._export_text = export
         self._budget_admin = budget_admin
@@ -58,15 +64,15 @@ class AdminApi:
         self._serves_data = with_data
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The whole of an own admin port."""
+        """Handles every request on a separate admin port."""
         try:
-            found = await self.dispatch(request)
+            response = await self.dispatch(request)
         except PenstockError as error:
-            found = self._error_response(error)
-        return found if found is not None else web.Response(status=404, text="not found\n")
+            response = self._error_response(error)
+        return response if response is not None else web.Response(status=404, text="not found\n")
 
     async def dispatch(self, request: web.BaseRequest) -> web.Response | None:
-        """The answer if the path is an operator's, else None. Raises CallerError."""
+        """Returns the response, or None if the path is not an operator endpoint. Raises CallerError."""
         path = request.path
         if path == "/livez":
             return web.Response(text="ok\n")
@@ -82,9 +88,9 @@ class AdminApi:
         if path not in ("/metrics", "/export"):
             return None
         if request.method != "GET":
-            raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
+            raise MethodNotAllowed(f"Method not allowed: {request.method} {path}. Use GET.")
         if path == "/metrics":
-            self._refresh_gauges()
+            self._refresh_metrics()
             body, content_type = await asyncio.to_thread(self._render_metrics)
             return web.Response(body=body, headers={"Content-Type": content_type})
         return await self._handle_export(request)
@@ -103,11 +109,16 @@ class AdminApi:
         if request.method == "POST" and len(parts) == 2 and parts[1] == "grants":
             self._require_token()
             return _json_response(await self._budget_admin.grant(parts[0], await read_json(request), who="admin"))
-        raise NotFound("See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants.")
+        raise NotFound(
+            f"No such endpoint: {request.method} {request.path[:100]}. "
+            "See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants."
+        )
 
     async def _handle_sessions(self, request: web.BaseRequest) -> web.Response:
-        """GET /admin/sessions[?stopped=true], GET /admin/sessions/ID, POST /admin/sessions/ID/ACTION with resume, exempt,
-        kill or label; `?key=` where several keys have a session of that name."""
+        """GET /admin/sessions[?stopped=true], GET /admin/sessions/ID, POST /admin/sessions/ID/ACTION.
+
+        ACTION is resume, exempt, kill or label; `?key=` selects a key where several have a session of that name.
+        """
         self._authorize(request)
         name, action = _session_and_action(request)
         key = request.query.get("key")
@@ -119,47 +130,48 @@ class AdminApi:
             return _json_response(self._session_admin.list_sessions(stopped=request.query.get("stopped") == "true"))
         if request.method == "POST" and name and action in ("resume", "exempt", "kill", "label"):
             self._require_token()
-            told = await self._apply_action(name, key, action, await read_json(request))
+            document = await self._apply_action(name, key, action, await read_json(request))
             await self._session_admin.flush()
-            return _json_response(told)
+            return _json_response(document)
         raise NotFound(
+            f"No such endpoint: {request.method} {request.path[:100]}. "
             "See GET /admin/sessions, GET /admin/sessions/ID, POST /admin/sessions/ID/resume|exempt|kill|label."
         )
 
-    async def _apply_action(self, name: str, key: str | None, action: str, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _apply_action(self, name: str, key: str | None, action: str, body: dict[str, Any]) -> dict[str, Any]:
         if action == "resume":
-            return await self._session_admin.resume(name, key, asked, who="admin")
+            return await self._session_admin.resume(name, key, body, who="admin")
         if action == "exempt":
             return self._session_admin.exempt(name, key, who="admin")
         if action == "kill":
-            return self._session_admin.kill(name, key, asked, who="admin")
-        return self._session_admin.label(name, key, asked, who="admin")
+            return self._session_admin.kill(name, key, body, who="admin")
+        return self._session_admin.label(name, key, body, who="admin")
 
     def _require_token(self) -> None:
-        """Whoever is on this machine may read; the agents that budgets and stops are for are on it, too."""
+        """Changes need a token even on loopback: the agents that budgets limit run on the same machine."""
         if self._token is None:
-            raise Unauthenticated("Set PENSTOCK_ADMIN_TOKEN for this: it is not free to everybody on this machine.")
+            raise Unauthenticated("Admin token required to change budgets and sessions: set PENSTOCK_ADMIN_TOKEN.")
 
     async def _handle_export(self, request: web.BaseRequest) -> web.Response:
         self._authorize(request)
         try:
             text, content_type = await asyncio.to_thread(self._export_text, dict(request.query))
         except ValueError as error:
-            raise BadRequest(f"This cannot be exported: {error}.") from error
+            raise BadRequest(f"Invalid export query: {error}.") from error
         return web.Response(text=text, headers={"Content-Type": content_type})
 
     def _authorize(self, request: web.BaseRequest) -> None:
         if self._token is None:
             if self._is_loopback:
                 return
-            raise Unauthenticated("Set PENSTOCK_ADMIN_TOKEN to read /export from beyond this machine.")
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
-            raise Unauthenticated("The admin token is needed here.")
+            raise Unauthenticated("Admin token required from other machines: set PENSTOCK_ADMIN_TOKEN.")
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if not hmac.compare_digest(token.encode(errors="surrogateescape"), self._token.encode()):
+            raise Unauthenticated("Invalid admin token." if token else "Missing admin token.")
 
     def _error_response(self, error: PenstockError) -> web.Response:
-        answer = openai_errors.error_answer(error)
-        return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
+        response = openai_errors.error_answer(error)
+        return web.Response(status=response.status, headers=dict(response.headers), body=response.body)
 
 
 def _json_response(document: dict[str, Any]) -> web.Response:
@@ -167,29 +179,29 @@ def _json_response(document: dict[str, Any]) -> web.Response:
 
 
 async def read_json(request: web.BaseRequest) -> dict[str, Any]:
-    """The JSON object that was sent ({} for nothing), bounded in size and time. Raises BadRequest."""
+    """Returns the JSON object of the body ({} if empty), bounded in size and time. Raises BadRequest."""
     body = await read_body(request)
     return bodies.parse_document(body) if body.strip() else {}
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
-    """What was sent, bounded in size and time. Raises BadRequest."""
+    """Returns the body, bounded in size and time. Raises BadRequest and BodyTooLarge."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            while piece := await request.content.readany():
-                body += piece
+            while chunk := await request.content.readany():
+                body += chunk
                 if len(body) > _BODY_BYTES_MAX:
-                    raise BodyTooLarge(f"The body is larger than {_BODY_BYTES_MAX} bytes.")
+                    raise BodyTooLarge(f"Request body too large: the limit is {_BODY_BYTES_MAX} bytes.")
     except TimeoutError as error:
-        raise BadRequest("The body did not arrive in time.") from error
+        raise BadRequest(f"Request body not received within {_BODY_SECONDS:g} seconds.") from error
     return body
 
 
 def _session_and_action(request: web.BaseRequest) -> tuple[str, str]:
-    """(session, action) of a path below /admin/sessions; a session's name may hold slashes."""
-    below = unquote(request.rel_url.raw_path.removeprefix("/admin/sessions")).strip("/")
-    name, slash, action = below.rpartition("/")
+    """Returns (session, action) of a path below /admin/sessions; a session's name may contain slashes."""
+    path = unquote(request.rel_url.raw_path.removeprefix("/admin/sessions")).strip("/")
+    name, slash, action = path.rpartition("/")
     if request.method == "GET" or not slash:
-        return below, ""
+        return path, ""
     return name, action

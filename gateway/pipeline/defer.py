@@ -9,6 +9,7 @@ from msgspec import structs
 
 from ..routing.deferred_start import greenest_start, lead_seconds
 from ..sessions import caps
+from ..values.metric import MetricFamily, counter, gauge
 from ..values.plan import Plan, Refusal
 from ..values.snapshot import Snapshot
 from .context import DeferredWait, RequestContext
@@ -41,7 +42,7 @@ class Deferrer:
         self._released = False
         self.waiting_requests = 0
         # By what became of requests that could have waited.
-        self.counts = {"deferred": 0, "at_once": 0, "no_room": 0}
+        self.counts = {"deferred": 0, "immediate": 0, "queue_full": 0}
 
     def release(self) -> None:
         """Nobody waits any longer."""
@@ -56,7 +57,7 @@ class Deferrer:
         latest, spread = context.started_at + self._wait_seconds_max(context, plan), self._jitter() * _SPREAD_SECONDS
         opens = self._greenest_start(plan, latest, context.deferral.gain_share_min)
         if opens is None or self.waiting_requests >= WAITING_REQUESTS_MAX:
-            self.counts["at_once" if opens is None else "no_room"] += 1
+            self.counts["immediate" if opens is None else "queue_full"] += 1
             return context, plan
         self.counts["deferred"] += 1
         began, grams, called = context, plan.attempts[0].deployment.intensity.grams_per_kwh, False
@@ -116,13 +117,16 @@ class Deferrer:
             deferred_wait=DeferredWait(seconds=seconds, undeferred_grams_per_kwh=grams),
         )
 
-    def gauges(self) -> Iterator[tuple[str, str, list[str], list[tuple[list[str], float]]]]:
-        """What is read when metrics are scraped."""
-        yield (
-            "penstock_deferred_waiting",
-            "Requests that wait for a greener hour.",
-            [],
-            [([], float(self.waiting_requests))],
+    def metrics(self) -> Iterator[MetricFamily]:
+        """Metrics of deferred requests, read at a scrape."""
+        yield gauge(
+            "penstock_deferred_requests_waiting",
+            "Requests waiting for a lower carbon intensity.",
+            self.waiting_requests,
         )
-        counts = [([how], float(count)) for how, count in self.counts.items()]
-        yield "penstock_deferrable", "Requests that could wait, by what became of them.", ["outcome"], counts
+        yield counter(
+            "penstock_deferrable_requests_total",
+            "Deferrable requests by outcome: deferred, immediate, queue_full.",
+            [([outcome], count) for outcome, count in self.counts.items()],
+            ("outcome",),
+        )

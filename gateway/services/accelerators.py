@@ -17,6 +17,7 @@ from ..feeds.nvml import Nvml
 from ..pipeline.context import AttemptProgress, RequestContext
 from ..values.catalog import Deployment, EnergyProfile
 from ..values.ledger_entry import LedgerEntry
+from ..values.metric import MetricFamily, counter, gauge
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ _INPUT_WEIGHT, _CACHED_WEIGHT = 0.25, 0.025
 # Shares that could not be kept wait for the next time, so many at most.
 _UNSAVED_SHARES_MAX = 20_000
 _MILLI_PER_UNIT = 1000
-
-Gauge = tuple[str, str, list[str], list[tuple[list[str], float]]]
 
 
 class MeteredEnergyStore(Protocol):
@@ -200,35 +199,33 @@ class Accelerators:
         )
         return current if _nearly_equal(current, wanted) else wanted
 
-    def gauges(self) -> Iterator[Gauge]:
-        """What is read when metrics are scraped."""
-        rows: list[tuple[list[str], float]] = []
-        ratios, failing = [], []
+    def metrics(self) -> Iterator[MetricFamily]:
+        """Metrics of metered deployments, read at a scrape."""
+        joules: list[tuple[tuple[str, ...], float]] = []
         for name, metered in self._meters.items():
             meter = metered.meter
-            rows += [
-                ([name, "served", *key], joules / _MILLI_PER_UNIT) for key, joules in metered.attributed_mj.items()
-            ]
-            rows += [
-                ([name, "idle", "", ""], meter.idle_joules),
-                ([name, "unattributed", "", ""], meter.unattributed_joules),
-            ]
-            failing.append(([name], float(metered.failing)))
-            if meter.metered_ratio is not None:
-                ratios.append(([name], meter.metered_ratio))
-        yield (
-            "penstock_metered_energy_joules",
-            "Accelerator joules off a deployment's meter since the start: served, idle, unattributed.",
-            ["deployment", "phase", "task_type", "team"],
-            rows,
+            joules += [((name, "served", *key), mj / _MILLI_PER_UNIT) for key, mj in metered.attributed_mj.items()]
+            joules.append(((name, "idle", "", ""), meter.idle_joules))
+            joules.append(((name, "unattributed", "", ""), meter.unattributed_joules))
+        yield counter(
+            "penstock_metered_energy_joules_total",
+            "Metered accelerator energy in joules by phase: served, idle, unattributed.",
+            joules,
+            ("deployment", "phase", "task_type", "team"),
         )
-        yield (
-            "penstock_metered_over_modelled",
-            "Metered energy of late over what the model says.",
-            ["deployment"],
-            ratios,
+        ratios = [(name, one.meter.metered_ratio) for name, one in self._meters.items()]
+        yield gauge(
+            "penstock_metered_to_modelled_energy_ratio",
+            "Ratio of recently metered to modelled energy.",
+            [([name], ratio) for name, ratio in ratios if ratio is not None],
+            ("deployment",),
         )
-        yield "penstock_meter_failing", "1 while the meter cannot be read.", ["deployment"], failing
+        yield gauge(
+            "penstock_meter_failing",
+            "1 while the energy meter cannot be read.",
+            [([name], metered.failing) for name, metered in self._meters.items()],
+            ("deployment",),
+        )
 
 
 async def _run_all(work: Callable[[str], Awaitable[None]], names: Iterable[str], told: Callable[[], None]) -> None:

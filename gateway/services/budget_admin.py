@@ -1,4 +1,4 @@
-"""The budget desk: how accounts stand, for those they concern; and more for one of them, by an operator, audited."""
+"""Budget API: balances for callers and operators, and audited grants by operators."""
 
 import asyncio
 import math
@@ -14,83 +14,78 @@ from ..values.errors import BadRequest, NotFound
 from ..values.request import Caller
 from ..values.snapshot import Snapshot
 
-# A grace may last so long; what is needed for longer is another limit.
+# Longest grace period; whatever is needed for longer belongs in the configured limit.
 _GRACE_MINUTES_MAX = 7 * 24 * 60
-_NOTE_CHARS_MAX = 500
+_NOTE_CHARS_MAX, _GRANT_ID_CHARS_MAX = 500, 100
 _MS_PER_SECOND = 1000
 
 
 class BudgetBalances(Protocol):
-    """Where budgets' accounts are; both may ask a shared store and raise Overloaded. `fresh`: the audit did not know the
-    grant."""
+    """Accounts of budgets; both methods may use a shared store and raise Overloaded.
+
+    fresh: whether the grant was not in the audit before
+    """
 
     async def balance(self, tenant: str, line: BudgetLine, *, now: float) -> tuple[int, int, int]: ...
     async def grant(self, tenant: str, line: BudgetLine, grant: Grant, *, fresh: bool) -> bool: ...
 
 
 class GrantAudit(Protocol):
-    """Where grants are written down before they are made; False for an id that is known. Blocks."""
+    """Records grants before they take effect; False for an id recorded before. Blocks."""
 
     def record_grant(self, *, id: str, at_ms: int, kind: str, line: BudgetLine, details: Mapping[str, Any]) -> bool: ...
 
 
 class BudgetAdmin:
-    """Answers about budgets. Knows the world and the accounts, and nothing about HTTP."""
+    """Answers queries about budgets and makes grants; independent of HTTP."""
 
     def __init__(
         self, snapshot: Callable[[], Snapshot], accounts: BudgetBalances, audit: GrantAudit, now: Callable[[], float]
     ) -> None:
-        self._world = snapshot
+        self._snapshot = snapshot
         self._accounts = accounts
         self._audit = audit
         self._now = now
 
-    async def budgets_of(self, caller: Caller, asked: Mapping[str, str]) -> dict[str, Any]:
-        """The budgets that meet a key: those that its organisation, team and key decide, and those that also need what
-        `asked` names (user, session, task_type, route, deployment, model, tier, provider)."""
-        scope = {**asked, "org": caller.org, "team": caller.team, "key": caller.key}
-        found, more = [], []
-        for budget in (*self._world().budgets, *self._world().caps_for_key(caller.key).all_budgets):
+    async def budgets_of(self, caller: Caller, query: Mapping[str, str]) -> dict[str, Any]:
+        """The budgets that apply to a key, with their balances.
+
+        `data` has those that organization, team, key and `query` decide; `dependent` those that need more dimensions
+        (user, session, task_type, route, deployment, model, tier, provider).
+        """
+        scope = {**query, "org": caller.org, "team": caller.team, "key": caller.key}
+        described, dependent = [], []
+        for budget in (*self._snapshot().budgets, *self._snapshot().caps_for_key(caller.key).all_budgets):
             open_dimensions = [dimension for dimension in budget.scope if dimension not in scope]
-            known = {dimension: value for dimension, value in scope.items() if dimension in budget.scope}
-            if not all(want in ("*", known.get(name, want)) for name, want in budget.scope.items()):
+            if not all(value in ("*", scope.get(dimension, value)) for dimension, value in budget.scope.items()):
                 continue
             if open_dimensions:
-                more.append({"budget": budget.name, "depends_on": open_dimensions})
+                dependent.append({"budget": budget.name, "depends_on": open_dimensions})
             else:
-                found.append(await self._describe(budget, scope, caller.org))
-        return {"object": "list", "key": caller.key, "team": caller.team, "data": found, "dependent": more}
+                described.append(await self._describe(budget, scope, caller.org))
+        return {"object": "list", "key": caller.key, "team": caller.team, "data": described, "dependent": dependent}
 
     async def list_budgets(self) -> dict[str, Any]:
-        """Every budget whose accounts the configuration bounds."""
-        found = []
-        for budget in self._world().budgets:
+        """Every budget without a wildcard in its scope, with its balance."""
+        described = []
+        for budget in self._snapshot().budgets:
             if "*" not in budget.scope.values():
-                found.append(await self._describe(budget, dict(budget.scope), tenant_of(self._world(), budget.scope)))
-        return {"object": "list", "data": found}
+                tenant = tenant_of(self._snapshot(), budget.scope)
+                described.append(await self._describe(budget, dict(budget.scope), tenant))
+        return {"object": "list", "data": described}
 
-    async def grant(self, name: str, asked: Mapping[str, Any], *, who: str) -> dict[str, Any]:
-        """Allow more on one account of a budget: `amount` in its unit, for `minutes` or for the rest of its window.
-        Raises NotFound, BadRequest, Overloaded."""
-        snapshot, given = self._world(), asked.get("scope")
-        key = given.get("key", "") if isinstance(given, dict) else ""
-        budget = next(
-            (one for one in (*snapshot.budgets, *snapshot.caps_for_key(key).all_budgets) if one.name == name), None
-        )
-        if budget is None:
-            raise NotFound(f"There is no budget '{name[:100]}'.", param="budget")
-        scope = _parse_scope(budget, asked.get("scope"))
-        amount, minutes, note = (
-            _parse_amount(budget, asked),
-            _parse_minutes(asked.get("minutes")),
-            asked.get("note", ""),
-        )
-        if not isinstance(note, str) or len(note) > _NOTE_CHARS_MAX:
-            raise BadRequest(f"'note' must be text of at most {_NOTE_CHARS_MAX} characters.", param="note")
-        grant_id = asked.get("id", "")
-        if not isinstance(grant_id, str) or len(grant_id) > 100:
-            raise BadRequest("'id' must be text of at most 100 characters.", param="id")
-        now, tenant = self._now(), tenant_of(self._world(), scope)
+    async def grant(self, name: str, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+        """Raise the limit of one account of a budget.
+
+        The body has `amount` in the budget's unit, `minutes` (default: the rest of the window), `scope`, `note`, `id`.
+        Raises NotFound, BadRequest, Overloaded.
+        """
+        budget = self._find_budget(name, body.get("scope"))
+        scope = _parse_scope(budget, body.get("scope"))
+        amount, minutes = _parse_amount(budget, body), _parse_minutes(body.get("minutes"))
+        note = _parse_text(body, "note", chars_max=_NOTE_CHARS_MAX)
+        grant_id = _parse_text(body, "id", chars_max=_GRANT_ID_CHARS_MAX)
+        now, tenant = self._now(), tenant_of(self._snapshot(), scope)
         line = line_of(budget, scope, now=now)
         grant = Grant(
             id=grant_id or secrets.token_hex(12),
@@ -99,7 +94,7 @@ class BudgetAdmin:
             until=None if minutes is None else now + minutes * 60,
         )
         details = {
-            "amount": amount, "unit": MEASURE_UNITS[budget.measure][0], "until": grant.until, "who": who, "note": note,
+            "amount": amount, "unit": MEASURE_UNITS[budget.measure][0], "until": grant.until, "actor": who, "note": note,
             "scope": scope, "tenant": tenant,
         }  # fmt: skip
         kind = "budget_top_up" if minutes is None else "budget_grace"
@@ -111,9 +106,17 @@ class BudgetAdmin:
             line=line,
             details=details,
         )
-        # A shared store is asked even when the audit knows the id: it may not have taken it then.
+        # Sent to a shared store even if the audit has the id: the store may have been down at the first try.
         fresh = await self._accounts.grant(tenant, line, grant, fresh=fresh)
-        return {**await self._describe(budget, scope, tenant), "grant": grant.id, "granted_now": fresh}
+        return {**await self._describe(budget, scope, tenant), "grant": grant.id, "created": fresh}
+
+    def _find_budget(self, name: str, scope: Any) -> Budget:
+        """The budget or cap of that name. Raises NotFound."""
+        snapshot, key = self._snapshot(), scope.get("key", "") if isinstance(scope, dict) else ""
+        for budget in (*snapshot.budgets, *snapshot.caps_for_key(key).all_budgets):
+            if budget.name == name:
+                return budget
+        raise NotFound(f"No such budget: '{name[:100]}'.", param="budget")
 
     async def _describe(self, budget: Budget, scope: Mapping[str, str], tenant: str) -> dict[str, Any]:
         now = self._now()
@@ -121,22 +124,22 @@ class BudgetAdmin:
         spent, held, extra = await self._accounts.balance(tenant, line, now=now)
         unit, scale = MEASURE_UNITS[budget.measure]
         limit = line.ceiling + extra
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "budget": budget.name, "scope": {name: scope[name] for name in budget.scope}, "unit": unit,
             "window": budget.window.kind, "limit": limit / scale, "granted": extra / scale, "used": spent / scale,
             "held": held / scale, "remaining": max(0, limit - spent - held) / scale,
         }  # fmt: skip
         if line.resets_at is not None:
-            told["resets_at"] = datetime.fromtimestamp(line.resets_at, UTC).isoformat().replace("+00:00", "Z")
+            document["resets_at"] = datetime.fromtimestamp(line.resets_at, UTC).isoformat().replace("+00:00", "Z")
         if line.bucket_seconds:
-            told["window_seconds"] = budget.window.seconds
+            document["window_seconds"] = budget.window.seconds
         if budget.contact:
-            told["ask"] = budget.contact
-        return told
+            document["contact"] = budget.contact
+        return document
 
 
 def tenant_of(snapshot: Snapshot, scope: Mapping[str, str]) -> str:
-    """The organisation that these scope values lie in; the only one where they name none."""
+    """The organization of these scope values; the first one configured where they name none."""
     callers = [
         *snapshot.callers.values(),
         *([snapshot.anonymous_caller] if snapshot.anonymous_caller is not None else []),
@@ -149,26 +152,33 @@ def tenant_of(snapshot: Snapshot, scope: Mapping[str, str]) -> str:
     return callers[0].org if callers else "default"
 
 
-def _parse_scope(budget: Budget, asked: Any) -> dict[str, str]:
+def _parse_scope(budget: Budget, given: Any) -> dict[str, str]:
     """The scope values of one account. Raises BadRequest."""
-    given = asked if asked is not None else {}
-    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
-        raise BadRequest('\'scope\' must be an object of texts, like {"key": "my-agent"}.', param="scope")
-    scope = {name: given.get(name, value) for name, value in budget.scope.items()}
+    values = given if given is not None else {}
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise BadRequest('\'scope\' must be an object of strings, like {"key": "my-agent"}.', param="scope")
+    scope = {name: values.get(name, value) for name, value in budget.scope.items()}
     missing = [name for name, value in scope.items() if value == "*"]
     if missing or not applies(budget, scope):
-        wanted = ", ".join(missing or budget.scope)
-        raise BadRequest(f"'scope' must say which account of '{budget.name}' is meant: {wanted}.", param="scope")
+        required = ", ".join(missing or budget.scope)
+        raise BadRequest(f"'scope' must select one account of '{budget.name}': {required}.", param="scope")
     return scope
 
 
-def _parse_amount(budget: Budget, asked: Mapping[str, Any]) -> int:
+def _parse_text(body: Mapping[str, Any], field: str, *, chars_max: int) -> str:
+    text = body.get(field, "")
+    if not isinstance(text, str) or len(text) > chars_max:
+        raise BadRequest(f"'{field}' must be a string of at most {chars_max} characters.", param=field)
+    return text
+
+
+def _parse_amount(budget: Budget, body: Mapping[str, Any]) -> int:
     """The amount in the budget's integer unit. Raises BadRequest."""
     unit, scale = MEASURE_UNITS[budget.measure]
-    value = asked.get("amount")
+    value = body.get("amount")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise BadRequest(f"'amount' must be a number above 0, in {unit}.", param="amount")
-    # The shortest text of a float is what was written: 0.1 is a tenth.
+    # Through the shortest decimal text, so that 0.1 is exactly a tenth.
     amount = int(Decimal(str(value)) * scale)
     if not 0 < amount <= 2**52:
         raise BadRequest(f"'amount' is out of range, in {unit}.", param="amount")

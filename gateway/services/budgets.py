@@ -1,7 +1,4 @@
-"""The treasury of one process: its budgets, in a book of its own or on a shared store, and all that belongs to them.
-
-Built by app.py, which knows no more of it than `start`, `stop`, what is wrong, and the gauges.
-"""
+"""Budgets of one process: accounts in memory or on a shared store, notices, audit and admin API."""
 
 import asyncio
 import logging
@@ -32,6 +29,7 @@ from ..values.budget import (
     cap_budget,
 )
 from ..values.errors import Overloaded
+from ..values.metric import MetricFamily, counter, gauge
 from ..values.snapshot import Snapshot
 from .budget_admin import BudgetAdmin, tenant_of
 from .supervisor import Supervisor
@@ -43,21 +41,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-# Named budgets whose standing is asked of the shared store at one look, for the metrics.
+# Balances read from the shared store at one poll, for the metrics.
 _BALANCES_PER_POLL = 50
 _PENDING_EVENTS_MAX = 1_000
 
-# What runs may have for caps of their own, to recognise their accounts by.
+# Budgets behind the caps that sessions set for themselves; they identify such accounts in the ledger.
 _SESSION_CAP_BUDGETS = tuple(cap_budget("run", unit, 0) for unit in CAP_MEASURES)
-
-Gauge = tuple[str, str, list[str], list[tuple[list[str], float]]]
 
 
 class LocalBudgets:
-    """The budget book of this process behind the exchange's Protocol."""
+    """In-memory budget accounts behind the pipeline's BudgetStore Protocol."""
 
-    def __init__(self, book: BudgetAccounts, notify: Callable[[ThresholdCrossing], None]) -> None:
-        self.book = book
+    def __init__(self, accounts: BudgetAccounts, notify: Callable[[ThresholdCrossing], None]) -> None:
+        self._accounts = accounts
         self._notify = notify
 
     async def reserve(
@@ -69,34 +65,38 @@ class LocalBudgets:
         now: float,
         lease: float,
     ) -> Reservation | BudgetExceeded:
-        """Awaits nothing: in process the book answers at once."""
-        return self.book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
+        """Hold an amount on every account, or on none; never suspends."""
+        return self._accounts.reserve(reservation_id, offers_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
-        """Awaits nothing."""
-        return self.book.extend(reservation_id, number, more, now=now)
+        """Extend a hold; never suspends. False where a budget does not allow it."""
+        return self._accounts.extend(reservation_id, number, more, now=now)
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
-        """False if it was resolved before."""
-        crossings = self.book.settle(reservation_id, spent, now=now)
+        """Replace a hold by what was spent; False if it was resolved before."""
+        crossings = self._accounts.settle(reservation_id, spent, now=now)
         for crossing in crossings or ():
             self._notify(crossing)
         return crossings is not None
 
     async def balance(self, tenant: str, line: BudgetLine, *, now: float) -> tuple[int, int, int]:
-        """(spent, held, granted) of the line's account."""
-        return self.book.balance(line, now=now)
+        """(spent, held, granted) of the line's account, in its integer unit."""
+        return self._accounts.balance(line, now=now)
 
     async def grant(self, tenant: str, line: BudgetLine, grant: Grant, *, fresh: bool) -> bool:
-        """Allow more on one account; what was granted before is known from the audit."""
+        """Raise the limit of one account; a grant already in the audit (`fresh` False) is not applied twice."""
         if fresh:
-            self.book.grant(line, grant)
+            self._accounts.grant(line, grant)
         return fresh
 
 
 class BudgetService:
-    """Budgets, their notices, the desk. `world` is asked for the current one; `redis` is where the shared store is, and how
-    many seconds it may take to answer."""
+    """Budgets with their notices, audit trail and admin API.
+
+    snapshot: returns the current snapshot
+    folder: data folder that holds the ledger
+    redis: URL of the shared store and its timeout in seconds, None for accounts in memory
+    """
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class BudgetService:
         supervisor: Supervisor,
         now: Callable[[], float],
     ) -> None:
-        self._world = snapshot
+        self._snapshot = snapshot
         self._folder = folder
         self._redis = redis
         self._supervisor = supervisor
@@ -126,13 +126,13 @@ class BudgetService:
         self._pending_events = 0
 
     def start(self, ledger: SqliteLedger) -> None:
-        """Bring the budgets up to the ledger."""
-        snapshot, now = self._world(), self._now()
+        """Restore the accounts from the ledger and start the background tasks."""
+        snapshot, now = self._snapshot(), self._now()
         self._events = SqliteAuditEvents(self._folder / "ledger.sqlite")
         restore_outputs(self.output_estimates, ledger)
         if snapshot.webhook is not None:
             self._webhook = WebhookSender(snapshot.webhook.url, snapshot.webhook.secret)
-            self._supervisor.spawn("webhook", self._webhook.run(), lambda error: log.error("no webhooks: %s", error))
+            self._supervisor.spawn("webhook", self._webhook.run(), _log_error("webhook_stopped"))
         spent = iter_spent(snapshot, ledger, now=now)
         if self._redis is None:
             for line, amount, at in spent:
@@ -149,92 +149,105 @@ class BudgetService:
                 *([snapshot.anonymous_caller] if snapshot.anonymous_caller is not None else []),
             ]
             self.shared_budgets.expect_tenants({caller.org for caller in callers})
-            self._supervisor.spawn("budget-store", self._poll_shared_store(), lambda error: log.error("%s", error))
-        self.admin = BudgetAdmin(self._world, self.budgets, _SqliteAudit(self._events), self._now)
+            self._supervisor.spawn("budget-store", self._poll_shared_store(), _log_error("budget_store_unavailable"))
+        self.admin = BudgetAdmin(self._snapshot, self.budgets, _SqliteAudit(self._events), self._now)
         self._supervisor.run_every(_POLL_SECONDS, "budgets", self._poll_shared_store)
 
     async def stop(self) -> None:
-        """Deliver what can be delivered; after the supervisor has stopped."""
+        """Deliver queued resolutions and webhook events; call after the supervisor has stopped."""
         if self.shared_budgets is not None:
             await self.shared_budgets.close()
         if self._webhook is not None:
             await self._webhook.close()
 
     def expire_holds(self) -> None:
-        """Charge holds whose lease is over."""
-        late = self.book.expire(self._now())
-        if late:
-            log.error("%d holds expired and were charged in full", len(late))
+        """Charge holds whose lease has expired."""
+        expired = self.book.expire(self._now())
+        if expired:
+            log.error("holds_expired count=%d charged=full", len(expired))
 
     def restore(self, lines: Iterable[BudgetLine]) -> None:
-        """Bring accounts up to the ledger that the configuration does not name: those of runs with caps of their own."""
+        """Restore accounts that the configuration does not name: those of sessions with caps of their own."""
         now = self._now()
-        for line in lines if self.shared_budgets is None else ():
-            for found, amount, at in self._spend_from_ledger(line.account, now):
-                self.book.restore(found, amount, at=at)
+        for cap_line in lines if self.shared_budgets is None else ():
+            for line, amount, at in self._spend_from_ledger(cap_line.account, now):
+                self.book.restore(line, amount, at=at)
 
     def not_ready_reasons(self) -> list[str]:
-        """Why this process should get no more requests: a store that is down closes only budgets that say so."""
+        """Reasons for failing the readiness probe: the store is down and a budget is `on_store_failure: closed`."""
         if self.shared_budgets is None or not self.shared_budgets.is_failing:
             return []
-        snapshot = self._world()
-        closed = [
-            one
-            for one in (*snapshot.budgets, *snapshot.cap_budgets)
-            if one.store_failure_mode == "closed" and not one.is_shadow
-        ]
-        return ["budgets: the shared store does not answer"] if closed else []
-
-    def gauges(self) -> Iterator[Gauge]:
-        """What is read when metrics are scraped."""
-        holds = self.shared_budgets.open_holds if self.shared_budgets is not None else self.book.open_holds
-        yield "penstock_holds_open", "Reservations not yet resolved.", [], [([], float(holds))]
-        if self.shared_budgets is not None:
-            store = self.shared_budgets
-            figures = (
-                float(store.is_failing),
-                float(store.backlog),
-                float(store.failures),
-                float(store.unbudgeted_calls),
-            )
-        else:
-            figures = (0.0, 0.0, 0.0, 0.0)
-        texts = (
-            ("penstock_budget_store_failing", "1 while the shared budget store does not answer."),
-            ("penstock_budget_store_backlog", "Resolutions that the shared store has not yet taken."),
-            ("penstock_budget_store_failures", "Times that the shared store did not answer, since the start."),
-            ("penstock_budget_unbudgeted_calls", "Calls admitted while the store was down (fail: open or local)."),
+        snapshot = self._snapshot()
+        closed = any(
+            budget.store_failure_mode == "closed" and not budget.is_shadow
+            for budget in (*snapshot.budgets, *snapshot.cap_budgets)
         )
-        for (name, text), figure in zip(texts, figures, strict=True):
-            yield name, text, [], [([], figure)]
-        named = [(line, self._balance(line)) for _, line in self._concrete_lines()]
-        for place, name in enumerate(("spent", "held")):
-            yield (
-                f"penstock_budget_{name}_ratio",
-                f"Share of the limit that is {name}.",
-                ["budget"],
-                [([line.name], standing[place] / line.budget.limit) for line, standing in named if line.budget.limit],
-            )
-        notices = [([*labels], float(count)) for labels, count in self._notifier.counts.items()]
-        yield "penstock_budget_notices", "Budget thresholds reached, since the start.", ["budget", "percent"], notices
+        return ["budgets: shared store unavailable"] if closed else []
+
+    def metrics(self) -> Iterator[MetricFamily]:
+        """Metrics of budgets, the shared store and the webhook, read at a scrape."""
+        store = self.shared_budgets
+        yield gauge(
+            "penstock_open_holds",
+            "Holds not yet settled.",
+            store.open_holds if store is not None else self.book.open_holds,
+        )
+        yield gauge(
+            "penstock_budget_store_failing",
+            "1 while the shared budget store does not answer.",
+            store is not None and store.is_failing,
+        )
+        yield gauge(
+            "penstock_budget_store_backlog",
+            "Settlements not yet written to the shared budget store.",
+            store.backlog if store is not None else 0,
+        )
+        yield counter(
+            "penstock_budget_store_failures_total",
+            "Failed requests to the shared budget store.",
+            store.failures if store is not None else 0,
+        )
+        yield counter(
+            "penstock_unbudgeted_requests_total",
+            "Requests admitted without a budget check while the shared store was down.",
+            store.unbudgeted_calls if store is not None else 0,
+        )
+        yield from self._balance_metrics()
+        yield counter(
+            "penstock_budget_notices_total",
+            "Budget thresholds crossed.",
+            self._notifier.counts.items(),
+            ("budget", "percent"),
+        )
         hook = self._webhook
         outcomes = (("delivered", hook.delivered), ("failed", hook.failed), ("dropped", hook.dropped)) if hook else ()
-        yield (
-            "penstock_webhook_events",
-            "Events for the webhook by what became of them, since the start.",
-            ["outcome"],
-            [([outcome], float(count)) for outcome, count in outcomes],
+        yield counter(
+            "penstock_webhook_events_total",
+            "Webhook events by outcome: delivered, failed, dropped.",
+            [([outcome], count) for outcome, count in outcomes],
+            ("outcome",),
         )
 
-    def _connect_redis(self, url: str, patience: float) -> "RedisBudgets":
-        # Lazy door: redis-py takes a third of the start-up time, and most gateways stand alone.
+    def _balance_metrics(self) -> Iterator[MetricFamily]:
+        lines = [(line, self._balance(line)) for _, line in self._concrete_lines() if line.budget.limit]
+        for index, name in enumerate(("spent", "held")):
+            yield gauge(
+                f"penstock_budget_{name}_ratio",
+                f"Share of the budget's limit that is {name}.",
+                [([line.name], balance[index] / line.budget.limit) for line, balance in lines],
+                ("budget",),
+            )
+
+    def _connect_redis(self, url: str, timeout_seconds: float) -> "RedisBudgets":
+        # Imported lazily: redis-py takes a third of the start-up time, and most gateways run without it.
         from ..stores.budgets_redis import RedisBudgets  # noqa: PLC0415
         from ..stores.redis_scripts import ScriptCluster, SingleNode  # noqa: PLC0415
         from ..stores.sessions_redis import SharedSessions  # noqa: PLC0415
 
         clustered = url.startswith(("redis+cluster://", "rediss+cluster://"))
-        plain = url.replace("+cluster", "", 1) if clustered else url
-        scripts = (ScriptCluster if clustered else SingleNode)(plain, self._supervisor.spawn, timeout=patience)
+        plain_url = url.replace("+cluster", "", 1) if clustered else url
+        runner = ScriptCluster if clustered else SingleNode
+        scripts = runner(plain_url, self._supervisor.spawn, timeout=timeout_seconds)
         self.shared_sessions = SharedSessions(scripts, self._supervisor.spawn, time.monotonic)
         replica = _replica_id(self._folder / "replica")
         return RedisBudgets(
@@ -244,12 +257,13 @@ class BudgetService:
             notify=self._notifier.notify,
             recall=self._spend_from_ledger,
             grants=self._active_grants,
-            patience=patience,
+            patience=timeout_seconds,
         )
 
     def _active_grants(self) -> list[tuple[str, BudgetLine, Grant]]:
-        """(tenant, line, grant) of what operators granted: it holds for the rest of its window, restart or not."""
-        snapshot, now, found = self._world(), self._now(), []
+        """(tenant, line, grant) of the grants in windows that have not ended; from the audit, so restarts keep them."""
+        snapshot, now = self._snapshot(), self._now()
+        grants: list[tuple[str, BudgetLine, Grant]] = []
         budgets = {budget.name: budget for budget in (*snapshot.budgets, *snapshot.cap_budgets)}
         for account, name, scope in self._events.granted_accounts():
             budget = budgets.get(name)
@@ -260,11 +274,11 @@ class BudgetService:
                 for event in self._events.grants(account):
                     amount, until = event.details["amount"], event.details["until"]
                     grant = Grant(id=event.id, account=account, amount=amount, until=until)
-                    found.append((tenant_of(snapshot, scope), line, grant))
-        return found
+                    grants.append((tenant_of(snapshot, scope), line, grant))
+        return grants
 
     async def _poll_shared_store(self) -> None:
-        """See to the shared store, and ask it how named budgets stand, a few at a time."""
+        """Maintain the shared store and read balances of named budgets from it, a few at a time."""
         if self.shared_budgets is None:
             return
         await self.shared_budgets.maintain(self._now())
@@ -276,23 +290,23 @@ class BudgetService:
                 try:
                     self._balances[line.account] = await self.shared_budgets.balance(tenant, line, now=self._now())
                 except Overloaded:
-                    # It has just gone; the next look says so.
+                    # The store has just failed; the next poll sees that.
                     return
 
     def _spend_from_ledger(self, account: str, now: float) -> list[tuple[BudgetLine, int, float]]:
-        """What the ledger says was spent on an account, by its name; nothing if its window is over."""
-        snapshot = self._world()
+        """What the ledger has spent on an account, by the account's name; empty once its window has ended."""
+        snapshot = self._snapshot()
         budget = next(
             (
-                one
-                for one in (*snapshot.budgets, *snapshot.cap_budgets, *_SESSION_CAP_BUDGETS)
-                if account.startswith(f"{one.name}|")
+                budget
+                for budget in (*snapshot.budgets, *snapshot.cap_budgets, *_SESSION_CAP_BUDGETS)
+                if account.startswith(f"{budget.name}|")
             ),
             None,
         )
         if budget is None:
             return []
-        # A connection of its own: the ledger's belongs to its writer.
+        # A separate connection: the ledger's own is used by its writer only.
         ledger = SqliteLedger(self._folder / "ledger.sqlite")
         try:
             return list(iter_spent_of_account(budget, account, ledger, now=now))
@@ -300,8 +314,8 @@ class BudgetService:
             ledger.close()
 
     def _concrete_lines(self) -> list[tuple[str, BudgetLine]]:
-        """(tenant, current line) of the budgets whose accounts the configuration bounds; told anew when one has ended."""
-        snapshot, now = self._world(), self._now()
+        """(tenant, current line) of budgets without a wildcard; computed again when a window has ended."""
+        snapshot, now = self._snapshot(), self._now()
         if snapshot is not self._concrete_lines_snapshot or now >= self._concrete_lines_valid_until:
             self._concrete_lines_cache = self._compute_concrete_lines(snapshot, now)
             ends = [line.resets_at for _, line in self._concrete_lines_cache if line.resets_at is not None]
@@ -322,22 +336,20 @@ class BudgetService:
         return self._balances.get(line.account, (0, 0, 0))
 
     def send_to_webhook(self, event: Mapping[str, Any]) -> None:
-        """To the webhook, if there is one."""
+        """Queue an event for the webhook, if one is configured."""
         if self._webhook is not None:
             self._webhook.enqueue(event)
 
     def _emit_notice(self, event: Mapping[str, Any]) -> None:
-        """A notice: to the webhook, and into the audit behind the request."""
+        """Send a notice to the webhook and store it in the audit, outside the request."""
         self.send_to_webhook(event)
         if self._pending_events < _PENDING_EVENTS_MAX:
             self._pending_events += 1
-            self._supervisor.spawn(
-                "budget-event", self._store_event(event), lambda error: log.error("an event was not kept: %s", error)
-            )
+            self._supervisor.spawn("budget-event", self._store_event(event), _log_error("budget_event_not_stored"))
 
     async def _store_event(self, event: Mapping[str, Any]) -> None:
         try:
-            kept = AuditEvent(
+            audit_event = AuditEvent(
                 id=event["id"],
                 at_ms=int(event["at"] * 1000),
                 kind=event["kind"],
@@ -345,33 +357,33 @@ class BudgetService:
                 account=event["account"],
                 details={name: event[name] for name in ("percent", "unit", "spent", "limit")},
             )
-            await asyncio.to_thread(self._events.append, kept)
+            await asyncio.to_thread(self._events.append, audit_event)
         finally:
             self._pending_events -= 1
 
     def audit_events(self, since_ms: int) -> list[dict[str, Any]]:
-        """The audit trail, for operators. Blocks."""
+        """The newest audit events since then (milliseconds since the epoch), for operators. Blocks."""
         return [
             {
-                **one.details,
-                "id": one.id,
-                "at_ms": one.at_ms,
-                "kind": one.kind,
-                "budget": one.budget,
-                "account": one.account,
+                **event.details,
+                "id": event.id,
+                "at_ms": event.at_ms,
+                "kind": event.kind,
+                "budget": event.budget,
+                "account": event.account,
             }
-            for one in self._events.since(since_ms)
+            for event in self._events.since(since_ms)
         ]
 
 
 class _SqliteAudit:
-    """Grants are written down before they are made."""
+    """Records grants in the audit before they take effect."""
 
     def __init__(self, events: SqliteAuditEvents) -> None:
         self._events = events
 
     def record_grant(self, *, id: str, at_ms: int, kind: str, line: BudgetLine, details: Mapping[str, Any]) -> bool:
-        """False for an id that is known."""
+        """Store the grant; False if its id was recorded before."""
         event = AuditEvent(id=id, at_ms=at_ms, kind=kind, budget=line.name, account=line.account, details=details)
         return self._events.append(event)
 
@@ -381,10 +393,15 @@ def _is_concrete(budget: Budget) -> bool:
 
 
 def _replica_id(path: Path) -> str:
-    """The name of this data folder among those that share a store: made once, kept with the ledger that it stands for."""
+    """The id of this data folder among those that share a store; created once and kept beside the ledger."""
     try:
-        found = path.read_text(encoding="ascii").strip()
+        replica_id = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        found = secrets.token_hex(8)
-        path.write_text(found + "\n", encoding="ascii")
-    return found
+        replica_id = secrets.token_hex(8)
+        path.write_text(replica_id + "\n", encoding="ascii")
+    return replica_id
+
+
+def _log_error(event: str) -> Callable[[Exception], None]:
+    """What to call with the exception that ended a background task."""
+    return lambda error: log.error("%s error=%s", event, error)

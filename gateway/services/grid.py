@@ -17,8 +17,9 @@ from ..feeds.intensity_watttime import WattTime
 from ..feeds.poll_schedule import PollSchedule, PollTarget
 from ..values.catalog import Deployment
 from ..values.grid_feeds import FeedAccess
+from ..values.metric import MetricFamily, counter, gauge
 from ..values.snapshot import Snapshot
-from .accelerators import Accelerators, Gauge, MeteredEnergyStore
+from .accelerators import Accelerators, MeteredEnergyStore
 from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class GridService:
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
-        self._world = snapshot
+        self._snapshot = snapshot
         self._publish = publish
         self._fetch = fetch
         self._now = now
@@ -100,20 +101,20 @@ class GridService:
     async def _poll_feed(self, inquiry: PollTarget) -> None:
         try:
             async with self._poll_slots:
-                session_sync = await self._feeds[inquiry.feed].fetch_reading(self._fetch, inquiry.zone, self._now())
-            if self._now() - session_sync.read_at > self._world().grid_feeds.reading_age_seconds_max:
+                reading = await self._feeds[inquiry.feed].fetch_reading(self._fetch, inquiry.zone, self._now())
+            if self._now() - reading.read_at > self._snapshot().grid_feeds.reading_age_seconds_max:
                 raise FeedError("a value that is too old")
         except (FeedError, OSError, TimeoutError) as error:
             if self._poll_schedule.record_failure(inquiry, str(error), now=self._monotonic()):
                 log.warning("the feed %s says nothing of %s: %s", inquiry.feed, inquiry.zone, error)
             return
-        if self._poll_schedule.record_reading(inquiry, session_sync, now=self._monotonic()):
+        if self._poll_schedule.record_reading(inquiry, reading, now=self._monotonic()):
             log.warning("the feed %s answers again for %s", inquiry.feed, inquiry.zone)
         self.publish_changes()
 
     def publish_changes(self) -> None:
         """Publish what has changed."""
-        snapshot = self._world()
+        snapshot = self._snapshot()
         changed = self._changed_deployments(snapshot)
         if changed:
             self._publish(snapshot.with_deployments(changed))
@@ -124,13 +125,13 @@ class GridService:
         for name, one in snapshot.deployments.items():
             if not (one.zone_by_feed or one.sensors.is_polled):
                 continue
-            session_sync = [
+            reading = [
                 last
                 for feed in FEEDS
                 if feed in one.zone_by_feed
                 and (last := self._poll_schedule.last_reading(feed, one.zone_by_feed[feed])) is not None
             ]
-            grid = intensity.current_intensity(one.annual_intensity, session_sync, now=now, age_max=age_max)
+            grid = intensity.current_intensity(one.annual_intensity, reading, now=now, age_max=age_max)
             profile = self.accelerators.live_profile(
                 name, self._configured_deployments[name].energy_profile, one.energy_profile
             )
@@ -138,28 +139,38 @@ class GridService:
                 found[name] = footprint.with_footprint_model(one, profile, grid)
         return found
 
-    def gauges(self) -> Iterator[Gauge]:
-        """What is read when metrics are scraped."""
-        now, deployments = self._now(), self._world().deployments
+    def metrics(self) -> Iterator[MetricFamily]:
+        """Metrics of grids, feeds and accelerators, read at a scrape."""
+        now, deployments = self._now(), self._snapshot().deployments
         grids = [([name, one.intensity.zone, one.intensity.source], one.intensity) for name, one in deployments.items()]
-        yield (
+        labels = ("deployment", "zone", "method")
+        yield gauge(
             "penstock_grid_intensity_grams_per_kwh",
-            "Carbon intensity that figures are made with (location-based average).",
-            ["deployment", "zone", "method"],
-            [(labels, grid.grams_per_kwh) for labels, grid in grids],
+            "Carbon intensity in use (location-based average).",
+            [(names, grid.grams_per_kwh) for names, grid in grids],
+            labels,
         )
-        yield (
+        yield gauge(
             "penstock_grid_intensity_age_seconds",
-            "Age of live intensities.",
-            ["deployment", "zone", "method"],
-            [(labels, now - grid.read_at) for labels, grid in grids if grid.read_at is not None],
+            "Age of the live carbon intensity in use.",
+            [(names, now - grid.read_at) for names, grid in grids if grid.read_at is not None],
+            labels,
         )
-        feeds = [([*names], float(count)) for names, count in self._poll_schedule.outcome_counts.items()]
-        yield "penstock_feed_questions", "Questions to grid feeds, by outcome.", ["feed", "outcome"], feeds
-        known = [
-            ([name, one.energy_profile.concurrency_source], one.energy_profile.concurrency)
-            for name, one in deployments.items()
-            if one.energy_profile is not None and one.energy_profile.concurrency is not None
-        ]
-        yield "penstock_concurrency", "Sequences that a replica serves together.", ["deployment", "source"], known
-        yield from self.accelerators.gauges()
+        yield counter(
+            "penstock_feed_requests_total",
+            "Requests to grid feeds by outcome.",
+            self._poll_schedule.outcome_counts.items(),
+            ("feed", "outcome"),
+        )
+        profiles = [(name, one.energy_profile) for name, one in deployments.items() if one.energy_profile is not None]
+        yield gauge(
+            "penstock_deployment_concurrency",
+            "Sequences that a replica of the deployment serves together.",
+            [
+                ([name, profile.concurrency_source], profile.concurrency)
+                for name, profile in profiles
+                if profile.concurrency is not None
+            ],
+            ("deployment", "source"),
+        )
+        yield from self.accelerators.metrics()

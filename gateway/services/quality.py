@@ -25,11 +25,11 @@ from ..stores.labels_sqlite import LEARNED_FILE, SqliteLabels, StoredLabel, read
 from ..values.base import Value
 from ..values.catalog import Deployment
 from ..values.ledger_entry import LedgerEntry
+from ..values.metric import MetricFamily, counter, gauge
 from ..values.quality import SHADOW_KEY, LabelGroup, LearnedFloors
 from ..values.request import Request
 from ..values.session import SessionEvent
 from ..values.snapshot import Snapshot
-from .budgets import Gauge
 from .shadow_calls import ShadowFailure, repeatable_request, run_shadow_call
 from .supervisor import Supervisor
 
@@ -71,7 +71,7 @@ class QualityService:
         scorer: Scorer,
         refit: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._world, self._folder = snapshot, folder
+        self._snapshot, self._folder = snapshot, folder
         self._supervisor = supervisor
         self._now, self._jitter = now, jitter
         self._publish, self._refit = publish, refit
@@ -90,7 +90,7 @@ class QualityService:
     def start(self, pipeline: Pipeline, warn: Callable[[Mapping[str, Any]], None]) -> None:
         """Begin to learn; publishes what is known already. What cannot be read is said, and nothing is learnt from it."""
         self._pipeline, self._tier_targets, self._send_alert = pipeline, pipeline.router.tier_targets, warn
-        self._label_store = SqliteLabels(self._folder, self._world().learning.labels_max)
+        self._label_store = SqliteLabels(self._folder, self._snapshot().learning.labels_max)
         try:
             self._label_store.create()
             self.reload_fitted()
@@ -149,30 +149,41 @@ class QualityService:
         """Why a floor that was fitted is not trusted any more, "" while it is."""
         return self._tier_targets.drift.reason(group)
 
-    def gauges(self) -> Iterator[Gauge]:
-        """What is read when metrics are scraped."""
-        labels = [([how], float(count)) for how, count in self.label_counts.items()]
-        yield "penstock_labels", "Labels collected since the start, by how.", ["how"], labels
-        aims = [([*names], float(count)) for names, count in self._tier_targets.counts_by_basis.items()]
-        yield "penstock_aims", "Decisions of auto routes since the start, by grounds.", ["task_type", "basis"], aims
-        for place, (name, text) in enumerate(_TOOL_CHECK_METRICS):
-            found = [([*names], seen[place]) for names, seen in self._tool_check_sums.items()]
-            yield name, text, ["task_type", "deployment"], found
-        floors = list(self._floor_states())
-        names = ["org", "task_type", "small", "frontier"]
-        held = [([*group, why], float(not why)) for group, why, _ in floors]
-        yield (
-            "penstock_quality_floor_held",
-            "1 while labels carry the floor that is asked for.",
-            [*names, "why_not"],
-            held,
+    def metrics(self) -> Iterator[MetricFamily]:
+        """Metrics of labels, tier targets and quality floors, read at a scrape."""
+        yield counter(
+            "penstock_quality_labels_total",
+            "Quality labels collected, by source.",
+            [([source], count) for source, count in self.label_counts.items()],
+            ("source",),
         )
-        behind = [([*group], float(labels)) for group, _, labels in floors]
-        yield "penstock_quality_labels", "Labels behind each floor.", names, behind
+        yield counter(
+            "penstock_routing_decisions_total",
+            "Tier decisions of auto routes by basis: ceiling, floor, fallback, share, role.",
+            self._tier_targets.counts_by_basis.items(),
+            ("task_type", "basis"),
+        )
+        for index, (name, text) in enumerate(_TOOL_CHECK_METRICS):
+            checks = [(names, sums[index]) for names, sums in self._tool_check_sums.items()]
+            yield counter(name, text, checks, ("task_type", "deployment"))
+        floors = list(self._floor_states())
+        labels = ("org", "task_type", "small", "frontier")
+        yield gauge(
+            "penstock_quality_floor_active",
+            "1 while labels support the quality floor; otherwise the reason why not.",
+            [((*group, reason), not reason) for group, reason, _ in floors],
+            (*labels, "reason"),
+        )
+        yield gauge(
+            "penstock_quality_floor_labels",
+            "Labels behind each quality floor.",
+            [(group, count) for group, _, count in floors],
+            labels,
+        )
 
     def _floor_states(self) -> Iterator[tuple[LabelGroup, str, int]]:
         """(group, why its floor is not held, labels) of every group that was fitted."""
-        snapshot = self._world()
+        snapshot = self._snapshot()
         for group, fitted in snapshot.learned_floors.floors.items():
             asked = snapshot.quality_policy.for_task_type(group[1])
             if asked.keep is None:
@@ -277,7 +288,7 @@ class QualityService:
 
     def _check_drift(self, label: StoredLabel, small: float, large: float) -> None:
         """Does the floor still hold? What has drifted falls back until it is fitted anew."""
-        snapshot, group = self._world(), label.group
+        snapshot, group = self._snapshot(), label.group
         fitted, asked = (
             snapshot.learned_floors.floors.get(group),
             snapshot.quality_policy.for_task_type(label.task_type),
@@ -300,7 +311,7 @@ class QualityService:
         self._send_alert(
             {
                 "kind": "quality_drift", "at": self._now(), "org": org, "task_type": task_type, "small": small,
-                "frontier": large, "why": why,
+                "frontier": large, "reason": why,
             }
         )  # fmt: skip
 
@@ -331,7 +342,7 @@ class QualityService:
             self.reload_fitted()
         except (sqlite3.Error, OSError, ValueError) as error:
             log.error("what was learnt cannot be read, so nothing changes: %s", error)
-        every, judged = self._world().learning.refit_seconds, self.label_counts.get("judge", 0)
+        every, judged = self._snapshot().learning.refit_seconds, self.label_counts.get("judge", 0)
         if self._refit is None or every is None or judged == self._judged_at_refit or self._pending_resets:
             return
         if self._now() - self._refit_at >= every:
@@ -361,8 +372,8 @@ class QualityService:
 
 
 _TOOL_CHECK_METRICS = (
-    ("penstock_checked_calls", "Tool calls whose results the next turn showed, since the start."),
-    ("penstock_checked_calls_accepted", "Those that went well (no error in the result; several count in parts)."),
+    ("penstock_tool_calls_checked_total", "Tool calls whose result the next turn showed."),
+    ("penstock_tool_calls_accepted_total", "Tool calls whose result was a success."),
 )
 
 

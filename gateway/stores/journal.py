@@ -16,6 +16,7 @@ import msgspec
 
 from ..values.errors import Overloaded
 from ..values.ledger_entry import Hold, LedgerEntry, expired_entry
+from .migrations import rename_keys_of_journal_line
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,14 @@ class Journal:
         The result may repeat what the ledger already has; its ids tell. Raises OSError.
         """
         holds: dict[str, Hold] = {}
-        features: dict[str, LedgerEntry] = {}
+        entries: dict[str, LedgerEntry] = {}
         for path in self._files():
             for line in _read_records(path):
                 if isinstance(line, Hold):
                     holds[line.id] = line
                 else:
-                    features[line.id] = line
-        return [*features.values(), *(expired_entry(hold) for key, hold in holds.items() if key not in features)]
+                    entries[line.id] = line
+        return [*entries.values(), *(expired_entry(hold) for key, hold in holds.items() if key not in entries)]
 
     def start(self) -> None:
         """Begin a fresh generation; the older ones stay until `forget_before`."""
@@ -132,15 +133,15 @@ class Journal:
         """Begin the next file with the open holds; if that cannot be written, stay with this one."""
         generation = self._generation + 1
         path = self._folder / f"{generation:08}.jsonl"
-        translated = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())
+        open_lines = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        if os.write(fd, translated) != len(translated):
+        if os.write(fd, open_lines) != len(open_lines):
             os.close(fd)
             path.unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._generation, self._size_bytes, self._last_line_torn = fd, generation, len(translated), False
+        self._fd, self._generation, self._size_bytes, self._last_line_torn = fd, generation, len(open_lines), False
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
@@ -149,7 +150,7 @@ class Journal:
 def _read_records(path: Path) -> Iterator[Hold | LedgerEntry]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            read = _LINE_DECODER.decode(line)
+            read = _LINE_DECODER.decode(rename_keys_of_journal_line(line))
         except msgspec.DecodeError:
             read = _JournalLine()
         record = read.hold or read.fact

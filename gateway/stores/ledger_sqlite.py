@@ -15,6 +15,7 @@ from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import GROUP_COLUMNS, LedgerEntry
 from ..values.quality import SHADOW_KEY
 from . import events_sqlite, metered_energy_sqlite
+from .migrations import migrate
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -75,6 +76,7 @@ class SqliteLedger:
         # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
+        migrate(self._db)
         self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:

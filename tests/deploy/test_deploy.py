@@ -20,9 +20,9 @@ from gateway.config.settings import Settings, read_settings
 from gateway.services.accelerators import _MeteredDeployment
 from gateway.values.budget import Measure, ThresholdCrossing
 from gateway.values.catalog import UNKNOWN_FOOTPRINT_METHOD
-from gateway.values.ledger_entry import LedgerEntry
 from gateway.values.quality import FittedFloor, LearnedFloors
 from tests import budget_lines
+from tests.entries import ENTRY
 from tests.snapshots import snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -48,33 +48,24 @@ _METRIC = re.compile(r"(?<![\w:\"$.])((?:\w+:)?penstock_\w+(?::\w+)?|up)\b(?:\{(
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPED = re.compile(r"\bby \(([^)]*)\)")
 
-FACT = LedgerEntry(
-    id="a.1", at_ms=1, request_id="a", final=1, key="k1", team="research", session="s", session_source="header",
-    route="auto", stream=0, task_type="code", complexity=0.5, tier="small", provider="near", deployment="small",
-    model="m", attempts=1, outcome="completed", status=200, code="", reason="r", usage_basis="exact", input_tokens=10,
-    cached_input_tokens=1, cache_write_tokens=1, output_tokens=20, reasoning_tokens=1, priced=0, charge_nusd=100,
-    hold_nusd=500, reference_nusd=400, energy_mj_low=1, energy_mj_mid=2, energy_mj_high=3, carbon_ug_low=1,
-    carbon_ug_mid=2, carbon_ug_high=3, reference_energy_mj=4, footprint_method="test", loop_step="", first_byte_ms=5,
-    duration_ms=9, world="w",
-)  # fmt: skip
-
 
 async def _rendered(data: Path) -> str:
     """What a started gateway exposes after one unpriced answer, one refusal, one failed attempt and one notice."""
     app = App(Settings(data=data, port=0), snapshot(more=BUDGETS))
     await app.start()
     try:
-        app._metrics.observe_entry(FACT)
-        app._metrics.observe_entry(msgspec.structs.replace(FACT, footprint_method=UNKNOWN_FOOTPRINT_METHOD))
+        app._metrics.observe_entry(ENTRY)
+        app._metrics.observe_entry(msgspec.structs.replace(ENTRY, footprint_method=UNKNOWN_FOOTPRINT_METHOD))
         app._metrics.observe_entry(
-            msgspec.structs.replace(FACT, outcome="refused", code="loop_stopped", usage_basis="none")
+            msgspec.structs.replace(ENTRY, outcome="refused", code="loop_stopped", usage_basis="none")
         )
         app._metrics.observe_entry(
-            msgspec.structs.replace(FACT, outcome="upstream_error", code="upstream_error", final=0)
+            msgspec.structs.replace(ENTRY, outcome="upstream_error", code="upstream_error", final=0)
         )
         app._budget_service._notifier.notify(
             ThresholdCrossing(line=budget_lines.line("day", Measure.nusd, 2), percent=50, spent=1, crossed_at=1)
         )
+        app._metrics.observe_latency("small", upstream_ms=5.0, overhead_ms=0.5)
         group = ("default", "code", "s", "f")
         fitted = FittedFloor(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
         app._publish_fitted(LearnedFloors(scorer="x", floors={group: fitted}))
@@ -86,11 +77,11 @@ async def _rendered(data: Path) -> str:
         grid_service.accelerators._meters["small"] = metered = _MeteredDeployment(0.0)
         metered.meter._attributed_requests, metered.meter._modelled_joules = 20, 1.0
         metered.attributed_mj["code", "research"] = 1
-        small = app._world.deployments["small"]
+        small = app._snapshot.deployments["small"]
         profile = replace(small.energy_profile, concurrency=4.0, concurrency_source="observed")
         live = replace(small.annual_intensity, method="live", feed="uk", read_at=1.0)
-        app._publish_snapshot(app._world.with_deployments({"small": with_footprint_model(small, profile, live)}))
-        app._refresh_gauges()
+        app._publish_snapshot(app._snapshot.with_deployments({"small": with_footprint_model(small, profile, live)}))
+        app._refresh_metrics()
         return app._metrics.render()[0].decode()
     finally:
         await app.stop()

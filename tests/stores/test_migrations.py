@@ -1,0 +1,66 @@
+"""Ledger files and journals of the names before the first release."""
+
+import json
+import sqlite3
+
+import msgspec
+import pytest
+
+from gateway.stores.events_sqlite import SqliteAuditEvents
+from gateway.stores.journal import Journal
+from gateway.stores.ledger_sqlite import SqliteLedger
+from gateway.stores.migrations import migrate
+from tests.entries import ENTRY
+
+
+@pytest.fixture
+def old_ledger(tmp_path):
+    """A ledger file as the version before named its columns, codes and event keys."""
+    path = tmp_path / "ledger.sqlite"
+    ledger = SqliteLedger(path)
+    ledger.append([msgspec.structs.replace(ENTRY, code="caller_gone", config_hash="abc")])
+    ledger.close()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("ALTER TABLE entries RENAME COLUMN config_hash TO world")
+    details = json.dumps({"acted": True, "who": "admin", "code": "loop_held", "nested": {"why": "kept"}})
+    db.execute("INSERT INTO events VALUES ('e', 1, 'session_stop', '', 'k/s', ?)", (details,))
+    db.execute("PRAGMA user_version = 0")
+    db.close()
+    return path
+
+
+def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger):
+    ledger = SqliteLedger(old_ledger)
+    (entry,) = ledger.entries()
+    ledger.close()
+    assert (entry.config_hash, entry.code) == ("abc", "client_closed_request")
+    assert entry == msgspec.structs.replace(ENTRY, code="client_closed_request", config_hash="abc")
+    (event,) = SqliteAuditEvents(old_ledger).since(0)
+    assert event.details == {
+        "code": "loop_approval_required", "nested": {"why": "kept"}, "enforced": True, "actor": "admin",
+    }  # fmt: skip
+
+
+def test_a_migrated_file_is_not_migrated_again(old_ledger):
+    SqliteLedger(old_ledger).close()
+    db = sqlite3.connect(old_ledger, isolation_level=None)
+    before = db.total_changes
+    migrate(db)
+    assert db.total_changes == before
+    db.close()
+
+
+def test_a_failed_migration_changes_nothing(old_ledger):
+    db = sqlite3.connect(old_ledger, isolation_level=None)
+    db.execute("UPDATE events SET details = 'not json'")
+    with pytest.raises(json.JSONDecodeError):
+        migrate(db)
+    columns = {row[1] for row in db.execute("PRAGMA table_info(entries)")}
+    assert "world" in columns and "config_hash" not in columns
+    db.close()
+
+
+def test_a_journal_line_of_the_version_before_is_recovered(tmp_path):
+    fact = msgspec.json.encode(ENTRY).replace(b'"config_hash":', b'"world":')
+    (tmp_path / "00000001.jsonl").write_bytes(b'{"fact":' + fact + b"}\n")
+    assert Journal(tmp_path).recover() == [ENTRY]
