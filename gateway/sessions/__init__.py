@@ -1,3 +1,4 @@
-"""Who is running: `identity.py` whose request this is, `caps.py` what a run may take, `loops.py` whether it turns in
-circles. Pure; identity and loops are books. No prompt text is kept, only process-keyed digests.
+"""Sessions: identity and lineage, caps, the loop guard and its ladder.
+
+Pure; `session_index.py` and `loop_guard.py` hold state. Keeps process-keyed digests, never prompt text.
 """

@@ -1,8 +1,8 @@
-"""Links by which a person lets a stopped session go on: signed, for one stop, for a while. Pure.
+"""Signed approval tokens that resume one stopped session. Pure.
 
-A token is `payload.signature`, both base64url without padding; the payload is a JSON array of the key, the session, the
-stop and the second until which it holds, the signature HMAC-SHA256 of its bytes. It works once, because the stop that it
-names is over when it was used.
+A token is `payload.signature`, both base64url without padding. The payload is a JSON array of key, session, stop id and
+expiry (seconds since the epoch); the signature is HMAC-SHA256 of its bytes. A token works once: using it ends the stop
+that it names.
 """
 
 import hmac
@@ -11,19 +11,18 @@ from binascii import Error as NotBase64
 
 import orjson
 
-# A link holds for so long (seconds).
 LINK_LIFETIME_SECONDS = 24 * 3600.0
 _TOKEN_CHARS_MAX = 2048
 
 
 def create_token(secret: bytes, key: str, session: str, stop: str, *, until: float) -> str:
-    """The token for one stop."""
+    """Create the token for one stop, valid `until` that time (seconds since the epoch)."""
     payload = orjson.dumps([key, session, stop, int(until)])
     return f"{_encode(payload)}.{_encode(_signature(secret, payload))}"
 
 
 def verify_token(secret: bytes, token: str, *, now: float) -> tuple[str, str, str] | None:
-    """(key, session, stop) of a genuine token that still holds, else None."""
+    """(key, session, stop) of a genuine, unexpired token, else None."""
     payload_text, _, signature_text = token[:_TOKEN_CHARS_MAX].partition(".")
     try:
         payload, signature = _decode(payload_text), _decode(signature_text)

@@ -1,4 +1,4 @@
-"""The session that a body names in one of its fields, as agents write it there."""
+"""Session ids that agents write into a field of the request body. Pure."""
 
 import hashlib
 import re
@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 
-# A field that holds more is no name.
+# A longer field is not an id.
 _BYTES_MAX = 4096
 _CHARS_MAX = 128
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-# Claude Code names its user and its session in one text: joined by this mark (2025), or as JSON in it.
+# Claude Code puts user and session into one string: joined by this mark (2025), or as JSON.
 _SESSION_MARK, _JSON_NAME = "_session_", "session_id"
 _DECODER = msgspec.json.Decoder()
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def session_in_body(parts: Mapping[str, msgspec.Raw], fields: Sequence[tuple[str, bool]]) -> tuple[str, str] | None:
-    """(session, field) by the first of `fields` (name, only where it is a UUID) that names one; None if none does."""
+    """(session, field) from the first of `fields` (name, UUIDs only) that holds a session id, else None."""
     for field, uuid_only in fields:
         top, _, below = field.partition(".")
         raw = parts.get(top)
@@ -34,7 +34,7 @@ def session_in_body(parts: Mapping[str, msgspec.Raw], fields: Sequence[tuple[str
 
 
 def safe_session_id(name: str) -> str:
-    """A session's id fit for headers, logs and labels; others are replaced by a digest."""
+    """The session id, or its digest where it is unfit for headers, logs and labels."""
     short = name[:_CHARS_MAX]
     if short.isascii() and short.isprintable():
         return short
@@ -50,7 +50,7 @@ def _session_id(value: Any, *, of_user: bool) -> str:
         document = _decode(value.encode(errors="replace"))
         name = document.get(_JSON_NAME) if isinstance(document, dict) else None
         return name if isinstance(name, str) else ""
-    # A user alone is no session.
+    # A user without a session part is not a session.
     return value.partition(_SESSION_MARK)[2]
 
 

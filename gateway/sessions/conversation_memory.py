@@ -1,17 +1,29 @@
-"""What happened in one conversation, and how often: digests in a few bytes each, the oldest forgotten. A book."""
+"""Counts what happened in one conversation, as digests of a few bytes each. State machine.
+
+Bounded per kind; the oldest records are dropped.
+"""
 
 from enum import IntEnum
 from typing import NamedTuple
 
-# Of each kind so many things are remembered.
+# Records kept of each kind.
 RECORDS_MAX = 64
-# 7 bytes of a digest, one of how often it happened, two each of the pauses and the news by then.
+# A record: 7 bytes of digest, 1 of count, 2 each of pause count and new-step count at the last occurrence.
 _RECORD_BYTES, _DIGEST_BYTES, _TIMES_MAX, _STAMP_MAX = 12, 7, 255, 2**16 - 1
 
 
 class OccurrenceKind(IntEnum):
-    """What is remembered: a call, with its result, up to its digits, with what was said beside it; a result of a tool; a
-    turn that followed on another; what the user said; a request that came again, a sub-agent's task."""
+    """What a record counts.
+
+    call: a tool call.
+    call_result: a call with its result.
+    call_shape: a call with its digits masked.
+    call_words: a call with the text beside it.
+    tool_result: a tool and its result, whatever the arguments.
+    turn_order: one turn following another.
+    user_message: the user's text.
+    request: a resent request, or a sub-agent's opening.
+    """
 
     call = 0
     call_result = 1
@@ -24,7 +36,12 @@ class OccurrenceKind(IntEnum):
 
 
 class Occurrences(NamedTuple):
-    """How often something happened before; how often its client had paused, and how much was new, by the last time."""
+    """Earlier occurrences of something.
+
+    seen_count: how often it happened before.
+    pause_count: pauses of the client up to the last time.
+    new_count: steps with a new result up to the last time.
+    """
 
     seen_count: int = 0
     pause_count: int = 0
@@ -35,7 +52,7 @@ NO_OCCURRENCES = Occurrences()
 
 
 class ConversationMemory:
-    """The memory of one conversation."""
+    """Occurrence counts of one conversation."""
 
     __slots__ = ("records",)
 
@@ -47,28 +64,28 @@ class ConversationMemory:
         records = self.records[kind]
         return records is not None and _find_record(records, _digest_bytes(digest)) >= 0
 
-    def record(self, kind: OccurrenceKind, digest: int, pauses: int, session_sync: int) -> Occurrences:
-        """What was known of it; remembers that it happened once more, after so many pauses and so much news."""
+    def record(self, kind: OccurrenceKind, digest: int, pause_count: int, new_count: int) -> Occurrences:
+        """Count one more occurrence, stamped with the current counts; returns the earlier occurrences."""
         key = _digest_bytes(digest)
-        stamp = (min(_STAMP_MAX, pauses) | min(_STAMP_MAX, session_sync) << 16).to_bytes(4, "little")
+        stamp = (min(_STAMP_MAX, pause_count) | min(_STAMP_MAX, new_count) << 16).to_bytes(4, "little")
         records = self.records[kind]
         if records is None:
             self.records[kind] = bytearray(key + b"\x01" + stamp)
             return NO_OCCURRENCES
-        place = _find_record(records, key)
-        if place < 0:
+        offset = _find_record(records, key)
+        if offset < 0:
             records += key + b"\x01" + stamp
             if len(records) > RECORDS_MAX * _RECORD_BYTES:
                 del records[:_RECORD_BYTES]
             return NO_OCCURRENCES
-        at = place + _DIGEST_BYTES
-        times, low, high, more, most = records[at : at + 5]
-        records[at : at + 5] = bytes((min(_TIMES_MAX, times + 1),)) + stamp
-        return Occurrences(times, low | high << 8, more | most << 8)
+        fields_offset = offset + _DIGEST_BYTES
+        times, pauses_low, pauses_high, new_low, new_high = records[fields_offset : fields_offset + 5]
+        records[fields_offset : fields_offset + 5] = bytes((min(_TIMES_MAX, times + 1),)) + stamp
+        return Occurrences(times, pauses_low | pauses_high << 8, new_low | new_high << 8)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of all records."""
         return sum(len(records) for records in self.records if records is not None)
 
 
@@ -77,7 +94,7 @@ def _digest_bytes(digest: int) -> bytes:
 
 
 def _find_record(records: bytearray, key: bytes) -> int:
-    place = records.find(key)
-    while place > 0 and place % _RECORD_BYTES:
-        place = records.find(key, place + 1)
-    return place
+    offset = records.find(key)
+    while offset > 0 and offset % _RECORD_BYTES:
+        offset = records.find(key, offset + 1)
+    return offset

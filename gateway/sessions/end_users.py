@@ -1,23 +1,23 @@
-"""Who the end user is, as far as a caller says: a name that budgets may be kept for."""
+"""End users as callers name them; budgets can be scoped to them."""
 
 import hashlib
 
 import orjson
 
 _USER_CHARS_MAX = 128
-# Users of one key in one day (UTC) that have accounts of their own.
+# Users of one key in one UTC day that get accounts of their own.
 USERS_MAX = 10_000
 OVERFLOW_USER = "~others"
 _DAY_SECONDS = 86_400
-# Claude Code writes the session behind the account in one string, new in every run (clients of 2025), or a JSON text.
+# Claude Code appends the session to the account in one string, new in every run (clients of 2025), or sends JSON.
 _SESSION_MARK = "_session_"
 _JSON_NAMES = ("account_uuid", "device_id")
 
 
 class UserLimiter:
-    """The users that each key has named today, bounded: a caller may make them up without end, and each has accounts.
+    """Bounds the end users of each key and day, since callers may invent names and each gets accounts.
 
-    Past the limit a key's further users share one.
+    Beyond the limit a key's further users share `OVERFLOW_USER`.
     """
 
     def __init__(self, most: int = USERS_MAX) -> None:
@@ -26,7 +26,7 @@ class UserLimiter:
         self._users_by_key: dict[str, set[str]] = {}
 
     def admit(self, key: str, user: str, *, now: float) -> str:
-        """The user, or the one that stands for all that are too many."""
+        """The user, or OVERFLOW_USER once the key has reached its limit for the day."""
         day = int(now) // _DAY_SECONDS
         if day != self._day:
             self._day, self._users_by_key = day, {}
@@ -39,10 +39,12 @@ class UserLimiter:
         return user
 
 
-def parse_user(told: str) -> str:
-    """The user within what was told, "" for nobody. Long names are replaced by a digest, so that none passes for
-    another by being cut."""
-    name = told.strip()
+def parse_user(text: str) -> str:
+    """The end user in a body field or header, "" if there is none.
+
+    Long names become a digest, so that truncation cannot merge two users.
+    """
+    name = text.strip()
     if name.startswith("{"):
         name = _user_in_json(name)
     name = name.partition(_SESSION_MARK)[0]

@@ -1,6 +1,6 @@
-"""What is done about a loop: which step of the ladder a request is on, and how a session is stopped and let go again.
+"""The loop ladder: which step a loop score reaches, and how a session is stopped and resumed. Pure.
 
-Each step is taken once for a session, the lowest first, one a request. Pure.
+Each step is taken once per session, the lowest first, one per request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,27 @@ from .loop_guard import SCORE_MAX, Conversation
 from .session_index import Session
 from .turn_digests import STOP_MESSAGE_PREFIX, message_ends, message_text
 
-# Conversations of one session (sub-agents, titles) that are known apart; the least recently used is forgotten.
+# Conversations kept per session (sub-agents, titles); the least recently used is dropped.
 CONVERSATIONS_MAX = 16
-# A stop is lifted after so long without a request (seconds).
+# Seconds without a request after which a stop is lifted.
 STOP_EXPIRES_SECONDS = 900.0
-# The sub-agents that a session starts have a ledger of their own, under no opening.
+# Key of the conversation that counts the sub-agents which a session starts.
 _SPAWNS_KEY = 0
 _LOOK_BACK_MESSAGES, _CONTINUED_MESSAGES_MIN = 16, 3
 _HOLDOUT_PARTS = 10_000
 
 
 class LoopState(Value, frozen=True, kw_only=True):
-    """Where a request stands: its conversation, the one that repeats itself (its own, or that of its session's
-    sub-agents), the score, its step ("" for none), whether that is taken now (`due`) and acted on, and whether the user
-    said something new."""
+    """The loop guard's result for one request.
+
+    conversation: the request's conversation.
+    repeating: the conversation with the higher score: the request's own, or that of its session's sub-agents.
+    score: loop score of `repeating`, in [0, SCORE_MAX].
+    step: ladder step reached, "" for none.
+    step_is_due: the step is taken with this request.
+    is_enforced: the step is acted on, not only observed.
+    has_new_user_input: the user's turn says something new.
+    """
 
     conversation: Conversation
     repeating: Conversation
@@ -45,32 +52,39 @@ class LoopState(Value, frozen=True, kw_only=True):
 
     @property
     def stops_session(self) -> bool:
-        """Whether the session is stopped, or held, with this request."""
+        """Whether this request stops the session or holds it for approval."""
         return self.step_is_due and self.is_enforced and self.step in ("hold", "stop")
 
 
 def observe(session: Session, request: Request, *, now: float, conversation: Conversation | None = None) -> LoopState:
-    """Read what is new in the request's conversation. `talk` is that of the answer which it continues, where known."""
+    """Read the new messages of the request's conversation and score them.
+
+    `conversation`: that of the answer which the request continues, where the provider keeps it.
+    """
     delta = conversation is not None
     if conversation is None:
         conversation = _find_conversation(session, request.messages)
-    spoken = loop_guard.read_messages(conversation, request, now=now, charge_nusd=session.charge_nusd, delta=delta)
+    has_new_input = loop_guard.read_messages(
+        conversation, request, now=now, charge_nusd=session.charge_nusd, delta=delta
+    )
     if session.stop is not None and len(request.messages) < _CONTINUED_MESSAGES_MIN:
-        # A new conversation begins: with a task that the session was not given yet, somebody has turned to it anew.
-        spoken = spoken or _task_is_new(session, conversation, request.messages)
+        # A new conversation with a task that the session was not given yet counts as new user input.
+        has_new_input = has_new_input or _task_is_new(session, conversation, request.messages)
     spawns = session.conversations_by_key.get(_SPAWNS_KEY)
-    culprit = spawns if spawns is not None and spawns.score > conversation.score else conversation
-    return LoopState(conversation=conversation, repeating=culprit, score=culprit.score, has_new_user_input=spoken)
+    repeating = spawns if spawns is not None and spawns.score > conversation.score else conversation
+    return LoopState(
+        conversation=conversation, repeating=repeating, score=repeating.score, has_new_user_input=has_new_input
+    )
 
 
 def no_loop_state() -> LoopState:
-    """Of what is no conversation."""
+    """The state of a request that has no conversation."""
     conversation = loop_guard.new_conversation()
     return LoopState(conversation=conversation, repeating=conversation)
 
 
 def record_spawn(head: Session, request: Request, *, now: float) -> None:
-    """A session of `head`'s tree begins with this request."""
+    """Record that a sub-agent of `head` starts with this request."""
     conversation = head.conversations_by_key.get(_SPAWNS_KEY)
     if conversation is None:
         head.conversations_by_key[_SPAWNS_KEY] = conversation = loop_guard.new_conversation()
@@ -78,64 +92,64 @@ def record_spawn(head: Session, request: Request, *, now: float) -> None:
 
 
 def record_sub_agent_answer(head: Session, *, now: float) -> None:
-    """A sub-agent of `head` was answered."""
+    """Record that a sub-agent of `head` was answered."""
     conversation = head.conversations_by_key.get(_SPAWNS_KEY)
     if conversation is not None:
         conversation.answered_at = now
 
 
-def take_due_step(session: Session, seen: LoopState, limits: LoopThresholds) -> LoopState:
-    """The step that is due: the lowest that was not taken yet, else the warning that stays. Takes it."""
-    if session.is_exempt or not seen.score:
-        return seen
-    acts = limits.enforce and not in_holdout(session, limits.holdout)
-    done = session.steps_taken if acts else session.steps_observed
-    reached = [step for step in LADDER_STEPS if (limits.threshold_of(step) or SCORE_MAX + 1) <= seen.score]
-    due = next((step for step in reached if step not in done), "")
+def take_due_step(session: Session, loop_state: LoopState, limits: LoopThresholds) -> LoopState:
+    """Take the lowest step that was reached and not yet taken; without one, only the warning remains."""
+    if session.is_exempt or not loop_state.score:
+        return loop_state
+    enforced = limits.enforce and not in_holdout(session, limits.holdout)
+    steps_done = session.steps_taken if enforced else session.steps_observed
+    reached = [step for step in LADDER_STEPS if (limits.threshold_of(step) or SCORE_MAX + 1) <= loop_state.score]
+    due = next((step for step in reached if step not in steps_done), "")
     if not due:
-        # What was only observed is told of for as long as it lasts; what was done is over, but for the warning.
-        shown = [step for step in reached if not acts or step == LADDER_STEPS[0]]
-        return structs.replace(seen, step=shown[-1] if shown else "")
-    if acts:
-        session.steps_taken = done | {due}
+        # A step that is only observed stays reported while its score lasts; an enforced one is over, except the warning.
+        remaining = [step for step in reached if not enforced or step == LADDER_STEPS[0]]
+        return structs.replace(loop_state, step=remaining[-1] if remaining else "")
+    if enforced:
+        session.steps_taken = steps_done | {due}
     else:
-        session.steps_observed = done | {due}
-    return structs.replace(seen, step=due, step_is_due=True, is_enforced=acts)
+        session.steps_observed = steps_done | {due}
+    return structs.replace(loop_state, step=due, step_is_due=True, is_enforced=enforced)
 
 
 def in_holdout(session: Session, share: float) -> bool:
-    """Whether the session is one of those that are only observed; the same answer in every process."""
+    """Whether the session is in the observed-only holdout; the same in every process."""
     return share > 0 and digest_texts("holdout", session.id) % _HOLDOUT_PARTS < share * _HOLDOUT_PARTS
 
 
-def stop_session(session: Session, seen: LoopState, *, id: str, at: float) -> SessionStop:
-    """Stop the session, or hold it for a human; with the evidence."""
-    held = seen.step == "hold"
-    features = evidence(session, seen.repeating, seen.score, at)
-    what = (
-        f"'{features['tool']}' came out the same {message_number(features['count'])} times"
-        if features["tool"]
-        else "nothing new happened"
+def stop_session(session: Session, loop_state: LoopState, *, id: str, at: float) -> SessionStop:
+    """Stop the session, or hold it for approval; the stop carries the evidence."""
+    held = loop_state.step == "hold"
+    details = evidence(session, loop_state.repeating, loop_state.score, at)
+    finding = (
+        f"'{details['tool']}' had the same outcome {message_number(details['count'])} times"
+        if details["tool"]
+        else "no new results"
     )
     message = (
-        f"{STOP_MESSAGE_PREFIX}: {what} in {message_number(features['turns'])} turns (score {seen.score:.2f}), at a cost of "
-        f"{plain_decimal(features['cost_usd'])} USD since it began. "
-        + ("It waits for a person to approve that it goes on." if held else "Try another approach in a new session, "
-           "or report that you are blocked; an operator can let this one go on.")
+        f"{STOP_MESSAGE_PREFIX}: {finding} in {message_number(details['turns'])} turns (score {loop_state.score:.2f}), at a cost of "
+        f"{plain_decimal(details['cost_usd'])} USD since the repetition began. "
+        + ("A person has to approve resuming it." if held else "Try another approach in a new session, "
+           "or report that you are blocked; an operator can resume this one.")
     )  # fmt: skip
     session.was_stopped = True
     session.stop = SessionStop(
         id=id,
         stopped_at=at,
-        code="loop_held" if held else "loop_stopped",
+        code="loop_approval_required" if held else "loop_stopped",
         message=message,
-        details={"session": session.id, **features},
+        details={"session": session.id, **details},
     )
     return session.stop
 
 
 def evidence(session: Session, conversation: Conversation, score: float, at: float) -> dict[str, Any]:
-    """What repeats itself, how often, since when, and what it cost. No text of anybody's."""
+    """What repeats, how often, since when, and its cost (USD); contains no prompt text."""
     return {
         "score": round(score, 2),
         "tool": conversation.repeated_tool,
@@ -149,27 +163,27 @@ def evidence(session: Session, conversation: Conversation, score: float, at: flo
 
 
 def stop_refusal(stopped: SessionStop, link: str, status: int | None) -> Refusal:
-    """What the agent is told; `link` lets a person resume the session."""
+    """The refusal for a stopped session; `link` ("" for none) lets a person resume it."""
     details: Mapping[str, Any] = {**stopped.details, "resume": link} if link else stopped.details
-    message = f"{stopped.message} To let it go on: {link}" if link else stopped.message
+    message = f"{stopped.message} To resume it: {link}" if link else stopped.message
     return Refusal(code=stopped.code, message=message, details=details, status=status)
 
 
-def lift_if_over(session: Session, seen: LoopState, *, now: float) -> bool:
-    """Whether a stop is over: the user said something new, or nobody asked for a while. Lifts it."""
+def lift_if_over(session: Session, loop_state: LoopState, *, now: float) -> bool:
+    """Lift the stop after new user input or a pause without requests; whether the session is free."""
     stopped = session.stop
     if stopped is None:
         return True
     if stopped.code == "session_killed":
         return False
-    if seen.has_new_user_input or now - session.refused_at > STOP_EXPIRES_SECONDS:
+    if loop_state.has_new_user_input or now - session.refused_at > STOP_EXPIRES_SECONDS:
         resume_session(session, note="")
         return True
     return False
 
 
 def resume_session(session: Session, *, note: str) -> None:
-    """Let the session go on, its scores at 0; the model will see `note`."""
+    """Resume the session with its scores at 0; the model receives `note`."""
     session.stop = None
     session.steps_taken = session.steps_taken - {"hold", "stop", "answer"}
     session.resume_note, session.refusals_since_stop = note, 0
@@ -179,78 +193,81 @@ def resume_session(session: Session, *, note: str) -> None:
 
 
 def kill_session(session: Session, *, id: str, at: float, why: str) -> SessionStop:
-    """Never serve the session again."""
+    """Stop the session for good."""
     session.stop = SessionStop(
-        id=id, stopped_at=at, code="session_killed", message=f"This session was ended by an operator{': ' + why if why else ''}.",
+        id=id, stopped_at=at, code="session_killed", message=f"Session ended by an operator{': ' + why if why else ''}.",
         details={"session": session.id, "calls": session.call_count},
     )  # fmt: skip
     return session.stop
 
 
 def nudge_text(conversation: Conversation) -> str:
-    """What the model is told once, where it reads its newest result."""
-    what = (
-        f"`{conversation.repeated_tool}` has now come out the same {conversation.repeat_count} times"
+    """The one-time note that is appended to the newest result or user turn."""
+    finding = (
+        f"`{conversation.repeated_tool}` has now had the same outcome {conversation.repeat_count} times"
         if conversation.repeated_tool
         else "the last steps changed nothing"
     )
-    return f"[Gateway note: {what}. Doing it again will not change that: change your approach, or say that you are blocked and why.]"
+    return f"[Gateway note: {finding}. Doing it again will not change that: change your approach, or say that you are blocked and why.]"
 
 
-FINAL_ANSWER_NOTE = "[Gateway note: tools are not available any more in this run. Answer now with what you have, and say what is left undone.]"
+FINAL_ANSWER_NOTE = "[Gateway note: tools are no longer available in this run. Answer now with what you have, and say what is left undone.]"
 
 
 def _find_conversation(session: Session, messages: Sequence[Message]) -> Conversation:
-    """The conversation that the history goes on with: the one of which most was read here, else one whose end or newest
-    answer is in it. A history that begins like another is another: many agents are given the same task."""
+    """The conversation that the history continues, or a new one.
+
+    That is the one of which most was read, else one whose end or newest answer is in the history. An equal opening
+    alone does not match, because many agents are given the same task.
+    """
     conversations = session.conversations_by_key
-    known = [
+    matching = [
         (conversation.messages_read, key)
         for key, conversation in conversations.items()
         if 0 < conversation.messages_read <= len(messages)
         and loop_guard.tail_digest(messages, conversation.messages_read) == conversation.tail_digest
     ]
-    place = max(known)[1] if known else _find_rewritten_conversation(conversations, messages)
-    talk = conversations.pop(place) if place is not None else loop_guard.new_conversation()
+    chosen = max(matching)[1] if matching else _find_rewritten_conversation(conversations, messages)
+    found = conversations.pop(chosen) if chosen is not None else loop_guard.new_conversation()
     if not conversations:
         session.conversations_by_key = conversations = {}
-    if place is None:
+    if chosen is None:
         session.conversation_count += 1
-        place = session.conversation_count
-    conversations[place] = talk
+        chosen = session.conversation_count
+    conversations[chosen] = found
     if len(conversations) > CONVERSATIONS_MAX:
         del conversations[next(key for key in conversations if key != _SPAWNS_KEY)]
-    return talk
+    return found
 
 
 def provider_conversation(session: Session, name: str) -> Conversation:
-    """The conversation that lies with the provider under this name."""
-    place = hash(("conversation", name))
-    conversation = session.conversations_by_key.get(place)
+    """The conversation that the provider stores under this name."""
+    key = hash(("conversation", name))
+    conversation = session.conversations_by_key.get(key)
     if conversation is None:
         if not session.conversations_by_key:
             session.conversations_by_key = {}
-        conversation = session.conversations_by_key[place] = loop_guard.new_conversation()
+        conversation = session.conversations_by_key[key] = loop_guard.new_conversation()
     return conversation
 
 
 def _task_is_new(session: Session, conversation: Conversation, messages: Sequence[Message]) -> bool:
-    told = turn_digests.user_text_digest(message_text(messages[-1]))
+    digest = turn_digests.user_text_digest(message_text(messages[-1]))
     return conversation.turn_count == 0 and not any(
-        one.has_seen(OccurrenceKind.user_message, told)
-        for one in session.conversations_by_key.values()
-        if one is not conversation
+        other.has_seen(OccurrenceKind.user_message, digest)
+        for other in session.conversations_by_key.values()
+        if other is not conversation
     )
 
 
 def _find_rewritten_conversation(conversations: Mapping[int, Conversation], messages: Sequence[Message]) -> int | None:
-    """Which conversation was compacted, or told differently, into this history."""
+    """Key of the conversation that was compacted or rewritten into this history."""
     if not conversations or len(messages) < _CONTINUED_MESSAGES_MIN:
         return None
     ends = range(len(messages), max(0, len(messages) - _LOOK_BACK_MESSAGES), -1)
     tails = {loop_guard.tail_digest(messages, end) for end in ends}
     answers = {loop_guard.answer_digest(messages[end - 1]) for end in ends if messages[end - 1].role == "assistant"}
-    found = [
+    matching = [
         key
         for key, conversation in conversations.items()
         if key != _SPAWNS_KEY
@@ -259,7 +276,7 @@ def _find_rewritten_conversation(conversations: Mapping[int, Conversation], mess
             or (conversation.answer_digest and conversation.answer_digest in answers)
         )
     ]
-    return found[-1] if found else None
+    return matching[-1] if matching else None
 
 
 def _opening_digest(messages: Sequence[Message]) -> int:

@@ -1,8 +1,8 @@
-"""Which conversation a request continues, by what is said in it. Pure: digests of histories and of answers.
+"""Digests of histories and answers, by which a request's conversation is recognized. Pure.
 
-A history is known by what people and the agent said in it: how long the newest of it is, and how the first and the last
-of it read. Instructions and tool results are left out, because agents rewrite the ones and elide the others. Digests
-are the same in every process, within one caller's key; no text can be read back from them.
+A history digest covers the user and assistant messages: the sizes of the newest, and both ends of the first and last
+ones. Instructions and tool results are left out, because agents rewrite the former and elide the latter. Digests are
+the same in every process within one caller's key; no text can be recovered from them.
 """
 
 from collections.abc import Iterator
@@ -13,118 +13,134 @@ from ..dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFinge
 from ..values.request import Message, Request
 from .turn_digests import beginning_of, message_ends, message_text
 
-# How many trailing answers are tried as the end of the previous request (agents may add several at once).
+# Trailing answers tried as the end of the previous request (agents may add several at once).
 ANSWERS_TRIED = 3
-# Answers that begin with less could be anybody's.
+# A shorter beginning does not identify an answer.
 _DISTINCTIVE_CHARS_MIN = 40
-# Shorter ids of calls are counted up by clients.
+# Shorter call ids may be counters of the client.
 _CALL_ID_CHARS_MIN = 8
 _THINKING_TAG = "<think"
 _DIGEST_BYTES = 8
-# How many messages are looked at: at the beginning, of the newest, and of the newest before an answer.
+# Messages considered: the first, the newest, and the newest before an answer.
 _FIRST_MESSAGES, _NEWEST_MESSAGES, _COMPARED_MESSAGES = 2, 40, 32
-_SPOKEN_ROLES = ("user", "assistant")
+_CHAT_ROLES = ("user", "assistant")
 
 
 class History:
-    """One request's history, taken in once; costs no more for a long one."""
+    """One request's history, read once; bounded work however long it is."""
 
     def __init__(self, key: str, request: Request) -> None:
         self._key = key
         self._messages, self._sizes = request.messages, request.sizes
         messages = self._messages
-        # The newest of what was spoken, the newest first, and where the agent's answers stand among it.
+        # Indices of user and assistant messages: the first ones, and the newest, newest first.
         if len(messages) <= _NEWEST_MESSAGES:
-            spoken = [at for at, message in enumerate(messages) if message.role in _SPOKEN_ROLES]
-            self._first_places, self._newest_places = spoken[:_FIRST_MESSAGES], spoken[::-1]
+            indices = [index for index, message in enumerate(messages) if message.role in _CHAT_ROLES]
+            self._first_indices, self._newest_indices = indices[:_FIRST_MESSAGES], indices[::-1]
         else:
-            places = range(len(messages))
-            self._first_places = list(
-                islice((at for at in places if messages[at].role in _SPOKEN_ROLES), _FIRST_MESSAGES)
+            every_index = range(len(messages))
+            self._first_indices = list(
+                islice((index for index in every_index if messages[index].role in _CHAT_ROLES), _FIRST_MESSAGES)
             )
-            self._newest_places = list(
-                islice((at for at in reversed(places) if messages[at].role in _SPOKEN_ROLES), _NEWEST_MESSAGES)
+            self._newest_indices = list(
+                islice(
+                    (index for index in reversed(every_index) if messages[index].role in _CHAT_ROLES), _NEWEST_MESSAGES
+                )
             )
-        self._answer_places = [at for at in self._newest_places if messages[at].role == "assistant"][:ANSWERS_TRIED]
-        self._ends_by_place: dict[int, str] = {}
+        self._answer_indices = [index for index in self._newest_indices if messages[index].role == "assistant"][
+            :ANSWERS_TRIED
+        ]
+        self._ends_by_index: dict[int, str] = {}
         self._earlier_requests: list[tuple[int, Message]] = []
         self.digest = self._digest(len(messages))
-        self.is_opening = not self._answer_places
+        self.is_opening = not self._answer_indices
 
     def earlier_requests(self) -> Iterator[tuple[int, Message]]:
-        """(digest, answer): the requests that this one may continue, and what was answered to them; newest first."""
-        answers = [at for at in self._answer_places if at > self._first_places[0]]
-        for number, at in enumerate(answers):
+        """(digest, answer) of the requests that this one may continue, newest first."""
+        answers = [index for index in self._answer_indices if index > self._first_indices[0]]
+        for number, index in enumerate(answers):
             if number == len(self._earlier_requests):
-                self._earlier_requests.append((self._digest(at), self._messages[at]))
+                self._earlier_requests.append((self._digest(index), self._messages[index]))
             yield self._earlier_requests[number]
 
     def _digest(self, count: int) -> int:
-        """Of the first `count` messages: how many they are, how the first read, how long the newest are, and how the last
-        two read."""
+        """Digest of the first `count` messages: their count, the sizes of the newest, and the ends of the first and
+        last ones."""
         newest = (
-            self._newest_places if count == len(self._messages) else [at for at in self._newest_places if at < count]
+            self._newest_indices
+            if count == len(self._messages)
+            else [index for index in self._newest_indices if index < count]
         )
-        if len(newest) < _COMPARED_MESSAGES and len(self._newest_places) == _NEWEST_MESSAGES:
-            # Further back than the window: the request that was answered ends there.
+        if len(newest) < _COMPARED_MESSAGES and len(self._newest_indices) == _NEWEST_MESSAGES:
+            # The answered request ends further back than the window.
             newest = list(
                 islice(
-                    (at for at in range(count - 1, -1, -1) if self._messages[at].role in _SPOKEN_ROLES),
+                    (index for index in range(count - 1, -1, -1) if self._messages[index].role in _CHAT_ROLES),
                     _COMPARED_MESSAGES,
                 )
             )
         newest = newest[:_COMPARED_MESSAGES]
-        places = sorted({*[at for at in self._first_places if at < count], *newest[:2]})
-        told = "\0".join(
-            [self._key, str(count), str([self._sizes[at] for at in newest]), *[self._message_ends(at) for at in places]]
+        indices = sorted({*[index for index in self._first_indices if index < count], *newest[:2]})
+        text = "\0".join(
+            [
+                self._key,
+                str(count),
+                str([self._sizes[index] for index in newest]),
+                *[self._message_ends(index) for index in indices],
+            ]
         )
-        digest = blake2b(told.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest()
+        digest = blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest()
         return int.from_bytes(digest, "little")
 
-    def _message_ends(self, at: int) -> str:
-        found = self._ends_by_place.get(at)
-        if found is None:
-            found = self._ends_by_place[at] = message_ends(self._messages[at])
-        return found
+    def _message_ends(self, index: int) -> str:
+        ends = self._ends_by_index.get(index)
+        if ends is None:
+            ends = self._ends_by_index[index] = message_ends(self._messages[index])
+        return ends
 
 
-def answer_digests(key: str, said: AnswerFingerprint) -> list[int]:
-    """Under which an answer is known: by its first call where that has an id of its own, else by how it begins; none if
-    it could be anybody's."""
-    if len(said.call_id) >= _CALL_ID_CHARS_MIN:
-        return [digest_texts(key, "call", said.call_id)]
-    for beginning in (said.text, said.call):
+def answer_digests(key: str, answer: AnswerFingerprint) -> list[int]:
+    """Digests that identify an answer: by its first call's id, else by its beginning; empty if neither is distinctive."""
+    if len(answer.call_id) >= _CALL_ID_CHARS_MIN:
+        return [digest_texts(key, "call", answer.call_id)]
+    for beginning in (answer.text, answer.call):
         if len(beginning) >= _DISTINCTIVE_CHARS_MIN:
             return [digest_texts(key, "said", beginning[:FINGERPRINT_CHARS_DEFAULT])]
     return []
 
 
 def answer_beginning(message: Message) -> AnswerFingerprint:
-    """How an answer in a history begins."""
+    """The fingerprint of an answer in a history."""
     return beginning_of(message_text(message), message.tool_calls)
 
 
 def digest_texts(*parts: str) -> int:
-    """One number for these texts, none of which passes for two."""
+    """One 64-bit digest of these texts, with their boundaries."""
     text = "\0".join([f"{len(part)}:{part}" for part in parts])
     return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest(), "little")
 
 
-def answers_match(heard: AnswerFingerprint, said: AnswerFingerprint) -> bool | None:
-    """Whether what was heard of an answer is what a history says; None if that cannot be told. Where a call was heard,
-    so were its id and all words before it."""
-    if heard.text.lstrip().startswith(_THINKING_TAG):
-        # Agents leave out of the history what the model thought aloud.
+def answers_match(answer: AnswerFingerprint, history_answer: AnswerFingerprint) -> bool | None:
+    """Whether a recorded answer is the one in a history; None if undecidable.
+
+    A recorded call implies that its id and all text before it were recorded.
+    """
+    if answer.text.lstrip().startswith(_THINKING_TAG):
+        # Agents drop the model's visible reasoning from the history.
         return None
-    if len(heard.call_id) >= _CALL_ID_CHARS_MIN and (heard.call_id == said.call_id or heard.call_id in said.text):
-        # Some agents tell their calls again in words.
+    if len(answer.call_id) >= _CALL_ID_CHARS_MIN and (
+        answer.call_id == history_answer.call_id or answer.call_id in history_answer.text
+    ):
+        # Some agents repeat their calls as text.
         return True
-    if heard.call and (heard.call_id != said.call_id or bool(heard.text.strip()) != bool(said.text.strip())):
+    if answer.call and (
+        answer.call_id != history_answer.call_id or bool(answer.text.strip()) != bool(history_answer.text.strip())
+    ):
         return False
-    told: bool | None = None
-    for one, other in ((heard.text.strip(), said.text.strip()), (heard.call, said.call)):
-        length = min(len(one), len(other))
-        if one[:length] != other[:length] or (bool(one) > bool(other)):
+    matches: bool | None = None
+    for recorded, sent in ((answer.text.strip(), history_answer.text.strip()), (answer.call, history_answer.call)):
+        length = min(len(recorded), len(sent))
+        if recorded[:length] != sent[:length] or (bool(recorded) > bool(sent)):
             return False
-        told = told or bool(length) or None
-    return told
+        matches = matches or bool(length) or None
+    return matches

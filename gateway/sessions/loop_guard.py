@@ -1,12 +1,11 @@
-"""The loop guard: a ledger of what is new in a conversation, and a score that grows when nothing is. A book.
+"""The loop guard: scores a conversation by how often its turns repeat without new results. State machine.
 
-Every turn of the agent is weighed: what it did before with the same outcome adds to the score, the more the oftener and
-the more exactly it repeats itself; what is new takes some off, the floor is 0. So long healthy work does not accumulate,
-and a circle of any length does. A new turn of the user's starts afresh. Waiting between polls counts in their favour,
-and so does what was tried between two looks at the same thing.
-Costs what the new messages cost to read; keeps digests only, bounded.
+Every agent turn changes the score: a step that had the same outcome before adds to it, the more often and the more
+exactly the more; a new result subtracts, down to 0. Long healthy work therefore does not accumulate, and a cycle of any
+length does. New user input resets the score. Pauses between polls, and other steps between two looks at the same thing,
+reduce what is added. The cost is that of reading the new messages; only bounded digests are kept.
 
-Weights and levels are set on recorded sessions (`penstock eval loops`, docs/sessions.md says on which).
+Weights and thresholds are set on recorded sessions (`penstock eval loops`, see docs/sessions.md).
 """
 
 from collections.abc import Sequence
@@ -19,56 +18,68 @@ from . import turn_digests
 from .conversation_memory import ConversationMemory, OccurrenceKind, Occurrences
 from .turn_digests import CallDigest, StepDigest, TurnDigest, message_ends, message_text
 
-# Of a history that was never seen before (after a restart), only the newest messages are read, and what they add is
-# bounded: how much time passed between its turns is not known, so they may all have been polls.
+# Of an unseen history (after a restart) only the newest messages are read, and their score is bounded: the time between
+# its turns is unknown, so all of them may have been polls.
 FIRST_READ_MESSAGES, FIRST_SCORE_MAX = 40, 3.5
 SCORE_MAX = 20.0
-# A system prompt and a question: shorter histories hold no turn of the agent's.
+# A system prompt and a question; shorter histories hold no agent turn.
 _OPENING_MESSAGES = 3
-# Words of the agent, one after the other, that are looked at for near duplicates.
+# Recent signatures of agent and user text that are compared for near duplicates.
 _AGENT_SIGNATURES_MAX, _USER_SIGNATURES_MAX = 12, 4
 _SAME_WORDS_SHARE = 0.6
-# How far back the end of what was read is looked for in a history that was rewritten.
+# Messages searched backwards for the last read position in a rewritten history.
 LOOK_BACK_MESSAGES = 64
 
-# What a turn adds. A step whose call brought the same result before: the second time may be an oversight, unless it
-# follows on the same step as before; in a circle of several steps it is none, nor where it fails every time.
+# What a turn adds. A step whose call had the same result before: the first repeat may be an oversight, unless it follows
+# the same step as before; a cycle of several steps, or a repeated failure, is not an oversight.
 _REPEAT_FIRST, _REPEAT, _CYCLE, _REPEAT_FAILED = 0.5, 1.0, 1.4, 1.25
-# An agent that says something else beside it each time still thinks, less so in a circle; one that said the very same
-# before thinks less, and one that says nothing else for some turns in a row stands still for good.
+# New text beside the repeated call weighs less, more so outside a cycle; the same text weighs more, and identical turns
+# in a row weigh most.
 _REPEAT_NEW_WORDS, _CYCLE_NEW_WORDS = 0.73, 1.2
 _REPEAT_SAME_WORDS, _IDENTICAL_TURNS, _IDENTICAL_TURNS_MIN = 0.85, 1.25, 5
-# The same call with another result is news (a page, a poll that gets on), unless it only fails in another way. Another
-# call with a failure that was seen before is none, and from the fourth time on it is a habit.
+# The same call with another result is progress (a page, an advancing poll), unless it only fails differently. Another
+# call with a known failure is not progress, and weighs more from the fourth time on.
 _KNOWN_CALL_NEW_RESULT, _FAILED_RETRY = -0.15, 0.6
 _SAME_FAILURE, _SAME_FAILURE_FREQUENT, _FREQUENT_MIN = 0.6, 1.0, 4
-# What comes out the same after a pause of the client's, or after other things were tried, leads to no more than this.
+# The same result after a client pause (poll), or after other new results (recheck), raises the score only to this.
 _POLL, _RECHECK, _POLL_SCORE_MAX = 0.25, 0.5, 2.0
-# Another call whose result says no more than it did before ("File updated"), and one that brings something new.
+# Another call with a known result ("File updated"), and one with a new result.
 _NEW_CALL_KNOWN_RESULT, _NEW_CALL_NEW_RESULT = -0.25, -0.7
-# The user's turn says what it said before (an auto-reply), and the agent makes no call: where both repeat themselves,
-# where the reply is longer than what people say to let an agent go on, and, of an agent with tools, otherwise.
+# The user's turn repeats (an auto-reply) and the agent makes no call: both repeat; the reply is longer than a person's
+# usual "continue"; a shorter reply to an agent with tools.
 _MUTUAL_REPEAT, _AUTO_REPLY, _SHORT_REPLY, _SHORT_REPLY_CHARS = 1.25, 1.0, 0.6, 24
-# The very same request once more, after it was answered: in the middle of a conversation, and at its opening, which
-# batch work sends many times: that leads to no more than a warning.
+# The same request again after it was answered: within a conversation, and at its opening. Batch work resends openings,
+# so those lead to a warning at most.
 _RESENT, _RESENT_OPENING, _RESENT_OPENING_SCORE_MAX = 1.0, 0.25, 3.5
-# A sub-agent is started with what an earlier one was started with, after that one was answered.
+# A sub-agent starts with the opening of an earlier one that was already answered.
 _REPEATED_SPAWN = 0.5
-# Longer than this between two of the same request is no storm of them (seconds).
+# Identical requests further apart than this are not a storm (seconds).
 _STORM_SECONDS = 600.0
-# A client that waits at least so long before it asks again is polling (seconds).
+# A client that waits at least this long between requests is polling (seconds).
 POLL_SECONDS = 20.0
 
 
 class Conversation(msgspec.Struct, eq=False):
-    """What is known of one conversation.
+    """The loop guard's state of one conversation.
 
-    `read` messages were read, which ended in `tail`, the newest answer among them being `answer`, in a request with the
-    digest `sent`; `read_at` and `answered_at` are when (seconds). `pauses` is how often the client waited before its next
-    request, as one that polls (`told_pauses`: by the last auto-reply), `news` how many steps brought something new.
-    `since_*` say when the score last left 0: at which turn, time, and charge of the session. `tool` and `count` are what
-    was repeated most lately, `frozen` how often in a row the very same turn came. `pending` are the calls of an answer
-    whose results will come without it.
+    memory: occurrence counts.
+    messages_read: messages read so far.
+    tail_digest: digest of the end of what was read.
+    answer_digest: digest of the newest answer read, 0 for none.
+    request_digest: digest of the newest request.
+    turn_count: agent turns scored.
+    score: loop score, in [0, SCORE_MAX].
+    read_at, answered_at: newest request and newest answer, seconds since the epoch.
+    pause_count: pauses of at least POLL_SECONDS before a request.
+    pauses_at_reply: `pause_count` at the newest auto-reply.
+    new_count: steps with a new result.
+    agent_signatures, user_signatures: word signatures of recent texts.
+    last_turn_digest, last_steps_digest, last_calls_digest: digests of the newest turn with calls.
+    identical_turns: identical turns in a row.
+    has_tools: the conversation uses tools.
+    repeated_tool, repeat_count: the newest repetition and how often it occurred.
+    since_turn, since_at, since_nusd: turn, time and session charge at which the score last left 0.
+    pending_calls: calls of a provider-stored answer whose results arrive without it.
     """
 
     memory: ConversationMemory
@@ -97,18 +108,23 @@ class Conversation(msgspec.Struct, eq=False):
     since_nusd: int = 0
     pending_calls: tuple[CallDigest, ...] = ()
 
-    def has_seen(self, kind: OccurrenceKind, *what: object) -> bool:
+    def has_seen(self, kind: OccurrenceKind, *parts: object) -> bool:
         """Whether this happened before."""
-        return self.memory.has_seen(kind, hash(what))
+        return self.memory.has_seen(kind, hash(parts))
 
-    def record(self, kind: OccurrenceKind, *what: object) -> Occurrences:
-        """What was known of it; remembers that it happened once more."""
-        return self.memory.record(kind, hash(what), self.pause_count, self.new_count)
+    def record(self, kind: OccurrenceKind, *parts: object) -> Occurrences:
+        """Count one more occurrence; returns the earlier ones."""
+        return self.memory.record(kind, hash(parts), self.pause_count, self.new_count)
 
 
 class _Predecessor(Enum):
-    """What a turn comes right after: itself, the same calls with another outcome, a turn that it followed on before, or
-    something else."""
+    """How a turn relates to the one before it.
+
+    same_turn: the same calls with the same results.
+    same_calls_new_result: the same calls with other results.
+    known_order: a turn that it followed before.
+    other: anything else.
+    """
 
     same_turn = 1
     same_calls_new_result = 2
@@ -117,17 +133,17 @@ class _Predecessor(Enum):
 
 
 def new_conversation() -> Conversation:
-    """A conversation of which nothing is known."""
+    """An empty conversation."""
     return Conversation(ConversationMemory())
 
 
 def read_messages(
     conversation: Conversation, request: Request, *, now: float, charge_nusd: int = 0, delta: bool = False
 ) -> bool:
-    """Read what is new in the request's history and move the score; True if the user said something new.
+    """Score what is new in the request's history; True if the user's turn says something new.
 
-    `charge_nusd` is what the session was charged so far, for the evidence. `delta`: the provider keeps the conversation,
-    the request brings only what is new.
+    `charge_nusd`: the session's charge so far, kept as evidence. `delta`: the provider stores the conversation and the
+    request carries only the new messages.
     """
     messages, first = request.messages, conversation.messages_read == 0
     if first and not delta and len(messages) < _OPENING_MESSAGES and messages[-1].role == "user":
@@ -135,17 +151,19 @@ def read_messages(
         return False
     idle = 0.0 if first else max(0.0, now - max(conversation.read_at, conversation.answered_at))
     conversation.pause_count += idle >= POLL_SECONDS
-    start, spoken = _instructions_end(messages) if delta else _first_unread(conversation, messages), False
+    start, has_new_input = _instructions_end(messages) if delta else _first_unread(conversation, messages), False
     if start < len(messages):
         conversation.has_tools = (
-            conversation.has_tools or bool(request.tool_names) or any(one.role == "tool" for one in messages[start:])
+            conversation.has_tools
+            or bool(request.tool_names)
+            or any(message.role == "tool" for message in messages[start:])
         )
         for turn in turn_digests.digest_turns(
             messages, start, tooled=conversation.has_tools, pending=conversation.pending_calls
         ):
-            change, said = _score_turn(conversation, turn)
-            _set_score(conversation, 0.0 if said else max(0.0, conversation.score + change), now, charge_nusd)
-            spoken = spoken or said
+            change, is_new_input = _score_turn(conversation, turn)
+            _set_score(conversation, 0.0 if is_new_input else max(0.0, conversation.score + change), now, charge_nusd)
+            has_new_input = has_new_input or is_new_input
         if first:
             conversation.score = min(conversation.score, FIRST_SCORE_MAX)
     elif (
@@ -163,12 +181,12 @@ def read_messages(
     )
     newest = next((message for message in reversed(messages) if message.role == "assistant"), None)
     conversation.answer_digest = answer_digest(newest) if newest is not None else 0
-    # Of a history that is seen for the first time nobody knows when it was said.
-    return spoken and not first
+    # The age of the turns in a first-seen history is unknown.
+    return has_new_input and not first
 
 
 def _read_opening(conversation: Conversation, request: Request, now: float) -> None:
-    """A conversation begins: nothing has happened yet that could repeat itself."""
+    """Read a conversation's opening, which holds no turn to score."""
     messages = request.messages
     conversation.record(OccurrenceKind.user_message, turn_digests.user_text_digest(message_text(messages[-1])))
     conversation.request_digest = _request_digest(request)
@@ -180,7 +198,7 @@ def _read_opening(conversation: Conversation, request: Request, now: float) -> N
 
 
 def reset_conversation(conversation: Conversation) -> None:
-    """Begin anew: somebody has let the session go on."""
+    """Reset the score and counts of a resumed session."""
     (
         conversation.memory,
         conversation.score,
@@ -197,7 +215,7 @@ def reset_conversation(conversation: Conversation) -> None:
 
 
 def record_spawn(conversation: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
-    """A sub-agent was started with this opening: the ledger of its root's sub-agents."""
+    """Score the start of a sub-agent with this opening, in the conversation of its root's sub-agents."""
     before = conversation.record(OccurrenceKind.request, opening).seen_count
     if before and conversation.answered_at >= conversation.read_at:
         conversation.repeated_tool, conversation.repeat_count = "sub-agent", before + 1
@@ -208,18 +226,18 @@ def record_spawn(conversation: Conversation, opening: int, *, now: float, charge
 
 
 def tail_digest(messages: Sequence[Message], end: int) -> int:
-    """Digest of how a history ends at `end`: of its last two messages."""
-    told = []
+    """Digest of the two messages before `end`."""
+    parts = []
     for message in messages[max(0, end - 2) : end]:
-        wanted = message.tool_call_id
-        told.append((message.role, message_text(message)[-256:], wanted if isinstance(wanted, str) else ""))
-    return hash(tuple(told))
+        call_id = message.tool_call_id
+        parts.append((message.role, message_text(message)[-256:], call_id if isinstance(call_id, str) else ""))
+    return hash(tuple(parts))
 
 
 def _score_resent_request(
     conversation: Conversation, messages: Sequence[Message], idle: float, now: float, charge_nusd: int
 ) -> None:
-    """Nothing is new, though the request was answered."""
+    """Score a request without new messages that was already answered."""
     opening = not any(message.role == "assistant" for message in messages)
     change = _RESENT_OPENING if opening else _RESENT
     if idle >= POLL_SECONDS:
@@ -244,21 +262,24 @@ def _set_score(conversation: Conversation, score: float, now: float, charge_nusd
 
 
 def _request_digest(request: Request) -> int:
-    """Digest of a request that tells it from others with the same end."""
+    """Digest that separates a request from others with the same end."""
     messages, sizes = request.messages, request.sizes
     return hash((len(sizes), sum(sizes), message_ends(messages[0]), message_text(messages[-1])))
 
 
 def _instructions_end(messages: Sequence[Message]) -> int:
-    """Where a request begins after its instructions."""
+    """Index of the first message after the instructions."""
     return next(
         (at for at, message in enumerate(messages) if message.role not in ("system", "developer")), len(messages)
     )
 
 
 def _first_unread(conversation: Conversation, messages: Sequence[Message]) -> int:
-    """Where in the history the unread begins. A history that was rewritten (compacted, elided) is read on from where
-    its known end now lies, else from the answer after the newest known one."""
+    """Index of the first unread message.
+
+    A rewritten (compacted, elided) history is read from where its known end is now, else from the answer after the
+    newest known one.
+    """
     count, seen = len(messages), conversation.messages_read
     if not seen:
         return _turn_start(messages, max(0, count - FIRST_READ_MESSAGES))
@@ -287,56 +308,61 @@ def _turn_start(messages: Sequence[Message], start: int) -> int:
 
 
 def _score_turn(conversation: Conversation, turn: TurnDigest) -> tuple[float, bool]:
-    """What a turn adds to the score, and whether the user said something new after it."""
+    """(score change of a turn, whether the user's reply to it says something new)."""
     conversation.turn_count += 1
-    told = turn.user_digest if conversation.has_tools else turn.user_digest_exact
-    told_before = turn.user_digest is not None and (
-        conversation.record(OccurrenceKind.user_message, told).seen_count > 0 or turn.holds_refusal
+    digest = turn.user_digest if conversation.has_tools else turn.user_digest_exact
+    is_repeated_input = turn.user_digest is not None and (
+        conversation.record(OccurrenceKind.user_message, digest).seen_count > 0 or turn.holds_refusal
     )
     if turn.user_digest is not None and conversation.has_tools:
-        # What an agent's harness says after every step differs in a few words; what people say, in most.
-        told_before = _is_near_duplicate(turn.user_signature, conversation.user_signatures) or told_before
+        # A harness prompt after every step differs in a few words, a person's message in most.
+        is_repeated_input = _is_near_duplicate(turn.user_signature, conversation.user_signatures) or is_repeated_input
         conversation.user_signatures = (*conversation.user_signatures[1 - _USER_SIGNATURES_MAX :], turn.user_signature)
-    new_words = conversation.has_tools and turn.user_digest is not None and not told_before
+    has_new_input = conversation.has_tools and turn.user_digest is not None and not is_repeated_input
     if not turn.steps:
-        return _score_text_turn(conversation, turn, told_before), new_words
-    done = hash(tuple([(step.call_digest, step.result_digest) for step in turn.steps]))
-    after, frozen = (
-        _predecessor(conversation, turn.steps, done),
-        _count_identical_turns(conversation, done, turn.words_digest),
+        return _score_text_turn(conversation, turn, is_repeated_input), has_new_input
+    steps_digest = hash(tuple([(step.call_digest, step.result_digest) for step in turn.steps]))
+    predecessor, identical_turns = (
+        _predecessor(conversation, turn.steps, steps_digest),
+        _count_identical_turns(conversation, steps_digest, turn.words_digest),
     )
-    # Calls made side by side do not repeat one another.
+    # Parallel calls do not repeat one another.
     pairs = {(step.call_digest, step.result_digest): step for step in turn.steps}
-    weights = [_score_step(conversation, step, turn.words_digest, after, frozen) for step in pairs.values()]
-    return sum(weights) / len(weights), new_words
+    weights = [
+        _score_step(conversation, step, turn.words_digest, predecessor, identical_turns) for step in pairs.values()
+    ]
+    return sum(weights) / len(weights), has_new_input
 
 
-def _predecessor(conversation: Conversation, made: Sequence[StepDigest], done: int) -> _Predecessor:
-    before, conversation.last_steps_digest = conversation.last_steps_digest, done
-    asked, conversation.last_calls_digest = (
+def _predecessor(conversation: Conversation, steps: Sequence[StepDigest], steps_digest: int) -> _Predecessor:
+    previous_steps, conversation.last_steps_digest = conversation.last_steps_digest, steps_digest
+    previous_calls, conversation.last_calls_digest = (
         conversation.last_calls_digest,
-        hash(tuple([step.call_digest for step in made])),
+        hash(tuple([step.call_digest for step in steps])),
     )
-    if before == done:
+    if previous_steps == steps_digest:
         return _Predecessor.same_turn
-    if conversation.record(OccurrenceKind.turn_order, before, done).seen_count:
+    if conversation.record(OccurrenceKind.turn_order, previous_steps, steps_digest).seen_count:
         return _Predecessor.known_order
-    return _Predecessor.same_calls_new_result if asked == conversation.last_calls_digest else _Predecessor.other
+    return (
+        _Predecessor.same_calls_new_result if previous_calls == conversation.last_calls_digest else _Predecessor.other
+    )
 
 
-def _count_identical_turns(conversation: Conversation, done: int, words: int) -> int:
-    """How often in a row the very same turn came, words and all; 0 for an agent that says nothing, of which less is
-    known."""
-    digest = hash((words, done))
+def _count_identical_turns(conversation: Conversation, steps_digest: int, words_digest: int) -> int:
+    """Identical turns in a row, text included; 0 for a turn without text."""
+    digest = hash((words_digest, steps_digest))
     conversation.identical_turns = (
-        conversation.identical_turns + 1 if digest == conversation.last_turn_digest and words else 0
+        conversation.identical_turns + 1 if digest == conversation.last_turn_digest and words_digest else 0
     )
     conversation.last_turn_digest = digest
     return conversation.identical_turns
 
 
-def _score_step(conversation: Conversation, step: StepDigest, words: int, after: _Predecessor, frozen: int) -> float:
-    """What one step adds, by what of it happened before, and by what happened since then."""
+def _score_step(
+    conversation: Conversation, step: StepDigest, words_digest: int, predecessor: _Predecessor, identical_turns: int
+) -> float:
+    """Score change of one step, by its earlier occurrences and what happened since."""
     call = conversation.record(OccurrenceKind.call, step.call_digest)
     if not conversation.has_seen(OccurrenceKind.call_result, step.call_digest, step.result_digest) and not (
         step.failed and call.seen_count
@@ -344,57 +370,66 @@ def _score_step(conversation: Conversation, step: StepDigest, words: int, after:
         conversation.new_count += 1
     pair = conversation.record(OccurrenceKind.call_result, step.call_digest, step.result_digest)
     outcome = conversation.record(OccurrenceKind.tool_result, step.tool, step.result_digest)
-    said_so = conversation.record(OccurrenceKind.call_words, step.call_digest, words).seen_count > 0 if words else False
-    shaped = (
+    same_words = (
+        conversation.record(OccurrenceKind.call_words, step.call_digest, words_digest).seen_count > 0
+        if words_digest
+        else False
+    )
+    same_shape = (
         False if call.seen_count else conversation.record(OccurrenceKind.call_shape, step.shape_digest).seen_count > 0
     )
     if pair.seen_count:
         conversation.repeated_tool, conversation.repeat_count = step.tool, pair.seen_count + 1
-        change = _score_repeated_step(pair, step, words, said_so, after, frozen)
-        circling = after in (_Predecessor.same_turn, _Predecessor.known_order)
-        if conversation.pause_count > pair.pause_count or (conversation.new_count > pair.new_count and not circling):
-            # A poll, or a look at how other things came out.
+        change = _score_repeated_step(pair, step, words_digest, same_words, predecessor, identical_turns)
+        in_cycle = predecessor in (_Predecessor.same_turn, _Predecessor.known_order)
+        if conversation.pause_count > pair.pause_count or (conversation.new_count > pair.new_count and not in_cycle):
+            # A poll, or a recheck after other results.
             limit = _POLL if conversation.pause_count > pair.pause_count else _RECHECK
             return min(change, limit) if conversation.score < _POLL_SCORE_MAX else 0.0
         return change
     if call.seen_count:
-        if step.failed and after is _Predecessor.same_calls_new_result:
+        if step.failed and predecessor is _Predecessor.same_calls_new_result:
             conversation.repeated_tool, conversation.repeat_count = step.tool, call.seen_count + 1
             return _FAILED_RETRY if conversation.pause_count == call.pause_count else 0.0
         return _KNOWN_CALL_NEW_RESULT
-    if step.failed and (outcome.seen_count or shaped):
+    if step.failed and (outcome.seen_count or same_shape):
         conversation.repeated_tool, conversation.repeat_count = step.tool, outcome.seen_count + 1
         return _SAME_FAILURE_FREQUENT if outcome.seen_count >= _FREQUENT_MIN - 1 else _SAME_FAILURE
     return _NEW_CALL_KNOWN_RESULT if outcome.seen_count else _NEW_CALL_NEW_RESULT
 
 
 def _score_repeated_step(
-    pair: Occurrences, step: StepDigest, words: int, said_so: bool, after: _Predecessor, frozen: int
+    pair: Occurrences,
+    step: StepDigest,
+    words_digest: int,
+    same_words: bool,
+    predecessor: _Predecessor,
+    identical_turns: int,
 ) -> float:
-    """What a step adds that had the same outcome before."""
-    if words:
-        if not said_so:
-            return _CYCLE_NEW_WORDS if after is _Predecessor.known_order else _REPEAT_NEW_WORDS
-        return _IDENTICAL_TURNS if frozen >= _IDENTICAL_TURNS_MIN else _REPEAT_SAME_WORDS
-    if after is _Predecessor.same_turn:
+    """Score change of a step that had the same outcome before."""
+    if words_digest:
+        if not same_words:
+            return _CYCLE_NEW_WORDS if predecessor is _Predecessor.known_order else _REPEAT_NEW_WORDS
+        return _IDENTICAL_TURNS if identical_turns >= _IDENTICAL_TURNS_MIN else _REPEAT_SAME_WORDS
+    if predecessor is _Predecessor.same_turn:
         return _REPEAT_FAILED if step.failed else _REPEAT
-    if after is _Predecessor.known_order:
+    if predecessor is _Predecessor.known_order:
         return _CYCLE
     return _REPEAT_FIRST if pair.seen_count == 1 else _REPEAT
 
 
 def _is_near_duplicate(signature: int, others: Sequence[int]) -> bool:
-    """Whether most words are those of another."""
+    """Whether the signature shares most words with one of the others."""
     return bool(signature) and any(
-        (signature & one).bit_count() >= _SAME_WORDS_SHARE * (signature | one).bit_count() for one in others
+        (signature & other).bit_count() >= _SAME_WORDS_SHARE * (signature | other).bit_count() for other in others
     )
 
 
-def _score_text_turn(conversation: Conversation, turn: TurnDigest, told_before: bool) -> float:
-    """What a turn without calls adds."""
+def _score_text_turn(conversation: Conversation, turn: TurnDigest, is_repeated_input: bool) -> float:
+    """Score change of a turn without calls."""
     if turn.user_digest is None or not turn.has_answer:
         return 0.0
-    near, same = (
+    near_duplicate, same_words = (
         _is_near_duplicate(turn.agent_signature, conversation.agent_signatures),
         conversation.record(OccurrenceKind.call_words, turn.words_digest).seen_count > 0,
     )
@@ -403,20 +438,20 @@ def _score_text_turn(conversation: Conversation, turn: TurnDigest, told_before: 
             *conversation.agent_signatures[1 - _AGENT_SIGNATURES_MAX :],
             turn.agent_signature,
         )
-    if not told_before:
-        # Who is told something new may well answer in the same words.
+    if not is_repeated_input:
+        # New user input may well get an answer in the same words.
         return 0.0 if conversation.has_tools else _NEW_CALL_NEW_RESULT
     conversation.repeated_tool, conversation.repeat_count = (
         "reply",
         max(2, conversation.repeat_count + 1 if conversation.repeated_tool == "reply" else 2),
     )
     if turn.user_chars >= _SHORT_REPLY_CHARS:
-        change = _MUTUAL_REPEAT if near else _AUTO_REPLY
+        change = _MUTUAL_REPEAT if near_duplicate else _AUTO_REPLY
     else:
-        # People answer many questions with a word, and let an agent go on with one.
-        change = _MUTUAL_REPEAT if same else _SHORT_REPLY if conversation.has_tools else 0.0
+        # People answer many questions, and continue an agent, with one word.
+        change = _MUTUAL_REPEAT if same_words else _SHORT_REPLY if conversation.has_tools else 0.0
     if conversation.pause_count > conversation.pauses_at_reply:
-        # A person takes a while.
+        # A pause suggests a person.
         change = min(change, _POLL) if conversation.score < _POLL_SCORE_MAX else 0.0
     conversation.pauses_at_reply = conversation.pause_count
     return change

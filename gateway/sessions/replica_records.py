@@ -1,4 +1,4 @@
-"""A session as replicas tell it one another: what was done to it, and where it belongs. No counters, no text."""
+"""Session records that replicas exchange: lineage, caps, ladder steps and stops; no counters, no prompt text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from .session_index import Session, SessionIndex
 
 
 def to_record(session: Session, *, now: float) -> dict[str, Any]:
-    """What the others have to know, as of now (seconds since the epoch)."""
+    """The session's record as of `now` (seconds since the epoch)."""
     stop = session.stop
     return {
         "at": now, "source": session.source, "started_at": session.started_at, "root": session.root,
@@ -24,7 +24,7 @@ def to_record(session: Session, *, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# What each kind of event changes of a session: only that is told, so that two replicas do not undo one another's word.
+# The record fields that each kind of event changes; only those are published, so that replicas do not undo each other.
 LINEAGE_FIELDS = ("source", "started_at", "root", "parent", "admitted")
 FIELDS_BY_EVENT = {
     "session_caps": (*LINEAGE_FIELDS, "caps"),
@@ -36,9 +36,9 @@ FIELDS_BY_EVENT = {
 LADDER_FIELDS = (*LINEAGE_FIELDS, "taken", "moved", "stop")
 
 
-def adopt_record(book: SessionIndex, key: str, name: str, record: Mapping[str, Any]) -> Session:
-    """The session as another replica knows it, now known here as well."""
-    session = book.get_or_create(
+def adopt_record(sessions: SessionIndex, key: str, name: str, record: Mapping[str, Any]) -> Session:
+    """Create or update the session from another replica's record."""
+    session = sessions.get_or_create(
         key,
         name,
         record.get("source", "parent"),
@@ -52,7 +52,7 @@ def adopt_record(book: SessionIndex, key: str, name: str, record: Mapping[str, A
 
 
 def apply_record(session: Session, record: Mapping[str, Any]) -> None:
-    """Take over what was done to the session elsewhere."""
+    """Apply changes that another replica made to the session."""
     session.replica_record_at = record["at"]
     session.started_at = min(session.started_at, record.get("started_at", session.started_at))
     session.is_counted_sub_agent = session.is_counted_sub_agent or record.get("admitted", False)
@@ -62,17 +62,17 @@ def apply_record(session: Session, record: Mapping[str, Any]) -> None:
         record.get("label", session.loop_label),
     )
     session.extra_seconds = max(session.extra_seconds, record.get("more_seconds", 0.0))
-    told = record.get("caps")
+    caps_document = record.get("caps")
     stop, resumes = record.get("stop"), record.get("resumes", 0)
-    if told is not None:
-        own = caps.parse_caps(told)
+    if caps_document is not None:
+        own = caps.parse_caps(caps_document)
         if session.own_caps is not None and resumes <= session.resume_count:
-            # Only an operator loosens them.
+            # Only an operator's resumption may loosen caps.
             own = tightest_caps(session.own_caps, own)
         if own != session.own_caps:
             session.own_caps, session.own_caps_version = own, session.own_caps_version + 1
     if resumes > session.resume_count:
-        # It was let go on elsewhere: from there on everything is counted anew.
+        # Resumed at another replica: scores and steps start again.
         session.resume_count, session.resume_note = resumes, record.get("note", "")
         session.steps_taken, session.stop, session.refusals_since_stop = frozenset(), None, 0
         for conversation in session.conversations_by_key.values():

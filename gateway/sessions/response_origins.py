@@ -1,9 +1,8 @@
-"""Where things lie that callers refer to by id: which provider gave an answer, within which session. A book, bounded.
+"""Origins of answers that callers refer to by id: their provider, session and key. State machine, bounded.
 
-What a crossing answered lies with nobody: then we keep the conversation ourselves for as long as a caller may
-continue it, because the caller asked to have it stored (`store`, which Responses has on by default). It is kept in
-memory only, bounded in bytes and time, and under the caller's own key. Callers of one provider account could read each
-other's answers there by their ids: those that we know of are told apart.
+No provider stores a translated answer, so the gateway keeps its conversation for callers that asked for storage
+(`store`, on by default in Responses): in memory only, bounded in bytes and time, under the caller's own key. Callers
+that share a provider account could read each other's answers there by id; the recorded key prevents that.
 """
 
 from collections import OrderedDict
@@ -13,15 +12,23 @@ from .loop_guard import Conversation
 from .session_index import Session
 
 ORIGINS_MAX = 50_000
-# Kept conversations, all together and each, in bytes of JSON; and for how long, in seconds.
+# Bounds of stored conversations: bytes of JSON in total and of each, and lifetime in seconds.
 TRANSCRIPTS_BYTES_MAX = 64 * 1024 * 1024
 TRANSCRIPT_BYTES_MAX = 4 * 1024 * 1024
 TRANSCRIPT_SECONDS = 3600.0
 
 
 class ResponseOrigin(Value, frozen=True, kw_only=True):
-    """Where an answer to `key` came from. `talk` is what the loop guard knows of its conversation, `tokens` are the
-    conversation's so far, input and output; `transcript` is the conversation as JSON, where it lies with us."""
+    """Where an answer came from.
+
+    key: caller's key.
+    provider: provider that answered.
+    session: session of the request.
+    conversation: loop guard state of the conversation.
+    conversation_tokens: input and output tokens so far.
+    answered_at: seconds since the epoch.
+    transcript: the conversation as JSON where the gateway stores it, else None.
+    """
 
     key: str
     provider: str
@@ -33,7 +40,7 @@ class ResponseOrigin(Value, frozen=True, kw_only=True):
 
 
 class ResponseOrigins:
-    """Origins by the answer's id; the least recently used are forgotten."""
+    """Origins by answer id; the least recently used are dropped."""
 
     def __init__(self, capacity: int = ORIGINS_MAX, bytes_max: int = TRANSCRIPTS_BYTES_MAX) -> None:
         self._origins_max = capacity
@@ -43,7 +50,7 @@ class ResponseOrigins:
         self._transcript_bytes_total = 0
 
     def add(self, name: str, origin: ResponseOrigin) -> None:
-        """An answer with this id was given."""
+        """Record the origin of an answer; one with an oversized transcript is not kept."""
         size = len(origin.transcript or b"")
         if size > TRANSCRIPT_BYTES_MAX:
             return
@@ -58,7 +65,7 @@ class ResponseOrigins:
             self._evict(next(iter(self._origins_by_id)))
 
     def get(self, name: str, *, now: float) -> ResponseOrigin | None:
-        """Where it came from; None if nobody remembers, or no longer."""
+        """The answer's origin; None if unknown or expired."""
         origin = self._origins_by_id.get(name)
         if origin is None:
             return None

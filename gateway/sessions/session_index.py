@@ -1,10 +1,9 @@
-"""Whose request this is: an id that the agent sends, else the conversation's own lineage. A book.
+"""Finds the session of a request: by the id that the agent sends, else by the history's lineage. State machine.
 
-Agents that send nothing still send their whole history each time: the next request's history up to its newest answer
-is the previous request. A node is remembered for each request under the digest of its history (`lineage.py`), within
-the caller's key. Requests that open a conversation open a session: equal openings are the rule in batch work, and their
-continuations are told apart by what was answered. Two continuations of one answer part: the second is a new session
-that inherits the path's totals. A history that was rewritten is known by the answers in it.
+Agents without an id still send their whole history, and its part before the newest answer is the previous request. So a
+node is kept for each request under the digest of its history (`lineage.py`), within the caller's key. An opening starts
+a session: equal openings are common in batch work, and the answers separate their continuations. A second continuation
+of one answer forks a new session that inherits the path's totals. A rewritten history is matched by its answers.
 """
 
 from collections import OrderedDict
@@ -21,36 +20,74 @@ from . import lineage
 from .lineage import History
 from .loop_guard import Conversation
 
-# Sessions kept in this process, and nodes and answers to know them by, oldest out first.
+# Sessions in this process, and nodes and answers that identify them; the oldest are dropped first.
 SESSIONS_MAX = 50_000
 HISTORY_NODES_MAX = 100_000
-# Sessions above one whose caps are its own as well.
+# Ancestors whose caps apply to a session.
 _ANCESTORS_MAX = 64
-# Sessions that are remembered to have sent the same history, or to have been given the same answer.
+# Sessions kept per history digest and per answer digest.
 _SESSIONS_PER_DIGEST_MAX = 16
-# Sessions that wait with the same history for longer than this were left by their agents (seconds).
+# A session that waits longer than this counts as abandoned by its agent (seconds).
 _ABANDONED_SECONDS = 600.0
 
 
 class Session(msgspec.Struct, eq=False):
-    """One agent's run, as the books see it. `spent` is what its calls took here, `inherited` what its path had taken
-    before it parted from another; `tip` is the digest of its newest request, `tip_at` when that came, `heard` how the
-    answer to it begins and `answered` whether one was given, `failed` that none will be: then it goes on from
-    `settled`, what was answered before. `alike`: others may have sent the same; `seen_at` is when it last asked,
-    `was_stopped` whether it ever was; `provider` the one that served it last. `root` is the session at the head of its
-    tree: its own id unless another session started it, `depth` how far below that it is, `children` how many it has
-    started, `above` those that started it, nearest first. `own` are the caps that whoever started it has set, in its
-    words (`own_told`) and told by `own_version`; `admitted`: it was counted as a sub-agent, `joining` that it is about
-    to be. An operator has added `more_seconds`. `input_per_byte` and `cached_share` are how its provider counted its
-    newest input: tokens per byte of body, and the share read from a cache; `input_tokens` is how long it was, `warm` what
-    each deployment's cache may hold of it (routing/prospects.py), `wanted_more` whether its last call wanted more than the
-    lowest tier. `receipt` is what its own calls took of energy and carbon, `units` the work that was reported.
+    """One agent's run. Times are seconds since the epoch.
 
-    Of the loop guard: `talks` are its conversations, numbered as they begin, `taken` the steps of the ladder that were
-    taken, `watched` those that were only observed, `limits` those that it was stopped by, `moved` where that took it,
-    `stop` why it is not served, last asked in vain at `stop_seen_at`, `hammered` times; `exempt` from the guard, by an
-    operator, whose `note` the model will see and whose `label` says whether it was a loop. `resumes` counts how often
-    it was let go on, `changed_at` is when another replica last said something of it.
+    id: session id.
+    source: how the id was found: a header or body field, `lineage`, `new`, `parent`.
+    started_at: start of the session.
+
+    newest_digest: history digest of the newest request.
+    newest_at: when the newest request came.
+    newest_answer: fingerprint of the answer to the newest request.
+    newest_answered: the newest request was answered.
+    newest_failed: the newest request will not be answered; the session continues from `last_answered`.
+    last_answered: (digest, answer) of the newest request that was answered before.
+    last_request_at: last request.
+    was_stopped: the session was stopped at least once.
+    history_is_shared: other sessions may have sent the same history.
+    last_provider: provider that served the last call.
+
+    inherited: amounts of the path before this session forked.
+    spent: amounts of the session's own calls in this process.
+    receipt: energy and carbon of its own calls.
+    reported_units: units of work reported by the caller, None for none.
+
+    parent: session that started this one, "" for none.
+    root: head of the session's tree; its own id without a parent.
+    depth: levels below the root.
+    child_count: sub-agents started.
+    ancestors: sessions above it, nearest first.
+    is_counted_sub_agent: counted against the sub-agent cap.
+    is_joining_tree: about to be counted against it.
+
+    input_per_byte: input tokens per byte of body, as the provider counted them last.
+    cached_share: share of that input read from a cache, in [0, 1].
+    input_tokens: length of that input.
+    warm_caches: prefix that each deployment's cache may hold (routing/session_forecast.py).
+    last_needed_higher_tier: the last call needed more than the lowest tier; None if unknown.
+
+    cap_lines, cap_lines_key: cached cap lines and the key of that cache.
+    own_caps: caps set by the caller, None for none.
+    own_caps_version: incremented with each change of `own_caps`.
+    own_caps_text: header text that `own_caps` came from.
+    extra_seconds: seconds that operators added to the duration caps.
+
+    conversations_by_key: loop guard state by conversation.
+    conversation_count: conversations started; numbers their keys.
+    steps_taken: ladder steps that were enforced.
+    steps_observed: ladder steps that were only observed.
+    stop: why the session is not served, None if it is served.
+    stop_limits: thresholds that applied at the stop.
+    tier_move: direction of the ladder's tier step, "" before it.
+    refused_at: newest refusal since the stop.
+    refusals_since_stop: refusals since the stop.
+    is_exempt: an operator exempted the session from the loop guard.
+    resume_note: operator's note for the model.
+    loop_label: operator's judgment whether it was a loop.
+    resume_count: how often the session was resumed.
+    replica_record_at: newest change published or adopted from another replica.
     """
 
     id: str
@@ -108,28 +145,28 @@ class Session(msgspec.Struct, eq=False):
 
     @property
     def call_count(self) -> int:
-        """Calls that were answered here."""
+        """Calls of the session in this process."""
         return self.spent[2]
 
     @property
     def charge_nusd(self) -> int:
-        """What they were charged."""
+        """Charge of those calls in nUSD."""
         return self.spent[Measure.nusd] or 0
 
 
 class _HistoryNode(msgspec.Struct, frozen=True, gc=False):
-    """One request of a session and what its path had taken before it was served."""
+    """One request of a session, and its path's amounts before it was served."""
 
     session: Session
     amounts_before: Amounts
 
 
 class SessionIndex:
-    """Sessions by id and by lineage, bounded; the least recently used are forgotten."""
+    """Sessions by id and by lineage, bounded; the least recently used are dropped."""
 
     def __init__(self, capacity: int = SESSIONS_MAX, nodes: int = HISTORY_NODES_MAX) -> None:
         self._sessions_max, self._nodes_max = capacity, nodes
-        # By key: one that makes up sessions without end crowds out its own first.
+        # By key, so that a key with endless sessions evicts its own first.
         self._sessions_by_key: dict[str, OrderedDict[str, Session]] = {}
         self.session_count = 0
         self._nodes_by_digest: OrderedDict[int, tuple[_HistoryNode, ...]] = OrderedDict()
@@ -145,8 +182,10 @@ class SessionIndex:
         parent: str | None = None,
         root: str | None = None,
     ) -> Session:
-        """The session that the caller names, within its own key. `parent` started it: it belongs to that one's tree;
-        `root` is its head, where the caller says so."""
+        """The session that the caller names, within its own key.
+
+        A new one joins the tree of its `parent`; `root` is the tree's head where the caller gives it.
+        """
         session = self.get(key, session_id)
         if session is None:
             session = self._store(key, Session(id=session_id, source=source, started_at=now))
@@ -157,19 +196,19 @@ class SessionIndex:
         return session
 
     def _set_parent(self, key: str, session: Session, parent: str) -> None:
-        """The session was started by `parent`; one that nobody knows yet is taken for the head of its tree."""
+        """Attach the session to `parent`; an unknown parent becomes the head of a tree. Raises BadRequest."""
         head = self.get(key, parent)
         if head is None:
             head = self._store(key, Session(id=parent, source="parent", started_at=session.started_at))
         if head.depth >= _ANCESTORS_MAX:
-            raise BadRequest(f"Sub-agents are started at most {_ANCESTORS_MAX} levels deep.", param="parent")
+            raise BadRequest(f"Sub-agent nesting too deep; at most {_ANCESTORS_MAX} levels.", param="parent")
         session.parent, session.root = parent, head.root
         session.depth = head.depth + 1
         session.ancestors = (head, *head.ancestors)[:_ANCESTORS_MAX]
         head.child_count += 1
 
     def _set_root(self, key: str, session: Session, root: str) -> None:
-        """The caller says who is at the head of the tree; what lies between may be known to other gateways only."""
+        """Set the head of the tree; sessions in between may be known to other gateways only."""
         head = self.get(key, root)
         if head is None:
             head = self._store(key, Session(id=root, source="parent", started_at=session.started_at))
@@ -178,13 +217,13 @@ class SessionIndex:
         session.depth = max(session.depth, 1)
         if head not in session.ancestors:
             session.ancestors = (*session.ancestors[: _ANCESTORS_MAX - 1], head)
-        for one in session.ancestors:
-            if one.root == one.id and one.source == "parent" and not one.call_count:
-                # All that is known of it is that it started this one.
-                one.root = root
+        for ancestor in session.ancestors:
+            if ancestor.root == ancestor.id and ancestor.source == "parent" and not ancestor.call_count:
+                # Known only as a parent, so its root was a guess.
+                ancestor.root = root
 
     def get(self, key: str, session_id: str) -> Session | None:
-        """The session of that id, None if nobody remembers."""
+        """The session with that id, None if unknown."""
         sessions = self._sessions_by_key.get(key)
         session = sessions.get(session_id) if sessions is not None else None
         if session is not None and sessions is not None:
@@ -192,42 +231,45 @@ class SessionIndex:
         return session
 
     def is_certain(self, history: History) -> bool:
-        """Whether this book knows for sure whose history this is: others may have the same one elsewhere."""
+        """Whether the history's session is certain here; other replicas may have sessions with the same history."""
         for digest, answer in history.earlier_requests():
             nodes = self._nodes_by_digest.get(digest, ())
             if nodes:
-                said = lineage.answer_beginning(answer)
+                fingerprint = lineage.answer_beginning(answer)
                 return any(
-                    lineage.answers_match(_answer_at(one.session, digest) or NO_FINGERPRINT, said) for one in nodes
+                    lineage.answers_match(_answer_at(node.session, digest) or NO_FINGERPRINT, fingerprint)
+                    for node in nodes
                 )
         return False
 
     def add_remote_request(
-        self, key: str, session: Session, digest: int, heard: AnswerFingerprint, *, now: float
+        self, key: str, session: Session, digest: int, answer: AnswerFingerprint, *, now: float
     ) -> None:
-        """Another gateway has served the session's request with this history, and answered so."""
+        """Record a request of the session that another gateway answered."""
         if all(node.session is not session for node in self._nodes_by_digest.get(digest, ())):
             session.newest_digest, session.newest_answer, session.newest_answered, session.newest_at = (
                 digest,
-                heard,
+                answer,
                 True,
                 now,
             )
             self._add_node(digest, session)
 
     def add_answer(self, session: Session, digest: int) -> None:
-        """Another gateway has given the session this answer."""
-        alike = self._sessions_by_answer.get(digest, ())
-        if not any(one is session for one in alike):
-            self._sessions_by_answer[digest] = (*alike, session)[-_SESSIONS_PER_DIGEST_MAX:]
+        """Record an answer digest of the session."""
+        sessions = self._sessions_by_answer.get(digest, ())
+        if not any(other is session for other in sessions):
+            self._sessions_by_answer[digest] = (*sessions, session)[-_SESSIONS_PER_DIGEST_MAX:]
         self._sessions_by_answer.move_to_end(digest)
         _evict(self._sessions_by_answer, self._nodes_max)
 
     def match_or_create(
         self, key: str, history: History, *, fresh_id: str, now: float, repeated: bool = False
     ) -> Session:
-        """The session whose previous request this one continues, else a new one called `fresh_id`. `repeated`: the
-        caller says that it sends this once more."""
+        """The session that this request continues, else a new one called `fresh_id`.
+
+        `repeated`: the caller marks the request as a retry.
+        """
         session = (
             self._find_repeated(history, repeated)
             or self._find_continued(history, now)
@@ -255,15 +297,15 @@ class SessionIndex:
         self._add_node(history.digest, session)
         return session
 
-    def record_answer(self, key: str, session: Session, tip: int, heard: AnswerFingerprint) -> None:
-        """An answer was given to the session's request with the history `tip`; it begins like this."""
-        if session.newest_digest == tip:
-            session.newest_answered, session.newest_answer = True, heard
-        for digest in lineage.answer_digests(key, heard):
+    def record_answer(self, key: str, session: Session, history_digest: int, answer: AnswerFingerprint) -> None:
+        """Record the answer to the session's request with this history digest."""
+        if session.newest_digest == history_digest:
+            session.newest_answered, session.newest_answer = True, answer
+        for digest in lineage.answer_digests(key, answer):
             self.add_answer(session, digest)
 
     def most_recent(self) -> list[tuple[str, Session]]:
-        """(key, session) of all of them, the most recently used of each key first."""
+        """(key, session) of all sessions, the most recently used of each key first."""
         return [
             (key, session) for key, sessions in self._sessions_by_key.items() for session in reversed(sessions.values())
         ]
@@ -276,31 +318,35 @@ class SessionIndex:
         return self.session_count + len(self._nodes_by_digest)
 
     def _find_repeated(self, history: History, repeated: bool) -> Session | None:
-        """The session whose newest request this is once more, because no answer to it came, or the caller says so. What
-        opens a conversation is otherwise a new one; what continues one may be another that waits for the same."""
-        alike = [
+        """The session whose newest request this is a retry of: it was not answered, or the caller marks a retry.
+
+        An opening is otherwise a new session; a continuation may belong to another session with the same history.
+        """
+        waiting = [
             node.session
             for node in self._nodes_by_digest.get(history.digest, ())
             if node.session.newest_digest == history.digest
         ]
-        again = [session for session in alike if repeated or not (session.newest_answered or history.is_opening)]
-        return again[-1] if again else None
+        retried = [session for session in waiting if repeated or not (session.newest_answered or history.is_opening)]
+        return retried[-1] if retried else None
 
     def _find_continued(self, history: History, now: float) -> Session | None:
-        """The session that waits at the previous request, the first of several of which no more is known."""
+        """The session that waits after the previous request; of several indistinguishable ones the first."""
         for digest, answer in history.earlier_requests():
             nodes = self._nodes_by_digest.get(digest, ())
             if not nodes:
                 continue
             waiting = [node.session for node in nodes if _answer_at(node.session, digest) is not None]
-            said = lineage.answer_beginning(answer)
-            told = [lineage.answers_match(_answer_at(one, digest) or NO_FINGERPRINT, said) for one in waiting]
-            fitting = [one for one, fits in zip(waiting, told, strict=True) if fits]
-            unknown = [one for one, fits in zip(waiting, told, strict=True) if fits is None]
-            found = _longest_waiting(fitting, now) or _longest_waiting(unknown, now)
-            if found is None:
-                # It went on already: the same once more.
-                found = next(
+            fingerprint = lineage.answer_beginning(answer)
+            verdicts = [
+                lineage.answers_match(_answer_at(session, digest) or NO_FINGERPRINT, fingerprint) for session in waiting
+            ]
+            matching = [session for session, matches in zip(waiting, verdicts, strict=True) if matches]
+            undecided = [session for session, matches in zip(waiting, verdicts, strict=True) if matches is None]
+            session = _longest_waiting(matching, now) or _longest_waiting(undecided, now)
+            if session is None:
+                # Already continued: this request is a repeat.
+                session = next(
                     (
                         node.session
                         for node in self._nodes_by_digest.get(history.digest, ())[::-1]
@@ -308,12 +354,14 @@ class SessionIndex:
                     ),
                     None,
                 )
-            return found
+            return session
         return None
 
     def _fork(self, history: History, fresh_id: str) -> Session | None:
-        """A session that parts from another after one of its earlier answers: it inherits the totals of the path, the
-        request that was answered included."""
+        """A new session that forks from another after one of its earlier answers.
+
+        It inherits the totals of the path, the answered request included.
+        """
         for digest, _answer in history.earlier_requests():
             for node in reversed(self._nodes_by_digest.get(digest, ())):
                 stop = node.session.stop
@@ -330,26 +378,26 @@ class SessionIndex:
         return None
 
     def _find_rewritten(self, key: str, history: History) -> Session | None:
-        """The one session that was given the newest answers of a history that nobody sent before."""
+        """The only session that received the newest answers of a history that was not sent before."""
         if any(digest in self._nodes_by_digest for digest, _ in history.earlier_requests()):
             return None
-        found: set[int] | None = None
+        candidates: set[int] | None = None
         by_id: dict[int, Session] = {}
         for _, answer in history.earlier_requests():
             keys = lineage.answer_digests(key, lineage.answer_beginning(answer))
-            alike = [session for digest in keys for session in self._sessions_by_answer.get(digest, ())]
-            if not alike:
+            sessions = [session for digest in keys for session in self._sessions_by_answer.get(digest, ())]
+            if not sessions:
                 continue
-            by_id |= {id(session): session for session in alike}
-            ids = {id(session) for session in alike}
-            found = ids if found is None else (found & ids or found)
-            if len(found) == 1:
-                return by_id[found.pop()]
+            by_id |= {id(session): session for session in sessions}
+            ids = {id(session) for session in sessions}
+            candidates = ids if candidates is None else (candidates & ids or candidates)
+            if len(candidates) == 1:
+                return by_id[candidates.pop()]
         return None
 
     def _add_node(self, digest: int, session: Session) -> None:
         node = _HistoryNode(session, add_amounts(session.inherited, session.spent))
-        others = tuple([one for one in self._nodes_by_digest.get(digest, ()) if one.session is not session])
+        others = tuple([other for other in self._nodes_by_digest.get(digest, ()) if other.session is not session])
         self._nodes_by_digest[digest] = (*others[1 - _SESSIONS_PER_DIGEST_MAX :], node)
         self._nodes_by_digest.move_to_end(digest)
         _evict(self._nodes_by_digest, self._nodes_max)
@@ -359,22 +407,22 @@ class SessionIndex:
         self.session_count += session.id not in sessions
         sessions[session.id] = session
         if self.session_count > self._sessions_max:
-            fair = self._sessions_max // len(self._sessions_by_key)
-            crowd = sessions if len(sessions) > fair else max(self._sessions_by_key.values(), key=len)
-            crowd.popitem(last=False)
+            fair_share = self._sessions_max // len(self._sessions_by_key)
+            evicted_from = sessions if len(sessions) > fair_share else max(self._sessions_by_key.values(), key=len)
+            evicted_from.popitem(last=False)
             self.session_count -= 1
         return session
 
 
 def _answer_at(session: Session, digest: int) -> AnswerFingerprint | None:
-    """What the session was answered to the request with this history, if it waits there; None if it does not."""
+    """The answer to the request with this history, if the session waits after it; else None."""
     if session.newest_digest == digest:
         return session.newest_answer
     return session.last_answered[1] if session.newest_failed and session.last_answered[0] == digest else None
 
 
 def _longest_waiting(sessions: list[Session], now: float) -> Session | None:
-    """Of several that wait for the same, the first that came; what was left by its agent comes last."""
+    """The session that has waited longest, abandoned ones last."""
     fresh = [session for session in sessions if now - session.newest_at <= _ABANDONED_SECONDS]
     if fresh:
         return min(fresh, key=lambda session: session.newest_at)

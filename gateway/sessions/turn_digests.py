@@ -1,7 +1,7 @@
-"""What an agent did, turn by turn, as digests: its calls and what came back, what it said, and what it was told.
+"""Digests of an agent's turns: its calls and their results, its text, and the user's reply. Pure.
 
-Pure. Reads a conversation in the shape of chat completions, from a given message on, with bounded work for each; keeps
-no text. Digests are Python's keyed hash: cheap, and of no use outside this process.
+Reads a chat-completions conversation from a given message on, with bounded work per message, and keeps no text. Digests
+are Python's keyed hash: cheap, and meaningless outside this process.
 """
 
 import json
@@ -15,27 +15,26 @@ import orjson
 from ..dialects.answer_fingerprint import FINGERPRINT_CHARS_MAX_UNSTREAMED, AnswerFingerprint, call_fingerprint
 from ..values.request import ABSENT, Message
 
-# Arguments longer than this are compared as text, not by their parsed value.
+# Longer arguments are compared as text, not by their parsed value.
 _CANONICAL_CHARS = 4096
-# Of a result, so much of head and tail is looked through for what differs in every answer; the middle is compared as it
-# stands.
+# Volatile parts are masked in the head and tail of a result; the middle is compared verbatim.
 _HEAD_CHARS, _TAIL_CHARS = 256, 128
-# Where a result says that it failed, it does so early.
+# A result that reports a failure does so early.
 _FAILURE_CHARS = 160
-# Enough of a message to tell it from others.
+# Enough of a message to identify it.
 _MESSAGE_ENDS_CHARS, _PARTS_MAX = 256, 8
-# What is said in one turn is told from other turns by its first words.
+# The first words of a turn form its signature.
 _SIGNATURE_CHARS, _SIGNATURE_WORDS_MIN = 800, 4
-# Shorter words beside a call say nothing ("Let me check again.").
+# Shorter text beside a call is ignored ("Let me check again.").
 _WORDS_CHARS_MIN = 80
 _SIGNATURE_BIT_MASK = 255
 _DIGITS = str.maketrans("0123456789", "0000000000")
-# A duration, or a long word; of long words those are volatile that hold a digit beside something else.
+# A duration, or a long word; a long word is volatile if it mixes digits with other characters.
 _VOLATILE = re.compile(r"\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|[A-Za-z0-9_:+.\-]{8,}")
 _IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[A-Za-z:_+\-])|\d{10,}")
-# Numbers that only name the answer: `pid 4711`, `"messageId": 17`, `id_: '28'`, `ts=1700000000`.
+# Numbers that only identify the result: `pid 4711`, `"messageId": 17`, `id_: '28'`, `ts=1700000000`.
 _NAMED_NUMBER = re.compile(r"((?:id_?|I[dD]|pid|ts|seq|nonce|etag)\b[\"']?\s*[=:#]?\s*[\"']?)[\w:.+\-]*\d[\w:.+\-]*")
-# Words that say so; of a list, because looking for each is faster than one expression for all.
+# Failure words; a list, because searching for each is faster than one expression for all.
 _FAILURE_WORDS = (
     "error", "exception", "traceback", "fail", "fatal", "denied", "refused", "forbidden", "unauthorized", "invalid",
     "incorrect", "wrong", "unable", "cannot", "can't", "could not", "couldn't", "unknown", "missing", "timed out",
@@ -52,13 +51,19 @@ _REMINDER_TAG, _REMINDERS = (
     re.compile(r"\s*<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL),
 )
 _FENCE = "```"
-# What a refusal of ours begins with: a harness that hands it to its agent says nothing new.
+# Beginning of our own stop message: a harness that passes it to its agent adds no new input.
 STOP_MESSAGE_PREFIX = "This session repeats itself"
 
 
 class StepDigest(msgspec.Struct, frozen=True, gc=False):
-    """One call and its result. `shape` is the call with its digits masked, `result` without what differs every time;
-    `negative`: it says that it failed."""
+    """One call and its result.
+
+    tool: tool name.
+    call_digest: tool and arguments.
+    shape_digest: the call with its digits masked.
+    result_digest: the result without its volatile parts.
+    failed: the result reports a failure.
+    """
 
     tool: str
     call_digest: int
@@ -68,12 +73,17 @@ class StepDigest(msgspec.Struct, frozen=True, gc=False):
 
 
 class TurnDigest(msgspec.Struct, frozen=True, gc=False):
-    """What the agent did between two requests.
+    """What the agent did between two requests, and the user's reply.
 
-    `steps` are its calls with their results, `words` the digest of what it said beside them (0: next to nothing), `said`
-    the signature of its words where it made no call (0: too few), `spoke` whether it answered at all. Of the user's turn
-    after it: `told` and `told_exactly` are digests of what it says, whatever its numbers and with them (`told` None:
-    there is none), `told_words` its signature, `told_chars` how long it is, `refused` that it holds a refusal of ours.
+    steps: calls with their results.
+    words_digest: text beside the calls, 0 for too little.
+    agent_signature: word signature of a turn without calls, 0 for too few words.
+    user_digest: user's reply with its digits masked, None without a reply.
+    user_digest_exact: user's reply, digits included.
+    user_signature: word signature of the user's reply.
+    holds_refusal: the reply contains our own stop message.
+    user_chars: length of the user's reply in characters.
+    has_answer: the turn contains an assistant message.
     """
 
     steps: Sequence[StepDigest]
@@ -88,7 +98,7 @@ class TurnDigest(msgspec.Struct, frozen=True, gc=False):
 
 
 class CallDigest(msgspec.Struct, frozen=True, gc=False):
-    """A call that was made: its id, its tool, its digests."""
+    """One tool call: its id, tool, exact digest, and digest with its digits masked."""
 
     id: str
     tool: str
@@ -112,56 +122,58 @@ _CALLS_DECODER = msgspec.json.Decoder(list[_RawCall] | None)
 def digest_turns(
     messages: Sequence[Message], start: int, *, tooled: bool, pending: Sequence[CallDigest] = ()
 ) -> Iterator[TurnDigest]:
-    """The agent's turns in `messages[start:]`. `pending` are the calls that results at the start answer, where the turn
-    that made them is not in the history. Without tools (`tooled` False) a text agent's words are its call, and what
-    the user's turn says is the result."""
+    """Digest the agent's turns in `messages[start:]`.
+
+    `pending`: calls whose results come first, where the turn that made them is not in the history. Without tools
+    (`tooled` False) the text agent's fenced block is its call and the user's turn the result.
+    """
     calls: Sequence[CallDigest] = pending
     results: list[Message] = []
-    spoke: Message | None = None
+    answer: Message | None = None
     for message in messages[start:]:
         role = message.role
         if role == "assistant":
-            if spoke is not None or results:
-                yield _digest_turn(spoke, calls, results, None, tooled=tooled)
-            spoke, calls, results = message, parse_calls(message.tool_calls), []
+            if answer is not None or results:
+                yield _digest_turn(answer, calls, results, None, tooled=tooled)
+            answer, calls, results = message, parse_calls(message.tool_calls), []
         elif role == "tool":
             results.append(message)
         elif role == "user":
-            yield _digest_turn(spoke, calls, results, message, tooled=tooled)
-            spoke, calls, results = None, (), []
-    if spoke is not None or results:
-        yield _digest_turn(spoke, calls, results, None, tooled=tooled)
+            yield _digest_turn(answer, calls, results, message, tooled=tooled)
+            answer, calls, results = None, (), []
+    if answer is not None or results:
+        yield _digest_turn(answer, calls, results, None, tooled=tooled)
 
 
 def parse_calls(raw: msgspec.Raw) -> Sequence[CallDigest]:
-    """The calls of one answer; none where they cannot be read."""
-    return [digest_call(id, made.name, made.arguments) for id, made in _decode_calls(raw)]
+    """Digests of one answer's calls; empty if unreadable."""
+    return [digest_call(id, function.name, function.arguments) for id, function in _decode_calls(raw)]
 
 
 def beginning_of(text: str, raw: msgspec.Raw) -> AnswerFingerprint:
-    """How an answer begins that says this and makes these calls."""
-    for id, made in _decode_calls(raw):
+    """The fingerprint of an answer with this text and these calls."""
+    for id, function in _decode_calls(raw):
         return AnswerFingerprint(
             text[:FINGERPRINT_CHARS_MAX_UNSTREAMED],
             id if isinstance(id, str) else "",
-            call_fingerprint(made.name, made.arguments),
+            call_fingerprint(function.name, function.arguments),
         )
     return AnswerFingerprint(text[:FINGERPRINT_CHARS_MAX_UNSTREAMED], "", "")
 
 
 def _decode_calls(raw: msgspec.Raw) -> Sequence[tuple[Any, _RawFunction]]:
-    """(id, function) of an answer's calls; none where they cannot be read."""
+    """(id, function) of an answer's calls; empty if unreadable."""
     if raw is ABSENT or not memoryview(raw).nbytes:
         return ()
     try:
-        found = _CALLS_DECODER.decode(raw) or []
+        calls = _CALLS_DECODER.decode(raw) or []
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
-    return [(one.id, one.function) for one in found if one.function is not None]
+    return [(call.id, call.function) for call in calls if call.function is not None]
 
 
 def digest_call(id: Any, name: Any, arguments: Any) -> CallDigest:
-    """One call, by its tool and the value of its arguments."""
+    """Digest one call by its tool and the value of its arguments."""
     tool, canonical = str(name), _canonical_arguments(arguments)
     return CallDigest(
         id=id if isinstance(id, str) else "",
@@ -172,58 +184,63 @@ def digest_call(id: Any, name: Any, arguments: Any) -> CallDigest:
 
 
 def _digest_turn(
-    spoke: Message | None,
+    answer: Message | None,
     calls: Sequence[CallDigest],
     results: Sequence[Message],
     reply: Message | None,
     *,
     tooled: bool,
 ) -> TurnDigest:
-    told, exactly, told_words, told_chars, refused = None, 0, 0, 0, False
+    user_digest, user_digest_exact, user_signature, user_chars, holds_refusal = None, 0, 0, 0, False
     if reply is not None:
         text = message_text(reply)
-        told, exactly, told_words, told_chars = user_text_digest(text), hash(text), word_signature(text), len(text)
-        refused = STOP_MESSAGE_PREFIX in text
-    steps = [_digest_step(call, results[at]) for at, call in _pair_results(calls, results)]
-    text = message_text(spoke) if spoke is not None else ""
-    acted = bool(steps or calls)
-    if acted:
-        words = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
+        user_digest, user_digest_exact, user_signature, user_chars = (
+            user_text_digest(text),
+            hash(text),
+            word_signature(text),
+            len(text),
+        )
+        holds_refusal = STOP_MESSAGE_PREFIX in text
+    steps = [_digest_step(call, results[index]) for index, call in _pair_results(calls, results)]
+    text = message_text(answer) if answer is not None else ""
+    has_calls = bool(steps or calls)
+    if has_calls:
+        words_digest = hash(text.translate(_DIGITS)) if len(text) >= _WORDS_CHARS_MIN else 0
     else:
-        action = _fenced_action(text) if not tooled and spoke is not None else ""
+        action = _fenced_action(text) if not tooled and answer is not None else ""
         if action and reply is not None:
             return TurnDigest(
                 steps=[_digest_step(digest_call("", "", action), reply)], words_digest=hash(text.translate(_DIGITS))
             )
-        words = hash(text)
+        words_digest = hash(text)
     return TurnDigest(
         steps=steps,
-        words_digest=words,
-        agent_signature=0 if acted else word_signature(text),
-        user_digest=told,
-        user_digest_exact=exactly,
-        user_signature=told_words,
-        user_chars=told_chars,
-        holds_refusal=refused,
-        has_answer=acted or spoke is not None,
+        words_digest=words_digest,
+        agent_signature=0 if has_calls else word_signature(text),
+        user_digest=user_digest,
+        user_digest_exact=user_digest_exact,
+        user_signature=user_signature,
+        user_chars=user_chars,
+        holds_refusal=holds_refusal,
+        has_answer=has_calls or answer is not None,
     )
 
 
 def _pair_results(calls: Sequence[CallDigest], results: Sequence[Message]) -> Iterator[tuple[int, CallDigest]]:
-    """(place of the result, the call that it answers): by id where that is told and unique, else by position."""
+    """(index of a result, its call): matched by id where that is given and unique, else by position."""
     ids = [call.id for call in calls]
-    for place, result in enumerate(results):
-        wanted = result.tool_call_id
-        if wanted and ids.count(wanted) == 1:
-            yield place, calls[ids.index(wanted)]
-        elif place < len(calls):
-            yield place, calls[place]
+    for index, result in enumerate(results):
+        call_id = result.tool_call_id
+        if call_id and ids.count(call_id) == 1:
+            yield index, calls[ids.index(call_id)]
+        elif index < len(calls):
+            yield index, calls[index]
 
 
 def _digest_step(call: CallDigest, result: Message) -> StepDigest:
     text = message_text(result)
     if _REMINDER_TAG in text:
-        # What an agent adds to every result (how much it may still say) is none of it.
+        # Reminders that a client adds to every result (tokens left) are not part of it.
         text = _REMINDERS.sub("", text)
     return StepDigest(
         tool=call.tool,
@@ -235,7 +252,7 @@ def _digest_step(call: CallDigest, result: Message) -> StepDigest:
 
 
 def _stable_digest(text: str) -> int:
-    """Digest of a result without what differs in every answer: times, durations, ids."""
+    """Digest of a result without its volatile parts: times, durations, ids."""
     if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
         return hash(_mask_volatile(text))
     return hash(
@@ -247,8 +264,8 @@ def _mask_volatile(text: str) -> str:
     return _VOLATILE.sub(_mask_match, _NAMED_NUMBER.sub(r"\1#", text))
 
 
-def _mask_match(found: re.Match[str]) -> str:
-    word = found[0]
+def _mask_match(match: re.Match[str]) -> str:
+    word = match[0]
     return "#" if (word[0].isdigit() and len(word) < 8) or _IDENTIFIER.match(word) else word
 
 
@@ -256,27 +273,27 @@ def _reports_failure(text: str) -> bool:
     head = text[:_FAILURE_CHARS].lower()
     for word in _FAILURE_WORDS:
         if word in head:
-            # The word alone proves nothing: `"error": null`, `0 errors`.
+            # The word alone is no failure: `"error": null`, `0 errors`.
             head = _NO_FAILURE.sub("", head)
-            if any(one in head for one in _FAILURE_WORDS):
+            if any(failure in head for failure in _FAILURE_WORDS):
                 return True
             break
     return ("exit" in head or "returncode" in head) and _EXIT_CODE.search(head) is not None
 
 
 def _fenced_action(text: str) -> str:
-    """What a text agent wants done: the last fenced block of its words, "" if there is none."""
+    """The action of a text agent: its last fenced block, "" if there is none."""
     parts = text.rsplit(_FENCE, 2)
     return parts[1].strip() if len(parts) == 3 else ""
 
 
 def user_text_digest(text: str) -> int:
-    """Digest of what a user's turn says, whatever its numbers."""
+    """Digest of a user's text with its digits masked."""
     return hash(text.translate(_DIGITS))
 
 
 def word_signature(text: str) -> int:
-    """Which words a turn began with, one bit each of 256: near duplicates have most bits in common."""
+    """Bitmap of a turn's first words, 256 bits: near duplicates share most bits; 0 for too few words."""
     words = text[:_SIGNATURE_CHARS].lower().split()
     if len(words) < _SIGNATURE_WORDS_MIN:
         return 0
@@ -287,7 +304,7 @@ def word_signature(text: str) -> int:
 
 
 def message_text(message: Message) -> str:
-    """What a message says."""
+    """The text of a message."""
     content = message.content
     if isinstance(content, list):
         return "\n".join([_part_text(part) for part in content if isinstance(part, dict)])
@@ -295,7 +312,7 @@ def message_text(message: Message) -> str:
 
 
 def message_ends(message: Message) -> str:
-    """Head and tail of what a message says, enough to tell it from another of the same length."""
+    """Head and tail of a message, enough to separate it from another of the same length."""
     content = message.content
     calls = (
         ""
@@ -309,22 +326,22 @@ def message_ends(message: Message) -> str:
 
 
 def _part_text(part: dict[str, Any]) -> str:
-    """Text as it is; of pictures and files enough to tell one from another."""
+    """The text of a part; for images and files enough to identify them."""
     text = part.get("text")
     if isinstance(text, str):
         return text
-    picture = part.get("image_url")
+    image = part.get("image_url")
     if "media_bytes" in part:
-        told = repr(part)
-    elif isinstance(picture, dict):
-        told = str(next(iter(picture.values()), ""))
+        content = repr(part)
+    elif isinstance(image, dict):
+        content = str(next(iter(image.values()), ""))
     else:
-        told = repr(sorted(part))
-    return f"{len(told)}:{told[-64:]}"
+        content = repr(sorted(part))
+    return f"{len(content)}:{content[-64:]}"
 
 
 def _canonical_arguments(arguments: Any) -> str:
-    """Arguments as one text whatever the order and spacing of their keys; text that is no JSON as it is."""
+    """Arguments as text, independent of key order and spacing; text that is not JSON is unchanged."""
     if not isinstance(arguments, str):
         return json.dumps(arguments, sort_keys=True, default=str)
     if len(arguments) > _CANONICAL_CHARS:

@@ -338,7 +338,7 @@ def _ended(said: Mapping[str, object], out: str, err: str) -> str:
 def _shown(text: str) -> str:
     """How much of the refusal the user gets to see."""
     seen = [
-        word for word, mark in (("code", "loop_stopped"), ("message", "repeats itself"), ("link", "To let it go on:"))
+        word for word, mark in (("code", "loop_stopped"), ("message", "repeats itself"), ("link", "To resume it:"))
         if mark in text
     ]  # fmt: skip
     return ", ".join(seen) or "no"

@@ -32,7 +32,7 @@ export async function insisting(ask) {
   try {
     return await ask();
   } catch (error) {
-    const link = env.RESUME && /To let it go on: (https?:\/\/[\w:./?=&%~-]+)/.exec(chain(error));
+    const link = env.RESUME && /To resume it: (https?:\/\/[\w:./?=&%~-]+)/.exec(chain(error));
     if (!link) throw error;
     must((await fetch(link[1])).ok, "the link does not work");
     return ask();

@@ -32,7 +32,7 @@ TASK = f"What is the weather in Lisbon? Use the tool. {DIRECTIVE}".strip()
 ROUNDS_MAX = 40
 # Whether to follow the link of a stop, as a person would, and go on.
 RESUME = bool(os.environ.get("RESUME"))
-_LINK = re.compile(r"To let it go on: (https?://[\w:./?=&%~-]+)")
+_LINK = re.compile(r"To resume it: (https?://[\w:./?=&%~-]+)")
 _T = TypeVar("_T")
 EXTRACT = f"Extract the city: Lisbon has 545796 inhabitants. {DIRECTIVE}".strip()
 LOOK = f"What is in this picture? {DIRECTIVE}".strip()
