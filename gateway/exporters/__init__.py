@@ -1,3 +1,4 @@
-"""Outgoing news: `prometheus.py` the counters, `table.py` sums for finance as CSV or JSON. They read ledger entries and
-change nothing; a slow or failing one is not noticed by any request.
+"""Exporters: Prometheus metrics, grouped sums as CSV or JSON, and budget notices.
+
+They read ledger entries and change nothing; a slow or failing exporter does not affect requests.
 """

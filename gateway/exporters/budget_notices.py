@@ -1,6 +1,6 @@
-"""Notices about budgets: a line in the log, a count for the metrics, an event for the audit, and a webhook.
+"""Budget notices: a log line, a count for the metrics, and an event for the audit and the webhook.
 
-Told once per account, percentage and window; a rolling account that hovers around its mark is told once an hour.
+Sent once per account, percentage and window; for a rolling window at most once an hour.
 """
 
 import logging
@@ -17,7 +17,11 @@ _REPEAT_SECONDS = 3600.0
 
 
 class BudgetNotifier:
-    """Hears of crossings on the event loop, waits for nobody. `send` gets each event: the webhook, the audit."""
+    """Turns threshold crossings into notices; runs on the event loop and never waits.
+
+    send: receives each event, for the audit and the webhook.
+    counts: notices sent, by (budget, percent).
+    """
 
     def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
         self._send = send
@@ -25,17 +29,17 @@ class BudgetNotifier:
         self.counts: dict[tuple[str, str], int] = {}
 
     def notify(self, crossing: ThresholdCrossing) -> None:
-        """What was spent on an account has reached a percentage of its limit."""
-        line, place = crossing.line, (crossing.line.account, crossing.percent)
-        told_at = self._sent_at.get(place)
-        if told_at is not None and (not line.bucket_seconds or crossing.crossed_at - told_at < _REPEAT_SECONDS):
+        """Sends a notice that an account's spending has reached a percentage of its limit."""
+        line, key = crossing.line, (crossing.line.account, crossing.percent)
+        sent_at = self._sent_at.get(key)
+        if sent_at is not None and (not line.bucket_seconds or crossing.crossed_at - sent_at < _REPEAT_SECONDS):
             return
-        self._sent_at[place] = crossing.crossed_at
-        self._sent_at.move_to_end(place)
+        self._sent_at[key] = crossing.crossed_at
+        self._sent_at.move_to_end(key)
         if len(self._sent_at) > _SENT_MAX:
             self._sent_at.popitem(last=False)
-        counted = (line.name, str(crossing.percent))
-        self.counts[counted] = self.counts.get(counted, 0) + 1
+        labels = (line.name, str(crossing.percent))
+        self.counts[labels] = self.counts.get(labels, 0) + 1
         unit, scale = MEASURE_UNITS[line.measure]
         event = {
             "id": f"{line.account}:{crossing.percent}:{int(crossing.crossed_at)}".encode("ascii", "replace").decode(),
@@ -49,5 +53,5 @@ class BudgetNotifier:
             "limit": line.budget.limit / scale,
             "resets_at": line.resets_at,
         }
-        log.warning("budget '%s' has spent %d %% of its limit", line.name, crossing.percent)
+        log.warning("budget_threshold_crossed budget=%s percent=%d", line.name, crossing.percent)
         self._send(event)

@@ -1,3 +1,5 @@
-"""News from outside: prices, sizes, grids, engines, meters. Here they are read and judged: data files that other packages ship (the
-packages are not imported), and what feeds answer. Nothing here dials: `observatory.py` asks, through `edge/fetch`.
+"""Feeds: prices, model sizes, grid intensities, serving engines, energy meters.
+
+Parses and validates data files that other packages ship (without importing them) and responses of HTTP feeds. No module
+here opens a connection: `services/grid.py` and `services/accelerators.py` poll through `http/feed_client.py`.
 """

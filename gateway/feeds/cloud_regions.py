@@ -1,9 +1,9 @@
-"""What is known of cloud regions: their grid's intensity, their zone at Electricity Maps, the PUE and the share of carbon-free
-energy that their operator publishes.
+"""Cloud regions: grid intensity, Electricity Maps zone, and published PUE and carbon-free share.
 
-`cloud_regions.csv`: Google Cloud's own hourly-weighted location-based averages of 2024 (region-carbon-info, Apache-2.0);
-for AWS and Azure the state's or country's average (eGRID 2023, Our World in Data / Ember CC BY 4.0) where there is one, else
-cloud-carbon-footprint's factor of 2021 (Apache-2.0). Its columns say which and of what year.
+Source, `cloud_regions.csv`: for Google Cloud its own hourly-weighted location-based averages of 2024
+(region-carbon-info, Apache-2.0); for AWS and Azure the state's or country's average (eGRID 2023, Our World in Data /
+Ember CC BY 4.0) where available, else cloud-carbon-footprint's factor of 2021 (Apache-2.0). Columns give the source and
+year of each value.
 """
 
 import csv
@@ -15,8 +15,14 @@ from ..values.base import Value
 
 
 class CloudRegion(Value, frozen=True, kw_only=True):
-    """One region, `name` like "gcp/europe-west1". gCO2e/kWh, location-based; `pue` None where nobody says; `carbon_free` is
-    the market-based share of carbon-free energy in [0, 1], None where it is not published."""
+    """One region.
+
+    name: provider and region, like "gcp/europe-west1".
+    grams_per_kwh: location-based intensity, gCO2e/kWh.
+    electricity_maps_zone: zone at Electricity Maps.
+    pue: power usage effectiveness, None if not published.
+    carbon_free_share: market-based share of carbon-free energy in [0, 1], None if not published.
+    """
 
     name: str
     grams_per_kwh: float
@@ -27,7 +33,7 @@ class CloudRegion(Value, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1)
 def load() -> Mapping[str, CloudRegion]:
-    """Name -> region. The file is part of the package."""
+    """Returns name -> region from the packaged file."""
     text = resources.files(__package__).joinpath("cloud_regions.csv").read_text("utf-8")
     return {
         f"{row['provider']}/{row['region']}": CloudRegion(

@@ -1,5 +1,7 @@
-"""Sizes of models from EcoLogits' registry (MPL-2.0, an optional extra): read from the package's data file, which is neither
-copied nor imported. Much of it is guessed, and says so.
+"""Model sizes from EcoLogits' registry (MPL-2.0, an optional extra).
+
+Read from the installed package's data file; the package is neither copied nor imported. Many sizes are estimates and
+carry a warning.
 """
 
 from collections.abc import Mapping
@@ -13,8 +15,12 @@ from .package_data import data_file
 
 
 class ModelSizeEstimate(Value, frozen=True, kw_only=True):
-    """Parameters in billions (1e9); ranges count by their middle. `warning`: what the registry says against them, "" for
-    nothing."""
+    """Size of one model; a range counts by its midpoint.
+
+    total_params_b: total parameters, billions (1e9).
+    active_params_b: parameters active per token, billions (1e9).
+    warning: the registry's warnings about the size, "" for none.
+    """
 
     total_params_b: float
     active_params_b: float
@@ -23,7 +29,7 @@ class ModelSizeEstimate(Value, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1)
 def load() -> Mapping[str, ModelSizeEstimate]:
-    """Model -> guess; empty where the package is not installed."""
+    """Returns model -> size estimate; empty if the package is not installed."""
     path = data_file("ecologits", "data", "models.json")
     if path is None:
         return {}
@@ -31,23 +37,23 @@ def load() -> Mapping[str, ModelSizeEstimate]:
 
 
 def parse(document: Mapping[str, Any]) -> Mapping[str, ModelSizeEstimate]:
-    """What the registry's document says; names in lower case, aliases among them."""
-    found: dict[str, ModelSizeEstimate] = {}
+    """Returns model -> size estimate of the registry's document; names and aliases in lower case."""
+    estimates: dict[str, ModelSizeEstimate] = {}
     for row in document.get("models", ()):
-        one = _size_estimate(row)
-        if one is not None:
-            found[str(row["name"]).lower()] = one
+        estimate = _size_estimate(row)
+        if estimate is not None:
+            estimates[str(row["name"]).lower()] = estimate
     for alias in document.get("aliases", ()):
-        known = found.get(str(alias.get("alias", "")).lower())
-        if known is not None:
-            found[str(alias["name"]).lower()] = known
-    return found
+        target = estimates.get(str(alias.get("alias", "")).lower())
+        if target is not None:
+            estimates[str(alias["name"]).lower()] = target
+    return estimates
 
 
 def find(model: str) -> ModelSizeEstimate | None:
-    """What the registry has under exactly this name, or under the part behind the organisation."""
-    known = load()
-    return known.get(model.lower()) or known.get(model.rsplit("/", 1)[-1].lower())
+    """Returns the estimate under exactly this name, or under the part after the organization."""
+    estimates = load()
+    return estimates.get(model.lower()) or estimates.get(model.rsplit("/", 1)[-1].lower())
 
 
 def _size_estimate(row: dict[str, Any]) -> ModelSizeEstimate | None:
@@ -60,7 +66,7 @@ def _size_estimate(row: dict[str, Any]) -> ModelSizeEstimate | None:
     return ModelSizeEstimate(
         total_params_b=total,
         active_params_b=min(active, total),
-        warning=", ".join(str(one).replace("-", " ") for one in warnings),
+        warning=", ".join(str(warning).replace("-", " ") for warning in warnings),
     )
 
 

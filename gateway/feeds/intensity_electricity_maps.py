@@ -1,7 +1,7 @@
-"""Electricity Maps, API v3: location-based average, life-cycle, hourly, with a forecast where the plan has one.
+"""Electricity Maps API v3: location-based average intensity, life-cycle, hourly, with a forecast if the plan has one.
 
-GET /v3/carbon-intensity/latest?zone=DE and /forecast?zone=DE with the header `auth-token`. Shapes: docs of the API (v3,
-2025); the zone is told back and must be the one that was asked for.
+GET /v3/carbon-intensity/latest?zone=DE and /forecast?zone=DE with the header `auth-token`. Shapes: the API's docs (v3,
+2025); the response repeats the zone, which must match the request.
 """
 
 from urllib.parse import quote
@@ -23,7 +23,7 @@ BASE_URL = "https://api.electricitymaps.com"
 
 
 class ElectricityMaps:
-    """The feed of one account."""
+    """The Electricity Maps feed of one account."""
 
     name = "electricity_maps"
 
@@ -32,11 +32,11 @@ class ElectricityMaps:
         self._headers = {"auth-token": access.key or ""}
 
     async def fetch_reading(self, fetch: Fetch, zone: str, now: float) -> GridReading:
-        """The latest value, and the forecast; many plans have no forecast: the value counts without it."""
+        """Returns the latest value with the forecast; the forecast is empty if the plan has none or it is invalid."""
         url = f"{self._base_url}/v3/carbon-intensity/{{}}?zone={quote(zone)}"
         latest = await fetch_json(fetch, url.format("latest"), self._headers)
         if latest.get("zone") != zone:
-            raise FeedError("another zone than was asked for")
+            raise FeedError("response is for a different zone")
         return GridReading(
             zone=zone,
             grams_per_kwh=parse_grams_per_kwh(latest.get("carbonIntensity")),
@@ -47,11 +47,11 @@ class ElectricityMaps:
 
     async def _fetch_forecast(self, fetch: Fetch, url: str, zone: str) -> tuple[IntensitySample, ...]:
         try:
-            found = await fetch_json(fetch, url, self._headers)
-            if found.get("zone", zone) != zone:
+            document = await fetch_json(fetch, url, self._headers)
+            if document.get("zone", zone) != zone:
                 return ()
             return parse_forecast(
-                (row.get("datetime"), row.get("carbonIntensity")) for row in parse_rows(found, "forecast")
+                (row.get("datetime"), row.get("carbonIntensity")) for row in parse_rows(document, "forecast")
             )
         except (FeedError, OSError, TimeoutError):
             return ()

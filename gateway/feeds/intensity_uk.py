@@ -1,8 +1,8 @@
-"""The carbon intensity API of Great Britain's system operator: average (generation, direct), half-hourly, without a key.
+"""Carbon intensity API of Great Britain's system operator: average (generation, direct), half-hourly, no key.
 
-GET /intensity and /intensity/FROM/fw24h for the whole island ("GB"), /regional/intensity/FROM/fw24h/regionid/N for one of
-its regions ("1" to "14"; "15" England, "16" Scotland, "17" Wales). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the running half-hour: its
-forecast stands in.
+GET /intensity/FROM/fw24h for the whole grid ("GB"), /regional/intensity/FROM/fw24h/regionid/N for a region ("1" to "14";
+"15" England, "16" Scotland, "17" Wales). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the current
+half-hour; its forecast is used instead.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ _SLOT_SECONDS = 1800.0
 
 
 class UkIntensity:
-    """The feed; anybody may ask it."""
+    """The feed of carbonintensity.org.uk."""
 
     name = "uk"
 
@@ -26,36 +26,36 @@ class UkIntensity:
         self._base_url = access.base_url
 
     async def fetch_reading(self, fetch: Fetch, zone: str, now: float) -> GridReading:
-        """The running half-hour, and the day from here."""
+        """Returns the current half-hour with a forecast for 24 hours. Raises FeedError."""
         start = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%MZ")
         path = f"intensity/{start}/fw24h" if zone == "GB" else f"regional/intensity/{start}/fw24h/regionid/{zone}"
-        found = await fetch_json(fetch, f"{self._base_url}/{path}", {})
-        slots = parse_rows(found, "data") if zone == "GB" else self._region_slots(found.get("data"), zone)
+        document = await fetch_json(fetch, f"{self._base_url}/{path}", {})
+        slots = parse_rows(document, "data") if zone == "GB" else self._region_slots(document.get("data"), zone)
         samples = parse_forecast((slot.get("from"), _intensity_value(slot, "forecast")) for slot in slots)
-        running = [
+        current = [
             number for number, sample in enumerate(samples) if sample.start <= now < sample.start + _SLOT_SECONDS
         ]
-        if not running:
-            raise FeedError("nothing of the present")
-        at = running[-1]
-        actual = _intensity_value(slots[at], "actual")
+        if not current:
+            raise FeedError("no value for the current half-hour")
+        index = current[-1]
+        actual = _intensity_value(slots[index], "actual")
         return GridReading(
             zone=f"GBR-{zone}" if zone != "GB" else "GBR",
-            grams_per_kwh=samples[at].grams_per_kwh if actual is None else parse_grams_per_kwh(actual),
-            read_at=parse_timestamp(slots[at].get("from")),
+            grams_per_kwh=samples[index].grams_per_kwh if actual is None else parse_grams_per_kwh(actual),
+            read_at=parse_timestamp(slots[index].get("from")),
             feed=self.name,
-            forecast=samples[at:],
+            forecast=samples[index:],
         )
 
     @staticmethod
     def _region_slots(data: Any, zone: str) -> list[dict[str, Any]]:
-        """The half-hours of a region; its number is told back. Raises FeedError."""
-        one = data[0] if isinstance(data, list) and len(data) == 1 else data
-        if not isinstance(one, dict):
-            raise FeedError("no 'data'")
-        if str(one.get("regionid")) != zone:
-            raise FeedError("another zone than was asked for")
-        return parse_rows(one, "data")
+        """Returns the half-hours of a region, whose id must match. Raises FeedError."""
+        region = data[0] if isinstance(data, list) and len(data) == 1 else data
+        if not isinstance(region, dict):
+            raise FeedError("missing 'data'")
+        if str(region.get("regionid")) != zone:
+            raise FeedError("response is for a different zone")
+        return parse_rows(region, "data")
 
 
 def _intensity_value(slot: dict[str, Any], name: str) -> Any:

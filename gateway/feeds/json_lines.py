@@ -1,4 +1,4 @@
-"""JSON Lines, gz or not, of files and of folders: one value a line, every mistake with its file and line."""
+"""Reads JSON Lines, plain or gzip, from files and folders; errors name file and line."""
 
 import gzip
 import zlib
@@ -12,12 +12,14 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 def read(
-    paths: Iterable[Path], parse: Callable[[bytes, Path], T], what: str, mistakes: tuple[type[Exception], ...]
+    paths: Iterable[Path], parse: Callable[[bytes, Path], T], expected: str, parse_errors: tuple[type[Exception], ...]
 ) -> Iterator[T]:
-    """What `parse` makes of each line of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
+    """Parses each line of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
 
-    Raises ValueError with file and line for what is no such line (`what` names it, `mistakes` are what `parse` raises then),
-    and for what cannot be read.
+    expected: what a line is, with its article, for error messages.
+    parse_errors: exceptions that `parse` raises for an invalid line.
+
+    Raises ValueError with file and line for an invalid line and for a file that cannot be read.
     """
     for path in paths:
         files = [path]
@@ -26,11 +28,11 @@ def read(
             if not files:
                 raise ValueError(f"{path}: no .jsonl or .jsonl.gz files in this folder")
         for file in files:
-            yield from _lines(file, parse, what, mistakes)
+            yield from _lines(file, parse, expected, parse_errors)
 
 
 def _lines(
-    file: Path, parse: Callable[[bytes, Path], T], what: str, mistakes: tuple[type[Exception], ...]
+    file: Path, parse: Callable[[bytes, Path], T], expected: str, parse_errors: tuple[type[Exception], ...]
 ) -> Iterator[T]:
     number = 0
     try:
@@ -39,8 +41,8 @@ def _lines(
                 number += 1
                 if line.strip():
                     yield parse(line, file)
-    except mistakes as error:
-        raise ValueError(f"{file}:{number}: not {what}: {error}") from error
+    except parse_errors as error:
+        raise ValueError(f"{file}:{number}: not {expected}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}:{number + 1}: cannot be read: {error}") from error
 

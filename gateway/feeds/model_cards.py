@@ -1,4 +1,4 @@
-"""Open models' sizes as their makers publish them; `model_cards.csv` says where. Facts only: no guess is among them."""
+"""Sizes of open models as published by their developers; `model_cards.csv` names the sources. No estimates."""
 
 import csv
 import re
@@ -10,12 +10,12 @@ from msgspec import structs
 
 from ..values.base import Value
 
-# What comes behind a model's name and changes nothing about its weights: tunings, dates, offers.
+# Name suffixes that say nothing about the size of the weights: tunings, dates, service variants.
 _NAME_SUFFIXES = re.compile(
     r"[-_:@.](instruct|chat|it|latest|hf|preview|fast|turbo|versatile|instant|maas|tput|reference|thinking|base|v\d+:\d+"
     r"|\d{4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})$"
 )
-# What says how many bits a weight has.
+# Name suffixes that give the bits per weight.
 _WEIGHT_FORMATS = re.compile(r"[-_:@.](bf16|fp16|fp8|int8|w8a8|w8a16|fp4|nvfp4|mxfp4|int4|w4a16|awq|gptq)(-dynamic)?$")
 _BITS = {"bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "w8a8": 8, "w8a16": 8}
 _FOUR_BITS = 4
@@ -23,7 +23,12 @@ _NAME_SEPARATORS = re.compile(r"[^a-z0-9.]+")
 
 
 class ModelCard(Value, frozen=True, kw_only=True):
-    """Parameters in billions (1e9), and the bits of a weight as it was released."""
+    """Size of one model.
+
+    total_params_b: total parameters, billions (1e9).
+    active_params_b: parameters active per token, billions (1e9).
+    bits: bits per weight, as released or as the model's name says.
+    """
 
     total_params_b: float
     active_params_b: float
@@ -32,7 +37,7 @@ class ModelCard(Value, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1)
 def load() -> Mapping[str, ModelCard]:
-    """Name in its plain form -> card. The file is part of the package."""
+    """Returns normalized name -> card from the packaged file."""
     text = resources.files(__package__).joinpath("model_cards.csv").read_text("utf-8")
     return {
         normalized_name(row["model"]): ModelCard(
@@ -43,22 +48,25 @@ def load() -> Mapping[str, ModelCard]:
 
 
 def find(model: str) -> ModelCard | None:
-    """The card of a model as a provider names it ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b-instant"), with the bits
-    that its name tells; None if it is not known. Names are compared whole, never by likeness."""
+    """Returns the card of a model by a provider's name for it, with the bits that the name gives.
+
+    Accepts names like "meta-llama/Llama-3.1-8B-Instruct" and "llama-3.1-8b-instant". Names are compared whole, never by
+    similarity; None if there is no card.
+    """
     cards, name, bits = load(), model.rsplit("/", 1)[-1].lower(), 0
     while True:
-        found = cards.get(normalized_name(name))
-        if found is not None:
-            return structs.replace(found, bits=bits) if bits else found
-        told = _WEIGHT_FORMATS.search(name)
-        if told is not None:
-            bits = bits or _BITS.get(told[1], _FOUR_BITS)
-        shorter = name[: told.start()] if told is not None else _NAME_SUFFIXES.sub("", name)
+        card = cards.get(normalized_name(name))
+        if card is not None:
+            return structs.replace(card, bits=bits) if bits else card
+        weight_format = _WEIGHT_FORMATS.search(name)
+        if weight_format is not None:
+            bits = bits or _BITS.get(weight_format[1], _FOUR_BITS)
+        shorter = name[: weight_format.start()] if weight_format is not None else _NAME_SUFFIXES.sub("", name)
         if shorter == name:
             return None
         name = shorter
 
 
 def normalized_name(name: str) -> str:
-    """A name without its organisation, case and punctuation."""
+    """Returns a name without its organization, case and punctuation."""
     return _NAME_SEPARATORS.sub("-", name.rsplit("/", 1)[-1].lower()).strip("-")

@@ -1,6 +1,6 @@
-"""This machine's own GPUs: joules since the driver was loaded, by NVML (nvidia-ml-py, which codecarbon brings). Volta or newer.
+"""Reads the energy counters of local NVIDIA GPUs (Volta or newer) through NVML.
 
-Every call blocks for about a millisecond; run it in a thread.
+Needs nvidia-ml-py, which codecarbon installs. Every call blocks for about a millisecond; run it in a thread.
 """
 
 from typing import Any
@@ -9,29 +9,31 @@ _MILLIJOULES_PER_JOULE = 1000.0
 
 
 class Nvml:
-    """A handle on the driver, opened at the first reading."""
+    """A connection to the driver, opened at the first reading."""
 
     def __init__(self) -> None:
         self._library: Any = None
 
     def joules(self, gpus: tuple[str, ...]) -> dict[str, float]:
-        """GPU (UUID) -> joules; `gpus` by index or UUID (empty: all). Raises OSError where there is no driver, or a GPU that
-        does not count its energy."""
+        """Returns GPU UUID -> joules since the driver was loaded; `gpus` selects by index or UUID (empty: all).
+
+        Raises OSError without a driver, or for a GPU without an energy counter.
+        """
         library = self._open_library()
-        found: dict[str, float] = {}
+        joules: dict[str, float] = {}
         try:
             for index in range(library.nvmlDeviceGetCount()):
                 handle = library.nvmlDeviceGetHandleByIndex(index)
                 uuid = str(library.nvmlDeviceGetUUID(handle))
                 if not gpus or str(index) in gpus or uuid in gpus:
-                    found[uuid] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / _MILLIJOULES_PER_JOULE
+                    joules[uuid] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / _MILLIJOULES_PER_JOULE
         except library.NVMLError as error:
             raise OSError(f"NVML: {error}") from error
-        return found
+        return joules
 
     def _open_library(self) -> Any:
         if self._library is None:
-            # Lazy door: most gateways have no GPU, and never load NVML.
+            # Lazy import: most gateways have no GPU.
             import pynvml  # noqa: PLC0415
 
             try:

@@ -1,5 +1,6 @@
-"""When each feed is asked about each zone, and what it last said: a book. It neither asks nor sleeps; `now` is by a clock
-that nobody sets.
+"""State machine: when each feed is polled for each zone, and its last valid reading.
+
+Does no I/O and does not sleep; `now` is monotonic time in seconds.
 """
 
 from collections.abc import Callable
@@ -7,14 +8,14 @@ from collections.abc import Callable
 from ..values.base import Value
 from ..values.grid import GridReading
 
-# After the first failure in a row, doubling up to the longest.
+# Delay after the first failure; doubles with each further one up to the maximum.
 _BACKOFF_SECONDS, _BACKOFF_SECONDS_MAX = 30.0, 3600.0
-# So much earlier or later than due, that many gateways do not ask at once.
+# Share by which polls are early or late, so that many gateways do not poll at once.
 _JITTER_SHARE = 0.1
 
 
 class PollTarget(Value, frozen=True):
-    """A zone that a feed can be asked about."""
+    """A zone to poll a feed for."""
 
     feed: str
     zone: str
@@ -31,41 +32,41 @@ class _PollState:
 
 
 class PollSchedule:
-    """Inquiries of one process, each asked anew every `refresh` seconds; `jitter` draws from [0, 1)."""
+    """Poll targets of one process, each polled every `refresh` seconds; `jitter` draws from [0, 1)."""
 
-    def __init__(self, inquiries: frozenset[PollTarget], refresh: float, jitter: Callable[[], float]) -> None:
-        self._states = {inquiry: _PollState(0.0) for inquiry in inquiries}
+    def __init__(self, targets: frozenset[PollTarget], refresh: float, jitter: Callable[[], float]) -> None:
+        self._states = {target: _PollState(0.0) for target in targets}
         self._refresh_seconds = refresh
         self._jitter = jitter
         self.outcome_counts: dict[tuple[str, str], int] = {}
 
     def due(self, now: float) -> list[PollTarget]:
-        """What is to be asked now."""
-        return [inquiry for inquiry, state in self._states.items() if state.due_at <= now]
+        """Returns the targets to poll now."""
+        return [target for target, state in self._states.items() if state.due_at <= now]
 
-    def record_reading(self, inquiry: PollTarget, session_sync: GridReading, *, now: float) -> bool:
-        """A feed has told; whether it had failed before."""
-        state = self._states[inquiry]
-        failed, state.failures, state.failure_reason = state.failures > 0, 0, ""
-        state.last_reading = session_sync
+    def record_reading(self, target: PollTarget, reading: GridReading, *, now: float) -> bool:
+        """Records a valid reading; returns whether the previous poll had failed."""
+        state = self._states[target]
+        recovered, state.failures, state.failure_reason = state.failures > 0, 0, ""
+        state.last_reading = reading
         state.due_at = now + self._refresh_seconds * (1 + _JITTER_SHARE * (2 * self._jitter() - 1))
-        self._increment(inquiry.feed, "answered")
-        return failed
+        self._increment(target.feed, "answered")
+        return recovered
 
-    def record_failure(self, inquiry: PollTarget, why: str, *, now: float) -> bool:
-        """A feed has not told, or nonsense; its last good news stay. Whether this is news itself."""
-        state = self._states[inquiry]
-        fresh = state.failures == 0 or state.failure_reason != why
-        cool = min(_BACKOFF_SECONDS * 2.0 ** min(state.failures, 16), _BACKOFF_SECONDS_MAX)
-        state.failures, state.failure_reason = state.failures + 1, why
-        state.due_at = now + cool * (1 + _JITTER_SHARE * self._jitter())
-        self._increment(inquiry.feed, "failed")
-        return fresh
+    def record_failure(self, target: PollTarget, reason: str, *, now: float) -> bool:
+        """Records a failed poll and keeps the last valid reading; returns whether the failure or its reason is new."""
+        state = self._states[target]
+        is_new = state.failures == 0 or state.failure_reason != reason
+        backoff = min(_BACKOFF_SECONDS * 2.0 ** min(state.failures, 16), _BACKOFF_SECONDS_MAX)
+        state.failures, state.failure_reason = state.failures + 1, reason
+        state.due_at = now + backoff * (1 + _JITTER_SHARE * self._jitter())
+        self._increment(target.feed, "failed")
+        return is_new
 
     def last_reading(self, feed: str, zone: str) -> GridReading | None:
-        """The last good news."""
+        """Returns the last valid reading, None before the first."""
         state = self._states.get(PollTarget(feed, zone))
         return state.last_reading if state is not None else None
 
-    def _increment(self, feed: str, how: str) -> None:
-        self.outcome_counts[feed, how] = self.outcome_counts.get((feed, how), 0) + 1
+    def _increment(self, feed: str, outcome: str) -> None:
+        self.outcome_counts[feed, outcome] = self.outcome_counts.get((feed, outcome), 0) + 1

@@ -1,4 +1,4 @@
-"""The scorer's weights, which come with the package: trained on public outcomes by `penstock learn train`."""
+"""Loads the packaged scorer weights, trained on public outcomes by `penstock learn train`."""
 
 import gzip
 import hashlib
@@ -12,7 +12,7 @@ from ..routing.scorer import Scorer
 
 WEIGHTS_PATH = Path(__file__).parent / "scorer_weights.json.gz"
 
-# What reading a file of another shape may raise.
+# Exceptions of parsing a file of another format.
 _PARSE_ERRORS = (
     orjson.JSONDecodeError, gzip.BadGzipFile, zlib.error, EOFError, KeyError, TypeError, IndexError, AttributeError,
     ValueError, AssertionError,
@@ -21,9 +21,9 @@ _PARSE_ERRORS = (
 
 @cache
 def load(path: Path = WEIGHTS_PATH) -> Scorer:
-    """The scorer of a weights file, read once. Raises OSError, and ValueError for what is no such file."""
+    """Returns the scorer of a weights file, cached. Raises OSError, and ValueError for an invalid file."""
     packed = path.read_bytes()
     try:
         return Scorer(hashlib.sha256(packed).hexdigest()[:12], orjson.loads(gzip.decompress(packed)))
     except _PARSE_ERRORS as error:
-        raise ValueError(f"{path}: not what `penstock learn train` writes: {type(error).__name__}") from error
+        raise ValueError(f"{path}: not a weights file of `penstock learn train`: {type(error).__name__}") from error

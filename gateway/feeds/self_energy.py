@@ -1,7 +1,7 @@
-"""What the gateway itself takes, as CodeCarbon's offline tracker sees this process: off by default, off the request path.
+"""Measures the gateway's own energy with CodeCarbon's offline tracker; off by default.
 
-Every call blocks for a moment; run them in a thread. The tracker makes no network call. Where the machine has no power
-meter it models: CPU by load and a flat figure for memory, so the result is an upper bound.
+Every call blocks briefly; run them in a thread, off the request path. The tracker makes no network call. On a machine
+without a power meter it models CPU by load and memory by a flat figure, so the result is an upper bound.
 """
 
 import logging
@@ -16,7 +16,11 @@ _SAMPLE_SECONDS = 15
 
 
 class SelfMeter:
-    """Joules and gCO2e since `start`; both 0 until the first reading."""
+    """Measures this process from the first reading on.
+
+    energy_joules: energy so far, joules; 0 until the first reading.
+    carbon_grams: emissions so far, gCO2e; 0 until the first reading.
+    """
 
     def __init__(self, country: str) -> None:
         self._country = country
@@ -25,18 +29,18 @@ class SelfMeter:
         self.carbon_grams = 0.0
 
     def read(self) -> None:
-        """Take a reading; the first call starts the tracker (about two seconds)."""
+        """Takes a reading; the first call starts the tracker (about two seconds)."""
         if self._tracker is None:
             self._tracker = self._start_tracker()
         self._tracker.flush()
 
     def stop(self) -> None:
-        """End the tracker and its threads."""
+        """Stops the tracker and its threads."""
         if self._tracker is not None:
             self._tracker.stop()
 
     def _start_tracker(self) -> Any:
-        # Lazy door: codecarbon brings pandas, 180 MB that a gateway which does not measure itself never loads.
+        # Lazy import: codecarbon loads pandas (180 MB), which only a gateway that measures itself needs.
         from codecarbon import OfflineEmissionsTracker  # noqa: PLC0415
         from codecarbon.output_methods.base_output import BaseOutput  # noqa: PLC0415
 
@@ -57,5 +61,5 @@ class SelfMeter:
             output_handlers=[Reading()],
         )
         tracker.start()
-        log.info("measuring the gateway's own energy (CodeCarbon, modelled where there is no meter)")
+        log.info("own_energy_measurement_started tracker=codecarbon country=%s", self._country)
         return tracker

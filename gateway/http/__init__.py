@@ -1,4 +1,5 @@
-"""The street doors: `server.py` and `admin.py` let callers and operators in, `upstream.py` goes out to providers.
+"""HTTP adapters: `server.py` and `admin.py` serve callers and operators, `upstream.py` calls providers.
 
-aiohttp lives here and nowhere else; its exceptions never pass this room. `supervisor.py` starts every background task.
+Only this package imports aiohttp; its exceptions are translated here. `services/supervisor.py` starts every background
+task.
 """

@@ -1,7 +1,7 @@
-"""What a person sees who follows an approval link: which session, why it was stopped, and a button.
+"""The approval page: shows a stopped session and the reason, with a button that resumes it.
 
-Programs that follow it (curl, a script) let the session go on at once. Browsers are shown the page first, and previews
-of chat programs, which open every link that is posted, are only ever shown the page.
+GET by a program (curl, a script) resumes the session directly. Browsers get the page first; link previews of chat
+applications, which open every posted link, only ever get the page.
 """
 
 import html
@@ -14,7 +14,7 @@ from ..values.errors import MethodNotAllowed
 from .admin import read_body, read_json
 from .ports import SessionEndpoints
 
-# Words in the User-Agent of what opens links unasked.
+# User-Agent substrings of clients that open links without a user's action.
 _LINK_PREVIEW_AGENTS = (
     "bot",
     "preview",
@@ -33,40 +33,39 @@ _PAGE = """<!doctype html>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}}
 dt{{font-weight:600}}dd{{margin:0 0 .6rem}}button{{font:inherit;padding:.6rem 1.2rem}}textarea{{width:100%;font:inherit}}</style>
 <h1>{title}</h1><dl>{facts}</dl>{form}</html>"""
-_FORM = """<form method="post"><p><label>A note that the model will see (optional)<br>
-<textarea name="note" rows="3" maxlength="1000"></textarea></label></p><button>Let it go on</button></form>"""
+_FORM = """<form method="post"><p><label>Note to the model (optional)<br>
+<textarea name="note" rows="3" maxlength="1000"></textarea></label></p><button>Resume session</button></form>"""
 
 
-async def handle_approval(request: web.BaseRequest, budget_admin: SessionEndpoints, token: str) -> web.Response:
-    """GET shows or approves, POST approves. Raises NotFound for a link that is not valid any more."""
-    await budget_admin.ensure_loaded_by_link(token)
-    key, session = budget_admin.session_of_link(token)
+async def handle_approval(request: web.BaseRequest, session_admin: SessionEndpoints, token: str) -> web.Response:
+    """GET shows the page or resumes the session, POST resumes it. Raises NotFound for an invalid or used link."""
+    await session_admin.ensure_loaded_by_link(token)
+    key, session = session_admin.session_of_link(token)
     accepts = request.headers.get("Accept", "")
     agent = request.headers.get("User-Agent", "").lower()
     if request.method == "HEAD" or (
-        request.method == "GET" and ("text/html" in accepts or any(one in agent for one in _LINK_PREVIEW_AGENTS))
+        request.method == "GET" and ("text/html" in accepts or any(word in agent for word in _LINK_PREVIEW_AGENTS))
     ):
         assert session.stop is not None, "a link is for a stop"
-        features = {"Key": key, **session.stop.details}
-        return _page(session.id, f"Session {session.id} was stopped", features, _FORM)
+        facts = {"Key": key, **session.stop.details}
+        return _page(session.id, f"Session {session.id} is stopped", facts, _FORM)
     if request.method not in ("GET", "POST"):
-        raise MethodNotAllowed("Follow the link, or POST to it.")
+        raise MethodNotAllowed(f"Method not allowed: {request.method}. Use GET or POST.")
     if request.method == "POST" and "urlencoded" in request.headers.get("Content-Type", ""):
         form = parse_qs((await read_body(request)).decode(errors="replace"))
-        told = await budget_admin.resume_by_link(token, form.get("note", [""])[0])
-        return _page(
-            session.id, f"Session {session.id} may go on", {"calls": told["calls"], "cost_usd": told["cost_usd"]}, ""
-        )
-    asked = await read_json(request) if request.method == "POST" else {}
-    told = await budget_admin.resume_by_link(token, str(asked.get("note", "")))
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+        resumed = await session_admin.resume_by_link(token, form.get("note", [""])[0])
+        facts = {"calls": resumed["calls"], "cost_usd": resumed["cost_usd"]}
+        return _page(session.id, f"Session {session.id} resumed", facts, "")
+    body = await read_json(request) if request.method == "POST" else {}
+    resumed = await session_admin.resume_by_link(token, str(body.get("note", "")))
+    return web.Response(body=orjson.dumps(resumed), content_type="application/json")
 
 
-def _page(session: str, title: str, features: dict[str, object], form: str) -> web.Response:
-    listed = "".join(
-        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>" for name, value in features.items()
+def _page(session: str, title: str, facts: dict[str, object], form: str) -> web.Response:
+    rows = "".join(
+        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items()
     )
-    text = _PAGE.format(session=html.escape(session), title=html.escape(title), facts=listed, form=form)
+    text = _PAGE.format(session=html.escape(session), title=html.escape(title), facts=rows, form=form)
     headers = {
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",

@@ -1,5 +1,6 @@
-"""What a caller's headers say: whose key it is, and hints beyond the body (session, task type, deadline, how long it may wait).
-Names are in lower case here.
+"""Reads a caller's headers: the key, and hints beyond the body (session, task type, deadline, deferral).
+
+Header names are in lower case.
 """
 
 import hashlib
@@ -12,34 +13,33 @@ from ..values.request import Caller, HeaderHints
 from ..values.snapshot import Snapshot
 
 _SESSION_CHARS_MAX = 128
-# What SDKs count their retries in (OpenAI's and Anthropic's alike).
+# Retry counter of OpenAI's and Anthropic's SDKs.
 _RETRY_HEADER, _CAPS_HEADER = "x-stainless-retry-count", "x-penstock-session-caps"
 _TASK_HEADER, _ROUTE_HEADER = "x-penstock-task-type", "x-penstock-route"
 _ROLE_HEADER, _DEADLINE_HEADER = "x-penstock-role", "x-penstock-deadline-ms"
-# Two days: as far as forecasts reach (UK 96 h, Electricity Maps 72 h), less what nobody would wait.
+# Two days: within the horizon of the forecasts (UK 96 h, Electricity Maps 72 h).
 _SECONDS_BY_UNIT, _DEFER_SECONDS_MAX = {"s": 1, "m": 60, "h": 3600}, 172_800
 _DEFER_HEADER = "x-penstock-defer"
 
 
 def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
-    """Whose key this is; header names are in lower case. Raises Unauthenticated."""
-    given = headers.get("authorization", "")
-    scheme, _, token = given.partition(" ")
+    """Returns the caller that the API key belongs to. Raises Unauthenticated."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key") or ""
     if secret and snapshot.callers:
-        # Headers are bytes: what is no UTF-8 arrives as lone surrogates and must not break anything.
+        # Header bytes that are not UTF-8 arrive as lone surrogates.
         caller = snapshot.callers.get(hashlib.sha256(secret.encode(errors="surrogateescape")).digest())
         if caller is not None:
             return caller
     if snapshot.anonymous_caller is not None:
         return snapshot.anonymous_caller
     if not secret:
-        raise Unauthenticated("No key was given; send it as 'Authorization: Bearer ...'.", code="missing_api_key")
-    raise Unauthenticated("This key is not known here.")
+        raise Unauthenticated("Missing API key; send it as 'Authorization: Bearer ...'.", code="missing_api_key")
+    raise Unauthenticated("Invalid API key.")
 
 
 def parse_hints(headers: Mapping[str, str], snapshot: Snapshot) -> HeaderHints:
-    """What headers (names in lower case) say beyond the request itself."""
+    """Returns the hints in the headers. Raises BadRequest."""
     session, source = _session_header(headers, snapshot.session_headers)
     return HeaderHints(
         session=session,
@@ -60,14 +60,14 @@ def parse_hints(headers: Mapping[str, str], snapshot: Snapshot) -> HeaderHints:
 
 
 def _parse_deadline_ms(value: str) -> float:
-    """Milliseconds. Raises BadRequest."""
+    """Returns milliseconds. Raises BadRequest."""
     if not value.isascii() or not value.isdecimal() or len(value) > 10 or int(value) == 0:
-        raise BadRequest(f"'{_DEADLINE_HEADER}' must be a whole number of milliseconds above 0.")
+        raise BadRequest(f"'{_DEADLINE_HEADER}' must be a positive whole number of milliseconds.")
     return float(value)
 
 
 def _parse_defer_seconds(value: str) -> float:
-    """`4h`, `30m`, `90s` or seconds, two days at most; `0` or `no`: not at all. Raises BadRequest."""
+    """Returns seconds for `4h`, `30m`, `90s`, a number of seconds, or `no`; at most two days. Raises BadRequest."""
     text = value.strip().lower()
     unit = _SECONDS_BY_UNIT.get(text[-1:], 0)
     number = text[:-1] if unit else text
@@ -75,11 +75,11 @@ def _parse_defer_seconds(value: str) -> float:
         return 0.0
     if number.isascii() and number.isdecimal() and len(number) <= 6 and int(number) * (unit or 1) <= _DEFER_SECONDS_MAX:
         return float(int(number) * (unit or 1))
-    raise BadRequest(f"'{_DEFER_HEADER}' must be like 4h, 30m, 90s or no, and two days at most.")
+    raise BadRequest(f"'{_DEFER_HEADER}' must be a duration like 4h, 30m or 90s, or no; two days at most.")
 
 
 def _first_value(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    """The first of these headers that says something."""
+    """Returns the first of these headers with a value."""
     for name in names:
         if name in headers:
             value = safe_session_id(headers[name])[:_SESSION_CHARS_MAX]
@@ -94,13 +94,13 @@ def _session_header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple
         if value:
             return safe_session_id(_trace_id(value) if name == "traceparent" else value), name
         if "*" in name:
-            found = next((other for other in headers if fnmatchcase(other, name) and headers[other]), None)
-            if found is not None:
-                return safe_session_id(headers[found]), found
+            match = next((header for header in headers if fnmatchcase(header, name) and headers[header]), None)
+            if match is not None:
+                return safe_session_id(headers[match]), match
     return None, ""
 
 
 def _trace_id(traceparent: str) -> str:
-    """The trace's id alone: every request has a span of its own."""
+    """Returns the trace id alone: every request has its own span id."""
     parts = traceparent.split("-")
     return parts[1] if len(parts) >= 4 else traceparent

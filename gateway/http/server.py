@@ -1,7 +1,7 @@
-"""The street door for callers: aiohttp's low-level server, one function from HTTP request to HTTP response.
+"""The HTTP server for callers: aiohttp's low-level server with one handler and a table of paths.
 
-No router, no middleware: a table of paths. Every error leaves here in the caller's dialect, and none of aiohttp's
-exceptions or texts passes.
+No router, no middleware. Every error is answered in the caller's dialect; aiohttp's exceptions and texts never reach
+the caller.
 """
 
 import asyncio
@@ -37,71 +37,73 @@ from .request_headers import authenticate, parse_hints
 
 log = logging.getLogger(__name__)
 
-# A body that dribbles in longer than this is given up.
+# Time limit for receiving a whole body.
 _BODY_SECONDS = 60.0
-# A caller who does not read is given up after this; watched only while its socket is full.
+# Time limit for a caller that does not read; applies only while its socket is full.
 STALL_SECONDS = 60.0
 _WRITE_BUFFER = 32 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
-# What callers may ask for, and the dialect they ask in. Anthropic's clients may have /anthropic in their base URL.
+# Path -> dialect of its requests. Anthropic's clients may have /anthropic in their base URL.
 _DIALECT_BY_PATH = {
     "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
     "/v1/embeddings": "embeddings", "/v1/completions": "completions",
 }  # fmt: skip
 _ANTHROPIC_PREFIX, _COUNT_TOKENS_PATH, _OWN_BUDGETS_PATH = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
 _SESSIONS_PATH, _APPROVE_PATH = "/v1/sessions", "/approve/"
-# What beside the key may decide which budgets meet a request.
+# Dimensions beside the key's own that select budgets.
 _BUDGET_QUERY_PARAMETERS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
-# The account's own administration, what hands out keys to it, and what others stored with it, are nobody's business here.
+# Never passed through: the account's administration, endpoints that hand out keys, and data that other callers stored.
 _BLOCKED_PREFIXES = (
     "/v1/organization", "/v1/projects", "/v1/api_keys", "/v1/admin", "/v1/realtime", "/v1/chat", "/v1/completions",
     "/v1/embeddings",
 )  # fmt: skip
-# What may pass through is spelt in one way only: no escapes, no empty segments, none of dots alone.
+# Canonical paths only: no escapes, no empty segments, no segments of dots alone.
 _PASSTHROUGH_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@=+-]+)+")
+
+_INTERNAL_ERROR = "Internal server error; details are in the gateway's log."
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpResponseWriter:
-    """The caller's side of a stream; nothing is sent before `begin`."""
+    """Writes the response to the caller; sends nothing before `begin`."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self.response: web.StreamResponse | None = None
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the status line. Raises CallerGone."""
+        """Sends the status line and headers. Raises CallerDisconnected."""
         self.response = web.StreamResponse(
             status=status, headers={**headers, "Server": "penstock", "Cache-Control": "no-cache"}
         )
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:
-            raise CallerDisconnected("The caller hung up.") from error
+            raise CallerDisconnected("Client closed the connection.") from error
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; waits while the caller's socket is full. Raises CallerGone."""
+        """Sends bytes; waits while the caller's socket is full. Raises CallerDisconnected."""
         assert self.response is not None, "a stream begins before it is written"
         transport = self._request.transport
         if transport is None:
-            raise CallerDisconnected("The caller hung up.")
+            raise CallerDisconnected("Client closed the connection.")
         try:
             if transport.get_write_buffer_size() + len(data) < _WRITE_BUFFER:
-                # Fits below aiohttp's own mark: this write waits for nobody.
+                # Below aiohttp's high-water mark: this write does not wait.
                 await self.response.write(data)
             else:
                 async with asyncio.timeout(STALL_SECONDS):
                     await self.response.write(data)
         except TimeoutError as error:
             self.abort()
-            raise CallerDisconnected("The caller did not read its answer.") from error
+            raise CallerDisconnected(f"Client read nothing for {STALL_SECONDS:g} seconds.") from error
         except ConnectionError as error:
-            raise CallerDisconnected("The caller hung up.") from error
+            raise CallerDisconnected("Client closed the connection.") from error
 
     async def send(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Send the rest, or the whole of a large answer: a caller who does not read is given up here as well."""
+        """Sends the rest, or the whole of a large response, within the stall limit. Raises CallerDisconnected."""
         body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and len(body) < _WRITE_BUFFER:
             return response
@@ -111,19 +113,22 @@ class HttpResponseWriter:
                 await response.write_eof()
         except TimeoutError as error:
             self.abort()
-            raise CallerDisconnected("The caller did not read its answer.") from error
+            raise CallerDisconnected(f"Client read nothing for {STALL_SECONDS:g} seconds.") from error
         except ConnectionError as error:
-            raise CallerDisconnected("The caller hung up.") from error
+            raise CallerDisconnected("Client closed the connection.") from error
         return response
 
     def abort(self) -> None:
-        """End the connection: after a stream has begun there is no other way to say that it went wrong."""
+        """Aborts the connection: the only way to signal an error once a stream has begun."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
 
 class Server:
-    """Answers every request on the callers' port."""
+    """Handles every request on the callers' port.
+
+    open_calls: requests in flight, at most `requests_max`.
+    """
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class Server:
         snapshot: Callable[[], Snapshot],
         admin: AdminApi,
         body_bytes_max: int,
-        calls_max: int,
+        requests_max: int,
         count_error: Callable[[str], None],
         budget_admin: BudgetEndpoints,
         session_admin: SessionEndpoints,
@@ -140,58 +145,54 @@ class Server:
         self._budget_admin = budget_admin
         self._session_admin = session_admin
         self._pipeline = pipeline
-        self._world = snapshot
+        self._snapshot = snapshot
         self._admin_api = admin
         self._body_bytes_max = body_bytes_max
-        self._calls_max = calls_max
+        self._requests_max = requests_max
         self._count_error = count_error
         self.open_calls = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The outermost handler: one of two places where any exception is caught."""
-        reply = HttpResponseWriter(request)
+        """Handles one request; the outermost handler, which catches any exception."""
+        writer = HttpResponseWriter(request)
         try:
-            name = _DIALECT_BY_PATH.get(_normalized_path(request.path))
-            if name is not None and request.method == "POST":
-                return await self._handle_dialect(request, reply, name)
-            return await self._handle_other(request, reply)
+            dialect = _DIALECT_BY_PATH.get(_normalized_path(request.path))
+            if dialect is not None and request.method == "POST":
+                return await self._handle_dialect(request, writer, dialect)
+            return await self._handle_other(request, writer)
         except CallerDisconnected:
-            # Nobody is there to read this; aiohttp needs some response to end the exchange.
-            return _abort_started(reply) or web.Response(status=CallerDisconnected.status)
+            # The client is gone; aiohttp still needs a response to end the exchange.
+            return _abort_started(writer) or web.Response(status=CallerDisconnected.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _abort_started(reply) or _to_response(_error_dialect(request).error_answer(error))
+            return _abort_started(writer) or _to_response(_error_dialect(request).error_answer(error))
         except Exception:
-            log.exception("a request failed in an unforeseen way")
+            log.exception("request_failed method=%s", request.method)
             self._count_error(PenstockError.code)
-            answer = _error_dialect(request).error_answer(
-                PenstockError("Something went wrong here; it has been logged.")
-            )
-            return _abort_started(reply) or _to_response(answer)
+            answer = _error_dialect(request).error_answer(PenstockError(_INTERNAL_ERROR))
+            return _abort_started(writer) or _to_response(answer)
 
     async def _handle_dialect(
-        self, request: web.BaseRequest, reply: HttpResponseWriter, name: str
+        self, request: web.BaseRequest, writer: HttpResponseWriter, dialect: str
     ) -> web.StreamResponse:
-        """A request in one of the dialects."""
+        """Handles a request in one of the dialects."""
         headers, caller = self._authenticate(request)
         self._admit_call()
         try:
-            parsed = PARSERS[name](await self._read_body(request, headers))
-            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._world()), reply)
+            parsed = PARSERS[dialect](await self._read_body(request, headers))
+            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._snapshot()), writer)
         finally:
             self.open_calls -= 1
-        return await _send_answer(answer, reply)
+        return await _send_answer(answer, writer)
 
-    async def _handle_other(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
-        """Everything that is no request in a dialect."""
+    async def _handle_other(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
+        """Handles every path and method that is not a request in a dialect."""
         path = _normalized_path(request.path)
         if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
-            # Codex asks for a WebSocket first; this is the one status at which it falls back to POST at once.
-            return _to_response(
-                openai_errors.error_answer(UpgradeRequired("WebSockets are not spoken here; use POST."))
-            )
+            # Codex tries a WebSocket first; 426 is the only status at which it falls back to POST immediately.
+            return _to_response(openai_errors.error_answer(UpgradeRequired("WebSockets are not supported; use POST.")))
         if path in _DIALECT_BY_PATH:
-            raise MethodNotAllowed(f"{request.method} is not possible here; use POST.")
+            raise MethodNotAllowed(f"Method not allowed: {request.method} {path}. Use POST.")
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return self._handle_models(request, path)
         if path == _OWN_BUDGETS_PATH:
@@ -201,129 +202,127 @@ class Server:
         if path.startswith(_APPROVE_PATH):
             return await handle_approval(request, self._session_admin, path.removeprefix(_APPROVE_PATH))
         if path == _COUNT_TOKENS_PATH and request.method == "POST":
-            return await self._handle_count_tokens(request, reply)
-        found = await self._admin_api.dispatch(request)
-        if found is not None:
-            return found
-        below = request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
+            return await self._handle_count_tokens(request, writer)
+        response = await self._admin_api.dispatch(request)
+        if response is not None:
+            return response
+        provider_path = request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
         if (
             not path.startswith("/v1/")
             or path.lower().startswith(_BLOCKED_PREFIXES)
-            or _PASSTHROUGH_PATH.fullmatch(below) is None
+            or _PASSTHROUGH_PATH.fullmatch(provider_path) is None
         ):
-            raise NotFound(f"There is nothing at {request.method} {request.path[:100]}. See GET /v1/models.")
-        return await self._handle_passthrough(request, reply)
+            raise NotFound(f"No such endpoint: {request.method} {request.path[:100]}. See GET /v1/models.")
+        return await self._handle_passthrough(request, writer)
 
-    async def _handle_passthrough(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
-        """Images, audio, files, ...: on to the provider, metered."""
+    async def _handle_passthrough(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
+        """Passes images, audio, files and other endpoints through to the provider, metered."""
         headers, caller = self._authenticate(request)
         self._admit_call()
         try:
             body = await self._read_body(request, headers)
             path = request.rel_url.raw_path_qs.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
-            dialect = "anthropic" if _speaks_anthropic(request) else "openai"
+            dialect = "anthropic" if _is_anthropic_client(request) else "openai"
             parsed = passthrough.parse(request.method, path, headers.get("content-type", ""), body, dialect)
-            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._world()), reply)
+            answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._snapshot()), writer)
         finally:
             self.open_calls -= 1
-        return await _send_answer(answer, reply)
+        return await _send_answer(answer, writer)
 
-    async def _handle_count_tokens(self, request: web.BaseRequest, reply: HttpResponseWriter) -> web.StreamResponse:
-        """Anthropic's own count where the route leads to it, else our estimate."""
+    async def _handle_count_tokens(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
+        """Returns Anthropic's own count if the route leads there, else the estimate."""
         headers, caller = self._authenticate(request)
         self._admit_call()
         try:
             body = await self._read_body(request, headers)
-            hints = parse_hints(headers, self._world())
+            hints = parse_hints(headers, self._snapshot())
             parsed = PARSERS["messages"](body)
             estimate = self._pipeline.estimated_input_tokens(parsed, hints)
             if estimate is not None:
                 return _to_response(models.json_answer({"input_tokens": estimate}))
             path = str(request.rel_url).removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
-            passing = passthrough.parse("POST", path, "application/json", body, "anthropic")
-            answer = await self._pipeline.serve(passing, caller, hints, reply)
+            forwarded = passthrough.parse("POST", path, "application/json", body, "anthropic")
+            answer = await self._pipeline.serve(forwarded, caller, hints, writer)
         finally:
             self.open_calls -= 1
-        return await _send_answer(answer, reply)
+        return await _send_answer(answer, writer)
 
     def _authenticate(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
-        """The headers, names in lower case, and whose they are. Raises Unauthenticated."""
+        """Returns the headers, names in lower case, and the caller. Raises Unauthenticated."""
         headers = {name.lower(): value for name, value in request.headers.items()}
-        caller = authenticate(headers, self._world())
-        if "expect" in headers and self.open_calls < self._calls_max:
+        caller = authenticate(headers, self._snapshot())
+        if "expect" in headers and self.open_calls < self._requests_max:
             _send_continue(request, headers["expect"])
         return headers, caller
 
     def _admit_call(self) -> None:
-        """One more call in flight. Raises Overloaded."""
-        if self.open_calls >= self._calls_max:
-            raise Overloaded("Too many calls are in flight here; try again in a moment.")
+        """Counts one more open request. Raises Overloaded."""
+        if self.open_calls >= self._requests_max:
+            raise Overloaded(f"Too many concurrent requests: the limit is {self._requests_max}. Retry in a moment.")
         self.open_calls += 1
 
     def _handle_models(self, request: web.BaseRequest, path: str) -> web.Response:
         if request.method != "GET":
             raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
-        snapshot = self._world()
+        snapshot = self._snapshot()
         authenticate({name.lower(): value for name, value in request.headers.items()}, snapshot)
         name = path.removeprefix("/v1/models").strip("/")
         if name and snapshot.find_route(name) is None:
-            raise NotFound(f"The model '{name[:100]}' does not exist here.", code="model_not_found", param="model")
-        anthropic = _speaks_anthropic(request)
-        listed = [route for route in snapshot.routes if not route.endswith("*")]
+            raise NotFound(f"The model '{name[:100]}' does not exist.", code="model_not_found", param="model")
+        anthropic = _is_anthropic_client(request)
+        names = [route for route in snapshot.routes if not route.endswith("*")]
         return _to_response(
-            models.model_entry(name, anthropic=anthropic) if name else models.model_list(listed, anthropic=anthropic)
+            models.model_entry(name, anthropic=anthropic) if name else models.model_list(names, anthropic=anthropic)
         )
 
     async def _handle_own_budgets(self, request: web.BaseRequest) -> web.Response:
-        """How the budgets stand that meet this key."""
+        """Returns the budgets that apply to this key, with what is left of them."""
         if request.method != "GET":
-            raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
-        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
+            raise MethodNotAllowed(f"Method not allowed: {request.method} {_OWN_BUDGETS_PATH}. Use GET.")
+        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._snapshot())
         unknown = set(request.query) - _BUDGET_QUERY_PARAMETERS
         if unknown:
-            raise BadRequest(f"Unknown parameter {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
-        mine = await self._budget_admin.budgets_of(caller, dict(request.query))
-        return web.Response(body=orjson.dumps(mine), content_type="application/json")
+            raise BadRequest(f"Unknown parameter: {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
+        budgets = await self._budget_admin.budgets_of(caller, dict(request.query))
+        return web.Response(body=orjson.dumps(budgets), content_type="application/json")
 
     async def _handle_own_sessions(self, request: web.BaseRequest) -> web.Response:
-        """POST /v1/sessions opens a run and says what it may take; GET /v1/sessions/ID tells how it stands; how it went
-        is told by POST to its /outcome and /feedback."""
-        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._world())
+        """POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback, for the caller's sessions."""
+        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._snapshot())
         name = unquote(request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix(_SESSIONS_PATH)).strip("/")
         if request.method == "POST" and not name:
-            asked = await read_json(request)
-            if isinstance(asked.get("id"), str):
-                await self._session_admin.ensure_loaded(asked["id"], caller.key)
-            told = self._session_admin.open_session(caller, asked)
+            body = await read_json(request)
+            if isinstance(body.get("id"), str):
+                await self._session_admin.ensure_loaded(body["id"], caller.key)
+            document = self._session_admin.open_session(caller, body)
             await self._session_admin.flush()
         elif request.method == "POST" and name.endswith(("/outcome", "/feedback")):
-            name, _, what = name.rpartition("/")
-            asked = await read_json(request)
+            name, _, report = name.rpartition("/")
+            body = await read_json(request)
             await self._session_admin.ensure_loaded(name, caller.key)
-            budget_admin = self._session_admin
-            told = (budget_admin.report_outcome if what == "outcome" else budget_admin.record_feedback)(
-                caller, name, asked
-            )
+            admin = self._session_admin
+            document = (admin.report_outcome if report == "outcome" else admin.record_feedback)(caller, name, body)
         elif request.method == "GET" and name:
             await self._session_admin.ensure_loaded(name, caller.key)
-            told = self._session_admin.get_own(caller, name)
+            document = self._session_admin.get_own(caller, name)
         else:
             raise MethodNotAllowed(
+                f"Method not allowed: {request.method} {request.path[:100]}. "
                 "See POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback."
             )
-        return web.Response(body=orjson.dumps(told), content_type="application/json")
+        return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def _read_body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
-        """The whole body, bounded in size and time."""
+        """Returns the whole body, bounded in size and time. Raises BodyTooLarge and BadRequest."""
         limit, content = self._body_bytes_max, request.content
         if (request.content_length or 0) > limit:
-            raise BodyTooLarge(f"The body is over {limit} bytes.")
+            raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
         if content.is_eof():
-            whole = content.read_nowait(-1)
-            if len(whole) > limit:
-                raise BodyTooLarge(f"The body is over {limit} bytes.")
-            return whole
-        # Room for the whole at once where its length is told, rather than growing and copying.
+            received = content.read_nowait(-1)
+            if len(received) > limit:
+                raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
+            return received
+        # Allocated once if the length is known, rather than growing and copying.
         body = bytearray(0 if "content-encoding" in headers else request.content_length or 0)
         size = 0
         try:
@@ -331,19 +330,21 @@ class Server:
                 while data := await content.readany():
                     end = size + len(data)
                     if end > limit:
-                        raise BodyTooLarge(f"The body is over {limit} bytes.")
+                        raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
                     body[size:end] = data
                     size = end
         except TimeoutError as error:
-            raise BadRequest("The body did not arrive in time.", code="body_timeout") from error
+            raise BadRequest(
+                f"Request body not received within {_BODY_SECONDS:g} seconds.", code="body_timeout"
+            ) from error
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise BadRequest("The body could not be read to its end.", code="body_broken") from error
+            raise BadRequest("Incomplete request body.", code="incomplete_body") from error
         del body[size:]
         return body
 
 
 class _RequestProtocol(RequestHandler):
-    """aiohttp's protocol, with our words where it would echo what it could not parse."""
+    """aiohttp's protocol with our error response, so that input that cannot be parsed is not echoed."""
 
     def handle_error(
         self,
@@ -352,12 +353,12 @@ class _RequestProtocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        error = PenstockError("Something went wrong here; it has been logged.")
+        error = PenstockError(_INTERNAL_ERROR)
         if status < 500:
-            error = BadRequest("This is not a valid HTTP request.", code="bad_http")
+            error = BadRequest("Invalid HTTP request.", code="invalid_http")
             error.status = status
         elif exc is not None:
-            log.error("the HTTP layer failed", exc_info=exc)
+            log.error("http_protocol_failed error=%s", type(exc).__name__, exc_info=exc)
         response = _to_response(openai_errors.error_answer(error))
         response.force_close()
         return response
@@ -375,12 +376,12 @@ class _AiohttpServer(web.Server):
 
 
 def server_runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
-    """A server for one handler. `handler_cancellation`: a caller who hangs up cancels the call, whatever it waits for."""
+    """Returns a server for one handler; a client that disconnects cancels its request at any point."""
     server = _AiohttpServer(handler, handler_cancellation=True)
     return web.ServerRunner(server, shutdown_timeout=drain_seconds)
 
 
-def _speaks_anthropic(request: web.BaseRequest) -> bool:
+def _is_anthropic_client(request: web.BaseRequest) -> bool:
     return (
         "anthropic-version" in request.headers
         or request.path.startswith(_ANTHROPIC_PREFIX)
@@ -389,32 +390,32 @@ def _speaks_anthropic(request: web.BaseRequest) -> bool:
 
 
 def _error_dialect(request: web.BaseRequest) -> Dialect:
-    """In which dialect errors are told."""
-    name = _DIALECT_BY_PATH.get(_normalized_path(request.path))
-    return DIALECTS[name or ("messages" if _speaks_anthropic(request) else "chat")]
+    """Returns the dialect of the error response."""
+    dialect = _DIALECT_BY_PATH.get(_normalized_path(request.path))
+    return DIALECTS[dialect or ("messages" if _is_anthropic_client(request) else "chat")]
 
 
 def _normalized_path(path: str) -> str:
-    """A path without Anthropic's prefix and a slash at its end."""
+    """Returns a path without Anthropic's prefix and trailing slashes."""
     return path.removeprefix(_ANTHROPIC_PREFIX).rstrip("/")
 
 
-async def _send_answer(answer: CallerResponse, reply: HttpResponseWriter) -> web.StreamResponse:
+async def _send_answer(answer: CallerResponse, writer: HttpResponseWriter) -> web.StreamResponse:
     if not answer.already_sent:
-        return await reply.send(_to_response(answer))
-    assert reply.response is not None
-    return await reply.send(reply.response)
+        return await writer.send(_to_response(answer))
+    assert writer.response is not None
+    return await writer.send(writer.response)
 
 
-def _abort_started(reply: HttpResponseWriter) -> web.StreamResponse | None:
-    """The stream that had begun when things went wrong, its connection ended; None if nothing was sent yet."""
-    if reply.response is not None:
-        reply.abort()
-    return reply.response
+def _abort_started(writer: HttpResponseWriter) -> web.StreamResponse | None:
+    """Aborts a stream that has begun and returns it; None if nothing was sent yet."""
+    if writer.response is not None:
+        writer.abort()
+    return writer.response
 
 
 def _send_continue(request: web.BaseRequest, expectation: str) -> None:
-    """`Expect: 100-continue`: the caller waits with its body until it is told to send it."""
+    """Sends `100 Continue` to a caller that waits for it before it sends its body."""
     if expectation.lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

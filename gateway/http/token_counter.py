@@ -1,7 +1,7 @@
-"""Counts tokens with a real vocabulary where the number decides: whether a history fits a context.
+"""Counts tokens with a real vocabulary where the number matters: whether a history fits a context window.
 
-The vocabulary file is the one that litellm ships (o200k_base); without it there is no count and the estimate stands. A
-count runs in a thread: 3 to 18 MB a second, and the vocabulary takes 80 MB once it is loaded.
+The vocabulary file is the one that litellm ships (o200k_base); without it there is no count and the estimate is used.
+Counting runs in a thread at 3 to 18 MB/s; the loaded vocabulary takes 80 MB.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from ..values.request import Message
 log = logging.getLogger(__name__)
 
 _VOCABULARY = "o200k_base"
-# The file name that tiktoken looks for in its cache folder: sha1 of the vocabulary's address.
+# tiktoken's cache file name: SHA-1 of the vocabulary's URL.
 VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
-# Longer histories would keep a thread busy for seconds; they count as estimated.
+# Longer histories would occupy a thread for seconds; the estimate is used for them.
 _CHARS_MAX = 4_000_000
 # Role and separators around each message (OpenAI cookbook, 2024).
 _TOKENS_PER_MESSAGE = 4
 
 
 class TokenCounter:
-    """Loads its vocabulary at the first count, from the file in `folder`; None: no count."""
+    """Counts tokens; loads the vocabulary from `folder` at the first count. Without a folder it never counts."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -33,7 +33,7 @@ class TokenCounter:
         self._is_unavailable = False
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """Tokens of the messages' text and tool calls; None if it cannot be told."""
+        """Returns the tokens of the messages' text and tool calls; None if they cannot be counted."""
         texts = [text for message in messages for text in _texts(message)]
         if self._is_unavailable or sum(map(len, texts)) > _CHARS_MAX:
             return None
@@ -43,7 +43,7 @@ class TokenCounter:
         encoding = self._encoding or self._load()
         if encoding is None:
             return None
-        # encode_ordinary: text that looks like a control token is text.
+        # encode_ordinary treats text that looks like a control token as text.
         return sum(len(encoding.encode_ordinary(text)) for text in texts) + messages * _TOKENS_PER_MESSAGE
 
     def _load(self) -> Any:
@@ -51,7 +51,7 @@ class TokenCounter:
             self._is_unavailable = True
             return None
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(self._folder))
-        # Lazy door: most gateways never need a count.
+        # Lazy import: most gateways never need a count.
         import tiktoken  # noqa: PLC0415
 
         self._encoding = tiktoken.get_encoding(_VOCABULARY)

@@ -1,7 +1,7 @@
-"""The door to providers: one aiohttp client for all of them.
+"""HTTP client for providers: one aiohttp session for all of them.
 
-Four clocks watch a call: connecting, the first byte, silence between bytes, and the whole. Bytes pass as they come;
-compressed answers are decoded by aiohttp, and we ask for none.
+Four timeouts apply to a call: connect, first byte, idle between bytes, and total. Bytes pass as they arrive; no
+compression is requested, and aiohttp decodes compressed responses.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Timeouts
 from ..values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
 
-# What aiohttp would add by itself; providers get what we say and nothing else.
+# aiohttp's default headers; providers get the call's headers only.
 _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
-# Idle connections are dropped by us before providers do (theirs are 60 s and more), else a request meets a closed one.
+# Shorter than providers' keep-alive (60 s and more), so that no request meets a connection they have closed.
 _KEEPALIVE_SECONDS = 15.0
 _READ_BUFFER = 256 * 1024
 _JOINED_BYTES_MAX = 128 * 1024
 
 
 class HttpResponse:
-    """A provider's answer that has begun; closes itself when it stays silent or lasts too long."""
+    """A provider's response whose headers have arrived; closes itself at the idle and total timeouts."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
         self._response = response
@@ -34,7 +34,7 @@ class HttpResponse:
         self._timeout_message = ""
         self._timeouts = timeouts
         self._waiting_since: float | None = None
-        # A whole answer often comes with its head: then there is nothing left to watch.
+        # A whole response often arrives with its headers: then no timeout is needed.
         if not self._content.is_eof():
             self._start_watchdog(started)
 
@@ -49,29 +49,29 @@ class HttpResponse:
         return self._response.headers
 
     async def read_chunk(self) -> bytes:
-        """What has arrived, b"" at the end. Raises UpstreamTimeout or BrokenAnswer."""
+        """Returns the bytes that have arrived, b"" at the end. Raises UpstreamTimeout or BrokenResponse."""
         if self._timer is not None:
             self._waiting_since = self._loop.time()
         try:
             data = await self._content.readany()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise self._to_upstream_error(error) from error
-        # From here on it is the caller whom we may wait for, and the provider is not to blame.
+        # Time until the next read is spent on the caller and does not count as provider silence.
         self._waiting_since, self._silence_seconds_max = None, self._timeouts.idle
         return data
 
     async def read(self, limit: int) -> bytes:
-        """The whole answer, at most `limit` bytes. Raises UpstreamTimeout or BrokenAnswer."""
+        """Returns the whole response. Raises UpstreamTimeout, and BrokenResponse beyond `limit` bytes."""
         parts, size = [], 0
         while data := await self.read_chunk():
             size += len(data)
             if size > limit:
-                raise BrokenResponse("The provider's answer is larger than any answer.")
+                raise BrokenResponse(f"Provider response larger than {limit} bytes.")
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Give the connection back, or end it if the answer was not read to its end."""
+        """Releases the connection, or closes it if the response was not read to its end."""
         if self._timer is not None:
             self._timer.cancel()
         if self._content.at_eof():
@@ -80,7 +80,7 @@ class HttpResponse:
             self._response.close()
 
     def _start_watchdog(self, started: float) -> None:
-        """Our own clock takes over from aiohttp's, which would be set anew at every chunk."""
+        """Starts our own timer instead of aiohttp's, which would be reset at every chunk."""
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = None
@@ -93,11 +93,11 @@ class HttpResponse:
     def _check_timeouts(self) -> None:
         now, since = self._loop.time(), self._waiting_since
         if now >= self._deadline:
-            self._timeout_message = "The provider's answer took longer than the deployment's total timeout."
+            self._timeout_message = "Total timeout: the provider's response took longer than the deployment allows."
         elif since is not None and now >= since + self._silence_seconds_max:
-            self._timeout_message = "The provider stayed silent longer than the deployment's timeout."
+            self._timeout_message = "Read timeout: the provider sent nothing for longer than the deployment allows."
         else:
-            # Patience shrinks from first_byte to idle once bytes have come, so look again no later than idle from now.
+            # The limit drops from first_byte to idle once bytes have arrived, so check again within the idle time.
             due = min((since if since is not None else now) + self._silence_seconds_max, now + self._timeouts.idle)
             self._timer = self._loop.call_at(min(due, self._deadline), self._check_timeouts)
             return
@@ -105,41 +105,43 @@ class HttpResponse:
 
     def _to_upstream_error(self, error: Exception) -> UpstreamError:
         if self._timeout_message or isinstance(error, TimeoutError):
-            return UpstreamTimeout(self._timeout_message or "The provider sent no first byte in time.")
-        return BrokenResponse(f"The provider broke off its answer ({type(error).__name__}).")
+            return UpstreamTimeout(self._timeout_message or "First-byte timeout: the provider sent no body in time.")
+        return BrokenResponse(
+            f"The provider closed the connection before the response was complete ({type(error).__name__})."
+        )
 
 
 class _SegmentedPayload(Payload):
-    """A request body in pieces, of known length: no piece is copied to be joined with the others."""
+    """A request body in segments, of known length, sent without joining them into one copy."""
 
-    def __init__(self, pieces: tuple[bytes | memoryview, ...]) -> None:
-        super().__init__(pieces, content_type="application/json")
-        self._size = sum(map(len, pieces))
+    def __init__(self, segments: tuple[bytes | memoryview, ...]) -> None:
+        super().__init__(segments, content_type="application/json")
+        self._size = sum(map(len, segments))
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole as text; aiohttp asks for it in its own debugging only."""
+        """Returns the body as text; aiohttp calls it for debugging only."""
         return b"".join(self._value).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it."""
-        for piece in self._value:
-            if piece:
-                await writer.write(piece)
+        """Writes the segments."""
+        for segment in self._value:
+            if segment:
+                await writer.write(segment)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Send it; the length is ours to know."""
+        """Writes the segments; their length is known, so `content_length` is ignored."""
         await self.write(writer)
 
 
-def _payload(pieces: tuple[bytes | memoryview, ...]) -> bytes | Payload | None:
-    """Short bodies are joined, which is cheaper than several writes; long ones are not. None where there is none."""
-    if not any(pieces):
+def _payload(segments: tuple[bytes | memoryview, ...]) -> bytes | Payload | None:
+    """Joins short bodies, which is cheaper than several writes; returns None for an empty body."""
+    if not any(segments):
         return None
-    return b"".join(pieces) if sum(map(len, pieces)) < _JOINED_BYTES_MAX else _SegmentedPayload(pieces)
+    return b"".join(segments) if sum(map(len, segments)) < _JOINED_BYTES_MAX else _SegmentedPayload(segments)
 
 
 class HttpUpstream:
-    """Dials. Close it when the process ends."""
+    """Sends calls to providers over pooled connections."""
 
     def __init__(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
@@ -153,7 +155,7 @@ class HttpUpstream:
         self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
 
     async def dial(self, call: UpstreamCall) -> HttpResponse:
-        """Send the request and wait for the status line. Raises Unreachable, UpstreamTimeout or BrokenAnswer."""
+        """Sends the request and waits for the headers. Raises Unreachable, UpstreamTimeout or BrokenResponse."""
         timeouts = call.deployment.timeouts
         started = asyncio.get_running_loop().time()
         try:
@@ -166,21 +168,21 @@ class HttpUpstream:
                 timeout=self._timeout(timeouts),
             )
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise Unreachable(f"No connection to the provider of '{call.deployment.name}'.") from error
+            raise Unreachable(f"Connection failed: the provider of '{call.deployment.name}' is unreachable.") from error
         except TimeoutError as error:
-            raise UpstreamTimeout(f"No answer from '{call.deployment.name}' within its first-byte timeout.") from error
+            raise UpstreamTimeout(f"First-byte timeout: no response from '{call.deployment.name}'.") from error
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            broken = BrokenResponse(f"The provider of '{call.deployment.name}' broke off ({type(error).__name__}).")
+            broken = BrokenResponse(f"Connection to '{call.deployment.name}' closed early ({type(error).__name__}).")
             broken.retryable = True
             raise broken from error
         return HttpResponse(response, timeouts, started)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         await self._client.close()
 
     def _url(self, call: UpstreamCall) -> URL:
-        """Parsed once per deployment and dialect, whose number the configuration bounds; other paths each time."""
+        """Caches the URL per deployment and dialect, whose number is bounded; pass-through URLs are not cached."""
         if call.upstream_dialect == "passage":
             return URL(call.url, encoded=True)
         parsed = self._urls.get(call.url)
@@ -189,7 +191,7 @@ class HttpUpstream:
         return parsed
 
     def _timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
-        """aiohttp's own clocks watch the connection and the first byte: of the headers, then of the body."""
+        """Returns aiohttp's timeouts, which cover connecting and the first byte of headers and of body."""
         key = (timeouts.connect, timeouts.first_byte)
         timeout = self._timeouts.get(key)
         if timeout is None:

@@ -1,14 +1,14 @@
-"""The door that tells an operator's URL what happened: JSON events, delivered behind the requests.
+"""Delivers events as JSON to an operator's URL, off the request path.
 
 An event is a POST of its JSON with the headers `x-penstock-event` (its kind) and `x-penstock-delivery` (its id). The id
-is the same on every try, so that a receiver can drop what it has seen: an answer lost on the way is tried again. Any
-2xx within five seconds is a receipt. Where there is a secret, `x-penstock-signature: t=<unix seconds>,v1=<hex>` says
-who sent it. To verify: take `t` and the body's bytes as they came, before any parsing, and compare in constant time
+is the same at every attempt, so that a receiver can drop duplicates: an event whose response was lost is sent again.
+Any 2xx within five seconds acknowledges it. With a secret, `x-penstock-signature: t=<unix seconds>,v1=<hex>` proves the
+sender. To verify it, take `t` and the raw bytes of the body, before any parsing, and compare in constant time
 
     expected = hmac.new(secret.encode(), t.encode() + b"." + body, "sha256").hexdigest()
     genuine = hmac.compare_digest(expected, v1) and abs(time.time() - int(t)) < 300
 
-The second half refuses replays; every try is signed anew. Unknown parts beside `t` and `v1` are to be ignored.
+The second half rejects replays; every attempt has a new signature. Ignore unknown parts beside `t` and `v1`.
 """
 
 import asyncio
@@ -30,20 +30,26 @@ from ..values.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# An answer's body says nothing to us; a short one is read so that its connection can be used again.
+# Response bodies are ignored; a short one is read so that its connection can be reused.
 _RESPONSE_BYTES_MAX = 4096
-# While something waits for its next try the worker looks this often, seconds: at new events too, and at closing.
+# Interval in seconds at which the worker checks for new events and for closing while a retry is pending.
 _POLL_SECONDS = 0.5
-# A delay is stretched or shortened by up to this share, so that gateways that failed together do not return together.
+# Delays vary by up to this share, so that gateways that failed together do not retry together.
 _JITTER_SHARE = 0.25
-# Answers below 500 after which another try makes sense: Request Timeout and Too Many Requests (RFC 9110, RFC 6585).
+# Retryable statuses below 500: Request Timeout (RFC 9110) and Too Many Requests (RFC 6585).
 _RETRYABLE_STATUSES = frozenset({408, 429})
 _NO_AUTO_HEADERS = frozenset({"Accept", "Accept-Encoding"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryPolicy:
-    """How long, how often and how much, in seconds and events; `queue_max` bounds those ready and those waiting, each."""
+    """Timeouts, retries and queue size of a webhook.
+
+    attempt_timeout_seconds: limit of one attempt.
+    retry_delays_seconds: delay before each retry; their number is the number of retries.
+    close_timeout_seconds: limit for delivering queued events at close.
+    queue_max: most events ready for delivery, and most events waiting for a retry.
+    """
 
     attempt_timeout_seconds: float = 5.0
     retry_delays_seconds: tuple[float, ...] = (1.0, 4.0, 15.0, 60.0)
@@ -57,7 +63,7 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedEvent:
-    """An event and how often it was tried."""
+    """An event and the number of attempts so far."""
 
     event: Mapping[str, Any]
     attempts: int = 0
@@ -65,7 +71,7 @@ class _QueuedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Delivery:
-    """An event as it is sent."""
+    """An event as sent: id, kind and JSON body."""
 
     id: str
     kind: str
@@ -73,11 +79,14 @@ class _Delivery:
 
 
 class WebhookSender:
-    """Delivers events to one URL, one at a time; one that failed waits aside for its next try and holds up no other.
+    """Delivers events to one URL, one at a time; an event that waits for a retry delays no other.
 
-    Every event offered ends in exactly one of `delivered`, `failed` (refused, or out of tries) and `dropped` (no room,
-    or no time left at closing). All of it belongs to one event loop. `jitter` gives [0, 1). Raises ConfigError for a
-    URL that is none, or an empty secret: anybody could sign with that.
+    Every event is counted exactly once:
+    delivered: acknowledged by the receiver.
+    failed: rejected by the receiver, or out of attempts.
+    dropped: the queue was full, or not delivered before the close timeout.
+
+    Belongs to one event loop. `jitter` draws from [0, 1). Raises ConfigError for an invalid URL or an empty secret.
     """
 
     def __init__(
@@ -85,7 +94,7 @@ class WebhookSender:
         url: str,
         secret: str | None,
         *,
-        pace: DeliveryPolicy | None = None,
+        policy: DeliveryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -93,15 +102,15 @@ class WebhookSender:
     ) -> None:
         self.delivered = self.failed = self.dropped = 0
         self._url = _parse_url(url)
-        # All that logs may say of the URL: the rest may hold secrets.
+        # The only part of the URL that may be logged: the rest may contain secrets.
         self._receiver = f"{self._url.scheme}://{self._url.host}"
         if secret == "":
-            raise ConfigError(["The webhook's secret is empty; leave it out to send unsigned events."])
+            raise ConfigError(["The webhook's secret is empty; omit it to send unsigned events."])
         self._secret = secret
-        self._policy = pace or DeliveryPolicy()
+        self._policy = policy or DeliveryPolicy()
         self._sleep, self._now, self._monotonic, self._jitter = sleep, now, monotonic, jitter
         self._ready: deque[_QueuedEvent] = deque()
-        # By due time; the number keeps the order of those due together.
+        # A heap of (due time, sequence number, event); the number keeps the order of equal due times.
         self._retries: list[tuple[float, int, _QueuedEvent]] = []
         self._sequence = 0
         self._wake = asyncio.Event()
@@ -110,9 +119,9 @@ class WebhookSender:
         self._http_client: aiohttp.ClientSession | None = None
 
     def enqueue(self, event: Mapping[str, Any]) -> None:
-        """Take an event with text under `id` and `kind`, to be changed by nobody from now on. Never waits or raises.
+        """Queues an event, which has text under `id` and `kind` and must not change afterwards. Never waits or raises.
 
-        When the queue is full the oldest gives way: what happens now is more worth knowing.
+        A full queue drops its oldest event.
         """
         if self._is_closing:
             self.dropped += 1
@@ -121,7 +130,7 @@ class WebhookSender:
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver until `close`; may be cancelled at any time and run again, without losing an event."""
+        """Delivers until `close`; may be cancelled at any time and run again without losing an event."""
         while not self._is_closing:
             self._move_due_retries()
             if self._ready:
@@ -133,7 +142,7 @@ class WebhookSender:
                 await self._wake.wait()
 
     async def close(self) -> None:
-        """Give everything queued one more try, for `close_seconds` in all, and close; what is left is dropped."""
+        """Attempts every queued event once more within `close_timeout_seconds`, drops the rest, and closes."""
         self._is_closing = True
         self._wake.set()
         try:
@@ -149,65 +158,65 @@ class WebhookSender:
                 while self._ready or self._delivery_lock.locked():
                     await self._deliver_next()
         except TimeoutError:
-            log.info("webhook: %g s did not suffice to deliver what was queued", self._policy.close_timeout_seconds)
+            log.info("webhook_close_timed_out seconds=%g", self._policy.close_timeout_seconds)
 
     async def _shutdown(self) -> None:
-        """Count what is left, the event in the hands of `run` included, whose connection ends here."""
-        left = 0 if self._is_closed else len(self._ready) + len(self._retries) + self._delivery_lock.locked()
+        """Counts undelivered events as dropped, with the one that `run` is sending, and closes the connection."""
+        undelivered = 0 if self._is_closed else len(self._ready) + len(self._retries) + self._delivery_lock.locked()
         self._is_closed = True
         self._ready.clear()
         self._retries.clear()
-        self.dropped += left
-        if left:
-            log.warning("webhook: closed with %d events not delivered to %s", left, self._receiver)
+        self.dropped += undelivered
+        if undelivered:
+            log.warning("webhook_events_undelivered count=%d receiver=%s", undelivered, self._receiver)
         http_client, self._http_client = self._http_client, None
         if http_client is not None:
             await http_client.close()
 
-    def _append_ready(self, parcel: _QueuedEvent) -> None:
-        """Put it last; said once, not at each drop, when the queue overflows."""
+    def _append_ready(self, queued: _QueuedEvent) -> None:
+        """Appends the event; logs an overflow once, not at each drop."""
         if len(self._ready) >= self._policy.queue_max:
             self._ready.popleft()
             self.dropped += 1
             if not self._is_overflowing:
-                log.warning("webhook: the queue for %s is full; its oldest events are dropped", self._receiver)
+                log.warning("webhook_queue_full receiver=%s dropping=oldest", self._receiver)
             self._is_overflowing = True
-        self._ready.append(parcel)
+        self._ready.append(queued)
 
     def _move_due_retries(self) -> None:
-        """What is due joins the queue at its end, so that neither new events nor second tries starve the others."""
+        """Moves due retries to the end of the queue, so that neither new events nor retries starve the others."""
         now = self._monotonic()
         while self._retries and self._retries[0][0] <= now:
             self._append_ready(heappop(self._retries)[2])
 
     async def _deliver_next(self) -> None:
-        """One try for the first in the queue. Locked, because `run` may still be at work when `close` joins in."""
+        """Attempts the first event of the queue. Locked because `close` may deliver while `run` still does."""
         async with self._delivery_lock:
             if not self._ready:
                 return
-            parcel = self._ready.popleft()
+            queued = self._ready.popleft()
             self._is_overflowing = self._is_overflowing and bool(self._ready)
             try:
-                letter = _encode(parcel.event)
+                delivery = _encode(queued.event)
             except (KeyError, TypeError, ValueError) as error:
                 self.failed += 1
-                log.error("webhook: event %.80r cannot be sent: %s", _event_id(parcel.event), error)
+                log.error("webhook_event_invalid event=%.80r error=%s", _event_id(queued.event), error)
                 return
             try:
-                outcome = await self._send(letter)
+                outcome = await self._send(delivery)
             except asyncio.CancelledError:
-                self._requeue(parcel)
+                self._requeue(queued)
                 raise
-            self._handle_outcome(parcel, letter, outcome)
+            self._handle_outcome(queued, delivery, outcome)
 
-    async def _send(self, letter: _Delivery) -> int | str:
-        """The receiver's status, or what kept it from giving one. One that breaks off after its status has given it."""
+    async def _send(self, delivery: _Delivery) -> int | str:
+        """Returns the receiver's status, or the name of the error before one arrived."""
         status: int | None = None
         try:
             async with (
                 asyncio.timeout(self._policy.attempt_timeout_seconds),
                 self._session().post(
-                    self._url, data=letter.body, headers=self._headers(letter), allow_redirects=False
+                    self._url, data=delivery.body, headers=self._headers(delivery), allow_redirects=False
                 ) as response,
             ):
                 status = response.status
@@ -218,7 +227,7 @@ class WebhookSender:
         return status
 
     def _session(self) -> aiohttp.ClientSession:
-        """aiohttp's, made when first needed: it wants a running loop. The clock of each try is ours."""
+        """Returns the aiohttp session; created lazily because it needs a running loop."""
         if self._http_client is None:
             self._http_client = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -226,69 +235,86 @@ class WebhookSender:
                 skip_auto_headers=_NO_AUTO_HEADERS,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 read_bufsize=_RESPONSE_BYTES_MAX,
-                # A few compressed bytes may stand for gigabytes.
+                # Decompression could expand a few bytes to gigabytes.
                 auto_decompress=False,
             )
         return self._http_client
 
-    def _headers(self, letter: _Delivery) -> dict[str, str]:
+    def _headers(self, delivery: _Delivery) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
-            "x-penstock-event": letter.kind,
-            "x-penstock-delivery": letter.id,
+            "x-penstock-event": delivery.kind,
+            "x-penstock-delivery": delivery.id,
         }
         if self._secret is not None:
-            headers["x-penstock-signature"] = _signature(self._secret, int(self._now()), letter.body)
+            headers["x-penstock-signature"] = _signature(self._secret, int(self._now()), delivery.body)
         return headers
 
-    def _requeue(self, parcel: _QueuedEvent) -> None:
-        """A cancelled try is none: first in the queue again, unless that has filled up meanwhile."""
+    def _requeue(self, queued: _QueuedEvent) -> None:
+        """Puts the event of a cancelled attempt first again, unless the queue has filled up meanwhile."""
         if len(self._ready) >= self._policy.queue_max:
             self.dropped += 1
         else:
-            self._ready.appendleft(parcel)
+            self._ready.appendleft(queued)
 
-    def _handle_outcome(self, parcel: _QueuedEvent, letter: _Delivery, outcome: int | str) -> None:
+    def _handle_outcome(self, queued: _QueuedEvent, delivery: _Delivery, outcome: int | str) -> None:
         if self._is_closed:
-            # `close` has counted it among those left.
+            # `close` has counted it as dropped.
             return
-        tries, where = parcel.attempts + 1, f"at {self._receiver}"
+        attempts = queued.attempts + 1
         if isinstance(outcome, int) and 200 <= outcome < 300:
             self.delivered += 1
-        elif self._is_closing or tries > len(self._policy.retry_delays_seconds) or not _is_retryable(outcome):
+        elif self._is_closing or attempts > len(self._policy.retry_delays_seconds) or not _is_retryable(outcome):
             self.failed += 1
-            log.warning("webhook: event '%s' failed %s: %s, try %d was the last", letter.id, where, outcome, tries)
+            log.warning(
+                "webhook_delivery_failed event=%s receiver=%s outcome=%s attempts=%d",
+                delivery.id,
+                self._receiver,
+                outcome,
+                attempts,
+            )
         elif len(self._retries) >= self._policy.queue_max:
-            # Those before it have their turn: to let one of them go would only mean that none is tried to its end.
+            # Dropping an earlier retry instead would mean that none is retried to the end.
             self.dropped += 1
-            log.warning("webhook: event '%s' dropped %s: %s, and too many wait", letter.id, where, outcome)
+            log.warning(
+                "webhook_event_dropped event=%s receiver=%s outcome=%s reason=retry_queue_full",
+                delivery.id,
+                self._receiver,
+                outcome,
+            )
         else:
-            seconds = self._schedule_retry(_QueuedEvent(parcel.event, tries))
-            log.info("webhook: event '%s' failed %s: %s, next try in %.1f s", letter.id, where, outcome, seconds)
+            seconds = self._schedule_retry(_QueuedEvent(queued.event, attempts))
+            log.info(
+                "webhook_delivery_retried event=%s receiver=%s outcome=%s retry_seconds=%.1f",
+                delivery.id,
+                self._receiver,
+                outcome,
+                seconds,
+            )
 
-    def _schedule_retry(self, parcel: _QueuedEvent) -> float:
-        """Let it wait for its next try; gives the seconds until then."""
-        spread = 1 + _JITTER_SHARE * (2 * self._jitter() - 1)
-        seconds = self._policy.retry_delays_seconds[parcel.attempts - 1] * spread
+    def _schedule_retry(self, queued: _QueuedEvent) -> float:
+        """Schedules the next attempt; returns the seconds until then."""
+        factor = 1 + _JITTER_SHARE * (2 * self._jitter() - 1)
+        seconds = self._policy.retry_delays_seconds[queued.attempts - 1] * factor
         self._sequence += 1
-        heappush(self._retries, (self._monotonic() + seconds, self._sequence, parcel))
+        heappush(self._retries, (self._monotonic() + seconds, self._sequence, queued))
         return seconds
 
 
 def _parse_url(url: str) -> URL:
-    """The URL, or ConfigError, which does not repeat it."""
+    """Parses the URL. Raises ConfigError, which does not repeat it."""
     try:
         parsed = URL(url)
     except ValueError:
-        # yarl's words may quote a password, so they do not come along.
-        raise ConfigError(["The webhook's URL cannot be parsed."]) from None
+        # Not chained: yarl's text may quote a password.
+        raise ConfigError(["The webhook's URL is not valid."]) from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(["The webhook's URL must begin with http:// or https:// and name a host."])
     return parsed
 
 
 def _encode(event: Mapping[str, Any]) -> _Delivery:
-    """The event as bytes and headers. Raises KeyError, TypeError or ValueError where it has no such form."""
+    """Encodes an event. Raises KeyError, TypeError or ValueError for an invalid one."""
     name, kind = event["id"], event["kind"]
     for text in (name, kind):
         if not (isinstance(text, str) and text and text.isascii() and text.isprintable()):
@@ -297,23 +323,23 @@ def _encode(event: Mapping[str, Any]) -> _Delivery:
 
 
 def _event_id(event: object) -> object:
-    """What the log calls an event that may have no id, or be none at all."""
+    """Returns the id of an event for the log, or the name of its type if it is not a mapping."""
     return event.get("id") if isinstance(event, Mapping) else type(event).__name__
 
 
 def _signature(secret: str, stamp: int, body: bytes) -> str:
-    """HMAC-SHA256 over the time and the body, as the module's docstring tells receivers."""
+    """Returns the signature header: HMAC-SHA256 over the time and the body (see the module's docstring)."""
     digest = hmac.new(secret.encode(), b"%d." % stamp + body, "sha256").hexdigest()
     return f"t={stamp},v1={digest}"
 
 
 async def _drain_response(content: aiohttp.StreamReader) -> None:
-    """Read an answer to its end if that is near; leaving it otherwise makes aiohttp end the connection."""
-    left = _RESPONSE_BYTES_MAX
-    while left > 0 and (data := await content.read(left)):
-        left -= len(data)
+    """Reads a short response to its end; aiohttp closes the connection of an unread one."""
+    remaining = _RESPONSE_BYTES_MAX
+    while remaining > 0 and (data := await content.read(remaining)):
+        remaining -= len(data)
 
 
 def _is_retryable(outcome: int | str) -> bool:
-    """Whether another try makes sense: not after redirects, which are not followed, nor other refusals."""
+    """Returns whether to retry: not after redirects, which are not followed, nor other client errors."""
     return isinstance(outcome, str) or outcome >= 500 or outcome in _RETRYABLE_STATUSES
