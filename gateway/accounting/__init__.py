@@ -1,3 +1,5 @@
-"""What it costs: `estimate.py` counts tokens without a tokenizer, `pricing.py` turns usage into nUSD, `budgets.py` is
-the book of limits, reservations and what was spent. Pure; the book takes `now` and never awaits.
+"""What a request costs: token estimates, prices, budgets and holds.
+
+`token_estimate.py` counts tokens without a tokenizer, `pricing.py` turns usage into nUSD, `budgets.py` keeps limits,
+reservations and spending. Pure; budgets take `now` and never await.
 """

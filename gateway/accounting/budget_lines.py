@@ -1,4 +1,4 @@
-"""Which budgets meet a request, as lines on their accounts. Pure; LineBook remembers them."""
+"""Which budgets apply to a request, as lines on their accounts. Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,30 +20,30 @@ from .windows import buckets_of, period_of
 SESSION_KEEP_SECONDS = 24 * 3600.0
 # Callers x task types (x users, x sessions) remembered at once.
 LINES_MAX = 10_000
-# Lines are told anew at least so often; that also renews how long sessions' accounts are kept.
+# Lines are rebuilt at least this often, which also renews how long sessions' accounts are kept.
 _CACHE_SECONDS = 3600.0
-# What may stand in an account's name: not the marks that part its fields, nor those of a hash tag.
+# Allowed in an account's name: neither the separators of its fields nor those of a Redis hash tag.
 _UNQUOTED_MARKS = "@:+.-_~ "
 _UNQUOTED = re.compile(r"[A-Za-z0-9@:+.\-_~ ]*")
 
 
 def line_of(budget: Budget, scope: Mapping[str, str], *, now: float) -> BudgetLine:
-    """The line of a budget that applies to these scope values."""
-    span = period_of(budget.window, now)
+    """The line of a budget for these scope values."""
+    period = period_of(budget.window, now)
     values = "/".join([f"{dimension}={quote_scope_value(scope[dimension])}" for dimension in budget.dimensions])
     step, steps = buckets_of(budget.window)
     session = "session" in budget.scope
-    keep_until = span.ends_at if span.ends_at is not None else float("inf")
+    keep_until = period.ends_at if period.ends_at is not None else float("inf")
     if session:
         keep_until = min(keep_until, now + max(SESSION_KEEP_SECONDS, budget.window.seconds))
     elif step:
         keep_until = now + _CACHE_SECONDS + step * steps
     return BudgetLine(
-        account=f"{budget.name}|{values}|{span.name}",
+        account=f"{budget.name}|{values}|{period.name}",
         budget=budget,
         ceiling=budget.refuse_above,
-        starts_at=span.starts_at,
-        resets_at=span.ends_at,
+        starts_at=period.starts_at,
+        resets_at=period.ends_at,
         keep_until=keep_until,
         bucket_seconds=step,
         bucket_count=steps,
@@ -52,7 +52,7 @@ def line_of(budget: Budget, scope: Mapping[str, str], *, now: float) -> BudgetLi
 
 
 def quote_scope_value(value: str) -> str:
-    """A scope's value as it stands in an account's name: no value passes for another, or for two."""
+    """A scope value, quoted so that account names stay unambiguous."""
     return value if _UNQUOTED.fullmatch(value) else quote(value, safe=_UNQUOTED_MARKS)
 
 
@@ -63,7 +63,9 @@ def lines_for(budgets: Iterable[Budget], scope: Mapping[str, str], *, now: float
 
 def applies(budget: Budget, scope: Mapping[str, str]) -> bool:
     """Whether a request with these scope values falls under the budget."""
-    return all(dimension in scope and wanted in ("*", scope[dimension]) for dimension, wanted in budget.scope.items())
+    return all(
+        dimension in scope and expected in ("*", scope[dimension]) for dimension, expected in budget.scope.items()
+    )
 
 
 def scope_of(deployment: Deployment) -> dict[str, str]:
@@ -77,21 +79,21 @@ def scope_of(deployment: Deployment) -> dict[str, str]:
 
 
 class BudgetLineCache:
-    """The lines of each kind of request, remembered until the first of their windows ends."""
+    """The lines of each kind of request, cached until the first window ends."""
 
     def __init__(self) -> None:
         self._budgets: Sequence[Budget] = ()
         self._valid_until = 0.0
         self._lines: dict[tuple[object, str], ApplicableLines] = {}
-        # Takes from a request's values those that some budget asks for.
+        # Selects the request's values that some budget's scope uses.
         self._used_dimensions: Callable[[tuple[str, ...]], object] = _no_dimensions
         self._depends_on_deployment = False
-        # Budgets by one value that they insist on, and those that insist on none; with their place in the file.
+        # Budgets by one value that they require, and those that require none; with their position in the file.
         self._budgets_by_value: dict[tuple[str, str], list[tuple[int, Budget]]] = {}
         self._wildcard_budgets: list[tuple[int, Budget]] = []
 
     def lines(
-        self, budgets: Sequence[Budget], who: tuple[str, ...], deployment: Deployment, *, now: float
+        self, budgets: Sequence[Budget], request_values: tuple[str, ...], deployment: Deployment, *, now: float
     ) -> ApplicableLines:
         """The lines of a request with these values of REQUEST_DIMENSIONS, served by `deployment`."""
         if budgets is not self._budgets:
@@ -100,33 +102,33 @@ class BudgetLineCache:
             self._lines = {}
             ends = [period_of(window, now).ends_at for window in {budget.window for budget in budgets}]
             self._valid_until = min([end for end in ends if end is not None] + [now + _CACHE_SECONDS])
-        key = (self._used_dimensions(who), deployment.name if self._depends_on_deployment else "")
-        found = self._lines.get(key)
-        if found is None:
-            scope = dict(zip(REQUEST_DIMENSIONS, who, strict=True))
-            found = self._lines[key] = applicable_lines(self._matching_lines({**scope, **scope_of(deployment)}, now))
-        return found
+        key = (self._used_dimensions(request_values), deployment.name if self._depends_on_deployment else "")
+        lines = self._lines.get(key)
+        if lines is None:
+            scope = dict(zip(REQUEST_DIMENSIONS, request_values, strict=True))
+            lines = self._lines[key] = applicable_lines(self._matching_lines({**scope, **scope_of(deployment)}, now))
+        return lines
 
     def _matching_lines(self, scope: Mapping[str, str], now: float) -> tuple[BudgetLine, ...]:
         candidates = list(self._wildcard_budgets)
         for pair in scope.items():
             candidates += self._budgets_by_value.get(pair, ())
-        candidates.sort(key=lambda one: one[0])
+        candidates.sort(key=lambda indexed: indexed[0])
         return lines_for([budget for _, budget in candidates], scope, now=now)
 
     def _index(self, budgets: Sequence[Budget]) -> None:
         self._budgets, self._valid_until = budgets, 0.0
         self._budgets_by_value, self._wildcard_budgets = {}, []
-        for place, budget in enumerate(budgets):
+        for position, budget in enumerate(budgets):
             pair = next(((name, value) for name, value in budget.scope.items() if value != "*"), None)
             (self._wildcard_budgets if pair is None else self._budgets_by_value.setdefault(pair, [])).append(
-                (place, budget)
+                (position, budget)
             )
         used = {dimension for budget in budgets for dimension in budget.scope}
         self._depends_on_deployment = not used.isdisjoint(ATTEMPT_DIMENSIONS)
-        places = [place for place, name in enumerate(REQUEST_DIMENSIONS) if name in used]
-        self._used_dimensions = itemgetter(*places) if places else _no_dimensions
+        positions = [position for position, name in enumerate(REQUEST_DIMENSIONS) if name in used]
+        self._used_dimensions = itemgetter(*positions) if positions else _no_dimensions
 
 
-def _no_dimensions(who: tuple[str, ...]) -> object:
+def _no_dimensions(request_values: tuple[str, ...]) -> object:
     return ()

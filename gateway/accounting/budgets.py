@@ -1,8 +1,8 @@
-"""The book of budgets: hard limits, reservations and what was spent. Synchronous; every method takes `now`.
+"""Budget accounts: hard limits, reservations and spending. Synchronous.
 
-A request meets several lines at once (its key's day, its team's month, its session's cap): all are reserved together
-or none is. For every account spent + held <= ceiling + what was granted holds at every moment, except that a
-settlement is what really happened: usage above its hold is booked in full, never trimmed.
+Every method takes `now`. A request meets several lines at once (its key's day, its team's month, its session's cap):
+all are reserved together or none is. For every account spent + held <= ceiling + granted holds at every moment, except
+that a settlement is what really happened: usage above its hold is booked in full, never trimmed.
 """
 
 import heapq
@@ -25,11 +25,11 @@ from ..values.budget import (
 )
 from ..values.errors import Overloaded
 
-# Accounts kept in this process, about 400 bytes each. Sessions' give way; past it no new one is opened.
+# Accounts kept in this process, about 400 bytes each. Sessions' are evicted first; past it no account is opened.
 ACCOUNTS_MAX = 200_000
-# Expired holds that are remembered, so that a late settlement puts right what was charged for them.
+# Expired holds that are kept, so that a late settlement corrects what was charged for them.
 EXPIRED_HOLDS_MAX = 10_000
-# Accounts looked at in one sweep: a millisecond or two.
+# Accounts checked per sweep: a millisecond or two.
 _SWEEP_ACCOUNTS = 5_000
 
 
@@ -41,7 +41,7 @@ class _Account(msgspec.Struct, gc=False):
     topped_up: int = 0
     grace: int = 0
     grace_until: float = 0.0
-    # Rolling accounts: what was booked in each step, oldest first; `spent` is their sum.
+    # Rolling accounts: [step, amount booked], oldest first; `spent` is the sum.
     buckets: deque[list[int]] | None = None
 
     def granted_amount(self, now: float) -> int:
@@ -60,7 +60,7 @@ class _Account(msgspec.Struct, gc=False):
                 self.buckets.append([step, amount])
 
     def roll(self, line: BudgetLine, now: float) -> None:
-        """Let go of what lies further back than the window."""
+        """Drop the steps that have left the window."""
         if self.buckets:
             oldest = int(now) // line.bucket_seconds - line.bucket_count + 1
             while self.buckets and self.buckets[0][0] < oldest:
@@ -88,68 +88,77 @@ class BudgetAccounts:
     def reserve(
         self, reservation_id: str, offers: Iterable[HoldOption], *, now: float, lease: float
     ) -> Reservation | BudgetExceeded:
-        """Set aside the first of `offers` that fits every line, else the first that fits when shrunk; `lease` is in
-        seconds. Raises Overloaded where too many accounts are open."""
+        """Hold the first offer that fits every line, else the first that fits shrunk.
+
+        `lease` is in seconds. Raises Overloaded where too many accounts are open.
+        """
         assert reservation_id not in self._open_reservations, "a reservation id is used once"
         exceeded: BudgetExceeded | None = None
-        passed_over, tried = "", []
-        for choice, offer in enumerate(offers):
+        first_exceeded, shrinkable = "", []
+        for index, offer in enumerate(offers):
             accounts = [self._account(line, now) for line in offer.lines]
             broken = _first_exceeded(offer, accounts, offer.amounts, offer.ceilings, now)
             if broken is None:
-                return self._hold_offer(reservation_id, choice, offer, accounts, offer.amounts, now, lease, passed_over)
-            exceeded, passed_over = broken, passed_over or broken.line.name
+                return self._hold_offer(
+                    reservation_id, index, offer, accounts, offer.amounts, now, lease, first_exceeded
+                )
+            exceeded, first_exceeded = broken, first_exceeded or broken.line.name
             if offer.shrinkage is not None:
-                tried.append((choice, offer, offer.shrinkage, accounts))
-        for choice, offer, smaller, accounts in tried:
-            output = _fitting_output_tokens(offer, smaller, accounts, now)
+                shrinkable.append((index, offer, offer.shrinkage, accounts))
+        for index, offer, shrinkage, accounts in shrinkable:
+            output = _fitting_output_tokens(offer, shrinkage, accounts, now)
             amounts = [
-                fixed + each * output
-                for fixed, each in zip(smaller.fixed_amounts, smaller.amounts_per_token, strict=True)
+                fixed + per_token * output
+                for fixed, per_token in zip(shrinkage.fixed_amounts, shrinkage.amounts_per_token, strict=True)
             ]
-            if _first_exceeded(offer, accounts, amounts, smaller.ceilings, now) is None:
-                taken = self._hold_offer(reservation_id, choice, offer, accounts, amounts, now, lease, passed_over)
-                return structs.replace(taken, output_tokens=output)
+            if _first_exceeded(offer, accounts, amounts, shrinkage.ceilings, now) is None:
+                reservation = self._hold_offer(
+                    reservation_id, index, offer, accounts, amounts, now, lease, first_exceeded
+                )
+                return structs.replace(reservation, output_tokens=output)
         assert exceeded is not None, "offers are never empty"
         return exceeded
 
     def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
-        """Hold more, per line, for a call that goes on; False if it does not fit, or the hold is gone. The `number` of
-        the extension, from 1 on, makes it idempotent."""
-        found = self._open_reservations.get(reservation_id)
-        if found is None:
+        """Hold `more` per line for a call that continues.
+
+        False if it does not fit or the hold is gone. The `number` of the extension, from 1 on, makes it idempotent.
+        """
+        open_reservation = self._open_reservations.get(reservation_id)
+        if open_reservation is None:
             return False
-        if number <= found.extensions:
+        if number <= open_reservation.extensions:
             return True
-        lines = found.reservation.lines
-        for line, account, amount in zip(lines, found.accounts, more, strict=True):
+        lines = open_reservation.reservation.lines
+        for line, account, amount in zip(lines, open_reservation.accounts, more, strict=True):
             account.roll(line, now)
             over = account.spent + account.held + amount > line.ceiling + account.granted_amount(now)
             if amount and over and not line.budget.is_shadow:
                 return False
-        for account, amount in zip(found.accounts, more, strict=True):
+        for account, amount in zip(open_reservation.accounts, more, strict=True):
             account.held += amount
-        amounts = tuple(map(sum, zip(found.reservation.amounts, more, strict=True)))
-        found.reservation = structs.replace(found.reservation, amounts=amounts)
-        found.extensions = number
+        amounts = tuple(map(sum, zip(open_reservation.reservation.amounts, more, strict=True)))
+        open_reservation.reservation = structs.replace(open_reservation.reservation, amounts=amounts)
+        open_reservation.extensions = number
         return True
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> tuple[ThresholdCrossing, ...] | None:
-        """Replace the hold by what was really spent; gives the notices that are due. None if it was resolved before.
+        """Replace the hold by what was really spent.
 
-        What had expired was charged as held: that is put right.
+        Returns the thresholds that were crossed; None if the hold was resolved before. An expired hold was charged as
+        held: that is corrected.
         """
-        found = self._open_reservations.pop(reservation_id, None)
-        late = found is None
-        if found is None:
-            found = self._expired_reservations.pop(reservation_id, None)
-            if found is None:
+        open_reservation = self._open_reservations.pop(reservation_id, None)
+        expired = open_reservation is None
+        if open_reservation is None:
+            open_reservation = self._expired_reservations.pop(reservation_id, None)
+            if open_reservation is None:
                 return None
         crossings: list[ThresholdCrossing] = []
-        reservation = found.reservation
-        for line, account, held in zip(reservation.lines, found.accounts, reservation.amounts, strict=True):
-            if late:
-                _reverse_expired_charge(line, account, held, found.expired_at, now)
+        reservation = open_reservation.reservation
+        for line, account, held in zip(reservation.lines, open_reservation.accounts, reservation.amounts, strict=True):
+            if expired:
+                _reverse_expired_charge(line, account, held, open_reservation.expired_at, now)
             else:
                 account.held -= held
             budget = line.budget
@@ -164,32 +173,35 @@ class BudgetAccounts:
         return tuple(crossings)
 
     def void(self, reservation_id: str, *, now: float) -> bool:
-        """Give the hold back: nothing was spent. False if it was resolved before."""
+        """Release the hold: nothing was spent. False if it was resolved before."""
         return self.settle(reservation_id, ZERO_AMOUNTS, now=now) is not None
 
     def expire(self, now: float) -> list[Reservation]:
-        """Resolve holds whose lease ran out, charged as held, and forget accounts whose time is over."""
-        late = []
+        """Charge holds whose lease ran out as held, and drop accounts past `keep_until`."""
+        expired = []
         while self._leases and self._leases[0][0] <= now:
-            found = self._open_reservations.pop(heapq.heappop(self._leases)[1], None)
-            if found is None:
+            open_reservation = self._open_reservations.pop(heapq.heappop(self._leases)[1], None)
+            if open_reservation is None:
                 continue
-            found.expired_at = now
+            open_reservation.expired_at = now
             for line, account, held in zip(
-                found.reservation.lines, found.accounts, found.reservation.amounts, strict=True
+                open_reservation.reservation.lines,
+                open_reservation.accounts,
+                open_reservation.reservation.amounts,
+                strict=True,
             ):
                 account.held -= held
                 account.book(line, held, now)
-            self._expired_reservations[found.reservation.id] = found
-            late.append(found.reservation)
+            self._expired_reservations[open_reservation.reservation.id] = open_reservation
+            expired.append(open_reservation.reservation)
         while len(self._expired_reservations) > EXPIRED_HOLDS_MAX:
             self._expired_reservations.popitem(last=False)
         if len(self._leases) > 1000 and len(self._leases) > 4 * len(self._open_reservations):
-            # Calls that ended long ago; their leases would otherwise wait for their time.
+            # Drop the leases of calls that have ended; they would otherwise stay until they run out.
             self._leases = [lease for lease in self._leases if lease[1] in self._open_reservations]
             heapq.heapify(self._leases)
         self._sweep(now)
-        return late
+        return expired
 
     def grant(self, line: BudgetLine, grant: Grant) -> None:
         """Allow more on one account: for the rest of its window, or until a time."""
@@ -200,7 +212,7 @@ class BudgetAccounts:
             account.grace, account.grace_until = grant.amount, grant.until
 
     def restore(self, line: BudgetLine, spent: int, *, at: float) -> None:
-        """Book what the ledger says was spent at `at`, before this process began; oldest first."""
+        """Book what the ledger says was spent at `at` before this start; oldest first."""
         self._account(line, 0.0).book(line, spent, at)
 
     def balance(self, line: BudgetLine, *, now: float) -> tuple[int, int, int]:
@@ -213,44 +225,44 @@ class BudgetAccounts:
 
     @property
     def open_holds(self) -> int:
-        """How many reservations wait for their resolution."""
+        """The number of unresolved reservations."""
         return len(self._open_reservations)
 
     def _hold_offer(
         self,
         reservation_id: str,
-        choice: int,
+        index: int,
         offer: HoldOption,
         accounts: list[_Account],
-        wanted: Sequence[int | None],
+        requested: Sequence[int | None],
         now: float,
         lease: float,
-        passed_over: str,
+        first_exceeded: str,
     ) -> Reservation:
-        """Hold what fits; one piece, for every argument is a part of the reservation."""
-        amounts, standings = [], []
-        for account, amount in zip(accounts, wanted, strict=True):
+        """Hold what fits; long, as every argument is a part of the reservation."""
+        amounts, balances = [], []
+        for account, amount in zip(accounts, requested, strict=True):
             held = amount or 0
             account.held += held
             amounts.append(held)
-            extra = account.topped_up if account.grace == 0 else account.granted_amount(now)
-            standings.append((account.spent, account.held, extra))
+            granted = account.topped_up if account.grace == 0 else account.granted_amount(now)
+            balances.append((account.spent, account.held, granted))
         reservation = Reservation(
             id=reservation_id,
-            option_index=choice,
+            option_index=index,
             lines=offer.lines,
             amounts=tuple(amounts),
-            balances=tuple(standings),
+            balances=tuple(balances),
             expires_at=now + lease,
             reserved_at=now,
-            exceeded_budget=passed_over,
+            exceeded_budget=first_exceeded,
         )
         self._open_reservations[reservation_id] = _OpenReservation(reservation, accounts)
         heapq.heappush(self._leases, (reservation.expires_at, reservation_id))
         return reservation
 
     def _sweep(self, now: float) -> None:
-        """Forget a share of the accounts whose time is over: all of them over a few calls, none of which takes long."""
+        """Drop a share of the accounts past `keep_until`: all of them over a few calls."""
         if not self._sweep_queue:
             self._sweep_queue = list(self._accounts)
         for name in self._sweep_queue[-_SWEEP_ACCOUNTS:]:
@@ -274,48 +286,52 @@ class BudgetAccounts:
         return account
 
     def _evict_idle_sessions(self) -> None:
-        """Bound the memory: sessions' accounts that have gone longest without a call give way, budgets' never."""
-        # Sessions' accounts move to the end when they are used: what comes first has gone longest without a call.
+        """Bound the memory: evict the accounts of the sessions idle for longest."""
+        # Sessions' accounts move to the end when they are used: the first ones have been idle for longest.
         idle = [name for name, account in self._accounts.items() if account.is_session and account.held == 0]
         if not idle:
-            raise Overloaded("Too many budget accounts are open (one for each user?); no call is made unbudgeted.")
+            raise Overloaded("Too many open budget accounts (one per user?); unbudgeted calls are not allowed.")
         for name in idle[: max(1, self._accounts_max // 100)]:
             del self._accounts[name]
 
 
 def _first_exceeded(
-    offer: HoldOption, accounts: Sequence[_Account], wanted: Sequence[int | None], ceilings: Sequence[int], now: float
+    offer: HoldOption,
+    accounts: Sequence[_Account],
+    requested: Sequence[int | None],
+    ceilings: Sequence[int],
+    now: float,
 ) -> BudgetExceeded | None:
-    for line, account, amount, ceiling in zip(offer.lines, accounts, wanted, ceilings, strict=True):
+    for line, account, amount, ceiling in zip(offer.lines, accounts, requested, ceilings, strict=True):
         if amount is None or account.spent + account.held + amount > ceiling:
-            extra = account.granted_amount(now)
+            granted = account.granted_amount(now)
             if line.budget.is_shadow or (
-                amount is not None and account.spent + account.held + amount <= ceiling + extra
+                amount is not None and account.spent + account.held + amount <= ceiling + granted
             ):
                 continue
-            return BudgetExceeded(line=line, spent=account.spent, held=account.held, granted=extra, requested=amount)
+            return BudgetExceeded(line=line, spent=account.spent, held=account.held, granted=granted, requested=amount)
     return None
 
 
-def _fitting_output_tokens(offer: HoldOption, smaller: Shrinkage, accounts: Sequence[_Account], now: float) -> int:
-    """The most output tokens with which every line stays under its threshold, between `least` and `most`."""
-    most = smaller.output_tokens_max
-    for line, account, fixed, each, threshold in zip(
-        offer.lines, accounts, smaller.fixed_amounts, smaller.amounts_per_token, smaller.thresholds, strict=True
+def _fitting_output_tokens(offer: HoldOption, shrinkage: Shrinkage, accounts: Sequence[_Account], now: float) -> int:
+    """The most output tokens that keep every line under its threshold."""
+    most = shrinkage.output_tokens_max
+    for line, account, fixed, per_token, threshold in zip(
+        offer.lines, accounts, shrinkage.fixed_amounts, shrinkage.amounts_per_token, shrinkage.thresholds, strict=True
     ):
-        if each and not line.budget.is_shadow:
-            room = threshold + account.granted_amount(now) - account.spent - account.held - fixed
-            most = min(most, room // each)
-    return max(most, smaller.output_tokens_min)
+        if per_token and not line.budget.is_shadow:
+            capacity = threshold + account.granted_amount(now) - account.spent - account.held - fixed
+            most = min(most, capacity // per_token)
+    return max(most, shrinkage.output_tokens_min)
 
 
-def _reverse_expired_charge(line: BudgetLine, account: _Account, held: int, then: float, now: float) -> None:
-    """Take back what an expired hold was charged; what has left a rolling window is gone already."""
+def _reverse_expired_charge(line: BudgetLine, account: _Account, held: int, expired_at: float, now: float) -> None:
+    """Undo the charge of an expired hold, unless it has left a rolling window."""
     if not line.bucket_seconds:
         account.spent -= held
         return
     account.roll(line, now)
-    step = int(then) // line.bucket_seconds
+    step = int(expired_at) // line.bucket_seconds
     for bucket in account.buckets or ():
         if bucket[0] == step:
             bucket[1] -= held

@@ -1,8 +1,8 @@
-"""Token estimates without a tokenizer: cheap, script-aware, and an upper bound that holds.
+"""Token estimates without a tokenizer: a best estimate and an upper bound.
 
-Mid estimate: 4 UTF-8 bytes a token for ASCII, 3 for everything else (English prose 4.2, code 3.5, CJK 3 bytes = 1
+Best estimate: 4 UTF-8 bytes a token for ASCII, 3 for everything else (English prose 4.2, code 3.5, CJK 3 bytes = 1
 token; measured on o200k_base, see docs/methodology.md). Upper bound: byte-level tokenizers never make more tokens than
-bytes, and the JSON around a message is longer than the control tokens that take its place.
+bytes, and the JSON around a message is longer than the control tokens that replace it.
 """
 
 # Tokens that providers add around offered tools (Anthropic's tool-use system prompt: 313 to 346, docs of 2026).
@@ -15,7 +15,7 @@ _ASCII = bytes(range(128))
 
 
 def input_tokens(body: bytes | bytearray, *, skip_bytes: int = 0) -> int:
-    """Best estimate of the tokens in a request body; `skip_bytes` of inline media are left out."""
+    """Best estimate of a body's tokens, without `skip_bytes` of inline media."""
     size = len(body) - skip_bytes
     if body.isascii():
         return max(1, size // 4)
@@ -24,5 +24,5 @@ def input_tokens(body: bytes | bytearray, *, skip_bytes: int = 0) -> int:
 
 
 def output_tokens(text_bytes: int, text_events: int) -> int:
-    """Tokens of an answer that was seen but not counted by its provider: by its bytes, and at least one an event."""
+    """Tokens of an answer without reported usage: by bytes, at least one per event."""
     return max(-(-text_bytes // 4), text_events)

@@ -1,17 +1,21 @@
-"""When budgets start again: calendar windows of a time zone, and the steps of rolling ones. Pure."""
+"""Budget windows: calendar periods of a time zone, steps of rolling windows."""
 
 from datetime import UTC, datetime, timedelta
 
 from ..values.base import Value
 from ..values.budget import Window
 
-# A rolling window is told in so many steps: an amount leaves it at most a sixtieth late, never early.
+# Steps of a rolling window: an amount leaves it at most a sixtieth late, never early.
 _ROLLING_BUCKETS = 60
 _HOUR_SECONDS = 3600
 
 
 class WindowPeriod(Value, frozen=True, kw_only=True):
-    """One turn of a window: its name within the budget, and when it begins and ends (seconds since the epoch)."""
+    """One period of a window.
+
+    name: unique within the budget
+    starts_at, ends_at: seconds since the epoch; `ends_at` None: it never ends
+    """
 
     name: str
     starts_at: float = 0.0
@@ -19,13 +23,13 @@ class WindowPeriod(Value, frozen=True, kw_only=True):
 
 
 def period_of(window: Window, now: float) -> WindowPeriod:
-    """The turn of `window` that `now` lies in. Weeks begin on Monday (ISO 8601)."""
+    """The period of `window` that contains `now`. Weeks begin on Monday (ISO 8601)."""
     if window.kind in ("total", "session", "rolling"):
         return WindowPeriod(name=window.kind)
     zone = window.zone or UTC
     local = datetime.fromtimestamp(now, zone)
     if window.kind == "hour":
-        # By the offset, not the clock's face: where clocks are set back the same hour comes twice, as two windows.
+        # By UTC offset, not local time: where clocks are set back the repeated hour is a window of its own.
         offset = local.utcoffset() or timedelta(0)
         at = now - (now + offset.total_seconds()) % _HOUR_SECONDS
         return WindowPeriod(name=f"hour{int(at)}", starts_at=at, ends_at=at + _HOUR_SECONDS)
@@ -45,9 +49,9 @@ def period_of(window: Window, now: float) -> WindowPeriod:
 
 
 def buckets_of(window: Window) -> tuple[int, int]:
-    """(seconds of a step, steps that are looked back over) of a rolling window; (0, 0) for any other."""
+    """(seconds per step, steps covered) of a rolling window; (0, 0) for any other."""
     if window.kind != "rolling":
         return 0, 0
     step = max(1, window.seconds // _ROLLING_BUCKETS)
-    # One more than fit: the oldest counts until its last second has left the window.
+    # One more than fits: the oldest counts until its last second has left the window.
     return step, -(-window.seconds // step) + 1

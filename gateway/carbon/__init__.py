@@ -1,5 +1,7 @@
-"""What it emits: `energy.py` tokens -> joules, `intensity.py` zone -> gCO2e/kWh, `footprint.py` puts both together, `arithmetic.py`
-shows it line by line; two books: `concurrency.py` from time between tokens, `metering.py` a meter's joules among requests.
+"""What a request emits: energy, carbon intensity, footprint, metering.
 
-Pure. Formulas with their sources and error bars stand in docs/methodology.md.
+`energy.py`: tokens -> joules; `intensity.py`: zone -> gCO2e/kWh; `footprint.py` combines both and
+`footprint_breakdown.py` shows it line by line. `concurrency.py` infers concurrency from the time between tokens,
+`meter_attribution.py` attributes a meter's joules to requests. Pure. docs/methodology.md has the formulas with their
+sources and error bars.
 """

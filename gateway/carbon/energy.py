@@ -1,9 +1,9 @@
-"""Energy of one request from its tokens and what is known about the model and the machine, in joules. Method version 2.
+"""Energy of one request in joules, from tokens, model and machine. Method 2.
 
-A decoding step streams the weights that its tokens need from memory, once for all sequences served together, and costs a
-fixed amount a GPU; every token costs its arithmetic, its share of the collectives, and its reading of the context. Prefill
-is arithmetic, with attention on top. Host, idle and PUE multiply. docs/methodology.md has the formula with sources and
-error bars; `penstock eval energy` the measure of it.
+A decoding step streams the weights that its tokens need from memory, once for all sequences served together, and costs
+a fixed amount a GPU; every token costs its arithmetic, its share of the collectives, and its reading of the context.
+Prefill is arithmetic, with attention on top. Host, idle and PUE multiply. docs/methodology.md has the formula with
+sources and error bars; `penstock eval energy` measures it.
 """
 
 import math
@@ -13,12 +13,12 @@ from ..values.catalog import EnergyModel, EnergyProfile
 
 METHOD = "modelled-2"
 
-# The fit (loadtest/energy/fit.py prints it): 300 text configurations of ML.ENERGY v3 (vLLM 0.11, H100 and B200) and 224 of v2 (vLLM
-# of 2024, A100 and H100), 26 families of models weighted alike, soft L1 of log2. Behind each figure: its range over the fits
-# that leave one family out.
-# J per GB of weights streamed from HBM (.156-.182; an H100 at full power: 700 W / 3.35 TB/s = 0.21).
+# The fit (loadtest/energy/fit.py prints it): 300 text configurations of ML.ENERGY v3 (vLLM 0.11, H100 and B200) and 224
+# of v2 (vLLM of 2024, A100 and H100), 26 families of models weighted alike, soft L1 of log2. In brackets: the range
+# over the fits that leave one family out. J per GB of weights streamed from HBM (.156-.182; an H100 at full power: 700
+# W / 3.35 TB/s = 0.21).
 _JOULES_PER_GB = 0.1752
-# J per step, GPU and cube root of 1e9 parameters, which stands for layers: launches, synchronisation, idle power (.35-.58).
+# J per step, GPU and cube root of 1e9 parameters (a proxy for layers): launches, synchronization, idle power (.35-.58).
 _STEP_JOULES = 0.3952
 # J per token and 1e9 active parameters at 16 bits (.0016-.0022): 0.95 pJ per FLOP.
 _COMPUTE_JOULES = 0.00191
@@ -26,7 +26,7 @@ _COMPUTE_JOULES = 0.00191
 _FIXED_JOULES = 0.0389
 # J per token, further GPU and cube root of 1e9 parameters: collectives, imbalance (.0090-.0098).
 _COLLECTIVE_JOULES = 0.00938
-# J per token, sqrt(1e9 active parameters) and 1,000 tokens of context: KV-cache traffic under grouped queries (.0042-.0079).
+# J per token, sqrt(1e9 active parameters) and 1,000 tokens of context: KV-cache traffic, grouped queries (.0042-.0079).
 _CONTEXT_JOULES = 0.00609
 # vLLM of 2024 against 0.11 of 2025 (1.45-1.54). Every A100 of the data ran the older one.
 _OLDER_ENGINE_FACTOR = 1.5
@@ -34,8 +34,12 @@ _OLD_HARDWARE = "a100"
 
 
 class Hardware(NamedTuple):
-    """A GPU: factors on what is per token and on what is per step, memory in GB, its bandwidth in TB/s, a factor on the
-    time that is per sequence."""
+    """A GPU's data.
+
+    per_token, per_step, per_sequence: factors over the H100 on energy per token, energy per step, time per sequence
+    memory_gb: GB
+    bandwidth: TB/s
+    """
 
     per_token: float
     per_step: float
@@ -44,27 +48,28 @@ class Hardware(NamedTuple):
     per_sequence: float
 
 
-# Factors of the B200 against the H100: the fit; A100 and H200 count as H100, nothing here tells them apart. Memory and bandwidth:
-# data sheets.
+# Factors of the B200 over the H100: the fit; A100 and H200 count as H100, as the data do not separate them. Memory and
+# bandwidth: data sheets.
 HARDWARE = {
     "a100": Hardware(1.0, 1.0, 80.0, 1.555, 1.0),
     "h100": Hardware(1.0, 1.0, 80.0, 3.35, 1.0),
     "h200": Hardware(1.0, 1.0, 141.0, 4.8, 1.0),
     "b200": Hardware(0.87, 1.08, 180.0, 8.0, 0.743),
 }
-# What serves where nobody says: the middle of what is in use (a judgement; it matters by the GPUs that a replica needs).
+# Where undeclared: the middle of what is in use (a judgment; it sets how many GPUs a replica needs).
 DEFAULT_HARDWARE = "h200"
-# GPUs of a replica where nobody says, low-mid-high: memory for the weights, and as much again for the KV cache (the median of
-# ML.ENERGY's configurations is 2.1).
+# Memory of a replica over that of its weights where undeclared, low-mid-high: mid is as much again for the KV cache
+# (the median of ML.ENERGY's configurations is 2.1).
 _MEMORY_FACTORS = (1.2, 2.0, 3.0)
 # J per prompt token and 1e9 active parameters, low-mid-high (DeepSeek and SGLang production figures, 2025); not fitted.
 _PREFILL_JOULES = (0.0020, 0.0035, 0.0080)
 # Attention's share of prefill: layers x width ~ 3.3e4 * A^0.7 (8B 1.3e5, 70B 6.6e5, 405B 2.1e6).
 _ATTENTION_FACTOR = 3.3e4 / 1e9
-# What a cached prompt token costs beside an uncached one; a judgement, discounts are not energy data.
+# Cost of a cached prompt token over an uncached one; a judgment, discounts are not energy data.
 _CACHED_COST_SHARES = (0.0, 0.10, 0.25)
-# Sequences served together when nobody says: 30 T^(1/4) (8B 50, 70B 87, 671B 153), four times that at the low bound (eight from
-# 200B on, where fleets serve thousands), 1/2.2 of it at the high one. Chosen on published points, and so not held out.
+# Sequences served together where undeclared: 30 T^(1/4) (8B 50, 70B 87, 671B 153), four times that at the low bound
+# (eight from 200B on, where fleets serve thousands), 1/2.2 of it at the high one. Chosen on published points, and so
+# not held out.
 _PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE, _PRIOR_DOWN_FACTOR, _LARGE_PARAMS_B = (
     30.0,
     0.25,
@@ -73,52 +78,56 @@ _PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE, _PRIOR_DOWN
     2.2,
     200.0,
 )
-# A concurrency that is known is off by at most this factor, one way or the other: it moves during a call.
+# A known concurrency is off by at most this factor in either direction: it changes during a call.
 _MEASURED_ERROR_FACTOR = 1.15
-# One that was inferred from the time between tokens: with this factor 94 % of the measured points that have it lie within the band.
+# One inferred from the time between tokens: with this factor 94 % of the measured points that have it are in the band.
 _INFERRED_ERROR_FACTOR = 2.0
-# Residual of the fit: about 92 % of the errors on families left out; upwards more where the engine's generation is not declared.
+# Residual of the fit: about 92 % of the errors on families left out; more upwards where the engine is undeclared.
 _RESIDUAL_FACTORS = (2**-0.70, 1.0, 2**0.65)
 _RESIDUAL_HIGH_UNDECLARED = 2**0.90
 # Host CPU and DRAM plus provisioned idle per unit of accelerator energy (Google, 2025: 1 + 0.43 + 0.14).
 SERVER_FACTORS = (1.25, 1.57, 1.90)
-# Energy per output token where pictures or videos came in whose tokens are not counted as input, against the same without: 5 %,
-# median and 95 % of 71 and 21 configurations of ML.ENERGY v3.
+# Energy per output token with image or video input whose tokens are not counted, over the same without: 5 %, median and
+# 95 % of 71 and 21 configurations of ML.ENERGY v3.
 MEDIA_FACTORS = {"text": (1.0, 1.0, 1.0), "image": (0.95, 1.30, 2.1), "video": (1.0, 1.45, 2.4)}
 
-# Every number above: what a data version is made of.
+# Every number above, hashed into a data version.
 COEFFICIENTS = (
-    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES, _OLDER_ENGINE_FACTOR,
-    _OLD_HARDWARE, tuple(HARDWARE.items()), DEFAULT_HARDWARE, _MEMORY_FACTORS, _PREFILL_JOULES, _ATTENTION_FACTOR, _CACHED_COST_SHARES,
-    _PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE, _PRIOR_DOWN_FACTOR, _LARGE_PARAMS_B, _MEASURED_ERROR_FACTOR, _INFERRED_ERROR_FACTOR,
-    _RESIDUAL_FACTORS, _RESIDUAL_HIGH_UNDECLARED, SERVER_FACTORS, tuple(MEDIA_FACTORS.items()),
+    _JOULES_PER_GB, _STEP_JOULES, _COMPUTE_JOULES, _FIXED_JOULES, _COLLECTIVE_JOULES, _CONTEXT_JOULES,
+    _OLDER_ENGINE_FACTOR, _OLD_HARDWARE, tuple(HARDWARE.items()), DEFAULT_HARDWARE, _MEMORY_FACTORS, _PREFILL_JOULES,
+    _ATTENTION_FACTOR, _CACHED_COST_SHARES, _PRIOR_BASE, _PRIOR_POWER, _PRIOR_UP_FACTOR, _PRIOR_UP_FACTOR_LARGE,
+    _PRIOR_DOWN_FACTOR, _LARGE_PARAMS_B, _MEASURED_ERROR_FACTOR, _INFERRED_ERROR_FACTOR, _RESIDUAL_FACTORS,
+    _RESIDUAL_HIGH_UNDECLARED, SERVER_FACTORS, tuple(MEDIA_FACTORS.items()),
 )  # fmt: skip
 
 
 def energy_models(profile: EnergyProfile) -> tuple[EnergyModel, EnergyModel, EnergyModel]:
-    """The formula for low, mid and high bound, worked out once per deployment."""
+    """The formula for the low, mid and high bound, computed once per deployment."""
     low, mid, high = (_bound_model(profile, bound, max(1.0, concurrency_bounds(profile)[bound])) for bound in range(3))
     return low, mid, high
 
 
 def concurrency_bounds(profile: EnergyProfile) -> tuple[float, float, float]:
-    """Sequences served together at the low, mid and high bound of energy (the most of them at the low one)."""
-    known = profile.concurrency
-    if known is not None:
+    """Sequences served together at the low, mid and high bound of energy (falling)."""
+    concurrency = profile.concurrency
+    if concurrency is not None:
         error = _INFERRED_ERROR_FACTOR if profile.concurrency_source == "latency" else _MEASURED_ERROR_FACTOR
-        return known * error, known, known / error
+        return concurrency * error, concurrency, concurrency / error
     mid = prior_concurrency(profile)
     up = _PRIOR_UP_FACTOR_LARGE if profile.total_params_b >= _LARGE_PARAMS_B else _PRIOR_UP_FACTOR
     return mid * up, mid, mid / _PRIOR_DOWN_FACTOR
 
 
 def prior_concurrency(profile: EnergyProfile) -> float:
-    """Sequences served together where nobody says."""
+    """Sequences served together where undeclared."""
     return _PRIOR_BASE * math.pow(profile.total_params_b, _PRIOR_POWER)
 
 
 def step_terms(profile: EnergyProfile, sequences: float, bound: int = 1) -> tuple[float, float]:
-    """(J per step, J per token beside it) of decoding with so many sequences together, without context."""
+    """(J per decoding step, J per token beside it), without context.
+
+    `sequences`: how many are served together; `bound`: 0 low, 1 mid, 2 high.
+    """
     hardware = HARDWARE[profile.hardware]
     layers, gpus = layer_proxy(profile), gpu_count(profile, bound)
     step = (
@@ -133,18 +142,24 @@ def step_terms(profile: EnergyProfile, sequences: float, bound: int = 1) -> tupl
 
 
 def layer_proxy(profile: EnergyProfile) -> float:
-    """What stands for the number of layers: they grow about as the cube root of the parameters."""
+    """A proxy for the number of layers: about the cube root of the parameters."""
     return math.cbrt(profile.total_params_b)
 
 
 def streamed_params_b(profile: EnergyProfile, sequences: float) -> float:
-    """1e9 parameters that a step reads when each of its tokens picks its own experts; dense: all of them."""
+    """Parameters (1e9) that a step reads, each token picking its own experts.
+
+    Dense models read all of them.
+    """
     active, total = profile.active_params_b, profile.total_params_b
     return active + (total - active) * (1 - math.pow(1 - active / total, max(sequences - 1, 0)))
 
 
 def gpu_count(profile: EnergyProfile, bound: int = 1) -> float:
-    """GPUs of a replica: as declared, else as many as the weights and their cache need (not whole ones: it is a mean)."""
+    """GPUs of a replica: as declared, else enough for the weights and their cache.
+
+    Not a whole number where undeclared: it is a mean.
+    """
     if profile.gpus is not None:
         return float(profile.gpus)
     needed = _MEMORY_FACTORS[bound] * profile.total_params_b * profile.bytes_per_param
@@ -152,7 +167,7 @@ def gpu_count(profile: EnergyProfile, bound: int = 1) -> float:
 
 
 def engine_factor(profile: EnergyProfile) -> float:
-    """What the generation of the serving software makes of it."""
+    """The energy factor of the serving software's generation."""
     return _OLDER_ENGINE_FACTOR if _is_older_engine(profile) else 1.0
 
 

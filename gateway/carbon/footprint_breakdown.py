@@ -1,4 +1,7 @@
-"""The arithmetic of one footprint, line by line: what `penstock explain` shows. The lines add up to what footprint.py gives."""
+"""The arithmetic of one footprint, line by line, as `penstock explain` shows it.
+
+The lines add up to what footprint.py gives.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +18,12 @@ _MILLIJOULES_PER_JOULE, _WH_PER_KWH = 1000.0, 1000.0
 
 
 class BreakdownLine(Value, frozen=True, kw_only=True):
-    """One line: what it is, its low, mid and high, and the formula in words."""
+    """One line.
+
+    name: what it is
+    low, mid, high: in `unit`
+    formula: in words
+    """
 
     name: str
     low: float
@@ -28,20 +36,22 @@ class BreakdownLine(Value, frozen=True, kw_only=True):
 def breakdown(
     profile: EnergyProfile, intensity: CarbonIntensity, usage: Usage, *, pictures: bool = False
 ) -> list[BreakdownLine]:
-    """Everything between tokens and grams, in the order in which it is worked out."""
-    models, shared, given = energy_models(profile), concurrency_bounds(profile), usage.input
-    written, cached = usage.output, usage.cached_input
-    fresh, context = given - cached, given + written / 2
+    """Every step from tokens to grams, in order of computation."""
+    models, concurrency = energy_models(profile), concurrency_bounds(profile)
+    input_tokens, output_tokens, cached = usage.input, usage.output, usage.cached_input
+    fresh, context = input_tokens - cached, input_tokens + output_tokens / 2
     steps, tokens = [], []
     for bound, model in enumerate(models):
-        step, token = step_terms(profile, max(1.0, shared[bound]), bound)
-        share = step / max(1.0, shared[bound])
-        # What both are scaled by (engine, hardware, meter, residual) is told by what they came to.
+        step, token = step_terms(profile, max(1.0, concurrency[bound]), bound)
+        share = step / max(1.0, concurrency[bound])
+        # The common factor of both (engine, hardware, meter, residual), from their scaled sum.
         factor = model.per_output / (share + token)
-        steps.append(written * share * factor)
-        tokens.append(written * token * factor)
-    found = [
-        _breakdown_line("together", shared, "sequences", f"{profile.concurrency_source}: how many share each step"),
+        steps.append(output_tokens * share * factor)
+        tokens.append(output_tokens * token * factor)
+    lines = [
+        _breakdown_line(
+            "together", concurrency, "sequences", f"{profile.concurrency_source}: how many share each step"
+        ),
         _breakdown_line(
             "GPUs",
             [gpu_count(profile, bound) for bound in range(3)],
@@ -49,25 +59,25 @@ def breakdown(
             "declared" if profile.gpus else "as the weights need",
         ),
         _breakdown_line(
-            "decode, steps", steps, "J", f"{written:,} output tokens x (weights streamed + fixed) / together"
+            "decode, steps", steps, "J", f"{output_tokens:,} output tokens x (weights streamed + fixed) / together"
         ),
         _breakdown_line(
-            "decode, tokens", tokens, "J", f"{written:,} output tokens x (arithmetic + fixed + collectives)"
+            "decode, tokens", tokens, "J", f"{output_tokens:,} output tokens x (arithmetic + fixed + collectives)"
         ),
         _breakdown_line(
             "decode, context",
-            [written * model.per_output_context * context for model in models],
+            [output_tokens * model.per_output_context * context for model in models],
             "J",
-            f"{written:,} x {context:,.0f} tokens of context",
+            f"{output_tokens:,} x {context:,.0f} tokens of context",
         ),
         _breakdown_line(
             "prefill", [fresh * model.per_input for model in models], "J", f"{fresh:,} uncached input tokens"
         ),
         _breakdown_line(
             "prefill, attention",
-            [fresh * model.per_input_squared * given for model in models],
+            [fresh * model.per_input_squared * input_tokens for model in models],
             "J",
-            f"{fresh:,} x {given:,} tokens",
+            f"{fresh:,} x {input_tokens:,} tokens",
         ),
         _breakdown_line(
             "prefill, cached",
@@ -76,7 +86,7 @@ def breakdown(
             f"{cached:,} cached input tokens",
         ),
     ]
-    return found + _total_lines(profile, models, intensity, usage, pictures=pictures)
+    return lines + _total_lines(profile, models, intensity, usage, pictures=pictures)
 
 
 def _total_lines(
@@ -88,21 +98,23 @@ def _total_lines(
     pictures: bool,
 ) -> list[BreakdownLine]:
     accelerator = [model.accelerator_joules(usage.input, usage.cached_input, usage.output) for model in models]
-    took = footprint(models, intensity, usage, pictures=pictures)
-    energy, grid = _scaled_bounds(took.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
-    made = [one * each / JOULES_PER_KWH for one, each in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)]
-    how = "at the facility's meter" + ", pictures widen the high bound" * pictures
+    total = footprint(models, intensity, usage, pictures=pictures)
+    energy, grid = _scaled_bounds(total.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
+    embodied = [
+        joules * per_kwh / JOULES_PER_KWH for joules, per_kwh in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)
+    ]
+    how = "at the facility's meter" + ", images widen the high bound" * pictures
     grams = f"x {grid:.4g} g/kWh, {intensity.zone} ({intensity.source})"
     return [
         _breakdown_line("accelerator", accelerator, "J", "the sum"),
         _breakdown_line("x server", SERVER_FACTORS, "", "host and provisioned idle"),
         _breakdown_line("x PUE", profile.pue, "", "the building"),
-        _breakdown_line("energy", _scaled_bounds(took.energy_millijoules, _MILLIJOULES_PER_JOULE), "J", how),
+        _breakdown_line("energy", _scaled_bounds(total.energy_millijoules, _MILLIJOULES_PER_JOULE), "J", how),
         _breakdown_line("energy", energy, "Wh"),
-        _breakdown_line("operational", [one / _WH_PER_KWH * grid for one in energy], "g", grams),
-        _breakdown_line("embodied", made, "g", "40, 70, 140 g per accelerator kWh"),
+        _breakdown_line("operational", [wh / _WH_PER_KWH * grid for wh in energy], "g", grams),
+        _breakdown_line("embodied", embodied, "g", "40, 70, 140 g per accelerator kWh"),
         _breakdown_line(
-            "carbon", _scaled_bounds(took.carbon_micrograms, MICROGRAMS_PER_GRAM), "g CO2e", "operational + embodied"
+            "carbon", _scaled_bounds(total.carbon_micrograms, MICROGRAMS_PER_GRAM), "g CO2e", "operational + embodied"
         ),
     ]
 
@@ -112,7 +124,7 @@ def _scaled_bounds(bounds: Bounds, per: float) -> tuple[float, float, float]:
 
 
 def factors_text(profile: EnergyProfile) -> str:
-    """What all joules of a deployment are scaled by beside the formula, in words; "" for nothing."""
+    """The factors on a deployment's joules beside the formula, in words; "": none."""
     factors = {
         "older engine": engine_factor(profile),
         "hardware": profile.hardware_factor,

@@ -1,4 +1,7 @@
-"""Carbon intensity of a deployment's grid: the operator's override, else live, cloud region, sub-national, country, world."""
+"""Carbon intensity of a deployment's grid.
+
+In this order: the operator's override, live, cloud region, sub-national, country, world.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +11,8 @@ from ..values.grid import CarbonIntensity, GridReading
 # World average, gCO2e/kWh, life-cycle (Our World in Data / Ember 2023, as codecarbon ships it).
 WORLD_GRAMS_PER_KWH = 475.0
 
-# A slot is told at its beginning, and clocks differ: a value of further ahead is none (it was told before the clock was set back).
+# A slot is published at its beginning, and clocks differ; a value from further ahead is invalid (published before the
+# clock was set back).
 _CLOCK_SKEW_SECONDS = 3600.0
 
 IntensityTables = Mapping[str, Mapping[str, float]]
@@ -17,11 +21,12 @@ IntensityTables = Mapping[str, Mapping[str, float]]
 def annual_intensity(
     zone: str | None, cloud_region: str, override: float | None, tables: IntensityTables
 ) -> CarbonIntensity:
-    """What is known without any feed. `zone` is like "USA", "FRA", "USA-oregon" (None: not said), `cloud_region` like
-    "gcp/europe-west1".
+    """The intensity without any feed.
 
-    `tables` maps a method (cloud_region, annual_region, annual_country) to place -> gCO2e/kWh. The operator's zone is
-    asked for before the cloud region: whoever names both knows better than the table.
+    `zone`: like "USA", "FRA", "USA-oregon" (None: undeclared); `cloud_region`: like "gcp/europe-west1"; `tables`:
+    method (cloud_region, annual_region, annual_country) -> place -> gCO2e/kWh. The operator's zone is tried before the
+    cloud
+    region: an operator who declares both knows better than the table.
     """
     if override is not None:
         return CarbonIntensity(zone=zone or cloud_region or "world", grams_per_kwh=override, method="override")
@@ -33,35 +38,37 @@ def annual_intensity(
 
 
 def current_intensity(
-    known: CarbonIntensity, session_sync: Sequence[GridReading], *, now: float, age_max: float
+    annual: CarbonIntensity, readings: Sequence[GridReading], *, now: float, age_max: float
 ) -> CarbonIntensity:
-    """`known` (the annual value) with what feeds say, the preferred feed first: values older than `age_max` seconds are
-    left out. Between two answers of a feed its own forecast says more of the present than what it told of an earlier
-    slot; the method then is `forecast`. An override stands, whatever feeds say of the average.
+    """The `annual` intensity updated by feeds' `readings`, the preferred feed first.
+
+    Readings older than `age_max` seconds are ignored. Between two readings a feed's own forecast is closer to the
+    present than the reading of an earlier slot; the method is then `forecast`. An override stays, whatever feeds report
+    as average.
     """
-    found = known
-    for one in reversed(session_sync):
-        if not -_CLOCK_SKEW_SECONDS <= now - one.read_at <= age_max:
+    current = annual
+    for reading in reversed(readings):
+        if not -_CLOCK_SKEW_SECONDS <= now - reading.read_at <= age_max:
             continue
-        if one.signal == "marginal":
-            found = replace(found, marginal_grams_per_kwh=one.grams_per_kwh)
-        elif known.method != "override":
-            found = _live_intensity(found, one, now)
-    return found
+        if reading.signal == "marginal":
+            current = replace(current, marginal_grams_per_kwh=reading.grams_per_kwh)
+        elif annual.method != "override":
+            current = _live_intensity(current, reading, now)
+    return current
 
 
-def _live_intensity(found: CarbonIntensity, session_sync: GridReading, now: float) -> CarbonIntensity:
-    """What a feed says of the average, now and ahead."""
+def _live_intensity(current: CarbonIntensity, reading: GridReading, now: float) -> CarbonIntensity:
+    """The average intensity by a feed's reading or, where newer, its forecast."""
     live = replace(
-        found,
-        zone=session_sync.zone,
-        grams_per_kwh=session_sync.grams_per_kwh,
+        current,
+        zone=reading.zone,
+        grams_per_kwh=reading.grams_per_kwh,
         method="live",
-        feed=session_sync.feed,
-        read_at=session_sync.read_at,
-        forecast=session_sync.forecast,
+        feed=reading.feed,
+        read_at=reading.read_at,
+        forecast=reading.forecast,
     )
     slot = live.sample_at(now)
-    if slot is None or slot.start <= session_sync.read_at:
+    if slot is None or slot.start <= reading.read_at:
         return live
     return replace(live, grams_per_kwh=slot.grams_per_kwh, method="forecast")

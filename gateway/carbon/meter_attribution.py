@@ -1,10 +1,10 @@
-"""Joules off a meter, shared among the requests that were served while it ran: a book for one deployment's GPUs.
+"""Attributes a meter's joules to the requests of its deployment.
 
-A window between two readings has the meter's joules; what the machine takes with nobody asking (idle watts x time) is idle,
-the rest belongs to the requests of the window, by modelled energy spread evenly over the time that each was served. A window
-is shared out once every request that touches it has ended, so that weights are those of the tokens it really took (SCI, ISO/IEC
-21031: what is reserved and idle counts, and so stands in a figure of its own). Shares of a window and its idle part come to
-the meter's joules, to the last bit of a float. Times are seconds of a clock that nobody sets.
+A window between two readings has the meter's joules. What the machine draws without requests (idle watts x time) is
+idle; the rest belongs to the requests of the window, by modelled energy spread evenly over the time that each was
+served. A window is attributed once every request in it has ended, so that weights are those of the tokens really used
+(SCI, ISO/IEC 21031: reserved and idle energy counts, and so has a figure of its own). Shares and idle part of a window
+add up to the meter's joules, to the last bit of a float. Times are seconds of a monotonic clock.
 """
 
 from collections import deque
@@ -14,23 +14,27 @@ import msgspec
 
 from ..values.base import Value
 
-# Windows that wait, and requests in one of them: beyond that the oldest window is shared out with what is known, and a
-# request has no share.
+# Pending windows, and requests in one window: beyond that the oldest window is attributed to the requests that have
+# ended, and further requests have no share.
 _WINDOWS_MAX, _REQUESTS_MAX = 512, 20_000
-# Nobody waits longer for a request to end: a window is then shared among those that have.
+# How long a window waits for its requests to end; it is then attributed to those that have.
 _WAIT_SECONDS_MAX = 900.0
-# Modelled and metered joules of about so many windows say how far the model is off here.
+# Weight of a new window in the averages of modelled and metered joules: about the last ten windows count.
 _EWMA_WEIGHT = 0.1
-# A model is trusted no further off than its own band, and a meter says little until it has seen some requests.
+# Bounds of the metered ratio, and the requests it needs.
 _RATIO_MIN, _RATIO_MAX, _REQUESTS_MIN = 0.1, 10.0, 20
-# No GPU takes more (GB300: 1.4 kW, data sheet 2025): a reading beyond that is none.
+# No GPU draws more (GB300: 1.4 kW, data sheet 2025): a higher reading is invalid.
 _WATTS_MAX = 3000.0
 # GPUs of one deployment.
 _GPUS_MAX = 1024
 
 
 class EndedRequest(Value, frozen=True, kw_only=True):
-    """A request that has ended: the ledger entry's id, its modelled accelerator joules, and whose it is."""
+    """A request that has ended.
+
+    entry_id: the ledger entry's id
+    joules: modelled accelerator energy
+    """
 
     entry_id: str
     joules: float
@@ -39,7 +43,10 @@ class EndedRequest(Value, frozen=True, kw_only=True):
 
 
 class EnergyShare(Value, frozen=True, kw_only=True):
-    """A request's part of a window, in joules off the meter."""
+    """A request's share of a window.
+
+    joules: metered
+    """
 
     entry_id: str
     joules: float
@@ -48,8 +55,12 @@ class EnergyShare(Value, frozen=True, kw_only=True):
 
 
 class _MeterWindow(msgspec.Struct):
-    """Joules off the meter from `start` to `end` beyond idle, whether all of that is believed, and modelled joules of the
-    requests in it."""
+    """The time between two readings.
+
+    active_joules: metered beyond idle
+    plausible: whether all of it is
+    parts: requests with their modelled joules within the window
+    """
 
     start: float
     end: float
@@ -59,36 +70,39 @@ class _MeterWindow(msgspec.Struct):
 
 
 class EnergyMeter:
-    """The book of one deployment's meter. `idle_watts` is what its GPUs take with the model loaded and nobody asking."""
+    """The meter of one deployment.
+
+    `idle_watts`: what its GPUs draw with the model loaded and no request.
+    """
 
     def __init__(self, idle_watts: float) -> None:
         self._idle_watts = idle_watts
-        # By GPU: its counter, and when it was seen.
+        # By GPU: its counter in joules, and when it was read.
         self._counters: dict[str, tuple[float, float]] = {}
         self._read_at: float | None = None
         self._open_requests: dict[str, float] = {}
-        # Requests that have ended since the last reading, and when they were served.
+        # (request, start, end) of those ended since the last reading.
         self._ended_requests: list[tuple[EndedRequest, float, float]] = []
         self._windows: deque[_MeterWindow] = deque()
         self._attributed_requests = 0
         self._modelled_joules, self._metered_joules = 0.0, 0.0
-        # Joules: what the meter has counted since the first reading, what of it was idle, and what nobody was served in.
+        # Joules since the first reading: all, the idle part, and the part without a request to attribute it to.
         self.total_joules = self.idle_joules = self.unattributed_joules = 0.0
 
     @property
     def metered_ratio(self) -> float | None:
-        """Metered over modelled joules of the requests of late; None until enough of them were seen."""
+        """Metered over modelled joules of recent requests; None until there are enough."""
         if self._attributed_requests < _REQUESTS_MIN or self._modelled_joules <= 0:
             return None
         return min(_RATIO_MAX, max(_RATIO_MIN, self._metered_joules / self._modelled_joules))
 
     def start_request(self, entry: str, *, now: float) -> None:
-        """A request is dialled."""
+        """Record that a request is dialled; `entry` is its ledger entry's id."""
         if len(self._open_requests) < _REQUESTS_MAX:
             self._open_requests[entry] = now
 
     def end_request(self, served: EndedRequest, *, now: float) -> None:
-        """It is over."""
+        """Record that a request has ended."""
         start = self._open_requests.pop(served.entry_id, None)
         if start is None:
             return
@@ -100,14 +114,16 @@ class EnergyMeter:
             self._ended_requests.append((served, start, now))
 
     def record_reading(self, counters: Mapping[str, float], *, now: float) -> list[EnergyShare]:
-        """A reading: joules by GPU. A counter that has become smaller begins anew (the driver was loaded); what no GPU can have
-        taken is not believed. Gives what can be shared out now."""
+        """Record the joules of each GPU; returns the shares that can be attributed now.
+
+        A counter that has fallen starts anew (the driver was reloaded); a rise that no GPU can make is ignored.
+        """
         if self._read_at is not None and now > self._read_at:
-            taken, believed = self._consumed(counters, now)
-            idle = min(taken, self._idle_watts * (now - self._read_at))
-            self.total_joules += taken
+            consumed, plausible = self._consumed(counters, now)
+            idle = min(consumed, self._idle_watts * (now - self._read_at))
+            self.total_joules += consumed
             self.idle_joules += idle
-            window = _MeterWindow(self._read_at, now, taken - idle, believed and taken > 0, [])
+            window = _MeterWindow(self._read_at, now, consumed - idle, plausible and consumed > 0, [])
             for served, start, end in self._ended_requests:
                 _add_overlap(window, served, start, end)
             self._ended_requests.clear()
@@ -119,47 +135,50 @@ class EnergyMeter:
         return list(self._due_shares(now))
 
     def _consumed(self, counters: Mapping[str, float], now: float) -> tuple[float, bool]:
-        """(joules since each GPU was seen last, whether every counter's rise is one that a GPU can make)."""
-        taken, believed = 0.0, True
+        """(joules since each GPU was last read, whether every rise is plausible)."""
+        consumed, plausible = 0.0, True
         for gpu, joules in counters.items():
-            before, seen = self._counters.get(gpu, (joules, now))
-            if 0 <= joules - before <= _WATTS_MAX * (now - seen):
-                taken += joules - before
+            before, read_at = self._counters.get(gpu, (joules, now))
+            if 0 <= joules - before <= _WATTS_MAX * (now - read_at):
+                consumed += joules - before
             else:
-                believed = False
-        return taken, believed
+                plausible = False
+        return consumed, plausible
 
     def _due_shares(self, now: float) -> Iterator[EnergyShare]:
         oldest = min(self._open_requests.values(), default=now)
         while self._windows:
             window = self._windows[0]
-            patient = now - window.end < _WAIT_SECONDS_MAX and len(self._windows) <= _WINDOWS_MAX
-            if oldest < window.end and patient:
+            may_wait = now - window.end < _WAIT_SECONDS_MAX and len(self._windows) <= _WINDOWS_MAX
+            if oldest < window.end and may_wait:
                 break
             self._windows.popleft()
-            yield from self._share_window(window, whole=oldest >= window.end)
+            yield from self._share_window(window, complete=oldest >= window.end)
 
-    def _share_window(self, window: _MeterWindow, *, whole: bool) -> Iterator[EnergyShare]:
-        """A window's joules by modelled weight; `whole`: every request in it has ended. A window in which a counter began anew,
-        stood still or lied is nobody's, and teaches nothing."""
+    def _share_window(self, window: _MeterWindow, *, complete: bool) -> Iterator[EnergyShare]:
+        """A window's joules by modelled weight.
+
+        `complete`: every request in it has ended. A window with an implausible counter is not attributed, and does not
+        change the ratio.
+        """
         total = sum(weight for _, weight in window.parts)
         if not total or not window.plausible:
             self.unattributed_joules += window.active_joules
             return
-        if whole:
+        if complete:
             keep = 1 - _EWMA_WEIGHT
             self._attributed_requests += len(window.parts)
             self._modelled_joules, self._metered_joules = (
                 self._modelled_joules * keep + total,
                 self._metered_joules * keep + window.active_joules,
             )
-        for one, weight in window.parts:
+        for request, weight in window.parts:
             joules = window.active_joules * weight / total
-            yield EnergyShare(entry_id=one.entry_id, joules=joules, task_type=one.task_type, team=one.team)
+            yield EnergyShare(entry_id=request.entry_id, joules=joules, task_type=request.task_type, team=request.team)
 
 
 def _add_overlap(window: _MeterWindow, served: EndedRequest, start: float, end: float) -> None:
-    """Modelled joules of the part of a request that lies in the window."""
+    """Add the modelled joules of the part of a request within the window."""
     overlap = min(end, window.end) - max(start, window.start)
     share = overlap / (end - start) if end > start else float(window.start <= end < window.end)
     if share > 0 and served.joules > 0 and len(window.parts) < _REQUESTS_MAX:

@@ -1,4 +1,5 @@
-"""What flows through the house: frozen values that check themselves once, at birth.
+"""The values that flow through the gateway: frozen, checked once at birth.
 
-Pure; imports nothing but the standard library and msgspec. Start with `request.py`, then `plan.py` and `entry.py`.
+Pure: imports nothing but the standard library and msgspec. Read `request.py` first, then `plan.py` and
+`ledger_entry.py`.
 """

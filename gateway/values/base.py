@@ -1,7 +1,7 @@
-"""What every value of the hot path is: a frozen struct, several times cheaper to make than a frozen dataclass.
+"""The base class of per-request values: frozen, cheaper than a frozen dataclass.
 
-Made by the dozen for each request, so they stay out of the garbage collector's sight (a frozen value cannot be part of
-a cycle). Subclasses repeat `frozen=True, kw_only=True`: type checkers read it there, and keyword-only is per class.
+Each request builds dozens of them, so they are hidden from the garbage collector (a frozen value cannot be part of a
+cycle). Subclasses repeat `frozen=True, kw_only=True`: type checkers read it there, and keyword-only is per class.
 docs/adr/0002 has the figures.
 """
 
@@ -9,4 +9,4 @@ import msgspec
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Base of the values that a request makes."""
+    """Base of the values that each request builds."""

@@ -1,4 +1,4 @@
-"""Budgets: how much a scope may take in a window, what happens on the way there, and what is held for a call."""
+"""Budgets: limits per scope and window, thresholds, holds and session caps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, NUSD_PER_USD, plain_
 
 
 class Measure(IntEnum):
-    """What a budget counts, each in its integer unit: nUSD, tokens (input and output), calls, mJ, ug CO2e."""
+    """What a budget counts, in its integer unit: nUSD, tokens, calls, mJ, ug CO2e."""
 
     nusd = 0
     tokens = 1
@@ -20,7 +20,7 @@ class Measure(IntEnum):
     micrograms = 4
 
 
-# How people read a measure: its unit, and how many of our integer units make one.
+# The unit that people read, and how many of our integer units make one.
 MEASURE_UNITS = {
     Measure.nusd: ("USD", NUSD_PER_USD),
     Measure.tokens: ("tokens", 1),
@@ -29,20 +29,20 @@ MEASURE_UNITS = {
     Measure.micrograms: ("gCO2e", MICROGRAMS_PER_GRAM),
 }
 
-# Amounts in the order of Measure; None where it is not known (no price sheet, no energy profile).
+# Amounts in the order of Measure; None where unknown (no price sheet, no energy profile).
 Amounts = tuple[int | None, int | None, int, int | None, int | None]
 ZERO_AMOUNTS: Amounts = (0, 0, 0, 0, 0)
 
 
-def add_amounts(one: Amounts, other: Amounts) -> Amounts:
-    """Both; what is not known of one adds nothing."""
-    a, b = one, other
+def add_amounts(a: Amounts, b: Amounts) -> Amounts:
+    """The sum per measure; an unknown amount counts as 0."""
     return (
-        (a[0] or 0) + (b[0] or 0), (a[1] or 0) + (b[1] or 0), a[2] + b[2], (a[3] or 0) + (b[3] or 0), (a[4] or 0) + (b[4] or 0),
+        (a[0] or 0) + (b[0] or 0), (a[1] or 0) + (b[1] or 0), a[2] + b[2],
+        (a[3] or 0) + (b[3] or 0), (a[4] or 0) + (b[4] or 0),
     )  # fmt: skip
 
 
-# What a request says of itself, and what only the deployment that serves it decides.
+# Scope dimensions known from the request, and those known only once a deployment is chosen.
 REQUEST_DIMENSIONS = ("org", "team", "key", "user", "session", "task_type", "route")
 ATTEMPT_DIMENSIONS = ("deployment", "model", "tier", "provider")
 # Sums beside a limit stay exact in a double (Lua has no other number): 2**53 is 9 million dollars, or 2.5 GWh.
@@ -51,11 +51,13 @@ LIMIT_MAX = 2**52
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """When a budget starts again. Calendar windows begin with the hour, day, Monday or month of `zone` (None: UTC).
+    """When a budget starts again.
 
-    `kind` is hour, day, week, month, rolling, session or total. `rolling` looks back over `seconds`, in steps of a
-    sixtieth of it: an amount leaves between one and 61/60 windows after it was booked, never before. `session` and
-    `total` never start again.
+    kind: hour, day, week, month, rolling, session or total. Calendar windows begin with the hour, day, Monday or month;
+        `session` and `total` never start again.
+    zone: time zone of calendar windows; None: UTC
+    seconds: length of a rolling window. It moves in steps of 1/60, so an amount leaves between one and 61/60 windows
+        after it was booked, never before.
     """
 
     kind: str
@@ -65,11 +67,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetThresholds:
-    """What happens on the way to the limit, each from an amount in the budget's unit on.
+    """What happens below the limit, from an amount in the budget's unit; None: never.
 
-    `notify`: (percent, amount) at which somebody is told, once per window. `downgrade`: above it only tiers up to
-    `tier_max` may book, where the request has such a candidate. `shrink`: above it output limits are lowered, to no
-    less than `output_min` tokens. `queue`: a call that would pass it waits up to `queue_seconds` for room.
+    notify_at: (percent, amount) pairs; reaching one sends a notice once per window
+    downgrade_above: above it only tiers up to `downgrade_tier_max` may book, where the request has such a candidate
+    downgrade_tier_max: the highest tier allowed above `downgrade_above`
+    shrink_above: above it output limits are lowered
+    output_tokens_min: output limits are lowered no further than this, tokens
+    queue_above: a call that would pass it waits for capacity
+    queue_seconds: how long such a call waits at most
     """
 
     notify_at: tuple[tuple[int, int], ...] = ()
@@ -88,11 +94,15 @@ NO_THRESHOLDS = BudgetThresholds()
 class Budget:
     """A limit for a scope and a window.
 
-    `scope` maps dimensions to the value it applies to; "*" gives each value its own account. `limit` is in the unit of
-    `measure`, `refuse` the amount beyond which nothing is booked (the limit, unless a stage says less). `expected` is
-    the safety factor of expected holds, 0 for the worst case. `fail` says what happens while the shared store is down:
-    closed, open or local. `shadow` budgets count and notify, and refuse nothing. `contact` tells how to ask for more.
-    `label` is how headers begin to tell of it: name, unit and limit.
+    scope: dimension -> the value that it applies to; "*" gives each value an account of its own
+    limit: in the integer unit of `measure`, 0 to LIMIT_MAX
+    refuse_above: the amount beyond which nothing is booked; -1: the limit
+    expected_factor: safety factor of expected holds; 0: hold the worst case
+    store_failure_mode: while the budget store is down: closed, open or local
+    is_shadow: counts and notifies, refuses nothing
+    contact: how to ask for more, shown in refusals
+    dimensions: the names in `scope`, sorted
+    header_label: name, unit and limit as response headers show them
     """
 
     name: str
@@ -121,10 +131,13 @@ class Budget:
 
 
 class BudgetLine(Value, frozen=True, kw_only=True):
-    """One budget as it applies to one request now: the account it books on, and when that account starts again.
+    """One budget as it applies to one request now, with the account that it books on.
 
-    `ceiling` is what spent and held may reach; `bucket_seconds` > 0 makes the account a rolling one of `buckets`
-    steps. `session`: the account is one session's own, of which there is no end; the oldest may be forgotten.
+    ceiling: spent + held may not exceed it, integer unit of the measure
+    starts_at, resets_at: when the account's window begins and ends, seconds since the epoch; None: it never resets
+    keep_until: when the account may be forgotten, seconds since the epoch
+    bucket_seconds, bucket_count: step and number of steps of a rolling account; 0 for any other
+    is_session_account: belongs to one session; the number of those is unbounded, so the oldest may be evicted
     """
 
     account: str
@@ -144,13 +157,17 @@ class BudgetLine(Value, frozen=True, kw_only=True):
 
     @property
     def measure(self) -> Measure:
-        """What it counts."""
+        """What the budget counts."""
         return self.budget.measure
 
 
 class ApplicableLines(Value, frozen=True, kw_only=True):
-    """The lines that a request meets at one deployment, and what holds for all of them: their measures and ceilings,
-    whether each holds the worst case up to its limit (`plain`), and whether one counts carbon."""
+    """The lines of a request at one deployment, with what holds for all of them.
+
+    measures, ceilings: those of `lines`, in the same order
+    is_worst_case_only: every line holds the worst case up to its limit (no thresholds, no expected holds)
+    counts_carbon: some line counts carbon
+    """
 
     lines: tuple[BudgetLine, ...]
     measures: tuple[Measure, ...]
@@ -159,21 +176,21 @@ class ApplicableLines(Value, frozen=True, kw_only=True):
     counts_carbon: bool
 
 
-def join_lines(one: ApplicableLines, other: ApplicableLines) -> ApplicableLines:
-    """Both."""
-    if not other.lines:
-        return one
+def join_lines(first: ApplicableLines, second: ApplicableLines) -> ApplicableLines:
+    """The lines of both."""
+    if not second.lines:
+        return first
     return ApplicableLines(
-        lines=one.lines + other.lines,
-        measures=one.measures + other.measures,
-        ceilings=one.ceilings + other.ceilings,
-        is_worst_case_only=one.is_worst_case_only and other.is_worst_case_only,
-        counts_carbon=one.counts_carbon or other.counts_carbon,
+        lines=first.lines + second.lines,
+        measures=first.measures + second.measures,
+        ceilings=first.ceilings + second.ceilings,
+        is_worst_case_only=first.is_worst_case_only and second.is_worst_case_only,
+        counts_carbon=first.counts_carbon or second.counts_carbon,
     )
 
 
 def applicable_lines(lines: tuple[BudgetLine, ...]) -> ApplicableLines:
-    """These lines, looked through once."""
+    """Precomputes what holds for all of these lines."""
     budgets = [line.budget for line in lines]
     return ApplicableLines(
         lines=lines,
@@ -189,9 +206,14 @@ NO_LINES = applicable_lines(())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCaps:
-    """What a session may take: budgets of it together with all that it started (`budgets`), and of it alone (`each`);
-    seconds of wall clock since the head of its tree began, how deep the tree may be (1: no sub-agents of sub-agents)
-    and how many sub-agents it may have in all. None: no cap."""
+    """What a session may take; None: no cap.
+
+    tree_budgets: caps of the session together with all its sub-agents
+    session_budgets: caps of the session alone
+    sub_agent_budget: how many sub-agents it may have in all
+    duration_seconds_max: wall clock since the root of its tree began
+    depth_max: how deep the tree may be; 1: no sub-agents of sub-agents
+    """
 
     tree_budgets: tuple[Budget, ...] = ()
     session_budgets: tuple[Budget, ...] = ()
@@ -209,13 +231,13 @@ class SessionCaps:
         )
 
 
-# What a run's caps are called by who set them: the configuration for a tree, for each session alone, the run itself.
+# Name prefixes of caps by who set them: the configuration for a tree, for each session alone, the run itself.
 CAP_PREFIXES = ("session", "each", "run")
 CAP_MEASURES = {"calls": Measure.calls, "usd": Measure.nusd, "tokens": Measure.tokens, "wh": Measure.millijoules}
 
 
 def cap_budget(kind: str, unit: str, limit: int) -> Budget:
-    """The budget that a cap is: `session-usd`, `each-calls`, `run-wh`."""
+    """The budget of a cap: `session-usd`, `each-calls`, `run-wh`."""
     return Budget(
         name=f"{kind}-{unit}",
         scope={"key": "*", "session": "*"},
@@ -225,35 +247,40 @@ def cap_budget(kind: str, unit: str, limit: int) -> Budget:
     )
 
 
-def tightest_caps(one: SessionCaps, other: SessionCaps) -> SessionCaps:
-    """Of each cap the lower."""
+def tightest_caps(first: SessionCaps, second: SessionCaps) -> SessionCaps:
+    """The lower of each cap."""
 
-    def lower(these: tuple[Budget, ...], those: tuple[Budget, ...]) -> tuple[Budget, ...]:
-        by_name = {budget.name: budget for budget in these}
-        for budget in those:
-            known = by_name.get(budget.name)
-            if known is None or budget.limit < known.limit:
+    def lower(left: tuple[Budget, ...], right: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        by_name = {budget.name: budget for budget in left}
+        for budget in right:
+            current = by_name.get(budget.name)
+            if current is None or budget.limit < current.limit:
                 by_name[budget.name] = budget
         return tuple(by_name.values())
 
-    def least(this: float | None, that: float | None) -> float | None:
-        return that if this is None else this if that is None else min(this, that)
+    def least(left: float | None, right: float | None) -> float | None:
+        return right if left is None else left if right is None else min(left, right)
 
-    agents = lower(*[(caps.sub_agent_budget,) if caps.sub_agent_budget is not None else () for caps in (one, other)])
-    depth = least(one.depth_max, other.depth_max)
+    agents = lower(*[(caps.sub_agent_budget,) if caps.sub_agent_budget is not None else () for caps in (first, second)])
+    depth = least(first.depth_max, second.depth_max)
     return SessionCaps(
-        tree_budgets=lower(one.tree_budgets, other.tree_budgets),
-        session_budgets=lower(one.session_budgets, other.session_budgets),
+        tree_budgets=lower(first.tree_budgets, second.tree_budgets),
+        session_budgets=lower(first.session_budgets, second.session_budgets),
         sub_agent_budget=agents[0] if agents else None,
-        duration_seconds_max=least(one.duration_seconds_max, other.duration_seconds_max),
+        duration_seconds_max=least(first.duration_seconds_max, second.duration_seconds_max),
         depth_max=None if depth is None else int(depth),
     )
 
 
 class Shrinkage(Value, frozen=True, kw_only=True):
-    """How an offer may shrink: per line, what it takes without output and for each token of it (rounded up, so that a
-    shrunk hold is never too small), from `most` output tokens down to `least`; and per line the amount to stay under
-    while more than `least` is asked for, and the one that is not passed at all."""
+    """How a hold option may shrink; tuples hold one amount per line.
+
+    fixed_amounts: amount without any output
+    amounts_per_token: amount per output token, rounded up so that a shrunk hold is never too small
+    output_tokens_max, output_tokens_min: range of the output limit
+    thresholds: amounts to stay under while more than `output_tokens_min` is requested
+    ceilings: amounts that are never passed
+    """
 
     fixed_amounts: tuple[int, ...]
     amounts_per_token: tuple[int, ...]
@@ -264,8 +291,12 @@ class Shrinkage(Value, frozen=True, kw_only=True):
 
 
 class HoldOption(Value, frozen=True, kw_only=True):
-    """One attempt as the books see it: what it would hold on each line (None: not known), up to which ceiling it may
-    go there, and how it may shrink."""
+    """What one attempt would hold on each of its lines.
+
+    amounts: per line, integer unit of its measure; None: unknown
+    ceilings: per line, what spent + held may reach
+    shrinkage: how the hold may shrink; None: not at all
+    """
 
     lines: tuple[BudgetLine, ...]
     amounts: tuple[int | None, ...]
@@ -274,10 +305,14 @@ class HoldOption(Value, frozen=True, kw_only=True):
 
 
 class Reservation(Value, frozen=True, kw_only=True):
-    """What was set aside: which offer fitted, how much on each of its lines, and how the accounts stand with it.
+    """What was set aside for a request. Resolved once, by its id.
 
-    `at` is the time by which the windows were told. `output_tokens` is set where the offer was shrunk to that output.
-    `passed_over` names the budget that the first offer would have broken. Resolved once, by its id.
+    option_index: which hold option fitted
+    amounts: held on each line
+    balances: per line (spent, held, granted), this reservation included
+    expires_at, reserved_at: seconds since the epoch; windows were chosen by `reserved_at`
+    output_tokens: the output limit where the option was shrunk; None: not shrunk
+    exceeded_budget: name of the budget that the first option would have exceeded; "": none
     """
 
     id: str
@@ -292,8 +327,11 @@ class Reservation(Value, frozen=True, kw_only=True):
 
 
 class BudgetExceeded(Value, frozen=True, kw_only=True):
-    """No offer fitted: the line that the last one broke, how it stood (`extra`: what was granted beyond its limit),
-    and what was wanted."""
+    """No hold option fitted; describes the line that the last one exceeded.
+
+    granted: what operators granted beyond the line's ceiling
+    requested: what the call would have held; None: unknown
+    """
 
     line: BudgetLine
     spent: int
@@ -303,7 +341,7 @@ class BudgetExceeded(Value, frozen=True, kw_only=True):
 
 
 class ThresholdCrossing(Value, frozen=True, kw_only=True):
-    """What was spent on an account reached a percentage of its limit at which somebody is to be told."""
+    """An account's spending reached a percentage of its limit that sends a notice."""
 
     line: BudgetLine
     percent: int
@@ -312,7 +350,11 @@ class ThresholdCrossing(Value, frozen=True, kw_only=True):
 
 
 class Grant(Value, frozen=True, kw_only=True):
-    """More for one account, by an operator: a top-up for the rest of its window, or grace until `until` (seconds)."""
+    """An operator's increase of one account.
+
+    amount: added to the limit, integer unit of the measure
+    until: end of a temporary grace, seconds since the epoch; None: a top-up for the rest of the window
+    """
 
     id: str
     account: str

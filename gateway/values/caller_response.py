@@ -1,4 +1,4 @@
-"""What goes back to the caller when it is not a stream."""
+"""The response to a caller that is not streamed."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,10 @@ from .base import Value
 
 
 class CallerResponse(Value, frozen=True, kw_only=True):
-    """A whole answer; `streamed` True means that it has already been sent through the caller's Reply."""
+    """A whole response.
+
+    already_sent: it was streamed to the caller, so nothing is left to send
+    """
 
     status: int
     headers: Mapping[str, str]

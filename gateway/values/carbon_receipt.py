@@ -1,4 +1,4 @@
-"""A carbon receipt: what one session's own calls took, with bounds, and what the same tokens would have on the frontier."""
+"""Carbon receipt: energy and carbon of one session, with counterfactuals."""
 
 from .base import Value
 from .catalog import UNKNOWN_FOOTPRINT_METHOD
@@ -7,9 +7,15 @@ from .units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, ZERO_BOUNDS, Bounds
 
 
 class CarbonReceipt(Value, frozen=True, kw_only=True):
-    """Energy in mJ and carbon in ug CO2e, low-mid-high; the embodied part of the mid figure, what it would have been on each
-    route's most capable deployment (`frontier`, equal tokens assumed) and without waiting for greener hours (`undeferred`).
-    `unknown` counts calls whose footprint nobody knows: the receipt does not hold them."""
+    """Sums over the calls of one session.
+
+    energy_millijoules: low-mid-high, mJ at the facility's meter
+    carbon_micrograms: low-mid-high, ug CO2e, embodied included
+    embodied_micrograms: the embodied part of the mid figure
+    frontier_micrograms: mid figure of the same tokens on each route's most capable deployment
+    undeferred_micrograms: mid figure without waiting for a greener hour
+    unknown_calls: calls without a known footprint, which the sums leave out
+    """
 
     energy_millijoules: Bounds = ZERO_BOUNDS
     carbon_micrograms: Bounds = ZERO_BOUNDS
@@ -19,7 +25,7 @@ class CarbonReceipt(Value, frozen=True, kw_only=True):
     unknown_calls: int = 0
 
     def with_call(self, entry: LedgerEntry) -> "CarbonReceipt":
-        """With one more call."""
+        """The receipt with one more call."""
         unknown = entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD
         return CarbonReceipt(
             energy_millijoules=self.energy_millijoules
@@ -33,19 +39,19 @@ class CarbonReceipt(Value, frozen=True, kw_only=True):
         )
 
     def to_json(self, units: float | None = None) -> dict[str, object]:
-        """In Wh and grams; `units`: the units of work that were reported, by which the carbon is divided, too (SCI)."""
-        found: dict[str, object] = {
+        """In Wh and grams; with `units` of reported work also the carbon per unit (SCI)."""
+        document: dict[str, object] = {
             "energy_wh": _scaled_bounds(self.energy_millijoules, MILLIJOULES_PER_WH),
             "g_co2e": _scaled_bounds(self.carbon_micrograms, MICROGRAMS_PER_GRAM),
             "embodied_g": self.embodied_micrograms / MICROGRAMS_PER_GRAM,
-            "on_frontier_g": self.frontier_micrograms / MICROGRAMS_PER_GRAM,
-            "without_waiting_g": self.undeferred_micrograms / MICROGRAMS_PER_GRAM,
-            "calls_of_unknown_footprint": self.unknown_calls,
+            "frontier_g": self.frontier_micrograms / MICROGRAMS_PER_GRAM,
+            "undeferred_g": self.undeferred_micrograms / MICROGRAMS_PER_GRAM,
+            "unknown_footprint_calls": self.unknown_calls,
         }
         if units:
-            found["units"] = units
-            found["g_co2e_per_unit"] = _scaled_bounds(self.carbon_micrograms, MICROGRAMS_PER_GRAM * units)
-        return found
+            document["units"] = units
+            document["g_co2e_per_unit"] = _scaled_bounds(self.carbon_micrograms, MICROGRAMS_PER_GRAM * units)
+        return document
 
 
 EMPTY_RECEIPT = CarbonReceipt()

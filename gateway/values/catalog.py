@@ -1,6 +1,6 @@
-"""The catalog: what can be dialled, at what price, from which grid, and what operators allow.
+"""The catalog: deployments, prices, energy profiles, routes and task types.
 
-All of it is built once from the configuration and never changes; a reload builds a new one.
+Built once from the configuration and never changed; a reload builds a new one.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from .base import Value
 from .grid import CarbonIntensity
 from .units import Bounds
 
-# What is priced by the piece rather than by tokens, on paths that pass through.
+# Units priced by the piece rather than by tokens, on pass-through paths.
 PIECE_UNITS = ("image", "second", "query", "character")
 
 
-# What figures are labelled with where the weights are unknown: they are counted as unknown, not guessed.
+# Label of figures where the weights are unknown: counted as unknown, not guessed.
 UNKNOWN_FOOTPRINT_METHOD = "unknown-model"
 
 
@@ -30,11 +30,12 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Prices in nUSD per million tokens of each kind; cache_write is for the five-minute cache, cache_write_long for
-    the one of an hour.
+    """Prices in nUSD per million tokens of each kind.
 
-    `dearest_input` and `dearest_output` are what worst cases are held at; `dearest_long` where the request asks for the
-    long cache.
+    cache_write: writing to the five-minute cache
+    cache_write_long: writing to the one-hour cache
+    input_max, output_max: the dearest kind, at which worst cases are held
+    input_max_long_cache: the dearest input where the request may write to the one-hour cache
     """
 
     input: int
@@ -59,10 +60,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSheet:
-    """What a deployment charges; `source` says where the numbers come from.
+    """What a deployment charges.
 
-    `steps` are (input tokens, rates) in ascending order: with strictly more input than a step's tokens the whole
-    request is charged at its rates, the cliff that providers publish as `*_above_200k_tokens`.
+    source: where the numbers come from
+    rate_tiers: (input tokens, rates), ascending. With strictly more input than a tier's tokens the whole request is
+        charged at its rates: the cliff that providers publish as `*_above_200k_tokens`.
     """
 
     base: Rates
@@ -70,29 +72,36 @@ class PriceSheet:
     rate_tiers: tuple[tuple[int, Rates], ...] = ()
 
     def rates_for(self, input_tokens: int) -> Rates:
-        """The rates for a request with so much input."""
+        """The rates for a request with this many input tokens."""
         if not self.rate_tiers:
             return self.base
         return next((rates for above, rates in reversed(self.rate_tiers) if input_tokens > above), self.base)
 
 
-# Where it is known from how many sequences are served together; figures say it.
+# How the concurrency of a deployment is known; part of the label of its figures.
 CONCURRENCY_SOURCES = ("prior", "declared", "observed", "latency")
 
 
-# Facility energy over IT energy where nobody says: providers' reports of 2023 and 2024 (docs/methodology.md).
+# Facility energy over IT energy where undeclared: providers' reports of 2023 and 2024 (docs/methodology.md).
 PUE_PRIOR = (1.09, 1.15, 1.30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyProfile:
-    """What is known about the weights and the machine behind a deployment; see carbon/energy.py for the formula.
+    """What is known about the weights and the machine behind a deployment.
 
-    Parameters are counts in billions (1e9); `hardware` is one of carbon/energy.HARDWARE and `gpus` how many serve one
-    replica (None: as many as the weights need), `engine` the generation of the serving software, "2024" or "2025" ("": not
-    said). `concurrency` is sequences served together by one replica, None if unknown,
-    and `concurrency_source` how that is known. `scale` is what a meter says beside the model, 1 without one. `source` says
-    where the parameters are from: config, card, or ecologits (a registry of which much is guessed).
+    carbon/energy.py has the formula.
+
+    active_params_b, total_params_b: parameters, 1e9
+    hardware: a key of carbon/energy.HARDWARE
+    hardware_factor: multiplies accelerator energy, 1 for the hardware as fitted
+    gpus: GPUs of one replica; None: as many as the weights need
+    engine: generation of the serving software, "2024" or "2025"; "": undeclared
+    concurrency: sequences served together by one replica; None: unknown
+    concurrency_source: how that is known, one of CONCURRENCY_SOURCES
+    meter_scale, is_metered: metered over modelled energy, 1 without a meter; whether a meter corrects the figures
+    pue: facility over IT energy, low-mid-high
+    source: where the parameters are from: config, card or ecologits (a registry of estimates)
     """
 
     active_params_b: float
@@ -112,10 +121,13 @@ class EnergyProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyModel:
-    """One bound's energy formula with everything but the tokens multiplied out; carbon/energy.py builds it.
+    """One bound's energy formula of a deployment (carbon/energy.py) over tokens.
 
-    Joules per token (`per_output`, `per_input`), per token and token of context or prompt (`*_context`, `*_squared`);
-    `facility` takes accelerator energy to the facility's meter.
+    per_output, per_input: J per token
+    per_output_context: J per output token and token of context
+    per_input_squared: J per uncached input token and input token
+    cached_input_share: cost of a cached input token over that of an uncached one
+    facility_factor: facility energy over accelerator energy
     """
 
     per_output: float
@@ -126,7 +138,7 @@ class EnergyModel:
     facility_factor: float
 
     def accelerator_joules(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-        """GPU energy in joules; output includes reasoning, cached lies within input."""
+        """GPU energy in joules; output includes reasoning, input includes cached tokens."""
         context = input_tokens + output_tokens * 0.5
         fresh = input_tokens - cached_tokens
         return (
@@ -138,12 +150,14 @@ class EnergyModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensors:
-    """What can be asked about the machine behind a deployment.
+    """What can be measured of the machine behind a deployment.
 
-    `metrics_url` is a vLLM or SGLang server's /metrics (how many sequences it serves together); `dcgm_url` a DCGM
-    exporter's, `nvml` this machine's own GPUs; `gpus` those that belong to the deployment (indices or UUIDs; empty: all),
-    `idle_watts` what they take together with the model loaded and nobody asking. `latency`: how many are served together
-    may be inferred from the time between tokens.
+    metrics_url: /metrics of a vLLM or SGLang server, for its concurrency; "": none
+    dcgm_url: /metrics of a DCGM exporter; "": none
+    nvml: read this machine's own GPUs
+    gpus: the deployment's GPUs, indices or UUIDs; empty: all
+    idle_watts: what they draw together with the model loaded and no request
+    latency: infer the concurrency from the time between tokens
     """
 
     metrics_url: str = ""
@@ -155,12 +169,12 @@ class Sensors:
 
     @property
     def has_meter(self) -> bool:
-        """Whether its joules are measured."""
+        """Whether its energy is measured."""
         return self.nvml or bool(self.dcgm_url)
 
     @property
     def is_polled(self) -> bool:
-        """Whether anything is asked of it at all."""
+        """Whether any sensor is read."""
         return self.has_meter or self.latency or bool(self.metrics_url)
 
 
@@ -169,7 +183,7 @@ NO_SENSORS = Sensors()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds to wait for the connection, the first byte, between bytes, and in all."""
+    """Seconds to wait for the connection, the first byte, between bytes, in total."""
 
     connect: float
     first_byte: float
@@ -179,19 +193,24 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """Provider x model x region x account: the thing that is dialled.
+    """Provider x model x region x account: what is dialled.
 
-    `sheet` None means unpriced, never free. `energy` is the low, mid and high model, None where the weights are unknown
-    (`profile` is what it was made from). `intensity` is the grid's at present, `annual` what tables or the operator say
-    where no feed does; `feeds` names its zone by feed, `footprint_method` what figures made of all this are labelled with
-    (`data_version`: of which tables and coefficients).
-    `batch`: it is for work that can wait.
-    `output_tokens_known` False means that `output_tokens` is our assumption, which may not bound what a caller asks for.
-
-    `speaks` are the dialects that it serves, the preferred first; those in `learnt` may turn out to be missing.
-    `unit_prices` are nUSD for an image, a second of sound, a query, a character (UNITS), where the list has them.
-    `structured`: whether its answers can be held to a JSON schema (unknown counts as yes). `reasons`, `adaptive`: whether the model takes a reasoning effort, and whether it decides itself how long to think.
-    `options` are litellm's own parameters, secrets among them.
+    price_sheet: None means unpriced, never free
+    energy_models: low, mid and high; None where the weights are unknown
+    energy_profile: what `energy_models` were built from
+    intensity: the grid's at present
+    annual_intensity: from tables or the operator, used where no feed has a value
+    zone_by_feed: the grid zone's name in each feed
+    footprint_method: label of figures built from all this
+    data_version: version of the tables and coefficients behind them
+    is_batch: for work that can wait
+    output_limit_is_known: False where `output_tokens_max` is our assumption, which may not bound what a caller requests
+    dialects: those that it serves, the preferred first
+    unconfirmed_dialects: those of `dialects` that may turn out to be missing
+    unit_prices: nUSD by PIECE_UNITS, where the price list has them
+    takes_json_schema: whether answers can be held to a JSON schema (unknown counts as yes)
+    takes_reasoning_effort, adapts_thinking: takes a reasoning effort; decides itself how long to think
+    litellm_options: litellm's own parameters, secrets among them
     """
 
     name: str
@@ -230,11 +249,13 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A public model name and its candidate deployments. `auto` routes pick the tier by complexity.
+    """A public model name and its candidate deployments.
 
-    `reference` is the most capable candidate (what an all-frontier policy would have called), `roomiest_tokens` the
-    longest context that any candidate takes, `tiers` are those of its candidates, ascending; `pair` names the models
-    of the lowest and of the highest.
+    is_auto: the tier is chosen by complexity
+    reference: the most capable candidate, what an all-frontier policy would call
+    context_tokens_max: the longest context of any candidate
+    tiers: of its candidates, ascending
+    model_pair: models of the lowest and of the highest tier
     """
 
     name: str
@@ -263,7 +284,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskType:
-    """A kind of work and how to recognise it: any of these words, offered tools, or the caller's own header."""
+    """A kind of work, recognized by any of its words, its tools, or a header.
+
+    complexity_shift: added to the log-odds of the complexity
+    """
 
     name: str
     words: frozenset[str] = frozenset()
@@ -273,15 +297,24 @@ class TaskType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingPolicy:
-    """The numbers behind routing: `tier_ceilings` gives, per tier in ascending order, the highest complexity it may serve."""
+    """Thresholds of routing.
+
+    tier_ceilings: the highest complexity that each tier may serve, ascending
+    max_retries: attempts after the first
+    """
 
     tier_ceilings: Mapping[Tier, float]
     max_retries: int = 1
 
 
 class Footprint(Value, frozen=True, kw_only=True):
-    """Energy (mJ, facility boundary) and carbon (ug CO2e, operational + embodied) of one call; the embodied part of the mid
-    figure, and the mid figure by market-based accounting (the same where nobody tells of contracts)."""
+    """Energy and carbon of one call.
+
+    energy_millijoules: low-mid-high, mJ at the facility's meter
+    carbon_micrograms: low-mid-high, ug CO2e, operational + embodied
+    embodied_micrograms: the embodied part of the mid figure
+    market_micrograms: the mid figure by market-based accounting; the same where no contracts are known
+    """
 
     energy_millijoules: Bounds
     carbon_micrograms: Bounds

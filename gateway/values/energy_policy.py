@@ -1,4 +1,4 @@
-"""What operators ask of energy and carbon, by kind of work."""
+"""Operators' preferences on energy and carbon, by task type."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferral:
-    """Work of this kind may wait for a greener hour: for `seconds` at most from its arrival to its answer, and only where
-    the forecast lies below the present by the share `gain_min`."""
+    """Work of this kind may wait for a greener hour.
+
+    wait_seconds_max: from arrival to answer
+    gain_share_min: the forecast must be this share below the present intensity, in [0, 1)
+    """
 
     wait_seconds_max: float
     gain_share_min: float = 0.2
@@ -15,14 +18,18 @@ class Deferral:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyPreferences:
-    """What energy and carbon weigh for one kind of work.
+    """How energy and carbon weigh in the choice of a deployment for one kind of work.
 
-    `carbon_nusd_per_kg` and `energy_nusd_per_kwh` are added to what a candidate is expected to cost; `signal` says by which
-    intensity carbon is weighed, average or marginal. `max_millijoules` and `max_micrograms` forbid candidates expected to
-    take more for one request; `zones` (shell patterns of grid zones and cloud regions) those that stand elsewhere.
-    `prefer`: of candidates that will do, the one with the least "energy" or "carbon" is first, whatever it costs ("cost":
-    the cheapest). `greenest_within_ms`: of a tier's candidates whose first byte takes no longer than the quickest's and
-    so much, the one on the cleanest grid. Both act on gains of `gain_min` and more.
+    carbon_nusd_per_kg, energy_nusd_per_kwh: added to a candidate's expected cost
+    carbon_signal: intensity by which carbon is weighed, "average" or "marginal"
+    energy_millijoules_max, carbon_micrograms_max: candidates expected to take more per request are excluded
+    allowed_zones: shell patterns of grid zones and cloud regions; candidates elsewhere are excluded; empty: any
+    prefer: first of the sufficient candidates: the one with the least "energy" or "carbon" at any cost, or "cost"
+    cleanest_within_ms: of a tier's candidates at most this much slower to the first byte than the quickest, the one on
+        the cleanest grid is first; None: off
+    gain_share_min: `prefer` and `cleanest_within_ms` act on gains of this share and more, in [0, 1)
+    needs_expected_energy: some preference needs the expected energy of candidates
+    reorders: `prefer` or `cleanest_within_ms` is set
     """
 
     carbon_nusd_per_kg: int = 0
@@ -42,7 +49,7 @@ class EnergyPreferences:
         assert 0 <= self.gain_share_min < 1 and self.prefer in ("cost", "energy", "carbon")
         caps = self.energy_millijoules_max is not None or self.carbon_micrograms_max is not None
         moves = self.prefer != "cost" or self.cleanest_within_ms is not None
-        # Expected energy is worked out only where something weighs it.
+        # Expected energy is computed only where something weighs it.
         object.__setattr__(
             self, "needs_expected_energy", bool(self.carbon_nusd_per_kg or self.energy_nusd_per_kwh or caps or moves)
         )
@@ -54,13 +61,13 @@ NO_ENERGY_PREFERENCES = EnergyPreferences()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyPolicy:
-    """What is asked by task type; the default for the rest."""
+    """Energy preferences by task type, with a default."""
 
     default: EnergyPreferences = NO_ENERGY_PREFERENCES
     by_task_type: Mapping[str, EnergyPreferences] = field(default_factory=dict)
 
     def for_task_type(self, task_type: str) -> EnergyPreferences:
-        """What applies to a request."""
+        """The preferences for a request."""
         return self.by_task_type.get(task_type, self.default)
 
 

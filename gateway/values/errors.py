@@ -1,31 +1,46 @@
-"""The error tree, split by whose turn it is.
+"""The error tree, by whose turn it is to act.
 
+The caller's turn: the request has to change
     PenstockError
-    ├── CallerError         4xx: the caller sent something that cannot be served; sending it again will not help
-    │   ├── BadRequest          400
-    │   ├── NotCarriable        400: a field that cannot be said in the dialect of a deployment
-    │   ├── Unauthenticated     401
-    │   ├── NotFound            404
-    │   ├── MethodNotAllowed    405
-    │   ├── BodyTooLarge        413
-    │   └── UpgradeRequired     426
-    ├── UpstreamError       502/503/504: a provider failed; `retryable` says whether another attempt makes sense
-    │   ├── Unreachable         nothing was sent, so nothing was spent
-    │   ├── UpstreamTimeout     sent, and nothing came in time: what it cost is unknown
-    │   └── BrokenAnswer        the answer began and cannot be understood, or ended too early
-    │       └── UnreadableAnswer    it came whole, in no shape that we know: no sign that its deployment is down
-    ├── CallerGone          the caller hung up: there is nobody to answer
-    ├── Overloaded          503: one of our own queues is full or the ledger cannot be written
-    └── ConfigError         the configuration is wrong; carries every complaint at once
+    └── CallerError             4xx
+        ├── BadRequest          400
+        ├── NotTranslatable     400  a field without a counterpart in the deployment's dialect
+        ├── Unauthenticated     401
+        ├── NotFound            404
+        ├── MethodNotAllowed    405
+        ├── BodyTooLarge        413
+        └── UpgradeRequired     426
 
-Expected refusals (budgets, caps, loops) are values (`values.plan.Refusal`), not exceptions.
+The caller's or the operator's turn: a limit refused the request, nothing was dialled
+    Refusal                     a value, not an exception (values/plan.py): budgets, caps, loops, no
+                                eligible deployment; its status depends on the dialect (docs/errors.md)
+
+The provider's turn: `retryable` says whether another attempt may help
+    PenstockError
+    └── UpstreamError           502/503/504
+        ├── Unreachable         502  nothing was sent, nothing was spent
+        ├── UpstreamTimeout     504  sent, no answer in time; the cost is unknown
+        └── BrokenResponse      502  not retryable: the answer is invalid or ended early
+            └── UnreadableResponse   complete but in an unknown shape; the deployment counts as up
+
+Our turn
+    PenstockError
+    ├── CallerDisconnected      499  the caller hung up, no response is sent
+    ├── Overloaded              503  one of our queues is full, or a store cannot be written
+    └── ConfigError             the configuration is invalid; carries every problem at once
 """
 
 from collections.abc import Sequence
 
 
 class PenstockError(Exception):
-    """Base of the tree: `status` is HTTP's, `code` is stable and documented in docs/errors.md."""
+    """Base of the tree.
+
+    status: HTTP status
+    code: stable, documented in docs/errors.md
+    retry_after_seconds: sent as Retry-After; None: not sent
+    param: the field of the request that is wrong
+    """
 
     status = 500
     code = "internal_error"
@@ -47,20 +62,20 @@ class CallerError(PenstockError):
 
 
 class BadRequest(CallerError):
-    """The body or a header cannot be understood."""
+    """The body or a header is invalid."""
 
 
 class NotTranslatable(CallerError):
-    """A part of the request that has no counterpart in the dialect that a deployment speaks; `param` names it."""
+    """A field without a counterpart in the deployment's dialect; `param` names it."""
 
-    code = "not_carriable"
+    code = "not_translatable"
 
     def __init__(self, param: str, why: str) -> None:
-        super().__init__(f"'{param}' cannot be carried over: {why}.", param=param)
+        super().__init__(f"'{param}' cannot be translated: {why}.", param=param)
 
 
 class Unauthenticated(CallerError):
-    """No key, or one that we do not know."""
+    """No API key, or an invalid one."""
 
     status = 401
     code = "invalid_api_key"
@@ -81,14 +96,14 @@ class MethodNotAllowed(CallerError):
 
 
 class BodyTooLarge(CallerError):
-    """The body is over the configured limit."""
+    """The body exceeds the configured limit."""
 
     status = 413
     code = "body_too_large"
 
 
 class UpgradeRequired(CallerError):
-    """Another protocol was asked for than the one that is spoken here."""
+    """The request asks for a protocol that this endpoint does not support."""
 
     status = 426
     code = "upgrade_required"
@@ -103,48 +118,48 @@ class UpstreamError(PenstockError):
 
 
 class Unreachable(UpstreamError):
-    """The connection was never made: nothing was sent, nothing was spent."""
+    """No connection was made: nothing was sent, nothing was spent."""
 
     code = "upstream_unreachable"
 
 
 class UpstreamTimeout(UpstreamError):
-    """Sent, and no answer in time: what the provider spent is unknown."""
+    """The request was sent and not answered in time: what it cost is unknown."""
 
     status = 504
     code = "upstream_timeout"
 
 
 class BrokenResponse(UpstreamError):
-    """The answer began and cannot be understood, or ended too early."""
+    """The response is invalid or ended early."""
 
-    code = "upstream_broken"
+    code = "upstream_invalid_response"
     retryable = False
 
 
 class UnreadableResponse(BrokenResponse):
-    """An answer came that we cannot make sense of. It says nothing about whether its deployment is up."""
+    """A complete response of unknown shape, no sign that its deployment is down."""
 
 
 class CallerDisconnected(PenstockError):
-    """The caller hung up while we were answering."""
+    """The caller hung up before the response was complete."""
 
     status = 499
-    code = "caller_gone"
+    code = "client_closed_request"
 
 
 class Overloaded(PenstockError):
-    """Our own limit: a full queue or a ledger that cannot be written."""
+    """Our own limit: a full queue, or a store that cannot be written."""
 
     status = 503
     code = "overloaded"
 
 
 class ConfigError(PenstockError):
-    """Every complaint about a configuration at once, each as `file:line:column: wrong, right`."""
+    """All problems of a configuration, each `file:line:column: problem, remedy`."""
 
     code = "config_error"
 
-    def __init__(self, complaints: Sequence[str]) -> None:
-        super().__init__("\n".join(complaints))
-        self.problems = tuple(complaints)
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

@@ -1,12 +1,12 @@
-"""The electricity grid: what a kilowatt-hour emits, now and as forecast."""
+"""Carbon intensity of the electricity grid, now and as forecast."""
 
 from dataclasses import dataclass
 
 from .base import Value
 
-# How an intensity was come by, best first; figures say it, so that a reader knows what they rest on.
+# How an intensity was obtained, best first; part of the label of figures.
 GRID_METHODS = ("override", "live", "forecast", "cloud_region", "annual_region", "annual_country", "world")
-# gCO2e per kWh beyond which no grid can be: lignite at 30 % efficiency is about 1,200 (IPCC AR5 WG3 annex III).
+# No grid emits more gCO2e per kWh: lignite at 30 % efficiency is about 1,200 (IPCC AR5 WG3 annex III).
 GRAMS_PER_KWH_MAX = 2000.0
 
 
@@ -18,8 +18,13 @@ class IntensitySample(Value, frozen=True):
 
 
 class GridReading(Value, frozen=True, kw_only=True):
-    """What a feed says of a zone: the intensity at `at`, and a forecast in ascending order of time (empty: none).
-    `signal` is average or marginal."""
+    """One reading of a zone from a feed.
+
+    grams_per_kwh: gCO2e per kWh at `read_at`
+    read_at: seconds since the epoch
+    signal: average or marginal
+    forecast: ascending by time; empty: none
+    """
 
     zone: str
     grams_per_kwh: float
@@ -31,11 +36,15 @@ class GridReading(Value, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarbonIntensity:
-    """Carbon intensity of a deployment's grid in gCO2e per kWh: location-based average, which is what is reported.
+    """Carbon intensity of a deployment's grid: the location-based average.
 
-    `method` is one of GRID_METHODS, `feed` names the live feed. `marginal_grams_per_kwh` (decisions only, where a rule
-    asks for it) and `market_grams_per_kwh` (the provider's contracts, reported apart) are None where nobody says.
-    `at`: when a live value was true, seconds since the epoch. `forecast` is that of the average.
+    grams_per_kwh: gCO2e per kWh
+    method: one of GRID_METHODS
+    feed: name of the live feed; "": none
+    read_at: when a live value was valid, seconds since the epoch
+    marginal_grams_per_kwh: for decisions only, where a rule asks for it; None: unknown
+    market_grams_per_kwh: by the provider's contracts, reported separately; None: unknown
+    forecast: of the average
     """
 
     zone: str
@@ -52,18 +61,21 @@ class CarbonIntensity:
 
     @property
     def source(self) -> str:
-        """The method, and which feed: `live:electricity_maps`."""
+        """The method with its feed: `live:electricity_maps`."""
         return f"{self.method}:{self.feed}" if self.feed else self.method
 
-    def sample_at(self, when: float) -> IntensitySample | None:
-        """The forecast's slot in which a time lies; None where it does not reach."""
-        if when >= self.forecast_ends_at:
+    def sample_at(self, at: float) -> IntensitySample | None:
+        """The forecast sample that covers a time; None beyond the forecast."""
+        if at >= self.forecast_ends_at:
             return None
-        return next((sample for sample in reversed(self.forecast) if sample.start <= when), None)
+        return next((sample for sample in reversed(self.forecast) if sample.start <= at), None)
 
     @property
     def forecast_ends_at(self) -> float:
-        """Where the forecast ends: its last sample lasts as long as the one before. 0 without a forecast."""
+        """When the forecast ends, seconds since the epoch; 0 without a forecast.
+
+        The last sample lasts as long as the one before it.
+        """
         if len(self.forecast) < 2:
             return 0.0
         last, before = self.forecast[-1].start, self.forecast[-2].start

@@ -1,4 +1,4 @@
-"""Where news of the grids come from, and how long they are believed."""
+"""Grid feeds: where carbon intensities are read, and how long a reading is valid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedAccess:
-    """A feed's address and what it wants to be shown: a key, or a user and a password."""
+    """A feed's address and credentials: a key, or a user and a password."""
 
     base_url: str
     key: str | None = field(default=None, repr=False)
@@ -16,8 +16,12 @@ class FeedAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridFeeds:
-    """The feeds by name (electricity_maps, watttime, uk); asked anew every `refresh_seconds`. A value older than
-    `age_seconds_max` is not used any more: the tables are."""
+    """The configured feeds.
+
+    access_by_feed: by name: electricity_maps, watttime, uk
+    refresh_seconds: between two requests to a feed
+    reading_age_seconds_max: older readings are ignored in favor of the annual tables
+    """
 
     access_by_feed: Mapping[str, FeedAccess] = field(default_factory=dict)
     refresh_seconds: float = 900.0

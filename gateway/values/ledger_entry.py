@@ -1,25 +1,42 @@
-"""The ledger entry: one immutable fact about one call, everything that metrics and exports are made of."""
+"""The ledger entry of one call, from which metrics and exports are computed."""
 
 from .base import Value
 
 
 class LedgerEntry(Value, frozen=True, kw_only=True):
-    """What one call was, took and cost. Written once; corrected only by a further entry.
+    """The facts of one call. Written once; corrected only by a further entry.
 
-    Money in nUSD, energy in mJ, carbon in ug CO2e, times in ms (`at_ms` since the Unix epoch). `outcome` is one of
-    OUTCOMES; `usage_basis` is exact, estimated or none; `final` is 0 for an attempt that may have cost money and was
-    followed by another. `priced` 0 means that no price sheet was known: the charge is then 0 and must be read as
-    unknown. `reference_nusd` is what the same tokens cost on the route's most capable candidate (equal tokens
-    assumed). `hold_nusd` is what was set aside before dialling. `org` is the tenant, `user` the end user that the caller
-    names, `root` the session at the head of the tree that `session` belongs to. `window_ms` is the time by which its
-    budgets' windows were told (0 in entries of earlier versions: at_ms).
+    Money in nUSD, energy in mJ, carbon in ug CO2e, times in ms. Flags are 0 or 1.
 
-    `footprint_method` says how energy and carbon were come by, `grid_grams_per_kwh` by which intensity, of `grid_zone`.
-    `embodied_ug` lies within carbon_ug_mid; `market_carbon_ug` is that figure by market-based accounting, apart.
-    `reference_energy_mj` and `reference_carbon_ug` are mid figures of the same tokens on the most capable candidate.
-    A request that waited for a greener hour did so for `deferred_ms` before at_ms; `undeferred_carbon_ug` is what the same
-    energy would have emitted at once (carbon_ug_mid where nothing waited). `concurrency` is how many sequences were taken to
-    be served together (0: the prior), `energy_scale` what a meter made of the model.
+    at_ms: since the Unix epoch
+    final: 0 for an attempt that may have cost money and was followed by another
+    session, root: the session, and the root of its tree
+    session_source: how the session was identified
+    route, deployment: as configured
+    complexity: as classified, in [0, 1]
+    attempts: attempts made so far for the request
+    outcome: one of OUTCOMES
+    status: HTTP status that the caller received; 0: none
+    code: error or refusal code, docs/errors.md; "": none
+    reason: why this deployment was chosen
+    usage_basis: exact, estimated or none
+    priced: 0 without a price sheet; the charge is then 0 and must be read as unknown
+    hold_nusd: what was held before dialling
+    reference_nusd: cost of the same tokens on the route's most capable candidate
+    reference_energy_mj, reference_carbon_ug: mid figures of the same tokens there
+    footprint_method: how energy and carbon were obtained
+    loop_step: step of the ladder that was taken; "": none
+    config_hash: generation of the configuration
+    org: the tenant
+    user: the end user that the caller names
+    window_ms: the time by which budget windows were chosen (0 in entries of earlier versions: at_ms)
+    grid_zone, grid_grams_per_kwh: the grid's zone and the intensity used
+    embodied_ug: the embodied part of carbon_ug_mid
+    market_carbon_ug: carbon_ug_mid by market-based accounting
+    undeferred_carbon_ug: carbon of the same energy at arrival; carbon_ug_mid where the request was not deferred
+    deferred_ms: how long the request waited for a greener hour before at_ms
+    concurrency: sequences assumed to be served together; 0: the prior
+    energy_scale: metered over modelled energy; 1 without a meter
     """
 
     id: str
@@ -64,7 +81,7 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     loop_step: str
     first_byte_ms: int
     duration_ms: int
-    world: str
+    config_hash: str
     org: str = "default"
     user: str = ""
     root: str = ""
@@ -81,7 +98,7 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
 
 
 class Hold(Value, frozen=True, kw_only=True):
-    """What is written down before dialling: who asks, for what, and the worst case that a crash would leave behind.
+    """What is journaled before dialling, so that a crash leaves no call unrecorded.
 
     Fields mean what they mean in LedgerEntry; `input_tokens` and `output_tokens` are upper bounds.
     """
@@ -109,7 +126,7 @@ class Hold(Value, frozen=True, kw_only=True):
     hold_nusd: int
     hold_millijoules: int
     hold_micrograms: int
-    world: str
+    config_hash: str
     org: str = "default"
     user: str = ""
     root: str = ""
@@ -117,7 +134,10 @@ class Hold(Value, frozen=True, kw_only=True):
 
 
 def expired_entry(hold: Hold) -> LedgerEntry:
-    """The entry of a call that was open when the gateway died: charged as held, never refunded in silence."""
+    """The entry of a call that was open when the gateway died.
+
+    Charged as held, never silently refunded.
+    """
     return LedgerEntry(
         id=hold.id,
         at_ms=hold.at_ms,
@@ -161,7 +181,7 @@ def expired_entry(hold: Hold) -> LedgerEntry:
         loop_step="",
         first_byte_ms=0,
         duration_ms=0,
-        world=hold.world,
+        config_hash=hold.config_hash,
         org=hold.org,
         user=hold.user,
         root=hold.root,
@@ -172,13 +192,13 @@ def expired_entry(hold: Hold) -> LedgerEntry:
     )
 
 
-# completed: answered in full. refused: a budget, cap or loop said no, nothing was dialled. cancelled: the caller hung
-# up. rejected: the provider refused the request itself (its 400, 404, 422), and its words were passed on. cut: the
+# completed: answered in full. refused: by a budget, a cap or the loop guard, nothing was dialled. cancelled: the caller
+# hung up. rejected: the provider refused the request itself (its 400, 404, 422); its message was passed on. cut: the
 # provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between dialling and
 # settling; charged as held.
 OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
 
-# What an export can be broken down by: columns of the entry, and the UTC day or hour it falls on.
+# Columns that exports group by, and the UTC day or hour of the entry.
 GROUP_COLUMNS = (
     "task_type", "tier", "deployment", "provider", "model", "org", "team", "key", "user", "session", "root", "route",
     "outcome", "day", "hour",

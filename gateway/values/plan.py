@@ -1,4 +1,4 @@
-"""Decisions: what the request looks like, how it was classified, what will be tried, and what was refused."""
+"""Decisions: features of the request, its classification, the plan, refusals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,11 @@ from .catalog import Deployment
 
 
 class Affinity(Value, frozen=True, kw_only=True):
-    """Something in the history that binds the conversation to these providers or models; None binds to none."""
+    """State in the history that binds the conversation to providers or models.
+
+    cause: what binds it
+    providers, models: those that remain possible; None: any
+    """
 
     cause: str
     providers: frozenset[str] | None = None
@@ -16,23 +20,34 @@ class Affinity(Value, frozen=True, kw_only=True):
 
 
 class PromptFeatures(Value, frozen=True, kw_only=True):
-    """What the scorer weighs of a prompt: words without their order, and numbers (routing/features.py names them)."""
+    """What the scorer weighs of a prompt.
+
+    words: distinct words, without their order
+    dense: numbers, named in routing/prompt_features.py
+    """
 
     words: frozenset[str]
     dense: tuple[float, ...]
 
     def __repr__(self) -> str:
-        # Words of prompts belong in no log.
-        return f"Features({len(self.words)} words)"
+        # Prompt text is never logged.
+        return f"PromptFeatures({len(self.words)} words)"
 
 
 class RequestFeatures(Value, frozen=True, kw_only=True):
-    """What routing looks at: counts and flags, and the newest text to take more from.
+    """What routing looks at: counts, flags and the newest text.
 
-    `input_tokens` is the best estimate, `input_tokens_max` an upper bound that no byte-level tokenizer exceeds.
-    `long_cache`: part of the input may be written to a cache that is kept for an hour. `bonds` tie the conversation down.
-    `fingerprint` is of what an agent's makers gave it, system prompt and tools (0 for neither). `prompt` is the newest user text
-    and `tools` the head of what describes the tools, both only to be counted in and never to be shown.
+    input_tokens: best estimate
+    input_tokens_max: upper bound that no byte-level tokenizer exceeds
+    code_share: share of the newest text that looks like code, in [0, 1]
+    words: of the newest text
+    newest_chars: length of the newest text
+    writes_long_cache: part of the input may be written to the one-hour cache
+    system_words: words of the system prompt
+    agent_fingerprint: hash of system prompt and tools, which identify an agent; 0: neither
+    newest_user_text: for counting only, never logged
+    tools_head: the first bytes of the tool definitions, likewise
+    bonds: affinities of the conversation
     """
 
     input_tokens: int
@@ -53,15 +68,22 @@ class RequestFeatures(Value, frozen=True, kw_only=True):
     bonds: tuple[Affinity, ...] = ()
 
     def __repr__(self) -> str:
-        # Prompts belong in no log.
-        return f"Facts(input_tokens={self.input_tokens}, turns={self.turns})"
+        # Prompt text is never logged.
+        return f"RequestFeatures(input_tokens={self.input_tokens}, turns={self.turns})"
 
 
 class Classification(Value, frozen=True, kw_only=True):
-    """The classifier's opinion: complexity in [0, 1], task type, confidence in the type in [0, 1], and why; `role` is the
-    part that its agent plays, "" for none. `features` are what a correction learnt from own traffic weighs, made by the
-    `scorer` of that name, `moved` what all else moved its log-odds by, `untaught` the
-    complexity without such a correction: it stays the same from fit to fit."""
+    """The classifier's result for one request.
+
+    complexity: calibrated probability that the small tier does not suffice, in [0, 1]
+    confidence: in the task type, in [0, 1]
+    reason: why, for the ledger
+    role: the role of its agent; "": none
+    scorer: name of the scorer that made `features`
+    features: input of the correction learned from own traffic; None: not scored
+    log_odds_shift: what rules added to the log-odds
+    uncorrected_complexity: complexity without the learned correction, comparable from fit to fit
+    """
 
     complexity: float
     task_type: str
@@ -75,13 +97,15 @@ class Classification(Value, frozen=True, kw_only=True):
 
 
 class Attempt(Value, frozen=True, kw_only=True):
-    """One call that may be made: the worst case that is held for it, and why it stands at this place. `speech` is the
-    dialect in which the deployment is spoken to.
+    """One call of a plan, with what is held for it.
 
-    `hold_nusd` None means unpriced, `hold_millijoules` None that the weights are unknown. `output_tokens_max` is the
-    limit behind the hold, all choices together. `output_limit` is set where a budget lowered the caller's (per choice).
-    `tokens_held` are the input and output tokens behind a hold that is what such calls usually take, None where it is
-    the worst case.
+    upstream_dialect: dialect in which the deployment is called
+    output_tokens_max: output limit behind the hold, all choices together
+    hold_nusd: None: unpriced
+    hold_millijoules: None: the weights are unknown
+    reason: why it is at this place of the plan
+    output_limit: set where a budget lowered the caller's limit, per choice
+    expected_tokens: (input, output) tokens behind an expected hold; None: the worst case is held
     """
 
     deployment: Deployment
@@ -95,17 +119,22 @@ class Attempt(Value, frozen=True, kw_only=True):
 
 
 class Plan(Value, frozen=True, kw_only=True):
-    """Attempts in the order in which they are tried; never empty. `struck` says why other candidates are not in it."""
+    """The attempts in order; never empty.
+
+    excluded: why each other candidate is not among them
+    """
 
     attempts: tuple[Attempt, ...]
     excluded: Mapping[str, str]
 
 
 class Refusal(Value, frozen=True, kw_only=True):
-    """A decision not to serve: which limit, what was used and how to go on.
+    """A decision not to serve: which limit, what was used and what to do next.
 
-    `retry_after_seconds` is set only where waiting helps; the status follows from it (docs/errors.md) unless `status`
-    says otherwise. `param` names the field of the request that is in the way, if one is.
+    details: figures for the caller
+    retry_after_seconds: set only where waiting helps
+    param: the field of the request at fault
+    status: HTTP status; None: it follows from the dialect and `retry_after_seconds` (docs/errors.md)
     """
 
     code: str

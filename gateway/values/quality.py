@@ -1,30 +1,31 @@
-"""What operators ask of quality, and what was learnt of it from their own traffic."""
+"""Quality targets set by operators, and quality floors learned from own traffic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .catalog import Tier
 
-# The team, and the key, that shadow calls and their judge are charged to; a budget of that name bounds them.
+# The team and the key that shadow calls and their judge are charged to; budgets of that name bound them.
 SHADOW_KEY = "penstock-shadow"
 
 
 def meets_shadow_calls(scope: Mapping[str, str]) -> bool:
-    """Whether a budget of this scope is met by shadow calls; no other is, and no other call meets it."""
+    """Whether a budget of this scope applies to shadow calls; no other budget does."""
     return SHADOW_KEY in (scope.get("team"), scope.get("key"))
 
 
-# Whatever is not one of the configured kinds of work.
+# The task type of whatever is not configured.
 OTHER_TASK_TYPE = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityTarget:
-    """What is asked for one kind of work.
+    """The target for one kind of work; shares are in [0, 1].
 
-    `keep`: at least this part of the frontier's quality is kept, with `confidence`; None asks for no floor.
-    `fallback_share`: where the labels do not carry that claim, this share goes to the frontier; None sends all.
-    `frontier_share`: a share that is held whatever the quality; None asks for none. All in [0, 1].
+    keep: share of the frontier's quality to keep; None: no floor
+    confidence: with which `keep` must hold
+    fallback_share: share sent to the frontier where the labels do not support that claim; None: all
+    frontier_share: share always sent to the frontier; None: no such share
     """
 
     keep: float | None = None
@@ -35,25 +36,27 @@ class QualityTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityPolicy:
-    """What is asked by task type; the default for the rest. `asks`: anything at all."""
+    """Quality targets by task type, with a default."""
 
     default: QualityTarget = QualityTarget()
     by_task_type: Mapping[str, QualityTarget] = field(default_factory=dict)
 
     @property
     def has_floor(self) -> bool:
-        """Whether a floor is asked for anywhere."""
-        return any(one.keep is not None for one in (self.default, *self.by_task_type.values()))
+        """Whether any target sets a floor."""
+        return any(target.keep is not None for target in (self.default, *self.by_task_type.values()))
 
     def for_task_type(self, task_type: str) -> QualityTarget:
-        """What applies to a request."""
+        """The target for a request."""
         return self.by_task_type.get(task_type, self.default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascade:
-    """Small first, and the frontier if the answer looks doubtful. `on`: whether it is done at all. `escalates` is the
-    share of doubtful answers assumed before any was seen, in [0, 1]."""
+    """Small tier first, then the frontier if the answer looks doubtful.
+
+    escalation_share_prior: share of doubtful answers assumed before any was seen, in [0, 1]
+    """
 
     is_enabled: bool = False
     escalation_share_prior: float = 0.2
@@ -61,10 +64,11 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowSampling:
-    """A sample of requests is asked of both tiers once more, beside the caller, and a judge compares the answers.
+    """A sample of requests is sent to both tiers, and a judge compares the answers.
 
-    `share` in [0, 1] of the requests of auto routes; `judge` is the route that judges; `nusd_per_day` is what all of it
-    may cost in each organisation.
+    share: of the requests of auto routes, in [0, 1]
+    judge: the route that judges
+    nusd_per_day_max: what this may cost per organization and day
     """
 
     share: float = 0.0
@@ -74,8 +78,12 @@ class ShadowSampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """How labels are collected and used. `keep_content`: prompts and answers of labels are kept, too (else features
-    only). `labels_max` are kept, oldest out. `refit_seconds` between fits, None to leave that to the operator."""
+    """How labels are collected and used.
+
+    keep_content: keep prompts and answers of labels, else only features
+    labels_max: labels kept; the oldest are dropped
+    refit_seconds: between fits; None: only on the operator's request
+    """
 
     shadow_sampling: ShadowSampling = ShadowSampling()
     keep_content: bool = False
@@ -85,11 +93,17 @@ class Learning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """One of the parts that agents of a session play, how it is known, and what it is bound to.
+    """A role that agents play in a session: how it is recognized, its tier limits.
 
-    It is known by a header, by the name of the agent (`agents`, shell patterns), by words that must all stand in the
-    system prompt, by tools one of which is offered, or by having been seen with its header before. `sub_agents`: every
-    session that another one started. `tier_min` and `tier_max` bound the choice.
+    It is recognized by its header, by any of the criteria below, or by an agent seen with its header before.
+
+    agents: shell patterns of the agent's name
+    words: all of them occur in the system prompt
+    tools: any of them is offered
+    sub_agents: matches every session that another one started
+    task_type: task type of its requests; None: as classified
+    complexity_shift: added to the log-odds of the complexity
+    tier_min, tier_max: bounds of the tier; None: none
     """
 
     name: str
@@ -105,9 +119,13 @@ class Role:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerCorrection:
-    """A correction of the scorer's gain for one kind of traffic: offset + slope * gain, and weights of its standardised
-    numbers and of words (none of them: ()). `need` (slope, offset) turns the result into the log-odds that the small
-    tier does not suffice."""
+    """A correction of the scorer's gain for one kind of traffic.
+
+    offset, slope: the corrected gain is offset + slope * gain + the weights below
+    numbers: weights of the scorer's standardized numbers; (): none
+    words: weights of words
+    need: (slope, offset) that turn the result into the log-odds that the small tier does not suffice
+    """
 
     offset: float = 0.0
     slope: float = 1.0
@@ -118,13 +136,16 @@ class ScorerCorrection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedFloor:
-    """What the labels of one group carry.
+    """The quality floor that the labels of one group support.
 
-    `ceiling` is the highest complexity that the tier may serve so that `keep` holds with `confidence`, None where the
-    labels do not say so; `labels` is their number, `share` of them lie at or below it, `kept` is what those kept.
-    Of the scores of sessions' first requests, `watched` of them, the part `shares[k]` lies above `edges[k - 1]` and at or
-    below `edges[k]`. `head` corrects the scorer for this traffic, None leaves it as it
-    is.
+    ceiling: highest complexity that the tier may serve so that `keep` holds with `confidence`; None: unsupported
+    labels: their number
+    share: of the labels, at or below the ceiling
+    kept: the share of quality that those kept
+    edges, shares: of the scores of sessions' first requests, the share `shares[k]` is above `edges[k - 1]` and at or
+        below `edges[k]`
+    watched: number of those scores
+    head: correction of the scorer for this traffic; None: none
     """
 
     ceiling: float | None
@@ -139,14 +160,17 @@ class FittedFloor:
     head: ScorerCorrection | None = None
 
 
-# (organisation, task type, models of the lowest tier, models of the highest): a claim is about models, not about names.
+# (organization, task type, models of the lowest tier, models of the highest): a claim is about models, not route names.
 LabelGroup = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedFloors:
-    """Everything that was learnt, published as a whole. `scorer` names the weights that it was fitted with, `at` is
-    when (seconds since the epoch)."""
+    """All learned floors, published as a whole.
+
+    scorer: name of the weights that they were fitted with
+    fitted_at: seconds since the epoch
+    """
 
     scorer: str = ""
     fitted_at: float = 0.0

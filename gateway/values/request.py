@@ -1,4 +1,4 @@
-"""What a caller asks: who they are and what they sent, with the few fields that the gateway acts on."""
+"""What a caller sends: identity, the parsed request, and hints from headers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +9,12 @@ from .base import Value
 
 
 class Caller(Value, frozen=True, kw_only=True):
-    """Who asks: the id of the key that was shown, the team it belongs to, and the organisation of that (the tenant).
-    The secret itself is not kept."""
+    """The authenticated caller; the secret itself is not kept.
+
+    key: id of the API key
+    team: the key's team
+    org: the team's organization (the tenant)
+    """
 
     key: str
     team: str
@@ -25,15 +29,17 @@ class Splice(Value, frozen=True, kw_only=True):
     text: bytes
 
 
-# A raw part that was not given.
+# A raw field that is absent.
 ABSENT = msgspec.Raw()
 NO_PROVIDER_STATE: frozenset[str] = frozenset()
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message of the conversation in the shape of chat completions, to which the other dialects are mapped; what is
-    not named here is not read. `tool_calls` stays raw until somebody asks; `is_error`: a tool's result that is marked as a
-    failure (or not)."""
+    """One message in the shape of chat completions; other dialects are mapped to it.
+
+    tool_calls: raw until needed
+    is_error: whether a tool's result is marked as a failure; None: not said
+    """
 
     role: str
     content: str | list[Any] | None = None
@@ -44,10 +50,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class PassThrough(Value, frozen=True, kw_only=True):
-    """What of a request that passes through is not in its body. `dialect` is that of the providers that may get it;
-    `free` that none of them charges for it; `metered` that its answer says what it took; `creates` that it makes
-    something that can be referred to by id; `quoted` that the model's name stands in JSON; `pieces` (unit, how many at
-    most) of what is paid for by the piece."""
+    """What of a pass-through request is not in its body.
+
+    dialect: of the providers that may receive it
+    is_free: none of them charges for it
+    reports_usage: the response contains usage
+    creates_object: it creates something that can be referred to by id
+    model_in_json: the model's name is in a JSON body
+    pieces_max: (unit, count at most) where it is priced by the piece
+    """
 
     method: str
     path: str
@@ -59,26 +70,28 @@ class PassThrough(Value, frozen=True, kw_only=True):
     pieces_max: tuple[str, int] | None = None
 
 
-# So much of the tools' description is kept at hand.
+# Bytes of the tool definitions that are kept.
 TOOLS_BYTES_MAX = 4096
 # The size of a message whose content is a list of parts.
 SIZE_OF_PARTS = -1
 
 
 class Request(Value, frozen=True, kw_only=True):
-    """One parsed request. `body` stays the caller's own bytes.
+    """One parsed request.
 
-    `model_span` is where the raw value of the top-level `model` lies in `body`. `usage_splice` is the edit that makes
-    the provider report usage in a stream, None when nothing has to change. `max_output_tokens` is per choice. `sizes`
-    follows `messages`: characters of text (PARTS where content is a list, 0 where it is none); taken once so that long
-    histories need not be walked again.
-
-    `tools` are the first TOOLS_BYTES of what describes the offered tools, as they were sent.
-
-    `state` names what the history holds that only its maker can read (STATE_KINDS); `references` are ids of things that
-    lie with a provider, `previous` among them the answer that this request continues, `conversation` the name of the
-    conversation that it belongs to. `background`: the provider goes on with it after it has answered. `user` is the end
-    user that the caller names, as it names it; `naming` the fields of the body that may name its session.
+    body: the caller's own bytes
+    model_span: where the raw value of the top-level `model` is in `body`
+    sizes: per message, characters of text; SIZE_OF_PARTS where content is a list, 0 where there is none
+    usage_splice: the edit that makes the provider report usage in a stream; None: no change needed
+    max_output_tokens: per choice
+    tools_head: the first TOOLS_BYTES_MAX of the offered tools, as sent
+    provider_state: which PROVIDER_STATE_KINDS the history contains
+    referenced_ids: ids of objects stored at a provider, `previous_response_id` among them
+    is_background: the provider continues after it has responded
+    previous_response_id: the response that this request continues
+    conversation_id: the stored conversation that it belongs to
+    user: the end user, as the caller names it
+    session_fields: fields of the body that may name its session
     """
 
     dialect: str
@@ -105,21 +118,31 @@ class Request(Value, frozen=True, kw_only=True):
     session_fields: Mapping[str, msgspec.Raw] = {}
 
     def __repr__(self) -> str:
-        # Bodies hold prompts, which belong in no log.
+        # Prompt text is never logged.
         return f"Request(model={self.model!r}, messages={len(self.messages)}, bytes={len(self.body)})"
 
 
-# thinking: signed thinking blocks. unsigned_thinking: thinking that a deployment without signatures wrote.
-# encrypted_reasoning: sealed reasoning items; own_seal: those that a crossing sealed. file: files by id. stored: items or answers by id.
+# Parts of a history that only their maker can read. thinking: signed thinking blocks. unsigned_thinking: thinking of a
+# deployment without signatures. encrypted_reasoning: sealed reasoning items. own_seal: those that our translation
+# sealed. file: files by id. stored: items or responses by id.
 PROVIDER_STATE_KINDS = ("thinking", "unsigned_thinking", "encrypted_reasoning", "own_seal", "file", "stored")
 
 
 class HeaderHints(Value, frozen=True, kw_only=True):
-    """What the headers say beyond the body: the session (and which header said so), the sub-agent within it, what the
-    run may take, that the request is `repeated`, the session that started it, the one at the head of its tree, the end
-    user, the task type, the part its agent plays, by when the answer is wanted (ms from now), how long it may wait for a greener hour (0: not at all), the route where the body
-    names no model; and all of them (names in lower case), from which a
-    provider gets those meant for it."""
+    """What the headers say beyond the body; None: not said.
+
+    session, session_source: the session, and the header that named it
+    sub_agent: the sub-agent within the session
+    caps_text: caps that the run sets itself
+    is_repeat: the client repeats an earlier request
+    parent, root: the session that started this one, and the root of its tree
+    user: the end user
+    role: the role of its agent
+    deadline_ms: when the answer is needed, ms from now
+    defer_seconds: how long it may wait for a greener hour; 0: not at all
+    route: the route, where the body names no model
+    headers: all headers, names in lower case, from which a provider receives those meant for it
+    """
 
     session: str | None = None
     session_source: str = ""

@@ -1,4 +1,4 @@
-"""Sessions as operators see them: how the loop guard climbs its ladder, what stops a run, what a run may take."""
+"""Sessions as operators see them: loop thresholds, ladder, events and stops."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,18 +6,23 @@ from typing import Any
 
 from .base import Value
 
-# The ladder, lowest step first; what comes before the first is only observed.
+# The ladder, lowest step first; below the first step a session is only observed.
 LADDER_STEPS = ("warn", "nudge", "tier", "answer", "hold", "stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopThresholds:
-    """The scores at which each step is taken, None for never; see sessions/loops.py for what a score is.
+    """Loop scores at which each step of the ladder is taken; None: never.
 
-    `enforce` False only observes; so does a share of the sessions (`holdout`, in [0, 1]), beside which the benefit is
-    measured. `move` says whether `tier` escalates to a more capable tier or downgrades to a cheaper one. `stop_mode`:
-    `error`, or `answer` for a last answer in the model's place. `hold_seconds`: so long a held request waits for a
-    human. `statuses` maps a word of the User-Agent to the HTTP status of a stop, where the dialect's own will not do.
+    sessions/loop_guard.py defines the score.
+
+    warn, nudge, tier, answer, hold, stop: the score of each step
+    enforce: False only observes
+    holdout: share of sessions that are only observed, to measure the benefit, in [0, 1]
+    move: what the step `tier` does: "escalate" to a more capable tier, "downgrade" to a cheaper one
+    stop_mode: "error", or "answer" for a final answer in the model's place
+    hold_seconds: how long a held request waits for a human's approval
+    statuses: word of the User-Agent -> HTTP status of a stop, where the dialect's own does not stop that client
     """
 
     warn: float | None = 3.0
@@ -41,7 +46,7 @@ class LoopThresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopRule:
-    """Other limits for a route, a task type, or a task type on a route; None stands for any."""
+    """Thresholds for a route and a task type; None matches any."""
 
     route: str | None
     task_type: str | None
@@ -50,15 +55,17 @@ class LoopRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopPolicy:
-    """The limits that apply: those of the first rule that fits, else the default. `approval` says where a link
-    is told that lets a person resume a session: `everywhere`, in the `webhook` only, or nowhere (`none`)."""
+    """Loop thresholds: those of the first matching rule, else the default.
+
+    approval_link: where the link that resumes a session is sent: `everywhere`, only in the `webhook`, or `none`
+    """
 
     default: LoopThresholds = LoopThresholds()
     rules: tuple[LoopRule, ...] = ()
     approval_link: str = "everywhere"
 
     def limits_for(self, route: str, task_type: str) -> LoopThresholds:
-        """What applies to a request."""
+        """The thresholds for a request."""
         for rule in self.rules:
             if rule.route in (None, route) and rule.task_type in (None, task_type):
                 return rule.thresholds
@@ -66,10 +73,12 @@ class LoopPolicy:
 
 
 class SessionEvent(Value, frozen=True, kw_only=True):
-    """Something happened to a session that somebody may want to know: a step of the ladder, what an operator did.
+    """Something that happened to a session: a ladder step, an operator's action.
 
-    `kind` is one of EVENT_KINDS; `at` in seconds since the epoch; `acted` False where it was only observed; `details`
-    are the evidence, or what was set.
+    kind: one of SESSION_EVENT_KINDS
+    at: seconds since the epoch
+    was_enforced: False where it was only observed
+    details: the evidence, or what was set
     """
 
     id: str
@@ -89,9 +98,12 @@ SESSION_EVENT_KINDS = (
 
 
 class SessionStop(Value, frozen=True, kw_only=True):
-    """Why a session is not served. `id` is what an approval is for; `at` in seconds since the epoch.
+    """Why a session is not served.
 
-    `code` is loop_stopped, loop_held or session_killed; `details` are the evidence.
+    id: what an approval refers to
+    stopped_at: seconds since the epoch
+    code: loop_stopped, loop_approval_required or session_killed
+    details: the evidence
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The world: everything a request may look up, frozen, published as a whole and kept from its start to its end."""
+"""The Snapshot: everything that a request may look up, frozen, one generation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,10 @@ from .session import LoopPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where budget notices are sent, and what they are signed with."""
+    """Where budget notices are sent.
+
+    secret: signs them; None: unsigned
+    """
 
     url: str = field(repr=False)
     secret: str | None = field(repr=False)
@@ -35,25 +38,35 @@ class Webhook:
 def _with_deployments(route: Route, deployments: Mapping[str, Deployment]) -> Route:
     return replace(
         route,
-        candidates=tuple(deployments.get(one.name, one) for one in route.candidates),
+        candidates=tuple(deployments.get(candidate.name, candidate) for candidate in route.candidates),
         reference=deployments.get(route.reference.name, route.reference),
     )
 
 
 def all_callers(snapshot: "Snapshot") -> list[Caller]:
-    """Everybody who may call."""
+    """Everyone who may call."""
     return [*snapshot.callers.values(), *([snapshot.anonymous_caller] if snapshot.anonymous_caller is not None else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One generation of the configuration. `generation` is a short hash that decisions and ledger entries carry.
+    """One generation of configuration, prices, intensities and rules.
 
-    `queues`: some budget lets calls
-    wait; `counts_users`: some budget has users in its scope. `changes_at` (seconds since the epoch) is when a price
-    sheet of the configuration takes effect or ends: a new world is due then. `callers` maps sha256(secret) to who shows
-    it; empty together with `open_caller` None means that nobody may call. `learnt` is what own traffic has taught, which
-    changes without the file. `feeds` says where news of the grids come from.
+    Published as a whole; a request keeps the one that it began with.
+
+    generation: short hash of the configuration, carried by decisions and ledger entries
+    route_patterns: names of routes that end in *, the longest first
+    shadow_budgets: budgets that apply to shadow calls
+    has_queueing_budget: some budget lets calls wait
+    has_user_budget: some budget has users in its scope
+    default_caps, key_caps: session caps, by key where set
+    learned_floors: learned from own traffic; changes without the file
+    grid_feeds: where carbon intensities are read
+    callers: sha256(secret) -> caller. Empty together with `anonymous_caller` None: nothing may be called
+    session_headers, agent_headers, parent_headers, root_headers, user_headers: names that are read, first match wins
+    session_fields: (field of the body that may name a session, whether only a UUID counts)
+    next_price_change_at: when a configured price sheet begins or ends and a new snapshot is due, seconds since the
+        epoch
     """
 
     generation: str
@@ -90,7 +103,7 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         budgets = self.budgets
-        shadow = tuple(one for one in budgets if meets_shadow_calls(one.scope))
+        shadow = tuple(budget for budget in budgets if meets_shadow_calls(budget.scope))
         object.__setattr__(self, "shadow_budgets", shadow)
         object.__setattr__(
             self, "has_queueing_budget", any(budget.thresholds.queue_above is not None for budget in budgets)
@@ -100,41 +113,46 @@ class Snapshot:
         object.__setattr__(self, "route_patterns", tuple(patterns))
 
     def with_deployments(self, changed: Mapping[str, Deployment]) -> "Snapshot":
-        """The same configuration with these deployments as they are known now: its generation stays."""
+        """The same generation with these deployments replaced."""
         if not changed:
             return self
-        deployments = {name: changed.get(name, one) for name, one in self.deployments.items()}
+        deployments = {name: changed.get(name, deployment) for name, deployment in self.deployments.items()}
         routes = {name: _with_deployments(route, deployments) for name, route in self.routes.items()}
         return replace(self, deployments=deployments, routes=routes)
 
     def with_current_deployments(self, route: Route) -> Route:
-        """A route of an earlier world with its deployments as they are known in this one; it need not be one of the file's."""
+        """A route of an earlier snapshot with this one's deployments.
+
+        It need not be one of the configured routes.
+        """
         return _with_deployments(route, self.deployments)
 
     @property
     def cap_budgets(self) -> tuple[Budget, ...]:
-        """Every budget that is a cap for some session, one of each name; without those that count sub-agents."""
-        every = [
+        """Every budget that caps some session, one per name; without sub-agent counts."""
+        caps_budgets = [
             budget
             for caps in (self.default_caps, *self.key_caps.values())
             for budget in (*caps.tree_budgets, *caps.session_budgets)
         ]
-        return tuple({budget.name: budget for budget in reversed(every)}.values())
+        return tuple({budget.name: budget for budget in reversed(caps_budgets)}.values())
 
     def budgets_for_key(self, key: str) -> tuple[Budget, ...]:
-        """The budgets that a key's calls meet: shadow calls only those of their own team, so that no caller is refused for
-        what is learnt."""
+        """The budgets that apply to a key's calls.
+
+        Shadow calls only meet those of their own team, so that learning never causes a refusal of a caller.
+        """
         return self.shadow_budgets if key == SHADOW_KEY else self.budgets
 
     def caps_for_key(self, key: str) -> SessionCaps:
-        """What the sessions of a key may take."""
+        """The caps of a key's sessions."""
         return self.key_caps.get(key, self.default_caps)
 
     def find_route(self, name: str) -> Route | None:
-        """The route of that name, else the longest pattern (a name that ends in *) that fits."""
-        found = self.routes.get(name)
-        if found is None:
+        """The route of that name, else the longest matching pattern (a name with *)."""
+        route = self.routes.get(name)
+        if route is None:
             for pattern in self.route_patterns:
                 if name.startswith(pattern[:-1]):
                     return self.routes[pattern]
-        return found
+        return route

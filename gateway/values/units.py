@@ -1,4 +1,4 @@
-"""Units: integers for what is summed, and the conversions between what people read and what we add up.
+"""Integer units for what is summed, and conversions to what people read.
 
 Money is integer nano-dollars (nUSD, 1e-9 US dollar), energy integer millijoules, carbon integer micrograms CO2e, so
 that sums are exact in any order. 2**63 nUSD is 9.2 billion dollars.
@@ -17,9 +17,9 @@ JOULES_PER_KWH = 3_600_000
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):
-    """A figure with its systematic bounds, low <= mid <= high, in the unit its name gives.
+    """A figure with systematic bounds, low <= mid <= high; the field names the unit.
 
-    Bounds are systematic, not noise: lows add to lows and highs to highs (they never shrink by the root of n).
+    Lows add to lows and highs to highs: the bounds are not noise and do not shrink by the root of n.
     """
 
     low: int
@@ -68,12 +68,15 @@ def divide_ceil(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-# Some agents take an error for one that waiting cures when its text holds the digits of such a status, wherever they
-# stand (pi 0.6x: /429|500|502|503|504/ on the message): "used 0.0504 USD" is then asked four times.
+# Some agents retry an error whose text contains the digits of a retryable status anywhere (pi 0.6x:
+# /429|500|502|503|504/ on the message): "used 0.0504 USD" is then sent four times.
 _STATUS_LIKE = re.compile(r"429|50[0234]")
 
 
 def message_number(number: float) -> str:
-    """A number for a sentence that agents read: three digits, never such that they read a status into it."""
+    """A number for an error message: three digits.
+
+    Never contains the digits of a retryable status, which some agents would act on.
+    """
     text = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
     return f"{number:.2e}" if _STATUS_LIKE.search(text) else text
