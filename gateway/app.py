@@ -1,4 +1,4 @@
-"""Builds every object once and wires it; the only file that knows everybody."""
+"""Builds every object once and wires them together; the only file that imports every package."""
 
 import asyncio
 import logging
@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 30.0
 _SELF_METER_SECONDS = 15.0
-# How late a price may take effect.
+# A price takes effect at most this late.
 _PRICE_CHECK_SECONDS = 1.0
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of the operating system."""
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
@@ -61,27 +61,30 @@ class SystemClock:
 
 
 class SystemRandomness:
-    """The machine's randomness. Request ids are 64 random bits after the time in seconds: they sort, and are unique
-    across replicas because each process seeds its generator from the operating system."""
+    """Request ids and jitter.
+
+    Request ids are 64 random bits after the time in seconds: they sort by time, and are unique across replicas because
+    each process seeds its generator from the operating system.
+    """
 
     def __init__(self) -> None:
         self._random = random.Random(secrets.randbits(256))
         self.jitter = self._random.random
 
     def request_id(self) -> str:
-        """A fresh id of 24 hex characters."""
+        """A new id of 24 hex characters."""
         return f"{int(time.time()):08x}{self._random.getrandbits(64):016x}"
 
 
 class Upstreams:
-    """The doors to all providers behind the exchange's Protocol."""
+    """Dials providers over HTTP or through litellm, behind the pipeline's Upstream Protocol."""
 
     def __init__(self, http: HttpUpstream, litellm: LitellmUpstream) -> None:
         self._http = http
         self._litellm = litellm
 
     async def dial(self, call: UpstreamCall) -> UpstreamResponse:
-        """Each deployment through its own door."""
+        """Dial the deployment of a call; raises UpstreamError."""
         return await (self._litellm if call.deployment.dialect == "litellm" else self._http).dial(call)
 
     async def close(self) -> None:
@@ -91,7 +94,7 @@ class Upstreams:
 
 
 class CallObservers:
-    """Who learns from calls: what was good about answers, what machines take."""
+    """Passes attempts on to the services that learn from them: quality labels and energy meters."""
 
     def __init__(self, quality_service: QualityService, grid_service: GridService) -> None:
         self._quality_service = quality_service
@@ -99,15 +102,20 @@ class CallObservers:
         self.call_started = grid_service.accelerators.call_started
 
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """Both, one after the other."""
+        """Notify both services of the end of an attempt."""
         self._quality_service.call_ended(context, progress, entry)
         self._accelerators.call_ended(context, progress, entry)
 
 
 class App:
-    """One gateway process: `start`, serve, `stop`. `reload` gives the world of the same configuration at a later time,
-    when its prices have changed; `refit` fits what is learnt anew. `clock` is the machine's, unless a day is to pass in
-    minutes."""
+    """One gateway process: `start`, serve, `stop`.
+
+    settings: environment and command-line settings
+    snapshot: the snapshot to begin with
+    reload: returns the snapshot of the same configuration at a later time, with the prices of that time
+    refit: fits quality floors in a separate process
+    clock: the system's unless a simulation sets its own
+    """
 
     def __init__(
         self,
@@ -162,7 +170,7 @@ class App:
         self.admin_port = settings.admin_port
 
     async def start(self) -> None:
-        """Recover the ledger, open the doors. Raises OSError if a port or the data folder cannot be had."""
+        """Recover the ledger and listen. Raises OSError if a port or the data folder is unavailable."""
         settings = self._settings
         self._ledger_store = SqliteLedger(settings.data / "ledger.sqlite")
         self._ledger = JournaledLedger(
@@ -183,7 +191,7 @@ class App:
             session_sync=self._session_service,
             circuit_breakers=self._breakers,
             upstream=self._upstreams,
-            counter=TokenCounter(package_data.tokenizer_folder()),
+            counter=TokenCounter(package_data.DATA_FOLDER),
             ledger=self._ledger,
             clock=self._clock,
             randomness=self._randomness,
@@ -210,8 +218,10 @@ class App:
         if settings.admin_port is not None:
             self.admin_port = await self._listen(self._build_admin_api(with_data=True).handle, settings.admin_port, 1.0)
         if any(deployment.dialect == "litellm" for deployment in self._snapshot.deployments.values()):
-            # Four seconds that the first call need not wait for.
-            self._supervisor.spawn("litellm-import", litellm.preload(), lambda error: log.error("%s", error))
+            # The import takes four seconds, which would otherwise delay the first request.
+            self._supervisor.spawn(
+                "litellm-import", litellm.preload(), lambda error: log.error("litellm_import_failed error=%s", error)
+            )
         self._supervisor.run_every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
         if self._reload is not None:
             self._supervisor.run_every(_PRICE_CHECK_SECONDS, "prices", self._reload_prices)
@@ -219,7 +229,7 @@ class App:
             self._supervisor.run_every(_SELF_METER_SECONDS, "self-footprint", self._measure_self)
 
     async def stop(self) -> None:
-        """Let streams end, settle, write the ledger, close."""
+        """Finish open requests, settle them, write the ledger and close."""
         self._draining = True
         self._pipeline.deferrer.release()
         for runner in self._runners:
@@ -248,7 +258,7 @@ class App:
             ready=self._not_ready_reasons,
             refresh_metrics=self._refresh_metrics,
             render=self._metrics.render,
-            export=lambda asked: export_ledger(self._settings.data, asked, now=self._clock.now()),
+            export=lambda query: export_ledger(self._settings.data, query, now=self._clock.now()),
             budget_admin=self._budget_service.admin,
             session_admin=self._session_service.admin,
             events=self._budget_service.audit_events,
@@ -258,9 +268,9 @@ class App:
         )
 
     def _not_ready_reasons(self) -> list[str]:
-        reasons = ["draining: finishing what is open"] if self._draining else []
+        reasons = ["draining: finishing open requests"] if self._draining else []
         if self._ledger.is_failing or self._ledger.backlog >= QUEUE_MAX:
-            reasons.append("ledger: cannot be written, or too far behind")
+            reasons.append("ledger: not writable, or backlog too long")
         return reasons + self._budget_service.not_ready_reasons()
 
     async def _housekeeping(self) -> None:
@@ -268,27 +278,28 @@ class App:
         self._budget_service.expire_holds()
 
     async def _reload_prices(self) -> None:
-        """Publish the next world when a price of the configuration takes effect; open calls keep theirs."""
+        """Publish the next snapshot when a configured price takes effect; open requests keep theirs."""
         now, due = self._clock.now(), self._snapshot.next_price_change_at
         if self._reload is not None and due is not None and now >= due:
-            fresh, learnt = await asyncio.to_thread(self._reload, now), self._snapshot.learned_floors
-            self._snapshot = replace(self._grid_service.with_live_data(fresh), learned_floors=learnt)
-            log.info("prices have changed; the configuration is now %s", self._snapshot.generation)
+            fresh = await asyncio.to_thread(self._reload, now)
+            learned = self._snapshot.learned_floors
+            self._snapshot = replace(self._grid_service.with_live_data(fresh), learned_floors=learned)
+            log.info("prices_changed config_hash=%s", self._snapshot.generation)
 
     def _publish_snapshot(self, snapshot: Snapshot) -> None:
-        """Publish what is known of grids and machines; open calls keep what they began with."""
+        """Publish a snapshot with live grid and accelerator data; open requests keep theirs."""
         self._snapshot = snapshot
 
-    def _publish_fitted(self, learnt: LearnedFloors) -> None:
-        """Publish what own traffic has taught; open calls keep what they began with."""
-        self._snapshot = replace(self._snapshot, learned_floors=learnt)
+    def _publish_fitted(self, learned: LearnedFloors) -> None:
+        """Publish newly fitted quality floors; open requests keep theirs."""
+        self._snapshot = replace(self._snapshot, learned_floors=learned)
 
     async def _measure_self(self) -> None:
         assert self._self_meter is not None
         await asyncio.to_thread(self._self_meter.read)
 
     def _refresh_metrics(self) -> None:
-        """On the event loop, for books are not to be read while they change."""
+        """Read all metrics on the event loop, where nothing changes them meanwhile."""
         self._scraped = list(self._families())
 
     def _families(self) -> Iterator[MetricFamily]:
@@ -344,21 +355,21 @@ class App:
         )
 
 
-def export_ledger(data: Path, asked: Mapping[str, str], *, now: float) -> tuple[str, str]:
-    """(text, content type) of an export: parameters from, to, by, format. Raises ValueError.
+def export_ledger(data: Path, query: Mapping[str, str], *, now: float) -> tuple[str, str]:
+    """(text, content type) of an export; `query` has from, to, by, format. Raises ValueError.
 
-    Reads over a connection of its own, beside a gateway that may be running on the same folder.
+    Uses its own connection: a gateway may be running on the same folder.
     """
-    unknown = set(asked) - {"from", "to", "by", "format"}
+    unknown = set(query) - {"from", "to", "by", "format"}
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}")
-    format_ = asked.get("format", "csv")
-    question = grouped_export.parse_query(
-        by=asked.get("by", "task_type"), start=asked.get("from"), end=asked.get("to"), now=now
+    format_ = query.get("format", "csv")
+    export_query = grouped_export.parse_query(
+        by=query.get("by", "task_type"), start=query.get("from"), end=query.get("to"), now=now
     )
     store = SqliteLedger(data / "ledger.sqlite")
     try:
-        rows = store.sum_by(question.groups, question.start_ms, question.end_ms)
+        rows = store.sum_by(export_query.groups, export_query.start_ms, export_query.end_ms)
     finally:
         store.close()
-    return grouped_export.render(rows, question, format_), grouped_export.CONTENT_TYPES[format_]
+    return grouped_export.render(rows, export_query, format_), grouped_export.CONTENT_TYPES[format_]

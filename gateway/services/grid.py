@@ -1,8 +1,8 @@
-"""What is known of grids and machines at this moment. All of it behind the requests: each finding publishes a world with what is
-known now, and open calls keep theirs.
+"""Live grid and accelerator data: polls feeds, engines and meters, and publishes snapshots that contain it.
 
-A feed that is down, slow, stale or lying changes no request's fate: its last good value serves until it is too old, then the
-tables do, and figures say which.
+All of it runs outside the requests; open requests keep the snapshot they began with. A feed that is down, slow, stale or
+wrong affects no request: its last good value is used until it is too old, then the annual tables, and figures name the
+method.
 """
 
 import asyncio
@@ -24,22 +24,28 @@ from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-# To add a feed: a file like intensity_uk.py, a line here, its name in config/schema.py. The first that tells counts.
+# To add a feed: a file like intensity_uk.py, a line here, its name in config/schema.py. The first with a value is used.
 FEEDS: Mapping[str, Callable[[FeedAccess], GridFeed]] = {
     "electricity_maps": ElectricityMaps,
     "uk": UkIntensity,
     "watttime": WattTime,
 }
-# How often it is looked what is due; engines are asked so often, and meters read (windows of 5 to 15 s share out well: they are
-# longer than most calls and shorter than a change of load).
+# Polling intervals of the feed schedule, of engines, and of meters. Meter windows of 5 to 15 s can be attributed well:
+# they are longer than most requests and shorter than changes of load.
 _POLL_SECONDS, _ENGINE_POLL_SECONDS, _METER_POLL_SECONDS = 1.0, 5.0, 10.0
-# Questions under way at once.
 _CONCURRENT_POLLS_MAX = 8
 
 
 class GridService:
-    """What one process knows of the world outside it. `publish` hears of every new world; `now` is wall clock, `monotonic` a clock
-    that nobody sets."""
+    """Live data on grids and accelerators.
+
+    snapshot: returns the current snapshot
+    publish: called with every new snapshot
+    fetch: HTTP GET for feeds, engines and meters
+    now: wall clock, seconds since the epoch
+    monotonic: monotonic clock, seconds
+    jitter: random number in [0, 1)
+    """
 
     def __init__(
         self,
@@ -55,22 +61,22 @@ class GridService:
         self._fetch = fetch
         self._now = now
         self._monotonic = monotonic
-        # As the configuration has them, without what was found since.
+        # Without live data.
         self._configured_deployments = dict(snapshot().deployments)
         self.accelerators = Accelerators(self._configured_deployments, fetch, now, monotonic)
         feeds = snapshot().grid_feeds
         self._feeds = {name: FEEDS[name](access) for name, access in feeds.access_by_feed.items()}
-        inquiries = {
+        targets = {
             PollTarget(name, zone)
-            for one in self._configured_deployments.values()
-            for name, zone in one.zone_by_feed.items()
+            for deployment in self._configured_deployments.values()
+            for name, zone in deployment.zone_by_feed.items()
             if name in self._feeds
         }
-        self._poll_schedule = PollSchedule(frozenset(inquiries), feeds.refresh_seconds, jitter)
+        self._poll_schedule = PollSchedule(frozenset(targets), feeds.refresh_seconds, jitter)
         self._poll_slots = asyncio.Semaphore(_CONCURRENT_POLLS_MAX)
 
-    def start(self, supervisor: Supervisor, measured: MeteredEnergyStore) -> None:
-        """Begin to look. What nobody asked for costs nothing."""
+    def start(self, supervisor: Supervisor, store: MeteredEnergyStore) -> None:
+        """Start polling what is configured."""
         accelerators = self.accelerators
         if self._feeds:
             supervisor.run_every(_POLL_SECONDS, "grid-feeds", self.poll_feeds)
@@ -82,62 +88,62 @@ class GridService:
             supervisor.run_every(_ENGINE_POLL_SECONDS, "latencies", self._publish_inferred)
         if accelerators.has_meters:
             supervisor.run_every(
-                _METER_POLL_SECONDS, "meters", lambda: accelerators.read_meters(measured, self.publish_changes)
+                _METER_POLL_SECONDS, "meters", lambda: accelerators.read_meters(store, self.publish_changes)
             )
 
     def with_live_data(self, fresh: Snapshot) -> Snapshot:
-        """A world of the configuration with what is known now."""
+        """A newly loaded snapshot with the live data of now."""
         self._configured_deployments = dict(fresh.deployments)
         return fresh.with_deployments(self._changed_deployments(fresh))
 
     async def poll_feeds(self) -> None:
-        """Ask what is due, all at once, and publish what has changed (also that something has become too old)."""
+        """Poll the feeds that are due, concurrently, and publish changes, expired readings included."""
         self.publish_changes()
-        await asyncio.gather(*(self._poll_feed(inquiry) for inquiry in self._poll_schedule.due(self._monotonic())))
+        await asyncio.gather(*(self._poll_feed(target) for target in self._poll_schedule.due(self._monotonic())))
 
     async def _publish_inferred(self) -> None:
         self.publish_changes()
 
-    async def _poll_feed(self, inquiry: PollTarget) -> None:
+    async def _poll_feed(self, target: PollTarget) -> None:
         try:
             async with self._poll_slots:
-                reading = await self._feeds[inquiry.feed].fetch_reading(self._fetch, inquiry.zone, self._now())
+                reading = await self._feeds[target.feed].fetch_reading(self._fetch, target.zone, self._now())
             if self._now() - reading.read_at > self._snapshot().grid_feeds.reading_age_seconds_max:
-                raise FeedError("a value that is too old")
+                raise FeedError("reading too old")
         except (FeedError, OSError, TimeoutError) as error:
-            if self._poll_schedule.record_failure(inquiry, str(error), now=self._monotonic()):
-                log.warning("the feed %s says nothing of %s: %s", inquiry.feed, inquiry.zone, error)
+            if self._poll_schedule.record_failure(target, str(error), now=self._monotonic()):
+                log.warning("feed_failing feed=%s zone=%s error=%s", target.feed, target.zone, error)
             return
-        if self._poll_schedule.record_reading(inquiry, reading, now=self._monotonic()):
-            log.warning("the feed %s answers again for %s", inquiry.feed, inquiry.zone)
+        if self._poll_schedule.record_reading(target, reading, now=self._monotonic()):
+            log.warning("feed_recovered feed=%s zone=%s", target.feed, target.zone)
         self.publish_changes()
 
     def publish_changes(self) -> None:
-        """Publish what has changed."""
+        """Publish a new snapshot if live data has changed."""
         snapshot = self._snapshot()
         changed = self._changed_deployments(snapshot)
         if changed:
             self._publish(snapshot.with_deployments(changed))
 
     def _changed_deployments(self, snapshot: Snapshot) -> dict[str, Deployment]:
-        """The deployments of which something else is known now than this world says."""
-        now, age_max, found = self._now(), snapshot.grid_feeds.reading_age_seconds_max, {}
-        for name, one in snapshot.deployments.items():
-            if not (one.zone_by_feed or one.sensors.is_polled):
+        """The deployments whose live data differs from this snapshot."""
+        now, age_max = self._now(), snapshot.grid_feeds.reading_age_seconds_max
+        changed: dict[str, Deployment] = {}
+        for name, deployment in snapshot.deployments.items():
+            zones = deployment.zone_by_feed
+            if not (zones or deployment.sensors.is_polled):
                 continue
-            reading = [
-                last
+            readings = [
+                reading
                 for feed in FEEDS
-                if feed in one.zone_by_feed
-                and (last := self._poll_schedule.last_reading(feed, one.zone_by_feed[feed])) is not None
+                if feed in zones and (reading := self._poll_schedule.last_reading(feed, zones[feed])) is not None
             ]
-            grid = intensity.current_intensity(one.annual_intensity, reading, now=now, age_max=age_max)
-            profile = self.accelerators.live_profile(
-                name, self._configured_deployments[name].energy_profile, one.energy_profile
-            )
-            if grid != one.intensity or profile is not one.energy_profile:
-                found[name] = footprint.with_footprint_model(one, profile, grid)
-        return found
+            grid = intensity.current_intensity(deployment.annual_intensity, readings, now=now, age_max=age_max)
+            base = self._configured_deployments[name].energy_profile
+            profile = self.accelerators.live_profile(name, base, deployment.energy_profile)
+            if grid != deployment.intensity or profile is not deployment.energy_profile:
+                changed[name] = footprint.with_footprint_model(deployment, profile, grid)
+        return changed
 
     def metrics(self) -> Iterator[MetricFamily]:
         """Metrics of grids, feeds and accelerators, read at a scrape."""

@@ -1,7 +1,7 @@
-"""What is learnt from own traffic: labels are collected, floors are watched, and what was fitted is published.
+"""Quality labels and floors: collects labels, monitors drift of fitted floors, and publishes new fits.
 
-Labels come from shadow calls that a judge grades (shadowing.py), from what callers report, and from what the next turn
-shows of a call. Built by app.py.
+Labels come from shadow calls that a judge grades (shadow_calls.py), from callers' reports, and from tool results in the
+next turn of a conversation.
 """
 
 import asyncio
@@ -35,20 +35,24 @@ from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-# Shadows under way or waiting, each with the body of its request; more are not taken.
+# Shadow calls in flight, each with the body of its request; beyond that requests are not sampled.
 _SHADOW_CALLS_MAX = 16
-# Agents make a call a second: of what their next turns show this share is kept.
+# Share of tool checks stored as labels: agents make about one call a second.
 _CHECK_SAMPLE_SHARE = 0.05
-# Labels that wait to be written.
 _PENDING_LABELS_MAX = 5_000
 _WRITE_SECONDS, _POLL_SECONDS = 2.0, 5.0
-# The newest calls of a session, which a later outcome is credited to, and sessions; a call is about 1 kB.
+# Calls per session that a later report is credited to, and sessions; a call takes about 1 kB.
 _RECENT_CALLS_MAX, _SESSIONS_MAX = 16, 5_000
 
 
 class _RecentCall(Value, frozen=True, kw_only=True):
-    """One call of an auto route: its label without a grade, and whether a model of the lowest or of the highest tier
-    answered (neither: one between them)."""
+    """One call of an auto route.
+
+    label: its label without a grade
+    answered_by_lowest: whether the lowest tier answered
+    answered_by_highest: whether the highest tier answered
+    deployment: name of the deployment that answered
+    """
 
     label: StoredLabel
     answered_by_lowest: bool
@@ -57,8 +61,16 @@ class _RecentCall(Value, frozen=True, kw_only=True):
 
 
 class QualityService:
-    """Labels and floors of one process. `publish` gives the house what was learnt; `refit` fits anew (in a process of its
-    own); `warn` tells people. `shadows` are under way now."""
+    """Quality labels and floors of one process.
+
+    snapshot: returns the current snapshot
+    folder: data folder that holds labels and learned.json
+    now: wall clock, seconds since the epoch
+    jitter: random number in [0, 1)
+    publish: called with newly fitted floors
+    scorer: the complexity scorer in use
+    refit: fits floors in a separate process, None for fits by the operator only
+    """
 
     def __init__(
         self,
@@ -87,20 +99,20 @@ class QualityService:
         self.open_shadow_calls = 0
         self.label_counts: dict[str, int] = {}
 
-    def start(self, pipeline: Pipeline, warn: Callable[[Mapping[str, Any]], None]) -> None:
-        """Begin to learn; publishes what is known already. What cannot be read is said, and nothing is learnt from it."""
-        self._pipeline, self._tier_targets, self._send_alert = pipeline, pipeline.router.tier_targets, warn
+    def start(self, pipeline: Pipeline, send_alert: Callable[[Mapping[str, Any]], None]) -> None:
+        """Publish the stored fit and start collecting; a fit that cannot be read is logged and ignored."""
+        self._pipeline, self._tier_targets, self._send_alert = pipeline, pipeline.router.tier_targets, send_alert
         self._label_store = SqliteLabels(self._folder, self._snapshot().learning.labels_max)
         try:
             self._label_store.create()
             self.reload_fitted()
         except (sqlite3.Error, OSError, ValueError) as error:
-            log.error("what was learnt cannot be read, so nothing is: %s", error)
+            log.error("learned_floors_unreadable quality_floors=disabled error=%s", error)
         self._supervisor.run_every(_WRITE_SECONDS, "labels", self.flush)
-        self._supervisor.run_every(_POLL_SECONDS, "learnt", self._poll_fitted)
+        self._supervisor.run_every(_POLL_SECONDS, "quality-floors", self._poll_fitted)
 
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """A call has ended, in whatever way; waits for nobody."""
+        """Collect labels from a completed call of an auto route; never blocks."""
         if (
             context.target is None
             or entry.outcome != "completed"
@@ -119,34 +131,34 @@ class QualityService:
                 self._recent_calls.popitem(last=False)
         else:
             self._recent_calls.move_to_end(key)
-            fared = tool_result_labels.tool_success_share(context.request.messages)
-            if fared is not None:
-                self._record_tool_check(recent[-1], fared)
+            success_share = tool_result_labels.tool_success_share(context.request.messages)
+            if success_share is not None:
+                self._record_tool_check(recent[-1], success_share)
         tier = progress.attempt.deployment.tier
-        one = _RecentCall(
+        call = _RecentCall(
             label=self._ungraded_label(context),
             answered_by_lowest=tier == route.lowest_tier,
             answered_by_highest=tier == route.reference.tier,
             deployment=entry.deployment,
         )
-        recent.append(one)
-        shadow = context.snapshot.learning.shadow_sampling
-        if shadow.share and self._jitter() < shadow.share:
-            self._start_shadow_call(context, one.label)
+        recent.append(call)
+        sampling = context.snapshot.learning.shadow_sampling
+        if sampling.share and self._jitter() < sampling.share:
+            self._start_shadow_call(context, call.label)
 
     def session_reported(self, event: SessionEvent) -> None:
-        """A caller tells how its session went."""
+        """Label the recent calls of a session with the quality that its caller reported."""
         quality = event.details.get("quality")
         if not isinstance(quality, int | float):
             return
-        only = event.details.get("request_id")
-        how = "outcome" if event.kind == "session_outcome" else "feedback"
-        for one in self._recent_calls.get((event.key, event.session), ()):
-            if only is None or one.label.id == only:
-                self._queue_one_sided_label(one, float(quality), how, event.id)
+        request_id = event.details.get("request_id")
+        source = "outcome" if event.kind == "session_outcome" else "feedback"
+        for call in self._recent_calls.get((event.key, event.session), ()):
+            if request_id is None or call.label.id == request_id:
+                self._queue_one_sided_label(call, float(quality), source, event.id)
 
     def drift_reason(self, group: LabelGroup) -> str:
-        """Why a floor that was fitted is not trusted any more, "" while it is."""
+        """Why a fitted floor has drifted (`quality`, `mix`), "" while it holds."""
         return self._tier_targets.drift.reason(group)
 
     def metrics(self) -> Iterator[MetricFamily]:
@@ -182,23 +194,23 @@ class QualityService:
         )
 
     def _floor_states(self) -> Iterator[tuple[LabelGroup, str, int]]:
-        """(group, why its floor is not held, labels) of every group that was fitted."""
+        """(group, reason why its floor is inactive or "", labels) of every fitted group with a quality target."""
         snapshot = self._snapshot()
         for group, fitted in snapshot.learned_floors.floors.items():
-            asked = snapshot.quality_policy.for_task_type(group[1])
-            if asked.keep is None:
+            target = snapshot.quality_policy.for_task_type(group[1])
+            if target.keep is None:
                 continue
-            drifted = self.drift_reason(group)
-            if drifted:
-                why = f"drift_{drifted}"
+            drift = self.drift_reason(group)
+            if drift:
+                reason = f"drift_{drift}"
             elif snapshot.learned_floors.scorer != self._scorer.name:
-                why = "other_scorer"
+                reason = "other_scorer"
             else:
-                why = "" if self._tier_targets.trusts_floor(group, fitted, asked) else "too_few_labels"
-            yield group, why, fitted.labels
+                reason = "" if self._tier_targets.trusts_floor(group, fitted, target) else "too_few_labels"
+            yield group, reason, fitted.labels
 
     def _ungraded_label(self, context: RequestContext) -> StoredLabel:
-        """What a label of this call would be; what was read of its prompt only where something is learnt from it."""
+        """The label of this call without a grade; includes prompt features only where learning is configured."""
         classification, snapshot = context.classification, context.snapshot
         org, task_type, small, large = group_of(context.caller.org, classification.task_type, context.route)
         label = StoredLabel(
@@ -216,31 +228,32 @@ class QualityService:
             how="",
             scorer=classification.scorer,
         )
-        read = classification.features
-        if read is None or not (snapshot.learning.shadow_sampling.share or snapshot.quality_policy.has_floor):
+        features = classification.features
+        if features is None or not (snapshot.learning.shadow_sampling.share or snapshot.quality_policy.has_floor):
             return label
-        places = self._scorer.word_indices(read.words)
+        word_indices = self._scorer.word_indices(features.words)
         return structs.replace(
             label,
-            numbers=array("f", read.dense).tobytes(),
-            words=array("I", places).tobytes(),
-            known=len(places) / max(1, len(read.words)),
+            numbers=array("f", features.dense).tobytes(),
+            words=array("I", word_indices).tobytes(),
+            known=len(word_indices) / max(1, len(features.words)),
         )
 
-    def _record_tool_check(self, one: _RecentCall, fared: float) -> None:
-        """How a call fared: every one is counted, a sample of them is kept."""
-        seen = self._tool_check_sums.setdefault((one.label.task_type, one.deployment), [0.0, 0.0])
-        seen[0] += 1
-        seen[1] += fared
+    def _record_tool_check(self, call: _RecentCall, success_share: float) -> None:
+        """Count the tool results of a call, and store a sample of them as labels."""
+        sums = self._tool_check_sums.setdefault((call.label.task_type, call.deployment), [0.0, 0.0])
+        sums[0] += 1
+        sums[1] += success_share
         if self._jitter() < _CHECK_SAMPLE_SHARE:
-            self._queue_one_sided_label(one, fared, "check", "")
+            self._queue_one_sided_label(call, success_share, "check", "")
 
-    def _queue_one_sided_label(self, one: _RecentCall, quality: float, how: str, by: str) -> None:
-        """A quality that was seen on one side only."""
-        if one.answered_by_lowest or one.answered_by_highest:
-            name = f"{one.label.id}.{how}.{by}" if by else f"{one.label.id}.{how}"
-            small, large = (quality if one.answered_by_lowest else None), (quality if one.answered_by_highest else None)
-            self._queue_label(structs.replace(one.label, id=name, small=small, large=large, how=how))
+    def _queue_one_sided_label(self, call: _RecentCall, quality: float, source: str, event_id: str) -> None:
+        """Queue a label with the quality of one tier only; none for a tier between lowest and highest."""
+        if call.answered_by_lowest or call.answered_by_highest:
+            label_id = f"{call.label.id}.{source}.{event_id}" if event_id else f"{call.label.id}.{source}"
+            small = quality if call.answered_by_lowest else None
+            large = quality if call.answered_by_highest else None
+            self._queue_label(structs.replace(call.label, id=label_id, small=small, large=large, how=source))
 
     def _queue_label(self, label: StoredLabel) -> None:
         if len(self._pending_labels) >= _PENDING_LABELS_MAX:
@@ -249,8 +262,8 @@ class QualityService:
         self._increment(label.how)
         self._pending_labels.append(label)
 
-    def _increment(self, what: str) -> None:
-        self.label_counts[what] = self.label_counts.get(what, 0) + 1
+    def _increment(self, source: str) -> None:
+        self.label_counts[source] = self.label_counts.get(source, 0) + 1
 
     def _start_shadow_call(self, context: RequestContext, label: StoredLabel) -> None:
         request = repeatable_request(context) if self.open_shadow_calls < _SHADOW_CALLS_MAX else None
@@ -260,73 +273,70 @@ class QualityService:
         self._supervisor.spawn("shadow", self._run_shadow_call(context, request, label), self._log_shadow_failure)
 
     def _log_shadow_failure(self, error: BaseException) -> None:
-        log.error("a shadow call failed: %s", type(error).__name__)
+        log.error("shadow_call_failed error=%s", type(error).__name__)
 
     async def _run_shadow_call(self, context: RequestContext, request: Request, label: StoredLabel) -> None:
-        """Ask both tiers once more, have their answers graded, and see whether the floor still holds."""
+        """Repeat the request on both tiers, queue the graded label, and check the floor for drift."""
         try:
             low, high = self._draw_deployment(context, lowest=True), self._draw_deployment(context, lowest=False)
-            found = await run_shadow_call(self._pipeline, context, request, low, high)
+            grades = await run_shadow_call(self._pipeline, context, request, low, high)
         finally:
             self.open_shadow_calls -= 1
-        if isinstance(found, ShadowFailure):
-            self._increment(found.reason)
+        if isinstance(grades, ShadowFailure):
+            self._increment(grades.reason)
             return
-        content = found.content.decode() if context.snapshot.learning.keep_content else None
+        content = grades.content.decode() if context.snapshot.learning.keep_content else None
         self._queue_label(
             structs.replace(
-                label, id=f"{label.id}.judge", small=found.small, large=found.large, how="judge", content=content
+                label, id=f"{label.id}.judge", small=grades.small, large=grades.large, how="judge", content=content
             )
         )
-        self._check_drift(label, found.small, found.large)
+        self._check_drift(label, grades.small, grades.large)
 
     def _draw_deployment(self, context: RequestContext, *, lowest: bool) -> Deployment:
-        """One of the deployments of the lowest, or of the highest tier."""
+        """A random deployment of the route's lowest or highest tier."""
         tier = context.route.lowest_tier if lowest else context.route.reference.tier
-        found = [one for one in context.route.candidates if one.tier == tier]
-        return found[int(self._jitter() * len(found))]
+        candidates = [deployment for deployment in context.route.candidates if deployment.tier == tier]
+        return candidates[int(self._jitter() * len(candidates))]
 
     def _check_drift(self, label: StoredLabel, small: float, large: float) -> None:
-        """Does the floor still hold? What has drifted falls back until it is fitted anew."""
+        """Report drift if the graded label shows that the floor no longer holds; it is inactive until the next fit."""
         snapshot, group = self._snapshot(), label.group
-        fitted, asked = (
-            snapshot.learned_floors.floors.get(group),
-            snapshot.quality_policy.for_task_type(label.task_type),
-        )
-        if (
-            fitted is None
-            or fitted.ceiling is None
-            or asked.keep is None
-            or label.scorer != snapshot.learned_floors.scorer
-        ):
+        fitted = snapshot.learned_floors.floors.get(group)
+        target = snapshot.quality_policy.for_task_type(label.task_type)
+        if fitted is None or fitted.ceiling is None or target.keep is None:
             return
-        seen = QualityLabel(score=label.score, small=small, large=large)
-        if self._tier_targets.drift.record_label(group, seen, fitted.ceiling, asked.keep, now=self._now()):
+        if label.scorer != snapshot.learned_floors.scorer:
+            return
+        graded = QualityLabel(score=label.score, small=small, large=large)
+        if self._tier_targets.drift.record_label(group, graded, fitted.ceiling, target.keep, now=self._now()):
             self._report_drift(group, "quality")
 
-    def _report_drift(self, group: LabelGroup, why: str) -> None:
+    def _report_drift(self, group: LabelGroup, reason: str) -> None:
         org, task_type, small, large = group
         self._pending_resets.append((group, int(self._now() * 1000)))
-        log.warning("the floor of '%s' (%s for %s) no longer holds: %s; falling back", task_type, small, large, why)
+        log.warning(
+            "quality_floor_drifted task_type=%s small=%s frontier=%s reason=%s", task_type, small, large, reason
+        )
         self._send_alert(
             {
                 "kind": "quality_drift", "at": self._now(), "org": org, "task_type": task_type, "small": small,
-                "frontier": large, "reason": why,
+                "frontier": large, "reason": reason,
             }
         )  # fmt: skip
 
     async def flush(self) -> None:
-        """Write down the labels and the drifts that wait."""
-        waiting, self._pending_labels = self._pending_labels, []
+        """Store pending labels and drifts; they are kept for the next attempt if the store cannot be written."""
+        labels, self._pending_labels = self._pending_labels, []
         resets, self._pending_resets = self._pending_resets, []
-        if not waiting and not resets:
+        if not labels and not resets:
             return
         try:
-            await asyncio.to_thread(self._write_pending, waiting, resets)
+            await asyncio.to_thread(self._write_pending, labels, resets)
         except sqlite3.Error as error:
-            log.error("%d labels and %d drifts wait to be written down: %s", len(waiting), len(resets), error)
+            log.error("labels_not_stored labels=%d drifts=%d error=%s", len(labels), len(resets), error)
             self._pending_resets = resets + self._pending_resets
-            self._pending_labels = (waiting + self._pending_labels)[-_PENDING_LABELS_MAX:]
+            self._pending_labels = (labels + self._pending_labels)[-_PENDING_LABELS_MAX:]
 
     def _write_pending(self, labels: list[StoredLabel], resets: list[tuple[LabelGroup, int]]) -> None:
         for group, at_ms in resets:
@@ -336,39 +346,41 @@ class QualityService:
     async def _poll_fitted(self) -> None:
         for group in self._tier_targets.drift.take_mix_alarms():
             self._report_drift(group, "mix")
-        # A drift is written down before anything is fitted: else labels of before it would carry the next claim.
+        # Drifts are stored before a fit, so that it does not use labels from before the drift.
         await self.flush()
         try:
             self.reload_fitted()
         except (sqlite3.Error, OSError, ValueError) as error:
-            log.error("what was learnt cannot be read, so nothing changes: %s", error)
-        every, judged = self._snapshot().learning.refit_seconds, self.label_counts.get("judge", 0)
-        if self._refit is None or every is None or judged == self._judged_at_refit or self._pending_resets:
+            log.error("learned_floors_unreadable quality_floors=unchanged error=%s", error)
+        interval, judged = self._snapshot().learning.refit_seconds, self.label_counts.get("judge", 0)
+        if self._refit is None or interval is None or judged == self._judged_at_refit or self._pending_resets:
             return
-        if self._now() - self._refit_at >= every:
+        if self._now() - self._refit_at >= interval:
             self._refit_at, self._judged_at_refit = self._now(), judged
             await self._refit()
 
     def reload_fitted(self) -> None:
-        """Publish what was fitted since the last look; what has drifted since it was fitted is left out. Raises
-        sqlite3.Error, OSError and ValueError."""
+        """Publish a new fit without the groups that have drifted since.
+
+        Raises sqlite3.Error, OSError and ValueError.
+        """
         path = self._folder / LEARNED_FILE
-        stamp = path.stat().st_mtime_ns if path.exists() else None
-        if stamp is None or stamp == self._learned_mtime_ns:
+        mtime_ns = path.stat().st_mtime_ns if path.exists() else None
+        if mtime_ns is None or mtime_ns == self._learned_mtime_ns:
             return
-        learnt = read_learned(self._folder)
-        assert learnt is not None, "it is there"
+        learned = read_learned(self._folder)
+        assert learned is not None, "the file exists"
         resets = self._label_store.resets()
-        holding = {
-            group: fitted for group, fitted in learnt.floors.items() if resets.get(group, 0) < learnt.fitted_at * 1000
+        floors = {
+            group: fitted for group, fitted in learned.floors.items() if resets.get(group, 0) < learned.fitted_at * 1000
         }
-        self._learned_mtime_ns = stamp
-        for group, fitted in holding.items():
+        self._learned_mtime_ns = mtime_ns
+        for group, fitted in floors.items():
             self._tier_targets.drift.record_fit(
-                group, fitted.edges, fitted.shares, labels=fitted.watched, at=learnt.fitted_at
+                group, fitted.edges, fitted.shares, labels=fitted.watched, at=learned.fitted_at
             )
-        self._publish(LearnedFloors(scorer=learnt.scorer, fitted_at=learnt.fitted_at, floors=holding))
-        log.info("learnt: %d floors, fitted at %.0f", len(holding), learnt.fitted_at)
+        self._publish(LearnedFloors(scorer=learned.scorer, fitted_at=learned.fitted_at, floors=floors))
+        log.info("quality_floors_published floors=%d fitted_at=%.0f", len(floors), learned.fitted_at)
 
 
 _TOOL_CHECK_METRICS = (
@@ -378,4 +390,4 @@ _TOOL_CHECK_METRICS = (
 
 
 def _ignore_alert(event: Mapping[str, Any]) -> None:
-    """Before the start nobody listens."""
+    """Stands for the webhook until `start`."""

@@ -1,6 +1,7 @@
-"""Shadow calls: a request asked of both tiers once more, behind its caller, and graded blind by a judge.
+"""Shadow calls: repeat a request on both tiers in the background and have a judge model grade the answers blind.
 
-They go the way of every request, with a caller, a session and a budget of their own. Nothing of them reaches the caller.
+They run through the pipeline like every request, with a caller, a session and a budget of their own, and do not affect
+the caller's response.
 """
 
 import re
@@ -21,13 +22,12 @@ from ..values.errors import CallerDisconnected, PenstockError
 from ..values.quality import SHADOW_KEY
 from ..values.request import Caller, HeaderHints, Request
 
-# Larger requests are not asked again.
+# Larger requests are not repeated.
 _BODY_BYTES_MAX = 512 * 1024
-# Dialects whose requests can be asked once more.
 _REPEATABLE_DIALECTS = frozenset({"chat", "messages", "responses"})
-# Tools that the caller runs itself; those that a provider runs would do their work once more.
+# Tools that the caller runs itself; tools that a provider runs would be executed a second time.
 _CALLER_TOOL_TYPES = frozenset({"function", "custom", None})
-# What makes a provider do, keep or fetch something, and what names the caller.
+# Fields that make a provider execute, store or fetch something.
 _SIDE_EFFECT_FIELDS = (
     "mcp_servers",
     "container",
@@ -36,10 +36,11 @@ _SIDE_EFFECT_FIELDS = (
     "conversation",
     "previous_response_id",
 )
+# Fields for streaming, and fields that identify the caller.
 _STRIPPED_FIELDS = (
     "stream", "stream_options", "user", "metadata", "client_metadata", "prompt_cache_key", "safety_identifier",
 )  # fmt: skip
-# Characters of the request, and of each answer, that a judge is shown.
+# Characters of the request, of each answer, of its instructions and of tool arguments that the judge reads.
 _TASK_CHARS, _ANSWER_CHARS, _SYSTEM_CHARS, _ARGUMENTS_CHARS = 8_000, 6_000, 1_500, 2_000
 _GRADE_PATTERN = re.compile(r'"(first|second)"\s*:\s*(\d+(?:\.\d+)?)')
 _GRADE_MAX = 10
@@ -52,7 +53,12 @@ _JUDGE_PROMPT = (
 
 
 class ShadowGrades(Value, frozen=True, kw_only=True):
-    """Grades of both answers in [0, 1], and what was graded, as JSON."""
+    """Grades of both answers.
+
+    small: grade of the lowest tier's answer, in [0, 1]
+    large: grade of the highest tier's answer, in [0, 1]
+    content: request text and answers that were graded, JSON
+    """
 
     small: float
     large: float
@@ -60,14 +66,16 @@ class ShadowGrades(Value, frozen=True, kw_only=True):
 
 
 class ShadowFailure(Value, frozen=True, kw_only=True):
-    """Why no grades came: `shadow_failed`, `judge_failed`."""
+    """A shadow call without grades.
+
+    reason: shadow_failed or judge_failed
+    """
 
     reason: str
 
 
 def repeatable_request(context: RequestContext) -> Request | None:
-    """The request for a whole answer that its provider does not keep; None where asking once more would do something, or
-    would say something else."""
+    """The request without streaming and provider-side storage; None if repeating it has side effects or differs."""
     request = context.request
     if request.dialect not in _REPEATABLE_DIALECTS or len(request.body) > _BODY_BYTES_MAX:
         return None
@@ -91,7 +99,10 @@ def repeatable_request(context: RequestContext) -> Request | None:
 async def run_shadow_call(
     pipeline: Pipeline, context: RequestContext, request: Request, low: Deployment, high: Deployment
 ) -> ShadowGrades | ShadowFailure:
-    """Ask both and have their answers graded. The dearer first: where the budget has no room for it nothing is spent."""
+    """Call both deployments and have their answers graded.
+
+    The more expensive one is called first: if the budget refuses it, nothing is spent.
+    """
     large = await _ask_deployment(pipeline, context, request, high)
     small = await _ask_deployment(pipeline, context, request, low) if large is not None else None
     if large is None or small is None:
@@ -107,7 +118,7 @@ async def run_shadow_call(
 async def _ask_deployment(
     pipeline: Pipeline, context: RequestContext, request: Request, deployment: Deployment
 ) -> ParsedAnswer | None:
-    """What one deployment says to the request; None where it could not be asked."""
+    """One deployment's answer to the request; None if it failed."""
     route = Route(
         name=context.route.name,
         candidates=(deployment,),
@@ -123,41 +134,40 @@ async def _ask_deployment(
 async def _ask_judge(
     pipeline: Pipeline, context: RequestContext, task: str, small: str, large: str
 ) -> tuple[float, float] | None:
-    """Grades of both in [0, 1]: the mean of both orders, so that no place is favoured."""
+    """Grades of (small, large) in [0, 1], each the mean over both orders, which cancels position bias."""
     judge = context.snapshot.learning.shadow_sampling.judge
-    named = context.snapshot.find_route(judge)
-    if named is None:
+    judge_route = context.snapshot.find_route(judge)
+    if judge_route is None:
         return None
-    # Its own order of candidates, the most capable first: a judge is not chosen by how hard its question looks.
-    candidates = sorted(named.candidates, key=lambda one: -one.tier) if named.is_auto else named.candidates
+    # Most capable first: the judge is not chosen by the complexity of its prompt.
+    candidates = judge_route.candidates
+    if judge_route.is_auto:
+        candidates = tuple(sorted(candidates, key=lambda deployment: -deployment.tier))
     route = Route(
-        name=named.name, candidates=tuple(candidates), is_auto=False, reference=named.reference,
-        context_tokens_max=named.context_tokens_max,
+        name=judge_route.name, candidates=candidates, is_auto=False, reference=judge_route.reference,
+        context_tokens_max=judge_route.context_tokens_max,
     )  # fmt: skip
     sums = [0.0, 0.0]
-    for turned in (False, True):
-        first, second = (large, small) if turned else (small, large)
-        asked = PARSERS["chat"](orjson.dumps(_judge_request(judge, task, first, second)))
-        # What its kind of work may not do (zones, caps), its judge may not do either.
+    for swapped in (False, True):
+        first, second = (large, small) if swapped else (small, large)
+        request = PARSERS["chat"](orjson.dumps(_judge_request(judge, task, first, second)))
+        # The task type of the request, so that its restrictions (zones, caps) apply to its judge.
         hints = HeaderHints(
-            session=f"judge-{context.request_id}-{turned:d}",
+            session=f"judge-{context.request_id}-{swapped:d}",
             session_source="shadow",
             task_type=context.classification.task_type,
         )
-        classification = await _ask(pipeline, route, asked, context.caller.org, hints)
-        grades = (
-            {name: float(grade) for name, grade in _GRADE_PATTERN.findall(classification.text)}
-            if classification
-            else {}
-        )
+        reply = await _ask(pipeline, route, request, context.caller.org, hints)
+        grades = {name: float(grade) for name, grade in _GRADE_PATTERN.findall(reply.text)} if reply else {}
         if set(grades) != {"first", "second"} or max(grades.values()) > _GRADE_MAX:
             return None
-        sums[turned] += grades["first"]
-        sums[not turned] += grades["second"]
+        sums[swapped] += grades["first"]
+        sums[not swapped] += grades["second"]
     return sums[0] / (2 * _GRADE_MAX), sums[1] / (2 * _GRADE_MAX)
 
 
 async def _ask(pipeline: Pipeline, route: Route, request: Request, org: str, hints: HeaderHints) -> ParsedAnswer | None:
+    """The parsed answer to a request of the shadow caller; None if it failed."""
     caller = Caller(key=SHADOW_KEY, team=SHADOW_KEY, org=org)
     try:
         answer = await pipeline.serve_route(route, request, caller, hints, _NoResponseWriter())
@@ -173,13 +183,13 @@ async def _ask(pipeline: Pipeline, route: Route, request: Request, org: str, hin
 
 
 class _NoResponseWriter:
-    """Shadows are never streamed."""
+    """Refuses streamed responses: shadow calls have no client to stream to."""
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        raise CallerDisconnected("Nobody reads this stream.")
+        raise CallerDisconnected("Shadow call without a client.")
 
     async def write(self, data: bytes) -> None:
-        raise CallerDisconnected("Nobody reads this stream.")
+        raise CallerDisconnected("Shadow call without a client.")
 
 
 def _judge_request(judge: str, task: str, first: str, second: str) -> dict[str, Any]:
@@ -191,15 +201,15 @@ def _judge_request(judge: str, task: str, first: str, second: str) -> dict[str, 
 
 
 def _task_text(request: Request) -> str:
-    """What is asked, for a judge: the head of the instructions and the newest turns."""
-    parts, room = [], _TASK_CHARS
+    """The task as the judge reads it: the beginning of the instructions, and the newest turns."""
+    parts, chars_left = [], _TASK_CHARS
     for message in reversed(request.messages):
         if message.role in ("system", "developer"):
             continue
         text = f"[{message.role}] {text_of(message.content)}"
-        parts.append(text[-room:])
-        room -= len(text)
-        if room <= 0:
+        parts.append(text[-chars_left:])
+        chars_left -= len(text)
+        if chars_left <= 0:
             break
     first = request.messages[0]
     if first.role in ("system", "developer"):

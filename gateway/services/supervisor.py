@@ -1,4 +1,4 @@
-"""Background tasks: started here only, kept referenced, restarted when they fail, ended together."""
+"""Background tasks: started here only, kept referenced, restarted after failures, canceled together."""
 
 import asyncio
 import logging
@@ -12,23 +12,25 @@ Cancel = Callable[[], object]
 
 
 class Supervisor:
-    """Runs loops until `stop`; one that fails is logged with its traceback and started again after a pause. `sleep` is by
-    whose clock they run."""
+    """Runs background tasks until `stop`; periodic ones that fail are logged and retried after a pause.
+
+    sleep: waits so many seconds by the clock of the process
+    """
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._sleep = sleep
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run_every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work` every so many seconds."""
+        """Run `work` periodically, first after `seconds`."""
         self._create_task(self._run_periodically(seconds, name, work), name)
 
     def spawn(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> Cancel:
-        """Do `work` once; `failed` hears of what it raised. Gives what cancels it."""
+        """Run `work` once; `failed` is called with what it raised. Returns a function that cancels it."""
         return self._create_task(self._run_once(name, work, failed), name).cancel
 
     async def stop(self) -> None:
-        """Cancel everything and wait for it."""
+        """Cancel every task and wait for its end."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -46,7 +48,7 @@ class Supervisor:
         try:
             await work
         except Exception as error:
-            log.warning("'%s' failed: %s", name, type(error).__name__)
+            log.warning("background_task_failed task=%s error=%s", name, type(error).__name__)
             failed(error)
 
     async def _run_periodically(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -55,5 +57,5 @@ class Supervisor:
             try:
                 await work()
             except Exception:
-                log.exception("background work '%s' failed; it goes on in %g s", name, _RESTART_SECONDS)
+                log.exception("background_task_failed task=%s retry_seconds=%g", name, _RESTART_SECONDS)
                 await asyncio.sleep(_RESTART_SECONDS)

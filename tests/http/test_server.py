@@ -192,7 +192,7 @@ async def test_what_is_not_http_is_answered_without_echo(start_gateway: StartGat
         writer.close()
     assert b"400" in answer.split(b"\r\n")[0]
     assert b"secret-token" not in answer
-    assert b'"code":"bad_http"' in answer
+    assert b'"code":"invalid_http"' in answer
 
 
 async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_at_once(start_gateway: StartGateway):
@@ -297,7 +297,7 @@ async def test_readiness_and_liveness(start_gateway: StartGateway):
                 assert answer.status == 200
         at.app._draining = True
         async with at.get("/readyz") as answer:
-            assert (answer.status, await answer.text()) == (503, "draining: finishing what is open\n")
+            assert (answer.status, await answer.text()) == (503, "draining: finishing open requests\n")
 
 
 async def test_stopping_lets_a_stream_end(start_gateway: StartGateway):
@@ -319,7 +319,7 @@ async def test_stopping_lets_a_stream_end(start_gateway: StartGateway):
 
 
 async def test_too_many_calls_at_once_are_told_to_come_back(start_gateway: StartGateway):
-    async with start_gateway(slow=0.3, calls_max=1) as at:
+    async with start_gateway(slow=0.3, concurrent_requests_max=1) as at:
 
         async def one() -> int:
             async with at.post() as answer:
