@@ -1,4 +1,4 @@
-"""The deployments of a routing file: providers, secrets, prices and footprints put together."""
+"""The deployments of a routing file, with secrets, prices and footprints resolved."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,14 +14,21 @@ from .footprints import FootprintTables
 from .reader import ConfigReader, did_you_mean, to_nusd
 from .yaml_tree import YamlPath
 
-# Where neither the file nor the price list says: common to current hosted models, and small enough to hold.
+# For models whose limits are in neither the file nor the price list: typical of hosted models of 2026.
 _CONTEXT_TOKENS_DEFAULT, _OUTPUT_TOKENS_DEFAULT = 128_000, 16_384
 
 
 class _DeploymentInputs(NamedTuple):
-    """What every deployment of a file is put together from."""
+    """What all deployments of a file are built from.
 
-    price_list: Mapping[str, Mapping[str, Any]]
+    price_list: entries of the bundled price list by model name
+    footprint_tables: carbon intensities and model sizes
+    secrets: API key by provider; None where there is none
+    options: litellm parameters by provider, secrets included
+    now: time of the price sheets in effect, in seconds since the epoch
+    """
+
+    price_list: prices_litellm.PriceList
     footprint_tables: FootprintTables
     secrets: Mapping[str, str | None]
     options: Mapping[str, Mapping[str, Any]]
@@ -29,9 +36,9 @@ class _DeploymentInputs(NamedTuple):
 
 
 def deployments_of(reader: ConfigReader, document: schema.RoutingConfig, now: float) -> dict[str, catalog.Deployment]:
-    """Every deployment whose provider exists, at the prices in effect at `now`; what is wrong is complained about."""
+    """Every deployment whose provider exists, at the prices of `now`; mistakes become problems."""
     providers = document.providers
-    shelf = _DeploymentInputs(
+    inputs = _DeploymentInputs(
         price_list=prices_litellm.load(),
         footprint_tables=FootprintTables(document),
         secrets={
@@ -51,7 +58,7 @@ def deployments_of(reader: ConfigReader, document: schema.RoutingConfig, now: fl
         now=now,
     )
     return {
-        name: _deployment(reader, name, doc, providers[doc.provider], shelf)
+        name: _deployment(reader, name, doc, providers[doc.provider], inputs)
         for name, doc in document.deployments.items()
         if doc.provider in providers
     }
@@ -62,42 +69,42 @@ def _deployment(
     name: str,
     doc: schema.DeploymentConfig,
     provider: schema.ProviderConfig,
-    shelf: _DeploymentInputs,
+    inputs: _DeploymentInputs,
 ) -> catalog.Deployment:
-    """One straight table from what the file and the lists say."""
+    """One deployment; keys of the file override the price list."""
     path: YamlPath = ("deployments", name)
-    known = _listed_model(reader, doc, path, shelf.price_list)
-    output_tokens = doc.output_tokens or (known.output_tokens if known else None)
-    price_sheet = _price_sheet(reader, doc.price, (*path, "price")) if doc.price else known.sheet if known else None
-    price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, shelf.now)
+    listed = _listed_model(reader, doc, path, inputs.price_list)
+    output_tokens = doc.output_tokens or (listed.output_tokens if listed else None)
+    price_sheet = _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.sheet if listed else None
+    price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, inputs.now)
     if price_sheet is None:
-        reader.note(
+        reader.add_note(
             path,
-            f"deployment '{name}' has no known price: its calls count as unpriced, and no budget in usd admits it",
+            f"deployment '{name}' has no known price; its calls are unpriced, and no budget in USD admits it (set 'price')",
         )
-    footing = shelf.footprint_tables.inputs_of(reader, doc, path)
-    plain = catalog.Deployment(
+    footprint_inputs = inputs.footprint_tables.inputs_of(reader, doc, path)
+    deployment = catalog.Deployment(
         name=name,
         provider=doc.provider,
         dialect=provider.dialect,
         base_url=_base_url(reader, doc.provider, provider),
-        secret=shelf.secrets[doc.provider],
+        secret=inputs.secrets[doc.provider],
         model=doc.model,
         tier=catalog.Tier[doc.tier],
         price_sheet=price_sheet,
         energy_models=None,
-        intensity=footing.annual_intensity,
-        annual_intensity=footing.annual_intensity,
+        intensity=footprint_inputs.annual_intensity,
+        annual_intensity=footprint_inputs.annual_intensity,
         cloud_region=doc.cloud_region or "",
-        zone_by_feed=footing.feed_zones,
-        data_version=shelf.footprint_tables.version,
-        sensors=footing.sensors,
+        zone_by_feed=footprint_inputs.feed_zones,
+        data_version=inputs.footprint_tables.version,
+        sensors=footprint_inputs.sensors,
         is_batch=doc.batch,
-        context_tokens_max=doc.context_tokens or (known and known.context_tokens) or _CONTEXT_TOKENS_DEFAULT,
+        context_tokens_max=doc.context_tokens or (listed and listed.context_tokens) or _CONTEXT_TOKENS_DEFAULT,
         output_tokens_max=output_tokens or _OUTPUT_TOKENS_DEFAULT,
         output_limit_is_known=output_tokens is not None,
-        vision=_first_given(doc.vision, known.vision if known else None),
-        tools=_first_given(doc.tools, known.tools if known else None),
+        vision=_first_given(doc.vision, listed.vision if listed else None),
+        tools=_first_given(doc.tools, listed.tools if listed else None),
         stream_usage=doc.stream_usage,
         timeouts=catalog.Timeouts(
             connect=float(doc.timeouts.connect),
@@ -107,43 +114,45 @@ def _deployment(
         ),
         dialects=tuple(provider.speaks or PROVIDERS[provider.dialect].SUPPORTED_DIALECTS),
         unconfirmed_dialects=PROVIDERS[provider.dialect].OPTIONAL_DIALECTS if provider.speaks is None else frozenset(),
-        takes_json_schema=_first_given(doc.json_schema, known.structured if known else None),
-        takes_reasoning_effort=_first_given(doc.reasoning, known.reasons if known else None, default=False),
-        adapts_thinking=_first_given(doc.adaptive_thinking, known.adaptive if known else None, default=False),
-        unit_prices=known.unit_prices if known else {},
-        litellm_options=shelf.options[doc.provider],
+        takes_json_schema=_first_given(doc.json_schema, listed.structured if listed else None),
+        takes_reasoning_effort=_first_given(doc.reasoning, listed.reasons if listed else None, default=False),
+        adapts_thinking=_first_given(doc.adaptive_thinking, listed.adaptive if listed else None, default=False),
+        unit_prices=listed.unit_prices if listed else {},
+        litellm_options=inputs.options[doc.provider],
     )
-    return footprint.with_footprint_model(plain, footing.profile, footing.annual_intensity)
+    return footprint.with_footprint_model(deployment, footprint_inputs.profile, footprint_inputs.annual_intensity)
 
 
 def _base_url(reader: ConfigReader, name: str, provider: schema.ProviderConfig) -> str:
-    given = reader.raw_section("providers").get(name)
+    # A base URL that was invalid is a problem already, and missing here.
+    section = reader.raw_section("providers").get(name)
     if (
         provider.base_url is None
         and provider.dialect != "litellm"
-        and not (isinstance(given, dict) and "base_url" in given)
+        and not (isinstance(section, dict) and "base_url" in section)
     ):
-        reader.complain(("providers", name), "'base_url' is missing; add it here")
+        reader.add_problem(("providers", name), "required key 'base_url' is missing; add it here")
     if provider.speaks is not None and provider.dialect != "openai":
-        reader.complain(("providers", name, "speaks"), "'speaks' is for dialect 'openai' only; leave it out")
+        reader.add_problem(("providers", name, "speaks"), "'speaks' applies to dialect 'openai' only; remove it")
     if (provider.options or provider.secrets) and provider.dialect != "litellm":
-        reader.complain(("providers", name), "'options' and 'secrets' are for dialect 'litellm' only; leave them out")
+        reader.add_problem(("providers", name), "'options' and 'secrets' apply to dialect 'litellm' only; remove them")
     return (provider.base_url or "").rstrip("/")
 
 
 def _listed_model(
-    reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, listed: Mapping[str, Mapping[str, Any]]
+    reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, listed: prices_litellm.PriceList
 ) -> prices_litellm.ListedModel | None:
-    known = prices_litellm.listed_model(listed, doc.price_list or doc.model)
-    if known is None and doc.price_list is not None:
-        reader.complain(
-            (*path, "price_list"), f"the price list has no '{doc.price_list}'{did_you_mean(doc.price_list, listed)}"
+    listed = prices_litellm.listed_model(price_list, doc.price_list or doc.model)
+    if listed is None and doc.price_list is not None:
+        reader.add_problem(
+            (*path, "price_list"),
+            f"unknown model '{doc.price_list}' in the price list{did_you_mean(doc.price_list, price_list)}",
         )
-    return known
+    return listed
 
 
 def price_changes_at(document: schema.RoutingConfig) -> list[float]:
-    """When prices change, in seconds since the epoch, in ascending order."""
+    """Times of all price changes, in seconds since the epoch, ascending."""
     days = {change.effective for doc in document.deployments.values() for change in doc.price_changes}
     return sorted(at for day in days if (at := _midnight_utc(day)) is not None)
 
@@ -155,15 +164,15 @@ def _sheet_in_effect(
     price_sheet: catalog.PriceSheet | None,
     now: float,
 ) -> catalog.PriceSheet | None:
-    """The sheet in effect at `now`: the last change whose day has come."""
+    """The price sheet of `now`: that of the last change which has taken effect."""
     latest = float("-inf")
-    for number, change in enumerate(doc.price_changes):
-        place: YamlPath = (*path, "price_changes", number)
-        at, changed = _midnight_utc(change.effective), _price_sheet(reader, change, place)
+    for index, change in enumerate(doc.price_changes):
+        change_path: YamlPath = (*path, "price_changes", index)
+        at, changed = _midnight_utc(change.effective), _price_sheet(reader, change, change_path)
         if at is None:
-            reader.complain((*place, "effective"), f"'{change.effective}' is not a day; write it like 2027-01-31")
+            reader.add_problem((*change_path, "effective"), f"'effective' must be a day like 2027-01-31, not '{change.effective}'")
         elif at <= latest:
-            reader.complain((*place, "effective"), "price changes must be in ascending order of 'effective'")
+            reader.add_problem((*change_path, "effective"), "'price_changes' must be in ascending order of 'effective'")
         else:
             latest = at
             price_sheet = changed if at <= now else price_sheet
@@ -179,32 +188,33 @@ def _midnight_utc(day: str) -> float | None:
 
 def _price_sheet(reader: ConfigReader, doc: schema.PriceConfig, path: YamlPath) -> catalog.PriceSheet:
     steps = [
-        (step.above_input_tokens, _rates(reader, step, (*path, "steps", number)))
-        for number, step in enumerate(doc.steps)
+        (step.above_input_tokens, _rates(reader, step, (*path, "steps", index)))
+        for index, step in enumerate(doc.steps)
     ]
     limits = [above for above, _ in steps]
     if limits != sorted(set(limits)):
-        reader.complain((*path, "steps"), "steps must be in ascending order of 'above_input_tokens'")
+        reader.add_problem((*path, "steps"), "'steps' must be in ascending order of 'above_input_tokens'")
     return catalog.PriceSheet(base=_rates(reader, doc, path), source="config", rate_tiers=tuple(steps))
 
 
 def _rates(reader: ConfigReader, doc: schema.RatesConfig, path: YamlPath) -> catalog.Rates:
-    given, written = to_nusd(reader, doc.input, (*path, "input")), to_nusd(reader, doc.output, (*path, "output"))
+    input_rate = to_nusd(reader, doc.input, (*path, "input"))
+    output_rate = to_nusd(reader, doc.output, (*path, "output"))
 
-    def other(name: str, value: Decimal | None, default: int) -> int:
+    def rate(name: str, value: Decimal | None, default: int) -> int:
         return default if value is None else to_nusd(reader, value, (*path, name))
 
-    stored = other("cache_write", doc.cache_write, given)
+    cache_write_rate = rate("cache_write", doc.cache_write, input_rate)
     return catalog.Rates(
-        input=given,
-        output=written,
-        cached_input=other("cached_input", doc.cached_input, given),
-        cache_write=stored,
-        reasoning=other("reasoning", doc.reasoning, written),
-        cache_write_long=other("cache_write_long", doc.cache_write_long, stored),
+        input=input_rate,
+        output=output_rate,
+        cached_input=rate("cached_input", doc.cached_input, input_rate),
+        cache_write=cache_write_rate,
+        reasoning=rate("reasoning", doc.reasoning, output_rate),
+        cache_write_long=rate("cache_write_long", doc.cache_write_long, cache_write_rate),
     )
 
 
 def _first_given(*values: bool | None, default: bool = True) -> bool:
-    """The first that is given, else the default: what is not known is not forbidden."""
+    """The first value that is given, else the default; unknown capabilities are assumed to exist."""
     return next((value for value in values if value is not None), default)

@@ -1,20 +1,22 @@
-"""Price sheets and limits from the price list that litellm ships (MIT), read without importing litellm.
+"""Price sheets and limits from litellm's price list (MIT), shipped as data/prices_litellm.json.
 
 The list gives US dollars per token as JSON floats; their shortest decimal form is exact and becomes integer nUSD per
-million tokens. Entries without a price, or with a zero input price, are unpriced: they are not free.
+million tokens. Entries without a price or with a zero input price are unpriced, not free.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import orjson
 
 from ..values.catalog import PriceSheet, Rates
 from ..values.units import NUSD_PER_USD, TOKENS_PER_MTOK
-from .package_data import data_file
+from .package_data import DATA_FOLDER, PRICE_LIST
 
 _UNIT_KEYS = {
     "image": ("output_cost_per_image",),
@@ -23,13 +25,22 @@ _UNIT_KEYS = {
     "character": ("input_cost_per_character",),
 }
 _THRESHOLD_KEY = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
-# Keys of the list that are not models.
-_NON_MODEL_KEYS = frozenset({"sample_spec", "fallback_generalizations"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """What the list knows of one model."""
+    """The list's data on one model; None where the list has no value.
+
+    sheet: price sheet, None if unpriced.
+    context_tokens: longest input, tokens.
+    output_tokens: longest output, tokens.
+    vision: whether it accepts images.
+    tools: whether it supports function calling.
+    reasons: whether it supports reasoning.
+    structured: whether it supports response schemas.
+    adaptive: whether it supports adaptive thinking.
+    unit_prices: unit of catalog.UNITS -> nUSD per piece.
+    """
 
     sheet: PriceSheet | None
     context_tokens: int | None
@@ -42,20 +53,28 @@ class ListedModel:
     unit_prices: Mapping[str, int]
 
 
-def load() -> Mapping[str, Mapping[str, Any]]:
-    """The whole list; empty where litellm is not installed."""
-    path = data_file("litellm", "model_prices_and_context_window_backup.json")
-    if path is None:
-        return {}
-    listed: dict[str, Mapping[str, Any]] = orjson.loads(path.read_bytes())
-    return {name: entry for name, entry in listed.items() if name not in _NON_MODEL_KEYS}
+PriceList = Mapping[str, msgspec.Raw]
 
 
-def listed_model(listed: Mapping[str, Mapping[str, Any]], name: str) -> ListedModel | None:
-    """One model of the list under its exact name; no guessing by similarity."""
-    entry = listed.get(name)
-    if entry is None:
+class _PriceListFile(msgspec.Struct):
+    models: dict[str, msgspec.Raw]
+
+
+_file_decoder = msgspec.json.Decoder(_PriceListFile)
+
+
+@lru_cache(maxsize=1)
+def load() -> PriceList:
+    """The shipped list, read once per process; a model's entry stays encoded until it is looked up."""
+    return _file_decoder.decode((DATA_FOLDER / PRICE_LIST).read_bytes()).models
+
+
+def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
+    """Returns one model of the list by its exact name; never by similarity."""
+    raw = price_list.get(name)
+    if raw is None:
         return None
+    entry: Mapping[str, Any] = orjson.loads(raw)
     return ListedModel(
         sheet=_price_sheet(entry, f"litellm:{name}"),
         context_tokens=_positive_int(entry.get("max_input_tokens")),
@@ -73,38 +92,40 @@ def _price_sheet(entry: Mapping[str, Any], source: str) -> PriceSheet | None:
     base = _rates(entry, "")
     if base is None:
         return None
-    limits = sorted(int(found[1]) for key in entry if (found := _THRESHOLD_KEY.fullmatch(key)))
-    steps = [(limit * 1000, rates) for limit in limits if (rates := _rates(entry, f"_above_{limit}k_tokens"))]
-    return PriceSheet(base=base, source=source, rate_tiers=tuple(steps))
+    thresholds = sorted(int(match[1]) for key in entry if (match := _THRESHOLD_KEY.fullmatch(key)))
+    tiers = [(above * 1000, rates) for above in thresholds if (rates := _rates(entry, f"_above_{above}k_tokens"))]
+    return PriceSheet(base=base, source=source, rate_tiers=tuple(tiers))
 
 
 def _rates(entry: Mapping[str, Any], suffix: str) -> Rates | None:
-    given = _nusd_per_mtok(entry, f"input_cost_per_token{suffix}")
-    written = _nusd_per_mtok(entry, f"output_cost_per_token{suffix}")
+    input_rate = _nusd_per_mtok(entry, f"input_cost_per_token{suffix}")
+    output_rate = _nusd_per_mtok(entry, f"output_cost_per_token{suffix}")
     if suffix:
-        given = _nusd_per_mtok(entry, "input_cost_per_token") if given is None else given
-        written = _nusd_per_mtok(entry, "output_cost_per_token") if written is None else written
-    if not given or written is None:
+        input_rate = _nusd_per_mtok(entry, "input_cost_per_token") if input_rate is None else input_rate
+        output_rate = _nusd_per_mtok(entry, "output_cost_per_token") if output_rate is None else output_rate
+    if not input_rate or output_rate is None:
         return None
-    stored = _default_to(_nusd_per_mtok(entry, f"cache_creation_input_token_cost{suffix}"), given)
+    cache_write_rate = _default_to(_nusd_per_mtok(entry, f"cache_creation_input_token_cost{suffix}"), input_rate)
     return Rates(
-        input=given,
-        output=written,
-        cached_input=_default_to(_nusd_per_mtok(entry, f"cache_read_input_token_cost{suffix}"), given),
-        cache_write=stored,
-        reasoning=_default_to(_nusd_per_mtok(entry, f"output_cost_per_reasoning_token{suffix}"), written),
-        cache_write_long=_default_to(_nusd_per_mtok(entry, "cache_creation_input_token_cost_above_1hr"), stored),
+        input=input_rate,
+        output=output_rate,
+        cached_input=_default_to(_nusd_per_mtok(entry, f"cache_read_input_token_cost{suffix}"), input_rate),
+        cache_write=cache_write_rate,
+        reasoning=_default_to(_nusd_per_mtok(entry, f"output_cost_per_reasoning_token{suffix}"), output_rate),
+        cache_write_long=_default_to(
+            _nusd_per_mtok(entry, "cache_creation_input_token_cost_above_1hr"), cache_write_rate
+        ),
     )
 
 
 def _unit_prices(entry: Mapping[str, Any]) -> dict[str, int]:
-    """nUSD a piece, under the names of catalog.UNITS."""
-    found = {}
+    """Returns unit of catalog.UNITS -> nUSD per piece."""
+    unit_prices = {}
     for unit, keys in _UNIT_KEYS.items():
         prices = [price for key in keys if (price := _nusd_per_mtok(entry, key))]
         if prices:
-            found[unit] = round(sum(prices) / TOKENS_PER_MTOK)
-    return found
+            unit_prices[unit] = round(sum(prices) / TOKENS_PER_MTOK)
+    return unit_prices
 
 
 def _nusd_per_mtok(entry: Mapping[str, Any], key: str) -> int | None:
@@ -114,8 +135,8 @@ def _nusd_per_mtok(entry: Mapping[str, Any], key: str) -> int | None:
     return round(Decimal(repr(value)) * NUSD_PER_USD * TOKENS_PER_MTOK)
 
 
-def _default_to(price: int | None, other: int) -> int:
-    return other if price is None else price
+def _default_to(price: int | None, default: int) -> int:
+    return default if price is None else price
 
 
 def _positive_int(value: Any) -> int | None:

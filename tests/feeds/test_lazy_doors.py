@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gateway.dialects import chat
-from gateway.feeds.package_data import data_file, tokenizer_folder
+from gateway.feeds.package_data import DATA_FOLDER, data_file
 from gateway.feeds.self_energy import SelfMeter
 from gateway.http.token_counter import TokenCounter
 from gateway.simulator.playbook import Playbook
@@ -20,7 +20,7 @@ def messages(content: object):
 
 
 async def test_tokens_are_counted_with_a_real_vocabulary_offline():
-    counter = TokenCounter(tokenizer_folder())
+    counter = TokenCounter(DATA_FOLDER)
     assert await counter.count(messages("hello world")) == 2 + 4
     assert await counter.count(messages("<|endoftext|>")) > 5, "text that looks like a control token is text"
     assert await counter.count(messages([{"type": "text", "text": "hello"}, 7])) == 1 + 4
