@@ -108,7 +108,7 @@ class AdminApi:
             return _json_response({"object": "list", "data": await asyncio.to_thread(self._audit_events, int(since))})
         if request.method == "POST" and len(parts) == 2 and parts[1] == "grants":
             self._require_token()
-            return _json_response(await self._budget_admin.grant(parts[0], await read_json(request), who="admin"))
+            return _json_response(await self._budget_admin.grant(parts[0], await read_json(request), actor="admin"))
         raise NotFound(
             f"No such endpoint: {request.method} {request.path[:100]}. "
             "See GET /admin/budgets, GET /admin/budgets/events, POST /admin/budgets/NAME/grants."
@@ -140,12 +140,12 @@ class AdminApi:
 
     async def _apply_action(self, name: str, key: str | None, action: str, body: dict[str, Any]) -> dict[str, Any]:
         if action == "resume":
-            return await self._session_admin.resume(name, key, body, who="admin")
+            return await self._session_admin.resume(name, key, body, actor="admin")
         if action == "exempt":
-            return self._session_admin.exempt(name, key, who="admin")
+            return self._session_admin.exempt(name, key, actor="admin")
         if action == "kill":
-            return self._session_admin.kill(name, key, body, who="admin")
-        return self._session_admin.label(name, key, body, who="admin")
+            return self._session_admin.kill(name, key, body, actor="admin")
+        return self._session_admin.label(name, key, body, actor="admin")
 
     def _require_token(self) -> None:
         """Changes need a token even on loopback: the agents that budgets limit run on the same machine."""

@@ -74,7 +74,7 @@ class BudgetAdmin:
                 described.append(await self._describe(budget, dict(budget.scope), tenant))
         return {"object": "list", "data": described}
 
-    async def grant(self, name: str, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    async def grant(self, name: str, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         """Raise the limit of one account of a budget.
 
         The body has `amount` in the budget's unit, `minutes` (default: the rest of the window), `scope`, `note`, `id`.
@@ -94,7 +94,7 @@ class BudgetAdmin:
             until=None if minutes is None else now + minutes * 60,
         )
         details = {
-            "amount": amount, "unit": MEASURE_UNITS[budget.measure][0], "until": grant.until, "actor": who, "note": note,
+            "amount": amount, "unit": MEASURE_UNITS[budget.measure][0], "until": grant.until, "actor": actor, "note": note,
             "scope": scope, "tenant": tenant,
         }  # fmt: skip
         kind = "budget_top_up" if minutes is None else "budget_grace"

@@ -28,7 +28,7 @@ _UNITS_MAX, _UNIT_CHARS_MAX = 1_000_000_000, 64
 class GrantBudget(Protocol):
     """Raises the limit of one account of a budget; see BudgetAdmin.grant."""
 
-    async def __call__(self, name: str, body: Mapping[str, Any], *, who: str) -> dict[str, Any]: ...
+    async def __call__(self, name: str, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]: ...
 
 
 class SessionAdmin:
@@ -173,7 +173,7 @@ class SessionAdmin:
         key, session = self._find_unique(name, key)
         return self.describe(key, session)
 
-    async def resume(self, name: str, key: str | None, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    async def resume(self, name: str, key: str | None, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         """Resume a stopped session. Raises NotFound, BadRequest.
 
         note: text for the model
@@ -181,7 +181,7 @@ class SessionAdmin:
         """
         key, session = self._find_unique(name, key)
         _reject_killed(session)
-        return await self._apply_resume(key, session, body, who=who)
+        return await self._apply_resume(key, session, body, actor=actor)
 
     async def resume_by_link(self, token: str, note: str) -> dict[str, Any]:
         """Resume a session by a signed link, with a note for the model. Raises NotFound for an invalid link.
@@ -189,7 +189,7 @@ class SessionAdmin:
         Links raise no caps, because agents receive them too.
         """
         key, session = self.session_of_link(token)
-        return await self._apply_resume(key, session, {"note": note}, who="link")
+        return await self._apply_resume(key, session, {"note": note}, actor="link")
 
     def session_of_link(self, token: str) -> tuple[str, Session]:
         """The key and session of a link. Raises NotFound for one that is forged, expired or used."""
@@ -209,24 +209,24 @@ class SessionAdmin:
             self._approval_secret, key, session, stop, until=self._now() + approval_token.LINK_LIFETIME_SECONDS
         )
 
-    def exempt(self, name: str, key: str | None, *, who: str) -> dict[str, Any]:
+    def exempt(self, name: str, key: str | None, *, actor: str) -> dict[str, Any]:
         """Exempt a session from the loop guard; caps and budgets still apply. Raises NotFound, BadRequest."""
         key, session = self._find_unique(name, key)
         _reject_killed(session)
         session.is_exempt = True
         ladder.resume_session(session, note="")
-        self._emit_event("session_exempted", self._org_of(key), key, session, {"actor": who})
+        self._emit_event("session_exempted", self._org_of(key), key, session, {"actor": actor})
         return self.describe(key, session)
 
-    def kill(self, name: str, key: str | None, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    def kill(self, name: str, key: str | None, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         """Stop a session for good. Raises NotFound, BadRequest."""
         key, session = self._find_unique(name, key)
         note = _parse_note(body)
         ladder.kill_session(session, id=self._new_id(), at=self._now(), why=note)
-        self._emit_event("session_killed", self._org_of(key), key, session, {"actor": who, "note": note})
+        self._emit_event("session_killed", self._org_of(key), key, session, {"actor": actor, "note": note})
         return self.describe(key, session)
 
-    def label(self, name: str, key: str | None, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    def label(self, name: str, key: str | None, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         """Label whether a session was a loop, so that false stops can be counted. Raises NotFound, BadRequest."""
         key, session = self._find_unique(name, key)
         label = body.get("label")
@@ -235,7 +235,7 @@ class SessionAdmin:
         session.loop_label = str(label)
         stopped = session.was_stopped
         self._emit_event(
-            "session_labelled", self._org_of(key), key, session, {"actor": who, "label": label, "stopped": stopped}
+            "session_labelled", self._org_of(key), key, session, {"actor": actor, "label": label, "stopped": stopped}
         )
         return self.describe(key, session)
 
@@ -268,7 +268,7 @@ class SessionAdmin:
             }
         return document
 
-    async def _apply_resume(self, key: str, session: Session, body: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    async def _apply_resume(self, key: str, session: Session, body: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         _reject_unknown_fields(body, ("note", "budget"))
         note, raises = _parse_note(body), body.get("budget", {})
         if not isinstance(raises, dict):
@@ -278,10 +278,10 @@ class SessionAdmin:
             if not self._can_raise(key, session, unit):
                 raise BadRequest(f"This session has no cap in '{unit}' to raise.", param="budget")
         for unit, amount in raises.items():
-            await self._raise_cap(key, session, unit, amount, note, who)
+            await self._raise_cap(key, session, unit, amount, note, actor)
         ladder.resume_session(session, note=note)
         own_caps = caps.caps_to_json(session.own_caps) if session.own_caps is not None else {}
-        details = {"actor": who, "note": note, "budget": dict(raises), "caps": own_caps}
+        details = {"actor": actor, "note": note, "budget": dict(raises), "caps": own_caps}
         self._emit_event("session_resumed", self._org_of(key), key, session, details)
         return self.describe(key, session)
 
@@ -294,7 +294,7 @@ class SessionAdmin:
             or (unit == "minutes" and limits.duration_seconds_max is not None)
         )
 
-    async def _raise_cap(self, key: str, session: Session, unit: str, amount: Any, note: str, who: str) -> None:
+    async def _raise_cap(self, key: str, session: Session, unit: str, amount: Any, note: str, actor: str) -> None:
         """Raise one cap: the session's own, and the operator's that apply to it."""
         limits = self._snapshot().caps_for_key(key)
         if session.own_caps is not None and unit in caps.caps_to_json(session.own_caps):
@@ -303,7 +303,7 @@ class SessionAdmin:
         for budget in _cap_budgets_in(limits, unit):
             capped = session.id if budget.name.startswith("each-") else session.root
             body = {"amount": float(amount), "scope": {"key": key, "session": capped}, "note": note}
-            await self._grant_budget(budget.name, body, who=who)
+            await self._grant_budget(budget.name, body, actor=actor)
         if unit == "minutes" and limits.duration_seconds_max is not None:
             for extended in (session, *session.ancestors):
                 extended.extra_seconds += float(amount) * 60
