@@ -1,4 +1,4 @@
-"""Memory: `journal.py` survives a kill without a sync, `ledger_sqlite.py` is what reports read, `ledger.py` joins them.
+"""Stores: journal and ledger, audit events and labels in SQLite, budgets and sessions on Redis or Valkey.
 
-Doors: files and databases. Nothing here knows of HTTP.
+`journal.py` survives a killed process without a sync, `ledger_sqlite.py` serves reports, `ledger.py` joins the two.
 """

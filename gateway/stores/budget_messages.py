@@ -1,5 +1,4 @@
-"""How a replica and the shared store's scripts speak: the names of keys, the question of a reservation, its answer.
-Pure."""
+"""Messages between a replica and the budget store's scripts: key names, reserve request and answer. Pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,27 +7,27 @@ import orjson
 from ..accounting.budget_lines import SESSION_KEEP_SECONDS
 from ..values.budget import BudgetLine, HoldOption, Reservation
 
-# Accounts outlive their window by so much, for settlements that come late; those of a session a little less.
+# Seconds that accounts outlive their window, for late settlements.
 _RETENTION_SLACK_SECONDS = 2 * 86_400
 
 
 def tenant_key(tenant: str, name: str) -> str:
-    """A key of a tenant: all of them share its hash tag."""
+    """A Redis key of the tenant; all of them share its hash tag."""
     return f"penstock:{{{tenant}}}:{name}"
 
 
 def account_key(tenant: str, line: BudgetLine) -> str:
-    """Where the line's account lies."""
+    """The Redis key of the line's account."""
     return f"penstock:{{{tenant}}}:account:{line.account}"
 
 
 def total_name(line: BudgetLine, at: float) -> str:
-    """What a replica's total is kept for: the account, of a rolling one the step of `at`."""
+    """Name of a replica's total: the account, and for a rolling one the bucket of `at`."""
     return f"{line.account}:{int(at) // line.bucket_seconds}" if line.bucket_seconds else line.account
 
 
 def retention_seconds(line: BudgetLine, at: float) -> int:
-    """Seconds for which an account is kept after it was touched at `at`; 0 for ever."""
+    """Seconds to keep an account that changes at `at`; 0: forever."""
     if line.bucket_seconds:
         return line.bucket_seconds * line.bucket_count + _RETENTION_SLACK_SECONDS
     if line.is_session_account:
@@ -45,19 +44,21 @@ def reserve_request(
     epoch: str,
     lease: float,
     at: float,
-    unknown: Callable[[BudgetLine], bool],
+    needs_total: Callable[[BudgetLine], bool],
 ) -> str:
-    """What reserve.lua is asked, as JSON: each line once, and the offers by their lines' places. `unknown` lines are those
-    of which the replica wants to hear its own total."""
-    places = {line.account: place for place, line in enumerate(lines)}
+    """The JSON argument of reserve.lua: each line once, and the offers with indices into the lines.
+
+    `needs_total` selects lines whose answer should include this replica's own total.
+    """
+    line_indices = {line.account: index for index, line in enumerate(lines)}
     return orjson.dumps(
         {
             "id": reservation_id,
             "epoch": epoch,
             "replica": replica,
             "lease": round(lease),
-            "lines": [_line_fields(line, at, base=unknown(line)) for line in lines],
-            "offers": [_offer_fields(offer, places) for offer in offers],
+            "lines": [_line_fields(line, at, needs_total=needs_total(line)) for line in lines],
+            "offers": [_offer_fields(offer, line_indices) for offer in offers],
         }
     ).decode()
 
@@ -69,16 +70,22 @@ def parse_reservation(
     answer: Sequence[bytes],
     expires_at: float,
 ) -> Reservation:
-    """The reservation that reserve.lua took: 'yes', offer, output or -1, line in the way or -1, count of changes, time in
-    ms, then spent, held and granted of each line of the offer, then the replica's own totals."""
-    choice, output, passed = int(answer[1]), int(answer[2]), int(answer[3])
+    """Parse the reservation from reserve.lua's answer.
+
+    The answer is 'yes', offer index, output tokens or -1, index of the exceeded line or -1, change count, time in ms, then
+    spent, held and granted of each line of the offer, then the replica's own totals.
+    """
+    choice, output, exceeded = int(answer[1]), int(answer[2]), int(answer[3])
     offer = offers[choice]
     figures = [int(part) for part in answer[6 : 6 + 3 * len(offer.lines)]]
     amounts = tuple([amount or 0 for amount in offer.amounts])
     if output >= 0 and offer.shrinkage is not None:
-        smaller = offer.shrinkage
+        shrinkage = offer.shrinkage
         amounts = tuple(
-            [base + each * output for base, each in zip(smaller.fixed_amounts, smaller.amounts_per_token, strict=True)]
+            [
+                fixed + per_token * output
+                for fixed, per_token in zip(shrinkage.fixed_amounts, shrinkage.amounts_per_token, strict=True)
+            ]
         )
     return Reservation(
         id=reservation_id,
@@ -89,43 +96,43 @@ def parse_reservation(
         expires_at=expires_at,
         reserved_at=int(answer[5]) / 1000,
         output_tokens=output if output >= 0 else None,
-        exceeded_budget=lines[passed].name if passed >= 0 else "",
+        exceeded_budget=lines[exceeded].name if exceeded >= 0 else "",
     )
 
 
 def parse_own_totals(offer: HoldOption, answer: Sequence[bytes]) -> list[tuple[BudgetLine, int]]:
-    """What the store has of the replica's totals on the lines of an offer that was taken; 0 where it was not asked."""
+    """The store's totals of this replica on the lines of a reserved offer; 0 where not requested."""
     return [(line, int(part)) for line, part in zip(offer.lines, answer[6 + 3 * len(offer.lines) :], strict=True)]
 
 
-def _line_fields(line: BudgetLine, at: float, *, base: bool) -> dict[str, object]:
+def _line_fields(line: BudgetLine, at: float, *, needs_total: bool) -> dict[str, object]:
     return {
         "account": line.account,
-        "base": base,
+        "needs_total": needs_total,
         "ceiling": line.ceiling,
-        "starts": line.starts_at,
-        "resets": -1 if line.resets_at is None else line.resets_at,
-        "step": line.bucket_seconds,
-        "steps": line.bucket_count,
-        "keep": retention_seconds(line, at),
-        "shadow": line.budget.is_shadow,
+        "starts_at": line.starts_at,
+        "resets_at": -1 if line.resets_at is None else line.resets_at,
+        "bucket_seconds": line.bucket_seconds,
+        "bucket_count": line.bucket_count,
+        "retention_seconds": retention_seconds(line, at),
+        "is_shadow": line.budget.is_shadow,
     }
 
 
-def _offer_fields(offer: HoldOption, places: dict[str, int]) -> dict[str, object]:
-    smaller = offer.shrinkage
+def _offer_fields(offer: HoldOption, line_indices: dict[str, int]) -> dict[str, object]:
+    shrinkage = offer.shrinkage
     return {
-        "lines": [places[line.account] for line in offer.lines],
-        "wanted": [-1 if amount is None else amount for amount in offer.amounts],
+        "lines": [line_indices[line.account] for line in offer.lines],
+        "amounts": [-1 if amount is None else amount for amount in offer.amounts],
         "ceilings": offer.ceilings,
-        "smaller": None
-        if smaller is None
+        "shrinkage": None
+        if shrinkage is None
         else {
-            "fixed": smaller.fixed_amounts,
-            "per_token": smaller.amounts_per_token,
-            "most": smaller.output_tokens_max,
-            "least": smaller.output_tokens_min,
-            "thresholds": smaller.thresholds,
-            "ceilings": smaller.ceilings,
+            "fixed_amounts": shrinkage.fixed_amounts,
+            "amounts_per_token": shrinkage.amounts_per_token,
+            "output_tokens_max": shrinkage.output_tokens_max,
+            "output_tokens_min": shrinkage.output_tokens_min,
+            "thresholds": shrinkage.thresholds,
+            "ceilings": shrinkage.ceilings,
         },
     }

@@ -1,10 +1,10 @@
-"""Budgets shared by replicas, on Redis or Valkey: one script, one round trip, for each transition.
+"""Budgets shared by replicas on Redis or Valkey: one script and one round trip per transition.
 
-Reserving awaits the store; resolving only queues, and is delivered behind the request until the store has taken it.
-A replica reports what it has spent on an account as one total that only grows: delivering it twice, late, or to a
-server that has lost its newest writes changes nothing, and what is spent always comes to the sum of the ledgers.
-A hold that nobody resolves is charged in full when its lease runs out, by the server's clock. All keys of a tenant
-share one hash tag. docs/adr/0009 has the protocol and its bounds; `lua/` the transitions.
+Reserving awaits the store. Resolving only queues; the resolution is delivered in the background until the store accepts
+it. A replica reports its spend on an account as one growing total, so that delivering it twice, late, or to a server
+that lost its newest writes changes nothing, and the spend always equals the sum of the ledgers. An unresolved hold is
+charged in full when its lease expires by the server's clock. All keys of a tenant share one hash tag. docs/adr/0009
+describes the protocol and its bounds; `lua/` holds the transitions.
 """
 
 import asyncio
@@ -35,22 +35,22 @@ from .replica_totals import ReplicaTotals, TotalReport
 
 log = logging.getLogger(__name__)
 
-# Resolutions that wait for the store. Beyond it new calls are refused: their holds could not be resolved either.
+# Resolutions queued for the store. Beyond it new calls are refused: their holds could not be resolved either.
 PENDING_MAX = 20_000
 _DELIVERY_BATCH_MAX = 128
-# A store that comes back without its data is not trusted before every replica has had the time to bring its own.
+# After losing its data the store accepts no reservations until every replica has had time to restore its own.
 QUARANTINE_SECONDS = 3
-# How often a window may end between asking and reserving before something is wrong with the clocks.
+# Retries for windows that end while reserving; more than that means that the clocks disagree.
 _STALE_RETRIES_MAX = 3
-# What a stop waits for what is left to be delivered.
+# Time for the final delivery at shutdown.
 _CLOSE_SECONDS = 3.0
-# Holds of an earlier process that are closed in one step.
+# Holds of an earlier process that are released in one step.
 _ADOPTION_BATCH_MAX = 200
-# After so many misses in a row calls are decided without asking, but for one in so many seconds.
+# After this many failures in a row the store is bypassed, except for one probe per _PROBE_SECONDS.
 _FAILURES_BEFORE_OPEN = 3
 _FAILURE_MERGE_SECONDS = 0.02
 _PROBE_SECONDS = 0.2
-# A grant's id is remembered so long, and not made twice.
+# A grant id is remembered this long, so that a grant is applied once.
 _GRANT_RETENTION_SECONDS = 40 * 86_400
 
 
@@ -59,12 +59,18 @@ class _UnresolvedHold(msgspec.Struct, gc=False):
     lines: tuple[BudgetLine, ...]
     amounts: list[int]
     expires_at: float
-    # False: the store knows nothing of it (it was down, and the budgets allow that).
+    # False: held without the store, which was down.
     stored: bool = True
 
 
 class _Resolution(Value, frozen=True, kw_only=True):
-    """Holds to close, and the totals to report."""
+    """Holds to release and totals to report.
+
+    ids: reservation ids.
+    tenant: tenant of the holds and totals.
+    totals: this replica's totals.
+    tombstone: reject a reservation with one of the ids that arrives later.
+    """
 
     ids: tuple[str, ...]
     tenant: str
@@ -73,11 +79,15 @@ class _Resolution(Value, frozen=True, kw_only=True):
 
 
 class RedisBudgets:
-    """The exchange's Budgets on a shared store. `replica` names this process's ledger: the same after every restart.
+    """The pipeline's budgets on a shared budget store.
 
-    `notify` hears what was crossed, `start` runs a task behind the requests. `recall` asks the ledger what was spent on an
-    account that was not told of at the start: (line, amount, when); `grants` tells what operators granted. A call waits
-    `patience` seconds at most for its tenant's books to be entered.
+    replica: id of this process's ledger, the same after every restart.
+    start: runs a background task.
+    notify: receives threshold crossings.
+    recall: queries the ledger for the spend of an account: (line, amount, seconds since the epoch).
+    grants: the active grants of operators: (tenant, line, grant).
+    quarantine: seconds without reservations after the store lost its data.
+    patience: seconds that a call waits at most to join its tenant.
     """
 
     def __init__(
@@ -104,7 +114,7 @@ class RedisBudgets:
         self._join_timeout_seconds = patience
         self._monotonic = monotonic
         self._holds: dict[str, _UnresolvedHold] = {}
-        # By tenant: what one node does not take must not keep the others waiting.
+        # By tenant, so that one failing node does not block the others.
         self._pending_resolutions: dict[str, deque[_Resolution]] = {}
         self._flushing_tenants: set[str] = set()
         self._delivery_running = False
@@ -112,13 +122,13 @@ class RedisBudgets:
         self._tenants: set[str] = set()
         self._epochs: dict[str, str] = {}
         self._change_counts: dict[str, int] = {}
-        # Tenants where the store has lost writes of ours.
+        # Tenants whose store lost writes of this replica.
         self._tenants_with_lost_writes: set[str] = set()
-        # Accounts that were charged without a hold.
+        # Accounts charged without the store, by tenant.
         self._unreported: dict[str, set[tuple[str, str]]] = {}
         self._clock_offset_seconds = 0.0
         self._local_allowances = LocalAllowances()
-        # By tenant: how often in a row the store has not answered.
+        # Failures in a row, by tenant.
         self._failures_in_a_row: dict[str, int] = {}
         self._probe_at: dict[str, float] = {}
         self._last_failure_at: dict[str, float] = {}
@@ -134,10 +144,13 @@ class RedisBudgets:
         now: float,
         lease: float,
     ) -> Reservation | BudgetExceeded:
-        """Set aside the first offer that fits, as the store's clock has it. If the store does not answer in time the
-        budgets say what happens; raises Overloaded where one of them is closed."""
+        """Reserve the first offer that fits, by the store's clock.
+
+        If the store does not answer in time, each budget's `on_store_failure` decides. Raises Overloaded where one is
+        closed.
+        """
         if self.backlog >= PENDING_MAX:
-            raise Overloaded("The shared budget store is too far behind; no call is made unbudgeted.")
+            raise Overloaded("Budget store backlog is full; no unbudgeted call is made.")
         offers = list(offers_at(now + self._clock_offset_seconds))
         if not any(offer.lines for offer in offers):
             return self._add_hold(
@@ -154,168 +167,172 @@ class RedisBudgets:
                 reservation_id, list(offers_at(now + self._clock_offset_seconds)), tenant, now, lease
             )
         except BaseException:
-            # The caller hung up while we waited.
+            # The caller disconnected meanwhile.
             self._release(reservation_id, tenant)
             raise
         self._record_success(tenant)
         return reserved if isinstance(reserved, BudgetExceeded) else self._add_hold(reservation_id, tenant, reserved)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
-        """Hold more for a call that goes on; False if it does not fit, or the store does not answer in time and one of the
-        call's budgets is closed."""
-        found = self._holds.get(reservation_id)
-        if found is None:
+        """Extend a running call's hold; False if it does not fit.
+
+        Also False if the store does not answer in time and one of the call's budgets is closed.
+        """
+        hold = self._holds.get(reservation_id)
+        if hold is None:
             return False
-        if not found.stored:
+        if not hold.stored:
             return True
-        if found.lines:
+        if hold.lines:
             arguments = [str(number)]
-            for line, amount in zip(found.lines, more, strict=True):
+            for line, amount in zip(hold.lines, more, strict=True):
                 ceiling = 2**53 if line.budget.is_shadow else line.ceiling
                 arguments += [str(amount), str(ceiling), str(line.bucket_seconds), str(line.bucket_count)]
             keys = [
-                tenant_key(found.tenant, f"hold:{reservation_id}"),
-                *[account_key(found.tenant, one) for one in found.lines],
+                tenant_key(hold.tenant, f"hold:{reservation_id}"),
+                *[account_key(hold.tenant, line) for line in hold.lines],
             ]
             try:
                 if not await self._scripts.run("extend", keys, arguments):
                     return False
             except StoreUnavailable as error:
-                self._record_failure(found.tenant, error)
-                return all(line.budget.store_failure_mode != "closed" for line in found.lines)
-        found.amounts = [held + amount for held, amount in zip(found.amounts, more, strict=True)]
+                self._record_failure(hold.tenant, error)
+                return all(line.budget.store_failure_mode != "closed" for line in hold.lines)
+        hold.amounts = [held + amount for held, amount in zip(hold.amounts, more, strict=True)]
         return True
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
-        """Queue the resolution; False if it was resolved before."""
-        found = self._holds.pop(reservation_id, None)
-        if found is None:
+        """Queue the resolution; False if already resolved."""
+        hold = self._holds.pop(reservation_id, None)
+        if hold is None:
             return False
-        amounts = [(line, spent[line.budget.measure]) for line in found.lines]
-        totals = tuple([self._totals.add(found.tenant, line, amount, now) for line, amount in amounts if amount])
-        if not found.stored:
+        amounts = [(line, spent[line.budget.measure]) for line in hold.lines]
+        totals = tuple([self._totals.add(hold.tenant, line, amount, now) for line, amount in amounts if amount])
+        if not hold.stored:
             self._local_allowances.settle(reservation_id, spent, now=now)
-            # Told together when the store is back: however many calls there were, an account has one total.
-            places = {(found.tenant, total_name(line, at)) for line, _, at in totals}
-            self._unreported.setdefault(found.tenant, set()).update(places)
-        elif found.lines:
-            self._queue(_Resolution(ids=(reservation_id,), tenant=found.tenant, totals=totals))
+            # Reported together once the store is back: an account has one total, however many calls there were.
+            places = {(hold.tenant, total_name(line, at)) for line, _, at in totals}
+            self._unreported.setdefault(hold.tenant, set()).update(places)
+        elif hold.lines:
+            self._queue(_Resolution(ids=(reservation_id,), tenant=hold.tenant, totals=totals))
             self._start_delivery()
         return True
 
     def restore_spent(self, tenant: str, line: BudgetLine, amount: int, *, at: float) -> None:
-        """What the ledger says this replica has spent on an account; told to the store when its tenant is entered."""
+        """Add the ledger's spend of this replica on an account; reported when its tenant is joined."""
         self._totals.add(tenant, line, amount, at)
 
     def expect_tenants(self, tenants: Iterable[str]) -> None:
-        """These tenants will call: connect before they do."""
+        """Connect to these tenants ahead of their first call."""
         self._tenants.update(tenants)
 
     async def join(self, tenant: str, *, now: float, patient: bool = False) -> None:
-        """Join a tenant's books, and bring what this replica has spent and holds there. Raises StoreDown.
+        """Join a tenant and restore this replica's spend and holds there. Raises StoreUnavailable.
 
-        One enters for all who wait; they wait no longer than for any answer, unless they are `patient`.
+        Concurrent callers share one join and wait for it no longer than `patience`, unless `patient`.
         """
         self._tenants.add(tenant)
-        entered = self._joins.get(tenant)
-        if entered is None:
-            entered = self._joins[tenant] = asyncio.get_running_loop().create_future()
-            self._start_task("budget-tenant", self._run_join(tenant, entered, now), log_task_failure)
+        joined = self._joins.get(tenant)
+        if joined is None:
+            joined = self._joins[tenant] = asyncio.get_running_loop().create_future()
+            self._start_task("budget-tenant", self._run_join(tenant, joined, now), log_task_failure)
         try:
             async with asyncio.timeout(None if patient else self._join_timeout_seconds):
-                await asyncio.shield(entered)
+                await asyncio.shield(joined)
         except TimeoutError as error:
-            raise StoreUnavailable("entering takes longer than a call may wait") from error
+            raise StoreUnavailable("joining the tenant timed out") from error
 
-    async def _run_join(self, tenant: str, entered: "asyncio.Future[None]", now: float) -> None:
-        """`entered` hears how it went."""
+    async def _run_join(self, tenant: str, joined: "asyncio.Future[None]", now: float) -> None:
+        """Join the tenant and resolve the future."""
         try:
             await self._join_tenant(tenant, now)
-            entered.set_result(None)
+            joined.set_result(None)
         except StoreUnavailable as error:
-            entered.set_exception(error)
-            # Nobody may be left to hear it.
-            entered.exception()
+            joined.set_exception(error)
+            # Mark it as retrieved: there may be no waiter left.
+            joined.exception()
         finally:
             del self._joins[tenant]
-            if not entered.done():
-                # A bug, or the end: whoever waits is not to take it for its own caller's hang-up.
-                entered.set_exception(StoreUnavailable("entering was broken off"))
-                entered.exception()
+            if not joined.done():
+                # A bug or the shutdown: waiters must not take it for their own cancellation.
+                joined.set_exception(StoreUnavailable("joining the tenant was cancelled"))
+                joined.exception()
 
     async def _join_tenant(self, tenant: str, now: float) -> None:
-        began, known = self._monotonic(), self._epochs.get(tenant, "")
-        changes, suspect = self._change_counts.get(tenant, 0), tenant in self._tenants_with_lost_writes
-        spent = bool(known) or any(amount for _, amount, _ in self._totals.of_tenant(tenant))
+        started, known_epoch = self._monotonic(), self._epochs.get(tenant, "")
+        change_count, has_lost_writes = self._change_counts.get(tenant, 0), tenant in self._tenants_with_lost_writes
+        has_spend = bool(known_epoch) or any(amount for _, amount, _ in self._totals.of_tenant(tenant))
         keys = [tenant_key(tenant, "epoch"), tenant_key(tenant, "opens"), tenant_key(tenant, "leases")]
         arguments = [
             secrets.token_hex(8),
-            known,
+            known_epoch,
             str(self._quarantine_seconds),
             tenant_key(tenant, ""),
             self._replica_id,
-            str(int(spent)),
+            str(int(has_spend)),
         ]
-        answer = await self._scripts.run("join", keys, arguments)
-        # By this the server's windows are told, whatever the clock here says.
-        self._clock_offset_seconds = int(answer[1]) / 1000 - (now + self._monotonic() - began)
+        answer = await self._scripts.run("join_tenant", keys, arguments)
+        # Budget windows follow the server's clock.
+        self._clock_offset_seconds = int(answer[1]) / 1000 - (now + self._monotonic() - started)
         epoch = answer[0].decode()
-        # Newest writes may be lost without the epoch: a node that took over, a file that was written late.
-        if epoch != known or suspect or int(answer[2]) < changes:
+        # Newest writes can be lost while the epoch survives: a failover, a late append-only file.
+        if epoch != known_epoch or has_lost_writes or int(answer[2]) < change_count:
             self._change_counts[tenant] = int(answer[2])
             self._tenants_with_lost_writes.discard(tenant)
-            await self._restore_store(tenant, first=not known, now=now)
+            await self._restore_store(tenant, first=not known_epoch, now=now)
             self._epochs[tenant] = epoch
 
     async def _restore_store(self, tenant: str, *, first: bool, now: float) -> None:
-        """What this replica has spent, and its holds: those of an earlier process are closed, ours are made anew."""
+        """Report this replica's spend and restore its holds; those of an earlier process are released."""
         if first:
             await self._close_earlier_holds(tenant, now)
         else:
-            log.error("the shared budget store has lost writes; this replica brings back what it knows")
-        told = self._totals.of_tenant(tenant)
-        for start in range(0, len(told), _DELIVERY_BATCH_MAX):
-            batch = tuple(told[start : start + _DELIVERY_BATCH_MAX])
+            log.error("budget_store_writes_lost tenant=%s action=restore_from_replica", tenant)
+        totals = self._totals.of_tenant(tenant)
+        for start in range(0, len(totals), _DELIVERY_BATCH_MAX):
+            batch = tuple(totals[start : start + _DELIVERY_BATCH_MAX])
             await self._report(_Resolution(ids=(), tenant=tenant, totals=batch))
-        for reservation_id in [name for name, found in self._holds.items() if found.tenant == tenant]:
-            # Looked up when its turn comes: it may have ended meanwhile, and must not come back then.
-            found = self._holds.get(reservation_id)
-            if found is not None and found.stored and found.lines:
-                await self._restore_hold(reservation_id, found)
-        for place, line, grant in self._known_grants():
-            if place == tenant:
+        for reservation_id in [name for name, hold in self._holds.items() if hold.tenant == tenant]:
+            # Looked up again here: it may have ended meanwhile and must not be restored then.
+            hold = self._holds.get(reservation_id)
+            if hold is not None and hold.stored and hold.lines:
+                await self._restore_hold(reservation_id, hold)
+        for grant_tenant, line, grant in self._known_grants():
+            if grant_tenant == tenant:
                 await self._apply_grant(tenant, line, grant)
 
     async def _close_earlier_holds(self, tenant: str, now: float) -> None:
-        """Close what an earlier process on this ledger held, in one step with what the ledger says of these accounts:
-        what was open there stands in the ledger, charged as held or as it ended."""
+        """Release the holds of an earlier process on this ledger, in one step with the ledger's totals.
+
+        The ledger has those calls already, charged as held or as they ended.
+        """
         keys = [tenant_key(tenant, f"open:{self._replica_id}")]
         while True:
-            owned = await self._scripts.run("owned", keys, [tenant_key(tenant, ""), str(_ADOPTION_BATCH_MAX)])
-            old = [one for one in owned if one[0].decode() not in self._holds]
-            if not old:
+            listed = await self._scripts.run("list_holds", keys, [tenant_key(tenant, ""), str(_ADOPTION_BATCH_MAX)])
+            earlier = [hold for hold in listed if hold[0].decode() not in self._holds]
+            if not earlier:
                 return
             prefix = tenant_key(tenant, "account:")
-            touched = {account.decode().removeprefix(prefix) for one in old for account in one[1:]}
-            told = [one for one in self._totals.of_tenant(tenant) if one[0].account in touched]
-            for account in touched - {one[0].account for one in told}:
-                # A session that nobody names is not looked for until it is asked for.
+            accounts = {account.decode().removeprefix(prefix) for hold in earlier for account in hold[1:]}
+            totals = [total for total in self._totals.of_tenant(tenant) if total[0].account in accounts]
+            for account in accounts - {total[0].account for total in totals}:
+                # Sessions without a caller's id are not restored at the start.
                 for line, amount, at in await asyncio.to_thread(self._query_ledger, account, now):
-                    told.append(self._totals.add(tenant, line, amount, at))
-            ids = tuple([one[0].decode() for one in old])
-            log.warning("%d holds of an earlier process are closed as the ledger has them", len(ids))
-            await self._report(_Resolution(ids=ids, tenant=tenant, totals=tuple(told), tombstone=True))
-            if len(owned) < _ADOPTION_BATCH_MAX:
+                    totals.append(self._totals.add(tenant, line, amount, at))
+            ids = tuple([hold[0].decode() for hold in earlier])
+            log.warning("earlier_holds_released tenant=%s count=%d", tenant, len(ids))
+            await self._report(_Resolution(ids=ids, tenant=tenant, totals=tuple(totals), tombstone=True))
+            if len(listed) < _ADOPTION_BATCH_MAX:
                 return
 
     async def maintain(self, now: float) -> None:
-        """Now and then: see whether the store answers and still has its data, expire leases, renew local shares."""
+        """Periodic work: check the store and its data, expire leases, renew local allowances."""
         for tenant in list(self._tenants):
             try:
                 await self.join(tenant, now=now, patient=True)
                 self._record_success(tenant)
                 if not self._pending_resolutions.get(tenant) and not self._unreported.get(tenant):
-                    # What was spent from the pots has been told.
+                    # All spend from the allowances is reported.
                     await self._renew_allowances(tenant, now)
             except StoreUnavailable as error:
                 self._record_failure(tenant, error)
@@ -323,7 +340,7 @@ class RedisBudgets:
         self._totals.prune(now=now + self._clock_offset_seconds)
 
     async def flush(self) -> None:
-        """Deliver what is queued; what the store does not take stays queued."""
+        """Deliver what is queued; what the store does not accept stays queued."""
         tenants = [
             tenant for tenant in {*self._pending_resolutions, *self._unreported} if tenant not in self._flushing_tenants
         ]
@@ -337,15 +354,15 @@ class RedisBudgets:
     async def _flush(self, tenant: str) -> None:
         pending = self._pending_resolutions.get(tenant)
         while pending:
-            batch = [pending[place] for place in range(min(_DELIVERY_BATCH_MAX, len(pending)))]
-            told = await asyncio.gather(*[self._report(resolution) for resolution in batch], return_exceptions=True)
-            wrong = next((one for one in told if isinstance(one, BaseException)), None)
-            if isinstance(wrong, StoreUnavailable):
-                # All of it is told again: totals do not mind.
-                self._record_failure(tenant, wrong)
+            batch = [pending[index] for index in range(min(_DELIVERY_BATCH_MAX, len(pending)))]
+            results = await asyncio.gather(*[self._report(resolution) for resolution in batch], return_exceptions=True)
+            error = next((result for result in results if isinstance(result, BaseException)), None)
+            if isinstance(error, StoreUnavailable):
+                # The whole batch is repeated; growing totals make that harmless.
+                self._record_failure(tenant, error)
                 return
-            if wrong is not None:
-                raise wrong
+            if error is not None:
+                raise error
             for _ in batch:
                 pending.popleft()
             self._record_success(tenant)
@@ -355,9 +372,9 @@ class RedisBudgets:
         dirty = self._unreported.get(tenant, set())
         while dirty:
             places = list(dirty)[:_DELIVERY_BATCH_MAX]
-            told = tuple(self._totals.get_many(places))
+            totals = tuple(self._totals.get_many(places))
             try:
-                await self._report(_Resolution(ids=(), tenant=tenant, totals=told))
+                await self._report(_Resolution(ids=(), tenant=tenant, totals=totals))
             except StoreUnavailable as error:
                 self._record_failure(tenant, error)
                 return
@@ -365,12 +382,12 @@ class RedisBudgets:
         self._unreported.pop(tenant, None)
 
     async def grant(self, tenant: str, line: BudgetLine, grant: Grant, *, fresh: bool) -> bool:
-        """Allow more on one account; False if this grant was made before. Raises Overloaded."""
+        """Grant more on one account; False if this grant was applied before. Raises Overloaded."""
         try:
             return await self._apply_grant(tenant, line, grant)
         except StoreUnavailable as error:
             self._record_failure(tenant, error)
-            raise Overloaded("The shared budget store does not answer; ask again with the same id.") from error
+            raise Overloaded("Budget store unavailable; retry with the same id.") from error
 
     async def _apply_grant(self, tenant: str, line: BudgetLine, grant: Grant) -> bool:
         until = "" if grant.until is None else str(int(grant.until + self._clock_offset_seconds))
@@ -395,34 +412,34 @@ class RedisBudgets:
             flat = await self._scripts.command(key, "HGETALL", key)
         except StoreUnavailable as error:
             self._record_failure(tenant, error)
-            raise Overloaded("The shared budget store does not answer.") from error
+            raise Overloaded("Budget store unavailable.") from error
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         fields = {name.decode(): int(value) for name, value in pairs}
         at, spent = now + self._clock_offset_seconds, fields.get("spent", 0)
         if line.bucket_seconds:
             oldest = int(at) // line.bucket_seconds - line.bucket_count + 1
-            old = [amount for name, amount in fields.items() if name.startswith("b:") and int(name[2:]) < oldest]
-            spent -= sum(old)
+            expired = [amount for name, amount in fields.items() if name.startswith("b:") and int(name[2:]) < oldest]
+            spent -= sum(expired)
         grace = fields.get("grace", 0) if at < fields.get("grace_until", 0) else 0
         return spent, fields.get("held", 0), fields.get("extra", 0) + grace
 
     @property
     def is_failing(self) -> bool:
-        """Whether the store, or the node of some tenant, does not answer."""
+        """Whether the store, or the node of a tenant, does not answer."""
         return bool(self._failures_in_a_row)
 
     @property
     def backlog(self) -> int:
-        """Resolutions that the store has not yet taken."""
+        """Resolutions that the store has not yet accepted."""
         return sum(map(len, self._pending_resolutions.values())) + sum(map(len, self._unreported.values()))
 
     @property
     def open_holds(self) -> int:
-        """Reservations of this process that wait for their resolution."""
+        """Unresolved reservations of this process."""
         return len(self._holds)
 
     async def close(self) -> None:
-        """Deliver what can be delivered and hang up. The tasks that ran behind requests have been stopped by now."""
+        """Deliver what can be delivered and disconnect; background tasks were stopped before."""
         for tenant, pot_id in self._local_allowances.release_all():
             self._queue(_Resolution(ids=(pot_id,), tenant=tenant, totals=()))
         self._scripts.reset()
@@ -430,9 +447,9 @@ class RedisBudgets:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.flush()
         except TimeoutError:
-            log.error("the shared budget store does not take what is left")
+            log.error("budget_store_final_delivery_timeout seconds=%s", _CLOSE_SECONDS)
         if self.backlog:
-            log.error("%d resolutions were not delivered; they are at the next start", self.backlog)
+            log.error("budget_resolutions_undelivered count=%d retry=next_start", self.backlog)
         await self._scripts.close()
 
     async def _reserve(
@@ -448,7 +465,7 @@ class RedisBudgets:
             if tenant not in self._epochs or tenant in self._tenants_with_lost_writes:
                 await self.join(tenant, now=now)
             lines = list({line.account: line for offer in offers for line in offer.lines}.values())
-            asked = reserve_request(
+            request = reserve_request(
                 reservation_id,
                 offers,
                 lines,
@@ -456,11 +473,11 @@ class RedisBudgets:
                 epoch=self._epochs.get(tenant, ""),
                 lease=lease,
                 at=now + self._clock_offset_seconds,
-                unknown=lambda line: self._totals.needs_sync(tenant, line),
+                needs_total=lambda line: self._totals.needs_sync(tenant, line),
             )
             fixed = ("leases", "epoch", "opens", f"hold:{reservation_id}", f"tomb:{reservation_id}")
             keys = [*[tenant_key(tenant, name) for name in fixed], *[account_key(tenant, line) for line in lines]]
-            answer = await self._scripts.run("reserve", keys, [asked, tenant_key(tenant, "")])
+            answer = await self._scripts.run("reserve", keys, [request, tenant_key(tenant, "")])
             kind = answer[0]
             if kind == b"yes":
                 self._check_change_count(tenant, int(answer[4]))
@@ -468,19 +485,20 @@ class RedisBudgets:
                     self._totals.raise_to_store(tenant, line, total, now)
                 return parse_reservation(reservation_id, offers, lines, answer, now + lease)
             if kind == b"no":
-                offer, place = offers[int(answer[1])], int(answer[2])
-                wanted = offer.amounts[place]
-                spent, held, extra = int(answer[3]), int(answer[4]), int(answer[5])
-                return BudgetExceeded(line=offer.lines[place], spent=spent, held=held, granted=extra, requested=wanted)
+                offer, index = offers[int(answer[1])], int(answer[2])
+                spent, held, granted = int(answer[3]), int(answer[4]), int(answer[5])
+                return BudgetExceeded(
+                    line=offer.lines[index], spent=spent, held=held, granted=granted, requested=offer.amounts[index]
+                )
             if kind == b"stale":
-                # A window has ended, or this machine's clock is off: by the server's time these are other lines.
+                # A window ended or the local clock is off: other lines apply by the server's time.
                 self._clock_offset_seconds = int(answer[1]) / 1000 - now
                 offers = list(offers_at(now + self._clock_offset_seconds))
             elif kind == b"epoch":
                 await self.join(tenant, now=now)
             else:
-                raise StoreUnavailable("the store has lost its data and waits for its replicas")
-        raise StoreUnavailable("the store's clock and this machine's do not agree")
+                raise StoreUnavailable("store lost its data and waits for its replicas")
+        raise StoreUnavailable("store clock and local clock disagree")
 
     def _add_hold(self, reservation_id: str, tenant: str, reserved: Reservation, *, stored: bool = True) -> Reservation:
         self._holds[reservation_id] = _UnresolvedHold(
@@ -493,7 +511,7 @@ class RedisBudgets:
     def _reserve_without_store(
         self, reservation_id: str, offers: Sequence[HoldOption], tenant: str, now: float, lease: float
     ) -> Reservation:
-        """What the budgets allow while the store is down: nothing, anything, or this replica's own share."""
+        """Reserve by each budget's `on_store_failure`: closed, open, or this replica's local allowance."""
         for choice, offer in enumerate(offers):
             modes = {line.budget.store_failure_mode for line in offer.lines if not line.budget.is_shadow}
             if "closed" in modes:
@@ -512,10 +530,10 @@ class RedisBudgets:
                 expires_at=now + lease,
             )
             return self._add_hold(reservation_id, tenant, reserved, stored=False)
-        raise Overloaded("The shared budget store does not answer; no call is made unbudgeted.")
+        raise Overloaded("Budget store unavailable; no unbudgeted call is made.")
 
     def _release(self, reservation_id: str, tenant: str) -> None:
-        """The hold may have been taken all the same: undo it, whenever the store hears of it."""
+        """Release a hold that the store may have taken, or may still take."""
         self._queue(_Resolution(ids=(reservation_id,), tenant=tenant, totals=(), tombstone=True))
         self._start_delivery()
 
@@ -535,11 +553,11 @@ class RedisBudgets:
         keys = [tenant_key(tenant, "leases")]
         arguments = [self._replica_id, tenant_key(tenant, ""), str(int(resolution.tombstone)), str(len(ids)), *ids]
         for line, total, at in resolution.totals:
-            # Totals by this replica's own clock, as its ledger has them; booked by the server's.
+            # Totals are keyed by this replica's clock, like its ledger, and charged by the server's.
             keys += [account_key(tenant, line), tenant_key(tenant, f"totals:{total_name(line, at)}")]
             then = at + self._clock_offset_seconds
             keep = retention_seconds(line, then)
-            # Rounded up (the server does not book beyond its own time): nothing leaves a rolling window early.
+            # Rounded up, so that nothing leaves a rolling window early; the server caps it at its own time.
             arguments += [str(total), str(math.ceil(then)), str(line.bucket_seconds), str(line.bucket_count), str(keep)]
         answer = await self._scripts.run("settle", keys, arguments)
         self._check_change_count(tenant, int(answer[0]))
@@ -552,24 +570,24 @@ class RedisBudgets:
                         )
                     )
 
-    async def _restore_hold(self, reservation_id: str, found: _UnresolvedHold) -> None:
-        tenant = found.tenant
+    async def _restore_hold(self, reservation_id: str, hold: _UnresolvedHold) -> None:
+        tenant = hold.tenant
         keys = [tenant_key(tenant, name) for name in ("leases", f"hold:{reservation_id}", f"open:{self._replica_id}")]
         arguments = [reservation_id, "900", self._replica_id]
-        for line, amount in zip(found.lines, found.amounts, strict=True):
+        for line, amount in zip(hold.lines, hold.amounts, strict=True):
             keys.append(account_key(tenant, line))
             arguments += [str(amount), str(line.bucket_seconds)]
-        await self._scripts.run("rehold", keys, arguments)
+        await self._scripts.run("restore_hold", keys, arguments)
 
     async def _renew_allowances(self, tenant: str, now: float) -> None:
-        for old, fresh in self._local_allowances.plan_renewals(
+        for released, fresh in self._local_allowances.plan_renewals(
             tenant, self._replica_id, now=now, server=now + self._clock_offset_seconds
         ):
-            if old is not None:
-                await self._report(_Resolution(ids=(old[1],), tenant=old[0], totals=()))
+            if released is not None:
+                await self._report(_Resolution(ids=(released[1],), tenant=released[0], totals=()))
             if fresh is not None:
                 if now + self._clock_offset_seconds >= (fresh.line.resets_at or float("inf")):
-                    # Its window has just ended.
+                    # Its window has ended.
                     self._local_allowances.record_renewal(fresh, taken=False, now=now)
                     continue
                 reserved = await self._reserve(fresh.id, [fresh.offer], fresh.offers_at, tenant, now, fresh.lease)
@@ -578,17 +596,18 @@ class RedisBudgets:
     def _queue(self, resolution: _Resolution) -> None:
         self._pending_resolutions.setdefault(resolution.tenant, deque()).append(resolution)
 
-    def _check_change_count(self, tenant: str, changes: int) -> None:
-        """The store has counted so many changes of ours. Answers of a node come in order: fewer than before means that
-        it has lost some."""
-        if changes < self._change_counts.get(tenant, 0):
+    def _check_change_count(self, tenant: str, change_count: int) -> None:
+        """Compare the store's count of this replica's changes: fewer than before means lost writes.
+
+        Answers of one node arrive in order.
+        """
+        if change_count < self._change_counts.get(tenant, 0):
             self._tenants_with_lost_writes.add(tenant)
         else:
-            self._change_counts[tenant] = changes
+            self._change_counts[tenant] = change_count
 
     def _breaker_is_open(self, tenant: str) -> bool:
-        """Whether the store has not answered for a while, so that this call need not find out once more; now and then one
-        does."""
+        """Whether the store is bypassed after repeated failures; one call per _PROBE_SECONDS probes it."""
         if self._failures_in_a_row.get(tenant, 0) < _FAILURES_BEFORE_OPEN:
             return False
         now = asyncio.get_running_loop().time()
@@ -599,19 +618,19 @@ class RedisBudgets:
 
     def _record_success(self, tenant: str) -> None:
         if self._failures_in_a_row.pop(tenant, None):
-            log.warning("the shared budget store answers again")
+            log.warning("budget_store_available tenant=%s", tenant)
 
     def _record_failure(self, tenant: str, error: StoreUnavailable) -> None:
         self.failures += 1
         if tenant not in self._failures_in_a_row:
-            log.error("the shared budget store does not answer: %s", error)
+            log.error("budget_store_unavailable tenant=%s error=%s", tenant, error)
         now = asyncio.get_running_loop().time()
         if now - self._last_failure_at.get(tenant, float("-inf")) > _FAILURE_MERGE_SECONDS:
-            # Calls that fail together have missed one answer.
+            # Calls that fail together count as one failure.
             self._last_failure_at[tenant] = now
             self._failures_in_a_row[tenant] = self._failures_in_a_row.get(tenant, 0) + 1
 
 
 def _unbudgeted_reservation(reservation_id: str, offer: HoldOption, expires_at: float) -> Reservation:
-    """No budget meets the request."""
+    """The reservation of a request without budgets."""
     return Reservation(id=reservation_id, option_index=0, lines=(), amounts=(), balances=(), expires_at=expires_at)

@@ -34,7 +34,7 @@ _MOVED_REFRESH_SECONDS = 0.05
 # A backstop below our own timer, for connections that break without a word.
 _SOCKET_TIMEOUT_SECONDS = 1.0
 _SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
-_SCRIPT_NAMES = ("reserve", "extend", "settle", "join", "rehold", "owned", "grant")
+_SCRIPT_NAMES = ("reserve", "extend", "settle", "join_tenant", "restore_hold", "list_holds", "grant")
 
 StartTask = Callable[[str, Coroutine[None, None, None], Callable[[Exception], None]], object]
 

@@ -93,7 +93,7 @@ class SharedSessions:
             self._enqueue("EXPIRE", _answer_key(org, answer), str(_RETENTION_SECONDS))
 
     def publish_record(
-        self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float, session_sync: bool = True
+        self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float, publish: bool = True
     ) -> None:
         """Something was done to a session that the others have to know; `news`: also those who know it already."""
         place = _session_key(org, key, name)
@@ -102,7 +102,7 @@ class SharedSessions:
         ]
         self._enqueue("HSET", place, *fields)
         self._enqueue("EXPIRE", place, str(_RETENTION_SECONDS))
-        if not session_sync:
+        if not publish:
             return
         self._enqueue("ZADD", _changes_key(org), f"{now:.3f}", orjson.dumps([key, name]).decode())
         self._enqueue("ZREMRANGEBYSCORE", _changes_key(org), "-inf", f"{now - _CHANGES_SECONDS:.3f}")

@@ -1,5 +1,5 @@
--- Allow more on one account, once for each id. KEYS: account, grant. ARGV: amount, until (seconds, '' for the rest of the
--- window), seconds for which the id is remembered, seconds to keep the account (0 for ever).
+-- Grant more on one account, once per id. KEYS: account, grant. ARGV: amount, until (seconds, '' for the rest of the
+-- window), seconds to remember the id, seconds to keep the account (0: forever).
 if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[3]) then return 0 end
 if ARGV[2] == '' then
   redis.call('HINCRBY', KEYS[1], 'extra', ARGV[1])
