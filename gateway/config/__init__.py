@@ -1,4 +1,4 @@
-"""YAML and environment in, one frozen World out, or a list of exact complaints (file:line:column).
+"""YAML and environment in, one frozen Snapshot out, or every problem as file:line:column.
 
-Nobody below has heard of YAML or environment variables. Start with `load.py`; `schema.py` is the file's shape.
+No package below knows YAML or environment variables. Start with `load.py`; `schema.py` is the shape of the file.
 """

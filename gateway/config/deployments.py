@@ -140,7 +140,7 @@ def _base_url(reader: ConfigReader, name: str, provider: schema.ProviderConfig) 
 
 
 def _listed_model(
-    reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, listed: prices_litellm.PriceList
+    reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, price_list: prices_litellm.PriceList
 ) -> prices_litellm.ListedModel | None:
     listed = prices_litellm.listed_model(price_list, doc.price_list or doc.model)
     if listed is None and doc.price_list is not None:
@@ -170,7 +170,9 @@ def _sheet_in_effect(
         change_path: YamlPath = (*path, "price_changes", index)
         at, changed = _midnight_utc(change.effective), _price_sheet(reader, change, change_path)
         if at is None:
-            reader.add_problem((*change_path, "effective"), f"'effective' must be a day like 2027-01-31, not '{change.effective}'")
+            reader.add_problem(
+                (*change_path, "effective"), f"'effective' must be a day like 2027-01-31, not '{change.effective}'"
+            )
         elif at <= latest:
             reader.add_problem((*change_path, "effective"), "'price_changes' must be in ascending order of 'effective'")
         else:
@@ -188,8 +190,7 @@ def _midnight_utc(day: str) -> float | None:
 
 def _price_sheet(reader: ConfigReader, doc: schema.PriceConfig, path: YamlPath) -> catalog.PriceSheet:
     steps = [
-        (step.above_input_tokens, _rates(reader, step, (*path, "steps", index)))
-        for index, step in enumerate(doc.steps)
+        (step.above_input_tokens, _rates(reader, step, (*path, "steps", index))) for index, step in enumerate(doc.steps)
     ]
     limits = [above for above, _ in steps]
     if limits != sorted(set(limits)):

@@ -1,14 +1,13 @@
-"""What a routing file says about energy and carbon: how they weigh, and where news of the grids come from."""
+"""The energy policy and the grid feeds of a routing file."""
 
 from collections.abc import Collection
 
 from ..feeds import intensity_electricity_maps, intensity_uk, intensity_watttime
 from ..values.energy_policy import Deferral, EnergyPolicy, EnergyPreferences
 from ..values.grid_feeds import FeedAccess, GridFeeds
-from ..values.quality import OTHER_TASK_TYPE
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
 from . import schema
-from .reader import ConfigReader, to_nusd
+from .reader import ConfigReader, check_task_type, to_nusd
 from .yaml_tree import YamlPath
 
 _KG_PER_TONNE = 1000
@@ -18,21 +17,20 @@ _SECONDS_PER_HOUR, _SECONDS_PER_MINUTE = 3600.0, 60.0
 def energy_policy_of(
     reader: ConfigReader, doc: schema.EnergyPoliciesConfig, task_types: Collection[str]
 ) -> EnergyPolicy:
-    """How energy and carbon weigh, by task type."""
+    """Energy preferences by task type; mistakes become problems."""
     by_task_type: dict[str, EnergyPreferences] = {}
-    for place, rule in enumerate(doc.rules):
-        path: YamlPath = ("energy", "rules", place)
-        if rule.task_type not in {*task_types, OTHER_TASK_TYPE}:
-            reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
+    for index, rule in enumerate(doc.rules):
+        path: YamlPath = ("energy", "rules", index)
+        check_task_type(reader, rule.task_type, task_types, (*path, "task_type"))
         if rule.task_type in by_task_type:
-            reader.complain((*path, "task_type"), f"task type '{rule.task_type}' has a rule above")
-        said = {name: getattr(doc, name) for name in schema.EnergyPolicyConfig.model_fields}
-        said |= {name: getattr(rule, name) for name in rule.model_fields_set if name != "task_type"}
-        by_task_type[rule.task_type] = _energy_policy(reader, schema.EnergyPolicyConfig.model_construct(**said), path)
-    return EnergyPolicy(default=_energy_policy(reader, doc, ("energy",)), by_task_type=by_task_type)
+            reader.add_problem((*path, "task_type"), f"task type '{rule.task_type}' has a rule above; keep one of them")
+        merged = {name: getattr(doc, name) for name in schema.EnergyPolicyConfig.model_fields}
+        merged |= {name: getattr(rule, name) for name in rule.model_fields_set if name != "task_type"}
+        by_task_type[rule.task_type] = _preferences(reader, schema.EnergyPolicyConfig.model_construct(**merged), path)
+    return EnergyPolicy(default=_preferences(reader, doc, ("energy",)), by_task_type=by_task_type)
 
 
-def _energy_policy(reader: ConfigReader, doc: schema.EnergyPolicyConfig, path: YamlPath) -> EnergyPreferences:
+def _preferences(reader: ConfigReader, doc: schema.EnergyPolicyConfig, path: YamlPath) -> EnergyPreferences:
     return EnergyPreferences(
         carbon_nusd_per_kg=to_nusd(
             reader, doc.carbon_price_usd_per_tonne / _KG_PER_TONNE, (*path, "carbon_price_usd_per_tonne")
@@ -45,7 +43,7 @@ def _energy_policy(reader: ConfigReader, doc: schema.EnergyPolicyConfig, path: Y
         else None,
         allowed_zones=tuple(doc.zones),
         prefer=doc.prefer,
-        cleanest_within_ms=float(doc.greenest_within_ms) if doc.greenest_within_ms is not None else None,
+        cleanest_within_ms=float(doc.lowest_carbon_within_ms) if doc.lowest_carbon_within_ms is not None else None,
         gain_share_min=float(doc.min_gain),
         deferral=Deferral(
             wait_seconds_max=float(doc.defer.hours) * _SECONDS_PER_HOUR, gain_share_min=float(doc.defer.min_gain)
@@ -56,20 +54,18 @@ def _energy_policy(reader: ConfigReader, doc: schema.EnergyPolicyConfig, path: Y
 
 
 def feeds_of(reader: ConfigReader, document: schema.RoutingConfig) -> GridFeeds:
-    """The live feeds, and what they want to be shown."""
+    """The configured live feeds with their URLs and credentials, and how often they are polled."""
     doc, access = document.feeds, {}
     if doc.electricity_maps is not None:
-        one = doc.electricity_maps
         access["electricity_maps"] = FeedAccess(
-            base_url=_base_url(one.base_url, intensity_electricity_maps.BASE_URL),
-            key=reader.secret(one.api_key, ("feeds", "electricity_maps", "api_key")),
+            base_url=_base_url(doc.electricity_maps.base_url, intensity_electricity_maps.BASE_URL),
+            key=reader.secret(doc.electricity_maps.api_key, ("feeds", "electricity_maps", "api_key")),
         )
     if doc.watttime is not None:
-        two = doc.watttime
         access["watttime"] = FeedAccess(
-            base_url=_base_url(two.base_url, intensity_watttime.BASE_URL),
-            user=reader.secret(two.user, ("feeds", "watttime", "user")),
-            password=reader.secret(two.password, ("feeds", "watttime", "password")),
+            base_url=_base_url(doc.watttime.base_url, intensity_watttime.BASE_URL),
+            user=reader.secret(doc.watttime.user, ("feeds", "watttime", "user")),
+            password=reader.secret(doc.watttime.password, ("feeds", "watttime", "password")),
         )
     if doc.uk is not None:
         access["uk"] = FeedAccess(base_url=_base_url(doc.uk.base_url, intensity_uk.BASE_URL))

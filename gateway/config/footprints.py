@@ -1,4 +1,4 @@
-"""What a deployment's footprint rests on: its weights, the machine behind it, meters, its grid and who tells of that."""
+"""The inputs of a deployment's footprint: model size, hardware, power meter, grid and feeds."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,15 +12,21 @@ from . import schema
 from .reader import ConfigReader, did_you_mean
 from .yaml_tree import YamlPath
 
-# Bits of a weight where neither the file nor a card says: FP8, common to hosted models (DeepSeek-V3 report, 2024).
+# Bits of a parameter where neither the file nor a card has them: FP8, common to hosted models (DeepSeek-V3 report, 2024).
 _HOSTED_BITS = 8
-# PUE bounds around the operator's own value: half a point of measurement error each way.
+# Error of a PUE that the operator states, each way.
 _PUE_ERROR = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootprintInputs:
-    """What one deployment's footprint rests on; `profile` None where nobody knows the weights."""
+    """The inputs of one deployment's footprint.
+
+    profile: model size and hardware; None if the size is unknown
+    sensors: endpoints that report concurrency and power
+    annual_intensity: carbon intensity without any feed
+    feed_zones: name of the grid at each feed
+    """
 
     profile: catalog.EnergyProfile | None
     sensors: catalog.Sensors
@@ -29,13 +35,13 @@ class FootprintInputs:
 
 
 class FootprintTables:
-    """What the tables and the file know; `version` is a short hash of tables and of the formula's numbers."""
+    """The bundled tables of grids and model sizes; `version` is a hash of them and of all coefficients."""
 
     def __init__(self, document: schema.RoutingConfig) -> None:
         self._feeds, self._registry = document.feeds, document.energy.registry
         self._regions = cloud_regions.load()
         self._tables: intensity.IntensityTables = {
-            "cloud_region": {name: one.grams_per_kwh for name, one in self._regions.items()},
+            "cloud_region": {name: region.grams_per_kwh for name, region in self._regions.items()},
             **intensity_tables.load(),
         }
         tables = [(name, sorted(table.items())) for name, table in self._tables.items()]
@@ -47,19 +53,20 @@ class FootprintTables:
             _HOSTED_BITS,
             _PUE_ERROR,
         ]
-        told = repr([numbers, tables, sorted(model_cards.load().items())])
-        # Meters that deployments have named so far, and whose each is.
+        fingerprint = repr([numbers, tables, sorted(model_cards.load().items())])
+        # Deployment by (meter, GPU) so far.
         self._claimed_gpus: dict[tuple[str, str], str] = {}
-        self.version = hashlib.sha256(told.encode()).hexdigest()[:8]
+        self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
 
     def inputs_of(self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> FootprintInputs:
-        """One deployment's; what is wrong is complained about."""
+        """The inputs of one deployment; mistakes become problems."""
         region = self._cloud_region(reader, doc, path)
         profile = self._energy_profile(reader, doc, path, region)
         if profile is None:
-            reader.note(
+            reader.add_note(
                 path,
-                f"deployment '{path[-1]}' has no energy profile: its footprint counts as unknown, and no budget in wh admits it",
+                f"deployment '{path[-1]}' has no energy profile; its footprint is unknown, and no budget in Wh or gCO2e admits it"
+                " (set 'energy.active_params_b')",
             )
         sensors = _sensors(reader, doc, path)
         self._claim_gpus(reader, sensors, path)
@@ -71,19 +78,20 @@ class FootprintTables:
         )
 
     def _claim_gpus(self, reader: ConfigReader, sensors: catalog.Sensors, path: YamlPath) -> None:
-        """A GPU's joules belong to one deployment; "" stands for all of a meter."""
+        """Attribute each GPU to one deployment; "" means all GPUs of a meter."""
         if not sensors.has_meter:
             return
         meter, name = sensors.dcgm_url or "nvml", str(path[-1])
         for gpu in sensors.gpus or ("",):
-            taken = [
-                whose
-                for (other, one), whose in self._claimed_gpus.items()
-                if other == meter and (gpu in ("", one) or not one)
+            owners = [
+                owner
+                for (other_meter, other_gpu), owner in self._claimed_gpus.items()
+                if other_meter == meter and (gpu in ("", other_gpu) or not other_gpu)
             ]
-            if taken:
-                reader.complain(
-                    (*path, "energy", "power"), f"these GPUs are metered for '{taken[0]}' already; name which are whose"
+            if owners:
+                reader.add_problem(
+                    (*path, "energy", "power"),
+                    f"GPUs are already metered for deployment '{owners[0]}'; list the GPUs of each under 'gpus'",
                 )
                 return
         self._claimed_gpus |= {(meter, gpu): name for gpu in sensors.gpus or ("",)}
@@ -91,120 +99,127 @@ class FootprintTables:
     def _cloud_region(self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> CloudRegion | None:
         if doc.cloud_region is None:
             return None
-        found = self._regions.get(doc.cloud_region)
-        if found is None:
-            reader.complain(
+        region = self._regions.get(doc.cloud_region)
+        if region is None:
+            reader.add_problem(
                 (*path, "cloud_region"),
-                f"unknown cloud region '{doc.cloud_region}'{did_you_mean(doc.cloud_region, self._regions)}; write it like gcp/europe-west1",
+                f"unknown cloud region '{doc.cloud_region}' (expected provider/region, like gcp/europe-west1)"
+                + did_you_mean(doc.cloud_region, self._regions),
             )
-        return found
+        return region
 
     def _energy_profile(
         self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
     ) -> catalog.EnergyProfile | None:
-        """What is known of weights and machine."""
-        given = doc.energy or schema.ModelEnergyConfig()
-        sizes = self._param_counts(reader, doc, given, path)
+        """Model size and hardware; None if the size is unknown."""
+        doc_energy = doc.energy or schema.ModelEnergyConfig()
+        sizes = self._param_counts(reader, doc, doc_energy, path)
         if sizes is None:
             return None
         active, total, source = sizes
         card = model_cards.find(doc.model)
-        bits = given.bits_per_param or (card.bits if card is not None else _HOSTED_BITS)
+        bits = doc_energy.bits_per_param or (card.bits if card is not None else _HOSTED_BITS)
         return catalog.EnergyProfile(
             active_params_b=active,
             total_params_b=total,
             bytes_per_param=float(bits) / 8,
-            hardware=given.hardware or energy.DEFAULT_HARDWARE,
-            hardware_factor=float(given.hardware_factor),
-            gpus=given.gpus,
-            engine=given.engine or "",
-            concurrency=float(given.concurrency) if given.concurrency is not None else None,
-            concurrency_source="declared" if given.concurrency is not None else "prior",
-            pue=_pue(given, region),
+            hardware=doc_energy.hardware or energy.DEFAULT_HARDWARE,
+            hardware_factor=float(doc_energy.hardware_factor),
+            gpus=doc_energy.gpus,
+            engine=doc_energy.engine or "",
+            concurrency=float(doc_energy.concurrency) if doc_energy.concurrency is not None else None,
+            concurrency_source="declared" if doc_energy.concurrency is not None else "prior",
+            pue=_pue(doc_energy, region),
             source=source,
         )
 
     def _param_counts(
-        self, reader: ConfigReader, doc: schema.DeploymentConfig, given: schema.ModelEnergyConfig, path: YamlPath
+        self, reader: ConfigReader, doc: schema.DeploymentConfig, doc_energy: schema.ModelEnergyConfig, path: YamlPath
     ) -> tuple[float, float, str] | None:
-        """(active, total, source), in 1e9: the file, else the model's card, else (if it is asked for) EcoLogits' registry."""
-        if given.active_params_b is not None:
-            active = float(given.active_params_b)
-            total = float(given.total_params_b) if given.total_params_b is not None else active
+        """(active, total, source), in 1e9, from the file, the model's card, or EcoLogits' registry if enabled."""
+        if doc_energy.active_params_b is not None:
+            active = float(doc_energy.active_params_b)
+            total = float(doc_energy.total_params_b) if doc_energy.total_params_b is not None else active
             if total < active:
-                reader.complain((*path, "energy", "total_params_b"), "'total_params_b' is below 'active_params_b'")
+                reader.add_problem(
+                    (*path, "energy", "total_params_b"),
+                    f"'total_params_b' is below 'active_params_b' ({active:g}); it must not be",
+                )
             return active, max(active, total), "config"
-        if given.total_params_b is not None:
-            reader.complain((*path, "energy", "total_params_b"), "'total_params_b' needs 'active_params_b' beside it")
+        if doc_energy.total_params_b is not None:
+            reader.add_problem(
+                (*path, "energy", "total_params_b"), "'total_params_b' needs 'active_params_b'; add that"
+            )
         card = model_cards.find(doc.model)
         if card is not None:
             return card.active_params_b, card.total_params_b, "card"
-        guess = ecologits_registry.find(doc.model) if self._registry == "ecologits" else None
-        if guess is None:
+        estimate = ecologits_registry.find(doc.model) if self._registry == "ecologits" else None
+        if estimate is None:
             return None
-        if guess.warning:
-            reader.note(path, f"the weights of '{doc.model}' are a guess of EcoLogits' registry: {guess.warning}")
-        return guess.active_params_b, guess.total_params_b, "ecologits"
+        if estimate.warning:
+            reader.add_note(path, f"model size of '{doc.model}' is an estimate of EcoLogits: {estimate.warning}")
+        return estimate.active_params_b, estimate.total_params_b, "ecologits"
 
     def _annual_intensity(
         self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
     ) -> CarbonIntensity:
-        """The intensity without any feed, and the market-based one beside it."""
+        """Carbon intensity without any feed, location-based and market-based."""
         override = float(doc.grams_co2e_per_kwh) if doc.grams_co2e_per_kwh is not None else None
-        found = intensity.annual_intensity(doc.zone, doc.cloud_region or "", override, self._tables)
-        if doc.zone is not None and found.method == "world":
+        annual = intensity.annual_intensity(doc.zone, doc.cloud_region or "", override, self._tables)
+        if doc.zone is not None and annual.method == "world":
             zones = [zone for name, table in self._tables.items() if name != "cloud_region" for zone in table]
-            reader.complain(
+            reader.add_problem(
                 (*path, "zone"),
-                f"unknown grid zone '{doc.zone}'{did_you_mean(doc.zone, zones)}; use ISO alpha-3 like USA or FRA",
+                f"unknown grid zone '{doc.zone}' (expected ISO alpha-3, like USA or FRA){did_you_mean(doc.zone, zones)}",
             )
         if doc.market_grams_co2e_per_kwh is not None:
-            return replace(found, market_grams_per_kwh=float(doc.market_grams_co2e_per_kwh))
+            return replace(annual, market_grams_per_kwh=float(doc.market_grams_co2e_per_kwh))
         if region is not None and region.carbon_free_share is not None:
-            return replace(found, market_grams_per_kwh=region.grams_per_kwh * (1 - region.carbon_free_share))
-        return found
+            return replace(annual, market_grams_per_kwh=region.grams_per_kwh * (1 - region.carbon_free_share))
+        return annual
 
     def _feed_zones(
         self, reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, region: CloudRegion | None
     ) -> dict[str, str]:
-        """What the deployment's grid is called at each feed that the file has."""
-        given = {name: zone for name, zone in doc.feeds.model_dump().items() if zone is not None}
+        """The name of the deployment's grid at each configured feed."""
+        zones = {name: zone for name, zone in doc.feeds.model_dump().items() if zone is not None}
         if doc.feeds.uk is not None and doc.feeds.uk not in intensity_uk.ZONES:
-            reader.complain(
-                (*path, "feeds", "uk"), f"'{doc.feeds.uk}' is neither GB nor the number of a region, 1 to 17"
+            reader.add_problem(
+                (*path, "feeds", "uk"),
+                f"'uk' must be GB or the number of a British region, 1 to 17, not '{doc.feeds.uk}'",
             )
-        for name in given:
+        for name in zones:
             if getattr(self._feeds, name) is None:
-                reader.complain((*path, "feeds", name), f"there is no feed '{name}'; add it under 'feeds'")
+                reader.add_problem((*path, "feeds", name), f"feed '{name}' is not configured; add it under 'feeds'")
         if region is not None and region.electricity_maps_zone and self._feeds.electricity_maps is not None:
-            given.setdefault("electricity_maps", region.electricity_maps_zone)
-        return given
+            zones.setdefault("electricity_maps", region.electricity_maps_zone)
+        return zones
 
 
-def _pue(given: schema.ModelEnergyConfig, region: CloudRegion | None) -> tuple[float, float, float]:
-    """The operator's, the cloud region's, or the prior."""
-    pue = float(given.pue) if given.pue is not None else region.pue if region is not None else None
+def _pue(doc_energy: schema.ModelEnergyConfig, region: CloudRegion | None) -> tuple[float, float, float]:
+    """(low, mid, high) from the file, else from the cloud region, else the prior."""
+    pue = float(doc_energy.pue) if doc_energy.pue is not None else region.pue if region is not None else None
     if pue is None:
         return catalog.PUE_PRIOR
     return max(1.0, pue - _PUE_ERROR), pue, pue + _PUE_ERROR
 
 
 def _sensors(reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath) -> catalog.Sensors:
-    """What can be asked about the machine."""
-    given = doc.energy or schema.ModelEnergyConfig()
-    if given.concurrency is not None and (given.metrics_url or given.infer_concurrency):
-        reader.complain(
+    """The endpoints that report concurrency and power."""
+    doc_energy = doc.energy or schema.ModelEnergyConfig()
+    if doc_energy.concurrency is not None and (doc_energy.metrics_url or doc_energy.infer_concurrency):
+        reader.add_problem(
             (*path, "energy", "concurrency"),
-            "'concurrency' is declared; leave 'metrics_url' and 'infer_concurrency' out",
+            "'concurrency' excludes 'metrics_url' and 'infer_concurrency'; keep one of them",
         )
-    power = given.power or schema.PowerMeterConfig()
-    if given.power is not None and (power.dcgm_url is not None) == power.nvml:
-        reader.complain((*path, "energy", "power"), "give exactly one of 'dcgm_url' or 'nvml: true'")
+    power = doc_energy.power or schema.PowerMeterConfig()
+    if doc_energy.power is not None and (power.dcgm_url is not None) == power.nvml:
+        reader.add_problem((*path, "energy", "power"), "power must have exactly one of 'dcgm_url' and 'nvml: true'")
     return catalog.Sensors(
-        metrics_url=given.metrics_url or "",
+        metrics_url=doc_energy.metrics_url or "",
         dcgm_url=power.dcgm_url or "",
         nvml=power.nvml,
         gpus=tuple(power.gpus),
         idle_watts=float(power.idle_watts),
-        latency=given.infer_concurrency,
+        latency=doc_energy.infer_concurrency,
     )

@@ -1,10 +1,9 @@
-"""routing.yaml -> World, or every complaint at once as `file:line:column: what is wrong, what would be right`."""
+"""routing.yaml -> Snapshot, or every problem at once as `file:line:column: what is wrong, what would be right`."""
 
 import copy
 import hashlib
 import time
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,39 +15,38 @@ from ..values.errors import ConfigError
 from ..values.request import Caller
 from ..values.snapshot import Snapshot, Webhook
 from . import schema
-from .budgets import budgets_of as budgets_of
-from .budgets import session_caps_of as caps_of
-from .deployments import deployments_of as deployments_of
-from .deployments import price_changes_at as changes_of
-from .energy import energy_policy_of as green_of
-from .energy import feeds_of as feeds_of
-from .quality import cascade_of as cascade_of
-from .quality import learning_of as learning_of
-from .quality import quality_policy_of as quality_of
-from .quality import roles_of as roles_of
-from .reader import ConfigReader, did_you_mean
-from .sessions import loop_policy_of as loops_of
-from .sessions import session_fields_of as fields_of
+from .budgets import budgets_of, session_caps_of
+from .deployments import deployments_of, price_changes_at
+from .energy import energy_policy_of, feeds_of
+from .messages import quoted, requirement
+from .quality import cascade_of, learning_of, quality_policy_of, roles_of
+from .reader import ConfigReader, check_name, did_you_mean
+from .sessions import loop_policy_of, session_fields_of
 from .yaml_tree import YamlPath, parse_yaml
 
-# Ceilings of the small and the medium tier where the file has none. Learned: on the public test files 0.25 sends 38 % of the
-# prompts to the frontier and keeps 90 % of its quality, 0.20 sends 59 % and keeps 95 % (docs/routing.md). Transparent:
-# set by hand, like its weights.
+# Default ceilings of the small and the medium tier by classifier. Learned: on the public test files 0.25 sends 38 % of
+# the prompts to the frontier and keeps 90 % of its quality, 0.20 sends 59 % and keeps 95 % (docs/routing.md).
+# Transparent: set by hand, like its weights.
 _TIER_CEILINGS_DEFAULT = {"learned": (0.25, 0.35), "transparent": (0.45, 0.70)}
 _OPEN_CALLER = Caller(key="anonymous", team="default")
-# Leaving out what does not fit can uncover what then is missing; a few rounds reach the end of it.
+# Removing an invalid value can make a required key missing, one level up in each round.
 _VALIDATION_ROUNDS_MAX = 8
 
 
 def load(
     path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
 ) -> tuple[Snapshot, list[str]]:
-    """Read a file; gives the World at `now` (seconds since the epoch; None: the machine's time) and notes on what works
-    but may surprise. Raises ConfigError with all complaints."""
+    """Read a file: the Snapshot at `now`, and notes on what works but may surprise.
+
+    now: seconds since the epoch; None for the machine's time
+    need_secrets: whether a missing secret is a problem, or only a note
+    Raises ConfigError with all problems.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}:1:1: cannot be read: {error}"]) from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError([f"{path}:1:1: cannot read file: {reason}"]) from error
     return parse(text, str(path), env, need_secrets=need_secrets, now=now)
 
 
@@ -57,27 +55,27 @@ def parse(
 ) -> tuple[Snapshot, list[str]]:
     """Like `load`, from text."""
     reader = ConfigReader(name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets)
-    reader.complaints += reader.tree.complaints
+    reader.problems += reader.tree.problems
     _check_references(reader)
-    document = _validate(reader) if reader.tree.data is not None or not reader.complaints else None
+    document = _validate(reader) if reader.tree.data is not None or not reader.problems else None
     snapshot = _snapshot(reader, document, text, time.time() if now is None else now) if document else None
-    if reader.complaints or snapshot is None:
-        ordered = sorted(set(reader.complaints))
-        raise ConfigError([f"{name}:{line}:{column}: {sentence}" for line, column, sentence in ordered])
+    if reader.problems or snapshot is None:
+        problems = sorted(set(reader.problems))
+        raise ConfigError([f"{name}:{line}:{column}: {message}" for line, column, message in problems])
     return snapshot, reader.notes
 
 
 def _validate(reader: ConfigReader) -> schema.RoutingConfig | None:
-    """The file in its shape. What does not fit is complained about and left out, so that the rest is checked as well."""
+    """Validate the file; invalid parts become problems and are removed, so that the rest is checked as well."""
     data = copy.deepcopy(reader.tree.data)
     for attempt in range(_VALIDATION_ROUNDS_MAX):
         try:
             return schema.RoutingConfig.model_validate(data)
         except ValidationError as error:
             if attempt == 0:
-                _complain_about(reader, error)
+                _add_problems(reader, error)
             problems = error.errors(include_url=False, include_context=False, include_input=False)
-        for problem in sorted(problems, key=lambda one: len(one["loc"]), reverse=True):
+        for problem in sorted(problems, key=lambda item: len(item["loc"]), reverse=True):
             path: YamlPath = tuple(part for part in problem["loc"] if part != "[key]")
             if not path or not isinstance(data, dict):
                 return None
@@ -86,7 +84,7 @@ def _validate(reader: ConfigReader) -> schema.RoutingConfig | None:
 
 
 def _remove(data: Any, path: YamlPath) -> None:
-    """Take one place out of the document."""
+    """Remove the value at one path of the document."""
     for part in path[:-1]:
         try:
             data = data[part]
@@ -98,57 +96,60 @@ def _remove(data: Any, path: YamlPath) -> None:
         del data[path[-1]]
 
 
-def _complain_about(reader: ConfigReader, error: ValidationError) -> None:
-    """pydantic's errors in our words, at their place in the file."""
-    for problem in error.errors(include_url=False, include_context=True):
-        path: YamlPath = tuple(part for part in problem["loc"] if part != "[key]")
+def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
+    """Pydantic's errors as problems at their place in the file."""
+    for item in error.errors(include_url=False, include_context=True):
+        path: YamlPath = tuple(part for part in item["loc"] if part != "[key]")
         last = str(path[-1]) if path else "document"
-        kind, context = problem["type"], problem.get("ctx", {})
+        kind, context = item["type"], item.get("ctx", {})
         if kind == "missing":
-            reader.complain(path[:-1], f"'{last}' is missing; add it here")
+            reader.add_problem(path[:-1], f"required key '{last}' is missing; add it here")
         elif kind == "extra_forbidden":
-            reader.complain(path, f"unknown key '{last}'{did_you_mean(last, _field_names())}", at_key=True)
-        elif kind == "literal_error":
-            reader.complain(path, f"'{last}' must be {context.get('expected')}, not {_quoted(problem['input'])}")
-        elif kind == "bool_type":
-            reader.complain(path, f"'{last}' must be true or false, not {_quoted(problem['input'])}")
-        elif kind == "string_type":
-            reader.complain(path, f"'{last}' must be text, not {_quoted(problem['input'])}; put it in quotes")
-        elif kind == "string_pattern_mismatch":
-            reader.complain(
-                path, f"{_quoted(problem['input'])} does not fit here; it must match {context.get('pattern')}"
-            )
-        elif kind in ("model_type", "dict_type"):
-            reader.complain(path, f"'{last}' must be a mapping (key: value), not {_quoted(problem['input'])}")
-        elif kind == "value_error":
-            reader.complain(path, f"'{last}' {context.get('error')}, not {_quoted(problem['input'])}")
+            reader.add_problem(path, f"unknown key '{last}'{did_you_mean(last, _field_names())}", at_key=True)
+        elif kind == "model_type" and context.get("class_name") == schema.SecretRefConfig.__name__:
+            # The value may be a secret, so the message does not show it.
+            reader.add_problem(path, f"'{last}' must be {{env: NAME}} or {{file: path}}, not the secret itself")
+        elif item["loc"][-1:] == ("[key]",):
+            reader.add_problem(path, f"name '{last}' {_requirement(item)}", at_key=True)
         else:
-            reader.complain(path, f"'{last}' is wrong: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+            reader.add_problem(path, f"'{last}' {_requirement(item)}, not {quoted(item['input'])}")
+
+
+def _requirement(item: Any) -> str:
+    """What a value should be, as the end of a sentence that begins with its key."""
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return f"must be {schema.PATTERN_MEANINGS[context['pattern']]}"
+    if kind == "value_error":
+        return str(context["error"])
+    words = {
+        "literal_error": f"must be {context.get('expected')}",
+        "bool_type": "must be true or false",
+        "string_type": "must be text in quotes",
+        "model_type": "must be a mapping (key: value)",
+        "dict_type": "must be a mapping (key: value)",
+    }
+    return words.get(kind) or requirement(item["msg"])
 
 
 def _check_references(reader: ConfigReader) -> None:
-    """Names that point to nothing, looked up in the file as it stands, so that other mistakes do not hide them."""
+    """Names of missing providers and deployments, looked up in the raw file, so that other mistakes do not hide them."""
     providers, deployments = reader.raw_section("providers"), reader.raw_section("deployments")
     for name, doc in deployments.items():
         provider = doc.get("provider") if isinstance(doc, dict) else None
-        if isinstance(provider, str) and provider not in providers:
-            reader.complain(
-                ("deployments", name, "provider"), f"unknown provider '{provider}'{did_you_mean(provider, providers)}"
-            )
+        if isinstance(provider, str):
+            check_name(reader, "provider", provider, providers, ("deployments", name, "provider"))
     for name, doc in reader.raw_section("routes").items():
         candidates = doc.get("candidates") if isinstance(doc, dict) else None
-        for number, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
-            if isinstance(candidate, str) and candidate not in deployments:
-                reader.complain(
-                    ("routes", name, "candidates", number),
-                    f"unknown deployment '{candidate}'{did_you_mean(candidate, deployments)}",
-                )
+        for index, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
+            if isinstance(candidate, str):
+                check_name(reader, "deployment", candidate, deployments, ("routes", name, "candidates", index))
 
 
 def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, now: float) -> Snapshot:
     deployments = deployments_of(reader, document, now)
-    changes = changes_of(document)
-    passed = sum(1 for at in changes if at <= now)
+    change_times = price_changes_at(document)
+    changes_passed = sum(1 for time_at in change_times if time_at <= now)
     task_types = tuple(
         catalog.TaskType(
             name=name,
@@ -159,23 +160,25 @@ def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, n
         for name, task in document.task_types.items()
     )
     if document.quality.keep is not None and document.classifier == "transparent":
-        reader.complain(("quality", "keep"), "floors are fitted to the learned classifier; leave 'classifier' out")
-    caps = caps_of(reader, document.sessions.caps, document.sessions.each, ("sessions",))
+        reader.add_problem(("quality", "keep"), "'keep' needs the learned classifier; remove 'classifier: transparent'")
+    caps = session_caps_of(reader, document.sessions.caps, document.sessions.caps_per_session, ("sessions",))
     return Snapshot(
-        # A price that has taken effect makes another configuration of the same file.
-        generation=hashlib.sha256((text + f"#{passed}" * bool(passed)).encode()).hexdigest()[:12],
-        next_price_change_at=next((at for at in changes if at > now), None),
+        # A price change that took effect makes another configuration of the same file.
+        generation=hashlib.sha256((text + f"#{changes_passed}" * bool(changes_passed)).encode()).hexdigest()[:12],
+        next_price_change_at=next((time_at for time_at in change_times if time_at > now), None),
         deployments=deployments,
         routes=_routes(reader, document, deployments),
         task_types=task_types,
         budgets=budgets_of(reader, document, open_caller=_OPEN_CALLER),
         default_caps=caps,
         key_caps=_key_caps(reader, document, caps),
-        loop_policy=loops_of(reader, document.loops, reader.raw_section("routes"), reader.raw_section("task_types")),
+        loop_policy=loop_policy_of(
+            reader, document.loop_guard, reader.raw_section("routes"), reader.raw_section("task_types")
+        ),
         routing_policy=_tier_policy(reader, document),
-        energy_policy=green_of(reader, document.energy, document.task_types),
+        energy_policy=energy_policy_of(reader, document.energy, document.task_types),
         grid_feeds=feeds_of(reader, document),
-        quality_policy=quality_of(reader, document.quality, document.task_types),
+        quality_policy=quality_policy_of(reader, document.quality, document.task_types),
         classifier=document.classifier,
         cascade=cascade_of(document.cascade),
         learning=learning_of(reader, document.learning, document.routes),
@@ -183,43 +186,45 @@ def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, n
         callers=_callers(reader, document),
         anonymous_caller=_OPEN_CALLER if document.access == "open" else None,
         session_headers=tuple(header.lower() for header in document.sessions.headers),
-        session_fields=fields_of(reader, document.sessions.body_fields),
+        session_fields=session_fields_of(reader, document.sessions.body_fields),
         agent_headers=tuple(header.lower() for header in document.sessions.agent_headers),
         parent_headers=tuple(header.lower() for header in document.sessions.parent_headers),
         root_headers=tuple(header.lower() for header in document.sessions.root_headers),
-        user_headers=tuple(header.lower() for header in document.users.headers),
+        user_headers=tuple(header.lower() for header in document.end_users.headers),
         webhook=_webhook(reader, document.notify.webhook),
     )
 
 
 def _key_caps(reader: ConfigReader, document: schema.RoutingConfig, caps: SessionCaps) -> dict[str, SessionCaps]:
-    """Per key, what its sessions may take, where that is less than others'."""
-    found = {}
-    for place, key in enumerate(document.keys):
+    """Session caps by key, for keys with caps of their own."""
+    caps_by_key = {}
+    for index, key in enumerate(document.keys):
         if key.caps != schema.SessionTreeCapsConfig():
-            found[key.id] = tightest_caps(caps, caps_of(reader, key.caps, None, ("keys", place)))
-    return found
+            caps_by_key[key.id] = tightest_caps(caps, session_caps_of(reader, key.caps, None, ("keys", index)))
+    return caps_by_key
 
 
 def _callers(reader: ConfigReader, document: schema.RoutingConfig) -> dict[bytes, Caller]:
     callers: dict[bytes, Caller] = {}
     orgs: dict[str, str] = {}
     if document.access == "keys" and not document.keys:
-        reader.complain(("keys",), "no keys are defined, so nobody could call; add keys, or set 'access: open'")
-    for number, key in enumerate(document.keys):
+        reader.add_problem(("keys",), "'keys' is empty, so that no caller has access; add keys, or set 'access: open'")
+    for index, key in enumerate(document.keys):
         if orgs.setdefault(key.team, key.org) != key.org:
-            reader.complain(
-                ("keys", number), f"team '{key.team}' belongs to '{orgs[key.team]}' above; a team has one organisation"
+            reader.add_problem(
+                ("keys", index),
+                f"team '{key.team}' belongs to organization '{orgs[key.team]}' above; a team must have one organization",
             )
-        secret = reader.secret(key.secret, ("keys", number, "secret"))
+        secret = reader.secret(key.secret, ("keys", index, "secret"))
         if any(caller.key == key.id for caller in callers.values()):
-            reader.complain(("keys", number, "id"), f"key id '{key.id}' is given twice; ids are unique")
+            reader.add_problem(("keys", index, "id"), f"key id '{key.id}' is given twice; ids must be unique")
         if secret is None:
             continue
         digest = hashlib.sha256(secret.encode()).digest()
         if digest in callers:
-            reader.complain(
-                ("keys", number, "secret"), f"the same secret as key '{callers[digest].key}'; secrets differ"
+            reader.add_problem(
+                ("keys", index, "secret"),
+                f"secret is the same as that of key '{callers[digest].key}'; secrets must be unique",
             )
         callers[digest] = Caller(key=key.id, team=key.team, org=key.org)
     return callers
@@ -230,17 +235,19 @@ def _routes(
 ) -> dict[str, catalog.Route]:
     routes = {}
     for name, doc in document.routes.items():
-        for number, candidate in enumerate(doc.candidates):
-            if candidate in doc.candidates[:number]:
-                reader.complain(("routes", name, "candidates", number), f"'{candidate}' is listed twice")
+        for index, candidate in enumerate(doc.candidates):
+            if candidate in doc.candidates[:index]:
+                reader.add_problem(
+                    ("routes", name, "candidates", index), f"candidate '{candidate}' is listed twice; keep one of them"
+                )
         candidates = tuple(deployments[candidate] for candidate in doc.candidates if candidate in deployments)
         if candidates:
             routes[name] = catalog.Route(
                 name=name,
                 candidates=candidates,
                 is_auto=doc.auto,
-                # What serves only work that can wait is no measure for the rest.
-                reference=max(candidates, key=lambda one: (not one.is_batch, one.tier)),
+                # Batch deployments serve deferrable requests only: no reference for the others.
+                reference=max(candidates, key=lambda candidate: (not candidate.is_batch, candidate.tier)),
                 context_tokens_max=max(deployment.context_tokens_max for deployment in candidates),
             )
     return routes
@@ -262,7 +269,10 @@ def _tier_policy(reader: ConfigReader, document: schema.RoutingConfig) -> catalo
         medium = float(tiers.medium.max_complexity)
         small = min(small, medium) if tiers.small is None else small
     if small > medium:
-        reader.complain(("tiers", "small", "max_complexity"), "the small tier's ceiling is above the medium tier's")
+        reader.add_problem(
+            ("tiers", "small", "max_complexity"),
+            f"'max_complexity' of tier small is above that of medium ({medium:g}); it must not be",
+        )
     return catalog.RoutingPolicy(
         tier_ceilings={
             catalog.Tier.small: small,
@@ -271,11 +281,6 @@ def _tier_policy(reader: ConfigReader, document: schema.RoutingConfig) -> catalo
         },
         max_retries=document.retries.same_deployment,
     )
-
-
-def _quoted(value: Any) -> str:
-    text = repr(str(value) if isinstance(value, Decimal) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _field_names() -> set[str]:

@@ -1,46 +1,46 @@
-"""What a routing file says about quality, learning and roles."""
+"""Quality targets, cascade, learning and roles of a routing file."""
 
 from collections.abc import Collection, Mapping
 
 from ..values.catalog import Tier
-from ..values.quality import OTHER_TASK_TYPE, Cascade, Learning, QualityPolicy, QualityTarget, Role, ShadowSampling
+from ..values.quality import Cascade, Learning, QualityPolicy, QualityTarget, Role, ShadowSampling
 from . import schema
-from .reader import ConfigReader, to_nusd
+from .reader import ConfigReader, check_name, check_task_type, to_nusd
 from .yaml_tree import YamlPath
 
 
 def quality_policy_of(
     reader: ConfigReader, doc: schema.QualityRulesConfig, task_types: Collection[str]
 ) -> QualityPolicy:
-    """The floor or the share by task type."""
+    """Quality targets by task type; mistakes become problems."""
     by_task_type: dict[str, QualityTarget] = {}
-    for place, rule in enumerate(doc.rules):
-        path: YamlPath = ("quality", "rules", place)
-        if rule.task_type not in {*task_types, OTHER_TASK_TYPE}:
-            reader.complain((*path, "task_type"), f"there is no task type '{rule.task_type}'")
+    for index, rule in enumerate(doc.rules):
+        path: YamlPath = ("quality", "rules", index)
+        check_task_type(reader, rule.task_type, task_types, (*path, "task_type"))
         if rule.task_type in by_task_type:
-            reader.complain((*path, "task_type"), f"task type '{rule.task_type}' has a rule above")
-        said = {**doc.model_dump(exclude_unset=True, exclude={"rules"}), **rule.model_dump(exclude_unset=True)}
+            reader.add_problem((*path, "task_type"), f"task type '{rule.task_type}' has a rule above; keep one of them")
+        merged = {**doc.model_dump(exclude_unset=True, exclude={"rules"}), **rule.model_dump(exclude_unset=True)}
         if rule.frontier_share is not None:
-            said.setdefault("keep", None)
-            said["keep"] = rule.keep
+            merged["keep"] = rule.keep
         elif rule.keep is not None:
-            said["frontier_share"] = None
-        said.pop("task_type", None)
-        by_task_type[rule.task_type] = _quality(
-            reader, schema.QualityConfig.model_construct(**said), path, rule.model_fields_set
+            merged["frontier_share"] = None
+        merged.pop("task_type", None)
+        by_task_type[rule.task_type] = _target(
+            reader, schema.QualityConfig.model_construct(**merged), path, rule.model_fields_set
         )
-    return QualityPolicy(default=_quality(reader, doc, ("quality",), doc.model_fields_set), by_task_type=by_task_type)
+    return QualityPolicy(default=_target(reader, doc, ("quality",), doc.model_fields_set), by_task_type=by_task_type)
 
 
-def _quality(reader: ConfigReader, doc: schema.QualityConfig, path: YamlPath, said: Collection[str]) -> QualityTarget:
-    """What is asked; of contradictions those count that are `said` here."""
+def _target(reader: ConfigReader, doc: schema.QualityConfig, path: YamlPath, given: Collection[str]) -> QualityTarget:
+    """One target; `given` are the keys that this part of the file has itself."""
     if doc.keep is not None and doc.frontier_share is not None:
-        reader.complain(
-            (*path, "frontier_share"), "'keep' and 'frontier_share' exclude each other: the one follows from the other"
+        reader.add_problem(
+            (*path, "frontier_share"), "'keep' and 'frontier_share' exclude each other; keep one of them"
         )
-    if "fallback_share" in said and doc.fallback != "share":
-        reader.complain((*path, "fallback_share"), "'fallback_share' counts with 'fallback: share' only")
+    if "fallback_share" in given and doc.fallback != "share":
+        reader.add_problem(
+            (*path, "fallback_share"), "'fallback_share' needs 'fallback: share'; add that, or remove 'fallback_share'"
+        )
     return QualityTarget(
         keep=float(doc.keep) if doc.keep is not None else None,
         confidence=float(doc.confidence),
@@ -50,18 +50,18 @@ def _quality(reader: ConfigReader, doc: schema.QualityConfig, path: YamlPath, sa
 
 
 def cascade_of(doc: schema.CascadeConfig) -> Cascade:
-    """Whether small answers are looked at, and the next tier asked if they look doubtful."""
-    return Cascade(is_enabled=doc.mode == "enforce", escalation_share_prior=float(doc.escalates))
+    """Whether doubtful answers escalate to the next tier, and how often at first."""
+    return Cascade(is_enabled=doc.mode == "enforce", escalation_share_prior=float(doc.escalation_share_prior))
 
 
 def learning_of(reader: ConfigReader, doc: schema.LearningConfig, routes: Mapping[str, object]) -> Learning:
-    """How labels are collected."""
+    """How quality labels are collected; mistakes become problems."""
     path: YamlPath = ("learning", "shadow")
     shadow = doc.shadow
     if shadow.share and shadow.judge is None:
-        reader.complain(path, "'judge' is missing: name the route that compares the answers")
-    if shadow.judge is not None and shadow.judge not in routes:
-        reader.complain((*path, "judge"), f"there is no route '{shadow.judge}'")
+        reader.add_problem(path, "required key 'judge' is missing; name the route that compares the answers")
+    if shadow.judge is not None:
+        check_name(reader, "route", shadow.judge, routes, (*path, "judge"))
     return Learning(
         shadow_sampling=ShadowSampling(
             share=float(shadow.share),
@@ -75,25 +75,26 @@ def learning_of(reader: ConfigReader, doc: schema.LearningConfig, routes: Mappin
 
 
 def roles_of(reader: ConfigReader, docs: list[schema.RoleConfig], task_types: Collection[str]) -> tuple[Role, ...]:
-    """The parts that agents play, in the order in which they are tried."""
-    found: list[Role] = []
-    for place, doc in enumerate(docs):
-        path: YamlPath = ("roles", place)
-        if any(role.name == doc.name for role in found):
-            reader.complain((*path, "name"), f"role '{doc.name}' is given twice")
-        if doc.task_type is not None and doc.task_type not in {*task_types, OTHER_TASK_TYPE}:
-            reader.complain((*path, "task_type"), f"there is no task type '{doc.task_type}'")
-        for at, word in enumerate(doc.words):
+    """The roles of agents, in the order in which they are matched."""
+    roles: list[Role] = []
+    for index, doc in enumerate(docs):
+        path: YamlPath = ("roles", index)
+        if any(role.name == doc.name for role in roles):
+            reader.add_problem((*path, "name"), f"role '{doc.name}' is given twice; names must be unique")
+        if doc.task_type is not None:
+            check_task_type(reader, doc.task_type, task_types, (*path, "task_type"))
+        for position, word in enumerate(doc.words):
             if not word.replace("_", "a").isalnum():
-                reader.complain(
-                    (*path, "words", at), f"'{word[:60]}' is not one word: texts are split at everything else"
+                reader.add_problem(
+                    (*path, "words", position),
+                    f"'{word[:60]}' is not a single word of letters, digits and '_'; list each word by itself",
                 )
         if not (doc.agents or doc.words or doc.tools or doc.sub_agents):
-            reader.note(path, f"role '{doc.name}' is known by the header x-penstock-role alone")
-        least, most = _tier(doc.tier_min), _tier(doc.tier_max)
-        if least is not None and most is not None and least > most:
-            reader.complain((*path, "tier_min"), "'tier_min' is above 'tier_max'")
-        found.append(
+            reader.add_note(path, f"role '{doc.name}' is selected by the header x-penstock-role only")
+        lowest, highest = _tier(doc.tier_min), _tier(doc.tier_max)
+        if lowest is not None and highest is not None and lowest > highest:
+            reader.add_problem((*path, "tier_min"), f"'tier_min' is above 'tier_max' ({highest.name}); it must not be")
+        roles.append(
             Role(
                 name=doc.name,
                 agents=tuple(doc.agents),
@@ -102,11 +103,11 @@ def roles_of(reader: ConfigReader, docs: list[schema.RoleConfig], task_types: Co
                 sub_agents=doc.sub_agents,
                 task_type=doc.task_type,
                 complexity_shift=float(doc.complexity_shift),
-                tier_min=least,
-                tier_max=most,
+                tier_min=lowest,
+                tier_max=highest,
             )
         )
-    return tuple(found)
+    return tuple(roles)
 
 
 def _tier(name: str | None) -> Tier | None:

@@ -1,12 +1,13 @@
-"""One routing file while it is read: its tree, its secrets, and what was found wrong with it so far."""
+"""A routing file while it is read: its tree, its secrets, and the problems found so far."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path as FilePath
 from typing import Any
 
+from ..values.quality import OTHER_TASK_TYPE
 from ..values.units import usd_to_nusd
 from . import schema
 from .yaml_tree import YamlPath, YamlTree
@@ -14,61 +15,80 @@ from .yaml_tree import YamlPath, YamlTree
 
 @dataclass(slots=True)
 class ConfigReader:
-    """One file being read: its tree, and what was found wrong with it so far."""
+    """A routing file that is being read.
+
+    name: the file's name, as messages show it
+    tree: the document with its positions
+    env: environment variables that secrets may refer to
+    need_secrets: whether a missing secret is a problem, or only a note
+    problems: (line, column, message) of each mistake
+    notes: messages about what works but may surprise
+    """
 
     name: str
     tree: YamlTree
     env: Mapping[str, str]
     need_secrets: bool
-    complaints: list[tuple[int, int, str]] = field(default_factory=list)
+    problems: list[tuple[int, int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def complain(self, path: YamlPath, sentence: str, *, at_key: bool = False) -> None:
-        """Remember a mistake at `path`."""
-        place = self.tree.key_positions.get(path) if at_key else None
-        self.complaints.append((*(place or self.tree.position(path)), sentence))
+    def add_problem(self, path: YamlPath, message: str, *, at_key: bool = False) -> None:
+        """Record a mistake at the value of `path`, or at its key."""
+        position = self.tree.key_positions.get(path) if at_key else None
+        self.problems.append((*(position or self.tree.position(path)), message))
+
+    def add_note(self, path: YamlPath, message: str) -> None:
+        """Record what is no mistake but may surprise."""
+        line, column = self.tree.position(path)
+        self.notes.append(f"{self.name}:{line}:{column}: {message}")
 
     def raw_section(self, name: str) -> dict[str, Any]:
-        """A section of the file as it stands, right or wrong in its details."""
-        found = self.tree.data.get(name) if isinstance(self.tree.data, dict) else None
-        return found if isinstance(found, dict) else {}
-
-    def note(self, path: YamlPath, sentence: str) -> None:
-        """Remember something worth saying that is no mistake."""
-        line, column = self.tree.position(path)
-        self.notes.append(f"{self.name}:{line}:{column}: {sentence}")
+        """A top-level mapping of the file before validation; empty where there is none."""
+        section = self.tree.data.get(name) if isinstance(self.tree.data, dict) else None
+        return section if isinstance(section, dict) else {}
 
     def secret(self, ref: schema.SecretRefConfig, path: YamlPath) -> str | None:
-        """What a reference points to. Never part of a message."""
+        """The secret that a reference points to; None, with a problem or a note, where there is none."""
         if (ref.env is None) == (ref.file is None):
-            self.complain(path, "give exactly one of {env: NAME} or {file: path}")
+            self.add_problem(path, "secret must have exactly one of {env: NAME} and {file: path}")
             return None
         value = self.env.get(ref.env) if ref.env is not None else _read_file(ref.file or "")
         if value:
             return value
-        what = (
+        fact = (
             f"environment variable {ref.env} is not set" if ref.env else f"file {ref.file} cannot be read or is empty"
         )
         if self.need_secrets:
-            self.complain(path, f"{what}; the secret it should hold is needed to start")
+            self.add_problem(path, f"{fact}; it must hold the secret")
         else:
-            self.note(path, what)
+            self.add_note(path, fact)
         return None
 
 
 def to_nusd(reader: ConfigReader, usd: Decimal, path: YamlPath) -> int:
-    """Dollars in nUSD; complains about what is finer."""
+    """US dollars in nUSD; finer amounts are a problem."""
     try:
         return usd_to_nusd(usd)
     except ValueError:
-        reader.complain(path, f"{usd} USD is finer than a nano-dollar; use at most nine decimals")
+        reader.add_problem(path, f"{usd:f} USD is finer than a nano-dollar; use at most nine decimals")
         return 0
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names what was probably meant."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The end of a message that suggests the closest name; empty where none is close."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_task_type(reader: ConfigReader, name: str, names: Collection[str], path: YamlPath) -> None:
+    """Record a problem unless the task type is one of the file's or `other`."""
+    check_name(reader, "task type", name, {*names, OTHER_TASK_TYPE}, path)
+
+
+def check_name(reader: ConfigReader, kind: str, name: str, names: Collection[str], path: YamlPath) -> None:
+    """Record a problem unless `name` is one of `names`."""
+    if name not in names:
+        reader.add_problem(path, f"unknown {kind} '{name}'{did_you_mean(name, names)}")
 
 
 def _read_file(path: str) -> str | None:

@@ -1,7 +1,7 @@
-"""YAML with positions: plain data, and where in the file each value and key stands.
+"""YAML with positions: plain data, and the line and column of each value and key.
 
-Read as YAML 1.2's core schema: only true and false are booleans (so `NO` is Norway and `on` is a word), numbers keep
-their decimal text, a key given twice is a complaint. Anchors and merges are refused: a policy is read as it stands.
+YAML 1.2 core schema: only true and false are booleans (`NO` is Norway and `on` is a word), and numbers keep their
+decimal text. Duplicate keys, anchors and merges are problems: a policy means what it shows.
 """
 
 import re
@@ -25,28 +25,38 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 
 @dataclass(slots=True)
 class YamlTree:
-    """The document and its positions (line, column from 1); `complaints` are (line, column, sentence)."""
+    """The document and its positions; lines and columns count from 1.
+
+    data: plain data; None if the document is empty or broken
+    value_positions: (line, column) of each value, by its path
+    key_positions: (line, column) of each key, by the path of its value
+    problems: (line, column, message) of each syntax error
+    """
 
     data: Any = None
     value_positions: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
     key_positions: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
-    complaints: list[tuple[int, int, str]] = field(default_factory=list)
+    problems: list[tuple[int, int, str]] = field(default_factory=list)
 
     def position(self, path: YamlPath) -> tuple[int, int]:
-        """Where the value at `path` stands, else its nearest parent."""
+        """(line, column) of the value at `path`, else of its nearest parent."""
         while path and path not in self.value_positions:
             path = path[:-1]
         return self.value_positions.get(path, (1, 1))
 
 
 def parse_yaml(text: str) -> YamlTree:
-    """Parse one document; syntax errors become complaints."""
+    """Parse one document; syntax errors become problems."""
     tree = YamlTree()
     try:
         loader = _Loader(text)
         try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-                tree.complaints.append((1, 1, "anchors and aliases are not supported; write the value out"))
+            events = yaml.parse(text, Loader=_Loader)
+            alias = next((event for event in events if isinstance(event, yaml.AliasEvent)), None)
+            if alias is not None:
+                message = "anchors and aliases are not supported; write the value out"
+                mark = alias.start_mark
+                tree.problems.append((mark.line + 1, mark.column + 1, message) if mark else (1, 1, message))
                 return tree
             node = loader.get_single_node()
         finally:
@@ -54,10 +64,10 @@ def parse_yaml(text: str) -> YamlTree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        tree.complaints.append((line, column, f"not valid YAML: {error.problem or error.context}"))
+        tree.problems.append((line, column, f"invalid YAML: {error.problem or error.context}"))
         return tree
     except yaml.YAMLError as error:
-        tree.complaints.append((1, 1, f"not valid YAML: {error}"))
+        tree.problems.append((1, 1, f"invalid YAML: {error}"))
         return tree
     tree.data = _value(node, (), tree) if node is not None else None
     return tree
@@ -68,7 +78,7 @@ def _value(node: yaml.Node, path: YamlPath, tree: YamlTree) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, number), tree) for number, item in enumerate(node.value)]
+        return [_value(item, (*path, index), tree) for index, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(node)
 
@@ -77,14 +87,14 @@ def _mapping(node: yaml.MappingNode, path: YamlPath, tree: YamlTree) -> dict[str
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            tree.complaints.append((*_position(key_node), "a key must be plain text"))
+            tree.problems.append((*_position(key_node), "key must be plain text"))
             continue
         key = str(key_node.value)
         if key == "<<":
-            tree.complaints.append((*_position(key_node), "merge keys (<<) are not supported; write the values out"))
+            tree.problems.append((*_position(key_node), "merge keys (<<) are not supported; write the values out"))
         elif key in result:
             first = tree.key_positions[(*path, key)]
-            tree.complaints.append(
+            tree.problems.append(
                 (*_position(key_node), f"key '{key}' is given twice (first on line {first[0]}); keep one of them")
             )
         else:

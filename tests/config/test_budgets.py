@@ -1,4 +1,4 @@
-"""Budgets in the routing file: what they become, and what is complained about."""
+"""Budgets of a routing file: their values, and the problems of invalid ones."""
 
 from zoneinfo import ZoneInfo
 
@@ -11,7 +11,7 @@ from gateway.values.errors import ConfigError
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 
-def one(text: str):
+def parse_budget(text: str):
     (budget,) = snapshot(more=f"budgets: {{b: {text}}}").budgets
     return budget
 
@@ -23,27 +23,29 @@ def one(text: str):
         ("wh: 0.5", Measure.millijoules, 1_800_000), ("g_co2e: 2", Measure.micrograms, 2_000_000),
     ],
 )  # fmt: skip
-def test_limits_become_integers_of_their_unit(limit, measure, amount):
-    budget = one(f"{{limit: {{{limit}}}, window: day}}")
+def test_a_limit_becomes_an_integer_in_its_unit(limit, measure, amount):
+    budget = parse_budget(f"{{limit: {{{limit}}}, window: day}}")
     assert (budget.measure, budget.limit) == (measure, amount)
 
 
-def test_windows_have_a_zone_or_a_length():
-    assert one("{limit: {calls: 1}, window: day, timezone: Europe/Berlin}").window == Window(
+def test_a_window_has_a_time_zone_or_a_length():
+    assert parse_budget("{limit: {calls: 1}, window: day, timezone: Europe/Berlin}").window == Window(
         kind="day", zone=ZoneInfo("Europe/Berlin")
     )
-    assert one("{limit: {calls: 1}, window: rolling-90m}").window == Window(kind="rolling", seconds=5400)
-    session = one("{limit: {calls: 1}, window: session}")
-    assert session.scope == {"session": "*", "key": "*"}, "sessions of one key say nothing about another's"
-    assert one("{scope: {user: '*'}, limit: {calls: 1}, window: day}").scope == {"user": "*", "org": "*"}
+    assert parse_budget("{limit: {calls: 1}, window: rolling-90m}").window == Window(kind="rolling", seconds=5400)
+    session = parse_budget("{limit: {calls: 1}, window: session}")
+    assert session.scope == {"session": "*", "key": "*"}, (
+        "callers choose session names, so sessions are separate for each key"
+    )
+    assert parse_budget("{scope: {user: '*'}, limit: {calls: 1}, window: day}").scope == {"user": "*", "org": "*"}
 
 
-def test_stages_become_amounts():
+def test_stage_percentages_become_amounts():
     text = (
         "{limit: {usd: 10}, window: day, stages: {notify: [80, 50], downgrade: {at: 70, to: medium},"
         " shrink: {at: 90}, queue: {at: 95, seconds: 2.5}, refuse: 98}}"
     )
-    budget, usd = one(text), 1_000_000_000
+    budget, usd = parse_budget(text), 1_000_000_000
     stages = budget.thresholds
     assert budget.refuse_above == 9_800_000_000
     assert stages.notify_at == ((50, 5 * usd), (80, 8 * usd))
@@ -53,48 +55,48 @@ def test_stages_become_amounts():
 
 
 @pytest.mark.parametrize(
-    "text, complaint",
+    "text, problem",
     [
         ("{scope: {model: gpt-9}, limit: {usd: 1}, window: day}", "unknown model 'gpt-9'"),
         ("{scope: {tier: smal}, limit: {usd: 1}, window: day}", "did you mean 'small'?"),
         ("{limit: {usd: 1}, window: day, timezone: Europe/Berln}", "did you mean 'Europe/Berlin'?"),
         ("{limit: {usd: 1}, window: rolling-9999d}", "366 days"),
-        ("{limit: {usd: 1}, window: rolling}", "does not fit here"),
+        ("{limit: {usd: 1}, window: rolling}", "must be hour, day, week, month, total, session, or rolling-N"),
         ("{limit: {usd: 99000000}, window: day}", "more than can be counted exactly"),
         ("{limit: {usd: 1}, window: day, stages: {refuse: 101}}", "less than or equal to 100"),
         ("{limit: {usd: 1}, window: day, stages: {queue: {at: 90}}}", "'seconds' is missing"),
         ("{limit: {wh: 0.0000001}, window: day}", "less than can be counted"),
-        ("{limit: {usd: 1}, window: rolling-1h, timezone: Europe/Berlin}", "for calendar windows"),
+        ("{limit: {usd: 1}, window: rolling-1h, timezone: Europe/Berlin}", "applies to calendar windows"),
         ("{limit: {calls: 1}, window: day, stages: {shrink: {}}}", "leave 'shrink' out"),
-        ("{limit: {usd: 1}, window: day, fail: opn}", "must be 'closed', 'open' or 'local'"),
+        ("{limit: {usd: 1}, window: day, on_store_failure: opn}", "must be 'closed', 'open' or 'local'"),
     ],
 )
-def test_mistakes_are_told(text, complaint):
+def test_an_invalid_budget_is_a_problem(text, problem):
     with pytest.raises(ConfigError) as error:
-        one(text)
-    assert complaint in str(error.value)
+        parse_budget(text)
+    assert problem in str(error.value)
 
 
-def test_a_budget_is_not_called_like_a_session_cap():
+def test_the_names_of_session_caps_are_reserved():
     with pytest.raises(ConfigError, match="choose another name"):
         snapshot(more="budgets: {session-usd: {limit: {usd: 1}, window: day}}")
 
 
-def _two_organisations(budgets: str, team: str = "sales"):
+def _load_with_two_organizations(budgets: str, team: str = "sales"):
     text = BASE_CONFIG.format(more=budgets, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1")
     text = text.replace("{id: k2, team: sales,", f"{{id: k2, team: {team}, org: other,")
     return parse(text, "two.yaml", ENV)[0]
 
 
-def test_a_budget_does_not_span_organisations():
-    with pytest.raises(ConfigError, match="spans organisations"):
-        _two_organisations("budgets: {b: {scope: {provider: near}, limit: {usd: 1}, window: day}}")
-    _two_organisations("budgets: {b: {scope: {provider: near, org: '*'}, limit: {usd: 1}, window: day}}")
-    with pytest.raises(ConfigError, match="a team has one organisation"):
-        _two_organisations("", team="research")
+def test_a_budget_must_not_span_organizations():
+    with pytest.raises(ConfigError, match="spans organizations"):
+        _load_with_two_organizations("budgets: {b: {scope: {provider: near}, limit: {usd: 1}, window: day}}")
+    _load_with_two_organizations("budgets: {b: {scope: {provider: near, org: '*'}, limit: {usd: 1}, window: day}}")
+    with pytest.raises(ConfigError, match="a team must have one organization"):
+        _load_with_two_organizations("", team="research")
 
 
-def test_prices_change_on_their_day():
+def test_a_price_change_takes_effect_at_midnight_utc():
     text = BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1").replace(
         "energy: {active_params_b: 8}",
         "price_changes: [{effective: 2026-12-01, input: 1, output: 4}, {effective: 2027-01-01, input: 2, output: 8}],"
@@ -109,5 +111,5 @@ def test_prices_change_on_their_day():
     assert before.generation != after.generation
     with pytest.raises(ConfigError, match="ascending order"):
         parse(text.replace('"2027-01-01"', '"2026-11-01"'), "p.yaml", ENV)
-    with pytest.raises(ConfigError, match="not a day"):
+    with pytest.raises(ConfigError, match="must be a day like 2027-01-31"):
         parse(text.replace('"2027-01-01"', '"2027-13-01"'), "p.yaml", ENV)

@@ -1,4 +1,4 @@
-"""What a routing file says of weights, machines, grids and feeds."""
+"""Model sizes, hardware, grids and feeds of a routing file."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def small(text: str, more: str = "", model: str = "sim-small"):
     return snapshot.deployments["small"], notes, snapshot
 
 
-def test_an_open_model_s_size_comes_from_its_card():
+def test_the_size_of_an_open_model_comes_from_its_card():
     deployment, notes, _ = small("", model="meta-llama/Llama-3.1-70B-Instruct")
     assert deployment.energy_profile is not None
     assert (
@@ -31,13 +31,13 @@ def test_an_open_model_s_size_comes_from_its_card():
     assert not notes
 
 
-def test_the_file_counts_before_the_card():
+def test_the_file_overrides_the_model_card():
     deployment, _, _ = small("energy: {active_params_b: 3, bits_per_param: 4},", model="llama-3.1-70b")
     assert (deployment.energy_profile.active_params_b, deployment.energy_profile.bytes_per_param) == (3, 0.5)
     assert deployment.energy_profile.source == "config"
 
 
-def test_a_machine_may_be_said_of_a_model_whose_card_is_known():
+def test_hardware_may_be_declared_for_a_model_with_a_card():
     deployment, _, _ = small(
         "energy: {concurrency: 32, hardware: b200, gpus: 2, engine: '2025'},", model="llama-3.1-70b"
     )
@@ -51,18 +51,18 @@ def test_a_machine_may_be_said_of_a_model_whose_card_is_known():
     assert deployment.footprint_method.startswith("modelled-2+declared/facility/")
 
 
-def test_nobody_s_weights_are_told_of_and_not_guessed():
-    deployment, notes, _ = small("", model="nobody-knows")
+def test_an_unknown_model_size_is_noted_and_not_guessed():
+    deployment, notes, _ = small("", model="unpublished")
     assert deployment.energy_profile is None and deployment.footprint_method == "unknown-model"
     assert any("no energy profile" in note for note in notes)
 
 
-def test_a_registry_that_is_not_installed_guesses_nothing():
-    deployment, _, _ = small("", more="energy: {registry: ecologits}", model="nobody-knows-this-one")
+def test_a_registry_that_is_not_installed_has_no_effect():
+    deployment, _, _ = small("", more="energy: {registry: ecologits}", model="unpublished-model")
     assert deployment.energy_profile is None
 
 
-def test_a_cloud_region_brings_grid_building_contracts_and_the_feed_s_zone():
+def test_a_cloud_region_sets_grid_pue_market_intensity_and_feed_zone():
     more = "feeds: {electricity_maps: {api_key: {env: KEY_ONE}}}"
     deployment, _, snapshot = small("energy: {active_params_b: 8}, cloud_region: gcp/europe-west1,", more)
     region = cloud_regions.load()["gcp/europe-west1"]
@@ -77,25 +77,25 @@ def test_a_cloud_region_brings_grid_building_contracts_and_the_feed_s_zone():
     assert ENV["KEY_ONE"] not in repr(snapshot.grid_feeds)
 
 
-def test_the_data_version_follows_the_tables_alone():
-    one, _, _ = small("energy: {active_params_b: 8},")
-    other, _, _ = small("energy: {active_params_b: 9}, zone: NOR,")
-    assert len(one.data_version) == 8
-    assert one.data_version == other.data_version
-    assert one.footprint_method.endswith(one.data_version)
+def test_the_data_version_depends_on_the_tables_only():
+    first, _, _ = small("energy: {active_params_b: 8},")
+    second, _, _ = small("energy: {active_params_b: 9}, zone: NOR,")
+    assert len(first.data_version) == 8
+    assert first.data_version == second.data_version
+    assert first.footprint_method.endswith(first.data_version)
 
 
 @pytest.mark.parametrize(
-    "one, other, fine",
+    "small_gpus, frontier_gpus, valid",
     [("['0']", "['1']", True), ("['0', '1']", "['1']", False), ("[]", "['1']", False), ("['0']", "[]", False)],
 )
-def test_a_gpu_s_joules_belong_to_one_deployment(one, other, fine):
+def test_a_gpu_is_metered_for_one_deployment_only(small_gpus, frontier_gpus, valid):
     power = "energy: {{active_params_b: 8, power: {{nvml: true, gpus: {}}}}}"
     text = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1")
-    text = text.replace("energy: {active_params_b: 8}", power.format(one))
-    text = text.replace("energy: {active_params_b: 60, total_params_b: 400}", power.format(other))
-    if fine:
+    text = text.replace("energy: {active_params_b: 8}", power.format(small_gpus))
+    text = text.replace("energy: {active_params_b: 60, total_params_b: 400}", power.format(frontier_gpus))
+    if valid:
         assert parse(text, "test.yaml", ENV)[0].deployments["small"].sensors.nvml
     else:
-        with pytest.raises(ConfigError, match="metered for 'small' already"):
+        with pytest.raises(ConfigError, match="already metered for deployment 'small'"):
             parse(text, "test.yaml", ENV)

@@ -1,4 +1,4 @@
-"""What a routing file says about quality, learning and roles: what is understood, and every contradiction with its place."""
+"""Quality targets, learning and roles of a routing file: their values, and the problems of contradictions."""
 
 import re
 from pathlib import Path
@@ -13,15 +13,15 @@ from tests.snapshots import BASE_CONFIG, ENV
 DOCS = Path(__file__).parents[2] / "docs/routing.md"
 
 
-def at(more: str):
+def load_with(more: str):
     text = BASE_CONFIG.format(more=more, small="", near="http://a/v1", far="http://b/v1")
     text = text.replace("task_types:\n", "task_types:\n  nightly: {}\n")
     return parse(text.replace("routes:\n", "routes:\n  gpt-5: {candidates: [frontier]}\n"), "r.yaml", ENV)
 
 
-def test_the_example_of_the_docs_is_understood():
+def test_the_example_in_the_docs_loads():
     (example,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    snapshot, _ = at(example)
+    snapshot, _ = load_with(example)
     assert snapshot.quality_policy.for_task_type("nightly").frontier_share == 0.2
     assert snapshot.quality_policy.for_task_type("summary").keep == 0.9
     assert snapshot.quality_policy.for_task_type("code").keep == 0.97
@@ -43,34 +43,34 @@ def test_the_example_of_the_docs_is_understood():
         "roles: [{name: r, task_type: other}]",
     ],
 )
-def test_rules_may_differ_from_the_rest(more):
-    at(more)
+def test_a_rule_may_differ_from_the_default(more):
+    load_with(more)
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, problem",
     [
         ("quality: {keep: 0.9, frontier_share: 0.5}", "exclude each other"),
-        ("quality: {keep: 0.9, fallback_share: 0.5}", "counts with 'fallback: share' only"),
+        ("quality: {keep: 0.9, fallback_share: 0.5}", "needs 'fallback: share'"),
         ("quality: {keep: 0.9}\nclassifier: transparent", "learned classifier"),
         ("quality: {keep: 1}", "keep"),
-        ("quality: {rules: [{task_type: nothing, keep: 0.9}]}", "no task type 'nothing'"),
+        ("quality: {rules: [{task_type: nothing, keep: 0.9}]}", "unknown task type 'nothing'"),
         ("quality: {rules: [{task_type: code, keep: 0.9}, {task_type: code, keep: 0.8}]}", "has a rule above"),
         ("learning: {shadow: {share: 0.1}}", "'judge' is missing"),
-        ("learning: {shadow: {share: 0.1, judge: nobody}}", "no route 'nobody'"),
+        ("learning: {shadow: {share: 0.1, judge: absent}}", "unknown route 'absent'"),
         ("budgets: {penstock-shadow: {limit: {usd: 1}, window: day}}", "learning.shadow.usd_per_day"),
         ("roles: [{name: a}, {name: a}]", "given twice"),
-        ("roles: [{name: a, words: [code review]}]", "is not one word"),
+        ("roles: [{name: a, words: [code review]}]", "is not a single word"),
         ("roles: [{name: a, tier_min: frontier, tier_max: small}]", "'tier_min' is above 'tier_max'"),
-        ("roles: [{name: a, task_type: nothing}]", "no task type 'nothing'"),
+        ("roles: [{name: a, task_type: nothing}]", "unknown task type 'nothing'"),
     ],
 )  # fmt: skip
-def test_contradictions_are_told(more, told):
+def test_a_contradiction_is_a_problem_with_its_place(more, problem):
     with pytest.raises(ConfigError) as raised:
-        at(more)
-    assert told in "\n".join(raised.value.problems)
-    assert all(re.match(r"r\.yaml:\d+:\d+: ", complaint) for complaint in raised.value.problems)
+        load_with(more)
+    assert problem in "\n".join(raised.value.problems)
+    assert all(re.match(r"r\.yaml:\d+:\d+: ", message) for message in raised.value.problems)
 
 
-def test_a_role_that_only_a_header_names_is_worth_a_note():
-    assert any("x-penstock-role alone" in note for note in at("roles: [{name: planner}]")[1])
+def test_a_role_that_only_a_header_selects_is_noted():
+    assert any("x-penstock-role only" in note for note in load_with("roles: [{name: planner}]")[1])

@@ -1,0 +1,25 @@
+"""Pydantic's validation messages in the words of `penstock check`."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+_SUBJECT = re.compile(r"^(?:Input|Value|String|List|Dictionary) should (match|have|be)\b")
+# The end of "List should have at least 1 item after validation, not 0".
+_COUNT = re.compile(r" after validation, not \d+$")
+_QUOTED_CHARS_MAX = 60
+_YAML_WORDS = {None: "null", True: "true", False: "false"}
+
+
+def requirement(message: str) -> str:
+    """`Input should be less than 3` -> `must be less than 3`."""
+    text = _SUBJECT.sub(r"must \1", _COUNT.sub("", message))
+    return text if text.startswith("must") else f"is invalid: {text[0].lower()}{text[1:]}"
+
+
+def quoted(value: Any) -> str:
+    """A value as it could stand in the file, cut to 60 characters."""
+    if value is None or isinstance(value, bool):
+        return _YAML_WORDS[value]
+    text = str(value) if isinstance(value, Decimal) else repr(value)
+    return text if len(text) <= _QUOTED_CHARS_MAX else f"{text[: _QUOTED_CHARS_MAX - 3]}..."
