@@ -1,4 +1,4 @@
-"""Fakes that pass the same contract tests as the real doors, the playbook, the clock, and the simulated provider.
+"""Fakes that pass the contract tests of the real adapters, and the playbook.
 
-Shipped with the product because the demo runs on `provider.py` and `sessions.py`.
+Shipped with the product because the demo runs on `provider.py` and `agent_sessions.py`.
 """

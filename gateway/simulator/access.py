@@ -1,4 +1,4 @@
-"""Who is let in: keys, versions, and paths that are not spoken here."""
+"""Access control of the simulated provider: keys, versions, unknown paths."""
 
 from collections.abc import Mapping
 
@@ -11,25 +11,25 @@ _MISSING_KEY_MESSAGE = (
 
 
 def expects_anthropic(path: str, headers: Mapping[str, str]) -> bool:
-    """Whether the caller expects Anthropic's shapes."""
+    """Whether the caller expects Anthropic's response shapes."""
     return path.startswith("/v1/messages") or "anthropic-version" in headers
 
 
 def unknown_path_error(method: str, path: str, anthropic: bool) -> ApiError:
-    """A path that nobody answers."""
+    """The error for a path that is not served."""
     message = f"Not found: {path}" if anthropic else f"Invalid URL ({method} {path})"
     return ApiError(status=404, message=message)
 
 
 def access_error(headers: Mapping[str, str], key: str | None, strict: bool, anthropic: bool) -> ApiError | None:
-    """Why this caller does not come in; without a key everybody does."""
+    """Why this caller is rejected; without a configured key all are accepted."""
     bearer = _bearer_token(headers.get("Authorization"))
     if not anthropic:
         return _openai_access_error(bearer, key) if key is not None else None
     if key is not None and key not in (bearer, headers.get("x-api-key")):
-        wrong = "Invalid bearer token" if bearer else "invalid x-api-key"
-        shown = bearer or headers.get("x-api-key")
-        return ApiError(status=401, message=wrong if shown else "x-api-key header is required")
+        invalid = "Invalid bearer token" if bearer else "invalid x-api-key"
+        sent = bearer or headers.get("x-api-key")
+        return ApiError(status=401, message=invalid if sent else "x-api-key header is required")
     if (key is not None or strict) and not headers.get("anthropic-version"):
         return ApiError(message="anthropic-version: header is required")
     return None

@@ -1,7 +1,8 @@
-"""Agent sessions to replay: recorded ones from JSON Lines (gz or not), or a few dozen made up for the demo.
+"""Agent sessions to replay: from JSON Lines, gzipped or not, or for the demo.
 
-A session is the list of chat messages as an agent sent them; every assistant message stands for one call, whose request
-is the history before it. Keys that begin with "_" are annotations and are not sent; `_demo` messages were not live.
+A session is the list of chat messages as an agent sent them; every assistant message is the answer of one call, whose
+request is the history before it. Keys that begin with "_" are annotations and are not sent; `_demo` messages are
+few-shot examples, not live.
 """
 
 import gzip
@@ -17,7 +18,7 @@ ChatMessage = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSession:
-    """One run: an id, its messages, and the tools that it used."""
+    """One session: an id, its messages, and the tools that it used."""
 
     id: str
     messages: tuple[ChatMessage, ...]
@@ -25,23 +26,25 @@ class AgentSession:
 
     def calls(self) -> Iterator[tuple[list[ChatMessage], ChatMessage]]:
         """(history, reply) of each live call."""
-        for place, message in enumerate(self.messages):
-            if message["role"] == "assistant" and place > 0 and not message.get("_demo"):
+        for index, message in enumerate(self.messages):
+            if message["role"] == "assistant" and index > 0 and not message.get("_demo"):
                 yield (
-                    [_without_annotations(earlier) for earlier in self.messages[:place]],
+                    [_without_annotations(earlier) for earlier in self.messages[:index]],
                     _without_annotations(message),
                 )
 
     @property
     def call_count(self) -> int:
-        """How many calls there are."""
+        """The number of live calls."""
         return sum(
-            1 for place, m in enumerate(self.messages) if m["role"] == "assistant" and place and not m.get("_demo")
+            1
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index and not message.get("_demo")
         )
 
 
 def load_sessions(paths: Iterable[Path]) -> Iterator[AgentSession]:
-    """Recorded sessions. Raises ValueError with file and line if one cannot be read."""
+    """Recorded sessions. Raises ValueError with file and line for an invalid one."""
     for path in paths:
         with _open_text(path) as lines:
             for number, line in enumerate(lines, 1):
@@ -62,7 +65,7 @@ def _open_text(path: Path) -> TextIO:
 
 
 def demo_sessions(seed: int = 7) -> list[AgentSession]:
-    """Forty-eight sessions of six task types, three of which turn in circles."""
+    """Forty-eight sessions of six task types, three of which are loops."""
     randomness = random.Random(seed)
     sessions = []
     for number in range(45):
@@ -78,7 +81,7 @@ def _without_annotations(message: ChatMessage) -> ChatMessage:
 
 
 def _tools_called(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """The tools that the session called, as an agent offers them: names and parameters seen."""
+    """The tools that the session called, with the parameters seen."""
     parameters: dict[str, set[str]] = {}
     for message in messages:
         for call in message.get("tool_calls") or ():
@@ -90,7 +93,10 @@ def _tools_called(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
             "type": "function",
             "function": {
                 "name": name,
-                "parameters": {"type": "object", "properties": {one: {"type": "string"} for one in sorted(names)}},
+                "parameters": {
+                    "type": "object",
+                    "properties": {parameter: {"type": "string"} for parameter in sorted(names)},
+                },
             },
         }
         for name, names in sorted(parameters.items())
@@ -105,7 +111,7 @@ def _argument_names(arguments: Any) -> list[str]:
     return [str(name) for name in parsed] if isinstance(parsed, dict) else []
 
 
-# (task type, system prompt, what is asked, tools, how many tool turns, what a result looks like)
+# (task type, system prompt, user's request, tools, number of tool turns, tool result)
 _DEMO_TASKS = (
     ("code", "You are a coding agent in a repository.", "Debug why the parser fails on nested brackets and fix the function.",
      ("read_file", "edit_file", "run_tests"), 7, "def parse(text):\n    stack = []\n    for char in text:\n        if char == '(':"),
@@ -124,11 +130,11 @@ _FILLER_TEXT = "The committee met at nine and went through the open points of th
 def _demo_session(
     name: str, kind: tuple[str, str, str, tuple[str, ...], int, str], randomness: random.Random
 ) -> AgentSession:
-    task, system, ask, tools, turns, result = kind
-    bulk = _FILLER_TEXT * randomness.randint(5, 60) if task in ("extraction", "summary") else ""
+    task, system, request, tools, turns, result = kind
+    filler = _FILLER_TEXT * randomness.randint(5, 60) if task in ("extraction", "summary") else ""
     messages: list[ChatMessage] = [
         {"role": "system", "content": system},
-        {"role": "user", "content": f"{ask} (case {randomness.randint(1000, 9999)}) {bulk}".strip()},
+        {"role": "user", "content": f"{request} (case {randomness.randint(1000, 9999)}) {filler}".strip()},
     ]
     for turn in range(randomness.randint(max(1, turns - 2), turns + 2) if turns else 0):
         if tools:
@@ -147,7 +153,7 @@ def _demo_session(
 
 
 def _looping_session(name: str) -> AgentSession:
-    """An agent that asks the same question for ever."""
+    """An agent that repeats the same call."""
     messages: list[ChatMessage] = [
         {"role": "system", "content": "You are a coding agent in a repository."},
         {"role": "user", "content": f"Find out why the build fails. ({name})"},

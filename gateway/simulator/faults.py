@@ -1,7 +1,7 @@
-"""What can be ordered to go wrong: refusals before the answer, and breaks in the middle of it.
+"""Faults on request: refusals before the answer, interruptions within it.
 
 status:NNN, retry_after:N, insufficient_quota, hang, not_json, garbage, no_usage, cut, hang_mid, flood, error_event, and
-long_finish:REASON, which `script.py` obeys.
+long_finish:REASON, which `directives.py` handles.
 """
 
 import asyncio
@@ -12,20 +12,20 @@ from aiohttp import web
 from .dialects.base import PacedEvent
 from .dialects.errors import ApiError, simulated_status_error
 
-# Faults in the middle of a stream come before this token.
+# Interruptions of a stream come before this token.
 _INTERRUPTION_TOKEN = 3
-# Those that also break an answer that is whole.
+# Those that also interrupt an answer that is not streamed.
 INTERRUPTING_FAULTS = ("cut", "hang_mid", "flood")
 _FLOOD_BYTES = 200 * 1024 * 1024
 # Longer than any timeout of a caller.
 _HANG_SECONDS = 3600
 _RATE_LIMIT_MESSAGE = "Rate limit reached for requests. Please try again later."
-# The words of https://platform.openai.com/docs/guides/error-codes
+# Wording of https://platform.openai.com/docs/guides/error-codes
 _QUOTA_MESSAGE = "You exceeded your current quota, please check your plan and billing details."
 
 
 def error_for(fault: str) -> ApiError | None:
-    """The error that is answered instead, if the fault is one."""
+    """The error that is returned instead of an answer, if the fault is one."""
     if fault.startswith("status:"):
         return simulated_status_error(int(fault.removeprefix("status:")))
     if fault.startswith("retry_after:"):
@@ -43,20 +43,20 @@ def error_for(fault: str) -> ApiError | None:
 
 
 async def hang() -> None:
-    """Say nothing more."""
+    """Send nothing more."""
     await asyncio.sleep(_HANG_SECONDS)
 
 
 def interruption_index(fault: str, events: Sequence[PacedEvent]) -> int | None:
-    """Before which event the stream breaks: at a token if there are as many, else before the last event."""
+    """Before which event the stream breaks: at a token, else before the last event."""
     if fault not in (*INTERRUPTING_FAULTS, "error_event"):
         return None
-    tokens = (place for place, (_, token) in enumerate(events) if token)
-    return next((place for count, place in enumerate(tokens) if count == _INTERRUPTION_TOKEN), len(events) - 1)
+    tokens = (index for index, (_, token) in enumerate(events) if token)
+    return next((index for count, index in enumerate(tokens) if count == _INTERRUPTION_TOKEN), len(events) - 1)
 
 
 async def interrupt(request: web.Request, response: web.StreamResponse, fault: str) -> None:
-    """What goes wrong in the middle of an answer."""
+    """Interrupt an answer in the middle."""
     if fault == "hang_mid":
         await hang()
     if fault == "flood":

@@ -1,10 +1,9 @@
-"""A simulated Gemini API, for what reaches a foreign wire: POST /v1beta/models/NAME:generateContent and
-:streamGenerateContent.
+"""A simulated Gemini API: :generateContent and :streamGenerateContent.
 
-Answers are ordered as in `script.py`, through `[[sim {...}]]` in the newest user text, and go wrong as in `faults.py`.
-Thoughts are counted beside the answer and shown only to who asks (`includeThoughts`); the first call of a thinking
-model carries a `thoughtSignature` that must come back. A caller may write names in camelCase or snake_case, as the real
-API lets it.
+Answers are controlled as in `directives.py`, through `[[sim {...}]]` in the newest user text, and fail as in
+`faults.py`. Thoughts are counted beside the answer and returned only on request (`includeThoughts`); the first call of
+a thinking model carries a `thoughtSignature` that must come back. A caller may write names in camelCase or snake_case,
+as with the real API.
 """
 
 import asyncio
@@ -56,18 +55,18 @@ _REQUEST_FIELDS = frozenset(
         "tools",
     }
 )
-# What lies below these is the caller's, not the API's; its names stay as they are.
+# Names below these are the caller's, not the API's, and are not converted.
 _CALLER_DEFINED_FIELDS = frozenset(
     {"args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema"}
 )
-# https://ai.google.dev/gemini-api/docs/tokens: a small image is always as many.
+# Tokens of a small image: https://ai.google.dev/gemini-api/docs/tokens
 _IMAGE_TOKENS = 258
-# Gemini streams in longer pieces than a token.
+# Gemini streams in chunks longer than a token.
 _CHUNK_CHARS = 4 * CHARS_PER_TOKEN
-# From this generation on a model always thinks, and numbers its calls.
+# From this generation on a model always thinks, and its calls have ids.
 _THINKING_GENERATION = 3
 _GENERATION_PATTERN = re.compile(r"gemini-(\d+)")
-# What callers may send in place of a signature they never had: https://ai.google.dev/gemini-api/docs/thought-signatures
+# Sent by callers in place of a signature they never had: https://ai.google.dev/gemini-api/docs/thought-signatures
 _SKIP_SIGNATURE = b"skip_thought_signature_validator"
 _MISSING_KEY_MESSAGE = "Method doesn't allow unregistered callers (callers without established identity)."
 _UNKNOWN_MODEL_MESSAGE = "models/{} is not found for API version v1beta, or is not supported for {}."
@@ -85,9 +84,10 @@ _MISSING_SIGNATURE_MESSAGE = (
 
 
 class SimulatedGemini:
-    """One model behind one port. `received` are the bodies it got, oldest first, `headers` and `paths` what they came with.
+    """One model on one port.
 
-    `key`: the only one that is let in; None lets in any, but not none. `strict`: refuse what the real API refuses.
+    `request_bodies`, `request_headers` and `request_paths` are those of the requests received, oldest first, bounded.
+    `key`: the only accepted one; None accepts any, but requires one. `strict`: refuse what the real API refuses.
     """
 
     def __init__(self, model: str = _DEFAULT_MODEL, *, key: str | None = None, strict: bool = True) -> None:
@@ -104,7 +104,7 @@ class SimulatedGemini:
         self.max_recorded_requests = 1000
 
     async def start(self, port: int = 0) -> str:
-        """Listen on loopback; gives the base URL, which ends with the API's version."""
+        """Listen on loopback; returns the base URL, which ends with the API's version."""
         app = web.Application(client_max_size=_BODY_BYTES_MAX)
         app.router.add_post("/v1beta/models/{model}:{method}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
@@ -131,26 +131,26 @@ class SimulatedGemini:
 
     async def _answer(self, request: web.Request, raw: bytes) -> web.StreamResponse:
         number = self._ids.next_number()
-        stranger = self._access_error(request)
-        if stranger is not None:
-            return _error_response(stranger)
+        access_error = self._access_error(request)
+        if access_error is not None:
+            return _error_response(access_error)
         try:
             body: Body = _to_camel_case(orjson.loads(raw))
-            asked = self._parse_request(body)
-            wrong = next(self._validation_errors(body, asked), None) if self._strict else None
+            parsed = self._parse_request(body)
+            validation_error = next(self._validation_errors(body, parsed), None) if self._strict else None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             return _error_response(ApiError(message=f"Invalid JSON payload received. {error!r}"))
-        order = directives.directive_in(asked)
-        fault = str(order.get("fault") or "")
-        complaint = faults.error_for(fault) or wrong
-        if complaint is not None:
-            return _error_response(complaint)
+        directive = directives.directive_in(parsed)
+        fault = str(directive.get("fault") or "")
+        refusal = faults.error_for(fault) or validation_error
+        if refusal is not None:
+            return _error_response(refusal)
         if fault == "hang":
             await faults.hang()
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
-        reply = directives.reply_to(order, asked)
-        usage = None if fault == "no_usage" else self._usage(body, asked, reply, order)
+        reply = directives.reply_to(directive, parsed)
+        usage = None if fault == "no_usage" else self._usage(body, parsed, reply, directive)
         if request.match_info["method"] == "streamGenerateContent":
             return await self._send_stream(request, list(self._chunks(body, number, reply, usage)), fault)
         document = self._document(number, self._parts(body, number, reply), usage, _finish_reason(reply))
@@ -185,10 +185,8 @@ class SimulatedGemini:
             await response.write_eof()
         return response
 
-    # reading
-
     def _parse_request(self, body: Body) -> SimulatedRequest:
-        """The request in neutral words."""
+        """The request in dialect-neutral form."""
         generation, contents = body.get("generationConfig") or {}, body.get("contents") or []
         turn = newest_turn(_turns_newest_first(contents))
         images, files = _attachment_counts(contents)
@@ -207,7 +205,7 @@ class SimulatedGemini:
         )
 
     def _access_error(self, request: web.Request) -> ApiError | None:
-        """Why this caller or this address is not served."""
+        """Why this caller or path is not served."""
         key = request.headers.get("x-goog-api-key") or request.query.get("key")
         if not key:
             return ApiError(status=403, message=_MISSING_KEY_MESSAGE)
@@ -218,74 +216,80 @@ class SimulatedGemini:
             return ApiError(status=404, message=_UNKNOWN_MODEL_MESSAGE.format(model, method))
         return None
 
-    def _validation_errors(self, body: Body, asked: SimulatedRequest) -> Iterator[ApiError]:
-        """What the real API would reject, the first thing first."""
+    def _validation_errors(self, body: Body, parsed: SimulatedRequest) -> Iterator[ApiError]:
+        """What the real API would reject, most important first."""
         for name in body:
             if name not in _REQUEST_FIELDS:
                 yield ApiError(message=f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
         contents = body.get("contents") or []
         if not contents:
             yield ApiError(message="* GenerateContentRequest.contents: contents is not specified\n")
-        before: list[Body] | None = None
-        for place, content in enumerate(contents):
+        previous: list[Body] | None = None
+        for index, content in enumerate(contents):
             parts: list[Body] = content.get("parts") or []
             if not parts:
-                field = f"GenerateContentRequest.contents[{place}].parts"
+                field = f"GenerateContentRequest.contents[{index}].parts"
                 yield ApiError(message=f"* {field}: contents.parts must not be empty.\n")
             calls, results = _parts_of_kind(parts, "functionCall"), _parts_of_kind(parts, "functionResponse")
-            called = _parts_of_kind(before or [], "functionCall")
+            called = _parts_of_kind(previous or [], "functionCall")
             if len(called) != len(results):
                 yield ApiError(message=_CALL_COUNT_MESSAGE)
-            if calls and (before is None or called):
+            if calls and (previous is None or called):
                 yield ApiError(message=_CALL_ORDER_MESSAGE)
-            before = parts
-        if asked.wants_thinking:
+            previous = parts
+        if parsed.wants_thinking:
             yield from self._signature_errors(contents)
 
     def _signature_errors(self, contents: Sequence[Body]) -> Iterator[ApiError]:
-        """Of the calls since the newest user text, the first of each turn must carry the signature it was given."""
-        start = max((place for place, content in enumerate(contents) if _opens_user_turn(content)), default=0)
-        for place, content in enumerate(contents[start:], start):
+        """Missing or invalid signatures of calls since the newest user text.
+
+        The first call of each turn must carry the signature it was issued with.
+        """
+        start = max((index for index, content in enumerate(contents) if _opens_user_turn(content)), default=0)
+        for index, content in enumerate(contents[start:], start):
             part = next((part for part in content.get("parts") or [] if "functionCall" in part), None)
             if part is None:
                 continue
             name, signature = part["functionCall"].get("name"), part.get("thoughtSignature")
             if not signature:
-                more = f" Additional data, function call `default_api:{name}`, position {place + 1}."
-                yield ApiError(message=_MISSING_SIGNATURE_MESSAGE + more)
+                details = f" Additional data, function call `default_api:{name}`, position {index + 1}."
+                yield ApiError(message=_MISSING_SIGNATURE_MESSAGE + details)
             elif not (
                 self._ids.is_signed(_signed_content(part["functionCall"]), signature) or _skips_validation(signature)
             ):
                 yield ApiError(message="Corrupted thought signature.")
 
-    # wording
-
     def _parts(self, body: Body, number: int, reply: SimulatedReply) -> list[Body]:
-        shown = _thinking_config(body.get("generationConfig") or {}).get("includeThoughts")
-        parts: list[Body] = [{"text": reply.thinking, "thought": True}] if reply.thinking and shown else []
+        includes_thoughts = _thinking_config(body.get("generationConfig") or {}).get("includeThoughts")
+        parts: list[Body] = [{"text": reply.thinking, "thought": True}] if reply.thinking and includes_thoughts else []
         if reply.text or not reply.tool_calls:
             parts.append({"text": reply.text})
         for index, call in enumerate(reply.tool_calls):
-            made: Body = {"name": call.name, "args": json.loads(call.arguments)}
+            function_call: Body = {"name": call.name, "args": json.loads(call.arguments)}
             if self._always_thinks:
-                made = {"id": call.id or self._ids.id("", number, index, length=8), **made}
-            part: Body = {"functionCall": made}
+                function_call = {"id": call.id or self._ids.id("", number, index, length=8), **function_call}
+            part: Body = {"functionCall": function_call}
             if index == 0 and reply.thinking:
-                part["thoughtSignature"] = self._ids.sign(_signed_content(made))
+                part["thoughtSignature"] = self._ids.sign(_signed_content(function_call))
             parts.append(part)
         return parts
 
     def _chunks(self, body: Body, number: int, reply: SimulatedReply, usage: Body | None) -> Iterator[Body]:
-        """The parts, long texts in pieces, then the finish with the whole usage; the others know the prompt's alone."""
+        """The parts, long texts in chunks, then the finish with the full usage.
+
+        Earlier chunks report the prompt's usage only.
+        """
         early = {name: (usage or {}).get(name) for name in ("promptTokenCount", "promptTokensDetails")}
-        running = None if usage is None else {**early, "totalTokenCount": early["promptTokenCount"]}
+        prompt_usage = None if usage is None else {**early, "totalTokenCount": early["promptTokenCount"]}
         for part in self._parts(body, number, reply):
             text = part.get("text")
             pieces = (
-                [part] if not text else [{**part, "text": text[at : at + _CHUNK_CHARS]} for at in _chunk_offsets(text)]
+                [part]
+                if not text
+                else [{**part, "text": text[offset : offset + _CHUNK_CHARS]} for offset in _chunk_offsets(text)]
             )
             for piece in pieces:
-                yield self._document(number, [piece], running, None)
+                yield self._document(number, [piece], prompt_usage, None)
         yield self._document(number, [{"text": ""}], usage, _finish_reason(reply))
 
     def _document(self, number: int, parts: Sequence[Body], usage: Body | None, finish: str | None) -> Body:
@@ -297,23 +301,25 @@ class SimulatedGemini:
             document["usageMetadata"] = usage
         return document
 
-    def _usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: directives.Directive) -> Body:
-        """Thoughts lie beside the answer's tokens, what was cached within the prompt's."""
-        texts = len(orjson.dumps([body.get("systemInstruction"), body.get("tools")]))
-        texts += sum(len(orjson.dumps(_without_inline_data(content))) for content in body.get("contents") or [])
-        text, images = texts // CHARS_PER_TOKEN, asked.image_count * _IMAGE_TOKENS
-        given = text + images
-        count, thoughts = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
-        details = [{"modality": "TEXT", "tokenCount": text}]
-        details += [{"modality": "IMAGE", "tokenCount": images}] if images else []
+    def _usage(
+        self, body: Body, parsed: SimulatedRequest, reply: SimulatedReply, directive: directives.Directive
+    ) -> Body:
+        """Usage: thoughts beside the answer's tokens, cached tokens within the prompt's."""
+        text_bytes = len(orjson.dumps([body.get("systemInstruction"), body.get("tools")]))
+        text_bytes += sum(len(orjson.dumps(_without_inline_data(content))) for content in body.get("contents") or [])
+        text_tokens, image_tokens = text_bytes // CHARS_PER_TOKEN, parsed.image_count * _IMAGE_TOKENS
+        prompt_tokens = text_tokens + image_tokens
+        count, thoughts = output_token_counts(reply, directive.get("output_tokens"), parsed.max_output_tokens)
+        details = [{"modality": "TEXT", "tokenCount": text_tokens}]
+        details += [{"modality": "IMAGE", "tokenCount": image_tokens}] if image_tokens else []
         usage: Body = {
-            "promptTokenCount": given,
+            "promptTokenCount": prompt_tokens,
             "candidatesTokenCount": count - thoughts,
-            "totalTokenCount": given + count,
+            "totalTokenCount": prompt_tokens + count,
             "promptTokensDetails": details,
         }
         opening = [body.get("systemInstruction"), body.get("tools"), (body.get("contents") or [])[:1]]
-        cached = self._prompt_cache.openai_cached_tokens(opening, given)
+        cached = self._prompt_cache.openai_cached_tokens(opening, prompt_tokens)
         return {
             **usage,
             **({"thoughtsTokenCount": thoughts} if thoughts else {}),
@@ -324,11 +330,11 @@ class SimulatedGemini:
 def _to_camel_case(value: Any) -> Any:
     """All of the API's own names in camelCase."""
     if isinstance(value, list):
-        return [_to_camel_case(one) for one in value]
+        return [_to_camel_case(item) for item in value]
     if not isinstance(value, dict):
         return value
-    named = ((re.sub(r"_([a-z])", lambda found: found[1].upper(), name), one) for name, one in value.items())
-    return {name: one if name in _CALLER_DEFINED_FIELDS else _to_camel_case(one) for name, one in named}
+    named = ((re.sub(r"_([a-z])", lambda match: match[1].upper(), name), item) for name, item in value.items())
+    return {name: item if name in _CALLER_DEFINED_FIELDS else _to_camel_case(item) for name, item in named}
 
 
 def _parts_of_kind(parts: Sequence[Body], kind: str) -> list[Body]:
@@ -350,7 +356,7 @@ def _turns_newest_first(contents: Sequence[Body]) -> Iterator[HistoryTurn]:
 
 
 def _tool_result_text(response: Any) -> str:
-    """What a tool said: the only text of its answer, else the answer's JSON."""
+    """The text of a tool's result: its only field if that is text, else its JSON."""
     if isinstance(response, Mapping) and len(response) == 1:
         (only,) = response.values()
         if isinstance(only, str):
@@ -369,21 +375,21 @@ def _opens_user_turn(content: Body) -> bool:
 
 
 def _attachment_counts(contents: Sequence[Body]) -> tuple[int, int]:
-    """How many images there are, and how many other files, tool results included."""
+    """(images, other files), those in tool results included."""
     parts = [part for content in contents for part in content.get("parts") or []]
     parts += [inner for result in _parts_of_kind(parts, "functionResponse") for inner in result.get("parts") or []]
     data = [part.get("inlineData") or part.get("fileData") for part in parts]
-    kinds = [str(one.get("mimeType")) for one in data if one]
+    kinds = [str(attachment.get("mimeType")) for attachment in data if attachment]
     images = sum(kind.startswith("image/") for kind in kinds)
     return images, len(kinds) - images
 
 
 def _without_inline_data(value: Any) -> Any:
-    """The same without the bytes of attachments, which do not count as text."""
+    """The value without the bytes of attachments, which do not count as text."""
     if isinstance(value, list):
-        return [_without_inline_data(one) for one in value]
+        return [_without_inline_data(item) for item in value]
     if isinstance(value, dict):
-        return {name: _without_inline_data(one) for name, one in value.items() if name != "inlineData"}
+        return {name: _without_inline_data(item) for name, item in value.items() if name != "inlineData"}
     return value
 
 
@@ -410,14 +416,14 @@ def _output_schema(generation: Body) -> Any:
 
 
 def _lowercase_types(schema: Any) -> Any:
-    """A schema whose types may be shouted, as Google's are, in JSON schema's words."""
+    """A schema with Google's upper-case type names in JSON Schema's lower case."""
     if isinstance(schema, list):
-        return [_lowercase_types(one) for one in schema]
+        return [_lowercase_types(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        name: one.lower() if name == "type" and isinstance(one, str) else _lowercase_types(one)
-        for name, one in schema.items()
+        name: item.lower() if name == "type" and isinstance(item, str) else _lowercase_types(item)
+        for name, item in schema.items()
     }
 
 
@@ -431,7 +437,7 @@ def _thinking_enabled(generation: Body) -> bool:
 
 
 def _signed_content(call: Body) -> str:
-    """What a signature vouches for."""
+    """What a signature covers."""
     return f"{call.get('name')} {json.dumps(call.get('args') or {}, sort_keys=True)}"
 
 
@@ -451,16 +457,16 @@ def _sse_event(document: Body) -> bytes:
     return b"data: " + orjson.dumps(document) + b"\r\n\r\n"
 
 
-def _error_body(complaint: ApiError) -> Body:
-    status = complaint.status
-    error: Body = {"code": status, "message": complaint.message, "status": _STATUS_NAMES.get(status, "INTERNAL")}
-    after = complaint.headers.get("Retry-After")
+def _error_body(refusal: ApiError) -> Body:
+    status = refusal.status
+    error: Body = {"code": status, "message": refusal.message, "status": _STATUS_NAMES.get(status, "INTERNAL")}
+    after = refusal.headers.get("Retry-After")
     if after is not None:
         error["details"] = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{after}s"}]
     return {"error": error}
 
 
-def _error_response(complaint: ApiError) -> web.Response:
-    """The refusal; when to come back is told in the body, where Google tells it."""
-    content = orjson.dumps(_error_body(complaint))
-    return web.Response(status=complaint.status, body=content, content_type="application/json")
+def _error_response(error: ApiError) -> web.Response:
+    """The error response; Google puts the retry delay in the body."""
+    content = orjson.dumps(_error_body(error))
+    return web.Response(status=error.status, body=content, content_type="application/json")

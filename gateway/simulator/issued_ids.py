@@ -1,4 +1,4 @@
-"""Ids, signatures and sealed texts that the simulated provider hands out, and knows again when they come back."""
+"""Ids, signatures and sealed texts that the simulated provider issues and checks."""
 
 import base64
 import hashlib
@@ -6,18 +6,21 @@ import itertools
 import json
 import re
 
-# Anthropic's rule for tool ids, in the words of its error.
+# Anthropic's rule for tool ids, as in its error message.
 TOOL_ID_PATTERN = re.compile(r"[a-zA-Z0-9_-]+")
 _SEAL_PREFIX = "gAAAAAsim"
 
 
 class IdIssuer:
-    """What an `account` mints is valid for that account only; numbers go up from one, so a run repeats exactly."""
+    """Issues ids that are valid for one account.
 
-    def __init__(self, account: str, place: str) -> None:
+    Numbers count up from one, so that a run repeats exactly.
+    """
+
+    def __init__(self, account: str, instance: str) -> None:
         self._account = account
         # Ids of two providers differ, so that one cannot be taken for the other's.
-        self._instance = place
+        self._instance = instance
         self._sequence = itertools.count(1)
 
     def next_number(self) -> int:
@@ -25,7 +28,7 @@ class IdIssuer:
         return next(self._sequence)
 
     def id(self, prefix: str, *parts: object, length: int = 24) -> str:
-        """An id as long as real ones: the prefix and letters that follow from the account and the parts."""
+        """An id as long as real ones, derived from the prefix, the account and the parts."""
         return (
             prefix
             + hashlib.blake2b(
@@ -39,7 +42,7 @@ class IdIssuer:
         return base64.b64encode(b"sim-signature:" + digest).decode()
 
     def is_signed(self, text: object, signature: object) -> bool:
-        """Whether that signature was minted here for this text."""
+        """Whether that signature was issued here for this text."""
         return isinstance(text, str) and signature == self.sign(text)
 
     def seal(self, text: str) -> str:

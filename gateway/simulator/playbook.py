@@ -1,7 +1,8 @@
-"""The playbook: say what the provider and the caller do, then read the exact sequence of what happened.
+"""The playbook: script the provider, then check the exact sequence of events.
 
-book = Playbook(world, provider=[Fails(Unreachable("down")), Answers(body=...)]) answer = await book.ask(body) assert
-book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
+book = Playbook(snapshot, provider=[Unreachable("down"), UpstreamAnswer(body=...)])
+response = await book.ask(body)
+assert book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,10 @@ SSE_HEADERS = {"Content-Type": "text/event-stream"}
 
 @dataclass(slots=True, kw_only=True)
 class UpstreamAnswer:
-    """The provider answers: a status, headers, and the body in pieces; an exception among them is raised there."""
+    """The provider's answer: status, headers and body chunks.
+
+    An exception among the chunks is raised in its place.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
@@ -39,29 +43,29 @@ class UpstreamAnswer:
     closed: bool = False
 
     async def read_chunk(self) -> bytes:
-        """The next piece, b"" after the last."""
+        """The next chunk, b"" after the last."""
         if not self.body:
             return b""
-        piece, self.body = self.body[0], self.body[1:]
-        if isinstance(piece, BaseException):
-            raise piece
-        return piece
+        chunk, self.body = self.body[0], self.body[1:]
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk
 
     async def read(self, limit: int) -> bytes:
-        """All pieces."""
-        parts = []
-        while piece := await self.read_chunk():
-            parts.append(piece)
-        return b"".join(parts)[:limit]
+        """All chunks."""
+        chunks = []
+        while chunk := await self.read_chunk():
+            chunks.append(chunk)
+        return b"".join(chunks)[:limit]
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.closed = True
 
 
 @dataclass
 class FakeClock:
-    """Time that moves only when told to, or when somebody sleeps."""
+    """A clock that only moves when it is set, or by sleeping."""
 
     seconds: float = 1_790_000_000.0
 
@@ -74,12 +78,12 @@ class FakeClock:
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Time passes at once."""
+        """Advance the clock without waiting."""
         self.seconds += seconds
 
 
 class FakeRandomness:
-    """Request ids r1, r2, ...; jitter in the middle."""
+    """Request ids r1, r2, ...; jitter of one half."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -95,7 +99,7 @@ class FakeRandomness:
 
 
 class FakeCallerStream:
-    """The caller's side of a stream; hangs up before byte `gone_after`."""
+    """The caller's side of a stream; disconnects before byte `gone_after`."""
 
     def __init__(self, events: list[str], gone_after: int | None = None) -> None:
         self._events = events
@@ -104,20 +108,20 @@ class FakeCallerStream:
         self.headers: Mapping[str, str] = {}
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """The status line."""
+        """Record the status line."""
         self._events.append(f"begin {status}")
         self.headers = headers
 
     async def write(self, data: bytes) -> None:
-        """Bytes; raises CallerGone once the caller has gone."""
+        """Record bytes; raises CallerDisconnected once the caller has disconnected."""
         if self._disconnect_after_bytes is not None and len(self.written) >= self._disconnect_after_bytes:
-            raise CallerDisconnected("gone")
+            raise CallerDisconnected("disconnected")
         self.written += data
         self._events.append("chunk")
 
 
 class Playbook:
-    """An exchange whose every door is here: it keeps the sequence of events and the ledger."""
+    """A pipeline with fake adapters: records the sequence of events and the ledger."""
 
     def __init__(
         self, snapshot: Snapshot, provider: Sequence[UpstreamAnswer | UpstreamError], *, disk_full: bool = False
@@ -147,33 +151,34 @@ class Playbook:
         )
 
     def publish_event(self, event: SessionEvent) -> None:
-        """Keep what happened to sessions."""
+        """Record a session event."""
         self.session_events.append(event)
 
     is_shared = False
 
     def publish_session(self, caller: Caller, session: Session) -> None:
-        """Nobody else is there."""
+        """No replicas."""
 
-    def publish_answer(self, caller: Caller, session: Session, tip: int, heard: AnswerFingerprint) -> None:
-        """Nobody else is there."""
+    def publish_answer(self, caller: Caller, session: Session, digest: int, answer: AnswerFingerprint) -> None:
+        """No replicas."""
 
     async def fetch_session(self, caller: Caller, name: str) -> None:
-        """Nobody else is there."""
+        """No replicas."""
 
     async def flush(self) -> None:
-        """Nobody else is there."""
+        """No replicas."""
 
     async def fetch_history(self, caller: Caller, history: History) -> None:
-        """Nobody else is there."""
+        """No replicas."""
 
     def approval_link(self, key: str, session: str, stop: str) -> str:
-        """A link that leads nowhere."""
+        """A link to a host that does not exist."""
         return f"http://gateway.test/approve/{key}.{session}.{stop}"
 
     async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> CallerResponse:
         """Serve one request."""
-        return await self.pipeline.serve(chat.parse(body), caller, HeaderHints(**hints), self.caller_stream)  # type: ignore[arg-type]
+        header_hints = HeaderHints(**hints)  # type: ignore[arg-type]
+        return await self.pipeline.serve(chat.parse(body), caller, header_hints, self.caller_stream)
 
     async def reserve(
         self,
@@ -184,42 +189,42 @@ class Playbook:
         now: float,
         lease: float,
     ) -> Reservation | BudgetExceeded:
-        """The real book, overheard."""
+        """Record, then reserve in the real accounts."""
         self.events.append("reserve")
         return self.budget_book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
-        """The real book, overheard."""
+        """Extend in the real accounts, then record."""
         extended = self.budget_book.extend(reservation_id, number, more, now=now)
         self.events.append("extend" if extended else "extend refused")
         return extended
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
-        """The real book, overheard."""
+        """Record, then settle in the real accounts."""
         self.events.append("settle" if any(spent) else "void")
         return self.budget_book.settle(reservation_id, spent, now=now) is not None
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """A count of one token a word."""
+        """A count of one token per word."""
         self.events.append("count")
         return sum(len(str(message.content).split()) for message in messages)
 
     def append_hold(self, hold: Hold) -> None:
-        """The journal before dialling."""
+        """Record the hold in the journal."""
         if self._disk_full:
             raise Overloaded("disk full")
         self.events.append("hold")
 
     def append_entry(self, entry: LedgerEntry) -> None:
-        """The ledger."""
+        """Record the ledger entry."""
         self.ledger_entries.append(entry)
         self.events.append(f"entry {entry.outcome}")
 
     async def dial(self, call: UpstreamCall) -> UpstreamAnswer:
-        """The next thing that the provider does."""
+        """The next step of the provider's script."""
         self.upstream_calls.append(call)
         self.events.append(f"dial {call.deployment.name}")
-        does = self.upstream_script.pop(0)
-        if isinstance(does, UpstreamError):
-            raise does
-        return does
+        step = self.upstream_script.pop(0)
+        if isinstance(step, UpstreamError):
+            raise step
+        return step

@@ -1,8 +1,8 @@
-"""A simulated provider that speaks every dialect: latency, token streaming, usage, prompt caching, and faults on order.
+"""A simulated provider for all dialects: latency, streams, usage, cache, faults.
 
-`script.py` says how to order an answer (a `sim` field of the body, or `[[sim {...}]]` in the prompt), `faults.py` what
-can go wrong, `dialects/` how each dialect words it. Run it with `python -m gateway.simulator.provider --model
-NAME:FIRST_TOKEN_S:TOKENS_PER_S ...`; it prints one base URL per model.
+`directives.py` documents how to control an answer (a `sim` field of the body, or `[[sim {...}]]` in the prompt),
+`faults.py` what can go wrong, `dialects/` how each dialect encodes it. Run it with `python -m
+gateway.simulator.provider --model NAME:FIRST_TOKEN_S:TOKENS_PER_S ...`; it prints one base URL per model.
 """
 
 import argparse
@@ -32,10 +32,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedModel:
-    """How one model answers. `first_token` in seconds, then `tokens_per_second`; zero = at once.
+    """How one model answers.
 
-    `speaks`: the dialects that are not answered by 404. `strict`: refuse what the real API refuses. `key`: the only one
-    that is let in. `account`: whose signatures and sealed reasoning are valid here.
+    first_token_seconds: latency of the first token, 0: none
+    tokens_per_second: pace of the others, 0: at once
+    dialects: all others are answered by 404
+    strict: refuse what the real API refuses
+    api_key: the only accepted one; None: any
+    account: whose signatures and sealed reasoning are valid here
     """
 
     model: str
@@ -49,16 +53,21 @@ class SimulatedModel:
     def __post_init__(self) -> None:
         unknown = self.dialects - DIALECT_NAMES
         if unknown:
-            raise ValueError(f"no dialects: {', '.join(sorted(unknown))}; there are {', '.join(sorted(DIALECT_NAMES))}")
+            raise ValueError(
+                f"unknown dialects: {', '.join(sorted(unknown))}; known: {', '.join(sorted(DIALECT_NAMES))}"
+            )
 
 
 class SimulatedProvider:
-    """One model behind one port. `received`, `headers`, `paths` tell of the requests it got, newest last (bounded)."""
+    """One model on one port.
 
-    def __init__(self, personality: SimulatedModel) -> None:
-        self._model = personality
+    `request_bodies`, `request_headers` and `request_paths` are those of the requests received, oldest first, bounded.
+    """
+
+    def __init__(self, model: SimulatedModel) -> None:
+        self._model = model
         self._runner: web.AppRunner | None = None
-        self._ids = IdIssuer(personality.account, f"{personality.model}/{next(_INSTANCE_NUMBERS)}")
+        self._ids = IdIssuer(model.account, f"{model.model}/{next(_INSTANCE_NUMBERS)}")
         self._fault_counts: Counter[bytes] = Counter()
         self.request_bodies: list[bytes] = []
         self.request_headers: list[dict[str, str]] = []
@@ -67,7 +76,7 @@ class SimulatedProvider:
         self.max_recorded_requests = 1000
 
     async def start(self, port: int = 0) -> str:
-        """Listen on loopback; gives the base URL."""
+        """Listen on loopback; returns the base URL."""
         app = web.Application(client_max_size=_BODY_BYTES_MAX)
         for path, dialect in dialect_routes(PromptCache(), self._ids, self._model.model):
             if dialect.name not in self._model.dialects:
@@ -75,8 +84,8 @@ class SimulatedProvider:
             if path:
                 app.router.add_post(path, self._handler(dialect))
             for route, lookup in dialect.resource_routes().items():
-                method, _, found = route.partition(" ")
-                app.router.add_route(method, found, self._resource_handler(dialect, lookup))
+                method, _, resource_path = route.partition(" ")
+                app.router.add_route(method, resource_path, self._resource_handler(dialect, lookup))
         app.router.add_route("*", "/{path:.*}", self._unknown_path)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -104,16 +113,16 @@ class SimulatedProvider:
         return handle
 
     def _resource_handler(self, dialect: SimulatedDialect, lookup: ResourceHandler) -> Handler:
-        async def look(request: web.Request) -> web.StreamResponse:
+        async def handle(request: web.Request) -> web.StreamResponse:
             anthropic, number = access.expects_anthropic(request.path, request.headers), self._ids.next_number()
-            found = self._access_error(request, anthropic) or lookup(request.match_info.get("id", ""), anthropic)
-            if isinstance(found, ApiError):
-                return self._unrouted_error_response(found, anthropic, number)
-            if isinstance(found, bytes):
-                return web.Response(body=found, content_type="application/octet-stream")
-            return _json_response(found, dialect.response_headers(number))
+            result = self._access_error(request, anthropic) or lookup(request.match_info.get("id", ""), anthropic)
+            if isinstance(result, ApiError):
+                return self._unrouted_error_response(result, anthropic, number)
+            if isinstance(result, bytes):
+                return web.Response(body=result, content_type="application/octet-stream")
+            return _json_response(result, dialect.response_headers(number))
 
-        return look
+        return handle
 
     async def _unknown_path(self, request: web.Request) -> web.StreamResponse:
         anthropic = access.expects_anthropic(request.path, request.headers)
@@ -123,44 +132,46 @@ class SimulatedProvider:
 
     async def _answer(self, request: web.Request, dialect: SimulatedDialect, raw: bytes) -> web.StreamResponse:
         number = self._ids.next_number()
-        complaint = self._access_error(request, dialect.is_anthropic)
-        if complaint is not None:
-            return self._error_response(dialect, number, complaint)
+        refusal = self._access_error(request, dialect.is_anthropic)
+        if refusal is not None:
+            return self._error_response(dialect, number, refusal)
         try:
-            body, complaint = self._parse_and_validate(dialect, request, raw)
-            asked = dialect.parse_request(body)
-            order = directives.directive_for(body.get("sim"), asked)
+            body, refusal = self._parse_and_validate(dialect, request, raw)
+            parsed = dialect.parse_request(body)
+            directive = directives.directive_for(body.get("sim"), parsed)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            unread = ApiError(message=f"We could not read the body of your request: {error!r}")
-            return self._error_response(dialect, number, complaint or unread)
-        fault = self._fault_for(order, raw)
-        complaint = (
+            unreadable = ApiError(message=f"We could not read the body of your request: {error!r}")
+            return self._error_response(dialect, number, refusal or unreadable)
+        fault = self._fault_for(directive, raw)
+        refusal = (
             faults.error_for(fault)
             or self._unknown_model_error(dialect, body)
-            or complaint
-            or dialect.missing_reference_error(body, asked)
+            or refusal
+            or dialect.missing_reference_error(body, parsed)
         )
-        if complaint is not None:
-            return self._error_response(dialect, number, complaint)
+        if refusal is not None:
+            return self._error_response(dialect, number, refusal)
         if fault == "hang":
             await faults.hang()
         await asyncio.sleep(self._model.first_token_seconds)
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
-        reply = directives.reply_to({**order, "fault": fault}, asked)
-        usage = dialect.usage(body, asked, reply, order)
-        given = None if fault == "no_usage" else usage
-        told = AnswerContent(sequence_number=number, created_at=int(time.time()), body=body, reply=reply, usage=given)
+        reply = directives.reply_to({**directive, "fault": fault}, parsed)
+        usage = dialect.usage(body, parsed, reply, directive)
+        reported = None if fault == "no_usage" else usage
+        answer = AnswerContent(
+            sequence_number=number, created_at=int(time.time()), body=body, reply=reply, usage=reported
+        )
         if body.get("stream") and dialect.supports_streaming:
-            return await self._send_stream(request, dialect, told, fault)
+            return await self._send_stream(request, dialect, answer, fault)
         if self._model.tokens_per_second:
             await asyncio.sleep(usage.output_tokens / self._model.tokens_per_second)
-        return await self._send_document(request, dialect, told, fault)
+        return await self._send_document(request, dialect, answer, fault)
 
-    def _fault_for(self, order: directives.Directive, raw: bytes) -> str:
-        """What is ordered to go wrong with this request."""
-        fault, times = str(order.get("fault") or ""), order.get("times")
-        if order.get("at") not in (None, self._model.model):
+    def _fault_for(self, directive: directives.Directive, raw: bytes) -> str:
+        """The fault requested for this request; "": none."""
+        fault, times = str(directive.get("fault") or ""), directive.get("times")
+        if directive.get("at") not in (None, self._model.model):
             return ""
         if fault and times is not None:
             self._fault_counts[raw] += 1
@@ -173,7 +184,7 @@ class SimulatedProvider:
     def _parse_and_validate(
         self, dialect: SimulatedDialect, request: web.Request, raw: bytes
     ) -> tuple[Body, ApiError | None]:
-        """The body, and what a strict provider has against it."""
+        """The body, and the first validation error of a strict provider."""
         body = dialect.parse_body(raw, request.headers.get("Content-Type", ""))
         strict = self._model.strict
         return body, next(dialect.validation_errors(body, request.headers), None) if strict else None
@@ -186,9 +197,9 @@ class SimulatedProvider:
         return ApiError(status=404, message=message, openai_code="model_not_found")
 
     async def _send_document(
-        self, request: web.Request, dialect: SimulatedDialect, told: AnswerContent, fault: str
+        self, request: web.Request, dialect: SimulatedDialect, answer: AnswerContent, fault: str
     ) -> web.StreamResponse:
-        document, headers = dialect.document(told), dialect.response_headers(told.sequence_number)
+        document, headers = dialect.document(answer), dialect.response_headers(answer.sequence_number)
         if isinstance(document, str):
             return web.Response(text=document, headers=headers)
         if fault == "garbage":
@@ -203,50 +214,50 @@ class SimulatedProvider:
         return response
 
     async def _send_stream(
-        self, request: web.Request, dialect: SimulatedDialect, told: AnswerContent, fault: str
+        self, request: web.Request, dialect: SimulatedDialect, answer: AnswerContent, fault: str
     ) -> web.StreamResponse:
-        headers = {"Content-Type": "text/event-stream", **dialect.response_headers(told.sequence_number)}
+        headers = {"Content-Type": "text/event-stream", **dialect.response_headers(answer.sequence_number)}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         rate = self._model.tokens_per_second
-        events = list(dialect.events(told))
+        events = list(dialect.events(answer))
         end = faults.interruption_index(fault, events)
-        waiting: list[bytes] = [dialect.malformed_event()] if fault == "garbage" else []
+        pending: list[bytes] = [dialect.malformed_event()] if fault == "garbage" else []
         for event, token in events[:end]:
-            waiting.append(event)
+            pending.append(event)
             if rate and token:
-                await response.write(b"".join(waiting))
-                waiting = []
+                await response.write(b"".join(pending))
+                pending = []
                 await asyncio.sleep(1 / rate)
         if fault == "error_event":
-            waiting.append(dialect.error_event(told, end or 0))
-        await response.write(b"".join(waiting))
+            pending.append(dialect.error_event(answer, end or 0))
+        await response.write(b"".join(pending))
         if fault in faults.INTERRUPTING_FAULTS:
             await faults.interrupt(request, response, fault)
         else:
             await response.write_eof()
         return response
 
-    def _error_response(self, dialect: SimulatedDialect, number: int, complaint: ApiError) -> web.Response:
-        headers = {**dialect.response_headers(number), **complaint.headers}
-        return _json_response(dialect.error_body(complaint, number), headers, complaint.status)
+    def _error_response(self, dialect: SimulatedDialect, number: int, error: ApiError) -> web.Response:
+        headers = {**dialect.response_headers(number), **error.headers}
+        return _json_response(dialect.error_body(error, number), headers, error.status)
 
-    def _unrouted_error_response(self, complaint: ApiError, anthropic: bool, number: int) -> web.Response:
-        """A refusal on a path that belongs to nobody, or to both."""
+    def _unrouted_error_response(self, error: ApiError, anthropic: bool, number: int) -> web.Response:
+        """An error on a path that no dialect, or more than one, serves."""
         id = self._ids.id("req_", number)
-        document = anthropic_error_body(complaint, id) if anthropic else openai_error_body(complaint)
-        return _json_response(document, {"request-id" if anthropic else "x-request-id": id}, complaint.status)
+        document = anthropic_error_body(error, id) if anthropic else openai_error_body(error)
+        return _json_response(document, {"request-id" if anthropic else "x-request-id": id}, error.status)
 
 
 def _json_response(document: Body, headers: Mapping[str, str], status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=headers)
 
 
-async def _main(personalities: Sequence[SimulatedModel]) -> None:
-    for personality in personalities:
-        provider = SimulatedProvider(personality)
+async def _main(models: Sequence[SimulatedModel]) -> None:
+    for model in models:
+        provider = SimulatedProvider(model)
         provider.max_recorded_requests = 0
-        print(personality.model, await provider.start(), flush=True)
+        print(model.model, await provider.start(), flush=True)
     await asyncio.Event().wait()
 
 
@@ -254,22 +265,22 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description="simulated provider")
     parser.add_argument("--model", action="append", required=True, help="NAME:FIRST_TOKEN_SECONDS:TOKENS_PER_SECOND")
-    parser.add_argument("--dialects", default=",".join(sorted(DIALECT_NAMES)), help="dialects, with commas between")
+    parser.add_argument("--dialects", default=",".join(sorted(DIALECT_NAMES)), help="comma-separated dialects")
     parser.add_argument("--strict", action="store_true", help="refuse what the real API refuses")
-    parser.add_argument("--key", help="the only key that is let in")
-    given = parser.parse_args()
+    parser.add_argument("--key", help="the only accepted API key")
+    arguments = parser.parse_args()
     common: dict[str, Any] = {
-        "dialects": frozenset(given.dialects.split(",")),
-        "strict": given.strict,
-        "api_key": given.key,
+        "dialects": frozenset(arguments.dialects.split(",")),
+        "strict": arguments.strict,
+        "api_key": arguments.key,
     }
-    personalities = []
-    for model in given.model:
-        name, first, rate = model.split(":")
-        personalities.append(
+    models = []
+    for option in arguments.model:
+        name, first, rate = option.split(":")
+        models.append(
             SimulatedModel(model=name, first_token_seconds=float(first), tokens_per_second=float(rate), **common)
         )
-    asyncio.run(_main(personalities))
+    asyncio.run(_main(models))
 
 
 if __name__ == "__main__":

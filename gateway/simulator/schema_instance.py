@@ -1,12 +1,12 @@
-"""The smallest value that a JSON schema accepts, always the same one, as a model would write that keeps to it."""
+"""The smallest value that a JSON schema accepts, always the same one."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Deeper than this a recursive schema is closed with an empty value.
+# Below this depth a recursive schema ends with an empty value.
 _DEPTH_MAX = 16
 _TEXT = "text"
-# RFC 3339 and friends, for the formats that OpenAI's and Anthropic's structured outputs name.
+# Examples of the formats that OpenAI's and Anthropic's structured outputs name.
 _FORMAT_EXAMPLES = {
     "date": "2026-01-01",
     "date-time": "2026-01-01T00:00:00Z",
@@ -23,7 +23,7 @@ _FORMAT_EXAMPLES = {
 
 
 def minimal_instance(schema: Any) -> Any:
-    """A value that keeps to the schema: required properties only, the first of each choice."""
+    """A value valid by the schema: only required properties, the first choices."""
     return _instance_of(schema, schema, 0)
 
 
@@ -45,12 +45,12 @@ def _instance_of(schema: Any, root: Any, depth: int) -> Any:
 
 
 def _resolve_reference(reference: str, root: Any) -> Any:
-    """What `#/$defs/x` points to; nothing for a reference that leaves the document."""
-    found = root
+    """The target of `#/$defs/x`; None for a reference outside the document."""
+    target = root
     for step in reference.removeprefix("#").strip("/").split("/"):
         if step:
-            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-    return found
+            target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+    return target
 
 
 def _all_of_instance(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
@@ -76,7 +76,7 @@ def _instance_of_type(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
     if kind == "null":
         return None
     if kind == "array":
-        items = [_instance_of(one, root, depth + 1) for one in schema.get("prefixItems") or ()]
+        items = [_instance_of(item, root, depth + 1) for item in schema.get("prefixItems") or ()]
         while len(items) < (schema.get("minItems") or 0):
             items.append(_instance_of(schema.get("items"), root, depth + 1))
         return items

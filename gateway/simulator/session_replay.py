@@ -1,4 +1,4 @@
-"""Replays agent sessions through the real OpenAI client, each session in order, several at once."""
+"""Replays agent sessions with the OpenAI client, several sessions in parallel."""
 
 import asyncio
 import random
@@ -11,17 +11,22 @@ from openai import AsyncOpenAI
 
 from .agent_sessions import AgentSession, ChatMessage
 
-# Refusals that the gateway's configuration names; a session that meets one is over, as an agent's would be.
+# Refusals that end a session, as they would end an agent.
 STOP_CODES = frozenset({"loop_stopped", "budget_exceeded", "cap_exceeded", "session_time_exceeded"})
-# An agent thinks, or runs its tool, between two calls (seconds at normal speed).
+# Pause between two calls, in which an agent thinks or runs a tool, seconds.
 _PAUSE_SECONDS = (0.05, 0.4)
-# While the gateway is away (it may have been killed), a call is repeated for about half a minute.
+# While the gateway is unreachable (it may have been killed), a call is repeated for about half a minute.
 _MAX_ATTEMPTS, _RETRY_SECONDS = 60, 0.5
 
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What happened: calls answered, sessions stopped by code, what else went wrong by kind, calls cut by a restart."""
+    """Counts of a replay.
+
+    sessions_stopped: by refusal code
+    failures: other failures, by kind
+    calls_interrupted: lost connections, after which the call is repeated
+    """
 
     calls_sent: int = 0
     calls_answered: int = 0
@@ -41,7 +46,10 @@ async def replay(
     named: bool,
     progress: Callable[[ReplayCounts], None],
 ) -> ReplayCounts:
-    """Send every call of every session. `named` sends the session's id as a header, otherwise the gateway infers it."""
+    """Send every call of every session.
+
+    `at_once`: sessions in parallel; `named`: send the session's id as a header, otherwise the gateway infers it.
+    """
     tally = ReplayCounts()
     queue = iter(sessions)
     async with AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=120.0) as client:
@@ -69,9 +77,9 @@ async def _replay_session(
     for history, reply in session.calls():
         if randomness is not None:
             await asyncio.sleep(randomness.uniform(*_PAUSE_SECONDS))
-        going_on = await _send_call(client, session, history, reply, model, stream, headers, tally)
+        continues = await _send_call(client, session, history, reply, model, stream, headers, tally)
         progress(tally)
-        if not going_on:
+        if not continues:
             return
 
 
@@ -85,8 +93,8 @@ async def _send_call(
     headers: dict[str, str],
     tally: ReplayCounts,
 ) -> bool:
-    """One call; False if the session is over."""
-    extra = {"tools": list(session.tools)} if session.tools else {}
+    """Send one call; False if the session is over."""
+    tools = {"tools": list(session.tools)} if session.tools else {}
     for _ in range(_MAX_ATTEMPTS):
         tally.calls_sent += 1
         try:
@@ -94,7 +102,7 @@ async def _send_call(
                 model=model,
                 messages=history,  # type: ignore[arg-type]
                 stream=stream,
-                extra_body={"sim": {"reply": reply}, **extra},
+                extra_body={"sim": {"reply": reply}, **tools},
                 extra_headers=headers,
             )
             if isinstance(answer, openai.AsyncStream):

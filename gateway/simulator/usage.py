@@ -1,4 +1,4 @@
-"""What the simulated provider claims to have read and written, and its prompt cache."""
+"""Usage that the simulated provider reports, and its prompt cache."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,11 @@ _CACHE_BLOCK_TOKENS, _CACHE_MIN_TOKENS, _CACHE_ENTRIES = 128, 1024, 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedUsage:
-    """Token counts; `cached` and `cache_write` lie within `given`, `reasoning` within `written`."""
+    """Token counts.
+
+    cached_tokens, cache_write_tokens: part of input_tokens
+    reasoning_tokens: part of output_tokens
+    """
 
     input_tokens: int
     output_tokens: int
@@ -26,7 +30,10 @@ class SimulatedUsage:
 
 @dataclass(frozen=True, slots=True)
 class PromptBlock:
-    """A piece of an Anthropic prompt, and whether the caller asks to cache everything up to it."""
+    """A block of an Anthropic prompt.
+
+    is_breakpoint: the caller asks to cache everything up to it
+    """
 
     content: bytes
     is_breakpoint: bool = False
@@ -39,29 +46,32 @@ class PromptCache:
         self._openai_prompts: OrderedDict[int, int] = OrderedDict()
         self._anthropic_prefixes: OrderedDict[int, None] = OrderedDict()
 
-    def openai_cached_tokens(self, opening: Any, given: int) -> int:
-        """Like OpenAI's prompt cache: the prefix seen before, in whole blocks, from a minimum on."""
+    def openai_cached_tokens(self, opening: Any, input_tokens: int) -> int:
+        """Cached tokens as OpenAI counts them.
+
+        The known prefix in whole blocks, from a minimum on.
+        """
         key = hash(orjson.dumps(opening))
-        before = self._openai_prompts.get(key, 0)
-        _store_bounded(self._openai_prompts, key, given)
-        shared = min(before, given)
-        return shared // _CACHE_BLOCK_TOKENS * _CACHE_BLOCK_TOKENS if shared >= _CACHE_MIN_TOKENS else 0
+        known = self._openai_prompts.get(key, 0)
+        _store_bounded(self._openai_prompts, key, input_tokens)
+        prefix = min(known, input_tokens)
+        return prefix // _CACHE_BLOCK_TOKENS * _CACHE_BLOCK_TOKENS if prefix >= _CACHE_MIN_TOKENS else 0
 
     def anthropic_cache_tokens(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
-        """Like Anthropic's: (tokens read, tokens written) of what lies before the last breakpoint."""
-        last = max((place for place, block in enumerate(blocks) if block.is_breakpoint), default=-1)
-        running, size, read, marks = 0, 0, 0, []
+        """(tokens read, tokens written) up to the last breakpoint, as Anthropic counts."""
+        last = max((index for index, block in enumerate(blocks) if block.is_breakpoint), default=-1)
+        prefix_hash, size, read, breakpoints = 0, 0, 0, []
         for block in blocks[: last + 1]:
-            running, size = hash((running, block.content)), size + len(block.content)
+            prefix_hash, size = hash((prefix_hash, block.content)), size + len(block.content)
             if size < _CACHE_MIN_TOKENS * CHARS_PER_TOKEN:
                 continue
-            if running in self._anthropic_prefixes:
+            if prefix_hash in self._anthropic_prefixes:
                 read = size
             if block.is_breakpoint:
-                marks.append((running, size))
-        for mark, _ in marks:
-            _store_bounded(self._anthropic_prefixes, mark, None)
-        total = marks[-1][1] if marks else read
+                breakpoints.append((prefix_hash, size))
+        for breakpoint_hash, _ in breakpoints:
+            _store_bounded(self._anthropic_prefixes, breakpoint_hash, None)
+        total = breakpoints[-1][1] if breakpoints else read
         return read // CHARS_PER_TOKEN, total // CHARS_PER_TOKEN - read // CHARS_PER_TOKEN
 
 
@@ -75,16 +85,19 @@ def json_tokens(value: Any) -> int:
     return len(orjson.dumps(value)) // CHARS_PER_TOKEN
 
 
-def output_token_counts(reply: SimulatedReply, ordered: Any, limit: int | None) -> tuple[int, int]:
-    """(output tokens, of them reasoning): as ordered, else as long as the reply is; never beyond the caller's limit."""
+def output_token_counts(reply: SimulatedReply, directed: Any, limit: int | None) -> tuple[int, int]:
+    """(output tokens, reasoning tokens among them).
+
+    As directed, else by the reply's length; never above the caller's limit.
+    """
     reasoning = text_tokens([reply.thinking]) if reply.thinking else 0
     calls = (call.name + call.arguments for call in reply.tool_calls)
-    count = int(ordered or text_tokens([reply.text, *calls]) + reasoning)
+    count = int(directed or text_tokens([reply.text, *calls]) + reasoning)
     count = min(count, limit) if limit else count
     return count, min(reasoning, count)
 
 
-def _store_bounded(book: OrderedDict[int, Any], key: int, value: Any) -> None:
-    book[key] = value
-    if len(book) > _CACHE_ENTRIES:
-        book.popitem(last=False)
+def _store_bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:
+    entries[key] = value
+    if len(entries) > _CACHE_ENTRIES:
+        entries.popitem(last=False)

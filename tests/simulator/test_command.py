@@ -35,5 +35,5 @@ def test_the_command_names_each_model_s_address_and_takes_options():
 
 
 def test_an_unknown_dialect_is_named():
-    with pytest.raises(ValueError, match="no dialects: chatt"):
+    with pytest.raises(ValueError, match="unknown dialects: chatt"):
         SimulatedModel(model="m", dialects=frozenset({"chatt"}))

@@ -1,4 +1,4 @@
-"""What a dialect is: a reader of requests and a writer of answers, whole or in events."""
+"""The base of simulated dialects: parses requests, encodes answers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,17 @@ from .errors import ApiError, openai_error_body
 Body = dict[str, Any]
 # An event's bytes, and whether it carries a token (those are paced, and faults happen between them).
 PacedEvent = tuple[bytes, bool]
-# From the id in the path, and whether the caller is an Anthropic client, to a document.
+# (id in the path, whether the caller is an Anthropic client) -> document.
 ResourceHandler = Callable[[str, bool], Body | bytes | ApiError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerContent:
-    """An answer that only needs wording; `usage` None leaves it out."""
+    """An answer before a dialect encodes it.
+
+    body: of the request
+    usage: None: not reported
+    """
 
     sequence_number: int
     created_at: int
@@ -30,20 +34,23 @@ class AnswerContent:
 
 
 class SimulatedDialect:
-    """OpenAI's ways by default. One object a provider, since some remember (Responses are stored)."""
+    """A dialect, with OpenAI's conventions by default.
+
+    One object per provider, since some keep state (stored Responses).
+    """
 
     name = ""
-    # Whose headers and errors these are.
+    # Whether headers and errors are Anthropic's, else OpenAI's.
     is_anthropic = False
     supports_streaming = False
-    # Whether a body's `model` must be the one that is here; some bodies need not name any.
+    # Whether a body's `model` must be the provider's; some bodies need not name any.
     requires_model = True
-    # Names of the parameters that the real API knows.
+    # Parameters of the real API.
     known_parameters: frozenset[str] = frozenset()
 
-    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
-        self.prompt_cache = meter
-        self.ids = mint
+    def __init__(self, prompt_cache: PromptCache, ids: IdIssuer) -> None:
+        self.prompt_cache = prompt_cache
+        self.ids = ids
 
     def parse_body(self, raw: bytes, content_type: str) -> Body:
         """The body's fields. Raises ValueError if it has none."""
@@ -51,55 +58,60 @@ class SimulatedDialect:
         return body
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
-        """What the real API would reject, the first thing first."""
+        """What the real API would reject, most important first."""
         for name in body:
             if name not in self.known_parameters and name != "sim":
                 yield ApiError(message=f"Unknown parameter: '{name}'.", openai_code="unknown_parameter", param=name)
 
-    def missing_reference_error(self, body: Body, asked: SimulatedRequest) -> ApiError | None:
-        """What the request refers to and is not here; looked for whether strict or not."""
+    def missing_reference_error(self, body: Body, request: SimulatedRequest) -> ApiError | None:
+        """The error for an id that is not stored here, strict or not."""
         return None
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """What is asked for. May raise KeyError, TypeError, AttributeError or ValueError on a wrong shape."""
+        """The request in dialect-neutral form.
+
+        May raise KeyError, TypeError, AttributeError or ValueError on a wrong shape.
+        """
         raise NotImplementedError
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """What it costs."""
-        given = json_tokens(body)
-        count, reasoning = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
-        return SimulatedUsage(input_tokens=given, output_tokens=count, reasoning_tokens=reasoning)
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """The usage of the answer."""
+        input_tokens = json_tokens(body)
+        count, reasoning = output_token_counts(reply, directive.get("output_tokens"), request.max_output_tokens)
+        return SimulatedUsage(input_tokens=input_tokens, output_tokens=count, reasoning_tokens=reasoning)
 
     def response_id(self, number: int) -> str:
-        """The answer's id, or where it has none, the call's."""
+        """The answer's id, or where it has none, the request's."""
         return self.ids.id("req_", number, length=32)
 
-    def document(self, told: AnswerContent) -> Body | str:
+    def document(self, answer: AnswerContent) -> Body | str:
         """The answer as one document, or as plain text."""
         raise NotImplementedError
 
-    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
+    def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
         """The answer as server-sent events."""
         raise NotImplementedError
 
-    def error_body(self, complaint: ApiError, number: int) -> Body:
-        """The refusal as a document."""
-        return openai_error_body(complaint)
+    def error_body(self, error: ApiError, number: int) -> Body:
+        """The error as a document."""
+        return openai_error_body(error)
 
-    def error_event(self, told: AnswerContent, sent: int) -> bytes:
-        """The error event in the middle of a stream, after so many others."""
+    def error_event(self, answer: AnswerContent, sent: int) -> bytes:
+        """An error event in the middle of a stream; `sent`: events before it."""
         return sse_data({"error": {"message": "overloaded", "type": "server_error", "code": "overloaded"}})
 
     def malformed_event(self) -> bytes:
-        """An event that is none."""
+        """An invalid event."""
         return b"data: \xff{not json\n\n"
 
     def resource_routes(self) -> dict[str, ResourceHandler]:
-        """What can be asked for without a body: "METHOD /path/{id}" to what answers."""
+        """ "METHOD /path/{id}" -> handler of requests without a body."""
         return {}
 
     def response_headers(self, number: int) -> dict[str, str]:
-        """What the provider adds to each answer."""
+        """Headers of each answer."""
         return {"x-request-id": self.response_id(number), **_OPENAI_HEADERS}
 
 
@@ -118,9 +130,9 @@ _OPENAI_HEADERS = {
 
 
 def text_chunks(text: str, length: int) -> Iterator[str]:
-    """The text in pieces of about a token."""
-    for at in range(0, len(text), length):
-        yield text[at : at + length]
+    """The text in chunks of `length` characters."""
+    for offset in range(0, len(text), length):
+        yield text[offset : offset + length]
 
 
 def sse_data(document: Any) -> bytes:

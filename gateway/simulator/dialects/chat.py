@@ -29,7 +29,10 @@ class Chat(SimulatedDialect):
         yield from chat_rules.validation_errors(body)
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The request in neutral words; what the answer will not depend on is not read."""
+        """The request in dialect-neutral form.
+
+        Only as much is read as the answer depends on.
+        """
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if is_complete(body.get("sim")):
             return SimulatedRequest(max_output_tokens=limit)
@@ -49,57 +52,63 @@ class Chat(SimulatedDialect):
             max_output_tokens=limit,
         )
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
         """Messages and tools by the length of their JSON."""
         messages = body["messages"]
-        texts = [
+        sizes = [
             len(orjson.dumps(message.get("content"))) + len(orjson.dumps(message.get("tool_calls")))
             for message in messages
         ]
-        given = sum(texts) // CHARS_PER_TOKEN + 4 * len(messages) + json_tokens(body.get("tools"))
+        input_tokens = sum(sizes) // CHARS_PER_TOKEN + 4 * len(messages) + json_tokens(body.get("tools"))
         reasoning = 0 if (body.get("reasoning_effort") or "none") in _EFFORTS_WITHOUT_THINKING else _REASONING_TOKENS
-        count = int(order.get("output_tokens") or json_tokens(self._message(0, reply)) + 1 + reasoning)
-        count = min(count, asked.max_output_tokens) if asked.max_output_tokens else count
-        cached = self.prompt_cache.openai_cached_tokens(messages[:2], given)
+        count = int(directive.get("output_tokens") or json_tokens(self._message(0, reply)) + 1 + reasoning)
+        count = min(count, request.max_output_tokens) if request.max_output_tokens else count
+        cached = self.prompt_cache.openai_cached_tokens(messages[:2], input_tokens)
         return SimulatedUsage(
-            input_tokens=given, output_tokens=count, cached_tokens=cached, reasoning_tokens=min(reasoning, count)
+            input_tokens=input_tokens, output_tokens=count, cached_tokens=cached, reasoning_tokens=min(reasoning, count)
         )
 
     def response_id(self, number: int) -> str:
-        """Numbered, as short as can be."""
+        """Numbered and short."""
         return f"chatcmpl-sim{number}"
 
-    def document(self, told: AnswerContent) -> Body:
+    def document(self, answer: AnswerContent) -> Body:
         """A chat.completion."""
         choice = {
             "index": 0,
-            "message": self._message(told.sequence_number, told.reply),
-            "finish_reason": told.reply.finish_reason,
+            "message": self._message(answer.sequence_number, answer.reply),
+            "finish_reason": answer.reply.finish_reason,
         }
-        document = {**self._common_fields(told), "object": "chat.completion", "choices": [choice]}
-        if told.usage is not None:
-            document["usage"] = _usage_body(told.usage)
+        document = {**self._common_fields(answer), "object": "chat.completion", "choices": [choice]}
+        if answer.usage is not None:
+            document["usage"] = _usage_body(answer.usage)
         return document
 
-    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
-        """Chunks of a token each, then the finish, then the usage if it was asked for."""
-        head = {**self._common_fields(told), "object": "chat.completion.chunk"}
-        asks_usage = told.usage is not None and (told.body.get("stream_options") or {}).get("include_usage")
-        for delta in _deltas(self._message(told.sequence_number, told.reply)):
+    def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
+        """Chunks of a token each, then the finish, then the usage if requested."""
+        head = {**self._common_fields(answer), "object": "chat.completion.chunk"}
+        asks_usage = answer.usage is not None and (answer.body.get("stream_options") or {}).get("include_usage")
+        for delta in _deltas(self._message(answer.sequence_number, answer.reply)):
             chunk: dict[str, Any] = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
             if asks_usage:
                 chunk["usage"] = None
             yield sse_data(chunk), True
         yield (
-            sse_data({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": told.reply.finish_reason}]}),
+            sse_data({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": answer.reply.finish_reason}]}),
             False,
         )
-        if asks_usage and told.usage is not None:
-            yield sse_data({**head, "choices": [], "usage": _usage_body(told.usage)}), False
+        if asks_usage and answer.usage is not None:
+            yield sse_data({**head, "choices": [], "usage": _usage_body(answer.usage)}), False
         yield b"data: [DONE]\n\n", False
 
-    def _common_fields(self, told: AnswerContent) -> Body:
-        return {"id": self.response_id(told.sequence_number), "created": told.created_at, "model": told.body["model"]}
+    def _common_fields(self, answer: AnswerContent) -> Body:
+        return {
+            "id": self.response_id(answer.sequence_number),
+            "created": answer.created_at,
+            "model": answer.body["model"],
+        }
 
     def _message(self, number: int, reply: SimulatedReply) -> Body:
         if reply.message is not None:
@@ -116,7 +125,7 @@ class Chat(SimulatedDialect):
         return message
 
 
-# What a model that was told to reason claims to have spent on it, in chat completions, which do not show it.
+# Reasoning tokens that a model with reasoning effort reports; chat completions do not show the reasoning.
 _REASONING_TOKENS = 64
 
 
@@ -165,28 +174,28 @@ def _tool_choice(choice: Any) -> str:
     return choice or "auto"
 
 
-def _output_schema(wanted: Any) -> Any:
-    if not isinstance(wanted, dict):
+def _output_schema(response_format: Any) -> Any:
+    if not isinstance(response_format, dict):
         return None
-    if wanted.get("type") == "json_object":
+    if response_format.get("type") == "json_object":
         return {}
-    return wanted["json_schema"].get("schema") or {} if wanted.get("type") == "json_schema" else None
+    return response_format["json_schema"].get("schema") or {} if response_format.get("type") == "json_schema" else None
 
 
 def _deltas(message: Body) -> Iterator[Body]:
-    """The message in pieces of about a token, as providers send them."""
+    """The message in chunks of about a token, as providers send them."""
     yield {"role": "assistant", "content": ""}
     content = message.get("content")
-    for piece in text_chunks(content if isinstance(content, str) else "", CHARS_PER_TOKEN):
-        yield {"content": piece}
+    for chunk in text_chunks(content if isinstance(content, str) else "", CHARS_PER_TOKEN):
+        yield {"content": chunk}
     for index, call in enumerate(message.get("tool_calls") or []):
         kind = "custom" if call.get("type") == "custom" else "function"
-        function, wording = call.get(kind) or {}, "input" if kind == "custom" else "arguments"
-        arguments = function.get(wording)
+        function, field = call.get(kind) or {}, "input" if kind == "custom" else "arguments"
+        arguments = function.get(field)
         arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
         first = {"index": index, "id": call.get("id") or f"call_{index}", "type": kind}
-        yield {"tool_calls": [{**first, kind: {"name": function.get("name"), wording: ""}}]}
-        yield {"tool_calls": [{"index": index, kind: {wording: arguments}}]}
+        yield {"tool_calls": [{**first, kind: {"name": function.get("name"), field: ""}}]}
+        yield {"tool_calls": [{"index": index, kind: {field: arguments}}]}
 
 
 def _usage_body(usage: SimulatedUsage) -> Body:

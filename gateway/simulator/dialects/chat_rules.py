@@ -1,4 +1,4 @@
-"""What OpenAI's chat completions reject, and in which words."""
+"""What OpenAI's chat completions reject, with its error messages."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,17 +46,17 @@ def validation_errors(body: Body) -> Iterator[ApiError]:
         )
         yield ApiError(message=message, openai_code="empty_array", param="messages")
     else:
-        for place, one in enumerate(messages):
-            yield from _message_errors(one, f"messages[{place}]")
+        for index, item in enumerate(messages):
+            yield from _message_errors(item, f"messages[{index}]")
         yield from _call_pairing_errors(messages)
     for limit in ("max_tokens", "max_completion_tokens"):
         yield from openai_rules.minimum_errors(limit, body.get(limit), 1)
     yield from _tool_errors(body)
     yield from openai_rules.tool_dependency_errors(body)
-    wanted = body.get("response_format")
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+    response_format = body.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
         yield from openai_rules.schema_errors(
-            wanted.get("json_schema") or {}, "response_format.json_schema", "response_format"
+            response_format.get("json_schema") or {}, "response_format.json_schema", "response_format"
         )
 
 
@@ -65,15 +65,15 @@ def _message_errors(message: Body, path: str) -> Iterator[ApiError]:
     if role not in _ROLES:
         yield openai_rules.invalid_value(f"{path}.role", role, _ROLES)
     yield from openai_rules.unknown_field_errors(message, _MESSAGE_FIELDS, path)
-    for place, part in enumerate(content if isinstance(content, list) else ()):
-        yield from _part_errors(part, f"{path}.content[{place}]")
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        yield from _part_errors(part, f"{path}.content[{index}]")
     if content is None and not (role == "assistant" and message.keys() & {"tool_calls", "function_call", "audio"}):
-        message_ = "Invalid value for 'content': expected a string, got null."
-        yield ApiError(message=message_, param=f"{path}.content")
+        error = "Invalid value for 'content': expected a string, got null."
+        yield ApiError(message=error, param=f"{path}.content")
     if content is not None and not isinstance(content, str | list):
         yield openai_rules.wrong_type(f"{path}.content", "one of a string or array of objects", content)
-    for place, call in enumerate(message.get("tool_calls") or ()):
-        yield from _call_errors(call, f"{path}.tool_calls[{place}]")
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield from _call_errors(call, f"{path}.tool_calls[{index}]")
     if message.get("tool_calls") == []:
         text = (
             f"Invalid '{path}.tool_calls': empty array. Expected an array with minimum length 1, but got an empty array"
@@ -82,12 +82,12 @@ def _message_errors(message: Body, path: str) -> Iterator[ApiError]:
 
 
 def _part_errors(part: Body, path: str) -> Iterator[ApiError]:
-    known = _PART_FIELDS.get(part.get("type") or "")
-    if known is None:
+    fields = _PART_FIELDS.get(part.get("type") or "")
+    if fields is None:
         yield openai_rules.invalid_value(f"{path}.type", part.get("type"), tuple(_PART_FIELDS))
     else:
-        yield from openai_rules.unknown_field_errors(part, known | _COMMON_PART_FIELDS, path)
-        for name in known - part.keys():
+        yield from openai_rules.unknown_field_errors(part, fields | _COMMON_PART_FIELDS, path)
+        for name in fields - part.keys():
             yield openai_rules.missing_parameter(f"{path}.{name}")
 
 
@@ -111,51 +111,51 @@ def _call_errors(call: Body, path: str) -> Iterator[ApiError]:
 
 
 def _call_pairing_errors(messages: Sequence[Body]) -> Iterator[ApiError]:
-    """Each call is answered before anybody else speaks, and nothing else is."""
+    """Each call is answered before the next message, and nothing else is answered."""
     called: set[Any] = set()
     open_calls: list[Any] = []
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message.get("role") != "tool":
             if open_calls:
-                yield _unanswered_calls_error(open_calls, place)
+                yield _unanswered_calls_error(open_calls, index)
             open_calls = [call.get("id") for call in message.get("tool_calls") or ()]
             called = set(open_calls)
             continue
         id = message.get("tool_call_id")
         if id is None:
-            yield openai_rules.missing_parameter(f"messages[{place}].tool_call_id")
+            yield openai_rules.missing_parameter(f"messages[{index}].tool_call_id")
         elif not called:
             text = "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
-            yield ApiError(message=text, param=f"messages.[{place}].role")
+            yield ApiError(message=text, param=f"messages.[{index}].role")
         elif id not in called:
             text = f"Invalid parameter: 'tool_call_id' of '{id}' not found in 'tool_calls' of previous message."
-            yield ApiError(message=text, param=f"messages.[{place}].tool_call_id")
-        open_calls = [one for one in open_calls if one != id]
+            yield ApiError(message=text, param=f"messages.[{index}].tool_call_id")
+        open_calls = [call_id for call_id in open_calls if call_id != id]
     if open_calls:
         yield _unanswered_calls_error(open_calls, len(messages))
 
 
-def _unanswered_calls_error(ids: Sequence[Any], place: int) -> ApiError:
+def _unanswered_calls_error(ids: Sequence[Any], index: int) -> ApiError:
     message = (
         "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The"
         f" following tool_call_ids did not have response messages: {', '.join(map(str, ids))}"
     )
-    return ApiError(message=message, param=f"messages.[{place}].role")
+    return ApiError(message=message, param=f"messages.[{index}].role")
 
 
 def _tool_errors(body: Body) -> Iterator[ApiError]:
-    for place, tool in enumerate(body.get("tools") or ()):
+    for index, tool in enumerate(body.get("tools") or ()):
         kind = tool.get("type")
         if kind not in ("function", "custom"):
-            yield openai_rules.invalid_value(f"tools[{place}].type", kind, ("function", "custom"))
+            yield openai_rules.invalid_value(f"tools[{index}].type", kind, ("function", "custom"))
             continue
-        yield from openai_rules.unknown_field_errors(tool, ("type", kind), f"tools[{place}]")
+        yield from openai_rules.unknown_field_errors(tool, ("type", kind), f"tools[{index}]")
         if not isinstance(tool.get(kind), dict):
-            yield openai_rules.missing_parameter(f"tools[{place}].{kind}")
+            yield openai_rules.missing_parameter(f"tools[{index}].{kind}")
         elif kind == "function":
-            known = ("name", "description", "parameters", "strict")
-            yield from openai_rules.unknown_field_errors(tool[kind], known, f"tools[{place}].function")
-            yield from openai_rules.function_errors(tool[kind], f"tools[{place}].function")
+            fields = ("name", "description", "parameters", "strict")
+            yield from openai_rules.unknown_field_errors(tool[kind], fields, f"tools[{index}].function")
+            yield from openai_rules.function_errors(tool[kind], f"tools[{index}].function")
     choice = body.get("tool_choice")
     supported = ("none", "auto", "required")
     if isinstance(choice, str) and choice not in supported:

@@ -1,4 +1,4 @@
-"""The two shapes in which a provider says no: OpenAI's and Anthropic's."""
+"""Errors in OpenAI's and in Anthropic's shape."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,16 +16,16 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-# The status of an order `status:NNN` is worded like this in OpenAI's dialects, and means nothing to any client.
+# Type and code of the fault `status:NNN` in OpenAI's dialects; no client gives it a meaning.
 _SIMULATED_TYPE = "simulated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiError:
-    """Why a request is refused, before a dialect words it.
+    """An error before a dialect encodes it.
 
-    `slug` is OpenAI's `code`; by another name, since a `code` in this package is one of the gateway's own, which its
-    docs list.
+    `openai_code` is OpenAI's `code`; named differently, since a `code` in this package is one of the gateway's own,
+    which its docs list.
     """
 
     message: str
@@ -37,28 +37,28 @@ class ApiError:
 
 
 def simulated_status_error(status: int) -> ApiError:
-    """A refusal that was ordered."""
+    """The error of the fault `status:NNN`."""
     return ApiError(
         status=status, message=f"simulated status {status}", error_type=_SIMULATED_TYPE, openai_code=_SIMULATED_TYPE
     )
 
 
-def openai_error_body(complaint: ApiError) -> dict[str, Any]:
-    """As OpenAI words it."""
+def openai_error_body(error: ApiError) -> dict[str, Any]:
+    """In OpenAI's shape."""
     return {
         "error": {
-            "message": complaint.message,
-            "type": complaint.error_type,
-            "param": complaint.param,
-            "code": complaint.openai_code,
+            "message": error.message,
+            "type": error.error_type,
+            "param": error.param,
+            "code": error.openai_code,
         }
     }
 
 
-def anthropic_error_body(complaint: ApiError, request_id: str) -> dict[str, Any]:
-    """As Anthropic words it: the type follows from the status, a code goes into the details."""
-    kind = _ANTHROPIC_TYPES.get(complaint.status, "api_error" if complaint.status >= 500 else "invalid_request_error")
-    error: dict[str, Any] = {"type": kind, "message": complaint.message}
-    if complaint.openai_code == "insufficient_quota":
-        error["details"] = {"error_code": "enforced_spend_limit_reached"}
-    return {"type": "error", "error": error, "request_id": request_id}
+def anthropic_error_body(error: ApiError, request_id: str) -> dict[str, Any]:
+    """In Anthropic's shape: the type follows from the status."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    document: dict[str, Any] = {"type": kind, "message": error.message}
+    if error.openai_code == "insufficient_quota":
+        document["details"] = {"error_code": "enforced_spend_limit_reached"}
+    return {"type": "error", "error": document, "request_id": request_id}

@@ -15,7 +15,7 @@ from .errors import ApiError, anthropic_error_body
 from .newest_turn import HistoryTurn, newest_turn
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
-# How a block of each kind begins in a stream.
+# Fields with which a block of each type starts in a stream.
 _EMPTY_BLOCK_FIELDS: dict[str, Body] = {
     "text": {"text": ""},
     "thinking": {"thinking": "", "signature": ""},
@@ -35,7 +35,7 @@ class Messages(SimulatedDialect):
         yield from messages_rules.validation_errors(body, headers, self.ids)
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The request in neutral words."""
+        """The request in dialect-neutral form."""
         turn = newest_turn(_turns_newest_first(body["messages"]))
         images, files = _attachment_counts(body["messages"])
         thinking = (body.get("thinking") or {}).get("type", "disabled")
@@ -55,14 +55,16 @@ class Messages(SimulatedDialect):
             max_output_tokens=body.get("max_tokens"),
         )
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """The prompt block by block, since the caller says what to cache."""
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """The prompt block by block, since the caller marks what to cache."""
         blocks = list(_cacheable_blocks(body))
         read, write = self.prompt_cache.anthropic_cache_tokens(blocks)
-        given = max(sum(len(block.content) for block in blocks) // CHARS_PER_TOKEN, read + write) + 1
-        count, reasoning = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
+        input_tokens = max(sum(len(block.content) for block in blocks) // CHARS_PER_TOKEN, read + write) + 1
+        count, reasoning = output_token_counts(reply, directive.get("output_tokens"), request.max_output_tokens)
         return SimulatedUsage(
-            input_tokens=given,
+            input_tokens=input_tokens,
             output_tokens=count,
             cached_tokens=read,
             cache_write_tokens=write,
@@ -74,77 +76,77 @@ class Messages(SimulatedDialect):
         return self.ids.id("msg_01", number, length=22)
 
     def request_id(self, number: int) -> str:
-        """Not the message's: the call's."""
+        """The id of the request, which differs from the message's."""
         return self.ids.id("req_011", number, length=21)
 
-    def document(self, told: AnswerContent) -> Body:
+    def document(self, answer: AnswerContent) -> Body:
         """A message."""
-        message = {**self._initial_message(told), "content": self._content(told)}
+        message = {**self._initial_message(answer), "content": self._content(answer)}
         message |= {
-            "stop_reason": _STOP_REASONS.get(told.reply.finish_reason, told.reply.finish_reason),
+            "stop_reason": _STOP_REASONS.get(answer.reply.finish_reason, answer.reply.finish_reason),
             "stop_sequence": None,
         }
-        if told.usage is not None:
-            message["usage"] = _usage_body(told.usage, told.body)
+        if answer.usage is not None:
+            message["usage"] = _usage_body(answer.usage, answer.body)
         return message
 
-    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
-        """message_start, each block's start, deltas and stop, then how it ended."""
-        message = {**self._initial_message(told), "content": [], "stop_reason": None, "stop_sequence": None}
-        if told.usage is not None:
-            # The first event counts the input, and the one token that has been written.
-            message["usage"] = {**_usage_body(told.usage, told.body), "output_tokens": 1}
+    def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
+        """message_start, each block's start, deltas and stop, then the ending."""
+        message = {**self._initial_message(answer), "content": [], "stop_reason": None, "stop_sequence": None}
+        if answer.usage is not None:
+            # The first event reports the input and one output token.
+            message["usage"] = {**_usage_body(answer.usage, answer.body), "output_tokens": 1}
         yield sse_named({"type": "message_start", "message": message}), False
         yield sse_named({"type": "ping"}), False
-        for index, block in enumerate(self._content(told)):
+        for index, block in enumerate(self._content(answer)):
             yield from _block_events(index, block)
         ending: Body = {
-            "stop_reason": _STOP_REASONS.get(told.reply.finish_reason, told.reply.finish_reason),
+            "stop_reason": _STOP_REASONS.get(answer.reply.finish_reason, answer.reply.finish_reason),
             "stop_sequence": None,
         }
         delta: Body = {"type": "message_delta", "delta": ending}
-        if told.usage is not None:
+        if answer.usage is not None:
             names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-            usage = _usage_body(told.usage, told.body)
+            usage = _usage_body(answer.usage, answer.body)
             delta["usage"] = {name: usage[name] for name in names}
         yield sse_named(delta), False
         yield sse_named({"type": "message_stop"}), False
 
-    def error_body(self, complaint: ApiError, number: int) -> Body:
-        """With the id of the call."""
-        return anthropic_error_body(complaint, self.request_id(number))
+    def error_body(self, error: ApiError, number: int) -> Body:
+        """With the request's id."""
+        return anthropic_error_body(error, self.request_id(number))
 
-    def error_event(self, told: AnswerContent, sent: int) -> bytes:
+    def error_event(self, answer: AnswerContent, sent: int) -> bytes:
         """An event of type error."""
         overloaded = ApiError(status=529, message="Overloaded")
-        return sse_named(anthropic_error_body(overloaded, self.request_id(told.sequence_number)))
+        return sse_named(anthropic_error_body(overloaded, self.request_id(answer.sequence_number)))
 
     def malformed_event(self) -> bytes:
-        """An event that is none."""
+        """An invalid event."""
         return b"event: content_block_delta\n" + super().malformed_event()
 
     def response_headers(self, number: int) -> dict[str, str]:
-        """What Anthropic adds to each answer."""
+        """Anthropic's headers of each answer."""
         return {"request-id": self.request_id(number), **_RATE_LIMIT_HEADERS}
 
-    def _initial_message(self, told: AnswerContent) -> Body:
+    def _initial_message(self, answer: AnswerContent) -> Body:
         return {
-            "id": self.response_id(told.sequence_number),
+            "id": self.response_id(answer.sequence_number),
             "type": "message",
             "role": "assistant",
-            "model": told.body["model"],
+            "model": answer.body["model"],
         }
 
-    def _content(self, told: AnswerContent) -> list[Body]:
+    def _content(self, answer: AnswerContent) -> list[Body]:
         """The blocks: thinking, text, tool uses."""
-        reply, thinking = told.reply, (told.body.get("thinking") or {})
+        reply, thinking = answer.reply, (answer.body.get("thinking") or {})
         content: list[Body] = []
         if reply.thinking and thinking.get("type", "disabled") != "disabled":
-            shown = "" if thinking.get("display") == "omitted" else reply.thinking
-            content.append({"type": "thinking", "thinking": shown, "signature": self.ids.sign(shown)})
+            visible = "" if thinking.get("display") == "omitted" else reply.thinking
+            content.append({"type": "thinking", "thinking": visible, "signature": self.ids.sign(visible)})
         if reply.text or not reply.tool_calls:
             content.append({"type": "text", "text": reply.text})
-        content += [self._tool_use(told.sequence_number, index, call) for index, call in enumerate(reply.tool_calls)]
+        content += [self._tool_use(answer.sequence_number, index, call) for index, call in enumerate(reply.tool_calls)]
         return content
 
     def _tool_use(self, number: int, index: int, call: SimulatedToolCall) -> Body:
@@ -158,13 +160,13 @@ class CountTokens(Messages):
     supports_streaming = False
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
-        """As for a message, but for the limit of its answer."""
+        """As for a message, but without an output limit."""
         yield from messages_rules.validation_errors(body, headers, self.ids, counting=True)
 
-    def document(self, told: AnswerContent) -> Body:
-        """The count that a message would be charged for."""
+    def document(self, answer: AnswerContent) -> Body:
+        """The input tokens that a message would be charged for."""
         return {
-            "input_tokens": sum(len(block.content) for block in _cacheable_blocks(told.body)) // CHARS_PER_TOKEN + 1
+            "input_tokens": sum(len(block.content) for block in _cacheable_blocks(answer.body)) // CHARS_PER_TOKEN + 1
         }
 
 
@@ -192,18 +194,18 @@ def _parsed_arguments(arguments: str) -> Any:
 
 
 def _block_events(index: int, block: Body) -> Iterator[PacedEvent]:
-    """One block: empty, then in pieces."""
+    """One block: empty, then in chunks."""
     kind = block["type"]
     empty = _EMPTY_BLOCK_FIELDS[kind]
     yield sse_named({"type": "content_block_start", "index": index, "content_block": {**block, **empty}}), False
     if kind == "tool_use":
-        # Like the real one, an empty piece first.
-        steps = [("input_json_delta", "partial_json", piece) for piece in _json_pieces(block["input"])]
+        # As from the real API, an empty chunk first.
+        deltas = [("input_json_delta", "partial_json", chunk) for chunk in _json_pieces(block["input"])]
     else:
-        steps = [(f"{kind}_delta", kind, piece) for piece in text_chunks(block[kind], CHARS_PER_TOKEN)]
+        deltas = [(f"{kind}_delta", kind, chunk) for chunk in text_chunks(block[kind], CHARS_PER_TOKEN)]
     if kind == "thinking":
-        steps.append(("signature_delta", "signature", block["signature"]))
-    for name, key, value in steps:
+        deltas.append(("signature_delta", "signature", block["signature"]))
+    for name, key, value in deltas:
         yield sse_named({"type": "content_block_delta", "index": index, "delta": {"type": name, key: value}}), True
     yield sse_named({"type": "content_block_stop", "index": index}), False
 
@@ -214,15 +216,15 @@ def _json_pieces(value: Any) -> list[str]:
 
 
 def _usage_body(usage: SimulatedUsage, body: Body) -> Body:
-    """Cache tokens stand beside the input, not within it; `cache_write` is split by the lifetimes that were asked for."""
-    hour = usage.cache_write_tokens if b'"ttl":"1h"' in orjson.dumps(body) else 0
+    """Cache tokens beside the input tokens, writes split by cache lifetime."""
+    long_cache = usage.cache_write_tokens if b'"ttl":"1h"' in orjson.dumps(body) else 0
     return {
         "input_tokens": usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens,
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "cache_creation": {
-            "ephemeral_5m_input_tokens": usage.cache_write_tokens - hour,
-            "ephemeral_1h_input_tokens": hour,
+            "ephemeral_5m_input_tokens": usage.cache_write_tokens - long_cache,
+            "ephemeral_1h_input_tokens": long_cache,
         },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
@@ -265,7 +267,7 @@ def _nested_blocks(content: Any) -> Iterator[Body]:
 
 
 def _offered_tools(body: Body) -> Iterator[OfferedTool]:
-    """Tools with a schema; those that Anthropic runs or defines itself are not called here."""
+    """Tools with a schema; those that Anthropic runs or defines are not called."""
     for tool in body.get("tools") or ():
         if "input_schema" in tool:
             yield OfferedTool(name=tool["name"], schema=tool["input_schema"])
@@ -277,23 +279,23 @@ def _tool_choice(choice: Mapping[str, Any]) -> str:
 
 
 def _output_schema(body: Body) -> Any:
-    wanted = (body.get("output_config") or {}).get("format") or body.get("output_format")
-    return wanted.get("schema") if isinstance(wanted, dict) else None
+    output_format = (body.get("output_config") or {}).get("format") or body.get("output_format")
+    return output_format.get("schema") if isinstance(output_format, dict) else None
 
 
 def _cacheable_blocks(body: Body) -> Iterator[PromptBlock]:
-    """The prompt in the order in which Anthropic caches it: tools, system, messages."""
+    """The prompt in Anthropic's caching order: tools, system, messages."""
     content: list[Any] = [*(body.get("tools") or ()), *_as_blocks(body.get("system"))]
     for message in body["messages"]:
         content.append(message["role"])
         content += _as_blocks(message["content"])
     automatic = body.get("cache_control") is not None
-    for place, part in enumerate(content):
+    for index, part in enumerate(content):
         marked = isinstance(part, dict) and part.get("cache_control") is not None
-        plain = {name: value for name, value in part.items() if name != "cache_control"} if marked else part
-        yield PromptBlock(orjson.dumps(plain), marked or (automatic and place == len(content) - 1))
+        unmarked = {name: value for name, value in part.items() if name != "cache_control"} if marked else part
+        yield PromptBlock(orjson.dumps(unmarked), marked or (automatic and index == len(content) - 1))
 
 
 def _as_blocks(content: Any) -> list[Any]:
-    """Text as the block that it is shorthand for."""
+    """Text as the block that it abbreviates."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())

@@ -1,4 +1,4 @@
-"""What Anthropic's messages reject, and in which words."""
+"""What Anthropic's messages reject, with its error messages."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _PARAMETER_NAMES = (
     f"{_COUNT_PARAMETER_NAMES} max_tokens container diagnostics inference_geo metadata prefill service_tier stop_sequences stream"
     " temperature top_k top_p"
 )
-# Those of types/beta/message_create_params.py: known only to who names a beta.
+# Those of types/beta/message_create_params.py: accepted only with a beta header.
 _BETA_PARAMETER_NAMES = (
     "betas billing_policy compaction container context_management fallback_credit_token fallbacks mcp_servers"
     " output_format thread"
@@ -51,7 +51,7 @@ _TOOL_FIELDS = frozenset(
     {"name", "description", "input_schema", "type", "cache_control", "strict", "allowed_callers", "defer_loading"}
     | {"eager_input_streaming", "input_examples"}
 )
-# Tools that Anthropic runs or defines itself carry the date of their version.
+# Tools that Anthropic runs or defines have the date of their version.
 _VERSIONED_TOOL_TYPE = re.compile(r"[a-z_]+_\d{8}|mcp_toolset")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _THINKING_FIRST_MESSAGE = (
@@ -61,18 +61,18 @@ _THINKING_FIRST_MESSAGE = (
 )
 _EXTRA_FIELD_MESSAGE = "Extra inputs are not permitted"
 
-# A block and where it stands: (message, block), the numbers that errors name.
+# (message index, block index, block); errors name the indexes.
 _PositionedBlock = tuple[int, int, Body]
 
 
 def validation_errors(
-    body: Body, headers: Mapping[str, str], mint: IdIssuer, *, counting: bool = False
+    body: Body, headers: Mapping[str, str], ids: IdIssuer, *, counting: bool = False
 ) -> Iterator[ApiError]:
-    """Everything wrong with a request, or with one that only asks for a count."""
-    known = {*(_COUNT_PARAMETER_NAMES if counting else _PARAMETER_NAMES).split(), "sim"}
-    known |= set(_BETA_PARAMETER_NAMES.split()) if headers.get("anthropic-beta") else set()
+    """Every error of a request; `counting`: of a token count request."""
+    parameters = {*(_COUNT_PARAMETER_NAMES if counting else _PARAMETER_NAMES).split(), "sim"}
+    parameters |= set(_BETA_PARAMETER_NAMES.split()) if headers.get("anthropic-beta") else set()
     for name in body:
-        if name not in known:
+        if name not in parameters:
             yield _error_at(name, _EXTRA_FIELD_MESSAGE)
     messages = body.get("messages")
     if not isinstance(messages, list):
@@ -85,16 +85,16 @@ def validation_errors(
     yield from _system_errors(body)
     if not messages:
         yield _error_at("messages", "at least one message is required")
-    for place, message in enumerate(messages):
-        yield from _message_errors(place, message, len(messages), headers, mint)
+    for index, message in enumerate(messages):
+        yield from _message_errors(index, message, len(messages), headers, ids)
     turns = list(_merged_turns(messages))
     yield from _call_pairing_errors(turns)
     if (body.get("thinking") or {}).get("type") == "enabled":
         yield from _thinking_first_errors(turns)
 
 
-def _error_at(path: str, what: str) -> ApiError:
-    return ApiError(message=f"{path}: {what}")
+def _error_at(path: str, problem: str) -> ApiError:
+    return ApiError(message=f"{path}: {problem}")
 
 
 def _limit_errors(body: Body) -> Iterator[ApiError]:
@@ -118,7 +118,7 @@ def _thinking_errors(body: Body) -> Iterator[ApiError]:
         return
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
     if kind not in _THINKING_KINDS:
-        tags = ", ".join(f"'{one}'" for one in _THINKING_KINDS)
+        tags = ", ".join(f"'{tag}'" for tag in _THINKING_KINDS)
         yield _error_at(
             "thinking", f"Input tag '{kind}' found using 'type' does not match any of the expected tags: {tags}"
         )
@@ -126,8 +126,8 @@ def _thinking_errors(body: Body) -> Iterator[ApiError]:
         if not isinstance(budget, int):
             yield _error_at("thinking.enabled.budget_tokens", "Field required")
         elif budget < _MIN_BUDGET_TOKENS:
-            what = f"Input should be greater than or equal to {_MIN_BUDGET_TOKENS}"
-            yield _error_at("thinking.enabled.budget_tokens", what)
+            problem = f"Input should be greater than or equal to {_MIN_BUDGET_TOKENS}"
+            yield _error_at("thinking.enabled.budget_tokens", problem)
         elif budget >= (body.get("max_tokens") or budget + 1):
             yield ApiError(message="`max_tokens` must be greater than `thinking.budget_tokens`.")
     elif budget is not None:
@@ -141,13 +141,13 @@ def _thinking_errors(body: Body) -> Iterator[ApiError]:
 
 def _tool_errors(body: Body) -> Iterator[ApiError]:
     names = set()
-    for place, tool in enumerate(body.get("tools") or ()):
-        path, name = f"tools.{place}.custom", tool.get("name")
+    for index, tool in enumerate(body.get("tools") or ()):
+        path, name = f"tools.{index}.custom", tool.get("name")
         kind = tool.get("type") or "custom"
         if kind != "custom":
             if not _VERSIONED_TOOL_TYPE.fullmatch(kind):
                 yield _error_at(
-                    f"tools.{place}", f"Input tag '{kind}' found using 'type' does not match any of the expected tags"
+                    f"tools.{index}", f"Input tag '{kind}' found using 'type' does not match any of the expected tags"
                 )
             continue
         for extra in tool.keys() - _TOOL_FIELDS:
@@ -162,14 +162,14 @@ def _tool_errors(body: Body) -> Iterator[ApiError]:
         if not isinstance(tool.get("input_schema"), dict):
             yield _error_at(f"{path}.input_schema", "Field required")
         elif tool["input_schema"].get("type") != "object":
-            given = "type" in tool["input_schema"]
-            yield _error_at(f"{path}.input_schema.type", "Input should be 'object'" if given else "Field required")
+            has_type = "type" in tool["input_schema"]
+            yield _error_at(f"{path}.input_schema.type", "Input should be 'object'" if has_type else "Field required")
     choice = body.get("tool_choice")
     if choice is not None and not isinstance(choice, dict):
         yield _error_at("tool_choice", "Input should be a valid dictionary or object to extract fields from")
     elif choice and choice.get("type") not in ("auto", "any", "tool", "none"):
-        what = f"Input tag '{choice.get('type')}' found using 'type' does not match any of the expected tags: 'any', 'auto',"
-        yield _error_at("tool_choice", f"{what} 'none', 'tool'")
+        problem = f"Input tag '{choice.get('type')}' found using 'type' does not match any of the expected tags: 'any', 'auto',"
+        yield _error_at("tool_choice", f"{problem} 'none', 'tool'")
     elif choice and not body.get("tools"):
         yield _error_at("tool_choice", "tool_choice may only be specified while providing tools")
 
@@ -178,9 +178,9 @@ def _system_errors(body: Body) -> Iterator[ApiError]:
     system = body.get("system")
     if system is not None and not isinstance(system, str | list):
         yield _error_at("system", "Input should be a valid string")
-    for place, block in enumerate(system if isinstance(system, list) else ()):
+    for index, block in enumerate(system if isinstance(system, list) else ()):
         if block.get("type") != "text":
-            yield _error_at(f"system.{place}.type", "Input should be 'text'")
+            yield _error_at(f"system.{index}.type", "Input should be 'text'")
         elif not block.get("text"):
             yield _error_at("system", "text content blocks must be non-empty")
     marked = [*(body.get("tools") or ()), *(system if isinstance(system, list) else ())]
@@ -192,9 +192,9 @@ def _system_errors(body: Body) -> Iterator[ApiError]:
 
 
 def _message_errors(
-    place: int, message: Body, count: int, headers: Mapping[str, str], mint: IdIssuer
+    index: int, message: Body, count: int, headers: Mapping[str, str], ids: IdIssuer
 ) -> Iterator[ApiError]:
-    role, content, path = message.get("role"), message.get("content"), f"messages.{place}"
+    role, content, path = message.get("role"), message.get("content"), f"messages.{index}"
     if role == "system" and headers.get("anthropic-version") == "2023-06-01" and not headers.get("anthropic-beta"):
         text = 'Unexpected role "system". The Messages API accepts a top-level `system` parameter, not "system" as an input'
         yield _error_at("messages", f"{text} message role.")
@@ -204,26 +204,26 @@ def _message_errors(
         yield _error_at(f"{path}.{extra}", _EXTRA_FIELD_MESSAGE)
     if content is None or not isinstance(content, str | list):
         yield _error_at(f"{path}.content", "Field required" if content is None else "Input should be a valid list")
-    elif not content and not (role == "assistant" and place == count - 1):
-        what = "all messages must have non-empty content except for the optional final assistant message"
-        yield _error_at(path, what)
-    for number, block in enumerate(_blocks(message)):
-        yield from _block_errors(block, f"{path}.content.{number}", role, mint)
+    elif not content and not (role == "assistant" and index == count - 1):
+        problem = "all messages must have non-empty content except for the optional final assistant message"
+        yield _error_at(path, problem)
+    for block_index, block in enumerate(_blocks(message)):
+        yield from _block_errors(block, f"{path}.content.{block_index}", role, ids)
 
 
-def _block_errors(block: Body, path: str, role: Any, mint: IdIssuer) -> Iterator[ApiError]:
+def _block_errors(block: Body, path: str, role: Any, ids: IdIssuer) -> Iterator[ApiError]:
     kind = block.get("type")
     if kind not in _BLOCK_FIELDS or (kind in (*_THINKING_BLOCK_TYPES, "tool_use") and role != "assistant"):
-        tags = ", ".join(f"'{one}'" for one in _BLOCK_FIELDS)
+        tags = ", ".join(f"'{block_type}'" for block_type in _BLOCK_FIELDS)
         yield _error_at(path, f"Input tag '{kind}' found using 'type' does not match any of the expected tags: {tags}")
         return
-    known = _BLOCK_FIELDS[kind]
-    for extra in block.keys() - (known | _COMMON_BLOCK_FIELDS) if known is not None else ():
+    fields = _BLOCK_FIELDS[kind]
+    for extra in block.keys() - (fields | _COMMON_BLOCK_FIELDS) if fields is not None else ():
         yield _error_at(f"{path}.{kind}.{extra}", _EXTRA_FIELD_MESSAGE)
     if kind == "text" and not str(block.get("text") or "").strip():
-        what = "must be non-empty" if not block.get("text") else "must contain non-whitespace text"
-        yield _error_at("messages", f"text content blocks {what}")
-    if kind == "thinking" and not mint.is_signed(block.get("thinking"), block.get("signature")):
+        problem = "must be non-empty" if not block.get("text") else "must contain non-whitespace text"
+        yield _error_at("messages", f"text content blocks {problem}")
+    if kind == "thinking" and not ids.is_signed(block.get("thinking"), block.get("signature")):
         yield _error_at(path, "Invalid `signature` in `thinking` block")
     for name in ("id", "tool_use_id"):
         id = block.get(name)
@@ -239,45 +239,48 @@ def _blocks(message: Body) -> Sequence[Body]:
 
 
 def _merged_turns(messages: Sequence[Body]) -> Iterator[tuple[Any, int, list[_PositionedBlock]]]:
-    """Messages of the same role in a row are one turn to the API: (role, the first one's number, blocks)."""
+    """(role, first message index, blocks) of each turn.
+
+    Messages of the same role in a row are one turn to the API.
+    """
     turn: tuple[Any, int, list[_PositionedBlock]] | None = None
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         role = message.get("role")
         if role == "system":
             continue
         if turn is None or turn[0] != role:
             if turn is not None:
                 yield turn
-            turn = (role, place, [])
-        turn[2].extend((place, number, block) for number, block in enumerate(_blocks(message)))
+            turn = (role, index, [])
+        turn[2].extend((index, block_index, block) for block_index, block in enumerate(_blocks(message)))
         if isinstance(message.get("content"), str):
-            turn[2].append((place, 0, {"type": "text"}))
+            turn[2].append((index, 0, {"type": "text"}))
     if turn is not None:
         yield turn
 
 
 def _call_pairing_errors(turns: Sequence[tuple[Any, int, list[_PositionedBlock]]]) -> Iterator[ApiError]:
-    """Each tool_use has its tool_result at the beginning of the next turn, and each result its use in the turn before."""
+    """Each tool_use has its tool_result at the start of the next turn, no more."""
     used_before: set[Any] = set()
-    for number, (_, place, blocks) in enumerate(turns):
+    for number, (_, index, blocks) in enumerate(turns):
         used = [block.get("id") for _, _, block in blocks if block.get("type") == "tool_use"]
-        after = turns[number + 1][2] if number + 1 < len(turns) else []
+        next_blocks = turns[number + 1][2] if number + 1 < len(turns) else []
         answered = set()
-        for _, _, block in after:
+        for _, _, block in next_blocks:
             if block.get("type") != "tool_result":
                 break
             answered.add(block.get("tool_use_id"))
-        lacking = [str(id) for id in used if id not in answered]
-        if lacking:
+        missing = [str(id) for id in used if id not in answered]
+        if missing:
             yield _error_at(
-                f"messages.{place}",
-                f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(lacking)}. Each"
+                f"messages.{index}",
+                f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(missing)}. Each"
                 " `tool_use` block must have a corresponding `tool_result` block in the next message.",
             )
-        for at, block_number, block in blocks:
+        for message_index, block_number, block in blocks:
             if block.get("type") == "tool_result" and block.get("tool_use_id") not in used_before:
                 yield _error_at(
-                    f"messages.{at}.content.{block_number}",
+                    f"messages.{message_index}.content.{block_number}",
                     f"unexpected `tool_use_id` found in `tool_result` blocks: {block.get('tool_use_id')}. Each `tool_result`"
                     " block must have a corresponding `tool_use` block in the previous message.",
                 )
@@ -287,7 +290,7 @@ def _call_pairing_errors(turns: Sequence[tuple[Any, int, list[_PositionedBlock]]
 
 
 def _thinking_first_errors(turns: Sequence[tuple[Any, int, list[_PositionedBlock]]]) -> Iterator[ApiError]:
-    """A run of tool calls that is going on began with thinking."""
+    """An unfinished run of tool calls started with thinking."""
     first: list[_PositionedBlock] = []
     for role, _, blocks in reversed(turns):
         if role == "assistant":
@@ -295,7 +298,7 @@ def _thinking_first_errors(turns: Sequence[tuple[Any, int, list[_PositionedBlock
         elif not any(block.get("type") == "tool_result" for _, _, block in blocks):
             break
     if first and turns[-1][0] == "user" and first[0][2].get("type") not in _THINKING_BLOCK_TYPES:
-        place, number, block = first[0]
+        index, block_index, block = first[0]
         kind = block.get("type")
-        what = f"Expected `thinking` or `redacted_thinking`, but found `{kind}`."
-        yield _error_at(f"messages.{place}.content.{number}.type", what + _THINKING_FIRST_MESSAGE)
+        problem = f"Expected `thinking` or `redacted_thinking`, but found `{kind}`."
+        yield _error_at(f"messages.{index}.content.{block_index}.type", problem + _THINKING_FIRST_MESSAGE)

@@ -1,4 +1,4 @@
-"""Bodies that are forms: files, which are kept, and speech to be written down."""
+"""Dialects with multipart bodies: files and transcriptions."""
 
 import email.parser
 import email.policy
@@ -22,7 +22,7 @@ class MultipartDialect(SimulatedDialect):
     requires_model = False
 
     def parse_body(self, raw: bytes, content_type: str) -> Body:
-        """The fields; a field `sim` holds an order as JSON."""
+        """The fields; a field `sim` holds a directive as JSON."""
         head = f"Content-Type: {content_type}\r\n\r\n".encode()
         form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + raw)
         if not form.is_multipart():
@@ -35,7 +35,7 @@ class MultipartDialect(SimulatedDialect):
         return {**body, "sim": orjson.loads(body["sim"])} if "sim" in body else body
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
-        """A form without a file."""
+        """Unknown parameters, then a missing file."""
         yield from super().validation_errors(body, headers)
         if not isinstance(body.get("file"), tuple):
             yield ApiError(
@@ -43,7 +43,7 @@ class MultipartDialect(SimulatedDialect):
             )
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The prompt may carry an order."""
+        """The prompt, which may carry a directive."""
         return SimulatedRequest(text=str(body.get("prompt") or ""))
 
 
@@ -66,46 +66,56 @@ class Transcriptions(MultipartDialect):
         | {"temperature", "timestamp_granularities", "timestamp_granularities[]"}
     )
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """Audio by its bytes: a token for every 1000."""
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """Audio by its bytes: a token per 1000."""
         return SimulatedUsage(
             input_tokens=len(body["file"][2]) // 1000 + 1, output_tokens=text_tokens([_transcript(body)])
         )
 
-    def document(self, told: AnswerContent) -> Body | str:
-        """A transcription, which says what arrived."""
-        text = _transcript(told.body)
-        if told.body.get("response_format") == "text":
+    def document(self, answer: AnswerContent) -> Body | str:
+        """A transcription that describes the file."""
+        text = _transcript(answer.body)
+        if answer.body.get("response_format") == "text":
             return text + "\n"
-        return {"text": text, **({"usage": _usage_body(told.usage)} if told.usage else {})}
+        return {"text": text, **({"usage": _usage_body(answer.usage)} if answer.usage else {})}
 
 
 class Files(MultipartDialect):
-    """POST /v1/files, and what is asked of them afterwards."""
+    """POST /v1/files, and the stored files."""
 
     name = "files"
     known_parameters = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
-    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
-        super().__init__(meter, mint)
+    def __init__(self, prompt_cache: PromptCache, ids: IdIssuer) -> None:
+        super().__init__(prompt_cache, ids)
         self._files: dict[str, tuple[Body, bytes]] = {}
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """Free."""
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """Free of charge."""
         return SimulatedUsage(input_tokens=0, output_tokens=0)
 
-    def document(self, told: AnswerContent) -> Body:
-        """The file as an object; it is kept."""
-        name, kind, content = told.body["file"]
-        id = self.ids.id("file-", told.sequence_number)
-        made = {"id": id, "object": "file", "bytes": len(content), "created_at": told.created_at, "filename": name}
-        made |= {"purpose": told.body.get("purpose", "user_data"), "status": "processed", "mime_type": kind}
+    def document(self, answer: AnswerContent) -> Body:
+        """The file object; the file is stored."""
+        name, kind, content = answer.body["file"]
+        id = self.ids.id("file-", answer.sequence_number)
+        file_object = {
+            "id": id,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": answer.created_at,
+            "filename": name,
+        }
+        file_object |= {"purpose": answer.body.get("purpose", "user_data"), "status": "processed", "mime_type": kind}
         if len(self._files) < _MAX_FILES:
-            self._files[id] = (made, content)
-        return made
+            self._files[id] = (file_object, content)
+        return file_object
 
     def resource_routes(self) -> dict[str, ResourceHandler]:
-        """One file, its content, all of them, and away with it."""
+        """One file, its content, the list of files, and deletion."""
         return {
             "GET /v1/files": self._list,
             "GET /v1/files/{id}": lambda id, _: self._files[id][0] if id in self._files else _file_not_found(id),
@@ -116,7 +126,7 @@ class Files(MultipartDialect):
         }
 
     def _list(self, id: str, anthropic: bool) -> Body:
-        return {"object": "list", "data": [made for made, _ in self._files.values()], "has_more": False}
+        return {"object": "list", "data": [file_object for file_object, _ in self._files.values()], "has_more": False}
 
     def _delete(self, id: str, anthropic: bool) -> Body | ApiError:
         if self._files.pop(id, None) is None:

@@ -1,4 +1,4 @@
-"""The newest turn of a conversation, found from its end."""
+"""Finds the newest turn of a conversation, from its end."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from ..directives import DIRECTIVE_OPEN
 
 
 class HistoryTurn(NamedTuple):
-    """Something said: by the user, by a tool, or by the model. There are many, so it is a tuple."""
+    """A message of the user, a tool or the model. Frequent, so it is a tuple."""
 
     role: Literal["user", "tool", "model"]
     texts: list[str]
@@ -16,7 +16,7 @@ class HistoryTurn(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewestTurn:
-    """The fields of `Asked` that the history decides."""
+    """The fields of `SimulatedRequest` that depend on the history."""
 
     text: str
     prompt: str
@@ -24,30 +24,31 @@ class NewestTurn:
     step: int
 
 
-def newest_turn(backwards: Iterable[HistoryTurn]) -> NewestTurn:
-    """Reads turns from the newest to the oldest, as few as it takes.
+def newest_turn(turns_newest_first: Iterable[HistoryTurn]) -> NewestTurn:
+    """Reads turns from the newest to the oldest, as few as necessary.
 
-    User text right after tool results belongs to them (clients add reminders and pictures there), unless it holds an order.
+    User text right after tool results belongs to them (clients add reminders and images there), unless it has a
+    directive.
     """
-    said: list[str] = []
+    texts: list[str] = []
     results: list[str] = []
-    step, found, answered, newer = 0, False, False, ""
-    for turn in backwards:
+    step, found, answered, newer_role = 0, False, False, ""
+    for turn in turns_newest_first:
         if turn.role == "user" and not found:
-            said += reversed(turn.texts)
+            texts += reversed(turn.texts)
             continue
-        if said and not found:
-            found = turn.role != "tool" or any(DIRECTIVE_OPEN in text for text in said)
-            said = said if found else []
+        if texts and not found:
+            found = turn.role != "tool" or any(DIRECTIVE_OPEN in text for text in texts)
+            texts = texts if found else []
         if turn.role != "tool":
             answered = True
         elif not answered:
             results.append("".join(turn.texts))
         if found and answered:
             break
-        step += not found and turn.role == "tool" and newer != "tool"
-        newer = turn.role
-    said.reverse()
+        step += not found and turn.role == "tool" and newer_role != "tool"
+        newer_role = turn.role
+    texts.reverse()
     return NewestTurn(
-        text="\n".join(said), prompt=said[-1] if said else "", tool_results=tuple(reversed(results)), step=step
+        text="\n".join(texts), prompt=texts[-1] if texts else "", tool_results=tuple(reversed(results)), step=step
     )

@@ -1,4 +1,4 @@
-"""The complaints that OpenAI's dialects share, in OpenAI's words, and the rules for tools and schemas."""
+"""Errors that OpenAI's dialects share, and the rules for tools and schemas."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -13,20 +13,20 @@ _JSON_TYPE_NAMES = {"dict": "an object", "list": "an array", "str": "a string", 
 
 
 def unknown_parameter(path: str) -> ApiError:
-    """A field that the API does not know."""
+    """A field that the API does not have."""
     return ApiError(message=f"Unknown parameter: '{path}'.", openai_code="unknown_parameter", param=path)
 
 
 def missing_parameter(path: str) -> ApiError:
-    """A field that must be there."""
+    """A missing field."""
     return ApiError(
         message=f"Missing required parameter: '{path}'.", openai_code="missing_required_parameter", param=path
     )
 
 
 def invalid_value(path: str, value: object, supported: Sequence[str]) -> ApiError:
-    """A value that is none of the supported ones."""
-    *most, last = (f"'{one}'" for one in supported)
+    """A value that is not supported."""
+    *most, last = (f"'{option}'" for option in supported)
     listed = f"{', '.join(most)}, and {last}" if len(most) > 1 else " and ".join([*most, last])
     message = f"Invalid value: '{value}'. Supported values are: {listed}."
     return ApiError(message=message, openai_code="invalid_value", param=path)
@@ -39,13 +39,13 @@ def wrong_type(path: str, expected: str, value: object) -> ApiError:
     return ApiError(message=message, openai_code="invalid_type", param=path)
 
 
-def minimum_errors(path: str, value: object, least: int) -> Iterator[ApiError]:
-    """A limit that is too low to be one."""
+def minimum_errors(path: str, value: object, minimum: int) -> Iterator[ApiError]:
+    """A limit that is not an integer or too low."""
     if value is not None and not isinstance(value, int):
         yield wrong_type(path, "an integer", value)
-    elif value is not None and value < least:
+    elif value is not None and value < minimum:
         message = (
-            f"Invalid '{path}': integer below minimum value. Expected a value >= {least}, but got {value} instead."
+            f"Invalid '{path}': integer below minimum value. Expected a value >= {minimum}, but got {value} instead."
         )
         yield ApiError(message=message, openai_code="integer_below_min_value", param=path)
 
@@ -56,7 +56,7 @@ def unknown_field_errors(fields: Body, known: Collection[str], path: str) -> Ite
 
 
 def tool_dependency_errors(body: Body) -> Iterator[ApiError]:
-    """Parameters about tools where there are none."""
+    """Parameters that require tools or a stream, without them."""
     for name in ("tool_choice", "parallel_tool_calls"):
         if body.get(name) not in (None, "none", "auto") and not body.get("tools"):
             message = f"Invalid value for '{name}': '{name}' is only allowed when 'tools' are specified."
@@ -67,7 +67,7 @@ def tool_dependency_errors(body: Body) -> Iterator[ApiError]:
 
 
 def function_errors(tool: Body, path: str) -> Iterator[ApiError]:
-    """A function's name and parameters, wherever the dialect keeps them."""
+    """A function's name and parameters, wherever the dialect has them."""
     name = tool.get("name")
     if not isinstance(name, str):
         yield missing_parameter(f"{path}.name")
@@ -88,31 +88,35 @@ def function_errors(tool: Body, path: str) -> Iterator[ApiError]:
         yield ApiError(message=start + problem, openai_code="invalid_function_parameters", param=f"{path}.parameters")
 
 
-def schema_errors(wanted: Body, path: str, place: str) -> Iterator[ApiError]:
+def schema_errors(output_format: Body, path: str, param: str) -> Iterator[ApiError]:
     """The schema of a structured output."""
-    if not isinstance(wanted.get("name"), str):
+    if not isinstance(output_format.get("name"), str):
         yield missing_parameter(f"{path}.name")
-    problem = _strictness_violation(wanted.get("schema")) if wanted.get("strict") else None
+    problem = _strictness_violation(output_format.get("schema")) if output_format.get("strict") else None
     if problem:
-        message = f"Invalid schema for {place} '{wanted.get('name')}': {problem}"
-        yield ApiError(message=message, openai_code="invalid_json_schema", param=place)
+        message = f"Invalid schema for {param} '{output_format.get('name')}': {problem}"
+        yield ApiError(message=message, openai_code="invalid_json_schema", param=param)
 
 
 def _strictness_violation(schema: Any, context: tuple[str, ...] = ()) -> str | None:
-    """Why a schema is not as strict as https://platform.openai.com/docs/guides/structured-outputs asks."""
+    """Why a schema is not strict; None: it is.
+
+    Rules: https://platform.openai.com/docs/guides/structured-outputs
+    """
     if not isinstance(schema, dict):
         return None
     if isinstance(properties := schema.get("properties"), dict) or schema.get("type") == "object":
         if schema.get("additionalProperties") is not False:
             return f"In context={context}, 'additionalProperties' is required to be supplied and to be false."
-        lacking = [name for name in properties or {} if name not in (schema.get("required") or ())]
-        if lacking:
+        missing = [name for name in properties or {} if name not in (schema.get("required") or ())]
+        if missing:
             return (
                 f"In context={context}, 'required' is required to be supplied and to be an array including every key in"
-                f" properties. Missing '{lacking[0]}'."
+                f" properties. Missing '{missing[0]}'."
             )
-    inside: list[tuple[tuple[str, ...], Any]] = [(("items",), schema.get("items"))]
-    inside += [(("properties", name), one) for name, one in (schema.get("properties") or {}).items()]
-    inside += [(("$defs", name), one) for name, one in (schema.get("$defs") or {}).items()]
-    inside += [(("anyOf", str(place)), one) for place, one in enumerate(schema.get("anyOf") or ())]
-    return next((found for step, one in inside if (found := _strictness_violation(one, (*context, *step)))), None)
+    nested: list[tuple[tuple[str, ...], Any]] = [(("items",), schema.get("items"))]
+    nested += [(("properties", name), value) for name, value in (schema.get("properties") or {}).items()]
+    nested += [(("$defs", name), value) for name, value in (schema.get("$defs") or {}).items()]
+    nested += [(("anyOf", str(index)), value) for index, value in enumerate(schema.get("anyOf") or ())]
+    violations = (_strictness_violation(value, (*context, *path)) for path, value in nested)
+    return next((violation for violation in violations if violation), None)

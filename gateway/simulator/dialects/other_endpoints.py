@@ -1,4 +1,4 @@
-"""Small things a provider also does: the list of models, moderations, images, and counting tokens beforehand."""
+"""Small endpoints: models, moderations, images, input token counts."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,22 +16,22 @@ _CATEGORIES = (
 )  # fmt: skip
 # A transparent PNG of one pixel.
 _ONE_PIXEL_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-# What gpt-image-1 counts for a picture of 1024 x 1024 in medium quality.
+# Tokens of gpt-image-1 for an image of 1024 x 1024 in medium quality.
 _IMAGE_TOKENS = 1056
 _MODEL_CREATED_AT = 1_767_225_600
 
 
 class Models(SimulatedDialect):
-    """GET /v1/models and /v1/models/{id}, in the shape of whose client asks."""
+    """GET /v1/models and /v1/models/{id}, in the shape of the caller's client."""
 
     name = "models"
 
-    def __init__(self, meter: PromptCache, mint: IdIssuer, model: str) -> None:
-        super().__init__(meter, mint)
+    def __init__(self, prompt_cache: PromptCache, ids: IdIssuer, model: str) -> None:
+        super().__init__(prompt_cache, ids)
         self._model = model
 
     def resource_routes(self) -> dict[str, ResourceHandler]:
-        """All, and one."""
+        """The list, and one model."""
         return {"GET /v1/models": self._list, "GET /v1/models/{id}": self._retrieve}
 
     def _list(self, id: str, anthropic: bool) -> Body:
@@ -56,33 +56,35 @@ class Moderations(SimulatedDialect):
     known_parameters = frozenset({"input", "model"})
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The input may carry an order."""
+        """The input, which may carry a directive."""
         return SimulatedRequest(text="\n".join(_input_texts(body["input"])))
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """Free."""
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """Free of charge."""
         return SimulatedUsage(input_tokens=0, output_tokens=0)
 
-    def document(self, told: AnswerContent) -> Body:
+    def document(self, answer: AnswerContent) -> Body:
         """A result for each text, one for a list of parts."""
-        given = told.body["input"]
-        several = isinstance(given, list) and all(isinstance(one, str) for one in given)
+        request_input = answer.body["input"]
+        is_text_list = isinstance(request_input, list) and all(isinstance(item, str) for item in request_input)
         result = {
             "flagged": False,
             "categories": dict.fromkeys(_CATEGORIES, False),
             "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
             "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
         }
-        model = told.body.get("model") or "omni-moderation-latest"
+        model = answer.body.get("model") or "omni-moderation-latest"
         return {
-            "id": self.ids.id("modr-", told.sequence_number),
+            "id": self.ids.id("modr-", answer.sequence_number),
             "model": model,
-            "results": [result] * (len(given) if several else 1),
+            "results": [result] * (len(request_input) if is_text_list else 1),
         }
 
 
 class Images(SimulatedDialect):
-    """POST /v1/images/generations: as many transparent pixels as are asked for."""
+    """POST /v1/images/generations: as many transparent pixels as requested."""
 
     name = "images"
     requires_model = False
@@ -92,7 +94,7 @@ class Images(SimulatedDialect):
     )
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
-        """Unknown parameters, then no prompt."""
+        """Unknown parameters, then a missing prompt."""
         yield from super().validation_errors(body, headers)
         if not isinstance(body.get("prompt"), str):
             yield ApiError(
@@ -102,26 +104,28 @@ class Images(SimulatedDialect):
             )
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The prompt may carry an order."""
+        """The prompt, which may carry a directive."""
         return SimulatedRequest(text=body["prompt"])
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
-        """The prompt's text, and a fixed count a picture."""
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
+        """The prompt's text, and a fixed count per image."""
         return SimulatedUsage(
             input_tokens=text_tokens([body["prompt"]]), output_tokens=_IMAGE_TOKENS * (body.get("n") or 1)
         )
 
-    def document(self, told: AnswerContent) -> Body:
-        """The pictures."""
+    def document(self, answer: AnswerContent) -> Body:
+        """The images."""
         document = {
-            "created": told.created_at,
+            "created": answer.created_at,
             "background": "opaque",
             "output_format": "png",
-            "quality": told.body.get("quality") or "medium",
-            "size": told.body.get("size") or "1024x1024",
-            "data": [{"b64_json": _ONE_PIXEL_PNG}] * (told.body.get("n") or 1),
+            "quality": answer.body.get("quality") or "medium",
+            "size": answer.body.get("size") or "1024x1024",
+            "data": [{"b64_json": _ONE_PIXEL_PNG}] * (answer.body.get("n") or 1),
         }
-        return {**document, "usage": _image_usage_body(told.usage)} if told.usage else document
+        return {**document, "usage": _image_usage_body(answer.usage)} if answer.usage else document
 
 
 class InputTokens(SimulatedDialect):
@@ -130,16 +134,16 @@ class InputTokens(SimulatedDialect):
     name = "responses"
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
-        """Not looked at."""
+        """None: not validated."""
         yield from ()
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """Only its size counts."""
+        """Empty: only the body's size counts."""
         return SimulatedRequest()
 
-    def document(self, told: AnswerContent) -> Body:
+    def document(self, answer: AnswerContent) -> Body:
         """The count."""
-        return {"object": "response.input_tokens", "input_tokens": json_tokens(told.body)}
+        return {"object": "response.input_tokens", "input_tokens": json_tokens(answer.body)}
 
 
 def _model_body(id: str, anthropic: bool) -> Body:
@@ -148,10 +152,10 @@ def _model_body(id: str, anthropic: bool) -> Body:
     return {"id": id, "object": "model", "created": _MODEL_CREATED_AT, "owned_by": "sim"}
 
 
-def _input_texts(given: Any) -> list[str]:
-    if isinstance(given, str):
-        return [given]
-    return [one if isinstance(one, str) else str(one.get("text") or "") for one in given]
+def _input_texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [item if isinstance(item, str) else str(item.get("text") or "") for item in value]
 
 
 def _image_usage_body(usage: SimulatedUsage) -> Body:

@@ -15,7 +15,7 @@ from .newest_turn import HistoryTurn, newest_turn
 _MAX_STORED = 1000
 _TOOL_OUTPUT_TYPES = ("function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output")
 _INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
-# Fields of a response that repeat the request, with what they are if it says nothing.
+# Fields of a response that repeat the request, with their defaults.
 _ECHOED_DEFAULTS: dict[str, Any] = {
     "background": False,
     "instructions": None,
@@ -41,14 +41,14 @@ _ECHOED_DEFAULTS: dict[str, Any] = {
 
 
 class Responses(SimulatedDialect):
-    """POST /v1/responses, which remembers what it answered unless told not to."""
+    """POST /v1/responses; responses are stored unless `store` is false."""
 
     name = "responses"
     supports_streaming = True
     known_parameters = responses_rules.PARAMETERS
 
-    def __init__(self, meter: PromptCache, mint: IdIssuer) -> None:
-        super().__init__(meter, mint)
+    def __init__(self, prompt_cache: PromptCache, ids: IdIssuer) -> None:
+        super().__init__(prompt_cache, ids)
         # A response's id -> (the response, all items up to its own); an item's id -> the item.
         self.stored_responses: OrderedDict[str, tuple[Body, list[Body]]] = OrderedDict()
         self._stored_items: OrderedDict[str, Body] = OrderedDict()
@@ -58,7 +58,7 @@ class Responses(SimulatedDialect):
         yield from super().validation_errors(body, headers)
         yield from responses_rules.validation_errors(body, self._previous_items(body), self.ids)
 
-    def missing_reference_error(self, body: Body, asked: SimulatedRequest) -> ApiError | None:
+    def missing_reference_error(self, body: Body, request: SimulatedRequest) -> ApiError | None:
         """Stored responses and items that are not here."""
         previous = body.get("previous_response_id")
         if previous and previous not in self.stored_responses:
@@ -73,7 +73,7 @@ class Responses(SimulatedDialect):
         return None
 
     def parse_request(self, body: Body) -> SimulatedRequest:
-        """The request in neutral words."""
+        """The request in dialect-neutral form."""
         items = self._all_items(body)
         turn = newest_turn(_turns_newest_first(items))
         images, files = _attachment_counts(items)
@@ -92,34 +92,43 @@ class Responses(SimulatedDialect):
             max_output_tokens=body.get("max_output_tokens"),
         )
 
-    def usage(self, body: Body, asked: SimulatedRequest, reply: SimulatedReply, order: Directive) -> SimulatedUsage:
+    def usage(
+        self, body: Body, request: SimulatedRequest, reply: SimulatedReply, directive: Directive
+    ) -> SimulatedUsage:
         """Instructions, tools and every item up to now, those of stored responses too."""
         items = self._all_items(body)
-        given = json_tokens([body.get("instructions"), items]) + json_tokens(body.get("tools"))
-        count, reasoning = output_token_counts(reply, order.get("output_tokens"), asked.max_output_tokens)
-        cached = self.prompt_cache.openai_cached_tokens([body.get("instructions"), items[:2]], given)
-        return SimulatedUsage(input_tokens=given, output_tokens=count, cached_tokens=cached, reasoning_tokens=reasoning)
+        input_tokens = json_tokens([body.get("instructions"), items]) + json_tokens(body.get("tools"))
+        count, reasoning = output_token_counts(reply, directive.get("output_tokens"), request.max_output_tokens)
+        cached = self.prompt_cache.openai_cached_tokens([body.get("instructions"), items[:2]], input_tokens)
+        return SimulatedUsage(
+            input_tokens=input_tokens, output_tokens=count, cached_tokens=cached, reasoning_tokens=reasoning
+        )
 
     def response_id(self, number: int) -> str:
         """As long as real ones."""
         return self.ids.id("resp_", number, length=48)
 
-    def document(self, told: AnswerContent) -> Body:
+    def document(self, answer: AnswerContent) -> Body:
         """A response, which is stored."""
-        response = self._response_body(told, self._output_items(told))
-        self._store(told, response)
+        response = self._response_body(answer, self._output_items(answer))
+        self._store(answer, response)
         return response
 
-    def events(self, told: AnswerContent) -> Iterator[PacedEvent]:
-        """The sequence of events; the response is stored when it is complete."""
-        output = self._output_items(told)
-        opened = {**self._response_body(told, []), "status": "in_progress", "usage": None, "incomplete_details": None}
-        done = self._response_body(told, output)
-        yield from responses_stream.events(opened, output, done)
-        self._store(told, done)
+    def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
+        """The sequence of events; the response is stored when complete."""
+        output = self._output_items(answer)
+        started = {
+            **self._response_body(answer, []),
+            "status": "in_progress",
+            "usage": None,
+            "incomplete_details": None,
+        }
+        completed = self._response_body(answer, output)
+        yield from responses_stream.events(started, output, completed)
+        self._store(answer, completed)
 
     def resource_routes(self) -> dict[str, ResourceHandler]:
-        """A stored response, what was said to it, and away with it."""
+        """A stored response, its input items, and deletion."""
         return {
             "GET /v1/responses": lambda id, _: ApiError(status=426, message="Upgrade Required"),
             "GET /v1/responses/{id}": lambda id, _: (
@@ -133,45 +142,45 @@ class Responses(SimulatedDialect):
         if id not in self.stored_responses:
             return _response_not_found(id)
         response, items = self.stored_responses[id]
-        given = items[: len(items) - len(response["output"])]
-        return {"object": "list", "data": given, "has_more": False}
+        input_items = items[: len(items) - len(response["output"])]
+        return {"object": "list", "data": input_items, "has_more": False}
 
     def _delete(self, id: str, anthropic: bool) -> Body | ApiError:
         if self.stored_responses.pop(id, None) is None:
             return _response_not_found(id)
         return {"id": id, "object": "response", "deleted": True}
 
-    def error_event(self, told: AnswerContent, sent: int) -> bytes:
-        """An error event, in the shape that is really sent and makes clients raise, then how the response ended."""
+    def error_event(self, answer: AnswerContent, sent: int) -> bytes:
+        """An error event that makes clients raise, then the failed response."""
         error = {"code": "server_error", "message": "overloaded"}
-        failed = {**self._response_body(told, []), "status": "failed", "error": error}
-        typed = {"type": "server_error", **error, "param": None}
-        first = sse_named({"type": "error", "sequence_number": sent, "error": typed})
+        failed = {**self._response_body(answer, []), "status": "failed", "error": error}
+        nested = {"type": "server_error", **error, "param": None}
+        first = sse_named({"type": "error", "sequence_number": sent, "error": nested})
         return first + sse_named({"type": "response.failed", "sequence_number": sent + 1, "response": failed})
 
-    def _response_body(self, told: AnswerContent, output: list[Body]) -> Body:
-        reason = _INCOMPLETE_REASONS.get(told.reply.finish_reason)
+    def _response_body(self, answer: AnswerContent, output: list[Body]) -> Body:
+        reason = _INCOMPLETE_REASONS.get(answer.reply.finish_reason)
         response = {
-            "id": self.response_id(told.sequence_number),
+            "id": self.response_id(answer.sequence_number),
             "object": "response",
-            "created_at": told.created_at,
+            "created_at": answer.created_at,
             "status": "incomplete" if reason else "completed",
             "error": None,
             "incomplete_details": {"reason": reason} if reason else None,
-            "model": told.body["model"],
+            "model": answer.body["model"],
             "output": output,
-            **{name: told.body.get(name, usual) for name, usual in _ECHOED_DEFAULTS.items()},
+            **{name: answer.body.get(name, default) for name, default in _ECHOED_DEFAULTS.items()},
         }
-        if told.usage is not None:
-            response["usage"] = _usage_body(told.usage)
+        if answer.usage is not None:
+            response["usage"] = _usage_body(answer.usage)
         return response
 
-    def _output_items(self, told: AnswerContent) -> list[Body]:
+    def _output_items(self, answer: AnswerContent) -> list[Body]:
         """The items: reasoning, message, calls."""
-        reply, number = told.reply, told.sequence_number
+        reply, number = answer.reply, answer.sequence_number
         output: list[Body] = []
         if reply.thinking:
-            output.append(self._reasoning_item(told))
+            output.append(self._reasoning_item(answer))
         if reply.text or not reply.tool_calls:
             status = "incomplete" if reply.finish_reason in _INCOMPLETE_REASONS else "completed"
             text = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
@@ -179,12 +188,12 @@ class Responses(SimulatedDialect):
             output.append({"id": id, "type": "message", "status": status, "role": "assistant", "content": [text]})
         return output + [self._call_item(number, index, call) for index, call in enumerate(reply.tool_calls)]
 
-    def _reasoning_item(self, told: AnswerContent) -> Body:
-        thinking = told.reply.thinking
-        asks_summary = (told.body.get("reasoning") or {}).get("summary")
+    def _reasoning_item(self, answer: AnswerContent) -> Body:
+        thinking = answer.reply.thinking
+        asks_summary = (answer.body.get("reasoning") or {}).get("summary")
         summary = [{"type": "summary_text", "text": thinking}] if asks_summary else []
-        item = {"id": self.ids.id("rs_", told.sequence_number, length=48), "type": "reasoning", "summary": summary}
-        if "reasoning.encrypted_content" in (told.body.get("include") or ()):
+        item = {"id": self.ids.id("rs_", answer.sequence_number, length=48), "type": "reasoning", "summary": summary}
+        if "reasoning.encrypted_content" in (answer.body.get("include") or ()):
             item["encrypted_content"] = self.ids.seal(thinking)
         return item
 
@@ -200,10 +209,10 @@ class Responses(SimulatedDialect):
         }
         return {**item, "namespace": call.namespace} if call.namespace else item
 
-    def _store(self, told: AnswerContent, response: Body) -> None:
-        if told.body.get("store") is False:
+    def _store(self, answer: AnswerContent, response: Body) -> None:
+        if answer.body.get("store") is False:
             return
-        self.stored_responses[response["id"]] = (response, self._all_items(told.body) + response["output"])
+        self.stored_responses[response["id"]] = (response, self._all_items(answer.body) + response["output"])
         if len(self.stored_responses) > _MAX_STORED:
             self.stored_responses.popitem(last=False)
         for item in response["output"]:
@@ -212,14 +221,14 @@ class Responses(SimulatedDialect):
             self._stored_items.popitem(last=False)
 
     def _previous_items(self, body: Body) -> list[Body]:
-        """The items of the response that this one continues."""
+        """The items up to the response that this one continues."""
         return self.stored_responses.get(body.get("previous_response_id") or "", ({}, []))[1]
 
     def _all_items(self, body: Body) -> list[Body]:
-        """Every item, with references looked up."""
+        """Every item, with references resolved."""
         own = (
-            self._stored_items.get(i["id"], i) if i.get("type") == "item_reference" else i
-            for i in _as_items(body.get("input"))
+            self._stored_items.get(item["id"], item) if item.get("type") == "item_reference" else item
+            for item in _as_items(body.get("input"))
         )
         return [*self._previous_items(body), *own]
 
@@ -228,9 +237,9 @@ def _response_not_found(id: str) -> ApiError:
     return ApiError(status=404, message=f"Response with id '{id}' not found.")
 
 
-def _as_items(given: Any) -> list[Body]:
-    """Text as the message that it is shorthand for."""
-    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given or ())
+def _as_items(value: Any) -> list[Body]:
+    """Text as the message that it abbreviates."""
+    return [{"type": "message", "role": "user", "content": value}] if isinstance(value, str) else list(value or ())
 
 
 def _turns_newest_first(items: Sequence[Body]) -> Iterator[HistoryTurn]:
@@ -258,14 +267,14 @@ def _attachment_counts(items: Sequence[Body]) -> tuple[int, int]:
 
 
 def _input_tools(items: list[Body]) -> Iterator[Any]:
-    """Tools that stand among the input, as newer Codex offers them."""
+    """Tools among the input items, as newer Codex offers them."""
     for item in items:
         if item.get("type") == "additional_tools":
             yield from item.get("tools") or ()
 
 
 def _offered_tools(tools: Any, namespace: str | None = None) -> Iterator[OfferedTool]:
-    """Functions and free-text tools; those that OpenAI runs itself are not called here."""
+    """Functions and free-text tools; those that OpenAI runs are not called."""
     for tool in tools or ():
         kind = tool.get("type")
         if kind == "namespace":
@@ -282,9 +291,9 @@ def _tool_choice(choice: Any) -> str:
     return choice or "auto"
 
 
-def _output_schema(wanted: Any) -> Any:
-    kind = (wanted or {}).get("type")
-    return wanted.get("schema") or {} if kind == "json_schema" else {} if kind == "json_object" else None
+def _output_schema(text_format: Any) -> Any:
+    kind = (text_format or {}).get("type")
+    return text_format.get("schema") or {} if kind == "json_schema" else {} if kind == "json_object" else None
 
 
 def _usage_body(usage: SimulatedUsage) -> Body:

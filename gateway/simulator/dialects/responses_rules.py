@@ -1,4 +1,4 @@
-"""What OpenAI's Responses reject, and in which words."""
+"""What OpenAI's Responses reject, with its error messages."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ _ROLES = ("assistant", "system", "developer", "user")
 _MESSAGE_FIELDS = frozenset(
     {"type", "role", "content", "id", "status", "phase", "internal_chat_message_metadata_passthrough"}
 )
-# The parts of a message's content, by who may say them, and their fields.
+# The parts of a message's content with their fields, by role.
 _INPUT_PART_FIELDS: dict[str, set[str]] = {
     "input_text": {"text"},
     "input_image": {"detail", "file_id", "image_url"},
@@ -43,7 +43,7 @@ _COMMON_PART_FIELDS = {"type", "prompt_cache_breakpoint"}
 _ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 _CALL_ID_CHARS_MAX = 64
 _MIN_OUTPUT_TOKENS = 16
-# Kinds of call with the kind of item that answers each.
+# Types of call with the type of item that answers each.
 _OUTPUT_TYPE_OF_CALL = {
     "function_call": "function_call_output",
     "custom_tool_call": "custom_tool_call_output",
@@ -51,30 +51,30 @@ _OUTPUT_TYPE_OF_CALL = {
 }
 
 
-def validation_errors(body: Body, before: Sequence[Body], mint: IdIssuer) -> Iterator[ApiError]:
-    """Everything wrong with a request that continues what came before."""
-    given = body.get("input")
-    if given is None and not body.keys() & {"previous_response_id", "prompt", "conversation"}:
+def validation_errors(body: Body, before: Sequence[Body], ids: IdIssuer) -> Iterator[ApiError]:
+    """Every error of a request; `before`: items of the response that it continues."""
+    request_input = body.get("input")
+    if request_input is None and not body.keys() & {"previous_response_id", "prompt", "conversation"}:
         message = "One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' must be provided."
         yield ApiError(message=message, openai_code="missing_required_parameter", param="input")
-    elif isinstance(given, list):
-        for place, item in enumerate(given):
-            yield from _item_errors(item, f"input[{place}]", mint)
-        yield from _call_pairing_errors(before, given)
-    elif given is not None and not isinstance(given, str):
-        yield openai_rules.wrong_type("input", "one of a string or array of input items", given)
+    elif isinstance(request_input, list):
+        for index, item in enumerate(request_input):
+            yield from _item_errors(item, f"input[{index}]", ids)
+        yield from _call_pairing_errors(before, request_input)
+    elif request_input is not None and not isinstance(request_input, str):
+        yield openai_rules.wrong_type("input", "one of a string or array of input items", request_input)
     yield from openai_rules.minimum_errors("max_output_tokens", body.get("max_output_tokens"), _MIN_OUTPUT_TOKENS)
     yield from _tool_errors(body.get("tools"), "tools")
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and "function" in choice:
         yield openai_rules.unknown_parameter("tool_choice.function")
     yield from openai_rules.tool_dependency_errors({**body, "parallel_tool_calls": None})
-    wanted = (body.get("text") or {}).get("format")
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        yield from openai_rules.schema_errors(wanted, "text.format", "text.format.schema")
+    text_format = (body.get("text") or {}).get("format")
+    if isinstance(text_format, dict) and text_format.get("type") == "json_schema":
+        yield from openai_rules.schema_errors(text_format, "text.format", "text.format.schema")
 
 
-def _item_errors(item: Body, path: str, mint: IdIssuer) -> Iterator[ApiError]:
+def _item_errors(item: Body, path: str, ids: IdIssuer) -> Iterator[ApiError]:
     kind = item.get("type", "message")
     if kind not in _ITEM_TYPES:
         yield openai_rules.invalid_value(path, kind, _ITEM_TYPES)
@@ -87,10 +87,10 @@ def _item_errors(item: Body, path: str, mint: IdIssuer) -> Iterator[ApiError]:
     if kind in ("function_call", "function_call_output"):
         yield from _call_errors(item, path)
     sealed = item.get("encrypted_content")
-    if sealed is not None and not mint.is_sealed(sealed):
-        shown = f"{sealed[:4]}...{sealed[-4:]}" if isinstance(sealed, str) else sealed
+    if sealed is not None and not ids.is_sealed(sealed):
+        excerpt = f"{sealed[:4]}...{sealed[-4:]}" if isinstance(sealed, str) else sealed
         message = (
-            f"The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or"
+            f"The encrypted content {excerpt} could not be verified. Reason: Encrypted content could not be decrypted or"
             " parsed."
         )
         yield ApiError(message=message, openai_code="invalid_encrypted_content")
@@ -102,13 +102,13 @@ def _message_errors(message: Body, path: str) -> Iterator[ApiError]:
         yield openai_rules.invalid_value(f"{path}.role", role, _ROLES)
     yield from openai_rules.unknown_field_errors(message, _MESSAGE_FIELDS, path)
     parts = _OUTPUT_PART_FIELDS if role == "assistant" else _INPUT_PART_FIELDS
-    for place, part in enumerate(content if isinstance(content, list) else ()):
-        at = f"{path}.content[{place}]"
-        known = parts.get(part.get("type") or "")
-        if known is None:
-            yield openai_rules.invalid_value(at, part.get("type"), tuple(parts))
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        part_path = f"{path}.content[{index}]"
+        fields = parts.get(part.get("type") or "")
+        if fields is None:
+            yield openai_rules.invalid_value(part_path, part.get("type"), tuple(parts))
         else:
-            yield from openai_rules.unknown_field_errors(part, known | _COMMON_PART_FIELDS, at)
+            yield from openai_rules.unknown_field_errors(part, fields | _COMMON_PART_FIELDS, part_path)
     if not isinstance(content, str | list):
         yield openai_rules.missing_parameter(f"{path}.content")
 
@@ -129,28 +129,30 @@ def _call_errors(item: Body, path: str) -> Iterator[ApiError]:
         yield openai_rules.wrong_type(f"{path}.output", "one of a string or array of objects", item.get("output"))
 
 
-def _call_pairing_errors(before: Sequence[Body], given: Sequence[Body]) -> Iterator[ApiError]:
-    """Calls and their outputs belong together, in any order, and reasoning to what follows it."""
-    items = [*before, *given]
-    for called, answered in _OUTPUT_TYPE_OF_CALL.items():
-        calls = [item.get("call_id") for item in items if item.get("type") == called]
-        outputs = [item.get("call_id") for item in items if item.get("type") == answered]
-        kind = "custom tool call" if called == "custom_tool_call" else "function call"
+def _call_pairing_errors(before: Sequence[Body], input_items: Sequence[Body]) -> Iterator[ApiError]:
+    """Calls and outputs match in any order; reasoning has a following item."""
+    items = [*before, *input_items]
+    for call_type, output_type in _OUTPUT_TYPE_OF_CALL.items():
+        calls = [item.get("call_id") for item in items if item.get("type") == call_type]
+        outputs = [item.get("call_id") for item in items if item.get("type") == output_type]
+        kind = "custom tool call" if call_type == "custom_tool_call" else "function call"
         for id in outputs:
-            if id not in calls and not _has_references(given):
+            if id not in calls and not _has_references(input_items):
                 yield _pairing_error(f"No tool call found for {kind} output with call_id {id}.")
         for id in calls:
             if id not in outputs:
                 yield _pairing_error(f"No tool output found for {kind} {id}.")
-    for item, after in zip(items, [*items[1:], None], strict=True):
-        if item.get("type") == "reasoning" and (after is None or after.get("role") in ("user", "system", "developer")):
+    for item, next_item in zip(items, [*items[1:], None], strict=True):
+        if item.get("type") == "reasoning" and (
+            next_item is None or next_item.get("role") in ("user", "system", "developer")
+        ):
             yield _pairing_error(
                 f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
             )
 
 
 def _has_references(items: Sequence[Body]) -> bool:
-    """Whether some items are only named, so that a call may be among them."""
+    """Whether some items are references, so that a call may be among them."""
     return any(item.get("type") == "item_reference" for item in items)
 
 
@@ -159,14 +161,14 @@ def _pairing_error(message: str) -> ApiError:
 
 
 def _tool_errors(tools: Any, path: str) -> Iterator[ApiError]:
-    for place, tool in enumerate(tools or ()):
-        at = f"{path}[{place}]"
+    for index, tool in enumerate(tools or ()):
+        tool_path = f"{path}[{index}]"
         if tool.get("type") == "function":
             if isinstance(tool.get("function"), dict):
                 # The shape of chat completions.
-                yield openai_rules.missing_parameter(f"{at}.name")
-            yield from openai_rules.function_errors(tool, at)
+                yield openai_rules.missing_parameter(f"{tool_path}.name")
+            yield from openai_rules.function_errors(tool, tool_path)
         elif tool.get("type") == "namespace":
-            yield from _tool_errors(tool.get("tools"), f"{at}.tools")
+            yield from _tool_errors(tool.get("tools"), f"{tool_path}.tools")
         elif not isinstance(tool.get("type"), str):
-            yield openai_rules.missing_parameter(f"{at}.type")
+            yield openai_rules.missing_parameter(f"{tool_path}.type")

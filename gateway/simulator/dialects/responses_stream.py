@@ -8,10 +8,10 @@ from ..directives import CHARS_PER_TOKEN
 from .base import Body, PacedEvent, sse_named, text_chunks
 
 _TERMINAL_EVENTS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
-# Arguments come in a few pieces, as from the real one.
+# Arguments come in a few chunks, as from the real API.
 _ARGUMENT_CHARS = 16
 
-# How an item of each kind begins in a stream.
+# Fields with which an item of each type starts in a stream.
 _EMPTY_ITEM_FIELDS: dict[str, Body] = {
     "reasoning": {"summary": []},
     "message": {"content": []},
@@ -22,56 +22,56 @@ _EMPTY_ITEM_FIELDS: dict[str, Body] = {
 _UnnumberedEvent = tuple[str, Body, bool]
 
 
-def events(opened: Body, output: list[Body], done: Body) -> Iterator[PacedEvent]:
-    """From created to completed, numbered."""
+def events(started: Body, output: list[Body], completed: Body) -> Iterator[PacedEvent]:
+    """Numbered events from response.created to the terminal one."""
     numbers = itertools.count()
-    for kind, fields, token in _unnumbered_events(opened, output, done):
+    for kind, fields, token in _unnumbered_events(started, output, completed):
         yield sse_named({"type": kind, "sequence_number": next(numbers), **fields}), token
 
 
-def _unnumbered_events(opened: Body, output: list[Body], done: Body) -> Iterator[_UnnumberedEvent]:
-    yield "response.created", {"response": opened}, False
-    yield "response.in_progress", {"response": opened}, False
+def _unnumbered_events(started: Body, output: list[Body], completed: Body) -> Iterator[_UnnumberedEvent]:
+    yield "response.created", {"response": started}, False
+    yield "response.in_progress", {"response": started}, False
     for index, item in enumerate(output):
-        blank = _EMPTY_ITEM_FIELDS[item["type"]]
+        empty_fields = _EMPTY_ITEM_FIELDS[item["type"]]
         status = {} if item["type"] == "reasoning" else {"status": "in_progress"}
-        yield "response.output_item.added", {"output_index": index, "item": {**item, **blank, **status}}, False
-        at = {"item_id": item["id"], "output_index": index}
-        yield from _item_events(item, at)
+        yield "response.output_item.added", {"output_index": index, "item": {**item, **empty_fields, **status}}, False
+        position = {"item_id": item["id"], "output_index": index}
+        yield from _item_events(item, position)
         yield "response.output_item.done", {"output_index": index, "item": item}, False
-    yield _TERMINAL_EVENTS[done["status"]], {"response": done}, False
+    yield _TERMINAL_EVENTS[completed["status"]], {"response": completed}, False
 
 
-def _item_events(item: Body, at: Body) -> Iterator[_UnnumberedEvent]:
+def _item_events(item: Body, position: Body) -> Iterator[_UnnumberedEvent]:
     if item["type"] == "message":
-        for place, part in enumerate(item["content"]):
-            yield from _text_events({**at, "content_index": place}, part)
+        for index, part in enumerate(item["content"]):
+            yield from _text_events({**position, "content_index": index}, part)
     elif item["type"] == "reasoning":
-        for place, part in enumerate(item["summary"]):
-            yield from _summary_events({**at, "summary_index": place}, part)
+        for index, part in enumerate(item["summary"]):
+            yield from _summary_events({**position, "summary_index": index}, part)
     elif item["type"] == "function_call":
-        yield from _delta_events("response.function_call_arguments", at, item["arguments"], _ARGUMENT_CHARS)
-        done = {**at, "name": item["name"], "arguments": item["arguments"]}
+        yield from _delta_events("response.function_call_arguments", position, item["arguments"], _ARGUMENT_CHARS)
+        done = {**position, "name": item["name"], "arguments": item["arguments"]}
         yield "response.function_call_arguments.done", done, False
     else:
-        yield from _delta_events("response.custom_tool_call_input", at, item["input"], _ARGUMENT_CHARS)
-        yield "response.custom_tool_call_input.done", {**at, "input": item["input"]}, False
+        yield from _delta_events("response.custom_tool_call_input", position, item["input"], _ARGUMENT_CHARS)
+        yield "response.custom_tool_call_input.done", {**position, "input": item["input"]}, False
 
 
-def _text_events(at: Body, part: Body) -> Iterator[_UnnumberedEvent]:
-    yield "response.content_part.added", {**at, "part": {**part, "text": ""}}, False
-    yield from _delta_events("response.output_text", at, part["text"], CHARS_PER_TOKEN, logprobs=[])
-    yield "response.output_text.done", {**at, "text": part["text"], "logprobs": []}, False
-    yield "response.content_part.done", {**at, "part": part}, False
+def _text_events(position: Body, part: Body) -> Iterator[_UnnumberedEvent]:
+    yield "response.content_part.added", {**position, "part": {**part, "text": ""}}, False
+    yield from _delta_events("response.output_text", position, part["text"], CHARS_PER_TOKEN, logprobs=[])
+    yield "response.output_text.done", {**position, "text": part["text"], "logprobs": []}, False
+    yield "response.content_part.done", {**position, "part": part}, False
 
 
-def _summary_events(at: Body, part: Body) -> Iterator[_UnnumberedEvent]:
-    yield "response.reasoning_summary_part.added", {**at, "part": {**part, "text": ""}}, False
-    yield from _delta_events("response.reasoning_summary_text", at, part["text"], CHARS_PER_TOKEN)
-    yield "response.reasoning_summary_text.done", {**at, "text": part["text"]}, False
-    yield "response.reasoning_summary_part.done", {**at, "part": part}, False
+def _summary_events(position: Body, part: Body) -> Iterator[_UnnumberedEvent]:
+    yield "response.reasoning_summary_part.added", {**position, "part": {**part, "text": ""}}, False
+    yield from _delta_events("response.reasoning_summary_text", position, part["text"], CHARS_PER_TOKEN)
+    yield "response.reasoning_summary_text.done", {**position, "text": part["text"]}, False
+    yield "response.reasoning_summary_part.done", {**position, "part": part}, False
 
 
-def _delta_events(kind: str, at: Body, text: str, length: int, **more: Any) -> Iterator[_UnnumberedEvent]:
-    for piece in text_chunks(text, length):
-        yield f"{kind}.delta", {**at, "delta": piece, **more}, True
+def _delta_events(kind: str, position: Body, text: str, length: int, **extra: Any) -> Iterator[_UnnumberedEvent]:
+    for chunk in text_chunks(text, length):
+        yield f"{kind}.delta", {**position, "delta": chunk, **extra}, True
