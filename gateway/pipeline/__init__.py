@@ -1,1 +1,1 @@
-"""The life of one request, files in the order of the request. Start with `pipeline.py`."""
+"""The life of one request, one file per step. Start with `pipeline.py`."""

@@ -1,4 +1,4 @@
-"""What is sent: the caller's own bytes where the deployment speaks its dialect, else what they were carried to. Pure."""
+"""Build the HTTP call: the caller's own bytes in the same dialect, else the translated request. Pure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,23 +16,23 @@ from .relay import translated_request_of
 
 
 def build_call(context: RequestContext, progress: AttemptProgress, hints: HeaderHints) -> UpstreamCall:
-    """The HTTP call: the caller's own bytes in the same dialect, else what they were carried to."""
+    """The HTTP call of one attempt, with its output limit and loop guard notes applied."""
     request, attempt = context.request, progress.attempt
     deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
     translated = translated_request_of(context, progress)
-    steered = _steering(context)
+    steer = _steering(context)
     if translated is not None:
-        document = translated.document if steered is None else steered(translated.document, attempt.upstream_dialect)
+        document = translated.document if steer is None else steer(translated.document, attempt.upstream_dialect)
         if attempt.output_limit is not None:
             document = provider.with_output_limit(document, attempt.upstream_dialect, deployment, attempt.output_limit)
         body: tuple[bytes | memoryview, ...] = (provider.encode_body(document, attempt.upstream_dialect, deployment),)
         return provider.build_call(attempt.upstream_dialect, body, deployment, hints.headers)
     body = DIALECTS[request.dialect].upstream_body(request, deployment.model, ask_usage=deployment.stream_usage)
-    if attempt.output_limit is not None or steered is not None:
-        # Only a request that is shortened or steered is written anew; every other one keeps the caller's own bytes.
+    if attempt.output_limit is not None or steer is not None:
+        # Only a request that changes is serialized again; every other one keeps the caller's own bytes.
         document = bodies.parse_document(b"".join(body))
-        if steered is not None:
-            document = steered(document, attempt.upstream_dialect)
+        if steer is not None:
+            document = steer(document, attempt.upstream_dialect)
         if attempt.output_limit is not None:
             document = provider.with_output_limit(document, attempt.upstream_dialect, deployment, attempt.output_limit)
         body = (orjson.dumps(document),)
@@ -44,7 +44,7 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
 
 
 def _steering(context: RequestContext) -> Callable[[dict[str, Any], str], dict[str, Any]] | None:
-    """What is changed in the request to steer its agent: a note in it, tools withheld. None for nothing."""
+    """The edit of the request by the loop guard or an operator: a note, tools withheld. None for no edit."""
     loop_state, note = context.loop_state, context.operator_note
     step = loop_state.step if loop_state.is_enforced else ""
     if step == "nudge":
@@ -56,8 +56,8 @@ def _steering(context: RequestContext) -> Callable[[dict[str, Any], str], dict[s
     if not note:
         return None
 
-    def steered(document: dict[str, Any], speech: str) -> dict[str, Any]:
-        document = steering.append_note(document, speech, note)
-        return steering.forbid_tools(document, speech) if step == "answer" else document
+    def steer(document: dict[str, Any], dialect: str) -> dict[str, Any]:
+        document = steering.append_note(document, dialect, note)
+        return steering.forbid_tools(document, dialect) if step == "answer" else document
 
-    return steered
+    return steer

@@ -1,4 +1,4 @@
-"""What is known of one request and of one attempt while it runs."""
+"""The values of one request: identified request, request context, progress of an attempt, in this order."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -24,25 +24,64 @@ from ..values.snapshot import Snapshot
 from ..values.usage import Usage
 
 
-class StreamHold(Protocol):
-    """Whether a stream may go on after so many output tokens; see holding.Watch."""
+class IdentifiedRequest(Value, frozen=True, kw_only=True):
+    """A request with its session, before any decision about it.
 
-    async def covers(self, output_tokens: int) -> bool: ...
+    request_id: prefix of reservation and ledger entry ids
+    received_at: wall clock, seconds since the epoch
+    origins: origins of the stored responses that the request refers to
+    loop_state: what the loop guard observed, not yet compared with thresholds
+    history_digest: digest of the history, where it identified the session; 0 otherwise
+    """
+
+    request_id: str
+    received_at: float
+    snapshot: Snapshot
+    route: Route
+    request: Request
+    caller: Caller
+    hints: HeaderHints
+    session: Session
+    origins: Sequence[ResponseOrigin]
+    loop_state: LoopState
+    history_digest: int
+
+
+class StreamHold(Protocol):
+    """The hold behind a stream; implemented by `reserve.ExtendableHold`."""
+
+    async def covers(self, output_tokens: int) -> bool:
+        """Whether the stream may continue after `output_tokens`; extends the hold where needed."""
+        ...
 
 
 class DeferredWait(Value, frozen=True, kw_only=True):
-    """A request that waited for a greener hour: how long, and the intensity (gCO2e/kWh) that it would have been served at
-    had it not."""
+    """The wait of a deferred request.
+
+    seconds: from arrival to its start
+    undeferred_grams_per_kwh: carbon intensity at arrival, gCO2e/kWh
+    """
 
     seconds: float
     undeferred_grams_per_kwh: float
 
 
 class RequestContext(Value, frozen=True, kw_only=True):
-    """What is settled about a request before anything is dialled. `at` is wall clock, `started` monotonic, seconds;
-    `tip` the digest of the history where the session was inferred by it, `note` what an operator wants the model to see.
-    `aim` is None where the route leaves no choice; the answer is wanted within `deadline_ms` of the request. `deferral` says
-    how long it may wait for a greener hour (None: not at all), `waited` how long it did (None: it did not)."""
+    """Everything decided about a request before its first attempt.
+
+    request_id: prefix of reservation and ledger entry ids
+    started_at: wall clock, seconds since the epoch; of a deferred request, when its wait ended
+    started_monotonic: the same moment on the monotonic clock, seconds
+    snapshot: the configuration generation that the request keeps to its end
+    translator: translates the request to other dialects, each once
+    user: end user whose budgets apply, "" for none
+    history_digest: digest of the history, where it identified the session; 0 otherwise
+    operator_note: text that an operator adds to the request, "" for none
+    target: tier target; None where the route leaves no choice
+    deadline_ms: time from `started_at` within which the answer is wanted, None for no deadline
+    deferral: how long the request may wait for lower carbon intensity; None: not at all
+    deferred_wait: how long it waited; None: it did not
+    """
 
     request_id: str
     started_at: float
@@ -66,15 +105,28 @@ class RequestContext(Value, frozen=True, kw_only=True):
 
 
 class AttemptProgress(msgspec.Struct, kw_only=True):
-    """How far one attempt has come; written only by the exchange while the attempt runs.
+    """State of one running attempt; written only by the pipeline. Starts as a cancellation would leave it.
 
-    It begins as what a cancellation would make of it. `dialled` False means that nothing can have been spent. `refused`
-    means that the provider answered with an error status, which none of them charges for. `heard` is how the answer
-    begins, `calls` the calls that it makes where the provider keeps the conversation; `said` what a whole answer says, read
-    where its doubtfulness decides (`verified`), and `doubts` what speaks against it. `pieces` are what was paid for by
-    the piece, where the answer says. `back` brought the answer into the caller's dialect. `probe`: the attempt tries a
-    deployment whose circuit is half open; `not_spoken`: the dialect whose path it did not have just before. `watch`
-    follows a stream whose hold may have to grow.
+    number: attempt number within the request, from 1
+    dialled: False: nothing can have been spent
+    got_error_status: the provider returned an error status, which no provider charges for
+    first_byte_monotonic: when the status line arrived, monotonic seconds
+    stream_meter: reads usage and text from the stream
+    response_translator: translated the answer to the caller's dialect, None for pass-through
+    usage: as the provider reported it for a whole answer, None if missing or unreadable
+    answer_id: the provider's id of the answer, "" for none
+    is_probe: the deployment's circuit breaker is half-open, and this attempt tests it
+    missing_dialect: dialect whose path this deployment did not have in the attempt before, "" for none
+    stream_hold: the hold behind a stream, where it may have to grow
+    billed_units: units billed other than tokens (images, seconds), where the answer reports them
+    text_bytes: bytes of text in a whole answer without usage
+    needs_verification: the answer is verified before it is returned (cascade)
+    answer_fingerprint: how the answer begins, by which the next request finds its session
+    tool_calls: (id, name, arguments) of calls in the answer, where the provider keeps the conversation
+    parsed_answer: the answer as the verifier reads it, where `needs_verification`
+    failed_checks: checks that the answer failed
+    response_begun: bytes of the answer have been read or sent
+    outcome, status, code: as the ledger records them
     """
 
     number: int
@@ -100,20 +152,4 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     response_begun: bool = False
     outcome: str = "cancelled"
     status: int = 499
-    code: str = "caller_gone"
-
-
-class IdentifiedRequest(Value, frozen=True, kw_only=True):
-    """A request and whose it is, before anything was decided about it. `standing` is not weighed against limits yet."""
-
-    request_id: str
-    received_at: float
-    snapshot: Snapshot
-    route: Route
-    request: Request
-    caller: Caller
-    hints: HeaderHints
-    session: Session
-    origins: Sequence[ResponseOrigin]
-    loop_state: LoopState
-    history_digest: int
+    code: str = "client_closed_request"

@@ -1,5 +1,7 @@
-"""Work that can wait: when its call is begun, and the wait until then. The request stays open meanwhile and holds nothing of
-any budget; when the moment has come it is planned anew, in the world as it is by then.
+"""Defer: waits for an hour of lower carbon intensity, for requests that may wait.
+
+The request stays open meanwhile and holds nothing of any budget. When its wait ends it is planned again, with the
+snapshot of that moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,20 +19,20 @@ from .ports import Clock
 from .reserve import WAITING_REQUESTS_MAX
 from .route import Router
 
-# How often a waiting request looks whether it is time, or whether there is other news.
+# How often a waiting request checks for its start and for a new snapshot.
 _POLL_SECONDS = 5.0
-# Those who wait for the same slot are dialled within so many seconds of its beginning, not all at once.
+# Requests that wait for the same slot start spread over this many seconds.
 _SPREAD_SECONDS = 60.0
 
 
 class Replan(Protocol):
-    """Plans a request anew; a rehearsal is remembered by nobody."""
+    """Plans a request again; a dry run changes no routing state."""
 
-    def __call__(self, context: RequestContext, *, rehearsal: bool = False) -> Plan | Refusal: ...
+    def __call__(self, context: RequestContext, *, dry_run: bool = False) -> Plan | Refusal: ...
 
 
 class Deferrer:
-    """Lets requests of one process wait. `release` ends every wait: the gateway is going down."""
+    """Keeps the waiting requests of this process; `release` ends every wait, for shutdown."""
 
     def __init__(
         self, snapshot: Callable[[], Snapshot], clock: Clock, router: Router, jitter: Callable[[], float]
@@ -41,80 +43,83 @@ class Deferrer:
         self._jitter = jitter
         self._released = False
         self.waiting_requests = 0
-        # By what became of requests that could have waited.
+        # Deferrable requests by outcome.
         self.counts = {"deferred": 0, "immediate": 0, "queue_full": 0}
 
     def release(self) -> None:
-        """Nobody waits any longer."""
+        """End every wait, now and from now on."""
         self._released = True
 
     async def defer(self, context: RequestContext, plan: Plan, replan: Replan) -> tuple[RequestContext, Plan | Refusal]:
-        """The same request and its plan when it is to be begun: at once, where no greener moment lies before its deadline.
+        """The request and its plan at its start: now, where no lower intensity is forecast before its deadline.
 
-        It comes back early when its session was stopped meanwhile, which the caller of this looks at.
+        Returns early where its session was stopped meanwhile; the caller checks for that.
         """
-        assert context.deferral is not None, "it is work that can wait"
+        assert context.deferral is not None, "the request may wait"
         latest, spread = context.started_at + self._wait_seconds_max(context, plan), self._jitter() * _SPREAD_SECONDS
-        opens = self._greenest_start(plan, latest, context.deferral.gain_share_min)
-        if opens is None or self.waiting_requests >= WAITING_REQUESTS_MAX:
-            self.counts["immediate" if opens is None else "queue_full"] += 1
+        slot_start = self._lowest_carbon_start(plan, latest, context.deferral.gain_share_min)
+        if slot_start is None or self.waiting_requests >= WAITING_REQUESTS_MAX:
+            self.counts["immediate" if slot_start is None else "queue_full"] += 1
             return context, plan
         self.counts["deferred"] += 1
-        began, grams, called = context, plan.attempts[0].deployment.intensity.grams_per_kwh, False
-        start = opens + spread
+        arrival, grams_per_kwh, start_is_due = context, plan.attempts[0].deployment.intensity.grams_per_kwh, False
+        start = slot_start + spread
         self.waiting_requests += 1
         try:
             while not self._released and context.session.stop is None:
-                # By the clock that nobody sets: a wall clock that goes back must not move the deadline.
-                left = began.started_monotonic + (latest - began.started_at) - self._clock.monotonic()
-                pause = min(start - self._clock.now(), left, _POLL_SECONDS)
+                # By the monotonic clock: a wall clock that is set back must not move the deadline.
+                seconds_left = arrival.started_monotonic + (latest - arrival.started_at) - self._clock.monotonic()
+                pause = min(start - self._clock.now(), seconds_left, _POLL_SECONDS)
                 if pause <= 0:
                     break
                 await self._clock.sleep(pause)
-                if called or self._snapshot() is context.snapshot:
+                if start_is_due or self._snapshot() is context.snapshot:
                     continue
-                context = self.refresh_context(context, began, grams)
-                found = replan(context, rehearsal=True)
-                if isinstance(found, Plan):
-                    latest = min(latest, began.started_at + self._wait_seconds_max(began, found))
-                    # It waits already: any gain is worth waiting for.
-                    opens = self._greenest_start(found, latest, 0.0)
-                    called = opens is None
-                    start = (self._clock.now() if opens is None else opens) + spread
-                elif found.retry_after_seconds is None:
-                    return context, found
+                context = self.refresh_context(context, arrival, grams_per_kwh)
+                new_plan = replan(context, dry_run=True)
+                if isinstance(new_plan, Plan):
+                    latest = min(latest, arrival.started_at + self._wait_seconds_max(arrival, new_plan))
+                    # Already waiting: any reduction is worth the rest of the wait.
+                    slot_start = self._lowest_carbon_start(new_plan, latest, 0.0)
+                    start_is_due = slot_start is None
+                    start = (self._clock.now() if slot_start is None else slot_start) + spread
+                elif new_plan.retry_after_seconds is None:
+                    return context, new_plan
         finally:
             self.waiting_requests -= 1
-        context = self.refresh_context(context, began, grams)
+        context = self.refresh_context(context, arrival, grams_per_kwh)
         return context, plan if context.session.stop is not None else replan(context)
 
     def _wait_seconds_max(self, context: RequestContext, plan: Plan) -> float:
-        """For how long it may wait, in seconds: until its deadline less what the call may take, and no longer than its session
-        may run."""
-        assert context.deferral is not None and context.deadline_ms is not None, "a deferral is a deadline"
+        """Longest wait in seconds: to its deadline less the lead of the call, within the time cap of its session."""
+        assert context.deferral is not None and context.deadline_ms is not None, "a deferral sets a deadline"
         first, limit = plan.attempts[0], context.deadline_ms / 1000
-        room = lead_seconds(self._router.expected_seconds(context, first), first.deployment.timeouts.total, limit)
-        left = caps.seconds_left(
+        lead = lead_seconds(self._router.expected_seconds(context, first), first.deployment.timeouts.total, limit)
+        session_seconds_left = caps.seconds_left(
             context.snapshot.caps_for_key(context.caller.key), context.session, now=context.started_at
         )
-        return min(limit, left) - room
+        return min(limit, session_seconds_left) - lead
 
-    def _greenest_start(self, plan: Plan, latest: float, gain_min: float) -> float | None:
-        """When the greenest moment begins; None for now."""
+    def _lowest_carbon_start(self, plan: Plan, latest: float, gain_min: float) -> float | None:
+        """When the forecast slot of lowest intensity begins, seconds since the epoch; None for now."""
         return greenest_start(plan.attempts[0].deployment, now=self._clock.now(), latest=latest, gain_min=gain_min)
 
-    def refresh_context(self, context: RequestContext, began: RequestContext, grams: float) -> RequestContext:
-        """The request as it comes in now. `began` is what it was on arrival, `grams` the intensity it would have had then."""
+    def refresh_context(self, context: RequestContext, arrival: RequestContext, grams_per_kwh: float) -> RequestContext:
+        """The context as of now, with the current snapshot.
+
+        arrival: the context at its arrival
+        grams_per_kwh: carbon intensity at its arrival
+        """
         snapshot, now, monotonic = self._snapshot(), self._clock.now(), self._clock.monotonic()
-        seconds, deadline = monotonic - began.started_monotonic, began.deadline_ms
+        seconds, deadline_ms = monotonic - arrival.started_monotonic, arrival.deadline_ms
         return structs.replace(
             context,
             snapshot=snapshot,
             route=snapshot.with_current_deployments(context.route),
             started_at=now,
             started_monotonic=monotonic,
-            deadline_ms=max(1.0, deadline - seconds * 1000) if deadline is not None else None,
-            deferred_wait=DeferredWait(seconds=seconds, undeferred_grams_per_kwh=grams),
+            deadline_ms=max(1.0, deadline_ms - seconds * 1000) if deadline_ms is not None else None,
+            deferred_wait=DeferredWait(seconds=seconds, undeferred_grams_per_kwh=grams_per_kwh),
         )
 
     def metrics(self) -> Iterator[MetricFamily]:

@@ -1,4 +1,4 @@
-"""What a caller is told beside the answer: the x-penstock-* headers. Pure."""
+"""The x-penstock-* response headers. Pure."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,12 @@ from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd,
 from .context import AttemptProgress, RequestContext
 from .settle import amounts_of
 
-# Budgets told of in one header, in the order of the file.
+# Budgets listed in one header, in the order of the configuration.
 _BUDGETS_MAX = 8
 
 
 def context_headers(context: RequestContext) -> dict[str, str]:
-    """Headers that every answer carries once its request was understood."""
+    """Headers of every response from classification on."""
     headers = {
         "x-penstock-request-id": context.request_id,
         "x-penstock-session": context.session.id,
@@ -33,22 +33,22 @@ def context_headers(context: RequestContext) -> dict[str, str]:
 
 
 def loop_header(loop_state: LoopState) -> str:
-    """Where the session stands on the ladder: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
+    """The ladder step of a session: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
     conversation = loop_state.repeating
-    told = f"{loop_state.step}; score={loop_state.score:.2f}".rstrip("0").rstrip(".")
+    text = f"{loop_state.step}; score={loop_state.score:.2f}".rstrip("0").rstrip(".")
     if (
         conversation.repeated_tool
         and conversation.repeated_tool.isascii()
         and conversation.repeated_tool.isprintable()
         and ";" not in conversation.repeated_tool
     ):
-        told += f"; tool={conversation.repeated_tool}; count={conversation.repeat_count}"
-    told += f"; since=turn {conversation.since_turn}"
-    return told if loop_state.is_enforced or loop_state.step == "warn" else f"{told}; shadow"
+        text += f"; tool={conversation.repeated_tool}; count={conversation.repeat_count}"
+    text += f"; since=turn {conversation.since_turn}"
+    return text if loop_state.is_enforced or loop_state.step == "warn" else f"{text}; shadow"
 
 
 def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: Amounts | None = None) -> dict[str, str]:
-    """What was decided, and why; and how the budgets stand with the hold for it."""
+    """Headers of an attempt: deployment and reason, and budgets with its hold, or with what it `spent`."""
     attempt = progress.attempt
     headers = context_headers(context)
     if progress.reservation is not None and progress.reservation.balances:
@@ -59,7 +59,7 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
     headers["x-penstock-tier"] = attempt.deployment.tier.name
     headers["x-penstock-reason"] = f"{attempt.reason}; {context.classification.reason}"
     if attempt.upstream_dialect != context.request.dialect:
-        headers["x-penstock-crossed"] = f"{context.request.dialect} to {attempt.upstream_dialect}"
+        headers["x-penstock-translated"] = f"{context.request.dialect} to {attempt.upstream_dialect}"
         translated = context.translator.translate(
             attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
         )
@@ -69,7 +69,7 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
 
 
 class FallbackAnswer(Value, frozen=True, kw_only=True):
-    """An answer that was doubted: kept until a better one has come."""
+    """An answer that failed verification, kept in case no higher tier answers."""
 
     answer: CallerResponse
     deployment: str
@@ -77,33 +77,35 @@ class FallbackAnswer(Value, frozen=True, kw_only=True):
 
 
 def with_escalation_header(answer: CallerResponse, fallback: FallbackAnswer) -> CallerResponse:
-    """The better answer, with what the doubted one was and took."""
+    """The higher tier's answer, with the deployment, failed checks and cost of the first one."""
     cost = fallback.answer.headers.get("x-penstock-cost-usd", "unpriced")
-    told = f"from {fallback.deployment}; {', '.join(fallback.failed_checks)}; {cost} USD"
+    escalation = f"from {fallback.deployment}; {', '.join(fallback.failed_checks)}; {cost} USD"
     return CallerResponse(
         status=answer.status,
-        headers={**answer.headers, "x-penstock-escalated": told},
+        headers={**answer.headers, "x-penstock-escalated": escalation},
         body=answer.body,
         already_sent=answer.already_sent,
     )
 
 
 def budget_header(reservation: Reservation, now: float, spent: Amounts | None = None) -> str:
-    """What is left of each budget that the call was held on, separated by commas:
-    `"team";unit=USD;limit=10;remaining=7.5;reset=3600`. With the call at its hold, or at what it `spent`."""
+    """What remains of each budget of the call: `"team";unit=USD;limit=10;remaining=7.5;reset=3600`, comma-separated.
+
+    The call counts with its hold, or with what it `spent`; `reset` is in seconds.
+    """
     parts = []
-    for line, amount, (used, held, extra) in zip(
+    for line, amount, (spent_before, held, granted) in zip(
         reservation.lines, reservation.amounts, reservation.balances, strict=False
     ):
         budget = line.budget
         measure, label, resets_at = budget.measure, budget.header_label, line.resets_at
         unit, scale = MEASURE_UNITS[measure]
-        left = line.ceiling + extra - used - held
+        unspent = line.ceiling + granted - spent_before - held
         if spent is not None:
-            left += amount - (spent[measure] or 0)
-        if extra or line.ceiling != budget.refuse_above:
-            label = f'"{budget.name}";unit={unit};limit={plain_decimal((line.ceiling + extra) / scale)}'
-        remaining = left / scale if left > 0 else 0
+            unspent += amount - (spent[measure] or 0)
+        if granted or line.ceiling != budget.refuse_above:
+            label = f'"{budget.name}";unit={unit};limit={plain_decimal((line.ceiling + granted) / scale)}'
+        remaining = unspent / scale if unspent > 0 else 0
         if resets_at is None:
             parts.append(f"{label};remaining={remaining:.12g}")
         else:
@@ -112,26 +114,32 @@ def budget_header(reservation: Reservation, now: float, spent: Amounts | None = 
 
 
 def footprint_header(entry: LedgerEntry) -> str:
-    """Bounds, grid and method of one call's figures: `wh=0.01-0.03-0.09; g=...; grid=FRA 56 g/kWh; method=...`."""
+    """Footprint of a call, low-mid-high: `wh=0.01-0.03-0.09; g=...; grid=FRA 56 g/kWh; method=...`."""
     if entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD:
         return f"method={UNKNOWN_FOOTPRINT_METHOD}"
-    wh = [one / MILLIJOULES_PER_WH for one in (entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)]
-    grams = [one / MICROGRAMS_PER_GRAM for one in (entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)]
-    told = (
+    wh = [
+        millijoules / MILLIJOULES_PER_WH
+        for millijoules in (entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)
+    ]
+    grams = [
+        micrograms / MICROGRAMS_PER_GRAM
+        for micrograms in (entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)
+    ]
+    text = (
         f"wh={_bounds_text(wh)}; g={_bounds_text(grams)}; grid={entry.grid_zone} {entry.grid_grams_per_kwh:.4g} g/kWh"
     )
-    told += f"; method={entry.footprint_method}"
-    return f"{told}; deferred={entry.deferred_ms / 1000:.0f} s" if entry.deferred_ms else told
+    text += f"; method={entry.footprint_method}"
+    return f"{text}; deferred={entry.deferred_ms / 1000:.0f} s" if entry.deferred_ms else text
 
 
 def _bounds_text(bounds: Iterable[float]) -> str:
-    return "-".join([f"{one:.4g}" for one in bounds])
+    return "-".join([f"{bound:.4g}" for bound in bounds])
 
 
 def with_attempt_headers(
     answer: CallerResponse, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry
 ) -> CallerResponse:
-    """The answer with its story; a whole one also says what it took (a stream's headers left before anybody knew)."""
+    """The answer with the headers of its attempt, cost and footprint; unchanged if already sent (a stream)."""
     if answer.already_sent:
         return answer
     headers = {**answer.headers, **attempt_headers(context, progress, amounts_of(entry))}

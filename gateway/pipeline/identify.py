@@ -1,5 +1,6 @@
-"""Who comes in: whose request this is, what is new in its conversation, whether its session may go on; and what the books
-of sessions learn when a call has ended.
+"""Identify: the session of a request, what is new in its conversation, and whether the session is stopped.
+
+Also records in the session what an attempt used, once it has ended.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,52 +28,52 @@ from . import settle
 from .context import AttemptProgress, IdentifiedRequest, RequestContext
 from .ports import Clock, SessionSync
 
-# How often a held request looks whether it was approved.
+# How often a held request checks for approval.
 _APPROVAL_POLL_SECONDS = 0.25
 
 
 class Identifier:
-    """Knows who is who. Holds the books of sessions, users and origins of this process."""
+    """Finds the session of a request. Keeps the sessions, end users and response origins of this process."""
 
     def __init__(
-        self, sessions: SessionIndex, session_sync: SessionSync, clock: Clock, fresh_id: Callable[[], str]
+        self, sessions: SessionIndex, session_sync: SessionSync, clock: Clock, new_request_id: Callable[[], str]
     ) -> None:
         self._sessions = sessions
         self._users = UserLimiter()
         self._origins = ResponseOrigins()
         self._session_sync = session_sync
         self._clock = clock
-        self._new_request_id = fresh_id
+        self._new_request_id = new_request_id
 
     async def identify(
         self, snapshot: Snapshot, route: Route, request: Request, caller: Caller, hints: HeaderHints
     ) -> IdentifiedRequest:
-        """Whose request this is, and what is new in its conversation."""
+        """The request with its session, origins and loop state. Raises NotFound and BadRequest."""
         at, request_id = self._clock.now(), self._new_request_id()
         origins: Sequence[ResponseOrigin] = ()
         if request.referenced_ids:
             origins = self._origins_of(request, caller, now=at)
-            kept = origins[0].transcript if request.previous_response_id is not None and origins else None
-            if kept is not None:
-                request = responses.prepend_transcript(request, kept)
-        session, opens = await self._resolve_session(snapshot, request, caller, hints, origins, request_id, at)
+            transcript = origins[0].transcript if request.previous_response_id is not None and origins else None
+            if transcript is not None:
+                request = responses.prepend_transcript(request, transcript)
+        session, is_opening = await self._resolve_session(snapshot, request, caller, hints, origins, request_id, at)
         session.last_request_at = at
-        kept_here = self._sessions.get(caller.key, session.id) is session
-        if hints.caps_text is not None and hints.caps_text != session.own_caps_text and kept_here:
+        is_stored = self._sessions.get(caller.key, session.id) is session
+        if hints.caps_text is not None and hints.caps_text != session.own_caps_text and is_stored:
             self._apply_run_caps(session, caller, hints.caps_text, request_id, at)
             if self._session_sync.is_shared:
                 await self._session_sync.flush()
         loop_state = ladder.no_loop_state()
-        if request.dialect in CONVERSATION_DIALECTS and not opens:
-            # Nothing can repeat itself yet where a conversation opens; its next request is read from the beginning.
+        if request.dialect in CONVERSATION_DIALECTS and not is_opening:
+            # An opening request cannot repeat anything; the next request is read from the beginning.
             conversation = origins[0].conversation if origins and request.previous_response_id is not None else None
             if request.conversation_id:
                 conversation = ladder.provider_conversation(session, request.conversation_id)
             loop_state = ladder.observe(session, request, now=at, conversation=conversation)
         if session.stop is not None and ladder.lift_if_over(session, loop_state, now=at):
-            who = "user" if loop_state.has_new_user_input else "silence"
+            actor = "user" if loop_state.has_new_user_input else "silence"
             loop_state = structs.replace(loop_state, score=0.0)
-            self._publish_event("session_resumed", caller, session, request_id, at, True, {"who": who})
+            self._publish_event("session_resumed", caller, session, request_id, at, True, {"actor": actor})
         return IdentifiedRequest(
             request_id=request_id,
             received_at=at,
@@ -97,13 +98,15 @@ class Identifier:
         request_id: str,
         at: float,
     ) -> tuple[Session, bool]:
-        """The session that a header or a field of the body names, else that of the answer which is continued, else the
-        one whose history this is; and whether a conversation opens with this request."""
+        """The session of a request, and whether the request opens a conversation.
+
+        In order: named by a header or body field, of the response that is continued, matched by its history.
+        """
         name, source = hints.session, hints.session_source
         if name is None and request.session_fields:
-            found = session_in_body(request.session_fields, snapshot.session_fields)
-            if found is not None:
-                name, source = safe_session_id(found[0]), found[1]
+            body_session = session_in_body(request.session_fields, snapshot.session_fields)
+            if body_session is not None:
+                name, source = safe_session_id(body_session[0]), body_session[1]
         if name is None and origins:
             return origins[0].session, False
         if name is None and request.conversation_id:
@@ -114,20 +117,20 @@ class Identifier:
             history = History(caller.key, request)
             if self._session_sync.is_shared and not history.is_opening and not self._sessions.is_certain(history):
                 await self._session_sync.fetch_history(caller, history)
-            found_by = self._sessions.match_or_create(
+            session = self._sessions.match_or_create(
                 caller.key, history, fresh_id=f"s-{request_id}", now=at, repeated=hints.is_repeat
             )
-            return found_by, history.is_opening
+            return session, history.is_opening
         parent, root = hints.parent, hints.root
         if hints.sub_agent is not None:
             parent, name = name, f"{name}/{hints.sub_agent}"
         if self._session_sync.is_shared and self._sessions.get(caller.key, name) is None:
-            for one in (name, parent, root):
-                if one is not None and self._sessions.get(caller.key, one) is None:
-                    await self._session_sync.fetch_session(caller, one)
-        known = self._sessions.get(caller.key, name)
-        if known is not None:
-            return known, False
+            for session_id in (name, parent, root):
+                if session_id is not None and self._sessions.get(caller.key, session_id) is None:
+                    await self._session_sync.fetch_session(caller, session_id)
+        existing = self._sessions.get(caller.key, name)
+        if existing is not None:
+            return existing, False
         session = self._sessions.get_or_create(caller.key, name, source, now=at, parent=parent, root=root)
         if session.ancestors:
             ladder.record_spawn(session.ancestors[0], request, now=at)
@@ -135,37 +138,37 @@ class Identifier:
         return session, False
 
     def _origins_of(self, request: Request, caller: Caller, *, now: float) -> list[ResponseOrigin]:
-        """Where the things lie that the request refers to, as far as we know. Raises NotFound for another caller's."""
-        found = [self._origins.get(reference, now=now) for reference in request.referenced_ids]
-        for reference, origin in zip(request.referenced_ids, found, strict=True):
+        """The known origins of the responses that a request refers to. Raises NotFound for another caller's."""
+        origins = [self._origins.get(reference, now=now) for reference in request.referenced_ids]
+        for reference, origin in zip(request.referenced_ids, origins, strict=True):
             if origin is not None and origin.key != caller.key:
-                raise NotFound(f"There is no '{reference[:100]}' here.", param="previous_response_id")
-        return [origin for origin in found if origin is not None]
+                raise NotFound(f"Object '{reference[:100]}' not found.", param="previous_response_id")
+        return [origin for origin in origins if origin is not None]
 
-    def _apply_run_caps(self, session: Session, caller: Caller, told: str, request_id: str, at: float) -> None:
-        """Who started the run has said what it may take. Only ever less. Raises BadRequest."""
-        asked = caps.parse_caps_header(told)
-        session.own_caps_text = told
-        if caps.tighten_caps(session, asked) and session.own_caps is not None:
+    def _apply_run_caps(self, session: Session, caller: Caller, caps_text: str, request_id: str, at: float) -> None:
+        """Apply the caps of a request header; they can only tighten. Raises BadRequest."""
+        requested = caps.parse_caps_header(caps_text)
+        session.own_caps_text = caps_text
+        if caps.tighten_caps(session, requested) and session.own_caps is not None:
             self._publish_event(
                 "session_caps", caller, session, request_id, at, True, {"caps": caps.caps_to_json(session.own_caps)}
             )
 
-    def end_user(self, snapshot: Snapshot, caller: Caller, told: str, at: float) -> str:
-        """The end user whose budgets are met, by what the caller tells; "" where no budget asks."""
-        user = parse_user(told) if told else ""
+    def end_user(self, snapshot: Snapshot, caller: Caller, user_text: str, at: float) -> str:
+        """The end user named by the caller, "" for none; limited in number where a budget is kept per end user."""
+        user = parse_user(user_text) if user_text else ""
         return self._users.admit(caller.key, user, now=at) if snapshot.has_user_budget else user
 
     def take_loop_step(self, context: RequestContext, limits: LoopThresholds) -> None:
-        """A step of the ladder is taken for the first time."""
+        """Take a ladder step that is due: apply it to the session and publish its event."""
         session, loop_state, caller = context.session, context.loop_state, context.caller
-        features = ladder.evidence(session, loop_state.repeating, loop_state.score, context.started_at)
+        evidence = ladder.evidence(session, loop_state.repeating, loop_state.score, context.started_at)
         if loop_state.is_enforced and loop_state.step == "tier":
             session.tier_move = limits.move
         if loop_state.stops_session:
             ladder.stop_session(session, loop_state, id=context.request_id, at=context.started_at)
             session.refused_at, session.stop_limits = context.started_at, limits
-            features = {**features, "resume": self._approval_link(context.snapshot, caller.key, session)}
+            evidence = {**evidence, "resume": self._approval_link(context.snapshot, caller.key, session)}
         self._publish_event(
             f"loop_{loop_state.step}",
             caller,
@@ -173,17 +176,17 @@ class Identifier:
             context.request_id,
             context.started_at,
             loop_state.is_enforced,
-            features,
+            evidence,
         )
 
     async def await_approval(self, context: RequestContext, headers: Mapping[str, str]) -> Refusal | None:
-        """None once a person has let a session go on that was held a moment ago; its refusal if nobody did."""
+        """Hold the request until an operator approves its session: None once approved, else the refusal."""
         session, limits = (
             context.session,
             context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type),
         )
         until = context.started_at + limits.hold_seconds
-        while session.stop is not None and session.stop.code == "loop_held" and self._clock.now() < until:
+        while session.stop is not None and session.stop.code == "loop_approval_required" and self._clock.now() < until:
             await self._clock.sleep(_APPROVAL_POLL_SECONDS)
         if session.stop is None:
             return None
@@ -192,10 +195,10 @@ class Identifier:
     def stop_refusal(
         self, snapshot: Snapshot, caller: Caller, session: Session, headers: Mapping[str, str], limits: LoopThresholds
     ) -> Refusal:
-        """What the agent of a stopped session is told."""
-        assert session.stop is not None, "only what is stopped is refused"
+        """The refusal for a stopped session; its status may depend on the caller's user agent."""
+        assert session.stop is not None, "the session is stopped"
         agent = headers.get("user-agent", "").lower()
-        status = next((status for word, status in limits.statuses.items() if word in agent), None)
+        status = next((status for pattern, status in limits.statuses.items() if pattern in agent), None)
         link = (
             self._approval_link(snapshot, caller.key, session)
             if snapshot.loop_policy.approval_link == "everywhere"
@@ -204,16 +207,16 @@ class Identifier:
         return ladder.stop_refusal(session.stop, link, status)
 
     def record_attempt(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """What the session's books learn from the end of an attempt."""
+        """Record an ended attempt in its session: amounts, receipt, answer, failure."""
         session, conversation = context.session, context.loop_state.conversation
         if progress.outcome != "completed" and entry.final:
             session.newest_failed = True
-            # Nobody has read what was to be read beside it.
+            # No model has read the operator's note: the next request carries it.
             session.resume_note = session.resume_note or context.operator_note
             if context.loop_state.step_is_due and context.loop_state.is_enforced:
                 session.steps_taken = session.steps_taken - {context.loop_state.step}
         if entry.usage_basis == "none":
-            # A sub-agent that was let in and took nothing has not come yet.
+            # A sub-agent that was admitted but used nothing does not count yet.
             session.is_counted_sub_agent = session.is_counted_sub_agent and session.call_count > 0
             return
         session.spent = add_amounts(session.spent, settle.amounts_of(entry))
@@ -236,7 +239,7 @@ class Identifier:
                 )
 
     def record_origin(self, context: RequestContext, progress: AttemptProgress, tokens: int) -> None:
-        """Where an answer lies that a caller may refer to: with its provider, or with us if it was crossed."""
+        """Record where a stored answer is kept: at its provider, or in this process if it was translated."""
         request, provider = context.request, progress.attempt.deployment.provider
         transcript, answer_id = None, progress.answer_id
         if progress.response_translator is not None:
@@ -255,11 +258,11 @@ class Identifier:
             self._origins.add(answer_id, origin)
 
     def _approval_link(self, snapshot: Snapshot, key: str, session: Session) -> str:
-        stopped = session.stop
-        if stopped is None or stopped.code == "session_killed":
+        stop = session.stop
+        if stop is None or stop.code == "session_killed":
             return ""
         return (
-            self._session_sync.approval_link(key, session.id, stopped.id)
+            self._session_sync.approval_link(key, session.id, stop.id)
             if snapshot.loop_policy.approval_link != "none"
             else ""
         )
@@ -271,7 +274,7 @@ class Identifier:
         session: Session,
         request_id: str,
         at: float,
-        acted: bool,
+        enforced: bool,
         details: dict[str, Any],
     ) -> None:
         self._session_sync.publish_event(
@@ -282,7 +285,7 @@ class Identifier:
                 org=caller.org,
                 key=caller.key,
                 session=session.id,
-                was_enforced=acted,
+                was_enforced=enforced,
                 details={
                     "root": session.root,
                     "parent": session.parent,
@@ -294,6 +297,6 @@ class Identifier:
 
 
 def take_operator_note(session: Session) -> str:
-    """What an operator wants the model to see, once."""
+    """Remove and return the note that an operator left for the model, "" for none."""
     note, session.resume_note = session.resume_note, ""
     return note

@@ -1,7 +1,19 @@
-"""The life of one request, top to bottom, and the Protocols it needs from the world outside.
+"""The life of one request, from the parsed request to its ledger entry, top to bottom.
 
-Reserving may await, resolving never does: asyncio switches only at `await`, so the `finally` that settles a call cannot
-be torn apart by cancellation, and every reservation is resolved exactly once.
+    http/server    authenticates the caller, parses the body, calls `Pipeline.serve`
+    identify       the session of the request, and whether it is stopped                     identify.py
+    route          features, classification, tier target, plan of attempts                   route.py
+    defer          wait for an hour of lower carbon intensity, where the request may wait    defer.py
+    reserve        hold the next attempt on all of its budgets, or refuse the request        reserve.py
+    build_call     the HTTP call, in the dialect of the deployment                           build_call.py
+    upstream       dial the provider                                                         ../http/upstream.py
+    relay          the answer to the caller, whole or chunk by chunk                         relay.py
+    settle         usage -> charge -> footprint -> ledger entry, without one `await`         settle.py
+
+`serve` runs the steps; the other methods follow in the order in which a request reaches them.
+
+Reserving may await, settling never does: asyncio switches tasks only at `await`, so the `finally` that settles an
+attempt cannot be torn apart by cancellation, and every reservation is resolved exactly once.
 """
 
 import math
@@ -54,33 +66,12 @@ from .relay import FailedAttempt, Relay
 from .reserve import ReservedAttempt, Reserver
 from .route import Router
 
-
-class _NoCallObserver:
-    """Learns nothing."""
-
-    def call_started(self, context: RequestContext, progress: AttemptProgress) -> None:
-        """Forgotten."""
-
-    def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """Forgotten."""
-
-
-class _AttemptPosition(Value, frozen=True):
-    """Where in its plan an attempt stands, how often its deployment was tried;
-    `spared`: there is one that the caller gets if this attempt fails."""
-
-    index: int
-    count: int
-    calls_made: int
-    has_fallback: bool = False
-
-
-# Outcomes that speak against the deployment.
+# Outcomes that count against a deployment.
 _FAILURE_OUTCOMES = ("upstream_error", "cut")
 
 
 class Pipeline:
-    """Serves requests. Holds the books of this process and the doors, nothing about any request."""
+    """Serves requests. Keeps the state of this process (circuit breakers, loads, sessions) and none of a request."""
 
     def __init__(
         self,
@@ -102,78 +93,63 @@ class Pipeline:
         self.refused_after_stop = 0
         self._snapshot = snapshot
         self._budgets = budgets
-        self._identifier = Identifier(sessions, session_sync, clock, randomness.request_id)
-        self._circuit_breakers = circuit_breakers
-        self.router = Router(circuit_breakers, outputs, randomness.jitter, scorer)
-        self.deferrer = Deferrer(snapshot, clock, self.router, randomness.jitter)
-        self._call_observer = observer or _NoCallObserver()
-        self._relay = Relay(circuit_breakers)
-        self._upstream = upstream
-        self._token_counter = counter
         self._ledger = ledger
         self._clock = clock
         self._randomness = randomness
+        self._circuit_breakers = circuit_breakers
+        self._token_counter = counter
+        self._call_observer = observer or _NoCallObserver()
+        self._identifier = Identifier(sessions, session_sync, clock, randomness.request_id)
+        self.router = Router(circuit_breakers, outputs, randomness.jitter, scorer)
+        self.deferrer = Deferrer(snapshot, clock, self.router, randomness.jitter)
         self._reserver = Reserver(budgets, clock, outputs, randomness.jitter, self._write_hold)
+        self._upstream = upstream
+        self._relay = Relay(circuit_breakers)
 
     async def serve(
-        self, request: Request, caller: Caller, hints: HeaderHints, reply: ResponseWriter
+        self, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """Answer one request: whole, or streamed through `reply`. Raises errors of the tree, each already recorded."""
-        return await self.serve_route(self.route_of(request, hints), request, caller, hints, reply)
+        """Serve one request: the whole response, or one already streamed through `writer`.
+
+        Raises PenstockError; the ledger entry is written by then.
+        """
+        return await self.serve_route(self.route_of(request, hints), request, caller, hints, writer)
 
     async def serve_route(
-        self, route: Route, request: Request, caller: Caller, hints: HeaderHints, reply: ResponseWriter
+        self, route: Route, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """The same for a route that the request need not name."""
+        """Serve one request on a given route, which the configuration need not name (shadow calls)."""
+        # identify
         identified = await self._identifier.identify(self._snapshot(), route, request, caller, hints)
-        session = identified.session
-        if session.stop is not None:
-            return await self._answer_stopped_session(identified, reply)
+        if identified.session.stop is not None:
+            return await self._answer_stopped_session(identified, writer)
+
+        # route
         context = self._build_context(identified)
         if context.loop_state.stops_session:
             refusal = await self._identifier.await_approval(context, hints.headers)
             if refusal is not None:
-                return await self._stop_session(context, refusal, reply)
-            context = structs.replace(context, operator_note=take_operator_note(session))
+                return await self._stop_session(context, refusal, writer)
+            context = structs.replace(context, operator_note=take_operator_note(context.session))
         if planning.near_context_limit(context.features, context.route):
             context = await self._with_exact_count(context)
         plan = self._plan(context)
+
+        # defer
         if isinstance(plan, Plan) and context.deferral is not None:
             context, plan = await self._defer(context, plan)
             if context.session.stop is not None:
-                return await self._stop_session(context, self._stop_refusal(identified)[0], reply)
+                return await self._stop_session(context, self._stop_refusal(identified)[0], writer)
         if isinstance(plan, Refusal):
             return self._refuse(context, plan, attempts=0)
-        return await self._run_attempts(context, plan, hints, reply)
 
-    def route_of(self, request: Request, hints: HeaderHints) -> Route:
-        """The route that a request names; what passes through without a model takes the header's, or the first that
-        leads to a provider of its dialect. Raises NotFound."""
-        snapshot, name = self._snapshot(), request.model
-        if request.passthrough is not None and not name:
-            dialect, name = request.passthrough.dialect, hints.route or ""
-            for route in snapshot.routes.values() if not name else ():
-                if any(one.dialect == dialect for one in route.candidates):
-                    return route
-        found = snapshot.find_route(name)
-        if found is None:
-            raise NotFound(
-                f"The model '{name}' does not exist here. GET /v1/models lists what does.",
-                code="model_not_found",
-                param="model",
-            )
-        return found
+        # reserve -> build_call -> upstream -> relay -> settle, once per attempt
+        return await self._run_attempts(context, plan, hints, writer)
 
-    def estimated_input_tokens(self, request: Request, hints: HeaderHints) -> int | None:
-        """Our estimate of a request's input tokens; None where the route leads to Anthropic, which counts itself."""
-        route = self.route_of(request, hints)
-        return (
-            None
-            if any(one.dialect == "anthropic" for one in route.candidates)
-            else request_features(request).input_tokens
-        )
+    # --- route
 
     def _build_context(self, identified: IdentifiedRequest) -> RequestContext:
+        """Everything decided before planning: features, classification, tier target, loop step, deferral."""
         snapshot, request, caller, session = (
             identified.snapshot,
             identified.request,
@@ -220,136 +196,110 @@ class Pipeline:
     def _request_features(
         self, request: Request, route: Route, session: Session, origins: Sequence[ResponseOrigin]
     ) -> RequestFeatures:
-        """What the request looks like, and what binds it. What lies with a provider counts as input, too."""
+        """Features and affinities of a request; state stored at the provider counts as input, too."""
         if not request.provider_state and not request.referenced_ids and request.dialect != "embeddings":
             return request_features(request)
-        lies_with = {origin.provider for origin in origins}
+        origin_providers = {origin.provider for origin in origins}
         features = request_features(
-            request, affinities_of(request, route, minted_by=session.last_provider, origins=lies_with)
+            request, affinities_of(request, route, minted_by=session.last_provider, origins=origin_providers)
         )
-        stores = request.referenced_ids or "stored" in request.provider_state
-        if not stores or request.passthrough is not None:
+        has_stored_input = request.referenced_ids or "stored" in request.provider_state
+        if not has_stored_input or request.passthrough is not None:
             return features
-        known = len(origins) == len(request.referenced_ids) and "stored" not in request.provider_state
-        stored = sum(origin.conversation_tokens for origin in origins) if known else route.context_tokens_max
-        more = features.input_tokens_max + stored
-        return structs.replace(features, input_tokens=features.input_tokens + stored * known, input_tokens_max=more)
+        is_size_known = len(origins) == len(request.referenced_ids) and "stored" not in request.provider_state
+        stored_tokens = (
+            sum(origin.conversation_tokens for origin in origins) if is_size_known else route.context_tokens_max
+        )
+        return structs.replace(
+            features,
+            input_tokens=features.input_tokens + stored_tokens * is_size_known,
+            input_tokens_max=features.input_tokens_max + stored_tokens,
+        )
 
     async def _with_exact_count(self, context: RequestContext) -> RequestContext:
-        """The same with an exact input count: here the number decides whether a candidate is struck."""
+        """The context with an exact input count, used where the count decides which candidates fit."""
         count = await self._token_counter.count(context.request.messages)
         if count is None:
             return context
         features = structs.replace(context.features, input_tokens=min(count, context.features.input_tokens_max))
         return structs.replace(context, features=features)
 
-    def _plan(self, context: RequestContext, *, rehearsal: bool = False) -> Plan | Refusal:
-        """What is tried; a `rehearsal` is remembered by nobody."""
-        beyond = caps.exceeded_cap(
+    def _plan(self, context: RequestContext, *, dry_run: bool = False) -> Plan | Refusal:
+        """The plan of attempts, or the refusal of an exceeded cap; a `dry_run` changes no routing state."""
+        refusal = caps.exceeded_cap(
             context.snapshot.caps_for_key(context.caller.key), context.session, now=context.started_at
         )
-        if beyond is not None:
-            return beyond
-        return self.router.plan(context, now=self._clock.monotonic(), rehearsal=rehearsal)
+        if refusal is not None:
+            return refusal
+        return self.router.plan(context, now=self._clock.monotonic(), dry_run=dry_run)
+
+    # --- defer
 
     async def _defer(self, context: RequestContext, plan: Plan) -> tuple[RequestContext, Plan | Refusal]:
-        """Wait for a greener hour, where one lies before the deadline. Who hangs up meanwhile has an entry, too."""
-        found, grams = None, plan.attempts[0].deployment.intensity.grams_per_kwh
+        """Wait for an hour of lower carbon intensity before the deadline; a caller that hangs up gets an entry, too."""
+        deferred, grams_per_kwh = None, plan.attempts[0].deployment.intensity.grams_per_kwh
         try:
-            found = await self.deferrer.defer(context, plan, self._plan)
+            deferred = await self.deferrer.defer(context, plan, self._plan)
         finally:
-            if found is None:
-                context = self.deferrer.refresh_context(context, context, grams)
+            if deferred is None:
+                context = self.deferrer.refresh_context(context, context, grams_per_kwh)
                 self._ledger.append_entry(
                     settle.entry_of_cancellation(context, attempts=0, now=self._clock.monotonic())
                 )
-        return found
+        return deferred
 
-    async def _answer_stopped_session(self, identified: IdentifiedRequest, reply: ResponseWriter) -> CallerResponse:
-        """Asked once more after its stop: answered from memory, at next to no cost."""
-        session = identified.session
-        session.refused_at, session.refusals_since_stop = identified.received_at, session.refusals_since_stop + 1
-        self.refused_after_stop += 1
-        refusal, limits = self._stop_refusal(identified)
-        session.newest_failed = True
-        step = "hold" if refusal.code == "loop_held" else "stop"
-        headers = {
-            "x-penstock-request-id": identified.request_id,
-            "x-penstock-session": session.id,
-            "x-penstock-loop": f"{step}; asked again {session.refusals_since_stop}",
-        }
-        return await stop_response.stopped_answer(
-            identified.request, refusal, limits, identified.request_id, identified.received_at, headers, reply
-        )
-
-    def _stop_refusal(self, identified: IdentifiedRequest) -> tuple[Refusal, LoopThresholds]:
-        """Why its session is not served, and the limits that it was stopped by."""
-        snapshot, session, hints = identified.snapshot, identified.session, identified.hints
-        limits = session.stop_limits or snapshot.loop_policy.limits_for(identified.route.name, hints.task_type or "")
-        return self._identifier.stop_refusal(snapshot, identified.caller, session, hints.headers, limits), limits
-
-    async def _stop_session(self, context: RequestContext, refusal: Refusal, reply: ResponseWriter) -> CallerResponse:
-        """The request that a loop ends with."""
-        context.session.newest_failed = True
-        limits = context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type)
-        headers = response_headers.context_headers(context)
-        answer = await stop_response.stopped_answer(
-            context.request, refusal, limits, context.request_id, context.started_at, headers, reply
-        )
-        now = self._clock.monotonic()
-        self._ledger.append_entry(settle.entry_of_refusal(context, refusal, status=answer.status, attempts=0, now=now))
-        return answer
+    # --- reserve
 
     async def _run_attempts(
-        self, context: RequestContext, plan: Plan, hints: HeaderHints, reply: ResponseWriter
+        self, context: RequestContext, plan: Plan, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """Attempts one after the other until one serves, none is left, or no budget holds the next."""
+        """Run attempts in order until one serves, none is left, or no budget holds the next one."""
         attempts = list(plan.attempts)
-        place, number, tries = 0, 0, [0] * len(attempts)
-        between, not_spoken = False, ""
+        index, number, calls_made = 0, 0, [0] * len(attempts)
+        between_attempts, missing_dialect = False, ""
         fallback: response_headers.FallbackAnswer | None = None
         try:
             while True:
                 number += 1
                 try:
-                    held = await self._reserver.reserve(context, attempts, place, number)
-                    if isinstance(held, Refusal):
-                        between = False
+                    reserved = await self._reserver.reserve(context, attempts, index, number)
+                    if isinstance(reserved, Refusal):
+                        between_attempts = False
                         if fallback is not None:
                             return self._answer_with_fallback(context, fallback, attempts=number - 1)
-                        return self._refuse(context, held, attempts=number - 1)
-                    place = held.plan_index
-                    tries[place] += 1
-                    progress = _new_progress(number, held, not_spoken)
-                    not_spoken = ""
+                        return self._refuse(context, reserved, attempts=number - 1)
+                    index = reserved.plan_index
+                    calls_made[index] += 1
+                    progress = _new_progress(number, reserved, missing_dialect)
+                    missing_dialect = ""
                     progress.needs_verification = fallback is None and self.router.can_escalate(
-                        context, attempts, place
+                        context, attempts, index
                     )
                     self._write_hold_or_release(context, progress)
                 except Overloaded:
                     if fallback is None:
                         raise
-                    between = False
+                    between_attempts = False
                     return self._answer_with_fallback(context, fallback, attempts=number - 1)
-                between = False
+                between_attempts = False
                 result, following = await self._run_attempt(
                     context,
                     progress,
-                    _AttemptPosition(place, len(attempts), tries[place], fallback is not None),
+                    _AttemptPosition(index, len(attempts), calls_made[index], fallback is not None),
                     hints,
-                    reply,
+                    writer,
                 )
                 if isinstance(result, CallerResponse):
                     return result if fallback is None else response_headers.with_escalation_header(result, fallback)
                 if progress.failed_checks:
                     fallback = response_headers.FallbackAnswer(
                         answer=result.answer,
-                        deployment=held.attempt.deployment.name,
+                        deployment=reserved.attempt.deployment.name,
                         failed_checks=progress.failed_checks,
                     )
-                    attempts = higher_tier_attempts(attempts, held.attempt.deployment.tier)
-                    tries = [0] * len(attempts)
-                    between, place = True, 0
+                    attempts = higher_tier_attempts(attempts, reserved.attempt.deployment.tier)
+                    calls_made = [0] * len(attempts)
+                    between_attempts, index = True, 0
                     continue
                 if following is None:
                     return (
@@ -358,22 +308,22 @@ class Pipeline:
                         else self._answer_with_fallback(context, fallback, attempts=number)
                     )
                 if result.retry_dialect is not None:
-                    not_spoken = attempts[place].upstream_dialect
-                    attempts[place] = structs.replace(attempts[place], upstream_dialect=result.retry_dialect)
-                    tries[place] -= 1
-                between, place = True, following.index
+                    missing_dialect = attempts[index].upstream_dialect
+                    attempts[index] = structs.replace(attempts[index], upstream_dialect=result.retry_dialect)
+                    calls_made[index] -= 1
+                between_attempts, index = True, following.index
                 if following.wait_seconds:
                     await self._clock.sleep(following.wait_seconds)
         finally:
-            if between:
-                # The caller hung up, or we had to give up, between two attempts: the request still ends in one entry.
+            if between_attempts:
+                # Cancelled between two attempts: the request still ends in one final entry.
                 self._ledger.append_entry(
                     settle.entry_of_cancellation(context, attempts=number, now=self._clock.monotonic())
                 )
 
     def _write_hold_or_release(self, context: RequestContext, progress: AttemptProgress) -> None:
-        """Write down, before dialling, what a crash would leave behind."""
-        assert progress.reservation is not None, "nothing is dialled that is not held"
+        """Write the hold to the ledger before dialing, so that a crash leaves a record; raises Overloaded."""
+        assert progress.reservation is not None, "an attempt is dialed only with a reservation"
         try:
             self._write_hold(context, progress.number, progress.attempt, progress.reservation)
         except Overloaded:
@@ -383,45 +333,52 @@ class Pipeline:
     def _write_hold(self, context: RequestContext, number: int, attempt: Attempt, reservation: Reservation) -> None:
         self._ledger.append_hold(settle.hold_of_attempt(context, number, attempt, reservation))
 
+    # --- build_call -> upstream -> relay -> settle
+
     async def _run_attempt(
         self,
         context: RequestContext,
         progress: AttemptProgress,
-        place: "_AttemptPosition",
+        position: "_AttemptPosition",
         hints: HeaderHints,
-        reply: ResponseWriter,
+        writer: ResponseWriter,
     ) -> tuple[CallerResponse | FailedAttempt, NextAttempt | None]:
-        """One call: dial, meter, settle. Exactly one ledger entry, however it ends. Gives what follows a failure."""
+        """Run one attempt; exactly one ledger entry, however it ends. Also returns what follows a failure."""
         deployment = progress.attempt.deployment
-        answering: UpstreamResponse | None = None
+        response: UpstreamResponse | None = None
         result: CallerResponse | FailedAttempt | None = None
         following: NextAttempt | None = None
-        dialled: float | None = None
+        dialed_at: float | None = None
         try:
+            # build_call
             call = build_call(context, progress, hints)
             if self._circuit_open(progress.attempt):
-                # Its circuit opened since the plan was made: others failed meanwhile.
-                raise Unreachable(f"'{deployment.name}' is left alone after failures.")
+                # Opened by other requests since the plan was made.
+                raise Unreachable(f"Circuit breaker open for '{deployment.name}' after repeated failures.")
+
+            # upstream
             progress.dialled = True
-            dialled = self._clock.monotonic()
+            dialed_at = self._clock.monotonic()
             self.router.loads.call_started(deployment.name)
             self._call_observer.call_started(context, progress)
             progress.is_probe = self._circuit_breakers.start_probe(deployment.name, now=self._clock.monotonic())
-            answering = await self._upstream.dial(call)
+            response = await self._upstream.dial(call)
             now = progress.first_byte_monotonic = self._clock.monotonic()
-            self.router.loads.record_rate_limit_headers(deployment.name, answering.headers, now=now)
-            result = await self._relay.relay_response(context, progress, answering, reply, now=now)
+            self.router.loads.record_rate_limit_headers(deployment.name, response.headers, now=now)
+
+            # relay
+            result = await self._relay.relay_response(context, progress, response, writer, now=now)
             if (
                 isinstance(result, CallerResponse)
                 and progress.parsed_answer is not None
                 and self.router.fails_verification(context, progress, now=self._clock.monotonic())
             ):
-                # Paid for and shown, but not good enough: the caller gets it only if nobody above can answer.
+                # Paid for, but failed verification: returned to the caller only if no higher tier answers.
                 progress.code = "escalated"
                 result = FailedAttempt(answer=result, retry_same=False, try_other=True, retry_after_seconds=None)
         except UpstreamError as error:
             result = await self._relay.handle_upstream_error(
-                context, progress, error, reply, now=self._clock.monotonic()
+                context, progress, error, writer, now=self._clock.monotonic()
             )
         except CallerDisconnected:
             raise
@@ -429,43 +386,45 @@ class Pipeline:
             progress.outcome, progress.status, progress.code = "cut", 500, "internal_error"
             raise
         finally:
-            if answering is not None:
-                answering.close()
-            if dialled is not None:
-                waited = (
-                    (progress.first_byte_monotonic - dialled) * 1000
+            # settle: no `await` from here on
+            if response is not None:
+                response.close()
+            if dialed_at is not None:
+                first_byte_ms = (
+                    (progress.first_byte_monotonic - dialed_at) * 1000
                     if progress.first_byte_monotonic is not None
                     else None
                 )
                 failed = progress.outcome in _FAILURE_OUTCOMES
-                self.router.loads.call_ended(deployment.name, waited, failed=failed)
+                self.router.loads.call_ended(deployment.name, first_byte_ms, failed=failed)
             if isinstance(result, FailedAttempt):
                 following = (
                     NextAttempt(index=0, wait_seconds=0.0)
                     if progress.failed_checks
-                    else self._next_after(context, progress.attempt, place, result)
+                    else self._next_after(context, progress.attempt, position, result)
                 )
             elif result is None and progress.is_probe:
                 self._circuit_breakers.cancel_probe(deployment.name, now=self._clock.monotonic())
             entry = self._settle(
                 context,
                 progress,
-                final=not isinstance(result, FailedAttempt) or (following is None and not place.has_fallback),
+                final=not isinstance(result, FailedAttempt) or (following is None and not position.has_fallback),
             )
         if isinstance(result, FailedAttempt):
-            told = response_headers.with_attempt_headers(result.answer, context, progress, entry)
-            return structs.replace(result, answer=told), following
+            answer = response_headers.with_attempt_headers(result.answer, context, progress, entry)
+            return structs.replace(result, answer=answer), following
         return response_headers.with_attempt_headers(result, context, progress, entry), None
 
     def _next_after(
-        self, context: RequestContext, attempt: Attempt, place: "_AttemptPosition", failed: FailedAttempt
+        self, context: RequestContext, attempt: Attempt, position: "_AttemptPosition", failed: FailedAttempt
     ) -> NextAttempt | None:
+        """What follows a failed attempt: a retry, another deployment, or None for the end."""
         if failed.retry_dialect is not None:
-            return NextAttempt(index=place.index, wait_seconds=0.0)
+            return NextAttempt(index=position.index, wait_seconds=0.0)
         return next_attempt(
-            place=place.index,
-            places=place.count,
-            tries_here=place.calls_made,
+            place=position.index,
+            places=position.count,
+            tries_here=position.calls_made,
             max_retries=context.snapshot.routing_policy.max_retries,
             retry_same=failed.retry_same and not self._circuit_open(attempt),
             try_other=failed.try_other,
@@ -474,14 +433,15 @@ class Pipeline:
         )
 
     def _circuit_open(self, attempt: Attempt) -> bool:
-        """Whether the deployment is now left alone."""
         return self._circuit_breakers.state(attempt.deployment.name, now=self._clock.monotonic()).open_seconds > 0
 
+    # --- settle
+
     def _settle(self, context: RequestContext, progress: AttemptProgress, *, final: bool) -> LedgerEntry:
-        """Usage -> charge -> footprint -> reservation -> ledger, without one await."""
+        """Usage -> charge -> footprint -> reservation -> ledger, without one `await`; then what is learned from it."""
         entry = settle.entry_of_attempt(context, progress, final=final, now=self._clock.monotonic())
         spent = settle.amounts_of(entry)
-        # At the time that the ledger says, so that a restart books it in the same step of a rolling window.
+        # At the time in the ledger, so that a restart books it in the same step of a rolling window.
         self._budgets.settle(entry.id, spent, now=(entry.at_ms + entry.duration_ms) / 1000)
         self._reserver.record_usage(context, entry, len(context.request.body))
         if progress.outcome == "completed":
@@ -496,14 +456,45 @@ class Pipeline:
             self._identifier.record_origin(context, progress, entry.input_tokens + entry.output_tokens)
         return entry
 
-    def _answer_with_fallback(
-        self, context: RequestContext, fallback: response_headers.FallbackAnswer, *, attempts: int
-    ) -> CallerResponse:
-        """Nobody above could answer: the caller gets what was doubted."""
-        self._ledger.append_entry(settle.entry_of_fallback(context, attempts=attempts, now=self._clock.monotonic()))
-        return fallback.answer
+    # --- requests that end without an upstream call
+
+    async def _answer_stopped_session(self, identified: IdentifiedRequest, writer: ResponseWriter) -> CallerResponse:
+        """Answer a further request of a stopped session: from memory, without planning and without a ledger entry."""
+        session = identified.session
+        session.refused_at, session.refusals_since_stop = identified.received_at, session.refusals_since_stop + 1
+        self.refused_after_stop += 1
+        refusal, limits = self._stop_refusal(identified)
+        session.newest_failed = True
+        step = "hold" if refusal.code == "loop_approval_required" else "stop"
+        headers = {
+            "x-penstock-request-id": identified.request_id,
+            "x-penstock-session": session.id,
+            "x-penstock-loop": f"{step}; repeats={session.refusals_since_stop}",
+        }
+        return await stop_response.stopped_answer(
+            identified.request, refusal, limits, identified.request_id, identified.received_at, headers, writer
+        )
+
+    async def _stop_session(self, context: RequestContext, refusal: Refusal, writer: ResponseWriter) -> CallerResponse:
+        """Answer the request at which its session is stopped, with a ledger entry."""
+        context.session.newest_failed = True
+        limits = context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type)
+        headers = response_headers.context_headers(context)
+        answer = await stop_response.stopped_answer(
+            context.request, refusal, limits, context.request_id, context.started_at, headers, writer
+        )
+        now = self._clock.monotonic()
+        self._ledger.append_entry(settle.entry_of_refusal(context, refusal, status=answer.status, attempts=0, now=now))
+        return answer
+
+    def _stop_refusal(self, identified: IdentifiedRequest) -> tuple[Refusal, LoopThresholds]:
+        """The refusal of a stopped session, and the loop thresholds it was stopped by."""
+        snapshot, session, hints = identified.snapshot, identified.session, identified.hints
+        limits = session.stop_limits or snapshot.loop_policy.limits_for(identified.route.name, hints.task_type or "")
+        return self._identifier.stop_refusal(snapshot, identified.caller, session, hints.headers, limits), limits
 
     def _refuse(self, context: RequestContext, refusal: Refusal, *, attempts: int) -> CallerResponse:
+        """Answer a refused request (budget, cap, no deployment), with a ledger entry."""
         context.session.newest_failed = True
         answer = DIALECTS[context.request.dialect].refusal_answer(refusal)
         now = self._clock.monotonic()
@@ -516,13 +507,76 @@ class Pipeline:
             body=answer.body,
         )
 
+    def _answer_with_fallback(
+        self, context: RequestContext, fallback: response_headers.FallbackAnswer, *, attempts: int
+    ) -> CallerResponse:
+        """Return the answer that failed verification, because no higher tier answered."""
+        self._ledger.append_entry(settle.entry_of_fallback(context, attempts=attempts, now=self._clock.monotonic()))
+        return fallback.answer
 
-def _new_progress(number: int, held: ReservedAttempt, not_spoken: str) -> AttemptProgress:
-    reservation = held.reservation
+    # --- lookups for http/server
+
+    def route_of(self, request: Request, hints: HeaderHints) -> Route:
+        """The route that a request names. Raises NotFound.
+
+        A pass-through request without a model uses the route of its header, else the first one with a provider of its
+        dialect.
+        """
+        snapshot, name = self._snapshot(), request.model
+        if request.passthrough is not None and not name:
+            dialect, name = request.passthrough.dialect, hints.route or ""
+            for route in snapshot.routes.values() if not name else ():
+                if any(deployment.dialect == dialect for deployment in route.candidates):
+                    return route
+        named_route = snapshot.find_route(name)
+        if named_route is None:
+            raise NotFound(
+                f"The model '{name}' does not exist. GET /v1/models lists the available models.",
+                code="model_not_found",
+                param="model",
+            )
+        return named_route
+
+    def estimated_input_tokens(self, request: Request, hints: HeaderHints) -> int | None:
+        """Estimated input tokens of a request; None where the route leads to Anthropic, which counts itself."""
+        route = self.route_of(request, hints)
+        return (
+            None
+            if any(deployment.dialect == "anthropic" for deployment in route.candidates)
+            else request_features(request).input_tokens
+        )
+
+
+class _NoCallObserver:
+    """Ignores every call."""
+
+    def call_started(self, context: RequestContext, progress: AttemptProgress) -> None:
+        """Ignored."""
+
+    def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
+        """Ignored."""
+
+
+class _AttemptPosition(Value, frozen=True):
+    """Where an attempt is in its plan.
+
+    index: its index in the plan
+    count: attempts in the plan
+    calls_made: calls to this attempt's deployment, this one included
+    has_fallback: an answer that failed verification is kept in case this attempt fails
+    """
+
+    index: int
+    count: int
+    calls_made: int
+    has_fallback: bool = False
+
+
+def _new_progress(number: int, reserved: ReservedAttempt, missing_dialect: str) -> AttemptProgress:
     return AttemptProgress(
         number=number,
-        attempt=held.attempt,
-        missing_dialect=not_spoken,
-        reservation=reservation,
-        stream_hold=held.stream_hold,
+        attempt=reserved.attempt,
+        missing_dialect=missing_dialect,
+        reservation=reserved.reservation,
+        stream_hold=reserved.stream_hold,
     )

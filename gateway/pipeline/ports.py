@@ -1,4 +1,4 @@
-"""What the pipeline needs from outside: clock, randomness, budgets, ledger, upstream, session store."""
+"""Protocols of the pipeline: clock, randomness, budget store, ledger, upstream, caller, session sync."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -15,10 +15,12 @@ from .context import AttemptProgress, RequestContext
 
 
 class BudgetStore(Protocol):
-    """Where holds are taken; reserving may ask a shared store, resolving must not wait.
+    """Reserves, extends and settles holds; reserving may await a shared store, settling must not wait.
 
-    `offers_at(now)` gives the offers as they stand at a time: a shared store decides by its own clock. `tenant` is the
-    organisation within which everything is reserved together.
+    offers_at: the hold options at a time; a shared store decides by its own clock
+    tenant: the organization within which everything is reserved together
+    now: seconds since the epoch
+    lease: seconds until a hold that is not settled expires
     """
 
     async def reserve(
@@ -35,7 +37,7 @@ class BudgetStore(Protocol):
 
 
 class Clock(Protocol):
-    """The time: `now` in seconds since the epoch, `monotonic` in seconds from anywhere."""
+    """The time: `now` in seconds since the epoch, `monotonic` in seconds from an arbitrary start."""
 
     def now(self) -> float: ...
     def monotonic(self) -> float: ...
@@ -43,41 +45,44 @@ class Clock(Protocol):
 
 
 class Randomness(Protocol):
-    """What is not determined: fresh request ids, jitter in [0, 1)."""
+    """Random values: new request ids, jitter in [0, 1)."""
 
     def request_id(self) -> str: ...
     def jitter(self) -> float: ...
 
 
 class LedgerWriter(Protocol):
-    """The memory. `hold` writes down what a crash would leave behind and raises Overloaded if it cannot; `record` takes
-    the fact and never fails for the request."""
+    """Writes the ledger.
+
+    append_hold: record an attempt before it is dialed, for recovery after a crash; raises Overloaded
+    append_entry: record an ended attempt or request; never fails the request
+    """
 
     def append_hold(self, hold: Hold) -> None: ...
     def append_entry(self, entry: LedgerEntry) -> None: ...
 
 
 class InputTokenCounter(Protocol):
-    """Counts tokens with a vocabulary, slowly; None if it cannot."""
+    """Counts input tokens with a tokenizer, slowly; None if it cannot."""
 
     async def count(self, messages: Sequence[Message]) -> int | None: ...
 
 
 class CallObserver(Protocol):
-    """Who learns from calls, when they are dialled and when they have ended; waits for nobody."""
+    """Notified when calls are dialed and when they have ended; must not block."""
 
     def call_started(self, context: RequestContext, progress: AttemptProgress) -> None: ...
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None: ...
 
 
 class Upstream(Protocol):
-    """The door to providers; raises Unreachable or UpstreamTimeout."""
+    """Dials providers; raises Unreachable or UpstreamTimeout."""
 
     async def dial(self, call: UpstreamCall) -> "UpstreamResponse": ...
 
 
 class UpstreamResponse(Protocol):
-    """A provider's answer that has begun. `chunk` gives b"" at the end; both raise UpstreamError."""
+    """A response whose status line has arrived. `read_chunk` returns b"" at the end; reads raise UpstreamError."""
 
     @property
     def status(self) -> int: ...
@@ -89,22 +94,28 @@ class UpstreamResponse(Protocol):
 
 
 class ResponseWriter(Protocol):
-    """The caller's side of a stream; `begin` and `write` raise CallerGone."""
+    """The caller's side of a stream; `begin` and `write` raise CallerDisconnected."""
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
     async def write(self, data: bytes) -> None: ...
 
 
 class SessionSync(Protocol):
-    """Who hears what happens to sessions (and waits for nobody), knows the link by which a person lets one go on ("" for
-    none), and, where `shared`, can be asked what other gateways know: `recall` of a name, `learn` of a history."""
+    """Publishes session changes, without blocking, and fetches what other replicas know.
+
+    is_shared: a store is shared with other replicas; only then are `fetch_*` and `flush` of use
+    approval_link: the link by which an operator resumes a stopped session, "" for none
+    fetch_session: load a session by its id
+    fetch_history: load the sessions that a history may continue
+    flush: wait until published changes are in the store
+    """
 
     is_shared: bool
 
     def publish_event(self, event: SessionEvent) -> None: ...
     def approval_link(self, key: str, session: str, stop: str) -> str: ...
     def publish_session(self, caller: Caller, session: Session) -> None: ...
-    def publish_answer(self, caller: Caller, session: Session, tip: int, heard: AnswerFingerprint) -> None: ...
+    def publish_answer(self, caller: Caller, session: Session, digest: int, answer: AnswerFingerprint) -> None: ...
     async def fetch_session(self, caller: Caller, name: str) -> None: ...
     async def flush(self) -> None: ...
     async def fetch_history(self, caller: Caller, history: History) -> None: ...

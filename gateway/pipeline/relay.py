@@ -1,7 +1,7 @@
-"""One provider's answer on its way to the caller: whole, streamed, rejected or broken, in the caller's dialect.
+"""Relay: sends one provider response to the caller, whole or streamed, in the caller's dialect.
 
-The meter reads what the provider sends, in the dialect that it speaks; where that is not the caller's, what the meter
-lets through is crossed back before it is sent.
+The stream meter reads the provider's bytes in the provider's dialect; where that is not the caller's, they are translated
+after the meter. Error statuses and broken responses become a `FailedAttempt` as long as nothing has been sent.
 """
 
 from collections.abc import Mapping
@@ -33,24 +33,28 @@ from . import headers as response_headers
 from .context import AttemptProgress, RequestContext
 from .ports import ResponseWriter, UpstreamResponse
 
-# More than any answer of the field (a 128k-token answer is under 1 MB); past it the provider is flooding us.
+# Well above any real answer (128k tokens are under 1 MB): a limit against runaway providers.
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-# Files that pass through may be larger than any answer (OpenAI's upload limit is 512 MB).
+# Pass-through files may be larger than any answer (OpenAI's upload limit is 512 MB).
 _FILE_BYTES_MAX = 1024 * 1024 * 1024
-# Of a provider's error body; enough for its message.
+# Bytes read of an error body; enough for its message.
 _ERROR_BYTES_MAX = 256 * 1024
-# What reading a document of the wrong shape may raise.
+# Exceptions that reading a document of an unexpected shape may raise.
 _SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
-# Of a provider's words within an error of ours.
+# Characters of a provider's message within our own error.
 _ERROR_MESSAGE_CHARS_MAX = 2000
-# How a server says that a path does not exist there.
+# Statuses by which a server says that a path does not exist.
 _NO_SUCH_PATH_STATUSES = (404, 405, 501)
 
 
 class FailedAttempt(Value, frozen=True, kw_only=True):
-    """An attempt that did not serve: what to tell the caller if it was the last, and what may be tried.
+    """An attempt that did not serve the request.
 
-    `speech`: the same deployment should be spoken to in this dialect instead, at once.
+    answer: the response to the caller if this was the last attempt
+    retry_same: the same deployment may be tried again
+    try_other: another deployment may be tried
+    retry_after_seconds: pause that the provider asks for, None for none
+    retry_dialect: retry the same deployment at once in this dialect, None otherwise
     """
 
     answer: CallerResponse
@@ -61,7 +65,7 @@ class FailedAttempt(Value, frozen=True, kw_only=True):
 
 
 class Relay:
-    """Brings answers back. Knows the book of health, for an answer tells how its deployment stands."""
+    """Relays provider responses, and records in the circuit breakers how each deployment responded."""
 
     def __init__(self, circuit_breakers: CircuitBreakers) -> None:
         self._circuit_breakers = circuit_breakers
@@ -70,27 +74,27 @@ class Relay:
         self,
         context: RequestContext,
         progress: AttemptProgress,
-        answering: UpstreamResponse,
-        reply: ResponseWriter,
+        response: UpstreamResponse,
+        writer: ResponseWriter,
         *,
         now: float,
     ) -> CallerResponse | FailedAttempt:
-        """The provider's status line is here."""
+        """Relay a response whose status line has arrived. Raises UpstreamError, CallerDisconnected."""
         request, attempt = context.request, progress.attempt
         provider = PROVIDERS[attempt.deployment.dialect]
-        if not 200 <= answering.status < 300:
-            return await self._relay_error_status(context, progress, answering, now=now)
-        headers = provider.returned_headers(answering.headers)
-        kind = answering.headers.get("Content-Type", "")
-        if request.stream and "event-stream" in kind:
-            return await self._relay_stream(context, progress, answering, headers, reply)
-        if request.passthrough is not None and kind.partition(";")[0].strip().lower() != "application/json":
-            return await self._relay_file(context, progress, answering, headers, reply)
-        body = await answering.read(ANSWER_BYTES_MAX)
+        if not 200 <= response.status < 300:
+            return await self._relay_error_status(context, progress, response, now=now)
+        headers = provider.returned_headers(response.headers)
+        content_type = response.headers.get("Content-Type", "")
+        if request.stream and "event-stream" in content_type:
+            return await self._relay_stream(context, progress, response, headers, writer)
+        if request.passthrough is not None and content_type.partition(";")[0].strip().lower() != "application/json":
+            return await self._relay_file(context, progress, response, headers, writer)
+        body = await response.read(ANSWER_BYTES_MAX)
         progress.response_begun, progress.text_bytes = True, len(body)
         document = _json_object(body)
         if document is None and request.passthrough is None:
-            raise BrokenResponse("The provider's answer is not JSON.")
+            raise BrokenResponse("Provider response is not JSON.")
         document = document or {}
         usage = progress.usage = provider.usage_of(document.get("usage"))
         progress.text_bytes = _text_bytes(attempt.upstream_dialect, document, body) if usage is None else 0
@@ -107,73 +111,73 @@ class Relay:
             progress.billed_units = passthrough.billed_units_of(document)
         translated = translated_request_of(context, progress)
         if translated is not None and request.stream:
-            raise BrokenResponse("The provider did not stream its answer.")
+            raise BrokenResponse("Provider did not stream its response.")
         if translated is not None:
             headers["content-type"] = "application/json"
-            back = progress.response_translator = _response_translator(context, progress, translated)
-            body = _translated_body(back, document)
-        self._mark_completed(progress, answering.status)
-        return CallerResponse(status=answering.status, headers=headers, body=body)
+            translator = progress.response_translator = _response_translator(context, progress, translated)
+            body = _translated_body(translator, document)
+        self._mark_completed(progress, response.status)
+        return CallerResponse(status=response.status, headers=headers, body=body)
 
     async def _relay_stream(
         self,
         context: RequestContext,
         progress: AttemptProgress,
-        answering: UpstreamResponse,
+        response: UpstreamResponse,
         headers: Mapping[str, str],
-        reply: ResponseWriter,
+        writer: ResponseWriter,
     ) -> CallerResponse:
-        """Forward chunk by chunk; backpressure is the await on the caller's socket. No second attempt after `begin`."""
+        """Relay chunk by chunk; awaiting the caller's socket is the backpressure. No retry after `begin`."""
         headers = {**headers, **response_headers.attempt_headers(context, progress)}
         meter = progress.stream_meter = DIALECTS[progress.attempt.upstream_dialect].stream_meter(context.request)
-        crossed = self._translated_stream(context, progress)
-        if crossed is not None:
+        translation = self._translated_stream(context, progress)
+        if translation is not None:
             headers["content-type"] = "text/event-stream; charset=utf-8"
-        begun, received, watch = False, 0, progress.stream_hold
-        meter.may_end_early = watch is not None
+        begun, bytes_received, stream_hold = False, 0, progress.stream_hold
+        meter.may_end_early = stream_hold is not None
         if context.history_digest and progress.attempt.upstream_dialect != "responses":
             meter.fingerprint_chars = (
                 answer_fingerprint.FINGERPRINT_CHARS_MAX
                 if context.session.history_is_shared
                 else answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
             )
-        while data := await answering.read_chunk():
-            received += len(data)
-            if received > ANSWER_BYTES_MAX:
-                raise BrokenResponse("The provider's answer is longer than any answer.")
+        while data := await response.read_chunk():
+            bytes_received += len(data)
+            if bytes_received > ANSWER_BYTES_MAX:
+                raise BrokenResponse(f"Provider response exceeds {ANSWER_BYTES_MAX // 1024**2} MiB.")
             out = meter.feed(data)
             if meter.error is not None and not begun and not meter.text_totals()[0]:
-                # Nothing was said yet: another deployment may do better.
+                # Nothing has been sent yet: another deployment may serve.
                 break
-            if crossed is not None:
-                out = _translated_block(crossed, out)
+            if translation is not None:
+                out = _translated_block(translation, out)
             if out:
                 if not begun:
                     self._circuit_breakers.record_success(progress.attempt.deployment.name)
-                    await reply.begin(answering.status, headers)
+                    await writer.begin(response.status, headers)
                     begun = progress.response_begun = True
-                await reply.write(out)
-            if watch is not None and begun and not meter.done:
-                seen = token_estimate.output_tokens(*meter.text_totals())
-                if not await watch.covers(seen):
-                    return await self._end_at_hold(context, progress, meter, crossed, seen, reply)
-            if meter.done or (crossed is not None and meter.error is not None):
-                # The caller has its end and may hang up now: nothing may be awaited any more before this is settled.
+                await writer.write(out)
+            if stream_hold is not None and begun and not meter.done:
+                output_tokens = token_estimate.output_tokens(*meter.text_totals())
+                if not await stream_hold.covers(output_tokens):
+                    return await self._end_at_hold(context, progress, meter, translation, output_tokens, writer)
+            if meter.done or (translation is not None and meter.error is not None):
+                # The caller has the complete answer and may hang up: no `await` until the attempt is settled.
                 break
         rest = meter.finish()
-        if meter.error is not None and (crossed is not None or not begun):
-            # A crossed stream ends in an event of our own.
-            raise BrokenResponse(f"The provider ended its answer with an error: {_error_message(meter.error)}")
-        if crossed is not None:
-            rest = _translated_block(crossed, rest, end=meter.is_complete)
+        if meter.error is not None and (translation is not None or not begun):
+            # A translated stream ends with our own error event.
+            raise BrokenResponse(f"Provider stream ended with an error: {_error_message(meter.error)}")
+        if translation is not None:
+            rest = _translated_block(translation, rest, end=meter.is_complete)
         if not meter.is_complete and meter.error is None:
-            raise BrokenResponse("The provider ended the stream before the answer was complete.")
+            raise BrokenResponse("Provider stream ended before the response was complete.")
         if not begun:
-            await reply.begin(answering.status, headers)
+            await writer.begin(response.status, headers)
             progress.response_begun = True
         if rest:
-            await reply.write(rest)
-        self._mark_completed(progress, answering.status)
+            await writer.write(rest)
+        self._mark_completed(progress, response.status)
         progress.answer_id, progress.answer_fingerprint, progress.tool_calls = (
             meter.id,
             meter.fingerprint,
@@ -181,113 +185,117 @@ class Relay:
         )
         if meter.error is not None:
             progress.outcome, progress.code = "cut", "upstream_error"
-        return CallerResponse(status=answering.status, headers=headers, already_sent=True)
+        return CallerResponse(status=response.status, headers=headers, already_sent=True)
 
     async def _end_at_hold(
         self,
         context: RequestContext,
         progress: AttemptProgress,
         meter: StreamMeter,
-        crossed: TranslatedStream | None,
-        seen: int,
-        reply: ResponseWriter,
+        translation: TranslatedStream | None,
+        output_tokens: int,
+        writer: ResponseWriter,
     ) -> CallerResponse:
-        """End a stream that no budget lets go on, as though its output limit had been reached."""
-        rest = meter.end_early(context.features.input_tokens, seen)
-        if crossed is not None:
-            rest = _translated_block(crossed, rest, end=True)
+        """End a stream whose hold is exhausted, as if it had reached its output limit."""
+        rest = meter.end_early(context.features.input_tokens, output_tokens)
+        if translation is not None:
+            rest = _translated_block(translation, rest, end=True)
         if rest:
-            await reply.write(rest)
+            await writer.write(rest)
         self._mark_completed(progress, 200)
-        progress.code = "hold_used_up"
+        progress.code = "hold_exhausted"
         return CallerResponse(status=200, headers={}, already_sent=True)
 
     async def _relay_file(
         self,
         context: RequestContext,
         progress: AttemptProgress,
-        answering: UpstreamResponse,
+        response: UpstreamResponse,
         headers: Mapping[str, str],
-        reply: ResponseWriter,
+        writer: ResponseWriter,
     ) -> CallerResponse:
-        """Something that is no JSON passes through as it comes: sound, pictures, files."""
+        """Relay a pass-through response that is not JSON: audio, images, files."""
         headers = {**headers, **response_headers.attempt_headers(context, progress)}
         progress.stream_meter = passthrough.PassThroughStreamMeter()
-        received = 0
-        await reply.begin(answering.status, headers)
+        bytes_received = 0
+        await writer.begin(response.status, headers)
         progress.response_begun = True
-        while data := await answering.read_chunk():
-            received += len(data)
-            if received > _FILE_BYTES_MAX:
-                raise BrokenResponse("The provider's file is larger than what passes through here.")
-            await reply.write(data)
-        self._mark_completed(progress, answering.status)
-        return CallerResponse(status=answering.status, headers=headers, already_sent=True)
+        while data := await response.read_chunk():
+            bytes_received += len(data)
+            if bytes_received > _FILE_BYTES_MAX:
+                raise BrokenResponse(
+                    f"Provider file exceeds the pass-through limit of {_FILE_BYTES_MAX // 1024**2} MiB."
+                )
+            await writer.write(data)
+        self._mark_completed(progress, response.status)
+        return CallerResponse(status=response.status, headers=headers, already_sent=True)
 
     def _translated_stream(self, context: RequestContext, progress: AttemptProgress) -> TranslatedStream | None:
         translated = translated_request_of(context, progress)
         if translated is None:
             return None
-        back = progress.response_translator = _response_translator(context, progress, translated)
-        return TranslatedStream(back, chat=context.request.dialect == "chat")
+        translator = progress.response_translator = _response_translator(context, progress, translated)
+        return TranslatedStream(translator, chat=context.request.dialect == "chat")
 
     async def _relay_error_status(
-        self, context: RequestContext, progress: AttemptProgress, answering: UpstreamResponse, *, now: float
+        self, context: RequestContext, progress: AttemptProgress, response: UpstreamResponse, *, now: float
     ) -> CallerResponse | FailedAttempt:
-        """The provider answered with an error status; none of them charges for that."""
+        """Relay an error status, or report a failed attempt; no provider charges for an error status."""
         deployment = progress.attempt.deployment
         provider = PROVIDERS[deployment.dialect]
         progress.got_error_status = True
-        body = await _read_prefix(answering, _ERROR_BYTES_MAX)
-        failure = provider.failure_of(answering.status, body)
-        passed = not failure.retry_same and not failure.try_other
-        progress.outcome = "rejected" if passed else "upstream_error"
-        progress.status, progress.code = answering.status, failure.code
-        retry_after = _retry_after_seconds(answering.headers)
-        speech = self._fallback_dialect(context, progress, answering.status, body)
-        self._update_circuit_breaker(progress, failure, answering.status, retry_after, now=now)
-        answer = _error_answer(context, progress, failure, answering, body)
+        body = await _read_prefix(response, _ERROR_BYTES_MAX)
+        failure = provider.failure_of(response.status, body)
+        is_caller_error = not failure.retry_same and not failure.try_other
+        progress.outcome = "rejected" if is_caller_error else "upstream_error"
+        progress.status, progress.code = response.status, failure.code
+        retry_after = _retry_after_seconds(response.headers)
+        retry_dialect = self._fallback_dialect(context, progress, response.status, body)
+        self._update_circuit_breaker(progress, failure, response.status, retry_after, now=now)
+        answer = _error_answer(context, progress, failure, response, body)
         progress.status = answer.status
-        if speech is not None:
-            progress.outcome, progress.code = "upstream_error", "dialect_not_spoken"
-        elif passed:
+        if retry_dialect is not None:
+            progress.outcome, progress.code = "upstream_error", "dialect_not_supported"
+        elif is_caller_error:
             return answer
         return FailedAttempt(
             answer=answer,
             retry_same=failure.retry_same,
             try_other=failure.try_other,
             retry_after_seconds=retry_after,
-            retry_dialect=speech,
+            retry_dialect=retry_dialect,
         )
 
     def _update_circuit_breaker(
         self, progress: AttemptProgress, failure: ProviderFailure, status: int, retry_after: float | None, *, now: float
     ) -> None:
-        """What an error status says of its deployment."""
-        name, probe = progress.attempt.deployment.name, progress.is_probe
+        """Record an error status in the circuit breaker of its deployment."""
+        name, is_probe = progress.attempt.deployment.name, progress.is_probe
         if status == 429 and failure.retry_same:
-            if probe:
+            if is_probe:
                 self._circuit_breakers.cancel_probe(name, now=now)
             self._circuit_breakers.record_rate_limit(name, now=now, retry_after=retry_after)
         elif failure.retry_same:
             self._circuit_breakers.record_failure(name, now=now)
         elif not failure.try_other:
             self._circuit_breakers.record_success(name)
-        elif probe:
+        elif is_probe:
             self._circuit_breakers.cancel_probe(name, now=now)
 
     def _fallback_dialect(
         self, context: RequestContext, progress: AttemptProgress, status: int, body: bytes
     ) -> str | None:
-        """The dialect to go on in, where the server turns out not to have the path of the one that was tried."""
-        deployment, speech = progress.attempt.deployment, progress.attempt.upstream_dialect
+        """The dialect to retry in, where the server lacks the path of the one tried; None otherwise."""
+        deployment, dialect = progress.attempt.deployment, progress.attempt.upstream_dialect
         if (
-            speech not in deployment.unconfirmed_dialects
+            dialect not in deployment.unconfirmed_dialects
             or status not in _NO_SUCH_PATH_STATUSES
             or b"model_not_found" in body
         ):
             return None
-        other = upstream_dialect_of(context.request.dialect, [one for one in deployment.dialects if one != speech])
+        other = upstream_dialect_of(
+            context.request.dialect, [candidate for candidate in deployment.dialects if candidate != dialect]
+        )
         if other is None or isinstance(context.translator.translate(other, extended=False), NotTranslatable):
             return None
         return other
@@ -297,11 +305,11 @@ class Relay:
         context: RequestContext,
         progress: AttemptProgress,
         error: UpstreamError,
-        reply: ResponseWriter,
+        writer: ResponseWriter,
         *,
         now: float,
     ) -> CallerResponse | FailedAttempt:
-        """No usable answer. Before the first byte another attempt may follow; after it, the stream ends with an error."""
+        """Handle a failed call: before the first byte a failed attempt, after it an error event ends the stream."""
         begun = progress.stream_meter is not None and progress.response_begun
         progress.outcome = "cut" if begun else "upstream_error"
         progress.status, progress.code = error.status, error.code
@@ -311,34 +319,34 @@ class Relay:
             self._circuit_breakers.record_failure(progress.attempt.deployment.name, now=now)
         dialect = DIALECTS[context.request.dialect]
         if begun:
-            await reply.write(dialect.error_event(error))
+            await writer.write(dialect.error_event(error))
             return CallerResponse(status=200, headers={}, already_sent=True)
-        same = error.retryable and not isinstance(error, UpstreamTimeout)
+        retry_same = error.retryable and not isinstance(error, UpstreamTimeout)
         return FailedAttempt(
-            answer=dialect.error_answer(error), retry_same=same, try_other=True, retry_after_seconds=None
+            answer=dialect.error_answer(error), retry_same=retry_same, try_other=True, retry_after_seconds=None
         )
 
     def _mark_completed(self, progress: AttemptProgress, status: int) -> None:
         progress.outcome, progress.status, progress.code = "completed", status, ""
-        name, speech = progress.attempt.deployment.name, progress.attempt.upstream_dialect
+        name, dialect = progress.attempt.deployment.name, progress.attempt.upstream_dialect
         self._circuit_breakers.record_success(name)
         if progress.missing_dialect:
             self._circuit_breakers.record_missing_dialect(
                 name, progress.missing_dialect, now=progress.first_byte_monotonic or 0.0
             )
-        elif speech in progress.attempt.deployment.unconfirmed_dialects:
-            self._circuit_breakers.record_dialect(name, speech)
+        elif dialect in progress.attempt.deployment.unconfirmed_dialects:
+            self._circuit_breakers.record_dialect(name, dialect)
 
 
 def translated_request_of(context: RequestContext, progress: AttemptProgress) -> TranslatedRequest | None:
-    """What was sent instead of the caller's own words; None where these were sent."""
+    """The translated request of an attempt; None where the caller's own bytes are sent."""
     attempt = progress.attempt
     if attempt.upstream_dialect == context.request.dialect:
         return None
     translated = context.translator.translate(
         attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
     )
-    assert isinstance(translated, TranslatedRequest), "what cannot be carried was struck"
+    assert isinstance(translated, TranslatedRequest), "candidates that need an impossible translation are excluded"
     return translated
 
 
@@ -353,52 +361,50 @@ def _response_translator(
     )
 
 
-def _translated_body(back: AnswerTranslator, document: dict[str, Any]) -> bytes:
-    """The whole answer in the caller's dialect. Raises BrokenAnswer where the provider's has no such shape."""
+def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> bytes:
+    """A whole answer in the caller's dialect. Raises UnreadableResponse."""
     try:
-        return orjson.dumps(back.translate_document(document))
+        return orjson.dumps(translator.translate_document(document))
     except _SHAPE_ERRORS as error:
-        raise UnreadableResponse("The provider's answer does not have the shape of its dialect.") from error
+        raise UnreadableResponse("Provider response does not match its dialect.") from error
 
 
-def _text_bytes(speech: str, document: dict[str, Any], body: bytes) -> int:
-    """Bytes of text of an answer that nobody counted; all of it where its shape cannot be read."""
+def _text_bytes(dialect: str, document: dict[str, Any], body: bytes) -> int:
+    """Bytes of text in an answer without usage; the whole body where it cannot be read."""
     try:
-        return DIALECTS[speech].answer_text_bytes(document)
+        return DIALECTS[dialect].answer_text_bytes(document)
     except _SHAPE_ERRORS:
         return len(body)
 
 
-def _translated_block(crossed: TranslatedStream, block: bytes, *, end: bool = False) -> bytes:
-    """What a block, and the end, become in the caller's dialect. Raises UnreadableAnswer where it has no such shape."""
+def _translated_block(translation: TranslatedStream, block: bytes, *, end: bool = False) -> bytes:
+    """A block of a stream, and its end, in the caller's dialect. Raises UnreadableResponse."""
     try:
-        return crossed.feed(block) + (crossed.finish() if end else b"")
+        return translation.feed(block) + (translation.finish() if end else b"")
     except _SHAPE_ERRORS as error:
-        raise UnreadableResponse("The provider's stream does not have the shape of its dialect.") from error
+        raise UnreadableResponse("Provider stream does not match its dialect.") from error
 
 
 def _error_answer(
     context: RequestContext,
     progress: AttemptProgress,
     failure: ProviderFailure,
-    answering: UpstreamResponse,
+    response: UpstreamResponse,
     body: bytes,
 ) -> CallerResponse:
-    """What the caller hears of a provider's error: its own bytes in the same dialect, else its words in the caller's."""
+    """The caller's response to a provider error: its bytes in the same dialect, else its message in ours."""
     provider, dialect = PROVIDERS[progress.attempt.deployment.dialect], DIALECTS[context.request.dialect]
     if failure.hides_message:
-        error: PenstockError = UpstreamError(
-            f"The provider answered with status {answering.status}.", code=failure.code
-        )
+        error: PenstockError = UpstreamError(f"Provider returned status {response.status}.", code=failure.code)
         return dialect.error_answer(error)
-    headers = provider.returned_headers(answering.headers)
+    headers = provider.returned_headers(response.headers)
     if progress.attempt.upstream_dialect == context.request.dialect:
-        return CallerResponse(status=answering.status, headers=headers, body=body)
+        return CallerResponse(status=response.status, headers=headers, body=body)
     error = PenstockError(
-        failure.message[:_ERROR_MESSAGE_CHARS_MAX] or f"The provider answered with status {answering.status}.",
+        failure.message[:_ERROR_MESSAGE_CHARS_MAX] or f"Provider returned status {response.status}.",
         code=failure.code,
     )
-    error.status = answering.status
+    error.status = response.status
     answer = dialect.error_answer(error)
     if "retry-after" in headers:
         answer = CallerResponse(
@@ -408,10 +414,10 @@ def _error_answer(
     return answer
 
 
-async def _read_prefix(answering: UpstreamResponse, limit: int) -> bytes:
-    """The beginning of an error body; nobody needs the rest."""
+async def _read_prefix(response: UpstreamResponse, limit: int) -> bytes:
+    """The first `limit` bytes or so of an error body."""
     parts, size = [], 0
-    while size < limit and (data := await answering.read_chunk()):
+    while size < limit and (data := await response.read_chunk()):
         parts.append(data)
         size += len(data)
     return b"".join(parts)
@@ -426,14 +432,13 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _error_message(error: Any) -> str:
-    """The provider's own words for what went wrong."""
+    """The message of a provider's error event."""
     message = error.get("message") if isinstance(error, dict) else error
     return str(message)[:500]
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The pause in seconds that a provider asks for: Retry-After-Ms, else Retry-After; dates and nonsense count as not
-    given."""
+    """The pause of Retry-After-Ms, else Retry-After, in seconds; dates and out-of-range values count as absent."""
     for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

@@ -1,7 +1,7 @@
-"""Holds: what is set aside before an attempt is dialled, how long a request waits for room, and what grows meanwhile.
+"""Reserve: holds an attempt on all of its budgets before it is dialed, or refuses the request.
 
-Choosing and reserving are one step of the store: it gets every attempt that may serve, in order, and takes the first
-that fits. What is decided here is what it is offered, and what the attempt becomes by what was taken.
+Choosing and reserving are one step of the budget store: it receives the hold options of all attempts in order and takes
+the first that fits. This file makes the options, waits where a budget has a queue, and extends the holds of streams.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,28 +23,33 @@ from ..values.plan import Attempt, Refusal
 from .context import RequestContext
 from .ports import BudgetStore, Clock
 
-# A lease outlives the longest call by this much: a caller may stall twice a minute before it is given up.
+# A lease outlasts the longest call by this much: a caller may stall twice for a minute before it is dropped.
 _LEASE_GRACE_SECONDS = 300.0
-# How often a sub-agent's call looks whether another of its first calls was let in.
+# How often a sub-agent's call checks whether another of its first calls was admitted.
 _ADMISSION_POLL_SECONDS = 0.005
-# Between two looks whether there is room: short first, then so long.
+# Poll interval of a queued request: starts short, grows to the maximum.
 _POLL_SECONDS_MIN, _POLL_SECONDS_MAX = 0.02, 0.25
-# Requests that may wait for room at once; each keeps its body in memory.
+# Requests that may wait at the same time; each keeps its body in memory.
 WAITING_REQUESTS_MAX = 1_000
-# A stream asks for more when it has used this much of what is held, while what is in flight still fits.
+# A stream extends its hold at this share of it, while what is in flight still fits.
 _EXTEND_AT_SHARE = 0.75
-# A chunk or two of a stream.
+# One or two chunks of a stream.
 _SMALL_EXTENSION_TOKENS = 64
-# Where a session's own measure of its input is trusted, it may be so much off (a turn in another script, a picture).
+# Margin on a session's measured tokens per byte, which another script or an image may change.
 _INPUT_MARGIN_FACTOR = 1.1
 
 
-# Writes down that the hold of a call's n-th attempt is now the attempt's. Raises Overloaded.
+# (context, attempt number, attempt, reservation): writes the hold to the ledger. Raises Overloaded.
 WriteHold = Callable[[RequestContext, int, Attempt, Reservation], None]
 
 
 class ReservedAttempt(Value, frozen=True, kw_only=True):
-    """What was taken: the place in the plan, the attempt as its budgets left it, and who watches it grow."""
+    """An attempt with its reservation.
+
+    plan_index: index of the attempt in the plan
+    attempt: with the output limit and hold that its budgets allow
+    stream_hold: the hold of a stream that may have to grow, None otherwise
+    """
 
     plan_index: int
     attempt: Attempt
@@ -53,29 +58,29 @@ class ReservedAttempt(Value, frozen=True, kw_only=True):
 
 
 class ExtendableHold:
-    """Follows a stream whose hold is what such calls usually take: extends it in time, or says that it must end."""
+    """The expected-usage hold of a stream: extended ahead of its output, or the stream must end."""
 
     def __init__(
         self,
         budgets: BudgetStore,
         clock: Clock,
         attempt: Attempt,
-        scene: HoldInputs,
+        inputs: HoldInputs,
         reservation: Reservation,
-        held: int,
-        journal: Callable[[Attempt], None],
+        held_tokens: int,
+        write_hold: Callable[[Attempt], None],
     ) -> None:
         self._budgets, self._clock = budgets, clock
-        self._attempt, self._offer_inputs, self._reservation = attempt, scene, reservation
-        self._held_tokens = held
-        self._write_hold = journal
+        self._attempt, self._hold_inputs, self._reservation = attempt, inputs, reservation
+        self._held_tokens = held_tokens
+        self._write_hold = write_hold
         self._output_tokens = self._read_tokens_max = 0
         self._extensions = 0
         self.extension_refused = False
 
     async def covers(self, output_tokens: int) -> bool:
-        """Whether the stream may go on after so many output tokens; holds more where it is needed."""
-        # What one read of the stream brings has been sent before it is counted: the hold has to cover the next one.
+        """Whether the stream may continue after `output_tokens`; extends the hold where needed."""
+        # Output is sent before it is counted, so the hold has to cover the next read as well.
         self._read_tokens_max = max(self._read_tokens_max, output_tokens - self._output_tokens)
         self._output_tokens = output_tokens
         if (
@@ -83,33 +88,33 @@ class ExtendableHold:
             or self._held_tokens >= self._attempt.output_tokens_max
         ):
             return True
-        # Much more, so that a long answer asks seldom; where there is no room for that, a little more.
-        for wider in (max(self._held_tokens, output_tokens) * 2, self._held_tokens + _SMALL_EXTENSION_TOKENS):
-            if not self.extension_refused and await self._extend(min(wider, self._attempt.output_tokens_max)):
+        # Double it, so that a long answer extends seldom; where that does not fit, a little.
+        for tokens in (max(self._held_tokens, output_tokens) * 2, self._held_tokens + _SMALL_EXTENSION_TOKENS):
+            if not self.extension_refused and await self._extend(min(tokens, self._attempt.output_tokens_max)):
                 return True
         self.extension_refused = True
         return output_tokens + self._read_tokens_max < self._held_tokens
 
-    async def _extend(self, wider: int) -> bool:
+    async def _extend(self, tokens: int) -> bool:
         more = hold_offers.hold_growth(
-            self._attempt, self._offer_inputs, self._reservation.lines, self._held_tokens, wider
+            self._attempt, self._hold_inputs, self._reservation.lines, self._held_tokens, tokens
         )
         self._extensions += 1
         if not await self._budgets.extend(self._reservation.id, self._extensions, more, now=self._clock.now()):
             return False
-        self._held_tokens = wider
+        self._held_tokens = tokens
         try:
             self._write_hold(
-                hold_offers.with_usual_hold(self._attempt, self._offer_inputs, self._reservation.lines, wider)
+                hold_offers.with_usual_hold(self._attempt, self._hold_inputs, self._reservation.lines, tokens)
             )
         except Overloaded:
-            # What a crash would leave behind cannot be written down: no more of it.
+            # Without a record for crash recovery the hold must not grow.
             return False
         return True
 
 
 class Reserver:
-    """Takes the holds of one process. Keeps the lines of its callers, and how long answers usually are."""
+    """Reserves attempts. Keeps the budget lines and output estimates of this process."""
 
     def __init__(
         self,
@@ -117,10 +122,10 @@ class Reserver:
         clock: Clock,
         outputs: OutputEstimates,
         jitter: Callable[[], float],
-        journal: WriteHold,
+        write_hold: WriteHold,
     ) -> None:
         self._budgets = budgets
-        self._write_hold = journal
+        self._write_hold = write_hold
         self._clock = clock
         self._output_estimates = outputs
         self._jitter = jitter
@@ -128,43 +133,43 @@ class Reserver:
         self.waiting_requests = 0
 
     async def reserve(
-        self, context: RequestContext, attempts: Sequence[Attempt], place: int, number: int
+        self, context: RequestContext, attempts: Sequence[Attempt], index: int, number: int
     ) -> ReservedAttempt | Refusal:
-        """Hold the attempt at `place`, else the next one after it that takes less; waits where a budget says so."""
+        """Hold the attempt at `index`, else the next cheaper one after it; waits where a budget has a queue."""
         session = context.session
         if session.parent:
-            # Of the first calls of a sub-agent one is counted as its coming; the others wait to see whether it may come.
+            # One of a sub-agent's first calls admits it to the tree; the others wait for the result.
             while session.is_joining_tree:
                 await self._clock.sleep(_ADMISSION_POLL_SECONDS)
             if not session.is_counted_sub_agent:
-                return await self._admit_sub_agent(context, attempts, place, number)
-        return await self._reserve(context, attempts, place, number)
+                return await self._admit_sub_agent(context, attempts, index, number)
+        return await self._reserve(context, attempts, index, number)
 
     async def _admit_sub_agent(
-        self, context: RequestContext, attempts: Sequence[Attempt], place: int, number: int
+        self, context: RequestContext, attempts: Sequence[Attempt], index: int, number: int
     ) -> ReservedAttempt | Refusal:
         session = context.session
         session.is_joining_tree = True
         try:
-            held = await self._reserve(context, attempts, place, number)
+            held = await self._reserve(context, attempts, index, number)
             session.is_counted_sub_agent = isinstance(held, ReservedAttempt)
         finally:
             session.is_joining_tree = False
         return held
 
     async def _reserve(
-        self, context: RequestContext, attempts: Sequence[Attempt], place: int, number: int
+        self, context: RequestContext, attempts: Sequence[Attempt], index: int, number: int
     ) -> ReservedAttempt | Refusal:
-        places = hold_offers.cheaper_places(attempts, place)
-        offered = [attempts[at] for at in places]
+        indices = hold_offers.cheaper_places(attempts, index)
+        offered = [attempts[index] for index in indices]
         lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS
-        began, pause, waiting = self._clock.now(), _POLL_SECONDS_MIN, True
-        scene: HoldInputs | None = None
+        queued_at, pause, may_queue = self._clock.now(), _POLL_SECONDS_MIN, True
+        inputs: HoldInputs | None = None
 
-        def offers_at(at: float) -> Iterable[HoldOption]:
-            nonlocal scene
-            scene = self._offer_inputs(context, at, waiting=waiting)
-            return hold_offers.offers(offered, scene)
+        def offers_at(now: float) -> Iterable[HoldOption]:
+            nonlocal inputs
+            inputs = self._hold_inputs(context, now, may_queue=may_queue)
+            return hold_offers.offers(offered, inputs)
 
         while True:
             now = self._clock.now()
@@ -172,21 +177,25 @@ class Reserver:
                 f"{context.request_id}.{number}", offers_at, tenant=context.caller.org, now=now, lease=lease
             )
             if isinstance(reserved, Reservation):
-                assert scene is not None, "what was reserved was offered"
-                return self._reserved_attempt(context, number, reserved, offered, places, scene)
-            until = began + reserved.line.budget.thresholds.queue_seconds
-            if waiting and self.waiting_requests < WAITING_REQUESTS_MAX and _may_fit_by(reserved, now=now, until=until):
+                assert inputs is not None, "a reservation is one of the options"
+                return self._reserved_attempt(context, number, reserved, offered, indices, inputs)
+            until = queued_at + reserved.line.budget.thresholds.queue_seconds
+            if (
+                may_queue
+                and self.waiting_requests < WAITING_REQUESTS_MAX
+                and _may_fit_by(reserved, now=now, until=until)
+            ):
                 await self._wait(min(pause, max(until - now, 0.001)))
                 pause = min(pause * 1.5, _POLL_SECONDS_MAX)
-            elif waiting and context.snapshot.has_queueing_budget:
-                # The time is over, or another budget is in the way: what lies between a queue's mark and its limit may be
-                # used now.
-                waiting = False
+            elif may_queue and context.snapshot.has_queueing_budget:
+                # Waiting is over, or another budget refuses: the span between the queue threshold and the limit is now
+                # available.
+                may_queue = False
             else:
                 return budget_refusal.refusal(reserved, now)
 
     def record_usage(self, context: RequestContext, entry: LedgerEntry, body_bytes: int) -> None:
-        """An answer that ended by itself: how long it was, and how its session's input is counted."""
+        """Record a completed call: output length, and tokens per byte of its session."""
         if entry.outcome != "completed" or entry.usage_basis != "exact" or entry.code not in ("", "escalated"):
             return
         self._output_estimates.observe(entry.task_type, entry.model, entry.output_tokens)
@@ -195,28 +204,28 @@ class Reserver:
             session.input_per_byte = entry.input_tokens / body_bytes
             session.cached_share = entry.cached_input_tokens / entry.input_tokens
 
-    def _offer_inputs(self, context: RequestContext, now: float, *, waiting: bool) -> HoldInputs:
-        budgets, who = context.snapshot.budgets_for_key(context.caller.key), _request_dimensions(context)
-        capped = caps.cap_lines(
+    def _hold_inputs(self, context: RequestContext, now: float, *, may_queue: bool) -> HoldInputs:
+        budgets, dimensions = context.snapshot.budgets_for_key(context.caller.key), _request_dimensions(context)
+        session_lines = caps.cap_lines(
             context.snapshot.caps_for_key(context.caller.key), context.session, context.caller.key, now=now
         )
 
         def lines_at(deployment: Deployment) -> ApplicableLines:
-            return join_lines(self._budget_lines.lines(budgets, who, deployment, now=now), capped)
+            return join_lines(self._budget_lines.lines(budgets, dimensions, deployment, now=now), session_lines)
 
-        def usual(deployment: Deployment) -> UsualTokens:
+        def usual_at(deployment: Deployment) -> UsualTokens:
             return self._usual_usage(context, deployment)
 
         return HoldInputs(
             request=context.request,
             facts=context.features,
             budget_lines_at=lines_at,
-            usual_tokens=usual,
-            may_queue=waiting,
+            usual_tokens=usual_at,
+            may_queue=may_queue,
         )
 
     def _usual_usage(self, context: RequestContext, deployment: Deployment) -> UsualTokens:
-        """What such a call usually takes there: the session's own measure of its input where there is one."""
+        """Usual tokens of such a call; input by the session's measured tokens per byte, where known."""
         session, request = context.session, context.request
         input_tokens = context.features.input_tokens
         if session.input_per_byte:
@@ -234,42 +243,42 @@ class Reserver:
         number: int,
         reserved: Reservation,
         offered: Sequence[Attempt],
-        places: Sequence[int],
-        scene: HoldInputs,
+        indices: Sequence[int],
+        inputs: HoldInputs,
     ) -> ReservedAttempt:
+        """The attempt of a reservation, with its reason, output limit and stream hold."""
         attempt = offered[reserved.option_index]
         if reserved.exceeded_budget and reserved.option_index:
-            # Which attempt the budget had no room for is what the reason has to say.
             first = offered[0].deployment.name
             attempt = structs.replace(
-                attempt, reason=f"{attempt.reason}, {reserved.exceeded_budget} has no room for {first}"
+                attempt, reason=f"{attempt.reason}, {reserved.exceeded_budget} has no capacity for {first}"
             )
-        output = hold_offers.held_output_tokens(attempt, scene, reserved.lines)
+        output = hold_offers.held_output_tokens(attempt, inputs, reserved.lines)
         if reserved.output_tokens is not None:
             if any(line.budget.thresholds.shrink_above is not None for line in reserved.lines):
                 attempt = hold_offers.with_output_limit(
-                    attempt, scene, reserved.output_tokens, reserved.exceeded_budget
+                    attempt, inputs, reserved.output_tokens, reserved.exceeded_budget
                 )
-                output = hold_offers.held_output_tokens(attempt, scene, reserved.lines)
+                output = hold_offers.held_output_tokens(attempt, inputs, reserved.lines)
             else:
                 output = reserved.output_tokens
-                attempt = hold_offers.with_output_cutoff(attempt, scene, output, reserved.exceeded_budget)
-        watch = None
+                attempt = hold_offers.with_output_cutoff(attempt, inputs, output, reserved.exceeded_budget)
+        stream_hold = None
         if output is not None:
-            if scene.request.stream:
-                # With the attempt's worst case, up to which its hold may grow.
-                watch = ExtendableHold(
+            if inputs.request.stream:
+                # With the attempt's worst case, up to which the hold may grow.
+                stream_hold = ExtendableHold(
                     self._budgets,
                     self._clock,
                     attempt,
-                    scene,
+                    inputs,
                     reserved,
                     output,
-                    lambda grown: self._write_hold(context, number, grown, reserved),
+                    lambda extended: self._write_hold(context, number, extended, reserved),
                 )
-            attempt = hold_offers.with_usual_hold(attempt, scene, reserved.lines, output)
+            attempt = hold_offers.with_usual_hold(attempt, inputs, reserved.lines, output)
         return ReservedAttempt(
-            plan_index=places[reserved.option_index], attempt=attempt, reservation=reserved, stream_hold=watch
+            plan_index=indices[reserved.option_index], attempt=attempt, reservation=reserved, stream_hold=stream_hold
         )
 
     async def _wait(self, seconds: float) -> None:
@@ -290,15 +299,15 @@ def _request_dimensions(context: RequestContext) -> tuple[str, ...]:
 
 
 def _may_fit_by(exceeded: BudgetExceeded, *, now: float, until: float) -> bool:
-    """Whether waiting can help: the line has a queue, time is left, and something may go before it is over."""
+    """Whether waiting can help: the line has a queue, time is left, and capacity may be freed in time."""
     line = exceeded.line
-    room = line.ceiling + exceeded.granted
+    limit = line.ceiling + exceeded.granted
     if (
         line.budget.thresholds.queue_above is None
         or now >= until
         or exceeded.requested is None
-        or exceeded.requested > room
+        or exceeded.requested > limit
     ):
         return False
-    starts_again = line.resets_at is not None and line.resets_at <= until
-    return starts_again or bool(line.bucket_seconds) or exceeded.spent + exceeded.requested <= room
+    resets_in_time = line.resets_at is not None and line.resets_at <= until
+    return resets_in_time or bool(line.bucket_seconds) or exceeded.spent + exceeded.requested <= limit

@@ -1,4 +1,4 @@
-"""Where a request goes: its verdict, its aim, its plan; and what the books of routing learn when a call has ended."""
+"""Route: classification, tier target and plan of a request; records ended calls in the state of routing."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ from ..values.plan import Attempt, Classification, Plan, Refusal, RequestFeature
 from ..values.quality import SHADOW_KEY, Role
 from .context import AttemptProgress, IdentifiedRequest, RequestContext
 
-# Deployments of one session whose caches are remembered.
+# Deployments per session whose prompt caches are tracked.
 _WARM_CACHES_MAX = 16
-# Texts whose reading is remembered: about 10 kB each. An agent's steps all have the same newest text.
+# Scored texts that are cached, about 10 kB each. All steps of an agent have the same newest text.
 _SCORED_TEXTS_MAX = 1_000
 
 
 class Router:
-    """Plans the ways of one process. Holds the books of routing; `jitter` draws from [0, 1)."""
+    """Classifies and plans requests. Keeps the routing state of this process; `jitter` draws from [0, 1)."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Router:
         scorer: Scorer | None = None,
     ) -> None:
         self._scorer = scorer
-        # What was read of the newest texts, by a hash that only this process knows.
+        # By a hash that is salted for this process.
         self._scores_by_text: OrderedDict[int, ScoredPrompt] = OrderedDict()
         self._task_types = TaskTypeClassifier()
         self.tier_targets = TierTargets()
@@ -56,11 +56,11 @@ class Router:
         self._roles = AgentRoles()
         self._jitter = jitter
         self.cascades = CascadeStats()
-        # What was first last time, by route, task type and tier: where the greener goes first it is compared with that.
+        # The first deployment of the last plan by (route, task type, tier): a cleaner one has to beat it.
         self._previous_first: dict[tuple[str, str, Tier | None], str] = {}
 
     def classify(self, identified: IdentifiedRequest, features: RequestFeatures) -> tuple[Classification, Role | None]:
-        """What kind of work this is, how hard it looks, and which part its agent plays."""
+        """Classify a request: task type and complexity, and the role of its agent."""
         snapshot, hints = identified.snapshot, identified.hints
         role = self._roles.resolve(
             snapshot.roles,
@@ -73,7 +73,9 @@ class Router:
         declared = hints.task_type
         if declared is None and role is not None:
             declared = role.task_type
-        read = self._prompt_scores(features) if identified.route.is_auto and snapshot.classifier == "learned" else None
+        scored = (
+            self._prompt_scores(features) if identified.route.is_auto and snapshot.classifier == "learned" else None
+        )
         classification = classify(
             features,
             snapshot,
@@ -81,7 +83,7 @@ class Router:
             self._task_types,
             declared=declared,
             role=role,
-            read=read,
+            read=scored,
             pair=identified.route.model_pair,
         )
         return classification, role
@@ -89,7 +91,7 @@ class Router:
     def tier_target(
         self, identified: IdentifiedRequest, classification: Classification, role: Role | None
     ) -> TierTarget | None:
-        """The lowest tier that will do; None where the route leaves no choice."""
+        """The lowest tier expected to suffice; None where the route leaves no choice."""
         if not identified.route.is_auto:
             return None
         return self.tier_targets.choose(
@@ -103,22 +105,22 @@ class Router:
         )
 
     def _prompt_scores(self, features: RequestFeatures) -> ScoredPrompt | None:
-        """What the scorer says of the newest text; an agent's later steps have the same one and are not scored again."""
+        """Scores of the newest user text, cached: an agent's later steps have the same text."""
         if self._scorer is None:
             return None
-        text = hash((features.newest_user_text, features.tools_head))
-        known = self._scores_by_text.get(text)
-        if known is None:
-            found = prompt_features(features.newest_user_text, normalized_tools(features.tools_head))
-            known = self._scores_by_text[text] = ScoredPrompt(found, self._scorer)
+        key = hash((features.newest_user_text, features.tools_head))
+        scored = self._scores_by_text.get(key)
+        if scored is None:
+            prompt = prompt_features(features.newest_user_text, normalized_tools(features.tools_head))
+            scored = self._scores_by_text[key] = ScoredPrompt(prompt, self._scorer)
             if len(self._scores_by_text) > _SCORED_TEXTS_MAX:
                 self._scores_by_text.popitem(last=False)
         else:
-            self._scores_by_text.move_to_end(text)
-        return known
+            self._scores_by_text.move_to_end(key)
+        return scored
 
-    def plan(self, context: RequestContext, *, now: float, rehearsal: bool = False) -> Plan | Refusal:
-        """Which deployments are tried, in which order; `now` is monotonic. A `rehearsal` is remembered by nobody."""
+    def plan(self, context: RequestContext, *, now: float, dry_run: bool = False) -> Plan | Refusal:
+        """The ordered attempts, or a refusal. `now` is monotonic; a `dry_run` changes no state."""
         snapshot, session, features, task_type = (
             context.snapshot,
             context.session,
@@ -129,11 +131,11 @@ class Router:
         def load(name: str) -> DeploymentLoad:
             return self.loads.load(name, features.input_tokens, now=now)
 
-        green = snapshot.energy_policy.for_task_type(task_type)
-        kind = context.route.name, task_type, context.target.tier if context.target is not None else None
-        situation = PlanInputs(
-            energy_policy=green,
-            last_deployment=self._previous_first.get(kind, ""),
+        preferences = snapshot.energy_policy.for_task_type(task_type)
+        plan_key = context.route.name, task_type, context.target.tier if context.target is not None else None
+        inputs = PlanInputs(
+            energy_policy=preferences,
+            last_deployment=self._previous_first.get(plan_key, ""),
             deferrable=context.deferral is not None,
             breaker_state=lambda name: self._circuit_breakers.state(name, now=now),
             translator=context.translator,
@@ -146,12 +148,12 @@ class Router:
             random_draw=self._jitter(),
             deadline_ms=context.deadline_ms,
         )
-        plan = planning.make_plan(context.route, context.request, features, situation)
-        if isinstance(plan, Refusal) or rehearsal:
+        plan = planning.make_plan(context.route, context.request, features, inputs)
+        if isinstance(plan, Refusal) or dry_run:
             return plan
-        if green.reorders:
-            # As many as there are routes, task types and tiers.
-            self._previous_first[kind] = plan.attempts[0].deployment.name
+        if preferences.reorders:
+            # Bounded by routes x task types x tiers.
+            self._previous_first[plan_key] = plan.attempts[0].deployment.name
         return (
             planning.prefer_other_tier(plan, session.tier_move)
             if session.tier_move
@@ -159,38 +161,39 @@ class Router:
         )
 
     def deferral(self, identified: IdentifiedRequest, task_type: str) -> Deferral | None:
-        """How long a request may wait: as it asks itself (0: not at all), else as its kind of work may. What passes through,
-        goes on in the background, or is asked for learning's sake is served at once."""
-        request, asked_seconds = identified.request, identified.hints.defer_seconds
+        """How long a request may wait: by its own header (0: not at all), else by the rule of its task type.
+
+        Pass-through, background and shadow requests never wait.
+        """
+        request, requested_seconds = identified.request, identified.hints.defer_seconds
         if request.passthrough is not None or request.is_background or identified.caller.key == SHADOW_KEY:
             return None
         rule = identified.snapshot.energy_policy.for_task_type(task_type).deferral
-        if asked_seconds is None:
+        if requested_seconds is None:
             return rule
-        if not asked_seconds:
+        if not requested_seconds:
             return None
         return (
-            Deferral(wait_seconds_max=asked_seconds, gain_share_min=rule.gain_share_min)
+            Deferral(wait_seconds_max=requested_seconds, gain_share_min=rule.gain_share_min)
             if rule
-            else Deferral(wait_seconds_max=asked_seconds)
+            else Deferral(wait_seconds_max=requested_seconds)
         )
 
     def expected_seconds(self, context: RequestContext, attempt: Attempt) -> float:
-        """How long such a call usually takes; of a deployment that was not called yet the first byte's wait is not in it."""
-        usual = (
+        """Usual duration of such a call; without the time to first byte for a deployment not called yet."""
+        usual_tokens = (
             self._output_estimates.median_tokens(context.classification.task_type, attempt.deployment.model)
             * context.request.choice_count
         )
         load = self.loads.load(attempt.deployment.name, context.features.input_tokens, now=0.0)
-        return (load.first_byte_ms + min(usual, attempt.output_tokens_max) * planning.OUTPUT_TOKEN_MS) / 1000
+        return (load.first_byte_ms + min(usual_tokens, attempt.output_tokens_max) * planning.OUTPUT_TOKEN_MS) / 1000
 
-    def can_escalate(self, context: RequestContext, attempts: Sequence[Attempt], place: int) -> bool:
-        """Whether a doubtful answer of this attempt leads to another."""
-        return self._escalation_index(context, attempts, place) is not None
+    def can_escalate(self, context: RequestContext, attempts: Sequence[Attempt], index: int) -> bool:
+        """Whether an answer of this attempt that fails verification escalates to a higher tier."""
+        return self._escalation_index(context, attempts, index) is not None
 
-    def _escalation_index(self, context: RequestContext, attempts: Sequence[Attempt], place: int) -> int | None:
-        """Where a doubtful answer of this attempt leads; None where its answer is taken as it comes. Streams are: what has
-        begun cannot be taken back."""
+    def _escalation_index(self, context: RequestContext, attempts: Sequence[Attempt], index: int) -> int | None:
+        """Index of the attempt to escalate to; None where answers are not verified, such as streams."""
         policy, request = context.snapshot.cascade, context.request
         if (
             not policy.is_enabled
@@ -200,13 +203,13 @@ class Router:
         ):
             return None
         if request.is_background or request.referenced_ids or request.conversation_id or context.features.bonds:
-            # What its provider goes on with, or keeps, would be begun twice.
+            # State at the provider would be created twice.
             return None
-        return next_higher_tier(attempts, place)
+        return next_higher_tier(attempts, index)
 
     def fails_verification(self, context: RequestContext, progress: AttemptProgress, *, now: float) -> bool:
-        """Whether anything speaks against a whole answer, and time is left for another; remembers how often that is so."""
-        assert progress.parsed_answer is not None, "only what was read is doubted"
+        """Whether a whole answer fails verification while time is left for another; records how often."""
+        assert progress.parsed_answer is not None, "the answer was parsed for verification"
         deadline = context.deadline_ms
         if deadline is not None and (now - context.started_monotonic) * 1000 >= deadline / 2:
             return False
@@ -218,46 +221,46 @@ class Router:
         return bool(progress.failed_checks)
 
     def _skip_doubted_tier(self, context: RequestContext, plan: Plan, now: float) -> Plan:
-        """The plan that begins above at once where small answers are doubted so often that it costs less."""
-        above = self._escalation_index(context, plan.attempts, 0)
-        if above is None:
+        """Start at the higher tier where lower-tier answers fail so often that this costs less."""
+        higher = self._escalation_index(context, plan.attempts, 0)
+        if higher is None:
             return plan
         classification, prior = context.classification, context.snapshot.cascade.escalation_share_prior
         share = self.cascades.doubtful_share(classification.task_type, classification.complexity, prior)
-        if cascade_pays(plan.attempts[0], plan.attempts[above], share) or self.cascades.should_explore():
+        if cascade_pays(plan.attempts[0], plan.attempts[higher], share) or self.cascades.should_explore():
             return plan
-        if self._circuit_breakers.state(plan.attempts[above].deployment.name, now=now).deprioritized:
+        if self._circuit_breakers.state(plan.attempts[higher].deployment.name, now=now).deprioritized:
             return plan
-        first = plan.attempts[above]
-        first = structs.replace(first, reason=f"{first.reason}, {share:.0%} of smaller answers are doubted")
-        rest = [attempt for place, attempt in enumerate(plan.attempts) if place != above]
+        first = plan.attempts[higher]
+        first = structs.replace(first, reason=f"{first.reason}, {share:.0%} of lower-tier answers fail verification")
+        rest = [attempt for index, attempt in enumerate(plan.attempts) if index != higher]
         return Plan(attempts=(first, *rest), excluded=plan.excluded)
 
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """A call has ended: what its deployment's cache now holds, and what its session did next."""
+        """Record an ended call: tier served, prompt cache of the deployment, course of the session."""
         if context.caller.key == SHADOW_KEY:
-            # Nobody's session: what follows it says nothing of those that people have.
+            # Shadow calls say nothing about the course of real sessions.
             return
         if context.target is not None and entry.final and entry.tier in Tier.__members__:
             self.tier_targets.record_served(context.target, Tier[entry.tier], context.route.reference.tier)
         if progress.outcome != "completed" or entry.usage_basis != "exact" or context.request.passthrough is not None:
             return
         session, name, now = context.session, entry.deployment, context.started_at
-        before = session.warm_caches.get(name)
-        if before is not None and before.expires_at > now:
+        cached_prefix = session.warm_caches.get(name)
+        if cached_prefix is not None and cached_prefix.expires_at > now:
             self._session_forecasts.record_cache_read(
-                name, min(before.tokens, entry.input_tokens), entry.cached_input_tokens
+                name, min(cached_prefix.tokens, entry.input_tokens), entry.cached_input_tokens
             )
-        known = session.input_tokens
-        high = context.target is not None and context.target.tier > context.route.lowest_tier
+        previous_tokens = session.input_tokens
+        needed_higher_tier = context.target is not None and context.target.tier > context.route.lowest_tier
         self._session_forecasts.record_call(
             entry.task_type,
             session.call_count,
-            high=high,
+            high=needed_higher_tier,
             before=session.last_needed_higher_tier,
-            grown_tokens=entry.input_tokens - known if known else 0,
+            grown_tokens=entry.input_tokens - previous_tokens if previous_tokens else 0,
         )
-        session.last_needed_higher_tier = high
+        session.last_needed_higher_tier = needed_higher_tier
         session.input_tokens = entry.input_tokens
         seconds = CACHE_SECONDS_LONG if context.features.writes_long_cache else CACHE_SECONDS
         if name not in session.warm_caches and len(session.warm_caches) >= _WARM_CACHES_MAX:

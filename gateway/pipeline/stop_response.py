@@ -1,9 +1,9 @@
-"""How a run that was stopped is told so: a refusal in its dialect, or a last answer in the model's place."""
+"""Builds the response for a stopped session: a refusal, or a final answer in place of the model's."""
 
 from collections.abc import Mapping
 
 from ..dialects import CONVERSATION_DIALECTS, DIALECTS
-from ..dialects import final_answer as words
+from ..dialects.final_answer import final_answer
 from ..values.caller_response import CallerResponse
 from ..values.plan import Refusal
 from ..values.request import Request
@@ -18,14 +18,14 @@ async def stopped_answer(
     request_id: str,
     at: float,
     headers: Mapping[str, str],
-    reply: ResponseWriter,
+    writer: ResponseWriter,
 ) -> CallerResponse:
-    """A refusal, or a last answer in the model's place."""
+    """A refusal in the dialect of the request, or a final answer where `stop_mode` is "answer"."""
     headers = {**headers, "x-penstock-stopped": refusal.code}
     if limits.stop_mode != "answer" or request.dialect not in CONVERSATION_DIALECTS:
         answer = DIALECTS[request.dialect].refusal_answer(refusal)
         return CallerResponse(status=answer.status, headers={**answer.headers, **headers}, body=answer.body)
-    kind, body = words.final_answer(
+    content_headers, body = final_answer(
         request.dialect,
         f"[Stopped by the gateway] {refusal.message}",
         id=request_id,
@@ -33,9 +33,9 @@ async def stopped_answer(
         created=int(at),
         stream=request.stream,
     )
-    headers = {**kind, **headers}
+    headers = {**content_headers, **headers}
     if not request.stream:
         return CallerResponse(status=200, headers=headers, body=body)
-    await reply.begin(200, headers)
-    await reply.write(body)
+    await writer.begin(200, headers)
+    await writer.write(body)
     return CallerResponse(status=200, headers=headers, already_sent=True)

@@ -1,6 +1,6 @@
-"""One upstream dialect per file: request -> call, usage -> Usage, failure -> outcome. Pure.
+"""Providers, one upstream API per file: request -> call, usage -> Usage, error status -> failure. Pure.
 
-To add a provider: a file like `openai_compatible.py`, a line here, recorded bytes and a test.
+To add a provider: a file like `openai_compatible.py`, a line in PROVIDERS, recorded bytes and a test.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,14 @@ from .upstream_call import ProviderFailure, UpstreamCall
 class Provider(Protocol):
     """What the gateway needs of a provider; each is a module.
 
-    `SPEAKS` are dialects in the order of preference; of those in LEARNT it may turn out that this server lacks them.
+    SUPPORTED_DIALECTS: in order of preference
+    OPTIONAL_DIALECTS: those that a compatible server may turn out to lack
+    build_call, build_passthrough_call: the HTTP call of one attempt
+    with_output_limit: the document with its output limit set
+    encode_body: the body of a translated request, adapted to the deployment
+    returned_headers: the provider's headers that are returned to the caller
+    usage_of: normalized usage, None where it is missing or invalid
+    failure_of: what an error status means
     """
 
     @property
@@ -23,7 +30,7 @@ class Provider(Protocol):
     @property
     def OPTIONAL_DIALECTS(self) -> frozenset[str]: ...
     def build_call(
-        self, speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+        self, dialect: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
     ) -> UpstreamCall: ...
     def build_passthrough_call(
         self,
@@ -34,9 +41,9 @@ class Provider(Protocol):
         headers: Mapping[str, str],
     ) -> UpstreamCall: ...
     def with_output_limit(
-        self, document: dict[str, Any], speech: str, deployment: Deployment, tokens: int
+        self, document: dict[str, Any], dialect: str, deployment: Deployment, tokens: int
     ) -> dict[str, Any]: ...
-    def encode_body(self, document: dict[str, Any], speech: str, deployment: Deployment) -> bytes: ...
+    def encode_body(self, document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes: ...
     def returned_headers(self, headers: Mapping[str, str]) -> dict[str, str]: ...
     def usage_of(self, usage: Any) -> Usage | None: ...
     def failure_of(self, status: int, body: bytes) -> ProviderFailure: ...

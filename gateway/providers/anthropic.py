@@ -1,6 +1,6 @@
-"""Anthropic and what speaks its Messages dialect.
+"""Anthropic, and providers compatible with its Messages dialect. Pure.
 
-Request -> call, usage -> Usage, failure -> what it means.
+Request -> call, usage -> Usage, error status -> failure.
 """
 
 from collections.abc import Mapping
@@ -22,122 +22,124 @@ _FORWARDED_HEADERS = calls.FORWARDED_HEADERS | {
     "x-app",
 }
 _RETURNED_HEADER_PREFIXES = ("anthropic-",)
-# The version that callers of other dialects are served with (docs.anthropic.com, API versions).
+# API version for callers of other dialects (docs.anthropic.com, API versions).
 _API_VERSION = "2023-06-01"
-# Thinking for models that take a budget rather than "adaptive": Anthropic's least, and what each effort gets.
+# Thinking budgets for models without "adaptive" thinking: Anthropic's minimum, and the budget of each effort, tokens.
 _THINKING_TOKENS_MIN = 1024
 _THINKING_TOKENS_BY_EFFORT = {"low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 24576}
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k")
 
 
 def build_call(
-    speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+    dialect: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
-    """The call for one attempt; `headers` are the caller's, names in lower case."""
-    # Beta features are asked for in a header, and by SDKs that use one in the query as well.
+    """The call of one attempt; `headers` are the caller's, names in lower case."""
+    # SDKs that send the beta header also set the query parameter.
     path = "/messages?beta=true" if "anthropic-beta" in headers else "/messages"
-    return _upstream_call(speech, path, body, deployment, headers, "application/json")
+    return _upstream_call(dialect, path, body, deployment, headers, "application/json")
 
 
 def build_passthrough_call(
     method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
-    """A call to any path below /v1, with the caller's own type of content."""
+    """A call to any path below /v1, with the caller's content type."""
     return _upstream_call("passage", path, body, deployment, headers, headers.get("content-type", ""), method)
 
 
-def with_output_limit(document: dict[str, Any], speech: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
-    """The request with its output limit lowered to `tokens`; thinking, which counts as output, has to stay below it."""
-    fitted = calls.with_output_limit(document, ("max_tokens",), tokens)
-    thinking = fitted.get("thinking")
+def with_output_limit(document: dict[str, Any], dialect: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
+    """The request with its output limit set to `tokens`; its thinking budget, part of output, stays below."""
+    limited = calls.with_output_limit(document, ("max_tokens",), tokens)
+    thinking = limited.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if isinstance(thinking, dict) and isinstance(budget, int) and budget >= tokens:
         if tokens > _THINKING_TOKENS_MIN:
-            fitted["thinking"] = {**thinking, "budget_tokens": max(_THINKING_TOKENS_MIN, tokens // 2)}
+            limited["thinking"] = {**thinking, "budget_tokens": max(_THINKING_TOKENS_MIN, tokens // 2)}
         else:
-            del fitted["thinking"]
-    return fitted
+            del limited["thinking"]
+    return limited
 
 
-def encode_body(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
-    """The body of a carried request, fitted to what this deployment takes: Anthropic wants `max_tokens` always, and its
-    generations differ in how they are told to think."""
-    fitted = {"model": deployment.model, "max_tokens": deployment.output_tokens_max, **document}
-    if "thinking" in fitted and not deployment.takes_reasoning_effort:
-        del fitted["thinking"]
-    config = dict(fitted.pop("output_config", {}))
-    if "thinking" in fitted and not deployment.adapts_thinking:
+def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes:
+    """The body of a translated request, adapted to the deployment.
+
+    Anthropic requires `max_tokens`, and its model generations differ in how thinking is requested.
+    """
+    adapted = {"model": deployment.model, "max_tokens": deployment.output_tokens_max, **document}
+    if "thinking" in adapted and not deployment.takes_reasoning_effort:
+        del adapted["thinking"]
+    config = dict(adapted.pop("output_config", {}))
+    if "thinking" in adapted and not deployment.adapts_thinking:
         budget = min(
             _THINKING_TOKENS_BY_EFFORT.get(str(config.pop("effort", "medium")), _THINKING_TOKENS_MIN),
-            fitted["max_tokens"] - 1,
+            adapted["max_tokens"] - 1,
         )
-        fitted["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        adapted["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if budget < _THINKING_TOKENS_MIN:
-            del fitted["thinking"]
+            del adapted["thinking"]
     if not deployment.adapts_thinking:
         config.pop("effort", None)
     if config:
-        fitted["output_config"] = config
-    choice = fitted.get("tool_choice")
-    if "thinking" in fitted and isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
-        # Anthropic takes no forced tool while it thinks.
-        del fitted["thinking"]
-    if "thinking" in fitted:
+        adapted["output_config"] = config
+    choice = adapted.get("tool_choice")
+    if "thinking" in adapted and isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
+        # Anthropic allows no forced tool with thinking.
+        del adapted["thinking"]
+    if "thinking" in adapted:
         for name in _SAMPLING_FIELDS:
-            fitted.pop(name, None)
-    return orjson.dumps(fitted)
+            adapted.pop(name, None)
+    return orjson.dumps(adapted)
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The provider's headers that travel back to the caller; names in lower case."""
+    """The provider's headers that are returned to the caller; names in lower case."""
     return calls.returned_headers(headers, _RETURNED_HEADER_PREFIXES)
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """Normalise a `usage` object; None where it is missing, malformed or all zero (then we estimate).
+    """Normalize a `usage` object; None where it is missing, malformed or all zero (then usage is estimated).
 
-    Anthropic counts what it reads from and writes to its cache beside `input_tokens`; thinking lies within output.
+    Anthropic counts cache reads and writes in addition to `input_tokens`; thinking is part of output.
     """
     if not isinstance(usage, dict):
         return None
-    plain, written = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
-    cached, stored = (
+    uncached_input, output = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
+    cached_input, cache_write = (
         token_count(usage.get("cache_read_input_tokens")) or 0,
         token_count(usage.get("cache_creation_input_tokens")) or 0,
     )
-    if plain is None or written is None or plain + cached + stored + written == 0:
+    if uncached_input is None or output is None or uncached_input + cached_input + cache_write + output == 0:
         return None
-    thought = detail_count(usage, "output_tokens_details", "thinking_tokens")
+    thinking = detail_count(usage, "output_tokens_details", "thinking_tokens")
     return Usage(
-        input=plain + cached + stored,
-        output=written,
-        cached_input=cached,
-        cache_write=stored,
-        cache_write_long=min(detail_count(usage, "cache_creation", "ephemeral_1h_input_tokens"), stored),
-        reasoning=min(thought, written),
+        input=uncached_input + cached_input + cache_write,
+        output=output,
+        cached_input=cached_input,
+        cache_write=cache_write,
+        cache_write_long=min(detail_count(usage, "cache_creation", "ephemeral_1h_input_tokens"), cache_write),
+        reasoning=min(thinking, output),
     )
 
 
 def failure_of(status: int, body: bytes) -> ProviderFailure:
-    """What an error status of the provider means for this request.
+    """What an error status means for this request.
 
-    Spend limits come as a 429 without retry-after, or for a workspace as a 400 (docs.anthropic.com, errors, 2026).
+    A spend limit is a 429 without retry-after, or a 400 for a workspace (docs.anthropic.com, errors, 2026).
     """
     error = error_object(body)
     message = str(error.get("message") or "")
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, dict) else None
     lowered = message.lower()
-    money = (
+    is_billing = (
         error.get("type") == "billing_error"
         or code == "enforced_spend_limit_reached"
         or (status == 400 and ("usage limits" in lowered or "credit balance is too low" in lowered))
     )
-    return calls.failure_of_status(status, message, money=money)
+    return calls.failure_of_status(status, message, is_billing=is_billing)
 
 
 def _upstream_call(
-    speech: str,
+    dialect: str,
     path: str,
     body: tuple[bytes | memoryview, ...],
     deployment: Deployment,
@@ -146,16 +148,16 @@ def _upstream_call(
     method: str = "POST",
 ) -> UpstreamCall:
     base = deployment.base_url
-    forward = {
+    forwarded = {
         "anthropic-version": _API_VERSION,
         **calls.forwarded_headers(headers, _FORWARDED_HEADERS),
         "Accept-Encoding": "identity",
     }
     if content_type:
-        forward["Content-Type"] = content_type
+        forwarded["Content-Type"] = content_type
     if deployment.secret is not None:
-        forward["x-api-key"] = deployment.secret
+        forwarded["x-api-key"] = deployment.secret
     url = f"{base}{path}" if base.endswith("/v1") else f"{base}/v1{path}"
     return UpstreamCall(
-        deployment=deployment, upstream_dialect=speech, url=url, headers=forward, body=body, method=method
+        deployment=deployment, upstream_dialect=dialect, url=url, headers=forwarded, body=body, method=method
     )

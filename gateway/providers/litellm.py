@@ -1,7 +1,7 @@
-"""Everybody else (Bedrock, Vertex, Gemini, Azure, Cohere, Mistral, ...), by litellm's names, through its lazy door.
+"""All other providers (Bedrock, Vertex, Gemini, Azure, Cohere, Mistral, ...), through litellm. Pure.
 
-The body is chat completions with litellm's additions; edge/litellm_adapter.py makes the call and answers in OpenAI's
-shapes, so that usage and failures read like OpenAI's.
+The body is chat completions with litellm's extensions; `http/litellm_adapter.py` makes the call and returns OpenAI's
+shapes, so usage and failures are read as OpenAI's.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from . import openai_compatible
 from .upstream_call import UpstreamCall
 
 SUPPORTED_DIALECTS = ("chat", "embeddings")
-# What of a body may reach litellm, whose own parameters (base URLs, keys, callbacks, canned answers) share its namespace.
+# Body fields that may reach litellm, whose own parameters (base URLs, keys, callbacks, mock responses) share the namespace.
 ALLOWED_FIELDS = {
     "chat": frozenset(
         {
@@ -27,7 +27,7 @@ ALLOWED_FIELDS = {
     ),
     "embeddings": frozenset({"dimensions", "encoding_format", "input", "user"}),
 }  # fmt: skip
-# Labels that no answer depends on.
+# Labels that do not affect the answer.
 _IGNORED_FIELDS = frozenset(
     {"model", "metadata", "store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
 )
@@ -38,51 +38,55 @@ failure_of = openai_compatible.failure_of
 with_output_limit = openai_compatible.with_output_limit
 
 
-def unsupported_content(document: Mapping[str, Any], speech: str) -> NotTranslatable | None:
-    """What of a caller's body may not reach litellm, None if all may: a field that it does not take from callers, or
-    something that it would fetch itself, from wherever the caller says."""
+def unsupported_content(document: Mapping[str, Any], dialect: str) -> NotTranslatable | None:
+    """The part of a body that may not reach litellm, None if all may.
+
+    That is a field that is not allowed, or media that litellm would fetch from a URL of the caller's choice.
+    """
     for name in document:
-        if name not in ALLOWED_FIELDS[speech] and name not in _IGNORED_FIELDS and document[name] is not None:
-            return NotTranslatable(name, "deployments behind litellm do not take it")
+        if name not in ALLOWED_FIELDS[dialect] and name not in _IGNORED_FIELDS and document[name] is not None:
+            return NotTranslatable(name, "not supported by deployments behind litellm")
     messages = document.get("messages")
-    for place, message in enumerate(messages if isinstance(messages, list) else ()):
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
             if not _is_inline(part):
-                return NotTranslatable(f"messages.{place}.content", "behind litellm media must be inline, as data URLs")
+                return NotTranslatable(
+                    f"messages.{index}.content", "deployments behind litellm require inline media (data URLs)"
+                )
     return None
 
 
 def _is_inline(part: Any) -> bool:
     if not isinstance(part, dict):
         return False
-    kind, inner = part.get("type"), part.get(str(part.get("type")))
+    kind, content = part.get("type"), part.get(str(part.get("type")))
     if kind == "image_url":
-        url = inner.get("url") if isinstance(inner, dict) else inner
+        url = content.get("url") if isinstance(content, dict) else content
         return isinstance(url, str) and url.startswith("data:")
     if kind == "file":
-        data = inner.get("file_data") if isinstance(inner, dict) else None
+        data = content.get("file_data") if isinstance(content, dict) else None
         return isinstance(data, str) and data.startswith("data:")
     return kind in ("text", "input_audio", "refusal", "thinking", "redacted_thinking")
 
 
 def build_call(
-    speech: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
+    dialect: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
-    """The call for one attempt. Keys and regions lie in the deployment and reach litellm with the call."""
-    return UpstreamCall(deployment=deployment, upstream_dialect=speech, url="", headers={}, body=body)
+    """The call of one attempt; keys and regions are part of the deployment."""
+    return UpstreamCall(deployment=deployment, upstream_dialect=dialect, url="", headers={}, body=body)
 
 
 def build_passthrough_call(
     method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
-    """Never called: no other path leads through litellm."""
-    raise AssertionError("litellm serves chat and embeddings only")
+    """Never called: litellm has no pass-through."""
+    raise AssertionError("litellm has no pass-through")
 
 
-def encode_body(document: dict[str, Any], speech: str, deployment: Deployment) -> bytes:
-    """The body of a carried request."""
-    fitted = {"model": deployment.model, **document}
+def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes:
+    """The body of a translated request."""
+    adapted = {"model": deployment.model, **document}
     if not deployment.takes_reasoning_effort:
-        fitted.pop("reasoning_effort", None)
-    return orjson.dumps(fitted)
+        adapted.pop("reasoning_effort", None)
+    return orjson.dumps(adapted)

@@ -1,4 +1,4 @@
-"""What every provider file deals in: the call that is made, and what a failure means."""
+"""Shared by all providers: the HTTP call, what a failure means, forwarded and returned headers. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,9 @@ import orjson
 from ..values.base import Value
 from ..values.catalog import Deployment
 
-# No model of the field reads or writes a hundred million tokens in one call; a larger count is nonsense, and estimated.
+# No model reads or writes a hundred million tokens in one call: a larger count is invalid, and usage is estimated.
 _TOKENS_MAX = 100_000_000
-# Headers of callers that travel on to any provider; everything else stays with us (cookies, our own, hop-by-hop, keys).
+# Caller headers forwarded to any provider; all others are dropped (cookies, our own, hop-by-hop, keys).
 FORWARDED_HEADERS = frozenset(
     {
         "user-agent", "traceparent", "tracestate", "x-stainless-arch", "x-stainless-async", "x-stainless-helper-method",
@@ -19,19 +19,21 @@ FORWARDED_HEADERS = frozenset(
         "x-stainless-runtime-version", "x-stainless-timeout",
     }
 )  # fmt: skip
-# Headers of any provider that clients read.
+# Headers of any provider that are returned, because clients read them.
 _RETURNED_HEADERS = frozenset(
     {"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"}
 )
-# Status codes that another try may cure, and those that say that our key or account is wrong there.
+# Statuses that a retry may cure, and those that mean a problem with our key or account.
 _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 
 
 class UpstreamCall(Value, frozen=True, kw_only=True):
-    """One HTTP call to a provider. The pieces of `body` are sent one after the other; headers hold the provider's key.
+    """One HTTP call to a provider.
 
-    `speech` is the dialect of the body.
+    upstream_dialect: dialect of the body, "passage" for pass-through
+    headers: with the provider's key
+    body: chunks, sent in order
     """
 
     deployment: Deployment
@@ -43,9 +45,13 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
 
 
 class ProviderFailure(Value, frozen=True, kw_only=True):
-    """What an error status means: try this deployment again, try another one, or hand it to the caller.
+    """What an error status means for the next attempt and for the caller.
 
-    `hide` keeps the provider's words from the caller; `message` holds them in plain text.
+    retry_same: the same deployment may be tried again
+    try_other: another deployment may be tried; with neither, the response goes to the caller
+    code: error code, see docs/errors.md
+    hides_message: the provider's message must not reach the caller
+    message: the provider's message in plain text, "" for none
     """
 
     retry_same: bool
@@ -56,27 +62,27 @@ class ProviderFailure(Value, frozen=True, kw_only=True):
 
 
 def forwarded_headers(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
-    """The caller's headers (names in lower case) that travel on."""
+    """The caller's headers (names in lower case) that are forwarded."""
     return {name: value for name, value in headers.items() if name in names}
 
 
 def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
-    """The provider's headers that travel back to the caller; names in lower case."""
+    """The provider's headers that are returned to the caller; names in lower case."""
     lowered = ((name.lower(), value) for name, value in headers.items())
     return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
 
 
-def failure_of_status(status: int, message: str, *, money: bool) -> ProviderFailure:
-    """What an error status of any provider means; `money`: it refuses because of what our account may spend."""
-    if status in _ACCOUNT_STATUSES or money:
+def failure_of_status(status: int, message: str, *, is_billing: bool) -> ProviderFailure:
+    """What an error status of any provider means; `is_billing`: our account may not spend more."""
+    if status in _ACCOUNT_STATUSES or is_billing:
         return ProviderFailure(retry_same=False, try_other=True, code="provider_account", hides_message=True)
     if status < 400:
-        # A redirect is not followed: it would carry the key elsewhere.
+        # Redirects are not followed: they would send the key elsewhere.
         return ProviderFailure(retry_same=False, try_other=True, code="upstream_error", hides_message=True)
     if status in _RETRYABLE_STATUSES or status >= 500:
         code = "provider_rate_limited" if status == 429 else "upstream_error"
         return ProviderFailure(retry_same=True, try_other=True, code=code, hides_message=status != 429, message=message)
-    # The provider understood the request and rejects it: so would the next one; its own words help the caller most.
+    # The request itself is rejected, as it would be elsewhere: the provider's message helps the caller most.
     return ProviderFailure(
         retry_same=False, try_other=False, code="provider_rejected", hides_message=False, message=message
     )
@@ -93,7 +99,7 @@ def error_object(body: bytes) -> dict[str, Any]:
 
 
 def token_count(value: Any) -> int | None:
-    """A count of tokens, None for anything else."""
+    """A valid count of tokens, None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
 
 
@@ -104,6 +110,6 @@ def detail_count(usage: Any, group: str, name: str) -> int:
 
 
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
-    """The document with its output limit lowered to `tokens`: under every name that it uses, else under the first."""
+    """The document with its output limit set to `tokens`, under every name that it uses, else the first."""
     used = [name for name in names if document.get(name) is not None] or list(names[:1])
     return {**document, **dict.fromkeys(used, tokens)}

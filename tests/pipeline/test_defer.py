@@ -1,4 +1,4 @@
-"""Work that can wait: it waits for the greener hour, is planned anew then, keeps its deadline, and is accounted for."""
+"""Deferral: a request waits for lower carbon intensity, is planned again, keeps its deadline and is accounted for."""
 
 import asyncio
 import json
@@ -24,36 +24,36 @@ BODY = json.dumps({"model": "small", "messages": [{"role": "user", "content": "h
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
 WHOLE = json.dumps({"choices": [{"message": {"content": "hello there"}}], "usage": USAGE}).encode()
 HOUR = 3600.0
-# FakeClock's beginning.
+# The start of FakeClock.
 NOW = 1_790_000_000.0
 
 
-def on_grid(at: Snapshot, grams: float, *forecast: float, start: float = NOW) -> Snapshot:
-    """The world with `small` on a grid of this intensity, and an hourly forecast."""
-    small = at.deployments["small"]
+def with_grid(base: Snapshot, grams: float, *forecast: float, start: float = NOW) -> Snapshot:
+    """A snapshot with `small` on a grid of this intensity (gCO2e/kWh) and hourly forecast."""
+    small = base.deployments["small"]
     samples = tuple(IntensitySample(start + hour * HOUR, value) for hour, value in enumerate(forecast))
     grid = replace(small.intensity, grams_per_kwh=grams, method="live", feed="uk", forecast=samples)
-    return at.with_deployments({"small": with_footprint_model(small, small.energy_profile, grid)})
+    return base.with_deployments({"small": with_footprint_model(small, small.energy_profile, grid)})
 
 
-def playbook(at: Snapshot, answers: int = 1) -> Playbook:
-    return Playbook(at, [UpstreamAnswer(body=[WHOLE]) for _ in range(answers)])
+def playbook(start: Snapshot, answers: int = 1) -> Playbook:
+    return Playbook(start, [UpstreamAnswer(body=[WHOLE]) for _ in range(answers)])
 
 
-async def test_it_waits_for_the_greenest_hour_before_its_deadline():
-    book = playbook(on_grid(snapshot(), 300, 300, 250, 100, 200))
-    # What the grid is by then, a feed tells: here the forecast comes true.
-    later = on_grid(snapshot(), 100, 100, 200, start=NOW + 2 * HOUR)
+async def test_a_request_waits_for_the_hour_of_lowest_intensity_before_its_deadline():
+    book = playbook(with_grid(snapshot(), 300, 300, 250, 100, 200))
+    # The forecast comes true.
+    later = with_grid(snapshot(), 100, 100, 200, start=NOW + 2 * HOUR)
 
     async def hours_pass(seconds: float) -> None:
         book.clock.seconds += seconds
         if book.clock.seconds >= NOW + 2 * HOUR:
-            # The feed tells of the new slot at its beginning: those who wait for it see that together.
+            # The feed publishes the new slot at its start, for all requests that wait for it.
             book.snapshot = later
 
     book.clock.sleep = hours_pass
     await book.ask(BODY, defer_seconds=4 * HOUR)
-    # The slot, and this request's place within the minute over which those who wait for it are spread.
+    # The slot, plus this request's share of the minute over which starts are spread.
     assert book.clock.seconds == NOW + 2 * HOUR + 30
     (entry,) = book.ledger_entries
     assert (entry.deferred_ms, entry.grid_grams_per_kwh) == ((2 * 3600 + 30) * 1000, 100.0)
@@ -67,30 +67,30 @@ async def test_it_waits_for_the_greenest_hour_before_its_deadline():
 @pytest.mark.parametrize(
     "hints, more",
     [({}, ""), ({"defer_seconds": 0.0}, "energy: {defer: {hours: 4}}"), ({"defer_seconds": 20.0}, "")],
-    ids=["not asked for", "the request says no", "no time for it"],
+    ids=["not requested", "declined by the request", "too little time"],
 )
-async def test_what_does_not_wait(hints, more):
-    book = playbook(on_grid(snapshot(more=more), 300, 300, 100))
+async def test_requests_that_do_not_wait(hints, more):
+    book = playbook(with_grid(snapshot(more=more), 300, 300, 100))
     await book.ask(BODY, **hints)
     assert book.clock.seconds == NOW
     assert book.ledger_entries[0].deferred_ms == 0
     assert book.ledger_entries[0].undeferred_carbon_ug == book.ledger_entries[0].carbon_ug_mid
 
 
-async def test_a_kind_of_work_can_wait_by_the_file():
-    book = playbook(on_grid(snapshot(more="energy: {rules: [{task_type: other, defer: {hours: 4}}]}"), 300, 300, 100))
+async def test_a_task_type_may_wait_by_configuration():
+    book = playbook(with_grid(snapshot(more="energy: {rules: [{task_type: other, defer: {hours: 4}}]}"), 300, 300, 100))
     await book.ask(BODY)
-    # An hour, and its place within the minute over which those who wait for it are spread.
+    # An hour, plus its share of the minute over which starts are spread.
     assert book.ledger_entries[0].deferred_ms == (3600 + 30) * 1000
 
 
-async def test_a_forecast_that_lies_costs_grams_and_never_the_deadline():
-    book = playbook(on_grid(snapshot(), 300, 300, 200, 100))
+async def test_a_wrong_forecast_never_costs_the_deadline():
+    book = playbook(with_grid(snapshot(), 300, 300, 200, 100))
 
     async def always_later(seconds: float) -> None:
-        """Every hour the green hour is said to be two hours off."""
+        """The hour of lowest intensity is always forecast for two hours later."""
         book.clock.seconds += seconds
-        book.snapshot = on_grid(snapshot(), 300, 300, 200, 100, start=book.clock.seconds)
+        book.snapshot = with_grid(snapshot(), 300, 300, 200, 100, start=book.clock.seconds)
 
     book.clock.sleep = always_later
     await book.ask(BODY, defer_seconds=4 * HOUR)
@@ -99,12 +99,12 @@ async def test_a_forecast_that_lies_costs_grams_and_never_the_deadline():
     assert book.clock.seconds <= NOW + 4 * HOUR - 600, "its own timeout fits before the deadline"
 
 
-async def test_news_that_the_present_is_as_green_end_the_wait():
-    book = playbook(on_grid(snapshot(), 300, 300, 250, 100))
+async def test_a_wait_ends_when_the_present_intensity_is_as_low():
+    book = playbook(with_grid(snapshot(), 300, 300, 250, 100))
 
     async def wind_rises(seconds: float) -> None:
         book.clock.seconds += seconds
-        book.snapshot = on_grid(snapshot(), 50, 50, 60, start=book.clock.seconds)
+        book.snapshot = with_grid(snapshot(), 50, 50, 60, start=book.clock.seconds)
 
     book.clock.sleep = wind_rises
     await book.ask(BODY, defer_seconds=4 * HOUR)
@@ -112,8 +112,8 @@ async def test_news_that_the_present_is_as_green_end_the_wait():
     assert book.ledger_entries[0].grid_grams_per_kwh == 50.0
 
 
-async def test_who_hangs_up_while_waiting_has_an_entry_and_holds_nothing():
-    book = playbook(on_grid(snapshot(), 300, 300, 100))
+async def test_a_caller_that_disconnects_while_waiting_leaves_an_entry_and_no_hold():
+    book = playbook(with_grid(snapshot(), 300, 300, 100))
 
     async def long_sleep(seconds: float) -> None:
         await asyncio.Event().wait()
@@ -131,43 +131,43 @@ async def test_who_hangs_up_while_waiting_has_an_entry_and_holds_nothing():
     assert (book.pipeline.deferrer.waiting_requests, book.budget_book.open_holds) == (0, 0)
 
 
-async def test_a_gateway_that_goes_down_lets_nobody_wait():
-    book = playbook(on_grid(snapshot(), 300, 300, 100))
+async def test_shutdown_ends_every_wait():
+    book = playbook(with_grid(snapshot(), 300, 300, 100))
 
-    async def going_down(seconds: float) -> None:
+    async def shutdown(seconds: float) -> None:
         book.clock.seconds += seconds
         book.pipeline.deferrer.release()
 
-    book.clock.sleep = going_down
+    book.clock.sleep = shutdown
     await book.ask(BODY, defer_seconds=4 * HOUR)
     assert book.clock.seconds - NOW <= 5
     assert book.ledger_entries[0].outcome == "completed"
 
 
-async def test_a_budget_that_was_used_up_meanwhile_refuses():
+async def test_a_budget_used_up_during_the_wait_refuses():
     more = "budgets: {small: {limit: {calls: 1}, window: total}}"
-    book = playbook(on_grid(snapshot(more=more), 300, 300, 100), answers=2)
+    book = playbook(with_grid(snapshot(more=more), 300, 300, 100), answers=2)
 
-    async def another_comes(seconds: float) -> None:
+    async def another_request(seconds: float) -> None:
         book.clock.seconds += seconds
         if len(book.ledger_entries) == 0:
             await book.ask(BODY)
 
-    book.clock.sleep = another_comes
+    book.clock.sleep = another_request
     answer = await book.ask(BODY, defer_seconds=4 * HOUR)
     assert answer.status == 400
     assert [entry.outcome for entry in book.ledger_entries] == ["completed", "refused"]
 
 
-@pytest.mark.parametrize("loops", [False, True], ids=["killed", "stopped for a loop"])
-async def test_a_session_that_was_stopped_meanwhile_is_not_served_and_stays_stopped(loops):
-    book = playbook(on_grid(snapshot(), 300, 300, 100))
+@pytest.mark.parametrize("is_loop", [False, True], ids=["killed", "stopped for a loop"])
+async def test_a_session_stopped_during_the_wait_is_not_served_and_stays_stopped(is_loop):
+    book = playbook(with_grid(snapshot(), 300, 300, 100))
     sessions = book.pipeline._identifier._sessions
 
     async def stopped(seconds: float) -> None:
-        book.clock.seconds += 2 * HOUR if loops else seconds
+        book.clock.seconds += 2 * HOUR if is_loop else seconds
         session = sessions.get("k1", "s1")
-        if loops:
+        if is_loop:
             session.stop = SessionStop(
                 id="x", stopped_at=book.clock.seconds, code="loop_stopped", message="It repeats itself.", details={}
             )
@@ -180,14 +180,14 @@ async def test_a_session_that_was_stopped_meanwhile_is_not_served_and_stays_stop
     assert answer.status == 400
     assert book.events == ["entry refused"]
     session = sessions.get("k1", "s1")
-    assert (session.refusals_since_stop, book.pipeline.refused_after_stop) == (0, 0), "nobody has asked again"
+    assert (session.refusals_since_stop, book.pipeline.refused_after_stop) == (0, 0), "no further request was made"
     assert session.stop is not None
-    assert not loops or session.refused_at == book.clock.seconds, "when it was stopped, not when it came"
+    assert not is_loop or session.refused_at == book.clock.seconds, "when it was stopped, not when it arrived"
 
 
-async def test_a_plan_that_takes_longer_meanwhile_is_begun_earlier():
-    book = playbook(on_grid(snapshot(), 300, 300, 250, 200, 100))
-    slower = on_grid(snapshot(small=", timeouts: {total: 7200}"), 299, 299, 250, 200, 100)
+async def test_a_plan_that_now_takes_longer_starts_earlier():
+    book = playbook(with_grid(snapshot(), 300, 300, 250, 200, 100))
+    slower = with_grid(snapshot(small=", timeouts: {total: 7200}"), 299, 299, 250, 200, 100)
 
     async def other_timeouts(seconds: float) -> None:
         book.clock.seconds += seconds
@@ -198,15 +198,15 @@ async def test_a_plan_that_takes_longer_meanwhile_is_begun_earlier():
     assert book.clock.seconds <= NOW + 2 * HOUR
 
 
-async def test_it_waits_no_longer_than_its_session_may_run():
-    book = playbook(on_grid(snapshot(more="sessions: {caps: {minutes: 90}}"), 300, 300, 250, 50))
+async def test_a_request_waits_no_longer_than_its_session_may_run():
+    book = playbook(with_grid(snapshot(more="sessions: {caps: {minutes: 90}}"), 300, 300, 250, 50))
     answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
     assert answer.status == 200
-    assert book.ledger_entries[0].deferred_ms == 0, "the green hour lies beyond it, and the other gains too little"
+    assert book.ledger_entries[0].deferred_ms == 0, "the lowest hour is after the cap, and the other saves too little"
 
 
-async def test_an_outage_meanwhile_ends_no_wait_that_has_hours_left():
-    book = playbook(on_grid(snapshot(), 300, 300, 250, 100))
+async def test_an_outage_during_the_wait_does_not_end_it():
+    book = playbook(with_grid(snapshot(), 300, 300, 250, 100))
     circuit_breakers = book.pipeline._circuit_breakers
 
     async def outage(seconds: float) -> None:
@@ -214,7 +214,7 @@ async def test_an_outage_meanwhile_ends_no_wait_that_has_hours_left():
         if book.clock.seconds - NOW < 60:
             for _ in range(10):
                 circuit_breakers.record_failure("small", now=book.clock.seconds)
-            book.snapshot = on_grid(snapshot(), 290, 290, 250, 100)
+            book.snapshot = with_grid(snapshot(), 290, 290, 250, 100)
 
     book.clock.sleep = outage
     answer = await book.ask(BODY, defer_seconds=4 * HOUR)
@@ -222,46 +222,46 @@ async def test_an_outage_meanwhile_ends_no_wait_that_has_hours_left():
     assert book.ledger_entries[0].deferred_ms >= 2 * 3600 * 1000
 
 
-async def test_a_wall_clock_that_is_set_back_moves_no_deadline():
-    book = playbook(on_grid(snapshot(), 300, 300, 250, 100))
-    real = [0.0]
+async def test_a_wall_clock_set_back_does_not_move_the_deadline():
+    book = playbook(with_grid(snapshot(), 300, 300, 250, 100))
+    monotonic = [0.0]
 
     async def set_back(seconds: float) -> None:
-        real[0] += seconds
+        monotonic[0] += seconds
         book.clock.seconds = NOW - 10 * HOUR
 
-    book.clock.sleep, book.clock.monotonic = set_back, lambda: real[0]
+    book.clock.sleep, book.clock.monotonic = set_back, lambda: monotonic[0]
     await book.ask(BODY, defer_seconds=4 * HOUR)
-    assert real[0] <= 4 * HOUR - 600
+    assert monotonic[0] <= 4 * HOUR - 600
 
 
-async def test_what_is_asked_for_learning_s_sake_does_not_wait():
-    at = on_grid(snapshot(more="energy: {defer: {hours: 4}}"), 300, 300, 100)
-    book = playbook(at)
-    route = replace(at.routes["small"], is_auto=False)
+async def test_shadow_calls_do_not_wait():
+    start = with_grid(snapshot(more="energy: {defer: {hours: 4}}"), 300, 300, 100)
+    book = playbook(start)
+    route = replace(start.routes["small"], is_auto=False)
     shadow = Caller(key=SHADOW_KEY, team=SHADOW_KEY)
     await book.pipeline.serve_route(route, chat.parse(BODY), shadow, HeaderHints(), book.caller_stream)
     assert book.clock.seconds == NOW
 
 
-def test_a_route_that_is_not_the_file_s_stays_what_it_is_in_a_new_world():
-    at = snapshot()
-    alone = replace(at.routes["auto"], candidates=(at.deployments["frontier"],), is_auto=False)
-    fresh = on_grid(snapshot(), 100)
-    now = fresh.with_current_deployments(alone)
-    assert [one.name for one in now.candidates] == ["frontier"]
-    assert now.candidates[0] is fresh.deployments["frontier"]
+def test_a_route_outside_the_configuration_keeps_its_candidates_in_a_new_snapshot():
+    base = snapshot()
+    custom = replace(base.routes["auto"], candidates=(base.deployments["frontier"],), is_auto=False)
+    fresh = with_grid(snapshot(), 100)
+    current = fresh.with_current_deployments(custom)
+    assert [deployment.name for deployment in current.candidates] == ["frontier"]
+    assert current.candidates[0] is fresh.deployments["frontier"]
 
 
 @pytest.mark.parametrize(
     "text, seconds",
     [("4h", 14400), ("30m", 1800), ("90s", 90), ("3600", 3600), ("no", 0), ("0", 0), (" 4H ", 14400), ("48h", 172_800)],
 )
-def test_how_long_a_request_may_wait(text, seconds):
+def test_the_defer_header_is_a_duration(text, seconds):
     assert parse_hints({"x-penstock-defer": text}, snapshot()).defer_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "-4h", "49h", "4d", "1e3", "4.5h", "٤h", "9" * 30, "nan"])
-def test_a_wait_that_cannot_be_is_a_bad_request(text):
+def test_an_invalid_defer_header_is_a_bad_request(text):
     with pytest.raises(BadRequest, match="x-penstock-defer"):
         parse_hints({"x-penstock-defer": text}, snapshot())

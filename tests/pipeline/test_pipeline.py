@@ -1,4 +1,4 @@
-"""The corridor, as a script: what provider and caller do, and the exact sequence that follows."""
+"""The pipeline as a playbook: what provider and caller do, and the exact sequence of events that follows."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def error(message: str = "no", code: str = "x", status: int = 400, **headers: st
     return answers(json.dumps({"error": {"message": message, "code": code}}).encode(), status, **headers)
 
 
-async def test_an_answer_is_held_dialled_settled_and_written_down():
+async def test_a_request_is_reserved_dialed_settled_and_recorded():
     book = Playbook(snapshot(), [answers()])
     answer = await book.ask(EASY)
     assert book.events == ["reserve", "hold", "dial small", "settle", "entry completed"]
@@ -66,15 +66,15 @@ async def test_a_stream_is_forwarded_and_settled_at_its_end():
     assert book.ledger_entries[0].output_tokens == 10
 
 
-async def test_nothing_is_awaited_once_the_caller_has_its_end():
-    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("a"), END, BrokenResponse("nobody reads on")])
+async def test_nothing_is_awaited_after_the_end_of_a_stream():
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("a"), END, BrokenResponse("must not be read")])
     book = Playbook(snapshot(), [upstream])
     await book.ask(STREAM)
     assert book.events[-2:] == ["settle", "entry completed"]
     assert upstream.closed
 
 
-async def test_an_unreachable_provider_costs_nothing_and_the_next_one_serves():
+async def test_an_unreachable_provider_costs_nothing_and_the_next_deployment_serves():
     book = Playbook(snapshot(), [Unreachable("down"), answers()])
     await book.ask(EASY)
     assert book.events == [
@@ -86,7 +86,7 @@ async def test_an_unreachable_provider_costs_nothing_and_the_next_one_serves():
     assert book.ledger_entries[1].attempts == 2
 
 
-async def test_a_timeout_may_have_cost_anything_up_to_its_hold():
+async def test_a_timeout_is_charged_as_held():
     book = Playbook(snapshot(), [UpstreamTimeout("slow"), answers()])
     await book.ask(EASY)
     first, second = book.ledger_entries
@@ -94,7 +94,7 @@ async def test_a_timeout_may_have_cost_anything_up_to_its_hold():
     assert (first.usage_basis, first.final, second.outcome) == ("estimated", 0, "completed")
 
 
-async def test_the_same_deployment_is_tried_again_only_when_no_other_is_left():
+async def test_the_same_deployment_is_retried_only_when_no_other_is_left():
     book = Playbook(snapshot(), [error(status=503), answers()])
     started = book.clock.seconds
     answer = await book.ask(EASY.replace(b"auto", b"small"))
@@ -103,7 +103,7 @@ async def test_the_same_deployment_is_tried_again_only_when_no_other_is_left():
     assert [call.deployment.name for call in book.upstream_calls] == ["small", "small"]
 
 
-async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_final():
+async def test_when_every_attempt_fails_the_caller_gets_one_error_and_the_ledger_one_final_entry():
     book = Playbook(snapshot(), [error(status=500), error(status=500), error(status=500)])
     answer = await book.ask(EASY)
     assert answer.status == 502
@@ -113,7 +113,7 @@ async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_f
 
 
 @pytest.mark.parametrize(
-    "does, status, hidden",
+    "response, status, hidden",
     [
         (error("bad temperature", status=400), 400, False),
         (error("no such model", status=404), 404, False),
@@ -122,11 +122,11 @@ async def test_when_everything_fails_the_caller_is_told_once_and_the_ledger_is_f
         (error("pay", code="insufficient_quota", status=429), 502, True),
         (error("moved", status=302), 502, True),
     ],
-    ids=["the caller's mistake passes", "so does not found", "our key's trouble is hidden", "rate limits pass", "our money's trouble is hidden", "redirects are not followed"],
+    ids=["a caller error is returned", "not found is returned", "an error of our key is hidden", "a rate limit is returned", "a billing error is hidden", "a redirect is not followed"],
 )  # fmt: skip
-async def test_what_a_provider_s_error_means_for_the_caller(does, status, hidden):
-    message = json.loads(does.body[0])["error"]["message"]
-    book = Playbook(snapshot(), [does])
+async def test_provider_errors_are_returned_or_hidden(response, status, hidden):
+    message = json.loads(response.body[0])["error"]["message"]
+    book = Playbook(snapshot(), [response])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == status
     assert (message.encode() not in answer.body) is hidden
@@ -134,7 +134,7 @@ async def test_what_a_provider_s_error_means_for_the_caller(does, status, hidden
     assert book.budget_book.open_holds == 0
 
 
-async def test_a_stream_that_breaks_before_its_first_byte_is_tried_elsewhere():
+async def test_a_stream_that_breaks_before_its_first_byte_is_retried_on_another_deployment():
     book = Playbook(
         snapshot(),
         [
@@ -147,19 +147,19 @@ async def test_a_stream_that_breaks_before_its_first_byte_is_tried_elsewhere():
     assert book.caller_stream.written.startswith(event("a"))
 
 
-@pytest.mark.parametrize("ending", [[BrokenResponse("cut")], []], ids=["broken off", "ended without its end"])
-async def test_a_stream_that_breaks_later_ends_in_an_error_event_and_is_charged_for_what_was_seen(ending):
+@pytest.mark.parametrize("ending", [[BrokenResponse("cut")], []], ids=["connection lost", "no final event"])
+async def test_a_stream_that_breaks_later_ends_with_an_error_event_and_is_charged_for_its_output(ending):
     book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[event("abcd"), event("efgh"), *ending])])
     await book.ask(STREAM)
     assert len(book.upstream_calls) == 1, "no second attempt after the first byte"
     last = book.caller_stream.written.split(b"\n\n")[-3]
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_broken"
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_invalid_response"
     (entry,) = book.ledger_entries
     assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cut", "estimated", 2)
     assert 0 < entry.charge_nusd < entry.hold_nusd
 
 
-async def test_a_caller_who_hangs_up_is_charged_for_what_was_written_so_far():
+async def test_a_caller_that_disconnects_is_charged_for_the_output_so_far():
     upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("abcd"), event("efgh"), event("ijkl"), END])
     book = Playbook(snapshot(), [upstream])
     book.caller_stream._disconnect_after_bytes = 1
@@ -171,7 +171,7 @@ async def test_a_caller_who_hangs_up_is_charged_for_what_was_written_so_far():
     assert book.budget_book.open_holds == 0
 
 
-async def test_cancellation_while_the_provider_is_silent_settles_exactly_once():
+async def test_a_cancelled_stream_is_settled_exactly_once():
     class Silent(UpstreamAnswer):
         async def read_chunk(self) -> bytes:
             await asyncio.sleep(3600)
@@ -189,11 +189,11 @@ async def test_cancellation_while_the_provider_is_silent_settles_exactly_once():
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[1]", b""], ids=["html", "not utf-8", "a list", "nothing"])
-async def test_garbage_from_a_provider_is_a_clean_502(body):
+async def test_an_invalid_provider_response_is_a_502(body):
     book = Playbook(snapshot(), [answers(body), answers(body), answers(body)])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == 502
-    assert json.loads(answer.body)["error"]["code"] == "upstream_broken"
+    assert json.loads(answer.body)["error"]["code"] == "upstream_invalid_response"
     assert book.ledger_entries[-1].usage_basis == "estimated"
 
 
@@ -208,7 +208,7 @@ async def test_garbage_from_a_provider_is_a_clean_502(body):
         7,
     ],
 )
-async def test_usage_that_is_missing_or_absurd_is_estimated(usage):
+async def test_missing_or_invalid_usage_is_estimated(usage):
     body = json.dumps({"choices": [{"message": {"content": "x" * 400}}], "usage": usage}).encode()
     book = Playbook(snapshot(), [answers(body)])
     await book.ask(EASY)
@@ -217,7 +217,7 @@ async def test_usage_that_is_missing_or_absurd_is_estimated(usage):
     assert entry.input_tokens > 0
 
 
-async def test_a_full_disk_stops_the_call_before_it_is_made():
+async def test_a_full_disk_stops_the_call_before_it_is_dialed():
     book = Playbook(snapshot(), [answers()], disk_full=True)
     with pytest.raises(Overloaded):
         await book.ask(EASY)
@@ -225,7 +225,7 @@ async def test_a_full_disk_stops_the_call_before_it_is_made():
     assert book.budget_book.open_holds == 0
 
 
-async def test_an_unknown_model_is_named():
+async def test_an_unknown_model_is_not_found():
     with pytest.raises(NotFound) as refused:
         await Playbook(snapshot(), []).ask(EASY.replace(b"auto", b"gpt-99"))
     assert refused.value.code == "model_not_found"
@@ -234,18 +234,18 @@ async def test_an_unknown_model_is_named():
 BUDGET = "budgets: {{day: {{scope: {{team: research}}, limit: {{{limit}}}, window: day}}}}"
 
 
-async def test_a_budget_refuses_before_dialling_and_says_how_it_stands():
+async def test_a_budget_refuses_before_dialing_and_states_its_limit():
     book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.0001")), [])
     answer = await book.ask(EASY)
     assert book.events == ["reserve", "entry refused"]
     assert (answer.status, answer.headers["x-should-retry"]) == (400, "false")
-    problem = json.loads(answer.body)["error"]
-    assert problem["code"] == "budget_exceeded"
-    assert problem["details"]["limit"] == 0.0001
-    assert "starts again" in problem["message"]
+    error_body = json.loads(answer.body)["error"]
+    assert error_body["code"] == "budget_exceeded"
+    assert error_body["details"]["limit"] == 0.0001
+    assert "It resets in" in error_body["message"]
 
 
-async def test_a_budget_that_is_too_tight_for_the_frontier_falls_back_to_the_small_one():
+async def test_a_budget_too_tight_for_frontier_falls_back_to_small():
     hard = json.dumps({"model": "auto", "max_tokens": 1000, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode()  # fmt: skip
     book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.004")), [answers()])
     answer = await book.ask(hard)
@@ -254,12 +254,12 @@ async def test_a_budget_that_is_too_tight_for_the_frontier_falls_back_to_the_sma
 
 
 @pytest.mark.parametrize("limit", ["wh: 0.0001", "calls: 0"])
-async def test_watt_hours_and_calls_are_limits_too(limit):
+async def test_energy_and_calls_are_limits_too(limit):
     answer = await Playbook(snapshot(more=BUDGET.format(limit=limit)), []).ask(EASY)
     assert json.loads(answer.body)["error"]["code"] == "budget_exceeded"
 
 
-async def test_concurrent_calls_cannot_slip_past_a_budget():
+async def test_concurrent_calls_cannot_exceed_a_budget():
     # Each call may take up to 0.00042 USD; only two fit into 0.001.
     book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.001")), [answers() for _ in range(20)])
     book.dial = _slow(book.dial)  # type: ignore[method-assign]
@@ -276,7 +276,7 @@ def _slow(dial):
     return slowly
 
 
-async def test_a_session_s_caps_are_its_own():
+async def test_caps_apply_per_session():
     more = "sessions: {caps: {calls: 2}}"
     book = Playbook(snapshot(more=more), [answers() for _ in range(5)])
     statuses = [(await book.ask(EASY, session="run-1")).status for _ in range(3)]
@@ -285,7 +285,7 @@ async def test_a_session_s_caps_are_its_own():
     assert book.ledger_entries[2].code == "cap_exceeded"
 
 
-async def test_a_session_ends_when_its_time_is_up():
+async def test_a_session_is_refused_after_its_time_cap():
     book = Playbook(snapshot(more="sessions: {caps: {minutes: 10}}"), [answers(), answers()])
     await book.ask(EASY, session="run-1")
     book.clock.seconds += 601
@@ -302,10 +302,10 @@ def looping(turns: int) -> bytes:
 
 
 async def test_a_loop_is_warned_and_then_stopped():
-    book = Playbook(snapshot(more="loops: {warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
-    seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 7)]
-    assert [answer.status for answer in seen] == [200, 200, 200, 200, 400, 400]
-    assert [answer.headers.get("x-penstock-loop", "")[:4] for answer in seen] == [
+    book = Playbook(snapshot(more="loop_guard: {warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    answers_by_turn = [await book.ask(looping(turns), session="run-1") for turns in range(1, 7)]
+    assert [answer.status for answer in answers_by_turn] == [200, 200, 200, 200, 400, 400]
+    assert [answer.headers.get("x-penstock-loop", "")[:4] for answer in answers_by_turn] == [
         "",
         "",
         "warn",
@@ -313,17 +313,17 @@ async def test_a_loop_is_warned_and_then_stopped():
         "stop",
         "stop",
     ]
-    assert json.loads(seen[-1].body)["error"]["code"] == "loop_stopped"
+    assert json.loads(answers_by_turn[-1].body)["error"]["code"] == "loop_stopped"
 
 
 async def test_in_shadow_mode_a_loop_is_only_reported():
-    book = Playbook(snapshot(more="loops: {mode: shadow, warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
-    seen = [await book.ask(looping(turns), session="run-1") for turns in range(1, 8)]
-    assert {answer.status for answer in seen} == {200}
-    assert seen[-1].headers["x-penstock-loop"].startswith("stop")
+    book = Playbook(snapshot(more="loop_guard: {mode: shadow, warn_at: 2, stop_at: 4}"), [answers() for _ in range(9)])
+    answers_by_turn = [await book.ask(looping(turns), session="run-1") for turns in range(1, 8)]
+    assert {answer.status for answer in answers_by_turn} == {200}
+    assert answers_by_turn[-1].headers["x-penstock-loop"].startswith("stop")
 
 
-async def test_an_unpriced_deployment_serves_where_no_money_budget_forbids_it():
+async def test_an_unpriced_deployment_serves_where_no_cost_budget_applies():
     text = "price: {input: 0.25, output: 2, cached_input: 0.025}"
     raw = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1").replace(f" {text},", "")
     book = Playbook(parse(raw, "t", ENV)[0], [answers()])
@@ -332,13 +332,13 @@ async def test_an_unpriced_deployment_serves_where_no_money_budget_forbids_it():
     assert (book.ledger_entries[0].priced, book.ledger_entries[0].charge_nusd) == (0, 0)
 
 
-async def test_the_world_of_the_start_is_kept_to_the_end():
+async def test_the_ledger_names_the_snapshot_of_the_request():
     book = Playbook(snapshot(), [answers()])
     await book.ask(EASY)
-    assert book.ledger_entries[0].world == snapshot().generation
+    assert book.ledger_entries[0].config_hash == snapshot().generation
 
 
-async def test_a_hold_whose_lease_ran_out_still_leaves_its_fact():
+async def test_a_hold_with_an_expired_lease_still_leaves_its_entry():
     class Slow(UpstreamAnswer):
         async def read_chunk(self) -> bytes:
             book.clock.seconds += 10_000
@@ -351,48 +351,48 @@ async def test_a_hold_whose_lease_ran_out_still_leaves_its_fact():
     assert [entry.outcome for entry in book.ledger_entries] == ["completed"]
 
 
-async def test_a_lease_outlives_the_slowest_deployment_that_may_be_tried():
+async def test_a_lease_outlasts_the_slowest_deployment_of_the_plan():
     book = Playbook(snapshot(small=", timeouts: {total: 5}"), [answers()])
-    seen = []
+    leases = []
     reserve = book.budget_book.reserve
-    book.budget_book.reserve = lambda *given, lease, now: (seen.append(lease), reserve(*given, lease=lease, now=now))[1]
+    book.budget_book.reserve = lambda *args, lease, now: (leases.append(lease), reserve(*args, lease=lease, now=now))[1]
     await book.ask(json.dumps({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode())  # fmt: skip
-    assert seen[0] > 600
+    assert leases[0] > 600
 
 
-async def test_a_caller_who_leaves_between_two_attempts_leaves_one_final_entry():
+async def test_a_caller_that_disconnects_between_attempts_leaves_one_final_entry():
     book = Playbook(snapshot(), [error(status=503)])
 
-    async def asleep(_: float) -> None:
+    async def cancelled_sleep(_: float) -> None:
         raise asyncio.CancelledError
 
-    book.clock.sleep = asleep
+    book.clock.sleep = cancelled_sleep
     with pytest.raises(asyncio.CancelledError):
         await book.ask(EASY.replace(b"auto", b"small"))
     assert [(entry.outcome, entry.final) for entry in book.ledger_entries] == [("upstream_error", 0), ("cancelled", 1)]
 
 
-async def test_a_deployment_of_unknown_weights_meets_no_energy_budget():
+async def test_a_deployment_of_unknown_energy_is_refused_by_an_energy_budget():
     raw = BASE_CONFIG.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
     book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
-    assert "not known" in json.loads(answer.body)["error"]["message"]
+    assert "in Wh is unknown" in json.loads(answer.body)["error"]["message"]
 
 
-def sent(book: Playbook) -> list[dict]:
+def upstream_bodies(book: Playbook) -> list[dict]:
     return [json.loads(b"".join(call.body)) for call in book.upstream_calls]
 
 
-async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_of_the_session():
+async def test_a_loop_moves_the_rest_of_the_session_to_a_higher_tier():
     book = Playbook(
         snapshot(
-            more="tiers: {small: {max_complexity: 0.5}}\nloops: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"
+            more="tiers: {small: {max_complexity: 0.5}}\nloop_guard: {warn_at: 1, nudge_at: null, tier_at: 2, stop_at: 6}"
         ),
         [answers() for _ in range(12)],
     )
     for turns in range(1, 6):
         await book.ask(looping(turns), session="run-1")
-    # Four turns are one result that is new and three that were seen before.
+    # Four turns: one new result and three repeated ones.
     assert [call.deployment.name for call in book.upstream_calls] == [
         "small",
         "small",
@@ -400,14 +400,14 @@ async def test_a_weak_model_in_a_loop_gives_way_to_a_stronger_one_for_the_rest_o
         "frontier",
         "frontier",
     ]
-    assert "escalated out of a loop" in book.ledger_entries[2].reason
+    assert "escalated by the loop guard" in book.ledger_entries[2].reason
     await book.ask(EASY, session="run-2")
     assert book.upstream_calls[-1].deployment.name == "small"
 
 
-async def test_a_strong_model_in_a_loop_may_give_way_to_a_cheaper_one():
-    loops = "loops: {warn_at: 1, nudge_at: null, tier_at: 2, tier_move: downgrade, stop_at: 6}"
-    book = Playbook(snapshot(more=loops), [answers() for _ in range(12)])
+async def test_a_loop_may_move_the_session_to_a_lower_tier():
+    loop_guard = "loop_guard: {warn_at: 1, nudge_at: null, tier_at: 2, tier_move: downgrade, stop_at: 6}"
+    book = Playbook(snapshot(more=loop_guard), [answers() for _ in range(12)])
     for turns in range(1, 6):
         task = json.dumps("debug this function, then prove by induction why it terminates " * 20).encode()
         await book.ask(looping(turns).replace(b'"go"', task), session="run-1")
@@ -415,14 +415,14 @@ async def test_a_strong_model_in_a_loop_may_give_way_to_a_cheaper_one():
     assert names[:2] == ["frontier"] * 2 and names[2:] == ["small"] * 3
 
 
-async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
+async def test_before_the_stop_one_turn_without_tools_may_be_requested():
     book = Playbook(
-        snapshot(more="loops: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)]
+        snapshot(more="loop_guard: {warn_at: 1, nudge_at: 2, answer_at: 3, stop_at: 6}"), [answers() for _ in range(12)]
     )
     for turns in range(1, 6):
         body = json.loads(looping(turns)) | {"tools": [{"type": "function", "function": {"name": "bash"}}]}
         await book.ask(json.dumps(body).encode(), session="run-1")
-    bodies = sent(book)
+    bodies = upstream_bodies(book)
     assert [body.get("tool_choice") for body in bodies] == [None, None, None, "none", None]
     assert [("[Gateway note" in body["messages"][-1]["content"]) for body in bodies] == [
         False,
@@ -435,9 +435,9 @@ async def test_before_the_stop_a_last_turn_without_tools_may_be_asked_for():
     assert [event.kind for event in book.session_events] == ["loop_warn", "loop_nudge", "loop_answer"]
 
 
-async def test_rules_give_a_route_its_own_ladder():
-    loops = "loops: {warn_at: 1, stop_at: 2, rules: [{route: small, mode: shadow}]}"
-    book = Playbook(snapshot(more=loops), [answers() for _ in range(12)])
+async def test_a_rule_gives_a_route_its_own_ladder():
+    loop_guard = "loop_guard: {warn_at: 1, stop_at: 2, rules: [{route: small, mode: shadow}]}"
+    book = Playbook(snapshot(more=loop_guard), [answers() for _ in range(12)])
     small = [await book.ask(looping(turns).replace(b'"auto"', b'"small"'), session="run-1") for turns in range(1, 7)]
     assert {answer.status for answer in small} == {200}
     assert [event.was_enforced for event in book.session_events] == [False, False]
@@ -445,7 +445,7 @@ async def test_rules_give_a_route_its_own_ladder():
     assert auto[-1].status == 400
 
 
-async def test_a_session_may_only_go_so_deep():
+async def test_the_depth_of_a_session_tree_is_capped():
     book = Playbook(snapshot(more="sessions: {caps: {depth: 1}}"), [answers() for _ in range(12)])
     assert (await book.ask(EASY, session="root")).status == 200
     assert (await book.ask(EASY, session="child", parent="root")).status == 200
@@ -453,12 +453,14 @@ async def test_a_session_may_only_go_so_deep():
     assert json.loads(answer.body)["error"]["code"] == "depth_exceeded"
 
 
-async def test_each_session_of_a_tree_has_its_own_cap_beside_the_trees():
-    book = Playbook(snapshot(more="sessions: {caps: {calls: 5}, each: {calls: 2}}"), [answers() for _ in range(12)])
+async def test_each_session_of_a_tree_has_its_own_cap_in_addition_to_the_tree():
+    book = Playbook(
+        snapshot(more="sessions: {caps: {calls: 5}, caps_per_session: {calls: 2}}"), [answers() for _ in range(12)]
+    )
     for name in ("root", "one", "two"):
         parent = {} if name == "root" else {"parent": "root"}
         statuses = [(await book.ask(EASY, session=name, **parent)).status for _ in range(3)]
-        # The tree's five are used up before the last child has its two.
+        # The five calls of the tree are used up before the last child has made two.
         assert statuses == ([200, 200, 400] if name != "two" else [200, 400, 400])
 
 
@@ -471,20 +473,22 @@ async def test_a_key_may_have_tighter_caps():
     assert [(await book.ask(EASY, other, session="s")).status for _ in range(4)] == [200, 200, 200, 400]
 
 
-async def test_watt_hours_and_tokens_are_caps_of_a_run_as_well():
+async def test_a_caps_header_may_cap_energy_and_tokens():
     book = Playbook(snapshot(), [answers() for _ in range(12)])
     assert (await book.ask(EASY, session="a", caps_text="tokens=10")).status == 400
     assert (await book.ask(EASY, session="b", caps_text="wh=0.000001")).status == 400
     assert (await book.ask(EASY, session="c", caps_text="tokens=100000, wh=100")).status == 200
 
 
-DOUBTED = json.dumps({"choices": [{"message": {"content": "I'm sorry, but I can't help."}}], "usage": USAGE}).encode()
+REJECTED_ANSWER = json.dumps(
+    {"choices": [{"message": {"content": "I'm sorry, but I can't help."}}], "usage": USAGE}
+).encode()
 PLAIN = EASY.replace(b', "max_tokens": 100', b"")
 CASCADE = "cascade: {mode: enforce}"
 
 
-async def test_a_doubted_answer_is_settled_before_the_next_tier_is_held():
-    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), answers()])
+async def test_an_answer_that_fails_verification_is_settled_before_the_next_tier_is_reserved():
+    book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), answers()])
     answer = await book.ask(PLAIN)
     assert answer.body == WHOLE
     assert book.events == [
@@ -495,46 +499,48 @@ async def test_a_doubted_answer_is_settled_before_the_next_tier_is_held():
     assert book.budget_book.open_holds == 0
 
 
-@pytest.mark.parametrize("then", ["gone", "broken", "down"])
-async def test_however_an_escalation_ends_there_is_one_final_entry_and_no_hold(then):
-    does = {
-        "gone": UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[CallerDisconnected("gone")]),
+@pytest.mark.parametrize("end", ["caller disconnected", "broken", "unreachable"])
+async def test_however_an_escalation_ends_it_leaves_one_final_entry_and_no_hold(end):
+    response = {
+        "caller disconnected": UpstreamAnswer(
+            headers={"Content-Type": "application/json"}, body=[CallerDisconnected("gone")]
+        ),
         "broken": UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[BrokenResponse("broken")]),
-        "down": Unreachable("down"),
-    }[then]
-    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), does, does, does])
-    if then == "gone":
+        "unreachable": Unreachable("down"),
+    }[end]
+    book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), response, response, response])
+    if end == "caller disconnected":
         with pytest.raises(CallerDisconnected):
             await book.ask(PLAIN)
         assert book.ledger_entries[-1].outcome == "cancelled"
     else:
         answer = await book.ask(PLAIN)
-        assert answer.body == DOUBTED
-        assert book.ledger_entries[-1].code == "not_escalated"
+        assert answer.body == REJECTED_ANSWER
+        assert book.ledger_entries[-1].code == "escalation_failed"
     assert sum(entry.final for entry in book.ledger_entries) == 1
     assert book.budget_book.open_holds == 0
 
 
-async def test_where_no_budget_holds_the_next_tier_the_doubted_answer_is_given():
+async def test_without_budget_for_the_next_tier_the_first_answer_is_returned():
     more = CASCADE + "\nbudgets: {calls: {limit: {calls: 1}, window: day}}"
-    book = Playbook(snapshot(more=more), [answers(DOUBTED), answers()])
+    book = Playbook(snapshot(more=more), [answers(REJECTED_ANSWER), answers()])
     answer = await book.ask(PLAIN)
-    assert (answer.status, answer.body) == (200, DOUBTED)
-    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "not_escalated")]
+    assert (answer.status, answer.body) == (200, REJECTED_ANSWER)
+    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "escalation_failed")]
 
 
-async def test_a_store_that_does_not_answer_takes_no_answer_back():
-    book = Playbook(snapshot(more=CASCADE), [answers(DOUBTED), answers()])
-    taken, reserve = 0, book.reserve
+async def test_when_the_budget_store_fails_the_first_answer_is_returned():
+    book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), answers()])
+    reservations, reserve = 0, book.reserve
 
-    async def fails_later(*given, **more):
-        nonlocal taken
-        taken += 1
-        if taken > 1:
-            raise Overloaded("The store does not answer.")
-        return await reserve(*given, **more)
+    async def fails_later(*args, **kwargs):
+        nonlocal reservations
+        reservations += 1
+        if reservations > 1:
+            raise Overloaded("Budget store unavailable.")
+        return await reserve(*args, **kwargs)
 
     book.pipeline._reserver._budgets = SimpleNamespace(reserve=fails_later, settle=book.settle, extend=book.extend)
     answer = await book.ask(PLAIN)
-    assert (answer.status, answer.body) == (200, DOUBTED)
-    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "not_escalated")]
+    assert (answer.status, answer.body) == (200, REJECTED_ANSWER)
+    assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "escalation_failed")]

@@ -1,4 +1,4 @@
-"""Stages on the way to a limit, and holds that are what calls usually take: what the caller sees, and what is booked."""
+"""Budget stages and expected holds: what the caller sees, and what is booked."""
 
 import asyncio
 import json
@@ -27,12 +27,12 @@ def budget(limit: str, more: str = "", window: str = "day") -> str:
 
 
 def spend(book: Playbook, nusd: int) -> None:
-    """Something else has spent so much of the budget."""
-    (one,) = book.pipeline._snapshot().budgets
-    from_lines = book.pipeline._reserver._budget_lines.lines(
-        (one,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW
+    """Book `nusd` on the budget, as if spent by other calls."""
+    (configured,) = book.pipeline._snapshot().budgets
+    applicable = book.pipeline._reserver._budget_lines.lines(
+        (configured,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW
     )
-    book.budget_book.restore(from_lines.lines[0], nusd, at=NOW)
+    book.budget_book.restore(applicable.lines[0], nusd, at=NOW)
 
 
 NOW = 1_790_000_000.0
@@ -43,7 +43,7 @@ def playbook(more: str, *answers: UpstreamAnswer) -> Playbook:
     return Playbook(snapshot(more=more), list(answers) or [UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])])
 
 
-async def test_past_the_downgrade_mark_only_cheaper_tiers_are_chosen():
+async def test_above_the_downgrade_threshold_only_lower_tiers_are_chosen():
     more = (
         budget("usd: 1", ", stages: {downgrade: {at: 50}}")
         + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 0}}"
@@ -55,35 +55,35 @@ async def test_past_the_downgrade_mark_only_cheaper_tiers_are_chosen():
     spend(book, USD // 2)
     await book.ask(body(max_tokens=100))
     assert book.ledger_entries[-1].tier == "small"
-    assert "b has no room for frontier" in book.ledger_entries[-1].reason
+    assert "b has no capacity for frontier" in book.ledger_entries[-1].reason
 
 
-async def test_a_route_without_a_cheaper_tier_goes_on_to_the_limit():
+async def test_a_route_without_a_lower_tier_may_use_the_whole_limit():
     book = playbook(budget("usd: 1", ", stages: {downgrade: {at: 50}}"))
     spend(book, USD // 2)
     await book.ask(body(model="frontier", max_tokens=100))
     assert book.ledger_entries[-1].outcome == "completed"
 
 
-@pytest.mark.parametrize("asked", [{"max_tokens": 3000}, {"max_completion_tokens": 3000}, {}])
-async def test_output_limits_shrink_to_what_fits_and_the_caller_is_told(asked):
+@pytest.mark.parametrize("limits", [{"max_tokens": 3000}, {"max_completion_tokens": 3000}, {}])
+async def test_output_limits_shrink_to_fit_and_a_header_states_the_limit(limits):
     book = playbook(budget("usd: 0.001", ", stages: {shrink: {at: 100, min_output_tokens: 50}}"))
-    answer = await book.ask(body(model="small", **asked))
-    sent = json.loads(b"".join(book.upstream_calls[0].body))
-    limit = sent.get("max_completion_tokens") or sent["max_tokens"]
-    assert 50 <= limit < 500 and sent["model"] == "sim-small"
+    answer = await book.ask(body(model="small", **limits))
+    document = json.loads(b"".join(book.upstream_calls[0].body))
+    limit = document.get("max_completion_tokens") or document["max_tokens"]
+    assert 50 <= limit < 500 and document["model"] == "sim-small"
     assert answer.headers["x-penstock-max-output-tokens"] == str(limit)
     assert book.ledger_entries[-1].hold_nusd <= USD // 1000
     assert "output tokens" in book.ledger_entries[-1].reason
 
 
-async def test_below_the_least_output_a_call_is_refused():
+async def test_below_the_minimum_output_a_call_is_refused():
     book = playbook(budget("usd: 0.0001", ", stages: {shrink: {at: 100, min_output_tokens: 50}}"))
     answer = await book.ask(body(model="small", max_tokens=3000))
     assert answer.status == 400 and not book.upstream_calls
 
 
-async def test_a_call_waits_for_room_and_gets_it():
+async def test_a_queued_call_is_served_when_capacity_is_freed():
     book = playbook(
         budget("calls: 1", ", stages: {queue: {seconds: 5}}"), *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])] * 2
     )
@@ -105,22 +105,22 @@ async def test_a_call_waits_for_room_and_gets_it():
     assert (answer.status, sleeps) == (200, 3)
 
 
-async def test_a_call_waits_no_longer_than_it_may_and_not_at_all_for_what_will_not_come():
+async def test_a_queued_call_waits_no_longer_than_its_limit_and_not_for_spent_capacity():
     book = playbook(budget("calls: 1", ", stages: {queue: {seconds: 5}}"))
     lines = book.pipeline._reserver._budget_lines.lines(
         book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
     ).lines
     book.budget_book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
-    began = book.clock.seconds
+    started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
-    assert 5 <= book.clock.seconds - began < 6
+    assert 5 <= book.clock.seconds - started_at < 6
     book.budget_book.settle("other", amounts(calls=1), now=NOW)
-    began = book.clock.seconds
+    started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
-    assert book.clock.seconds == began, "what is spent does not come back today"
+    assert book.clock.seconds == started_at, "spent capacity is not freed today"
 
 
-async def test_past_the_downgrade_mark_a_shrunk_call_of_a_dearer_tier_does_not_fit_either():
+async def test_above_the_downgrade_threshold_a_shrunk_call_of_a_higher_tier_does_not_fit():
     more = budget("usd: 1", ", stages: {downgrade: {at: 50}, shrink: {at: 60, min_output_tokens: 16}}")
     for hold in ("worst_case", "expected"):
         book = playbook(more.replace("window: day", f"window: day, hold: {hold}") + DEAR)
@@ -132,7 +132,7 @@ async def test_past_the_downgrade_mark_a_shrunk_call_of_a_dearer_tier_does_not_f
 DEAR = "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 0}}"
 
 
-async def test_a_queue_on_one_budget_does_not_refuse_what_another_lets_through():
+async def test_a_queue_threshold_does_not_refuse_a_call_below_the_limit():
     more = (
         "budgets: {soft: {limit: {usd: 1}, window: day, stages: {queue: {at: 50, seconds: 1}}},"
         " tight: {scope: {tier: small}, limit: {usd: 0}, window: day}}" + DEAR
@@ -145,10 +145,10 @@ async def test_a_queue_on_one_budget_does_not_refuse_what_another_lets_through()
     assert book.ledger_entries[-1].tier == "frontier"
 
 
-async def test_where_a_call_may_wait_it_waits_before_it_is_cut_short():
+async def test_a_call_that_may_queue_waits_before_its_output_is_cut():
     book = playbook(budget("usd: 0.01", ", hold: expected, stages: {queue: {seconds: 5}}"))
-    (one,) = book.pipeline._snapshot().budgets
-    line = book.pipeline._reserver._budget_lines.lines((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
+    (configured,) = book.pipeline._snapshot().budgets
+    line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
     book.budget_book.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
     waits = 0
 
@@ -164,7 +164,7 @@ async def test_where_a_call_may_wait_it_waits_before_it_is_cut_short():
     assert waits == 2 and "max_tokens" not in json.loads(b"".join(book.upstream_calls[0].body))
 
 
-async def test_headers_tell_what_is_left_of_every_budget():
+async def test_headers_state_the_remaining_amount_of_every_budget():
     book = playbook("budgets: {day: {limit: {usd: 1}, window: day}, ever: {limit: {tokens: 1000000}, window: total}}")
     answer = await book.ask(body(max_tokens=10))
     day, ever = answer.headers["x-penstock-budget"].split(", ")
@@ -178,7 +178,7 @@ async def test_without_max_tokens_an_expected_hold_leaves_a_budget_usable():
         assert (await book.ask(body(model="small"))).status == status
 
 
-def text(count: int) -> bytes:
+def text_events(count: int) -> bytes:
     return b"".join(
         b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}\n\n'
         for _ in range(count)
@@ -192,22 +192,22 @@ END = (
 
 
 async def test_a_stream_that_outgrows_its_hold_extends_it():
-    pieces = [text(100) for _ in range(40)]
-    book = playbook(budget("usd: 1", ", hold: expected"), UpstreamAnswer(headers=SSE_HEADERS, body=[*pieces, END]))
+    chunks = [text_events(100) for _ in range(40)]
+    book = playbook(budget("usd: 1", ", hold: expected"), UpstreamAnswer(headers=SSE_HEADERS, body=[*chunks, END]))
     await book.ask(body(model="small", stream=True))
     assert "extend" in book.events and "extend refused" not in book.events
-    assert book.events[book.events.index("extend") + 1] == "hold", "what a crash would leave behind is written down"
+    assert book.events[book.events.index("extend") + 1] == "hold", "the extended hold is recorded for crash recovery"
     assert book.ledger_entries[-1].output_tokens == 4000 and book.ledger_entries[-1].code == ""
     assert b'"finish_reason":"stop"' in book.caller_stream.written
 
 
 async def test_a_stream_that_cannot_extend_its_hold_ends_as_at_its_output_limit():
-    pieces = [text(20) for _ in range(200)]
-    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[*pieces, END])
+    chunks = [text_events(20) for _ in range(200)]
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[*chunks, END])
     book = playbook(budget("usd: 0.005", ", hold: expected"), upstream)
     await book.ask(body(model="small", stream=True))
     entry = book.ledger_entries[-1]
-    assert (entry.outcome, entry.code) == ("completed", "hold_used_up")
+    assert (entry.outcome, entry.code) == ("completed", "hold_exhausted")
     assert book.caller_stream.written.endswith(b"data: [DONE]\n\n")
     assert (
         b'"finish_reason":"length"' in book.caller_stream.written
@@ -218,7 +218,7 @@ async def test_a_stream_that_cannot_extend_its_hold_ends_as_at_its_output_limit(
     assert book.budget_book.open_holds == 0
 
 
-async def test_a_whole_answer_that_only_just_fits_gets_what_was_held_as_its_limit():
+async def test_a_whole_answer_that_barely_fits_is_limited_to_its_hold():
     book = playbook(budget("usd: 0.002", ", hold: expected"))
     answer = await book.ask(body(model="small"))
     limit = json.loads(b"".join(book.upstream_calls[0].body))["max_tokens"]
@@ -226,7 +226,7 @@ async def test_a_whole_answer_that_only_just_fits_gets_what_was_held_as_its_limi
     assert 16 <= limit < 1000
 
 
-async def test_lengths_are_learnt_and_set_the_hold():
+async def test_observed_output_lengths_set_the_hold():
     book = playbook(
         budget("usd: 1", ", hold: expected, safety_factor: 2"),
         *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])] * 40,
@@ -238,7 +238,7 @@ async def test_lengths_are_learnt_and_set_the_hold():
     assert first.hold_nusd > 6_000_000 > 100_000 > last.hold_nusd > last.charge_nusd
 
 
-async def test_an_answer_of_which_nothing_is_known_is_charged_as_was_held():
+async def test_an_answer_of_unknown_usage_is_charged_as_held():
     book = playbook(budget("usd: 1", ", hold: expected"), UpstreamTimeout("late"), UpstreamTimeout("late"))
     await book.ask(body(model="small"))
     entry = book.ledger_entries[0]
@@ -247,14 +247,14 @@ async def test_an_answer_of_which_nothing_is_known_is_charged_as_was_held():
     assert entry.charge_nusd == entry.hold_nusd
 
 
-async def test_calls_that_come_together_never_pass_a_limit_of_any_measure():
+async def test_concurrent_calls_never_exceed_a_limit_of_any_measure():
     for limit in ("usd: 0.001", "tokens: 3000", "calls: 7", "wh: 0.03", "g_co2e: 0.003"):
         book = playbook(budget(limit), *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE]) for _ in range(100)])
         answers = await asyncio.gather(*(book.ask(body(model="small", max_tokens=200)) for _ in range(100)))
-        (one,) = book.pipeline._snapshot().budgets
-        line = book.pipeline._reserver._budget_lines.lines((one,), ("default",) * 7, SMALL, now=NOW).lines[0]
+        (configured,) = book.pipeline._snapshot().budgets
+        line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
         used, held, _ = book.budget_book.balance(line, now=NOW)
-        assert 0 < used <= one.limit and held == 0, limit
+        assert 0 < used <= configured.limit and held == 0, limit
         assert {answer.status for answer in answers} == {200, 400}, limit
         sums = [sum(column) for column in zip(*(amounts_of(entry) for entry in book.ledger_entries), strict=True)]
-        assert used == sums[Measure(one.measure)]
+        assert used == sums[Measure(configured.measure)]

@@ -1,4 +1,4 @@
-"""Usage as providers count it, and as we do: cached input and cache writes within input, reasoning within output."""
+"""Usage and failures of providers: cached input and cache writes are part of input, reasoning of output."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from gateway.values.usage import Usage
 
 
 @pytest.mark.parametrize(
-    "provider, given, expected",
+    "provider, usage, expected",
     [
         ("openai", {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}, Usage(input=10, output=4)),
         ("openai", {"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}, "completion_tokens_details": {"reasoning_tokens": 3}}, Usage(input=10, output=4, cached_input=8, reasoning=3)),
@@ -31,14 +31,14 @@ from gateway.values.usage import Usage
         ("anthropic", {"input_tokens": None, "output_tokens": 4}, None),
     ],
     ids=[
-        "openai", "openai's details", "responses", "deepseek's cache", "gemini's compatible api counts thoughts beside",
-        "xai as well, and says so", "embeddings", "all zero", "half", "no number", "nonsense", "missing", "a list",
-        "bedrock's cache through litellm", "anthropic", "cache beside input", "the cache of an hour", "thinking within output",
-        "anthropic's zeros", "null",
+        "openai", "openai with details", "responses", "deepseek cache", "gemini counts reasoning separately",
+        "xai counts reasoning separately and reports it", "embeddings", "all zero", "no output count", "a boolean", "out of range",
+        "missing", "a list", "bedrock cache through litellm", "anthropic", "anthropic counts its cache separately",
+        "one-hour cache", "thinking is part of output", "anthropic all zero", "null",
     ],
 )  # fmt: skip
-def test_usage_is_normalised(provider, given, expected):
-    assert PROVIDERS[provider].usage_of(given) == expected
+def test_usage_is_normalized(provider, usage, expected):
+    assert PROVIDERS[provider].usage_of(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_usage_is_normalised(provider, given, expected):
         ("anthropic", 400, b'{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: too large"}}', "provider_rejected", False),
     ],
 )  # fmt: skip
-def test_what_an_error_status_means(provider, status, body, code, retry_same):
+def test_an_error_status_maps_to_a_failure(provider, status, body, code, retry_same):
     failure = PROVIDERS[provider].failure_of(status, body)
     assert (failure.code, failure.retry_same) == (code, retry_same)
