@@ -211,8 +211,8 @@ class RedisBudgets:
         if not hold.stored:
             self._local_allowances.settle(reservation_id, spent, now=now)
             # Reported together once the store is back: an account has one total, however many calls there were.
-            places = {(hold.tenant, total_name(line, at)) for line, _, at in totals}
-            self._unreported.setdefault(hold.tenant, set()).update(places)
+            total_keys = {(hold.tenant, total_name(line, at)) for line, _, at in totals}
+            self._unreported.setdefault(hold.tenant, set()).update(total_keys)
         elif hold.lines:
             self._queue(_Resolution(ids=(reservation_id,), tenant=hold.tenant, totals=totals))
             self._start_delivery()
@@ -369,16 +369,16 @@ class RedisBudgets:
         self._pending_resolutions.pop(tenant, None)
 
     async def _flush_unreported(self, tenant: str) -> None:
-        dirty = self._unreported.get(tenant, set())
-        while dirty:
-            places = list(dirty)[:_DELIVERY_BATCH_MAX]
-            totals = tuple(self._totals.get_many(places))
+        unreported = self._unreported.get(tenant, set())
+        while unreported:
+            total_keys = list(unreported)[:_DELIVERY_BATCH_MAX]
+            totals = tuple(self._totals.get_many(total_keys))
             try:
                 await self._report(_Resolution(ids=(), tenant=tenant, totals=totals))
             except StoreUnavailable as error:
                 self._record_failure(tenant, error)
                 return
-            dirty.difference_update(places)
+            unreported.difference_update(total_keys)
         self._unreported.pop(tenant, None)
 
     async def grant(self, tenant: str, line: BudgetLine, grant: Grant, *, fresh: bool) -> bool:
@@ -555,10 +555,16 @@ class RedisBudgets:
         for line, total, at in resolution.totals:
             # Totals are keyed by this replica's clock, like its ledger, and charged by the server's.
             keys += [account_key(tenant, line), tenant_key(tenant, f"totals:{total_name(line, at)}")]
-            then = at + self._clock_offset_seconds
-            keep = retention_seconds(line, then)
+            server_time = at + self._clock_offset_seconds
+            keep = retention_seconds(line, server_time)
             # Rounded up, so that nothing leaves a rolling window early; the server caps it at its own time.
-            arguments += [str(total), str(math.ceil(then)), str(line.bucket_seconds), str(line.bucket_count), str(keep)]
+            arguments += [
+                str(total),
+                str(math.ceil(server_time)),
+                str(line.bucket_seconds),
+                str(line.bucket_count),
+                str(keep),
+            ]
         answer = await self._scripts.run("settle", keys, arguments)
         self._check_change_count(tenant, int(answer[0]))
         for (line, _, at), before, after in zip(resolution.totals, answer[1::2], answer[2::2], strict=True):
@@ -588,10 +594,10 @@ class RedisBudgets:
             if fresh is not None:
                 if now + self._clock_offset_seconds >= (fresh.line.resets_at or float("inf")):
                     # Its window has ended.
-                    self._local_allowances.record_renewal(fresh, taken=False, now=now)
+                    self._local_allowances.record_renewal(fresh, is_reserved=False, now=now)
                     continue
                 reserved = await self._reserve(fresh.id, [fresh.offer], fresh.offers_at, tenant, now, fresh.lease)
-                self._local_allowances.record_renewal(fresh, taken=isinstance(reserved, Reservation), now=now)
+                self._local_allowances.record_renewal(fresh, is_reserved=isinstance(reserved, Reservation), now=now)
 
     def _queue(self, resolution: _Resolution) -> None:
         self._pending_resolutions.setdefault(resolution.tenant, deque()).append(resolution)

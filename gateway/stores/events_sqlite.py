@@ -1,6 +1,6 @@
-"""What operators did and were told about budgets: an append-only table beside the ledger, for audit.
+"""Audit events of budgets and sessions: an append-only table in the ledger's database.
 
-Rare and small: written at once, from a thread, over a connection of its own.
+Events are rare and small: each is written at once, from a thread, over its own connection.
 """
 
 import sqlite3
@@ -19,13 +19,20 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS events_at ON events (at_ms);
 """
-# A page of the audit trail.
+# Events on one page of the audit trail.
 PAGE_EVENTS_MAX = 1_000
 
 
 class AuditEvent(Value, frozen=True, kw_only=True):
-    """One event: `kind` is budget_threshold, budget_top_up, budget_grace, or one of those of sessions; `details` say
-    the rest."""
+    """One audit event.
+
+    id: unique id.
+    at_ms: milliseconds since the epoch.
+    kind: budget_threshold, budget_top_up, budget_grace, or a kind of session event.
+    budget: name of the budget, "" for session events.
+    account: budget account, or key/session.
+    details: the rest, by kind.
+    """
 
     id: str
     at_ms: int
@@ -36,7 +43,7 @@ class AuditEvent(Value, frozen=True, kw_only=True):
 
 
 class SqliteAuditEvents:
-    """The events of one data folder."""
+    """Audit events in one SQLite file."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +55,7 @@ class SqliteAuditEvents:
             db.close()
 
     def append(self, event: AuditEvent) -> bool:
-        """Write one event; False if its id is known already. Raises sqlite3.Error."""
+        """Write one event; False if its id exists. Raises sqlite3.Error."""
         row = (event.id, event.at_ms, event.kind, event.budget, event.account, orjson.dumps(event.details).decode())
         db = self._connect()
         try:
@@ -57,7 +64,7 @@ class SqliteAuditEvents:
             db.close()
 
     def since(self, at_ms: int) -> list[AuditEvent]:
-        """The newest events since then, oldest first; at most PAGE_MAX."""
+        """The newest events since then, oldest first; at most PAGE_EVENTS_MAX."""
         db = self._connect()
         try:
             rows = db.execute(
@@ -89,7 +96,7 @@ class SqliteAuditEvents:
             db.close()
 
     def grants(self, account: str) -> list[AuditEvent]:
-        """What was granted to an account, oldest first."""
+        """The grants to an account, oldest first."""
         db = self._connect()
         try:
             rows = db.execute(
@@ -106,7 +113,7 @@ class SqliteAuditEvents:
             db.close()
 
     def granted_accounts(self) -> list[tuple[str, str, Mapping[str, str]]]:
-        """(account, budget, scope values) of every account that was ever granted more."""
+        """(account, budget, scope values) of every account with a grant."""
         db = self._connect()
         try:
             rows = db.execute(

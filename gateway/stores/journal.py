@@ -1,8 +1,8 @@
-"""The journal: one line appended before dialling (the hold) and one when the call ended (the fact).
+"""The journal: one line before dialling (the hold) and one after the call (the ledger entry).
 
-An append is one write(2) without fsync: it survives the death of the process, not of the machine. Lines are
-`{"hold": ...}` or `{"fact": ...}`; a torn last line is what a kill in the middle of a write leaves and is dropped.
-Two generations of the file are kept: when one is full the next begins with the holds that are still open.
+An append is one write(2) without fsync: it survives a crash of the process, not of the machine. Lines are
+`{"hold": ...}` or `{"fact": ...}`; a torn last line, left by a kill in the middle of a write, is dropped. When a
+generation of the file is full, the next begins with the holds that are still open.
 """
 
 import errno
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """Append-only file under `folder`; `recovered` holds what an earlier process left there."""
+    """Append-only file under `folder`; `recover` reads what an earlier process left there."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,19 +47,19 @@ class Journal:
         self._last_line_torn = False
 
     def acquire_lock(self) -> None:
-        """Keep other processes away from this folder. Raises OSError if one is already at work there."""
+        """Lock the folder against other processes. Raises OSError if another one has it."""
         self._lock_fd = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock_fd)
             self._lock_fd = -1
-            raise OSError(error.errno, f"another gateway works on {self._folder.parent}") from error
+            raise OSError(error.errno, f"data folder {self._folder.parent} is in use by another gateway") from error
 
     def recover(self) -> list[LedgerEntry]:
-        """What earlier processes left: every fact, and for every hold without one the hold itself, charged in full.
+        """Ledger entries of earlier processes; a hold without an entry is charged in full.
 
-        The result may repeat what the ledger already has; its ids tell. Raises OSError.
+        The result may repeat entries that the ledger has; their ids are equal. Raises OSError.
         """
         holds: dict[str, Hold] = {}
         entries: dict[str, LedgerEntry] = {}
@@ -72,19 +72,19 @@ class Journal:
         return [*entries.values(), *(expired_entry(hold) for key, hold in holds.items() if key not in entries)]
 
     def start(self) -> None:
-        """Begin a fresh generation; the older ones stay until `forget_before`."""
+        """Begin a new generation; older ones stay until `remove_before`."""
         self._rotate()
 
     def append_hold(self, hold: Hold) -> None:
-        """Write a hold down before dialling. Raises Overloaded if the file cannot be written."""
+        """Write a hold before dialling. Raises Overloaded if the file cannot be written."""
         try:
             self._append(b'{"hold":', hold)
         except OSError as error:
-            raise Overloaded(f"The ledger cannot be written ({error.strerror}); no call is made unrecorded.") from error
+            raise Overloaded(f"Ledger not writable ({error.strerror}); no unrecorded call is made.") from error
         self._open_holds[hold.id] = hold
 
     def append_entry(self, entry: LedgerEntry) -> None:
-        """Write down how it ended. Raises OSError; the hold then stays in the file and in memory."""
+        """Write the ledger entry of a hold. Raises OSError; the hold then stays in the file and in memory."""
         self._append(b'{"fact":', entry)
         self._open_holds.pop(entry.id, None)
         if self._size_bytes > GENERATION_BYTES_MAX:
@@ -92,27 +92,27 @@ class Journal:
 
     @property
     def generation(self) -> int:
-        """The number of the file that is being written."""
+        """The number of the file being written."""
         return self._generation
 
     def remove_before(self, generation: int) -> None:
-        """Everything in older generations is in the ledger by now."""
+        """Remove older generations, all of whose entries are in the ledger."""
         for path in self._files():
             if int(path.stem) < generation:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
-                    log.error("%s cannot be removed: %s", path.name, error.strerror)
+                    log.error("journal_file_removal_failed file=%s error=%s", path.name, error.strerror)
 
     def probe_writable(self) -> bool:
-        """Whether a line can be written now; an empty one says nothing."""
+        """Whether a line can be written; writes an empty one."""
         try:
             return os.write(self._fd, b"\n") == 1
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close the file; it is read again at the next start."""
+        """Close the file; the next start reads it."""
         for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
@@ -121,7 +121,7 @@ class Journal:
     def _append(self, opening: bytes, record: Hold | LedgerEntry) -> None:
         line = opening + _encode(record) + b"}\n"
         if self._last_line_torn:
-            # What a full disk cut off must not swallow this line.
+            # End the line that a full disk cut off.
             line = b"\n" + line
         written = os.write(self._fd, line)
         self._size_bytes += written
@@ -130,7 +130,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _rotate(self) -> None:
-        """Begin the next file with the open holds; if that cannot be written, stay with this one."""
+        """Begin the next file with the open holds; keep the current one if that cannot be written."""
         generation = self._generation + 1
         path = self._folder / f"{generation:08}.jsonl"
         open_lines = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())
@@ -150,11 +150,11 @@ class Journal:
 def _read_records(path: Path) -> Iterator[Hold | LedgerEntry]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            read = _LINE_DECODER.decode(rename_keys_of_journal_line(line))
+            parsed = _LINE_DECODER.decode(rename_keys_of_journal_line(line))
         except msgspec.DecodeError:
-            read = _JournalLine()
-        record = read.hold or read.fact
+            parsed = _JournalLine()
+        record = parsed.hold or parsed.fact
         if record is not None:
             yield record
         elif line.strip():
-            log.warning("journal %s line %d cannot be read and was dropped", path.name, number)
+            log.warning("journal_line_unreadable file=%s line=%d action=dropped", path.name, number)

@@ -1,6 +1,7 @@
-"""Labels of own traffic in SQLite, beside the ledger: what both tiers, or one, made of a request. Bounded, oldest out.
+"""Quality labels of own traffic in SQLite: how well one or both tiers answered a request. Bounded, oldest dropped.
 
-Features only, unless the operator opted in to content. Written from a thread, a few seconds' worth at a time. `learned.json` beside it is what was fitted to them, replaced as a whole.
+Stores features only, unless the operator opted in to content. Written from a thread, a few seconds' worth at a time.
+`learned.json` in the same folder holds the floors fitted to them and is replaced as a whole.
 """
 
 import sqlite3
@@ -30,10 +31,24 @@ LEARNED_FILE = "learned.json"
 
 
 class StoredLabel(Value, frozen=True, kw_only=True):
-    """One label. The models are those of the route's lowest and highest tier; `small` and `large` are qualities in [0, 1], None where that
-    side was not seen; `how` is judge, outcome, feedback or check. `score` is the complexity it was routed by, `moved` what all but
-    the prompt moved its log-odds by; `opens`: it was its session's first. `numbers` (32-bit floats) and `words` (32-bit places in its
-    vocabulary; `known` is their share of all words, in [0, 1]) are what the scorer of that name weighed, `content` prompt and answers as JSON, None where they are not kept."""
+    """One quality label.
+
+    id: unique id.
+    at_ms: milliseconds since the epoch.
+    org: caller's organization.
+    task_type: classified task type.
+    small_model, large_model: models of the route's lowest and highest tier.
+    score: complexity that the request was routed by, in [0, 1].
+    moved: log-odds shift by everything except the prompt.
+    small, large: quality of that tier's answer in [0, 1], None if it was not seen.
+    how: judge, outcome, feedback or check.
+    scorer: name of the scorer that `numbers` and `words` belong to.
+    numbers: the scorer's numeric features, 32-bit floats.
+    words: 32-bit indices into the scorer's vocabulary.
+    known: share of the prompt's words in that vocabulary, in [0, 1].
+    opens: 1 for the first request of its session.
+    content: prompt and answers as JSON, None if not kept.
+    """
 
     id: str
     at_ms: int
@@ -55,22 +70,22 @@ class StoredLabel(Value, frozen=True, kw_only=True):
 
     @property
     def group(self) -> LabelGroup:
-        """What a claim that it carries is about."""
+        """The group whose quality floor it counts for."""
         return self.org, self.task_type, self.small_model, self.large_model
 
     def __repr__(self) -> str:
-        # Its content belongs in no log.
-        return f"KeptLabel({self.id}, {self.how})"
+        # Content must not reach the logs.
+        return f"StoredLabel({self.id}, {self.how})"
 
 
 class SqliteLabels:
-    """The labels of one data folder."""
+    """Labels in one data folder."""
 
     def __init__(self, folder: Path, labels_max: int) -> None:
         self._path, self._labels_max = folder / "labels.sqlite", labels_max
 
     def create(self) -> None:
-        """Make the file, if there is none. Raises OSError and sqlite3.Error."""
+        """Create the file if it does not exist. Raises OSError and sqlite3.Error."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         db = self._connect()
         try:
@@ -79,7 +94,7 @@ class SqliteLabels:
             db.close()
 
     def add(self, labels: Iterable[StoredLabel]) -> None:
-        """Keep labels, in one transaction; the same id is kept once. Raises sqlite3.Error."""
+        """Store labels in one transaction; a known id is ignored. Raises sqlite3.Error."""
         rows = [
             (
                 label.id, label.at_ms, label.org, label.task_type, label.small_model, label.large_model,
@@ -98,7 +113,7 @@ class SqliteLabels:
             db.close()
 
     def reset(self, group: LabelGroup, at_ms: int) -> None:
-        """What labels said of a group before then is no longer so. Raises sqlite3.Error."""
+        """Invalidate a group's labels up to that time. Raises sqlite3.Error."""
         db = self._connect()
         try:
             db.execute("INSERT OR REPLACE INTO resets VALUES (?, ?, ?, ?, ?)", (*group, at_ms))
@@ -106,7 +121,7 @@ class SqliteLabels:
             db.close()
 
     def resets(self) -> dict[LabelGroup, int]:
-        """When (ms since the epoch) what labels said of a group ended last."""
+        """The latest reset of each group, in ms since the epoch."""
         db = self._connect()
         try:
             return {(row[0], row[1], row[2], row[3]): row[4] for row in db.execute("SELECT * FROM resets")}
@@ -114,7 +129,7 @@ class SqliteLabels:
             db.close()
 
     def valid_labels(self) -> Iterator[StoredLabel]:
-        """Every label that still holds, oldest first; at most the bound."""
+        """Labels newer than their group's reset, oldest first; at most `labels_max`."""
         db = self._connect()
         try:
             rows = db.execute(
@@ -145,25 +160,25 @@ class _LearnedFile(msgspec.Struct):
 _LEARNED_DECODER = msgspec.json.Decoder(_LearnedFile)
 
 
-def write_learned(folder: Path, learnt: LearnedFloors) -> None:
-    """Replace what was learnt, as a whole. Raises OSError."""
-    fitted = [(*group, msgspec.to_builtins(one)) for group, one in sorted(learnt.floors.items())]
-    document = {"scorer": learnt.scorer, "at": learnt.fitted_at, "fitted": fitted}
+def write_learned(folder: Path, learned: LearnedFloors) -> None:
+    """Replace the file of fitted floors as a whole. Raises OSError."""
+    fitted = [(*group, msgspec.to_builtins(floor)) for group, floor in sorted(learned.floors.items())]
+    document = {"scorer": learned.scorer, "at": learned.fitted_at, "fitted": fitted}
     fresh = folder / f"{LEARNED_FILE}.new"
     fresh.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     fresh.replace(folder / LEARNED_FILE)
 
 
 def read_learned(folder: Path) -> LearnedFloors | None:
-    """What was learnt, None where nothing was. Raises OSError, and ValueError for what is no such file."""
+    """Read the fitted floors, None without a file. Raises OSError, and ValueError for an invalid file."""
     path = folder / LEARNED_FILE
     if not path.exists():
         return None
     try:
-        written = _LEARNED_DECODER.decode(path.read_bytes())
+        document = _LEARNED_DECODER.decode(path.read_bytes())
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{path}: not what `penstock learn fit` writes: {error}") from error
+        raise ValueError(f"{path}: not a file of `penstock learn fit`: {error}") from error
     fitted: dict[LabelGroup, FittedFloor] = {
-        (org, task, small, large): one for org, task, small, large, one in written.fitted
+        (org, task, small, large): floor for org, task, small, large, floor in document.fitted
     }
-    return LearnedFloors(scorer=written.scorer, fitted_at=written.at, floors=fitted)
+    return LearnedFloors(scorer=document.scorer, fitted_at=document.at, floors=fitted)

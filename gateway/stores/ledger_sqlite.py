@@ -1,4 +1,4 @@
-"""The ledger in SQLite (WAL): append-only, keyed by entry id, so that writing the same fact twice changes nothing.
+"""The ledger in SQLite (WAL): append-only, keyed by entry id, so that repeated writes change nothing.
 
 All calls block; `ledger.py` makes them from its writer thread.
 """
@@ -28,20 +28,20 @@ CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
 """
 _COLUMN_LIST = ", ".join(_COLUMNS)
 _ROW_PLACEHOLDERS = f"({', '.join('?' * len(_COLUMNS))})"
-# Rows of one statement: below the 999 variables that older SQLite builds allow. Fewer statements, because sqlite3 lets go
-# of the interpreter's lock at each, and the event loop then takes it.
+# Rows per statement: below the 999 variables that older SQLite builds allow. Fewer statements matter, because sqlite3
+# releases the GIL at each and the event loop then takes it.
 _ROWS_MAX = 20
-# When a call ended, in ms: where what it took was booked.
+# End of a call in ms: its spend is charged at that time.
 _ENDED_MS = "(at_ms + duration_ms)"
-# The time by which an entry's windows were told; at_ms in entries of earlier versions.
+# Time that determines an entry's budget windows; at_ms in entries of earlier versions.
 _WINDOW_MS = "CASE window_ms WHEN 0 THEN at_ms ELSE window_ms END"
 NO_FILTER: Mapping[str, str] = {}
-# What entries book on budgets, in the order of Measure; see settlement.amounts_of.
+# Amounts that entries charge to budgets, in the order of Measure.
 _AMOUNT_SUMS = (
     "COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(input_tokens + output_tokens), 0),"
     " COALESCE(SUM(usage_basis != 'none'), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(carbon_ug_mid), 0)"
 )
-# Sessions of other sources are found again by nobody after a restart.
+# Sessions from other sources cannot be found again after a restart.
 _HAS_CALLER_SESSION = "session_source NOT IN ('new', 'lineage')"
 # No call takes longer than a day.
 _CALL_MS_MAX = 86_400_000
@@ -52,7 +52,7 @@ _SUMMED_COLUMNS = (
     "undeferred_carbon_ug",
 )  # fmt: skip
 
-# What was reported of a session last: (account, units), for beside MAX SQLite gives the other columns of that row. The account is
+# Last reported units of each session: (account, units). SQLite returns the other columns of the MAX row; the account is
 # key/session.
 _REPORTED_UNITS = (
     "SELECT account, CAST(json_extract(details, '$.units') AS REAL) AS units, MAX(at_ms) FROM events"
@@ -60,30 +60,27 @@ _REPORTED_UNITS = (
 )
 _TIME_FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
 _UNIT_COLUMNS = ("units", "units_carbon_ug_low", "units_carbon_ug_mid", "units_carbon_ug_high")
-# Counterfactuals of carbon: in entries of versions that knew none, what was really so.
+# Carbon counterfactuals: in entries of versions without them, the actual carbon.
 _CARBON_COUNTERFACTUALS = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug")
 
 
 class SqliteLedger:
-    """One connection to one file."""
+    """One connection to one ledger file."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False, isolation_level=None)
-        # NORMAL in WAL: a commit survives the death of the process; the journal covers what is not yet committed.
+        # NORMAL in WAL: a commit survives a crash of the process; the journal covers uncommitted entries.
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        # Pages between checkpoints: 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
+        # Checkpoints every 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
         self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
         migrate(self._db)
         self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
-        """Write facts in one transaction; those already known are left as they are. Raises sqlite3.Error.
-
-        Gives how many were new.
-        """
+        """Write entries in one transaction; known ids are ignored. Returns how many were new. Raises sqlite3.Error."""
         rows = [astuple(entry) for entry in entries]
         chunks = [rows[at : at + _ROWS_MAX] for at in range(0, len(rows), _ROWS_MAX)]
         before = self._db.total_changes
@@ -99,12 +96,12 @@ class SqliteLedger:
         return self._db.total_changes - before
 
     def _add_missing_columns(self) -> None:
-        """Give a ledger of an earlier version the columns that it lacks, all or none; its entries get their default."""
+        """Add the columns that a ledger of an earlier version lacks, all or none; its entries get the defaults."""
         if not self._missing_columns():
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            # Somebody else may have done it meanwhile.
+            # Another process may have added them meanwhile.
             for field in self._missing_columns():
                 default = repr(field.default) if isinstance(field.default, str) else "0"
                 column = f"{field.name} {_TYPES[field.type]} NOT NULL DEFAULT {default}"
@@ -117,8 +114,8 @@ class SqliteLedger:
         self._db.execute("COMMIT")
 
     def _missing_columns(self) -> list[FieldInfo]:
-        have = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
-        return [field for field in fields(LedgerEntry) if field.name not in have]
+        existing = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
+        return [field for field in fields(LedgerEntry) if field.name not in existing]
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Every entry, oldest first."""
@@ -126,7 +123,7 @@ class SqliteLedger:
             yield LedgerEntry(**dict(zip(_COLUMNS, row, strict=True)))
 
     def entries_of_request(self, request_id: str) -> list[LedgerEntry]:
-        """The entries of one request, first attempt first; found by their ids, which are indexed."""
+        """The entries of one request, first attempt first; uses the index on ids."""
         rows = self._db.execute(
             f"SELECT {_COLUMN_LIST} FROM entries WHERE id >= ? AND id < ? ORDER BY attempts",
             (f"{request_id}.", f"{request_id}/"),
@@ -134,7 +131,7 @@ class SqliteLedger:
         return [LedgerEntry(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 
     def sum_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
-        """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUPS."""
+        """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUP_COLUMNS."""
         assert set(by) <= set(GROUP_COLUMNS), "only known columns reach the statement"
         columns = [f"{_group_expression(name)} AS {name}" for name in by]
         names = (
@@ -161,27 +158,29 @@ class SqliteLedger:
         statement = f"SELECT {', '.join([*columns, *aggregates])} FROM entries WHERE at_ms >= ? AND at_ms < ?{grouping}"
         rows = [dict(zip(names, row, strict=True)) for row in self._db.execute(statement, (start_ms, end_ms))]
         units = self._units_by(by, start_ms, end_ms)
-        nothing = (0.0, 0, 0, 0)
+        no_units = (0.0, 0, 0, 0)
         return [
-            row | dict(zip(_UNIT_COLUMNS, units.get(tuple([row[name] for name in by]), nothing), strict=True))
+            row | dict(zip(_UNIT_COLUMNS, units.get(tuple([row[name] for name in by]), no_units), strict=True))
             for row in rows
         ]
 
     def _units_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """Per group: units of work that callers reported of sessions with calls in it, and the carbon of those calls. A session
-        whose calls lie in several groups, or beyond this time, has its units divided among them by carbon."""
+        """Per group: units of work reported for sessions with calls in it, and the carbon of those calls.
+
+        A session with calls in several groups, or outside this time, has its units divided among them by carbon.
+        """
         if self._db.execute(f"SELECT 1 FROM ({_REPORTED_UNITS}) LIMIT 1").fetchone() is None:
             return {}
         names = "".join(f"{name}, " for name in by)
         columns = "".join(f"{_group_expression(name)} AS {name}, " for name in by)
         grouping = f" GROUP BY {', '.join(by)}" if by else ""
-        account, ours = "key || '/' || session", "key || '/' || session IN (SELECT account FROM reported)"
+        account, is_reported = "key || '/' || session", "key || '/' || session IN (SELECT account FROM reported)"
         rows = self._db.execute(
             f"WITH reported AS ({_REPORTED_UNITS}), took AS (SELECT {columns}{account} AS account, COUNT(*) AS calls,"
             " SUM(carbon_ug_low) AS low, SUM(carbon_ug_mid) AS mid, SUM(carbon_ug_high) AS high"
-            f" FROM entries WHERE at_ms >= ? AND at_ms < ? AND {ours} GROUP BY {names}account),"
+            f" FROM entries WHERE at_ms >= ? AND at_ms < ? AND {is_reported} GROUP BY {names}account),"
             f" whole AS (SELECT {account} AS account, SUM(carbon_ug_mid) AS all_mid, COUNT(*) AS all_calls FROM entries"
-            f" WHERE {ours} GROUP BY account)"
+            f" WHERE {is_reported} GROUP BY account)"
             f" SELECT {names}SUM(units * CASE WHEN all_mid > 0 THEN 1.0 * mid / all_mid ELSE 1.0 * calls / all_calls END),"
             " SUM(low), SUM(mid), SUM(high)"
             f" FROM took JOIN whole USING (account) JOIN reported USING (account){grouping}",
@@ -200,12 +199,14 @@ class SqliteLedger:
         active_ms: int | None = None,
         shadows: bool = False,
     ) -> Iterator[tuple[tuple[str, ...], int, Amounts]]:
-        """(values of the columns `by`, seconds since the epoch, amounts) of entries whose budgets' windows were told at
-        `start_ms` or later and whose columns equal `fixed`; with steps one for each step of so many seconds in which they
-        ended, else one (its time is 0), oldest first.
+        """Spend per group: (values of the columns `by`, seconds since the epoch, amounts), oldest first.
 
-        `active_ms`: only sessions that callers name, and that called since then. `shadows`: of shadow calls, or of all
-        others.
+        by: grouping columns.
+        start_ms: only entries whose window time (with steps: end) is at or after this.
+        fixed: values that columns must have.
+        step_seconds: one row per step of this length by the end of the calls; 0: one row with time 0.
+        active_ms: only sessions with a caller's id and a call since then.
+        shadows: shadow calls only, or all others.
         """
         assert set(by) | set(fixed) <= set(GROUP_COLUMNS), "only known columns reach the statement"
         step = f"{_ENDED_MS} / 1000 / {int(step_seconds)} * {int(step_seconds)}" if step_seconds else "0"
@@ -218,7 +219,7 @@ class SqliteLedger:
         rows = self._db.execute(
             f"SELECT {columns}{step} AS step, {_AMOUNT_SUMS} FROM entries WHERE at_ms >= ?{where}"
             f" GROUP BY {columns}step ORDER BY step",
-            # A call may have begun long before it was booked, and clocks differ.
+            # A call may start long before it is charged, and clocks differ.
             (start_ms - _CALL_MS_MAX, *fixed.values()),
         )
         count = len(by)
@@ -226,7 +227,7 @@ class SqliteLedger:
             yield row[:count], row[count], row[count + 1 :]
 
     def newest_output_tokens(self, limit: int) -> list[tuple[str, str, int]]:
-        """(task type, model, output tokens) of the newest answers that ended by themselves, oldest first."""
+        """(task type, model, output tokens) of the newest complete answers, oldest first."""
         rows = self._db.execute(
             "SELECT task_type, model, output_tokens FROM entries WHERE outcome = 'completed' AND usage_basis = 'exact'"
             " AND code = '' ORDER BY at_ms DESC LIMIT ?",

@@ -1,7 +1,7 @@
-"""Joules off meters in SQLite, beside the ledger: what each call took of what its GPUs' meter counted, and the meter itself.
+"""Metered energy in SQLite, in the ledger's database: each call's share of its GPU meter, and the meter readings.
 
-Written from a thread, a window's worth at a time. A kill loses the windows that were not shared out yet: their joules are
-then nobody's, and the ledger's modelled figures stand.
+Written from a thread, one window at a time. A kill loses windows that were not attributed yet: their joules belong to no
+call, and the ledger's modelled figures apply.
 """
 
 import sqlite3
@@ -19,7 +19,7 @@ CREATE INDEX IF NOT EXISTS meters_at ON meters (at_ms);
 
 
 class SqliteMeteredEnergy:
-    """The measurements of one data folder. All calls block and raise sqlite3.Error."""
+    """Metered energy in one SQLite file. All calls block and raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,8 +32,10 @@ class SqliteMeteredEnergy:
     def append_window(
         self, deployment: str, at_ms: int, shares: Iterable[tuple[str, int]], *, total: int, idle: int
     ) -> None:
-        """What a meter has counted since the last time, in mJ, and the parts of it that were shared out: (entry, mJ). A call
-        that lies in several windows has the sum of its parts."""
+        """Add one window of a meter: its total and idle energy in mJ, and the shares of calls as (entry, mJ).
+
+        A call in several windows gets the sum of its shares.
+        """
         rows = list(shares)
         db = self._connect()
         try:
@@ -47,11 +49,11 @@ class SqliteMeteredEnergy:
             db.execute("INSERT INTO meters VALUES (?, ?, ?, ?, ?)", (deployment, at_ms, total, idle, shared))
             db.execute("COMMIT")
         finally:
-            # What was begun and not committed is rolled back.
+            # Closing rolls back what was not committed.
             db.close()
 
     def millijoules_of(self, entry: str) -> int | None:
-        """The metered accelerator energy of a call in mJ; None where no meter saw it."""
+        """The metered accelerator energy of a call in mJ; None if it was not metered."""
         db = self._connect()
         try:
             row = db.execute("SELECT millijoules FROM measured WHERE entry = ?", (entry,)).fetchone()

@@ -1,8 +1,8 @@
-"""The door to Redis or Valkey: Lua scripts in batches, one round trip each, answered in time or not at all.
+"""Adapter to Redis or Valkey: runs Lua scripts in batches, one round trip each, with a short timeout.
 
-Calls that arrive while a batch is under way form the next one, so that thousands at once need a few connections and no
-pool to wait for. When a batch fails, so does everything that waits behind it: nobody queues for a dead store.
-In a cluster each node has its own batches; which node has a key is asked anew when a node says that it has not.
+Calls that arrive while a batch is in flight form the next one, so that thousands at once need only a few connections.
+When a batch fails, so does everything queued behind it, so that no call waits for a dead store. In a cluster each node
+has its own batches; the topology is refreshed when a node answers that a key has moved.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from redis.exceptions import MovedError, NoScriptError, RedisClusterException, R
 
 log = logging.getLogger(__name__)
 
-# A store that needs longer is down (redis-py's own defaults wait 3.5 s on a dead server and 20 s on a hung one).
+# A slower store counts as down (redis-py's defaults wait 3.5 s for a dead server and 20 s for a hung one).
 TIMEOUT_SECONDS = 0.05
-# A timer that fires so much late was held up by this process, not by the store: it gets another turn.
+# A timer that fires this late was delayed by this process, not by the store, and is extended.
 _LOOP_LAG_SECONDS = 0.01
-# A server answers what lies before it, of all its clients, before it writes: many replicas' batches have to fit into the
-# time, at 0.05 to 0.3 ms a script.
+# A server processes the pending commands of all clients before it writes: the batches of many replicas have to fit into
+# the timeout, at 0.05 to 0.3 ms per script.
 _BATCH_MAX = 8
-# How often the map of a cluster is drawn anew.
+# Shortest interval between topology refreshes, in general and after a moved key.
 _TOPOLOGY_REFRESH_SECONDS = 1.0
 _MOVED_REFRESH_SECONDS = 0.05
-# A backstop below our own timer, for connections that break without a word.
+# A backstop beneath our own timer, for connections that break silently.
 _SOCKET_TIMEOUT_SECONDS = 1.0
 _SERVER_TIME = "local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000"
 _SCRIPT_NAMES = ("reserve", "extend", "settle", "join_tenant", "restore_hold", "list_holds", "grant")
@@ -40,17 +40,16 @@ StartTask = Callable[[str, Coroutine[None, None, None], Callable[[Exception], No
 
 
 class StoreUnavailable(Exception):
-    """The store did not answer in time, or not as it should. Never leaves `stores`."""
+    """The store did not answer in time, or answered with an error. Never leaves `stores`."""
 
 
 def log_task_failure(error: Exception) -> None:
-    """A task behind the requests raised what it should have handled: a bug, with its traceback."""
-    log.error("a task of the shared budget store failed", exc_info=error)
+    """Log an unhandled error of a background task, with its traceback."""
+    log.error("budget_store_task_failed", exc_info=error)
 
 
 class ScriptRunner(Protocol):
-    """Runs one of the scripts on the node that has its first key. Raises StoreDown. `reset` after all tasks were
-    stopped."""
+    """Runs a script on the node of its first key. Raises StoreUnavailable; `reset` follows the end of all tasks."""
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any: ...
     async def command(self, key: str, *parts: str) -> Any: ...
@@ -59,7 +58,7 @@ class ScriptRunner(Protocol):
 
 
 class ScriptNode:
-    """One server: its connections, and the batch that waits for it."""
+    """One server: its connections and its queue of commands."""
 
     def __init__(self, url: str, start: StartTask, texts: dict[str, str], timeout: float) -> None:
         self._timeout = timeout
@@ -81,11 +80,11 @@ class ScriptNode:
         self._draining = False
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
-        """The script's answer. Raises StoreDown."""
+        """The script's answer. Raises StoreUnavailable."""
         return await self.command("EVALSHA", self._digests[name], str(len(keys)), *keys, *arguments)
 
     async def command(self, *parts: str) -> Any:
-        """Any command's answer. Raises StoreDown."""
+        """The command's answer. Raises StoreUnavailable."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((parts, future))
         if not self._draining:
@@ -94,11 +93,11 @@ class ScriptNode:
         return await future
 
     def reset(self) -> None:
-        """Whatever was draining has been stopped, perhaps before it began."""
+        """Allow a new drain after the running one was cancelled."""
         self._draining = False
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def _drain(self) -> None:
@@ -112,7 +111,7 @@ class ScriptNode:
                     self._fail_waiting(error)
                     return
                 except BaseException as error:
-                    # We are being shut down.
+                    # Cancelled at shutdown.
                     self._waiting.extendleft(reversed(batch))
                     self._fail_waiting(StoreUnavailable(type(error).__name__))
                     raise
@@ -122,17 +121,17 @@ class ScriptNode:
             self._draining = False
 
     async def _run_batch(self, commands: list[tuple[str, ...]]) -> list[Any]:
-        """The answers of a batch. Raises TimeoutError when the store, not this process, is late."""
+        """The answers of a batch; loads missing scripts. Raises TimeoutError if the store is late."""
         async with asyncio.timeout(None) as limit:
             timer = _ResponseTimer(limit, self._timeout)
             try:
                 answers = await self._send(commands)
-                unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-                if unknown:
+                missing = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if missing:
                     await self._send([("SCRIPT", "LOAD", text) for text in self._sources.values()])
-                    again = await self._send([commands[place] for place in unknown])
-                    for place, answer in zip(unknown, again, strict=True):
-                        answers[place] = answer
+                    retried = await self._send([commands[index] for index in missing])
+                    for index, answer in zip(missing, retried, strict=True):
+                        answers[index] = answer
                 return answers
             finally:
                 timer.cancel()
@@ -150,8 +149,10 @@ class ScriptNode:
 
 
 class _ResponseTimer:
-    """Ends a wait after `seconds` of the store's silence. A timer that fires late because this process was busy
-    says nothing about the store: it waits for another turn, a few times."""
+    """Ends a wait after `seconds` without an answer from the store.
+
+    A timer that fires late because this process was busy is extended, a few times.
+    """
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
         self._limit = limit
@@ -161,7 +162,7 @@ class _ResponseTimer:
         self._arm()
 
     def cancel(self) -> None:
-        """The answer is here."""
+        """Stop the timer."""
         self._timer.cancel()
 
     def _arm(self) -> None:
@@ -187,18 +188,18 @@ class SingleNode:
         self.reset = self._node.reset
 
     async def command(self, key: str, *parts: str) -> Any:
-        """One command; `key` says where. Raises StoreDown."""
+        """The command's answer; `key` selects the node in a cluster. Raises StoreUnavailable."""
         return await self._node.command(*parts)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._node.close()
 
 
 class ScriptCluster:
-    """The nodes of a cluster. redis-py's client is asked for the map only: the scripts go in our own batches.
+    """The nodes of a cluster; redis-py's client only provides the topology, scripts run in our own batches.
 
-    A map that may be old is used on while a new one is drawn: what one node lost must not stop the others.
+    The old topology stays in use during a refresh, so that a lost node does not stop the others.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class ScriptCluster:
         self._refreshed_at = float("-inf")
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
-        """The script's answer; asked again once where the key has moved. Raises StoreDown."""
+        """The script's answer, retried once if the key has moved. Raises StoreUnavailable."""
         try:
             return await (self._node_of_key(keys[0]) or await self._locate_node(keys[0])).run(name, keys, arguments)
         except StoreUnavailable as down:
@@ -229,7 +230,7 @@ class ScriptCluster:
         return await (await self._locate_node(keys[0])).run(name, keys, arguments)
 
     async def command(self, key: str, *parts: str) -> Any:
-        """One command on the node that has `key`. Raises StoreDown."""
+        """The command's answer from the node of `key`. Raises StoreUnavailable."""
         try:
             return await (self._node_of_key(key) or await self._locate_node(key)).command(*parts)
         except StoreUnavailable:
@@ -237,26 +238,26 @@ class ScriptCluster:
             raise
 
     def reset(self) -> None:
-        """Every node."""
+        """Reset every node."""
         for node in self._nodes.values():
             node.reset()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         if self._topology is not None:
             await self._topology.aclose()
         for node in self._nodes.values():
             await node.close()
 
     def _node_of_key(self, key: str) -> ScriptNode | None:
-        """The node that has `key`, by the map at hand. Awaits nothing, so that calls keep their order."""
-        found = self._topology.get_node_from_key(key) if self._topology is not None else None
-        if found is None:
+        """The node of `key` by the current topology; never awaits, so that calls keep their order."""
+        address = self._topology.get_node_from_key(key) if self._topology is not None else None
+        if address is None:
             return None
-        node = self._nodes.get(found.name)
+        node = self._nodes.get(address.name)
         if node is None:
-            url = f"{self._scheme}://{self._login}{found.host}:{found.port}/0{self._options}"
-            node = self._nodes[found.name] = ScriptNode(url, self._start, self._sources, self._timeout)
+            url = f"{self._scheme}://{self._login}{address.host}:{address.port}/0{self._options}"
+            node = self._nodes[address.name] = ScriptNode(url, self._start, self._sources, self._timeout)
         return node
 
     async def _locate_node(self, key: str) -> ScriptNode:
@@ -264,27 +265,27 @@ class ScriptCluster:
             await self._refresh_topology()
         node = self._node_of_key(key)
         if node is None:
-            raise StoreUnavailable("no node has this key")
+            raise StoreUnavailable("no node for this key")
         return node
 
     def _schedule_refresh(self) -> None:
-        """Draw the map anew behind the requests, once a second at most."""
+        """Refresh the topology in the background, once a second at most."""
         now = asyncio.get_running_loop().time()
         if now - self._refreshed_at >= _TOPOLOGY_REFRESH_SECONDS and not self._refresh_lock.locked():
             self._start("budget-cluster-map", self._refresh_topology(), lambda error: None)
 
     async def _refresh_topology(self, *, moved: bool = False) -> None:
-        """Ask the nodes that are known, one after the other, who has which keys. Raises StoreDown."""
+        """Fetch the topology from the first known node that answers. Raises StoreUnavailable."""
         async with self._refresh_lock:
             loop = asyncio.get_running_loop()
-            pause = _MOVED_REFRESH_SECONDS if moved else _TOPOLOGY_REFRESH_SECONDS
-            if loop.time() - self._refreshed_at < pause:
+            interval = _MOVED_REFRESH_SECONDS if moved else _TOPOLOGY_REFRESH_SECONDS
+            if loop.time() - self._refreshed_at < interval:
                 if self._topology is None:
-                    raise StoreUnavailable("no node of the cluster answered just now")
+                    raise StoreUnavailable("no cluster node answered a moment ago")
                 return
             self._refreshed_at = loop.time()
             for address in dict.fromkeys([*self._seed_addresses, *self._nodes]):
-                drawn = RedisCluster.from_url(
+                topology = RedisCluster.from_url(
                     f"{self._scheme}://{self._login}{address}/0{self._options}",
                     socket_timeout=self._timeout,
                     socket_connect_timeout=self._timeout,
@@ -293,19 +294,19 @@ class ScriptCluster:
                 )
                 try:
                     async with asyncio.timeout(self._timeout):
-                        await drawn.initialize()
+                        await topology.initialize()
                 except (RedisError, RedisClusterException, OSError, TimeoutError):
-                    await drawn.aclose()
+                    await topology.aclose()
                     continue
-                old, self._topology = self._topology, drawn
-                if old is not None:
-                    await old.aclose()
+                previous, self._topology = self._topology, topology
+                if previous is not None:
+                    await previous.aclose()
                 return
-            raise StoreUnavailable("no node of the cluster answers")
+            raise StoreUnavailable("no cluster node answers")
 
 
 def script_sources(clock: str) -> dict[str, str]:
-    """The scripts, each with what they share before it; `clock` is Lua that returns the time in seconds."""
+    """Script sources by name, each after common.lua; `clock` is Lua that returns the time in seconds."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "common.lua").read_text(encoding="utf-8")
     opening = f"local function NOW() {clock} end\n{common}\n"

@@ -1,6 +1,6 @@
-"""What one replica has spent on shared accounts: totals that only grow, by tenant and account (of rolling ones: by step).
+"""One replica's spend on shared accounts: growing totals by tenant and account (rolling accounts: by bucket).
 
-A book. The store is told totals, never amounts, so that telling one twice, late or in another order changes nothing.
+State machine. The store receives totals, never amounts, so that repeated, late or reordered reports change nothing.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import msgspec
 from ..values.budget import BudgetLine
 from .budget_messages import total_name
 
-# Totals that are remembered before those whose time is over are looked for.
+# Totals kept before expired ones are pruned.
 _PRUNE_TOTALS_MIN = 400_000
 
-# What is told of an account: its line, this replica's total, the time of the newest charge by this machine's clock.
+# Report of an account: its line, this replica's total, and the time of the newest charge by the local clock.
 TotalReport = tuple[BudgetLine, int, float]
 
 
@@ -25,55 +25,57 @@ class _Total(msgspec.Struct, gc=False):
 
 
 class ReplicaTotals:
-    """The totals of this replica."""
+    """The totals of this replica, by tenant and name."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, str], _Total] = {}
         self._prune_above = _PRUNE_TOTALS_MIN
-        # Accounts whose total at the store is known.
+        # Accounts whose total at the store was read.
         self._synced: set[tuple[str, str]] = set()
 
     def add(self, tenant: str, line: BudgetLine, amount: int, at: float) -> TotalReport:
-        """So much more was spent on an account (of a rolling one: in the step of `at`)."""
-        place = (tenant, total_name(line, at))
-        total = self._totals.get(place)
+        """Add spend on an account (rolling: in the bucket of `at`); returns its report."""
+        key = (tenant, total_name(line, at))
+        total = self._totals.get(key)
         if total is None:
             keep_until = at + line.bucket_seconds * (line.bucket_count + 1) if line.bucket_seconds else line.keep_until
-            total = self._totals[place] = _Total(line, 0, at, keep_until)
+            total = self._totals[key] = _Total(line, 0, at, keep_until)
         total.amount += amount
         return line, total.amount, at
 
     def raise_to_store(self, tenant: str, line: BudgetLine, amount: int, at: float) -> None:
-        """The store's own figure may be higher than this process knows: an earlier one has told it, and the ledger counts
-        windows by other times. What is booked next comes on top."""
-        place = (tenant, line.account)
-        if line.bucket_seconds or place in self._synced:
+        """Raise the total to the store's figure, once per account, so that later spend adds to it.
+
+        The store may know more than this process: an earlier one reported it, and the ledger dates windows differently.
+        """
+        key = (tenant, line.account)
+        if line.bucket_seconds or key in self._synced:
             return
-        self._synced.add(place)
-        known = self._totals.get(place)
-        more = amount - (known.amount if known is not None else 0)
-        if more > 0:
-            self.add(tenant, line, more, at)
+        self._synced.add(key)
+        total = self._totals.get(key)
+        missing = amount - (total.amount if total is not None else 0)
+        if missing > 0:
+            self.add(tenant, line, missing, at)
 
     def needs_sync(self, tenant: str, line: BudgetLine) -> bool:
-        """Whether the store has not yet said what it has of this replica there."""
+        """Whether the store's total of this replica is still to be read."""
         return not line.bucket_seconds and (tenant, line.account) not in self._synced
 
     def of_tenant(self, tenant: str) -> list[TotalReport]:
-        """Everything that was spent within a tenant."""
-        return [(one.line, one.amount, one.charged_at) for place, one in self._totals.items() if place[0] == tenant]
+        """The totals within a tenant."""
+        return [(total.line, total.amount, total.charged_at) for key, total in self._totals.items() if key[0] == tenant]
 
-    def get_many(self, places: list[tuple[str, str]]) -> Iterator[TotalReport]:
-        """The totals of these (tenant, name), as far as they are remembered."""
-        for place in places:
-            one = self._totals.get(place)
-            if one is not None:
-                yield one.line, one.amount, one.charged_at
+    def get_many(self, keys: list[tuple[str, str]]) -> Iterator[TotalReport]:
+        """The totals of these (tenant, name) pairs that are still kept."""
+        for key in keys:
+            total = self._totals.get(key)
+            if total is not None:
+                yield total.line, total.amount, total.charged_at
 
     def prune(self, *, now: float) -> None:
-        """Bound the memory: accounts whose time is over give way."""
+        """Drop totals that have expired, once there are many."""
         if len(self._totals) > self._prune_above:
-            self._totals = {place: total for place, total in self._totals.items() if total.keep_until > now}
+            self._totals = {key: total for key, total in self._totals.items() if total.keep_until > now}
             self._synced.intersection_update(self._totals)
-            # Those that have to stay are not looked through every second.
+            # Avoids scanning the remaining ones every second.
             self._prune_above = max(_PRUNE_TOTALS_MIN, 2 * len(self._totals))

@@ -1,4 +1,4 @@
-"""After a start: what the ledger says was spent in each budget's current window, line by line."""
+"""Restores budget spend at the start: the ledger's amounts in each budget's current window."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import unquote
@@ -11,37 +11,37 @@ from ..values.quality import meets_shadow_calls
 from ..values.snapshot import Snapshot
 from .ledger_sqlite import SqliteLedger
 
-# Answers whose lengths are learnt anew after a start.
+# Newest answers read to restore the output estimates.
 _OUTPUTS_MAX = 5_000
-# A session that has gone on for longer starts its budgets anew at a restart.
+# Spend of a session older than this is not restored.
 _SESSION_SECONDS_MAX = 30 * 86_400.0
 
 
-# By the values of a grouping: (when, amounts).
+# (seconds since the epoch, amounts) by the values of the grouping columns.
 _Rows = dict[tuple[str, ...], list[tuple[int, Amounts]]]
 
 
 def iter_spent(snapshot: Snapshot, ledger: SqliteLedger, *, now: float) -> Iterator[tuple[BudgetLine, int, float]]:
-    """(line, what was spent on it, when: seconds since the epoch), oldest first for each line.
+    """(line, amount spent, seconds since the epoch), oldest first for each line.
 
-    Of sessions only those that callers name: the others begin anew after a start, and are legion. Budgets that are
-    grouped alike share one question to the ledger.
+    Only sessions with a caller's id are included: the many others cannot continue after a restart. Budgets with equal
+    grouping share one ledger query.
     """
-    asked: dict[tuple[object, ...], _Rows] = {}
+    rows_by_query: dict[tuple[object, ...], _Rows] = {}
     for budget in (*snapshot.budgets, *snapshot.cap_budgets):
         columns, start_ms, step, active_ms = _ledger_query(budget, now)
         shadows = meets_shadow_calls(budget.scope)
-        key = (columns, start_ms, step, active_ms, shadows)
-        if key not in asked:
-            found = asked[key] = {}
+        query = (columns, start_ms, step, active_ms, shadows)
+        if query not in rows_by_query:
+            new_rows = rows_by_query[query] = {}
             for values, at, amounts in ledger.iter_spent(
                 columns, start_ms, step_seconds=step, active_ms=active_ms, shadows=shadows
             ):
-                found.setdefault(values, []).append((at, amounts))
-        wanted = tuple([budget.scope[dimension] for dimension in budget.dimensions])
-        rows = asked[key]
-        some = [wanted] if "*" not in wanted else [values for values in rows if _scope_matches(values, wanted)]
-        for values in some:
+                new_rows.setdefault(values, []).append((at, amounts))
+        pattern = tuple([budget.scope[dimension] for dimension in budget.dimensions])
+        rows = rows_by_query[query]
+        matching = [pattern] if "*" not in pattern else [values for values in rows if _scope_matches(values, pattern)]
+        for values in matching:
             scope = dict(zip(budget.dimensions, values, strict=True))
             yield from _iter_lines(budget, scope, rows.get(values, ()), step, now)
 
@@ -49,7 +49,7 @@ def iter_spent(snapshot: Snapshot, ledger: SqliteLedger, *, now: float) -> Itera
 def iter_spent_of_account(
     budget: Budget, account: str, ledger: SqliteLedger, *, now: float
 ) -> Iterator[tuple[BudgetLine, int, float]]:
-    """The same for one account of a budget, whoever named its session; nothing if its window is over."""
+    """The same for one account of a budget, for any session; empty if its window is over."""
     scope = parse_scope(account)
     if set(scope) != set(budget.scope) or line_of(budget, scope, now=now).account != account:
         return
@@ -59,37 +59,37 @@ def iter_spent_of_account(
     spent = ledger.iter_spent((), start_ms, fixed=fixed, step_seconds=step, shadows=shadows)
     rows = [(at, amounts) for _, at, amounts in spent]
     if not rows and budget.name.startswith("run-"):
-        # A run within another's tree: what it took itself, without what it started.
+        # A session within another's tree: its own calls, without those of its sub-agents.
         fixed = dict(scope)
         rows = [(at, amounts) for _, at, amounts in ledger.iter_spent((), start_ms, fixed=fixed, step_seconds=step)]
     yield from _iter_lines(budget, scope, rows, step, now)
 
 
 def parse_scope(account: str) -> dict[str, str]:
-    """The scope values that an account's name holds."""
+    """The scope values in an account's name."""
     pairs = [pair.split("=", 1) for pair in account.split("|")[1].split("/") if pair]
     return {name: unquote(value) for name, value in pairs}
 
 
 def _ledger_query(budget: Budget, now: float) -> tuple[tuple[str, ...], int, int, int | None]:
-    """What to ask the ledger about a budget: columns, start in ms, seconds of a step, since when sessions are alive."""
+    """A budget's ledger query: columns, start in ms, step in seconds, sessions active since (ms, None: all)."""
     step, steps = buckets_of(budget.window)
     start = now - step * steps if step else period_of(budget.window, now).starts_at
     active_ms = None
     if "session" in budget.scope:
-        # A session goes on while it calls, however long ago it began.
+        # A session stays active while it calls, however long ago it started.
         active_ms = round((now - max(SESSION_KEEP_SECONDS, budget.window.seconds)) * 1000)
         start = max(start, now - _SESSION_SECONDS_MAX)
     return tuple([_column(budget, name) for name in budget.dimensions]), round(start * 1000), step, active_ms
 
 
 def _column(budget: Budget, dimension: str) -> str:
-    """The ledger's column for a dimension: a session's budgets are those of its tree, unless they are each one's own."""
+    """The ledger column of a dimension; session budgets cover the tree, except those of each session alone."""
     return "root" if dimension == "session" and not budget.name.startswith("each-") else dimension
 
 
-def _scope_matches(values: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    return all(want in ("*", value) for value, want in zip(values, wanted, strict=True))
+def _scope_matches(values: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return all(expected in ("*", value) for value, expected in zip(values, pattern, strict=True))
 
 
 def _iter_lines(
@@ -102,6 +102,6 @@ def _iter_lines(
 
 
 def restore_outputs(outputs: OutputEstimates, ledger: SqliteLedger) -> None:
-    """How long answers were, from the newest calls of the ledger."""
+    """Restore output estimates from the ledger's newest answers."""
     for task_type, model, output_tokens in ledger.newest_output_tokens(_OUTPUTS_MAX):
         outputs.observe(task_type, model, output_tokens)

@@ -1,7 +1,7 @@
-"""Sessions on a shared store, so that replicas know the same ones: who continues whose history, and what was done to whom.
+"""Sessions shared by replicas on Redis or Valkey: lineage, and changes such as stops and caps.
 
-Asked only for what this process does not know; told behind the requests. A store that does not answer leaves each
-replica with what it knows: sessions may then fall apart into several, never together.
+Read only for what this process does not know; written in the background. While the store does not answer, each replica
+uses its own sessions: one session may then split into several, but never merge with another.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from .redis_scripts import ScriptRunner, StartTask, StoreUnavailable, log_task_f
 
 log = logging.getLogger(__name__)
 
-# As long as the accounts of sessions are kept.
+# As long as session accounts are kept.
 _RETENTION_SECONDS = 24 * 3600
-# What happened to a session is told to the others for so long; they ask every second.
+# How long changes stay listed; replicas poll every second.
 _CHANGES_SECONDS = 600.0
-# After the store has not answered it is left alone for so long.
+# Pause after a failure during which the store is not contacted.
 _BACKOFF_SECONDS = 1.0
 _QUEUE_MAX = 10_000
 _BATCH_MAX = 64
-# Sessions that were given the same history, as many as a process keeps apart.
+# Sessions kept per history digest.
 _SESSIONS_PER_DIGEST_MAX = 16
 
 
 class SharedSessions:
-    """The sessions of all replicas. `failing` while the store does not answer; `dropped` counts what was not told."""
+    """The sessions of all replicas; `dropped_writes` counts commands that were not delivered."""
 
     def __init__(self, scripts: ScriptRunner, start: StartTask, monotonic: Callable[[], float]) -> None:
         self._scripts = scripts
@@ -45,35 +45,37 @@ class SharedSessions:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it did not answer a moment ago."""
+        """Whether the store failed a moment ago."""
         return self._monotonic() < self._backoff_until
 
     async def read_record(self, org: str, key: str, name: str) -> dict[str, Any] | None:
-        """What the others know of a session; None if nothing, or if they cannot be asked."""
-        (found,) = await self._read_hashes([_session_key(org, key, name)])
-        return found
+        """The session's shared record; None if there is none or the store does not answer."""
+        (record,) = await self._read_hashes([_session_key(org, key, name)])
+        return record
 
     async def flush(self) -> bool:
-        """Wait until what was told has arrived; False if the store did not take it."""
+        """Wait until queued writes are delivered; False if some were not."""
         before = self.dropped_writes
         if self._queue or self._sending:
-            told = asyncio.get_running_loop().create_future()
-            self._flush_waiters.append(told)
-            await told
+            flushed = asyncio.get_running_loop().create_future()
+            self._flush_waiters.append(flushed)
+            await flushed
         return self.dropped_writes == before and not self.is_failing
 
     async def sessions_at_history(self, org: str, digests: Sequence[int]) -> dict[int, dict[str, AnswerFingerprint]]:
-        """By the digest of a history, the sessions whose request had it, and how each was answered."""
+        """By history digest, the answers of the sessions with a request of that history."""
         answers = await self._query([("HGETALL", _node_key(org, digest)) for digest in digests])
-        found = {}
+        by_digest = {}
         for digest, answer in zip(digests, answers, strict=True):
-            named = {name.decode(): AnswerFingerprint(*orjson.loads(told)) for name, told in (answer or {}).items()}
-            if named:
-                found[digest] = named
-        return found
+            fingerprints = {
+                name.decode(): AnswerFingerprint(*orjson.loads(raw)) for name, raw in (answer or {}).items()
+            }
+            if fingerprints:
+                by_digest[digest] = fingerprints
+        return by_digest
 
     async def sessions_with_answer(self, org: str, digests: Sequence[int]) -> dict[int, list[str]]:
-        """By the digest of an answer, the sessions that were given it."""
+        """By answer digest, the sessions that received that answer."""
         answers = await self._query([("SMEMBERS", _answer_key(org, digest)) for digest in digests])
         return {
             digest: [name.decode() for name in answer]
@@ -82,40 +84,40 @@ class SharedSessions:
         }
 
     def publish_answer(
-        self, org: str, digest: int, name: str, heard: AnswerFingerprint, answer_keys: Sequence[int]
+        self, org: str, digest: int, name: str, fingerprint: AnswerFingerprint, answer_keys: Sequence[int]
     ) -> None:
-        """A request with this history was answered so, in this session."""
+        """Publish the session's answer to the request with this history digest."""
         node = _node_key(org, digest)
-        self._enqueue("HSET", node, name, orjson.dumps(list(heard)).decode())
+        self._enqueue("HSET", node, name, orjson.dumps(list(fingerprint)).decode())
         self._enqueue("EXPIRE", node, str(_RETENTION_SECONDS))
         for answer in answer_keys[:1]:
             self._enqueue("SADD", _answer_key(org, answer), name)
             self._enqueue("EXPIRE", _answer_key(org, answer), str(_RETENTION_SECONDS))
 
     def publish_record(
-        self, org: str, key: str, name: str, told: Mapping[str, Any], *, now: float, publish: bool = True
+        self, org: str, key: str, name: str, record: Mapping[str, Any], *, now: float, publish: bool = True
     ) -> None:
-        """Something was done to a session that the others have to know; `news`: also those who know it already."""
-        place = _session_key(org, key, name)
+        """Publish fields of a session's record; `publish`: also list it as changed for replicas that have it."""
+        session_key = _session_key(org, key, name)
         fields = [
-            text for field, value in {"at": now, **told}.items() for text in (field, orjson.dumps(value).decode())
+            text for field, value in {"at": now, **record}.items() for text in (field, orjson.dumps(value).decode())
         ]
-        self._enqueue("HSET", place, *fields)
-        self._enqueue("EXPIRE", place, str(_RETENTION_SECONDS))
+        self._enqueue("HSET", session_key, *fields)
+        self._enqueue("EXPIRE", session_key, str(_RETENTION_SECONDS))
         if not publish:
             return
         self._enqueue("ZADD", _changes_key(org), f"{now:.3f}", orjson.dumps([key, name]).decode())
         self._enqueue("ZREMRANGEBYSCORE", _changes_key(org), "-inf", f"{now - _CHANGES_SECONDS:.3f}")
 
     async def read_changes(
-        self, org: str, since: float, known: Callable[[str, str], bool]
+        self, org: str, since: float, is_known: Callable[[str, str], bool]
     ) -> list[tuple[str, str, dict[str, Any]]]:
-        """(key, session, what is known) of those that are `known` here and to which something was done since then."""
+        """(key, session, record) of sessions changed since then, as far as this process knows them."""
         (answer,) = await self._query([("ZRANGEBYSCORE", _changes_key(org), f"{since:.3f}", "+inf")])
-        every = [tuple(orjson.loads(member)) for member in answer or ()]
-        names = [(key, name) for key, name in every if known(key, name)]
-        found = await self._read_hashes([_session_key(org, key, name) for key, name in names])
-        return [(key, name, told) for (key, name), told in zip(names, found, strict=True) if told is not None]
+        changed = [tuple(orjson.loads(member)) for member in answer or ()]
+        names = [(key, name) for key, name in changed if is_known(key, name)]
+        records = await self._read_hashes([_session_key(org, key, name) for key, name in names])
+        return [(key, name, record) for (key, name), record in zip(names, records, strict=True) if record is not None]
 
     async def _read_hashes(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
         answers = await self._query([("HGETALL", key) for key in keys])
@@ -125,7 +127,7 @@ class SharedSessions:
         ]
 
     async def _query(self, commands: Sequence[tuple[str, str, *tuple[str, ...]]]) -> list[Any]:
-        """The answers; None for each while the store does not answer."""
+        """The answers; all None while the store does not answer."""
         if not commands or self.is_failing:
             return [None] * len(commands)
         try:
@@ -154,14 +156,14 @@ class SharedSessions:
                     self._record_failure()
         finally:
             self._sending = False
-            flushed, self._flush_waiters = self._flush_waiters, []
-            for one in flushed:
-                if not one.done():
-                    one.set_result(None)
+            waiters, self._flush_waiters = self._flush_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def _record_failure(self) -> None:
         if not self.is_failing:
-            log.warning("the shared store does not answer: sessions are known to this replica only")
+            log.warning("session_store_unavailable sessions=local_only backoff_seconds=%s", _BACKOFF_SECONDS)
         self._backoff_until = self._monotonic() + _BACKOFF_SECONDS
 
 

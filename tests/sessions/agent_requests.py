@@ -1,4 +1,4 @@
-"""Agents for the tests of sessions: their requests, and the conversations that they hold."""
+"""Test helpers for sessions: agent requests and conversations."""
 
 import json
 from typing import Any
@@ -28,17 +28,17 @@ def tool_call(number: int, arguments: str = '{"cmd": "ls"}', name: str = "bash")
 
 
 def tool_step(
-    number: int, result: str, arguments: str = '{"cmd": "ls"}', said: str | None = None
+    number: int, result: str, arguments: str = '{"cmd": "ls"}', text: str | None = None
 ) -> list[dict[str, Any]]:
-    made = tool_call(number, arguments)
+    call = tool_call(number, arguments)
     return [
-        {"role": "assistant", "content": said, "tool_calls": [made]},
-        {"role": "tool", "tool_call_id": made["id"], "content": result},
+        {"role": "assistant", "content": text, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": result},
     ]
 
 
 class AgentCaller:
-    """Asks as agents do, with their whole history each time; every answer is heard."""
+    """Sends requests as agents do, each with the whole history; answers are recorded."""
 
     def __init__(self) -> None:
         self.sessions, self.request_count, self.now = SessionIndex(), 0, NOW
@@ -73,9 +73,9 @@ class LoopConversation:
         self.scores.append(loop_state.score)
         return loop_state
 
-    def tool_turn(self, result: str, arguments: str = '{"cmd": "ls"}', said: str | None = None) -> LoopState:
+    def tool_turn(self, result: str, arguments: str = '{"cmd": "ls"}', text: str | None = None) -> LoopState:
         self.step_number += 1
-        self.history = self.history + tool_step(self.step_number, result, arguments, said)
+        self.history = self.history + tool_step(self.step_number, result, arguments, text)
         return self.observe()
 
     def text_turn(self, words: str, reply: str) -> LoopState:

@@ -1,4 +1,4 @@
-"""Who the end user is."""
+"""Tests of end user names and their limit."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gateway.sessions.end_users import OVERFLOW_USER, UserLimiter, parse_user
 
 
 @pytest.mark.parametrize(
-    "told, user",
+    "text, user",
     [
         (" ada ", "ada"),
         ("", ""),
@@ -17,18 +17,18 @@ from gateway.sessions.end_users import OVERFLOW_USER, UserLimiter, parse_user
         ('["list"]', '["list"]'),
     ],
 )
-def test_the_user_within_what_was_told(told, user):
-    assert parse_user(told) == user
+def test_parse_user_finds_the_user_in_the_field(text, user):
+    assert parse_user(text) == user
 
 
-def test_long_names_stay_apart():
-    one, two = parse_user("x" * 200 + "1"), parse_user("x" * 200 + "2")
-    assert one != two and len(one) < 100
+def test_long_names_stay_distinct():
+    first, second = parse_user("x" * 200 + "1"), parse_user("x" * 200 + "2")
+    assert first != second and len(first) < 100
 
 
-def test_a_key_that_makes_up_users_without_end_gets_one_for_the_rest():
-    book = UserLimiter(most=2)
-    names = [book.admit("k", user, now=0) for user in ("a", "b", "c", "a", "")]
+def test_users_beyond_the_limit_of_a_key_share_one():
+    limiter = UserLimiter(most=2)
+    names = [limiter.admit("k", user, now=0) for user in ("a", "b", "c", "a", "")]
     assert names == ["a", "b", OVERFLOW_USER, "a", ""]
-    assert book.admit("other", "c", now=0) == "c"
-    assert book.admit("k", "c", now=86_400) == "c"
+    assert limiter.admit("other", "c", now=0) == "c"
+    assert limiter.admit("k", "c", now=86_400) == "c"

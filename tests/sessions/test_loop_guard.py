@@ -1,4 +1,4 @@
-"""What the loop guard counts as a loop, and what not."""
+"""Tests of what the loop guard counts as a loop and what it does not."""
 
 import json
 from typing import Any
@@ -17,11 +17,11 @@ STOP, NUDGE, WARN = 8, 4, 3
 LONG = "I will look at this from another side now, because the last result did not help me at all: attempt "
 
 
-def scored(results: list[str], arguments: list[str] | None = None, said: list[str] | None = None) -> float:
+def max_score(results: list[str], arguments: list[str] | None = None, texts: list[str] | None = None) -> float:
     conversation = LoopConversation()
     for turn, result in enumerate(results):
         conversation.tool_turn(
-            result, *([arguments[turn]] if arguments else []), **({"said": said[turn]} if said else {})
+            result, *([arguments[turn]] if arguments else []), **({"text": texts[turn]} if texts else {})
         )
     return max(conversation.scores)
 
@@ -47,30 +47,30 @@ def scored(results: list[str], arguments: list[str] | None = None, said: list[st
         (["bash: foo: command not found"] * 12, [f'{{"cmd": "foo --try {n}"}}' for n in range(12)], STOP, 20),
     ],
     ids=[
-        "four times is warned about", "nine times is the stop", "eight times is not yet", "polling with news is healthy",
+        "four repeats warn", "nine repeats stop", "eight repeats do not stop", "polling with new results is healthy",
         "cycles of two", "cycles of four", "cycles of thirty", "batch edits are healthy", "silent commands are healthy",
-        "spacing and key order do not hide a repeat", "edit and test is healthy", "a poll that gets on is healthy",
-        "ids and times do not hide a repeat", "durations do not hide a failure", "the same failure whatever is tried",
+        "spacing and key order do not hide a repeat", "edit and test is healthy", "an advancing poll is healthy",
+        "ids and times do not hide a repeat", "durations do not hide a failure", "the same failure of varying calls stops",
     ],
 )  # fmt: skip
-def test_the_score(results, arguments, least, most):
-    assert least <= scored(results, arguments) <= most
+def test_the_score_stays_in_its_range(results, arguments, least, most):
+    assert least <= max_score(results, arguments) <= most
 
 
-def test_an_agent_that_thinks_differently_each_time_is_given_longer():
-    thinking = scored(["same"] * 11, said=[f"{LONG}{'x' * n}" for n in range(11)])
-    frozen = scored(["same"] * 9, said=[LONG] * 9)
-    assert thinking < STOP <= frozen
+def test_new_text_beside_repeated_calls_delays_the_stop():
+    new_text = max_score(["same"] * 11, texts=[f"{LONG}{'x' * n}" for n in range(11)])
+    same_text = max_score(["same"] * 9, texts=[LONG] * 9)
+    assert new_text < STOP <= same_text
 
 
-def test_a_poll_that_waits_is_never_stopped_however_long_it_goes_on():
+def test_a_poll_with_pauses_is_never_stopped():
     conversation = LoopConversation(seconds=30)
     for _ in range(30):
         conversation.tool_turn('{"status": "running"}')
     assert max(conversation.scores) < STOP
 
 
-def test_a_poll_of_two_calls_that_waits_in_one_of_them_is_given_time_too():
+def test_a_poll_that_pauses_in_one_of_its_two_calls_is_stopped_late():
     conversation = LoopConversation()
     for turn in range(40):
         conversation.gap_seconds = 60 if turn % 2 else 1
@@ -80,23 +80,23 @@ def test_a_poll_of_two_calls_that_waits_in_one_of_them_is_given_time_too():
     assert max(conversation.scores) < 20 and conversation.scores[15] < STOP
 
 
-def test_slow_answers_are_no_pauses():
-    talk = LoopConversation(seconds=30)
+def test_slow_answers_do_not_count_as_pauses():
+    conversation = LoopConversation(seconds=30)
     for _ in range(10):
-        for conversation in talk.session.conversations_by_key.values():
-            conversation.answered_at = talk.now + 29
-        talk.tool_turn("same")
-    assert max(talk.scores) >= STOP
+        for scored in conversation.session.conversations_by_key.values():
+            scored.answered_at = conversation.now + 29
+        conversation.tool_turn("same")
+    assert max(conversation.scores) >= STOP
 
 
-def test_calls_side_by_side_do_not_repeat_one_another():
+def test_parallel_calls_do_not_repeat_one_another():
     conversation = LoopConversation()
     for turn in range(6):
         calls = [
             {"id": f"c{turn}{n}", "type": "function", "function": {"name": "f", "arguments": f'{{"n": {turn}}}'}}
             for n in range(5)
         ]
-        results = [{"role": "tool", "tool_call_id": one["id"], "content": f"row {turn}"} for one in calls]
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": f"row {turn}"} for call in calls]
         conversation.history = [
             *conversation.history,
             {"role": "assistant", "content": None, "tool_calls": calls},
@@ -106,7 +106,7 @@ def test_calls_side_by_side_do_not_repeat_one_another():
     assert max(conversation.scores) == 0
 
 
-def test_a_new_turn_of_the_user_starts_afresh():
+def test_new_user_input_resets_the_score():
     conversation = LoopConversation()
     for _ in range(6):
         conversation.tool_turn("same")
@@ -119,7 +119,7 @@ def test_a_new_turn_of_the_user_starts_afresh():
     assert loop_state.has_new_user_input and loop_state.score == 0
 
 
-def test_a_prompt_that_is_repeated_after_every_result_does_not():
+def test_a_prompt_repeated_after_every_result_does_not_reset_the_score():
     conversation = LoopConversation()
     for _ in range(9):
         conversation.step_number += 1
@@ -130,7 +130,7 @@ def test_a_prompt_that_is_repeated_after_every_result_does_not():
     assert conversation.scores[-1] >= STOP
 
 
-def test_auto_replies_are_a_loop_and_a_person_who_says_go_on_is_none():
+def test_auto_replies_are_a_loop_and_a_person_saying_continue_is_not():
     echo, person = LoopConversation(), LoopConversation()
     for turn in range(10):
         echo.text_turn(
@@ -141,14 +141,14 @@ def test_auto_replies_are_a_loop_and_a_person_who_says_go_on_is_none():
     assert echo.scores[-1] >= STOP > person.scores[-1]
 
 
-def test_text_agents_loop_too():
+def test_a_text_agent_that_repeats_itself_is_stopped():
     conversation = LoopConversation()
     for _ in range(10):
         conversation.text_turn("Let me list the files.\n```\nls\n```", "no such file")
     assert conversation.scores[-1] >= STOP
 
 
-def test_text_agents_that_get_on_are_healthy():
+def test_text_agents_with_new_actions_are_healthy():
     conversation = LoopConversation()
     for turn in range(60):
         conversation.text_turn(
@@ -158,17 +158,17 @@ def test_text_agents_that_get_on_are_healthy():
     assert max(conversation.scores) == 0
 
 
-def test_the_same_request_again_and_again_is_a_storm_once_it_was_answered():
-    talk = LoopConversation()
-    talk.tool_turn("a")
+def test_resending_an_answered_request_is_a_loop():
+    conversation = LoopConversation()
+    conversation.tool_turn("a")
     for _ in range(9):
-        for conversation in talk.session.conversations_by_key.values():
-            conversation.answered_at = talk.now + 1
-        talk.observe()
-    assert talk.scores[-1] >= STOP
+        for scored in conversation.session.conversations_by_key.values():
+            scored.answered_at = conversation.now + 1
+        conversation.observe()
+    assert conversation.scores[-1] >= STOP
 
 
-def test_retries_of_what_failed_are_none():
+def test_retries_of_a_failed_request_are_not_a_loop():
     conversation = LoopConversation()
     conversation.tool_turn("a")
     for _ in range(20):
@@ -176,7 +176,7 @@ def test_retries_of_what_failed_are_none():
     assert max(conversation.scores) == 0
 
 
-def test_a_session_that_starts_the_same_sub_agent_over_and_over_is_a_loop_and_a_fan_out_is_none():
+def test_starting_the_same_sub_agent_repeatedly_is_a_loop_and_a_fan_out_is_not():
     storm, fan = Session(id="root", source="", started_at=NOW), Session(id="root", source="", started_at=NOW)
     for number in range(30):
         ladder.record_spawn(fan, chat_request(opening_messages("the same task")), now=NOW)
@@ -185,7 +185,7 @@ def test_a_session_that_starts_the_same_sub_agent_over_and_over_is_a_loop_and_a_
     assert fan.conversations_by_key[0].score == 0 and storm.conversations_by_key[0].score >= STOP
 
 
-def test_a_side_call_in_the_same_session_does_not_make_the_history_look_repeated():
+def test_a_side_call_in_the_same_session_does_not_raise_the_score():
     conversation = LoopConversation()
     for turn in range(14):
         conversation.tool_turn(f"result {turn}", json.dumps({"q": turn}))
@@ -197,7 +197,7 @@ def test_a_side_call_in_the_same_session_does_not_make_the_history_look_repeated
     assert conversation.tool_turn("another", "{}").score == 0
 
 
-def test_a_loop_goes_on_through_compaction():
+def test_a_loop_continues_through_compaction():
     conversation = LoopConversation()
     for _ in range(5):
         conversation.tool_turn("same")
@@ -207,7 +207,7 @@ def test_a_loop_goes_on_through_compaction():
     assert after > before
 
 
-def test_what_happened_before_a_restart_cannot_stop_anybody_by_itself():
+def test_history_from_before_a_restart_alone_does_not_stop_a_session():
     conversation = LoopConversation()
     for turn in range(40):
         conversation.history = conversation.history + tool_step(turn, "same")
@@ -217,7 +217,7 @@ def test_what_happened_before_a_restart_cannot_stop_anybody_by_itself():
     assert conversation.scores[-1] >= STOP
 
 
-def test_a_chain_of_answers_that_the_provider_keeps_is_followed():
+def test_a_conversation_stored_by_the_provider_is_scored():
     session, conversation = Session(id="s", source="", started_at=NOW), loop_guard.new_conversation()
     for turn in range(12):
         body = {
@@ -234,7 +234,7 @@ def test_a_chain_of_answers_that_the_provider_keeps_is_followed():
     assert loop_state.score >= STOP
 
 
-def test_a_result_that_is_marked_as_an_error_counts_as_one():
+def test_a_result_marked_as_an_error_counts_as_a_failure():
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
     session = Session(id="s", source="", started_at=NOW)
     for turn in range(12):
@@ -246,7 +246,7 @@ def test_a_result_that_is_marked_as_an_error_counts_as_one():
     assert loop_state.score >= STOP
 
 
-def test_new_steps_take_the_score_down_again():
+def test_new_steps_lower_the_score():
     assert LoopConversation().tool_turn("x").score == 0
     conversation = LoopConversation()
     for result in ["same"] * 5 + [f"new {n}" for n in range(10)]:
@@ -259,11 +259,11 @@ def test_conversations_and_records_are_bounded():
     for number in range(50):
         ladder.observe(session, chat_request(opening_messages(f"task {number}") + tool_step(number, "x")), now=NOW)
     assert len(session.conversations_by_key) == ladder.CONVERSATIONS_MAX
-    talk = LoopConversation()
+    long = LoopConversation()
     for turn in range(300):
-        talk.tool_turn(f"r{turn}", json.dumps({"n": f"q{turn}"}))
-    (conversation,) = talk.session.conversations_by_key.values()
-    assert conversation.memory.size_bytes <= 8 * RECORDS_MAX * 12
+        long.tool_turn(f"r{turn}", json.dumps({"n": f"q{turn}"}))
+    (scored,) = long.session.conversations_by_key.values()
+    assert scored.memory.size_bytes <= 8 * RECORDS_MAX * 12
 
 
 @pytest.mark.parametrize(
@@ -282,13 +282,13 @@ def test_conversations_and_records_are_bounded():
         {"role": "user", "is_error": {"what": 1}, "content": ""},
     ],
 )
-def test_odd_histories_do_not_break_the_guard(message):
+def test_malformed_histories_do_not_break_the_guard(message):
     session = Session(id="s", source="", started_at=NOW)
     for tail in ([], [{"role": "tool", "content": "x"}], [{"role": "user", "content": "x"}]):
         assert ladder.observe(session, chat_request([*opening_messages(), message, *tail]), now=NOW).score >= 0
 
 
-def test_a_call_that_is_no_text_does_not_break_the_guard():
+def test_a_call_that_is_not_utf8_does_not_break_the_guard():
     raw = b'{"model":"a","messages":[{"role":"user"},{"role":"user"},{"role":"assistant","tool_calls":[{"function":{"name":"\xff"}}]},{"role":"tool","content":"x"}]}'
     assert ladder.observe(Session(id="s", source="", started_at=NOW), chat.parse(raw), now=NOW).score == 0
 
@@ -299,15 +299,15 @@ TURNS = st.lists(st.tuples(st.sampled_from(["call", "say", "user", "cut"]), WORD
 
 @settings(max_examples=60, deadline=None)
 @given(TURNS)
-def test_whatever_is_sent_the_score_stays_in_its_bounds(turns):
+def test_the_score_stays_in_its_bounds_for_any_conversation(turns):
     conversation = LoopConversation()
-    for kind, one, other in turns:
+    for kind, first, second in turns:
         if kind == "call":
-            conversation.tool_turn(one, json.dumps({"q": other}))
+            conversation.tool_turn(first, json.dumps({"q": second}))
         elif kind == "say":
-            conversation.text_turn(one, other)
+            conversation.text_turn(first, second)
         elif kind == "user":
-            conversation.history = [*conversation.history, {"role": "user", "content": one}]
+            conversation.history = [*conversation.history, {"role": "user", "content": first}]
             conversation.observe()
         else:
             conversation.history = [*conversation.history[:2], *conversation.history[-2:]]
@@ -325,8 +325,8 @@ def test_whatever_is_sent_the_score_stays_in_its_bounds(turns):
         "Output: done\nError: (none)\nExit Code: 0\nSignal: (none)",
     ],
 )
-def test_success_that_mentions_failure_is_none(result):
-    assert scored([result] * 40, [f'{{"path": "file{n}.py"}}' for n in range(40)]) < NUDGE
+def test_success_that_mentions_failure_is_not_a_failure(result):
+    assert max_score([result] * 40, [f'{{"path": "file{n}.py"}}' for n in range(40)]) < NUDGE
 
 
 @pytest.mark.parametrize(
@@ -338,18 +338,18 @@ def test_success_that_mentions_failure_is_none(result):
         (lambda n: "OK, I have noted the value of the sensor down for you now.", lambda n: f"temperature {20 + n / 10} degrees"),
         (lambda n: "I will now read the next file of the list.\n<read_file>", lambda n: f"[file {n}] " + " ".join(f"line{n}y{k}" for k in range(20))),
     ],
-    ids=["a story told on", "sums", "a quiz", "readings", "a text agent without fences that gets on"],
+    ids=["a continued story", "sums", "a quiz", "readings", "a text agent without fences"],
 )  # fmt: skip
-def test_people_and_programs_that_say_something_new_are_healthy(words, replies):
+def test_conversations_with_new_input_or_answers_are_healthy(words, replies):
     conversation = LoopConversation()
     for turn in range(60):
         conversation.text_turn(words(turn), replies(turn))
     assert max(conversation.scores) < NUDGE
 
 
-def _answered(talk: LoopConversation) -> None:
-    for conversation in talk.session.conversations_by_key.values():
-        conversation.answered_at = talk.now + 0.5
+def _record_answer(conversation: LoopConversation) -> None:
+    for scored in conversation.session.conversations_by_key.values():
+        scored.answered_at = conversation.now + 0.5
 
 
 def test_batch_work_under_one_session_is_healthy():
@@ -359,7 +359,7 @@ def test_batch_work_under_one_session_is_healthy():
             {"role": "user", "content": f"Document {number}: {'x' * number} " + "Classify the document above. " * 20}
         ]
         conversation.observe()
-        _answered(conversation)
+        _record_answer(conversation)
     assert max(conversation.scores) < NUDGE
 
 
@@ -371,22 +371,22 @@ def test_many_judges_of_one_transcript_are_healthy():
     for number in range(20):
         conversation.history = [{"role": "system", "content": f"You are judge {number}."}, *transcript]
         conversation.observe()
-        _answered(conversation)
+        _record_answer(conversation)
     assert max(conversation.scores) < NUDGE
 
 
-def test_a_probe_that_says_the_same_for_ever_is_warned_about_at_most():
+def test_an_endlessly_repeated_probe_is_warned_at_most():
     conversation = LoopConversation(seconds=1)
     conversation.history = [{"role": "user", "content": "ping"}]
     for _ in range(200):
         conversation.observe()
-        _answered(conversation)
+        _record_answer(conversation)
     assert WARN <= max(conversation.scores) < NUDGE
 
 
 @pytest.mark.parametrize("instructions", [{}, {"instructions": "You are an agent."}])
-def test_in_a_chain_of_answers_only_what_repeats_itself_is_a_loop(instructions):
-    def asked(turn: int, output: str) -> Any:
+def test_a_conversation_stored_by_the_provider_loops_only_if_it_repeats(instructions):
+    def continuation(turn: int, output: str) -> Any:
         item = {"type": "function_call_output", "call_id": f"c{turn}", "output": output}
         body = {"model": "m", "previous_response_id": f"resp_{turn}", "input": [item], **instructions}
         return responses.parse(json.dumps(body).encode())
@@ -394,14 +394,14 @@ def test_in_a_chain_of_answers_only_what_repeats_itself_is_a_loop(instructions):
     for outputs, looping in (([f"file {n}" for n in range(60)], False), (["same"] * 12, True)):
         session, conversation = Session(id="s", source="", started_at=NOW), loop_guard.new_conversation()
         for turn, output in enumerate(outputs):
-            loop_state = ladder.observe(session, asked(turn, output), now=NOW + turn, conversation=conversation)
+            loop_state = ladder.observe(session, continuation(turn, output), now=NOW + turn, conversation=conversation)
             arguments = '{"cmd": "ls"}' if looping else f'{{"n": {turn}}}'
             conversation.pending_calls = (loop_guard.turn_digests.digest_call(f"c{turn + 1}", "bash", arguments),)
             conversation.answered_at = NOW + turn + 0.5
         assert (loop_state.score >= STOP) == looping, loop_state.score
 
 
-def test_pictures_are_told_apart_by_where_they_lie():
+def test_images_are_distinguished_by_their_url():
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
     session = Session(id="s", source="", started_at=NOW)
     for turn in range(14):
@@ -414,7 +414,7 @@ def test_pictures_are_told_apart_by_where_they_lie():
     assert loop_state.score < NUDGE
 
 
-def test_agents_that_are_given_the_same_task_keep_their_own_ledgers():
+def test_agents_with_the_same_task_are_scored_separately():
     session = Session(id="s", source="", started_at=NOW)
     histories = [opening_messages() for _ in range(4)]
     for turn in range(20):
@@ -425,7 +425,7 @@ def test_agents_that_are_given_the_same_task_keep_their_own_ledgers():
     assert len(session.conversations_by_key) == 4
 
 
-def test_a_harness_that_numbers_its_own_turns_does_not_hide_a_loop():
+def test_numbered_harness_prompts_do_not_hide_a_loop():
     conversation = LoopConversation()
     for turn in range(12):
         conversation.step_number += 1
@@ -437,7 +437,7 @@ def test_a_harness_that_numbers_its_own_turns_does_not_hide_a_loop():
     assert conversation.scores[-1] >= STOP
 
 
-def test_a_note_that_an_agent_adds_to_every_result_does_not_hide_a_loop():
+def test_a_reminder_in_every_result_does_not_hide_a_loop():
     conversation = LoopConversation()
     for turn in range(12):
         left = (

@@ -1,4 +1,4 @@
-"""Real Valkey servers for tests: one, or a small cluster, each with its own folder, killed at the end."""
+"""Real Valkey servers for tests: one or a small cluster, each with its own folder, killed at the end."""
 
 import asyncio
 import os
@@ -20,18 +20,18 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 class Server:
-    """One server process that can be paused, killed and started again on the same port and folder."""
+    """One server process that can be paused, killed and restarted on the same port and folder."""
 
     def __init__(self, folder: Path, *, append: bool = False, cluster: bool = False, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, port or free_port()
-        # The default, ten thousand above the port, may not exist.
+        # The default, 10,000 above the port, may exceed the port range.
         self.bus_port = free_port()
         self._append, self._cluster = append, cluster
         self.start()
@@ -46,7 +46,7 @@ class Server:
     def start(self) -> None:
         options = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", "--bind", "127.0.0.1"]
         options += ["--appendonly", "yes" if self._append else "no", "--daemonize", "no"]
-        # With `everysec` a write may wait two seconds for an fsync that is under way, and die with the process.
+        # With `everysec` a write may wait two seconds for a running fsync, and be lost with the process.
         options += ["--appendfsync", "always"]
         if self._cluster:
             options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
@@ -62,13 +62,13 @@ class Server:
                 except redis.RedisError:
                     if time.monotonic() > deadline or self.process.poll() is not None:
                         self.kill()
-                        raise AssertionError("the server did not start") from None
+                        raise AssertionError("server did not start") from None
                     time.sleep(0.02)
 
     def pause(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
@@ -77,7 +77,7 @@ class Server:
 
 
 class Tasks:
-    """Starts what stores run behind requests, like the supervisor."""
+    """Runs the stores' background tasks, like the supervisor."""
 
     def __init__(self) -> None:
         self._kept: set[asyncio.Task[None]] = set()

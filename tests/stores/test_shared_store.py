@@ -1,4 +1,4 @@
-"""The shared store when things go wrong: it hangs, dies, forgets; replicas die and come back. On real servers."""
+"""Tests of the shared budget store under failures, on real servers: hangs, crashes, data loss, restarts."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ PATIENT = 5.0
 def server(tmp_path):
     running = Server(tmp_path / "valkey", append=True)
     yield running
-    running.go_on()
+    running.resume()
     running.kill()
 
 
@@ -39,7 +39,7 @@ async def replica(server, name="one", *, seconds=PATIENT, quarantine=0, **more):
 
 
 async def reserve(budgets, name, money=90, *, lines=LINES, lease=60.0, tenant="acme", now=NOW):
-    wanted = tuple(money if one.measure is Measure.nusd else 1 for one in lines)
+    wanted = tuple(money if each.measure is Measure.nusd else 1 for each in lines)
     offered = [offer(lines, wanted)]
     return await budgets.reserve(name, lambda at: offered, tenant=tenant, now=now, lease=lease)
 
@@ -48,133 +48,133 @@ async def money(budgets, now=NOW):
     return (await budgets.balance("acme", MONEY, now=now))[:2]
 
 
-async def test_many_at_once_on_two_replicas_never_pass_the_limit(server):
-    async with replica(server) as one, replica(server, "two") as two:
-        results = await asyncio.gather(*(reserve((one, two)[n % 2], f"r{n}") for n in range(60)))
+async def test_concurrent_holds_on_two_replicas_never_exceed_the_limit(server):
+    async with replica(server) as first, replica(server, "two") as second:
+        results = await asyncio.gather(*(reserve((first, second)[n % 2], f"r{n}") for n in range(60)))
         assert sum(isinstance(result, Reservation) for result in results) == 11
-        assert await money(one) == (0, 990)
+        assert await money(first) == (0, 990)
 
 
-async def test_a_lease_that_runs_out_is_charged_and_a_late_settlement_puts_it_right(server):
-    async with replica(server) as one:
-        await reserve(one, "lost", 100, lease=0)
+async def test_an_expired_lease_is_charged_and_corrected_by_a_late_settlement(server):
+    async with replica(server) as budgets:
+        await reserve(budgets, "lost", 100, lease=0)
         await asyncio.sleep(1.1)
-        await one.maintain(NOW)
-        assert await money(one) == (100, 0)
-        one.settle("lost", amounts(nusd=5, calls=1), now=NOW)
-        await one.flush()
-        assert await money(one) == (5, 0)
+        await budgets.maintain(NOW)
+        assert await money(budgets) == (100, 0)
+        budgets.settle("lost", amounts(nusd=5, calls=1), now=NOW)
+        await budgets.flush()
+        assert await money(budgets) == (5, 0)
 
 
-async def test_a_hung_store_is_known_and_holds_that_nobody_heard_of_are_given_back(server):
-    async with replica(server, seconds=0.05) as one:
-        await reserve(one, "warm", 1)
+async def test_holds_with_an_unknown_result_are_released_after_a_hung_store_recovers(server):
+    async with replica(server, seconds=0.05) as budgets:
+        await reserve(budgets, "warm", 1)
         server.pause()
         for number in range(5):
             with pytest.raises(Overloaded):
-                await asyncio.wait_for(reserve(one, f"stuck{number}", 500), 5)
-        assert one.is_failing and one.failures >= 3
-        server.go_on()
+                await asyncio.wait_for(reserve(budgets, f"stuck{number}", 500), 5)
+        assert budgets.is_failing and budgets.failures >= 3
+        server.resume()
         await asyncio.sleep(0.3)
-        one.settle("warm", amounts(nusd=1, calls=1), now=NOW)
-        await one.maintain(NOW)
-        await one.flush()
-        assert await money(one) == (1, 0)
-        assert not one.is_failing and one.backlog == 0
+        budgets.settle("warm", amounts(nusd=1, calls=1), now=NOW)
+        await budgets.maintain(NOW)
+        await budgets.flush()
+        assert await money(budgets) == (1, 0)
+        assert not budgets.is_failing and budgets.backlog == 0
 
 
-async def test_open_budgets_admit_while_the_store_is_down_and_are_charged_when_it_is_back(server):
+async def test_open_budgets_admit_during_an_outage_and_are_charged_after_it(server):
     lines = (line("open", Measure.nusd, 1000, fail="open"),)
-    async with replica(server, seconds=0.05) as one:
-        await reserve(one, "warm", 1, lines=lines)
+    async with replica(server, seconds=0.05) as budgets:
+        await reserve(budgets, "warm", 1, lines=lines)
         server.kill()
         for number in range(30):
-            result = await reserve(one, f"r{number}", 90, lines=lines)
+            result = await reserve(budgets, f"r{number}", 90, lines=lines)
             assert isinstance(result, Reservation) and result.balances == ()
-            one.settle(f"r{number}", amounts(nusd=90), now=NOW)
-        assert one.unbudgeted_calls == 30
+            budgets.settle(f"r{number}", amounts(nusd=90), now=NOW)
+        assert budgets.unbudgeted_calls == 30
         server.start()
         await asyncio.sleep(0.1)
-        one.settle("warm", amounts(nusd=1), now=NOW)
-        await one.maintain(NOW)
-        await one.flush()
-        assert await one.balance("acme", lines[0], now=NOW) == (2701, 0, 0)
+        budgets.settle("warm", amounts(nusd=1), now=NOW)
+        await budgets.maintain(NOW)
+        await budgets.flush()
+        assert await budgets.balance("acme", lines[0], now=NOW) == (2701, 0, 0)
 
 
-async def test_local_budgets_spend_their_own_share_and_no_more(server):
+async def test_local_budgets_spend_no_more_than_their_allowance(server):
     lines = (line("local", Measure.nusd, 1000, fail="local"),)
-    async with replica(server, seconds=0.05) as one:
-        first = await reserve(one, "warm", 10, lines=lines)
-        assert isinstance(first, Reservation)
-        await one.maintain(NOW)
-        assert await one.balance("acme", lines[0], now=NOW) == (0, 60, 0), "a pot of 5 %"
+    async with replica(server, seconds=0.05) as budgets:
+        reservation = await reserve(budgets, "warm", 10, lines=lines)
+        assert isinstance(reservation, Reservation)
+        await budgets.maintain(NOW)
+        assert await budgets.balance("acme", lines[0], now=NOW) == (0, 60, 0), "an allowance of 5 %"
         server.kill()
         for number, fits in enumerate((True, True, False)):
             if fits:
-                assert isinstance(await reserve(one, f"r{number}", 20, lines=lines), Reservation)
+                assert isinstance(await reserve(budgets, f"r{number}", 20, lines=lines), Reservation)
             else:
                 with pytest.raises(Overloaded):
-                    await reserve(one, f"r{number}", 20, lines=lines)
+                    await reserve(budgets, f"r{number}", 20, lines=lines)
         with pytest.raises(Overloaded):
-            await reserve(one, "stale", 1, lines=lines, now=NOW + 115)
+            await reserve(budgets, "stale", 1, lines=lines, now=NOW + 115)
         for name in ("warm", "r0", "r1"):
-            one.settle(name, amounts(nusd=7), now=NOW)
+            budgets.settle(name, amounts(nusd=7), now=NOW)
         server.start()
         await asyncio.sleep(0.1)
-        await one.maintain(NOW + 1)
-        await one.flush()
-        assert (await one.balance("acme", lines[0], now=NOW))[0] == 21
+        await budgets.maintain(NOW + 1)
+        await budgets.flush()
+        assert (await budgets.balance("acme", lines[0], now=NOW))[0] == 21
 
 
-async def test_a_store_that_lost_its_data_gets_it_back_from_its_replicas(server, tmp_path):
-    async with replica(server) as one, replica(server, "two") as two:
-        for number, each in enumerate((one, two, one, two)):
+async def test_replicas_restore_a_store_that_lost_its_data(server, tmp_path):
+    async with replica(server) as first, replica(server, "two") as second:
+        for number, each in enumerate((first, second, first, second)):
             await reserve(each, f"r{number}", 100)
-        for number, each in enumerate((one, two)):
+        for number, each in enumerate((first, second)):
             each.settle(f"r{number}", amounts(nusd=60, calls=1), now=NOW)
             await each.flush()
         server.client().flushall()
-        await asyncio.gather(one.maintain(NOW), two.maintain(NOW), one.maintain(NOW))
-        assert await money(one) == (120, 200)
-        for number, each in ((2, one), (3, two)):
+        await asyncio.gather(first.maintain(NOW), second.maintain(NOW), first.maintain(NOW))
+        assert await money(first) == (120, 200)
+        for number, each in ((2, first), (3, second)):
             each.settle(f"r{number}", amounts(nusd=100, calls=1), now=NOW)
             await each.flush()
-        assert await money(one) == (320, 0)
+        assert await money(first) == (320, 0)
 
 
-async def test_newest_writes_that_were_lost_are_brought_back(server):
-    async with replica(server) as one:
-        await reserve(one, "a", 100)
-        await reserve(one, "b", 100)
-        one.settle("a", amounts(nusd=60, calls=1), now=NOW)
-        await one.flush()
+async def test_lost_newest_writes_are_restored(server):
+    async with replica(server) as budgets:
+        await reserve(budgets, "a", 100)
+        await reserve(budgets, "b", 100)
+        budgets.settle("a", amounts(nusd=60, calls=1), now=NOW)
+        await budgets.flush()
         with server.client() as client:
-            # As a node that took over a little behind: hold, booking and count of changes are older than we know.
+            # Like a failover to a lagging node: hold, charge and change count are older than this replica's.
             client.delete("penstock:{acme}:hold:b", "penstock:{acme}:totals:money|total")
             client.hset("penstock:{acme}:account:money", mapping={"held": 0, "spent": 0})
             client.delete("penstock:{acme}:totals:money")
             client.hset("penstock:{acme}:changes", "one", 1)
-        await one.maintain(NOW)
-        assert await money(one) == (60, 100)
+        await budgets.maintain(NOW)
+        assert await money(budgets) == (60, 100)
 
 
-async def test_nothing_is_reserved_until_every_replica_had_the_time_to_come_back(server):
-    async with replica(server, quarantine=2) as one:
-        await reserve(one, "r0", 100)
+async def test_nothing_is_reserved_during_the_quarantine_after_data_loss(server):
+    async with replica(server, quarantine=2) as budgets:
+        await reserve(budgets, "r0", 100)
         server.client().flushall()
         with pytest.raises(Overloaded):
-            await reserve(one, "r1", 100)
+            await reserve(budgets, "r1", 100)
         await asyncio.sleep(3.1)
-        await one.maintain(NOW)
-        assert isinstance(await reserve(one, "r2", 100), Reservation)
+        await budgets.maintain(NOW)
+        assert isinstance(await reserve(budgets, "r2", 100), Reservation)
 
 
-async def test_what_a_killed_replica_held_is_closed_as_its_ledger_has_it(server):
+async def test_holds_of_a_killed_replica_are_released_by_its_ledger(server):
     async with replica(server) as before:
         await reserve(before, "done", 100)
         await reserve(before, "open", 200)
         await reserve(before, "unwritten", 300)
-        # Killed here: "done" was settled but not delivered, "open" stands in the ledger as held, "unwritten" was never dialled.
+        # Killed here: "done" was settled but not delivered, "open" is in the ledger as held, "unwritten" was not dialled.
         async with replica(server) as after:
             after.restore_spent("acme", MONEY, 40 + 200, at=NOW)
             after.restore_spent("acme", CALLS, 2, at=NOW)
@@ -183,7 +183,7 @@ async def test_what_a_killed_replica_held_is_closed_as_its_ledger_has_it(server)
         before._holds.clear()
 
 
-async def test_an_account_that_was_not_told_of_is_looked_up_when_its_hold_is_closed(server):
+async def test_an_account_that_was_not_restored_is_queried_when_its_hold_is_released(server):
     session = line("session", Measure.nusd, 1000, session=True)
     async with replica(server) as before:
         await reserve(before, "open", 200, lines=(session,))
@@ -194,7 +194,7 @@ async def test_an_account_that_was_not_told_of_is_looked_up_when_its_hold_is_clo
         before._holds.clear()
 
 
-async def test_a_replica_with_a_wrong_clock_books_by_the_servers(server):
+async def test_a_replica_with_a_wrong_clock_charges_by_the_servers_clock(server):
     rolling = line("rolling", Measure.calls, 5, rolling=60)
     async with replica(server, "early") as early, replica(server, "late") as late:
         loop_now = __import__("time").time()
@@ -207,32 +207,32 @@ async def test_a_replica_with_a_wrong_clock_books_by_the_servers(server):
         assert (await late.balance("acme", rolling, now=loop_now - 300))[:2] == (5, 0)
 
 
-async def test_a_killed_and_restarted_server_has_forgotten_nothing_with_an_append_only_file(server):
-    async with replica(server, seconds=0.5) as one:
-        await reserve(one, "a", 100)
-        await reserve(one, "b", 100)
-        one.settle("a", amounts(nusd=60, calls=1), now=NOW)
-        await one.flush()
+async def test_a_restarted_server_with_an_append_only_file_keeps_its_data(server):
+    async with replica(server, seconds=0.5) as budgets:
+        await reserve(budgets, "a", 100)
+        await reserve(budgets, "b", 100)
+        budgets.settle("a", amounts(nusd=60, calls=1), now=NOW)
+        await budgets.flush()
         server.kill()
-        one.settle("b", amounts(nusd=70, calls=1), now=NOW)
-        await one.flush()
-        assert one.backlog == 1
+        budgets.settle("b", amounts(nusd=70, calls=1), now=NOW)
+        await budgets.flush()
+        assert budgets.backlog == 1
         server.start()
-        await one.maintain(NOW)
-        await one.flush()
-        assert await money(one) == (130, 0)
+        await budgets.maintain(NOW)
+        await budgets.flush()
+        assert await money(budgets) == (130, 0)
 
 
-async def test_a_grant_is_made_once(server):
-    async with replica(server) as one:
+async def test_a_grant_is_applied_once(server):
+    async with replica(server) as budgets:
         more = Grant(id="g1", account="money", amount=500)
-        assert await one.grant("acme", MONEY, more, fresh=True) and not await one.grant(
+        assert await budgets.grant("acme", MONEY, more, fresh=True) and not await budgets.grant(
             "acme", MONEY, more, fresh=False
         )
-        assert isinstance(await reserve(one, "a", 1400), Reservation)
+        assert isinstance(await reserve(budgets, "a", 1400), Reservation)
 
 
-async def test_in_a_cluster_tenants_lie_apart_and_one_lost_node_stops_only_its_own(tmp_path):
+async def test_a_lost_cluster_node_stops_only_its_own_tenants(tmp_path):
     servers = [Server(tmp_path / f"n{number}", append=True, cluster=True) for number in range(3)]
     tasks = Tasks()
     try:
@@ -281,7 +281,7 @@ async def _joined(servers):
         if all(state.get("cluster_state") == "ok" and state.get("cluster_known_nodes") == "3" for state in states):
             return
         await asyncio.sleep(0.1)
-    raise AssertionError("the cluster did not come together")
+    raise AssertionError("cluster did not form")
 
 
 def _node_of(servers, tenant):

@@ -1,6 +1,7 @@
--- Join a tenant, or initialize it. KEYS: epoch, opens, leases. ARGV: a fresh epoch, the epoch that this replica knows (empty
--- for none), seconds of quarantine, prefix, replica, 1 if its ledger has calls. A missing epoch that replicas remember means
--- that the store lost its data: nothing is reserved until every replica has had time to restore its totals and holds.
+-- Join a tenant, or initialize it. A missing epoch that replicas remember means that the store lost its data: nothing
+-- is reserved until every replica has had time to restore its totals and holds.
+-- KEYS: epoch, opens, leases. ARGV: a fresh epoch, the epoch that this replica knows ('' for none), seconds of
+-- quarantine, prefix, replica, 1 if its ledger has calls.
 local now = NOW()
 local epoch = redis.call('GET', KEYS[1])
 if not epoch then

@@ -1,5 +1,5 @@
 -- Reserve the first offer that fits every line, else the first that fits when shrunk.
--- KEYS: leases, epoch, opens, hold, tomb, account... ARGV: the request as JSON (budget_messages.reserve_request), prefix.
+-- KEYS: leases, epoch, opens, hold, tomb, account... ARGV: request as JSON (budget_messages.reserve_request), prefix.
 local request = cjson.decode(ARGV[1])
 local now = NOW()
 if redis.call('GET', KEYS[2]) ~= request.epoch then return {'epoch'} end
@@ -10,7 +10,8 @@ if redis.call('EXISTS', KEYS[4], KEYS[5]) > 0 then return {'dead'} end
 
 local lines = request.lines
 for i, line in ipairs(lines) do
-  if now < line.starts_at or (line.resets_at >= 0 and now >= line.resets_at) then return {'stale', whole(now * 1000)} end
+  local is_over = line.resets_at >= 0 and now >= line.resets_at
+  if now < line.starts_at or is_over then return {'stale', whole(now * 1000)} end
   line.key = KEYS[5 + i]
   roll_window(line.key, line.bucket_seconds, line.bucket_count, now)
   line.spent, line.held, line.granted = balance(line.key, now)

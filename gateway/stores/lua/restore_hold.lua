@@ -1,6 +1,6 @@
--- Restore a hold that the store lost. The call is already running, so no limit is checked. KEYS: leases, hold, the
--- replica's open ids, account... ARGV: id, lease in seconds, replica, then for each account the amount and the seconds of
--- a step.
+-- Restore a hold that the store lost. The call is already running, so no limit is checked.
+-- KEYS: leases, hold, the replica's open ids, account... ARGV: id, lease in seconds, replica, then for each account the
+-- amount and the seconds of a step.
 local now = NOW()
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('HSET', KEYS[2], 'n', #KEYS - 3, 'replica', ARGV[3])

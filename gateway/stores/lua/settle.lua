@@ -1,8 +1,8 @@
 -- Release holds and raise accounts to this replica's total spend. Totals only grow, so repeated, late or reordered
 -- delivery changes nothing.
--- KEYS: leases, then account and totals for each line. ARGV: replica, prefix, 1 to tombstone the ids, number of ids, ids...,
--- then for each line the replica's total, the time of the charge (seconds), the seconds of a step, the number of steps,
--- and the seconds to keep it.
+-- KEYS: leases, then account and totals for each line. ARGV: replica, prefix, 1 to tombstone the ids, number of ids,
+-- ids..., then for each line the replica's total, the time of the charge (seconds), the seconds of a step, the number
+-- of steps, and the seconds to keep it.
 local now = NOW()
 local ids = tonumber(ARGV[4])
 for i = 1, ids do
