@@ -28,7 +28,7 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 Score = Annotated[Number, Field(gt=0, le=20)]
 TierName = Literal["small", "medium", "frontier"]
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"
 _ROUTE_NAME = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@-]{0,126}\*?)$"
 _BASE_URL = r"^https?://[^\s?#]+$"
@@ -41,7 +41,7 @@ _WINDOW = r"^(hour|day|week|month|total|session|rolling-[1-9][0-9]{0,3}[mhd])$"
 _ONE_LINE = r"^[^\r\n]*$"
 # What a text should look like that does not match; `penstock check` prints it in place of the pattern.
 PATTERN_MEANINGS = {
-    _NAME: "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    NAME_PATTERN: "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
     _MODEL_NAME: "1 to 128 letters, digits or any of '._:/@-', beginning with a letter or digit",
     _ROUTE_NAME: "1 to 128 letters, digits or any of '._:/@-', with '*' at the end only",
     _BASE_URL: "an http:// or https:// URL without query or fragment",
@@ -55,7 +55,7 @@ PATTERN_MEANINGS = {
 }
 
 # Names are used in headers, metric labels and account keys.
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=_MODEL_NAME)]
 RouteName = Annotated[str, StringConstraints(pattern=_ROUTE_NAME)]
 BaseUrl = Annotated[str, StringConstraints(pattern=_BASE_URL)]
@@ -260,7 +260,8 @@ class DeploymentConfig(_StrictConfig):
     """Model size and hardware. Unset: from the bundled model card; without one the footprint is unknown, and no budget in
     Wh or gCO2e admits it."""
     zone: str | None = None
-    """Grid zone, ISO alpha-3 or a part of one, like FRA or USA-oregon; preferred to `cloud_region`. Unset: see there."""
+    """Grid zone, ISO alpha-3 or a part of one, like FRA or USA-oregon; preferred to `cloud_region`. Unset: the grid of
+    `cloud_region`."""
     cloud_region: str | None = None
     """Cloud region, like gcp/europe-west1: its grid, PUE and carbon-free share. Unset, and no `zone`: world average."""
     feeds: FeedZonesConfig = FeedZonesConfig()
@@ -728,7 +729,7 @@ class RoutingConfig(_StrictConfig):
     version: Literal[1]
     """Version of the file format."""
     access: Literal["keys", "open"] = "keys"
-    """Who may call: holders of one of `keys`, or everybody who can reach the port."""
+    """Who may call: holders of one of `keys`, or everyone who can reach the port."""
     keys: list[KeyConfig] = []
     """API keys of callers. Required unless `access` is `open`."""
     providers: dict[Name, ProviderConfig]
