@@ -1,7 +1,7 @@
-"""What binds a conversation: state in its history that only its maker can read. Pure.
+"""Affinities: state in the history that only certain providers can read. Pure.
 
-Signed thinking, sealed reasoning, files and answers that lie with a provider: a deployment that cannot read them would
-fail or, worse, go on without them. A plan never moves such a conversation away (rules/binding.py).
+Signed thinking, encrypted reasoning, files and stored responses: a deployment that cannot read them would fail or,
+worse, silently ignore them. A plan never moves such a conversation away (rules/affinity.py).
 """
 
 from collections.abc import Collection
@@ -10,48 +10,54 @@ from ..values.catalog import Deployment, Route
 from ..values.plan import Affinity
 from ..values.request import Request
 
-# Which providers' dialects can read a kind of state when nobody remembers who made it.
+# Per kind of state: its name in messages, and the dialects that can read it when its provider is unknown.
 _READER_DIALECTS = {
     "thinking": ("signed thinking", ("anthropic", "litellm")),
-    "unsigned_thinking": ("thinking without a signature", ("openai", "litellm")),
-    "encrypted_reasoning": ("sealed reasoning", ("openai",)),
-    "thought_id": ("tool call ids that hold Gemini's thought signatures", ("litellm",)),
+    "unsigned_thinking": ("unsigned thinking", ("openai", "litellm")),
+    "encrypted_reasoning": ("encrypted reasoning", ("openai",)),
+    "thought_id": ("Gemini thought signatures in tool call ids", ("litellm",)),
 }
 
 
 def affinities_of(request: Request, route: Route, *, minted_by: str, origins: Collection[str]) -> tuple[Affinity, ...]:
-    """`minted_by`: the provider that served the session last, "" if nobody remembers; `origins`: the providers where the
-    things that the request refers to are known to lie."""
+    """What binds the conversation to providers or models.
+
+    minted_by: provider that served the session last, "" if unknown
+    origins: providers known to hold the files and responses that the request refers to
+    """
     affinities = []
     for kind in sorted(request.provider_state):
         if kind in _READER_DIALECTS:
-            what, dialects = _READER_DIALECTS[kind]
-            readers = {one.provider for one in route.candidates if one.dialect in dialects}
-            affinities.append(Affinity(cause=what, providers=frozenset({minted_by} & readers or readers)))
+            cause, dialects = _READER_DIALECTS[kind]
+            readers = {candidate.provider for candidate in route.candidates if candidate.dialect in dialects}
+            affinities.append(Affinity(cause=cause, providers=frozenset({minted_by} & readers or readers)))
     if "own_seal" in request.provider_state:
-        # Native Responses would refuse it; whoever is reached by a crossing gets what it holds.
-        crossed = {one.provider for one in route.candidates if "responses" not in one.dialects} | {minted_by}
-        affinities.append(Affinity(cause="reasoning that was sealed here", providers=frozenset(crossed)))
-    if request.referenced_ids or "stored" in request.provider_state:
-        lies_with = frozenset(origins) or _likely_providers(request, route, minted_by)
+        # A native Responses provider would refuse it; through a translation its content is readable.
+        readers = {candidate.provider for candidate in route.candidates if "responses" not in candidate.dialects}
         affinities.append(
-            Affinity(cause="an answer or a conversation that lies with its provider", providers=lies_with)
+            Affinity(cause="reasoning encrypted by this gateway", providers=frozenset(readers | {minted_by}))
         )
+    if request.referenced_ids or "stored" in request.provider_state:
+        providers = frozenset(origins) or _likely_providers(request, route, minted_by)
+        affinities.append(Affinity(cause="stored response or conversation", providers=providers))
     if "file" in request.provider_state:
-        affinities.append(Affinity(cause="files by id", providers=_likely_providers(request, route, minted_by)))
+        affinities.append(Affinity(cause="file ids", providers=_likely_providers(request, route, minted_by)))
     if request.dialect == "embeddings":
-        # Vectors of different models do not compare: what was begun with one must go on with it.
-        affinities.append(Affinity(cause="the vectors of its model", models=frozenset({route.candidates[0].model})))
+        # Vectors of different models are not comparable.
+        affinities.append(Affinity(cause="embedding vectors", models=frozenset({route.candidates[0].model})))
     return tuple(affinities)
 
 
 def _likely_providers(request: Request, route: Route, minted_by: str) -> frozenset[str]:
-    """Where things of unknown origin are looked for: with who served last, else the first that speaks the dialect."""
+    """Providers expected to hold state of unknown origin.
+
+    The last one that served, else the first native to the dialect.
+    """
     passthrough = request.passthrough
     native: list[Deployment] = [
-        one
-        for one in route.candidates
-        if (request.dialect in one.dialects if passthrough is None else one.dialect == passthrough.dialect)
+        candidate
+        for candidate in route.candidates
+        if (request.dialect in candidate.dialects if passthrough is None else candidate.dialect == passthrough.dialect)
     ]
-    names = [one.provider for one in native or route.candidates]
+    names = [candidate.provider for candidate in native or route.candidates]
     return frozenset({minted_by} if minted_by in names else names[:1])

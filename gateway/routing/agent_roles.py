@@ -1,7 +1,7 @@
-"""Which part an agent plays in its session: by a header, by its fingerprint, or because one like it said so before.
+"""Agent roles: declared, matched, or remembered from a fingerprint.
 
-A fingerprint is the head of the system prompt and the names of the tools: what an agent's makers gave it, the same in
-all its calls. A book: fingerprints that came with a header are remembered, bounded.
+A fingerprint is a digest of the head of the system prompt and of the tools, the same in all calls of an agent. State:
+fingerprints that came with a declared role are remembered, bounded.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ _FINGERPRINTS_MAX = 10_000
 
 
 class AgentRoles:
-    """Fingerprints and the role that was declared with each last, by key: one caller's agents are no one else's."""
+    """Last declared role by key and fingerprint; keys do not share agents."""
 
     def __init__(self) -> None:
         self._role_by_fingerprint: OrderedDict[tuple[str, int], str] = OrderedDict()
@@ -30,22 +30,27 @@ class AgentRoles:
         agent: str,
         sub_agent: bool,
     ) -> Role | None:
-        """The role of a request; None where it plays none. `declared` is the header, `agent` the agent's name."""
+        """The role of a request, None if it plays none.
+
+        declared: the role header
+        agent: name of the agent, "" if unknown
+        sub_agent: whether the session has a parent
+        """
         if not roles:
             return None
         if declared is not None:
-            found = next((role for role in roles if role.name == declared), None)
-            if found is not None:
+            declared_role = next((role for role in roles if role.name == declared), None)
+            if declared_role is not None:
                 if features.agent_fingerprint:
                     self._remember((key, features.agent_fingerprint), declared)
-                return found
+                return declared_role
         for role in roles:
             if _matches(role, features, agent, sub_agent):
                 return role
-        learnt = (
+        remembered = (
             self._role_by_fingerprint.get((key, features.agent_fingerprint)) if features.agent_fingerprint else None
         )
-        return next((role for role in roles if role.name == learnt), None)
+        return next((role for role in roles if role.name == remembered), None)
 
     def _remember(self, fingerprint: tuple[str, int], name: str) -> None:
         self._role_by_fingerprint[fingerprint] = name

@@ -1,26 +1,30 @@
-"""The book of health: a deployment that keeps failing is left alone for a while and then tried by one request.
+"""Circuit breakers: a deployment that keeps failing is not dialed.
 
-Synchronous; every method takes `now` in seconds.
+After a while one request probes it. Synchronous; every method takes `now` in seconds.
 """
 
 from dataclasses import dataclass
 
 from ..values.base import Value
 
-# Failures in a row before a circuit opens, and for how long; doubled at each failed probe up to the longest.
+# Consecutive failures that open a circuit breaker, and for how long: doubled at each failed probe up to the maximum.
 FAILURES_TO_OPEN = 5
 OPEN_SECONDS = 5.0
 OPEN_SECONDS_MAX = 60.0
-# A probe that says nothing for so long has failed: the next request may try.
+# A probe without a result for this long counts as failed: the next request may probe.
 _PROBE_TIMEOUT_SECONDS = 30.0
-# How long a dialect counts as missing: servers are upgraded.
+# How long a dialect counts as missing; servers get upgraded.
 _MISSING_DIALECT_SECONDS = 600.0
 _NO_MISSING_DIALECTS: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
 
 class BreakerState(Value, frozen=True, kw_only=True):
-    """How a deployment stands. `resting`: tried after the others. `open_seconds` > 0: not dialled for so long.
-    `missing`: dialects that it turned out not to speak."""
+    """State of one deployment's circuit breaker.
+
+    deprioritized: tried after the others (rate limited, or half-open)
+    open_seconds: seconds for which it is not dialed, 0 if it may be
+    missing_dialects: dialects that it does not support, as observed
+    """
 
     deprioritized: bool = False
     open_seconds: float = 0.0
@@ -40,7 +44,7 @@ class _Breaker:
 
 
 class CircuitBreakers:
-    """Failures in a row per deployment; at most one entry for each configured deployment."""
+    """Breakers by deployment; at most one for each configured deployment."""
 
     def __init__(self) -> None:
         self._breakers: dict[str, _Breaker] = {}
@@ -48,12 +52,12 @@ class CircuitBreakers:
         self._confirmed_dialects: set[tuple[str, str]] = set()
 
     def record_success(self, deployment: str) -> None:
-        """An answer came: all is forgiven."""
+        """Close the breaker."""
         if deployment in self._breakers:
             del self._breakers[deployment]
 
     def record_failure(self, deployment: str, *, now: float) -> None:
-        """A failure that another try may cure; the circuit opens after a few in a row."""
+        """Record a retryable failure; opens the breaker after FAILURES_TO_OPEN in a row."""
         state = self._breakers.setdefault(deployment, _Breaker())
         state.failures += 1
         if state.failures >= FAILURES_TO_OPEN and (state.open_until <= now or state.probing):
@@ -62,14 +66,13 @@ class CircuitBreakers:
             state.next_open_seconds = min(OPEN_SECONDS_MAX, state.next_open_seconds * 2)
 
     def record_rate_limit(self, deployment: str, *, now: float, retry_after: float | None) -> None:
-        """It asked for fewer requests; `retry_after` is its wish in seconds. Others come first until then."""
+        """Deprioritize a rate-limited deployment for `retry_after` seconds, capped."""
         if retry_after is not None:
             state = self._breakers.setdefault(deployment, _Breaker())
             state.cooldown_until = max(state.cooldown_until, now + min(retry_after, OPEN_SECONDS_MAX))
 
     def start_probe(self, deployment: str, *, now: float) -> bool:
-        """It is tried. True while a circuit is half open: this one request is the probe, and the others wait for its
-        end."""
+        """Called before dialing: True if this request becomes the half-open probe."""
         state = self._breakers.get(deployment) if self._breakers else None
         if state is None or state.failures < FAILURES_TO_OPEN or state.open_until > now:
             return False
@@ -77,23 +80,25 @@ class CircuitBreakers:
         return True
 
     def cancel_probe(self, deployment: str, *, now: float) -> None:
-        """A probe ended without saying anything about the deployment: the next request may try."""
+        """End a probe without a result: the next request may probe."""
         state = self._breakers.get(deployment)
         if state is not None and state.open_until > now:
             state.open_until, state.probing = now, False
 
     def record_dialect(self, deployment: str, dialect: str) -> None:
-        """It answered in a dialect that it might have lacked."""
+        """Record that the deployment supports a dialect."""
         self._confirmed_dialects.add((deployment, dialect))
 
     def record_missing_dialect(self, deployment: str, dialect: str, *, now: float) -> None:
-        """It has no such path, and answered the same request in another dialect: remembered for a while, unless it ever
-        answered in this one."""
+        """Record that the path does not exist there while another dialect worked.
+
+        Expires after ten minutes; ignored if the deployment ever answered in this dialect.
+        """
         if (deployment, dialect) not in self._confirmed_dialects:
             self._missing_dialects[deployment] = (frozenset({dialect}), now + _MISSING_DIALECT_SECONDS)
 
     def state(self, deployment: str, *, now: float) -> BreakerState:
-        """How it stands now."""
+        """The breaker's state now."""
         if not self._breakers and not self._missing_dialects:
             return CLOSED
         state = self._breakers.get(deployment)
@@ -109,6 +114,6 @@ class CircuitBreakers:
         )
 
     def is_healthy(self, deployment: str, *, now: float) -> bool:
-        """Whether it stands like any other, for the metrics."""
-        standing = self.state(deployment, now=now)
-        return not standing.deprioritized and not standing.open_seconds
+        """Whether the deployment is neither open nor deprioritized, for the metrics."""
+        state = self.state(deployment, now=now)
+        return not state.deprioritized and not state.open_seconds

@@ -1,32 +1,43 @@
-"""When work that can wait is best done: now, or at the greenest hour that its deadline leaves. Pure.
+"""Start of a deferrable request: now, or a greener time before the deadline.
 
-Looked at is the forecast of the deployment that would serve it now: where candidates' grids differ, rules of the plan choose
-among them, then as now. A call takes seconds or minutes, so what counts is the intensity at its start. A forecast that lies costs grams,
-never the deadline: the latest start is worked out without it.
+Uses the grid forecast of the deployment that would serve it now; which one serves it later is up to the plan at that
+time. A call takes seconds or minutes, so the intensity at its start counts. A wrong forecast costs grams, never the
+deadline: the latest start does not depend on it.
 """
 
 from ..values.catalog import Deployment
 
-# A call is begun early enough for three times what such calls take, half a minute at least, and for its own timeout, as long as
-# that leaves half of the time to wait in: a judgement.
+# Lead before the deadline (a judgment): three times the expected duration, at least half a minute; and the timeout, as
+# far as that takes no more than half of the time available.
 _LEAD_FACTOR, _LEAD_SECONDS_MIN, _LEAD_SHARE_MAX = 3.0, 30.0, 0.5
 
 
 def lead_seconds(expected_seconds: float, timeout_seconds: float, limit_seconds: float) -> float:
-    """How long before its deadline a call must begin that is expected to take so long and is given up after its timeout;
-    `limit_seconds` lie between its arrival and its deadline."""
+    """How long before its deadline a call must start, in seconds.
+
+    expected_seconds: expected duration of the call
+    timeout_seconds: its timeout
+    limit_seconds: from its arrival to its deadline
+    """
     usual = max(_LEAD_FACTOR * expected_seconds, _LEAD_SECONDS_MIN)
     return max(usual, min(timeout_seconds, _LEAD_SHARE_MAX * limit_seconds))
 
 
 def greenest_start(deployment: Deployment, *, now: float, latest: float, gain_min: float) -> float | None:
-    """The greenest moment up to `latest`, in seconds since the epoch; None where now is as good, but for `gain_min` of what its
-    grid emits now. Of equal moments the earliest. Where the energy is not known nobody waits."""
+    """The greenest time up to `latest`, the earliest of equals; None to start now.
+
+    now, latest: seconds since the epoch
+    gain_min: least reduction worth waiting for, as a share of the present intensity
+
+    Starts now where the deployment's energy is unknown.
+    """
     grid = deployment.intensity
     if deployment.energy_models is None or latest <= now:
         return None
     ahead = [
-        (one.grams_per_kwh, one.start) for one in grid.forecast if now < one.start <= min(latest, grid.forecast_ends_at)
+        (sample.grams_per_kwh, sample.start)
+        for sample in grid.forecast
+        if now < sample.start <= min(latest, grid.forecast_ends_at)
     ]
     grams, start = min(ahead, default=(grid.grams_per_kwh, now))
     return (

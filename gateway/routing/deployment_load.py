@@ -1,5 +1,6 @@
-"""How busy and how quick each deployment is: moving averages of latency and failures, calls open, and the room that its
-provider's rate-limit headers leave. A book; one entry for each configured deployment.
+"""Load of each deployment: latency, failures, open calls, remaining rate limit.
+
+State; at most one entry for each configured deployment.
 """
 
 from collections.abc import Mapping
@@ -8,21 +9,24 @@ from ..values.base import Value
 
 # Weight of the newest call in the moving averages.
 _EWMA_WEIGHT = 0.2
-# Room that was told longer ago than this says nothing: the windows of the field are a minute.
+# Rate-limit headers older than this are ignored: providers' windows are a minute.
 _RATE_LIMIT_WINDOW_SECONDS = 60.0
-# Under these names providers tell what is left (OpenAI's and Anthropic's docs, 2026); names in any case.
+# Headers with the remaining rate limit (OpenAI and Anthropic docs, 2026); lookups ignore case.
 _REMAINING_REQUESTS_HEADERS = ("x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
 _REMAINING_TOKENS_HEADERS = (
     "x-ratelimit-remaining-tokens", "anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-tokens-remaining",
 )  # fmt: skip
-# Nothing fails always: a share beyond this would make a deployment look endlessly dear.
+# Failure rates are capped here: effective latency divides by 1 - rate.
 _FAILURE_RATE_MAX = 0.9
 
 
 class DeploymentLoad(Value, frozen=True, kw_only=True):
-    """How a deployment stands for one more request. `wait_ms` is what its first byte usually takes, by how many calls
-    are open there; `failing` the share of calls that fail, in [0, 1]; `tight`: its provider has said that there is no
-    room for this one."""
+    """Load of a deployment as one more request would meet it.
+
+    first_byte_ms: expected time to first byte, ms, scaled by the open calls; 0 if unknown
+    failure_rate: share of calls that fail, in [0, 0.9]
+    rate_limited: the provider's headers leave no capacity for this request
+    """
 
     first_byte_ms: float = 0.0
     failure_rate: float = 0.0
@@ -30,7 +34,7 @@ class DeploymentLoad(Value, frozen=True, kw_only=True):
 
     @property
     def effective_ms(self) -> float:
-        """What two deployments of a tier are compared by; lower is better."""
+        """Time to first byte with failed calls counted in, ms; lower is better."""
         return self.first_byte_ms / (1 - self.failure_rate)
 
 
@@ -57,17 +61,17 @@ class _LoadState:
 
 
 class DeploymentLoads:
-    """Deployments that were called since the start."""
+    """Load by deployment since the start."""
 
     def __init__(self) -> None:
         self._states: dict[str, _LoadState] = {}
 
     def call_started(self, deployment: str) -> None:
-        """A call is dialled."""
+        """Count an open call."""
         self._states.setdefault(deployment, _LoadState()).open_calls += 1
 
     def call_ended(self, deployment: str, first_byte_ms: float | None, *, failed: bool) -> None:
-        """It is over; None where no first byte came."""
+        """Count a call's end; `first_byte_ms` is None where no byte arrived."""
         state = self._states[deployment]
         state.open_calls -= 1
         state.failure_rate += _EWMA_WEIGHT * (failed - state.failure_rate)
@@ -76,7 +80,7 @@ class DeploymentLoads:
             state.first_byte_ms = before + _EWMA_WEIGHT * (first_byte_ms - before) if before else first_byte_ms
 
     def record_rate_limit_headers(self, deployment: str, headers: Mapping[str, str], *, now: float) -> None:
-        """The room that an answer's headers leave; `now` in seconds from anywhere. Most servers say nothing."""
+        """Record the remaining rate limit from a response's headers; `now` in seconds."""
         requests, tokens = (
             _remaining(headers, _REMAINING_REQUESTS_HEADERS),
             _remaining(headers, _REMAINING_TOKENS_HEADERS),
@@ -87,20 +91,20 @@ class DeploymentLoads:
         state.requests_remaining, state.tokens_remaining, state.remaining_at = requests, tokens, now
 
     def load(self, deployment: str, tokens: int, *, now: float) -> DeploymentLoad:
-        """How it stands for one more request of so many input tokens."""
+        """The load that one more request of `tokens` input tokens would meet."""
         state = self._states.get(deployment)
         if state is None:
             return IDLE
-        tight = False
+        rate_limited = False
         if now - state.remaining_at < _RATE_LIMIT_WINDOW_SECONDS:
-            # Calls that are open may not have been counted when it was told.
-            tight = (state.requests_remaining is not None and state.requests_remaining <= state.open_calls) or (
+            # The headers may not have counted the open calls yet.
+            rate_limited = (state.requests_remaining is not None and state.requests_remaining <= state.open_calls) or (
                 state.tokens_remaining is not None and state.tokens_remaining < tokens
             )
         return DeploymentLoad(
             first_byte_ms=state.first_byte_ms * (1 + state.open_calls),
             failure_rate=min(_FAILURE_RATE_MAX, state.failure_rate),
-            rate_limited=tight,
+            rate_limited=rate_limited,
         )
 
 

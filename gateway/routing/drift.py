@@ -1,8 +1,8 @@
-"""Drift: whether what is served now is still what the floor was fitted on. A book.
+"""Drift detection: whether traffic still matches what a floor was fitted on.
 
-Two watches. Quality: every fresh label bets against "the floor holds" (an e-detector: Shin, Ramdas, Rinaldo, 2022); the
-alarm goes at a wealth of so many labels, and on a floor that holds not before so many on average. Mix: the scores of live
-requests against those of the labels, by the population stability index.
+Two detectors. Quality: every new label bets against "the floor holds" (an e-detector: Shin, Ramdas, Rinaldo, 2022); it
+alarms at a wealth of _ALARM_WEALTH, which is also the least mean number of labels between false alarms. Mix: the scores
+of live requests against those of the labels, by the population stability index.
 """
 
 import math
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from ..values.quality import LabelGroup
 from .quality_floor import QualityLabel, excess_loss
 
-# The wealth of the alarm, and the least mean number of labels between false ones.
+# Wealth at which the quality detector alarms.
 _ALARM_WEALTH = 2_000.0
-# Bets that are mixed: small ones find slow losses, large ones find collapses.
+# Bet sizes in the mixture: small ones detect slow losses, large ones collapses.
 _BET_SIZES = (0.05, 0.15, 0.4)
-# Live scores that are compared, and how many it takes to compare them.
+# Live scores kept for the comparison, and the least number for one.
 _SCORES_MAX, _SCORES_MIN = 500, 200
-# The index is worked out once in so many requests.
+# Requests between two computations of the index.
 _CHECK_EVERY = 20
-# Above this, and what chance alone makes of so few (its mean for equal distributions: parts less one over both numbers), the
-# index says that a distribution has changed (the usual reading: under 0.1 stable, over 0.25 changed).
+# The distribution has changed when the index exceeds this (usual reading: under 0.1 stable, over 0.25 changed) plus its
+# mean under equal distributions: (bins - 1) * (1 / scores + 1 / labels).
 PSI_MAX = 0.25
 _GROUPS_MAX = 1_000
 
@@ -41,8 +41,10 @@ class _DriftState:
 
 
 class DriftDetector:
-    """Groups with a fitted floor; bounded. What is not trusted stays so until its floor
-    is fitted anew."""
+    """Drift of groups with a fitted floor; bounded.
+
+    A group that drifted stays so until its floor is refitted.
+    """
 
     def __init__(self) -> None:
         self._groups: OrderedDict[LabelGroup, _DriftState] = OrderedDict()
@@ -51,26 +53,31 @@ class DriftDetector:
     def record_fit(
         self, group: LabelGroup, edges: tuple[float, ...], shares: tuple[float, ...], *, labels: int = 0, at: float
     ) -> None:
-        """A floor was fitted at that time (seconds since the epoch): what had drifted before is trusted again. `edges`
-        part the scores of so many labels, of which `shares` lie in each part; () for too few of them."""
-        known = self._groups.get(group)
-        if known is not None and known.reason and known.drifted_at >= at:
+        """A floor was fitted: a group that drifted earlier is trusted again.
+
+        edges: bin edges of the labels' scores, () for too few labels
+        shares: share of the labels in each bin
+        labels: number of labels
+        at: time of the fit, seconds since the epoch
+        """
+        previous = self._groups.get(group)
+        if previous is not None and previous.reason and previous.drifted_at >= at:
             return
         fresh = self._groups[group] = _DriftState(edges, shares, labels)
-        if known is not None and not known.reason:
-            # Evidence against the floor is evidence whichever labels it was fitted to last; so is what came in since.
-            fresh.wealths, fresh.scores = known.wealths, known.scores
+        if previous is not None and not previous.reason:
+            # Evidence collected so far stays valid for a floor that was refitted.
+            fresh.wealths, fresh.scores = previous.wealths, previous.scores
         self._groups.move_to_end(group)
         if len(self._groups) > _GROUPS_MAX:
             self._groups.popitem(last=False)
 
     def record_label(self, group: LabelGroup, label: QualityLabel, ceiling: float, keep: float, *, now: float) -> bool:
-        """A fresh label of live traffic; True if this one sets off the alarm."""
+        """Record a new label of live traffic; True if it triggers the quality alarm."""
         state = self._groups.get(group)
         if state is None or state.reason:
             return False
         lost = excess_loss(label, ceiling, keep)
-        # Never below one: the alarm is about now, and what went well long ago is no credit.
+        # At least 1: the alarm is about the present, and past gains are no credit.
         state.wealths = [
             max(1.0, wealth) * (1 + bet * lost) for wealth, bet in zip(state.wealths, _BET_SIZES, strict=True)
         ]
@@ -80,7 +87,7 @@ class DriftDetector:
         return True
 
     def record_score(self, group: LabelGroup, score: float, *, now: float) -> bool:
-        """The score of a session's first request (later ones repeat it); True if this one sets off the alarm."""
+        """Record a session's first score (later ones repeat it); True on a mix alarm."""
         state = self._groups.get(group)
         if state is None or state.reason or not state.shares:
             return False
@@ -97,17 +104,17 @@ class DriftDetector:
         return True
 
     def take_mix_alarms(self) -> list[LabelGroup]:
-        """Groups whose mix has changed since this was asked last: each is told of once."""
-        found, self._mix_alarms = self._mix_alarms, []
-        return found
+        """Groups with a mix alarm since the last call; each alarm is returned once."""
+        groups, self._mix_alarms = self._mix_alarms, []
+        return groups
 
     def reason(self, group: LabelGroup) -> str:
-        """Why a group is no longer trusted: "quality", "mix", "" while it is."""
+        """Why a group drifted: "quality" or "mix"; "" if it did not."""
         state = self._groups.get(group)
         return state.reason if state is not None else ""
 
     def wealth(self, group: LabelGroup) -> float:
-        """What the bets against its floor have come to; 1 where there is none."""
+        """Wealth of the bets against the group's floor; 1 without a floor."""
         state = self._groups.get(group)
         return _mean_wealth(state) if state is not None else 1.0
 
@@ -124,10 +131,12 @@ def _group_stability_index(state: _DriftState) -> float:
 
 
 def population_stability_index(counts: Sequence[float], seen: float, shares: Sequence[float]) -> float:
-    """The population stability index of counts beside the shares that are expected; half a request, shared out alike, is
-    added, so that an empty part is no infinity."""
-    found = 0.0
+    """Population stability index of observed counts against expected shares.
+
+    Half a request, distributed by the shares, is added so that an empty bin stays finite.
+    """
+    index = 0.0
     for count, share in zip(counts, shares, strict=True):
-        given = (count + 0.5 * share) / (seen + 0.5)
-        found += (given - share) * math.log(given / share)
-    return found
+        observed = (count + 0.5 * share) / (seen + 0.5)
+        index += (observed - share) * math.log(observed / share)
+    return index

@@ -1,6 +1,6 @@
-"""What each attempt would hold on each budget: the worst case, or what such calls usually take where that is allowed.
+"""Holds of each attempt on each budget: the worst or the usual case.
 
-The books only compare integers; all that is known of prices, energy and lengths is turned into amounts here.
+Budget stores only compare integers; prices, energy and lengths become amounts here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,15 +16,19 @@ from ..values.plan import Attempt, RequestFeatures
 from ..values.request import Request
 from ..values.units import divide_ceil
 
-# Output limits are never lowered below this: the Responses API takes no less than 16.
+# Output limits are never lowered below this: the Responses API's minimum.
 _OUTPUT_TOKENS_MIN = 16
-# Dialects whose requests have an output limit that we may lower.
+# Dialects whose requests have an output limit that can be lowered.
 _OUTPUT_LIMIT_DIALECTS = ("chat", "responses", "messages", "completions")
 
 
 class UsualTokens(Value, frozen=True, kw_only=True):
-    """What such a call usually takes, in tokens: input, the part of it that will be read from a cache, and output
-    (all choices together)."""
+    """Usual tokens of such a call.
+
+    input: input tokens
+    cached_input: part of the input that is read from a cache
+    output: output tokens, all choices together
+    """
 
     input: int
     cached_input: int
@@ -32,9 +36,13 @@ class UsualTokens(Value, frozen=True, kw_only=True):
 
 
 class HoldInputs(Value, frozen=True, kw_only=True):
-    """What offers are made from: the request, what it looks like, and the lines that it meets at each deployment.
+    """What the offers of a request are computed from.
 
-    `usual` says what such a call usually takes at a deployment. `waiting`: a queue stage may still make it wait.
+    request: the parsed request
+    facts: its features
+    budget_lines_at: budget lines that apply at a deployment
+    usual_tokens: usual tokens of such a call at a deployment
+    may_queue: whether a queue threshold may still make it wait
     """
 
     request: Request
@@ -45,36 +53,38 @@ class HoldInputs(Value, frozen=True, kw_only=True):
 
 
 def cheaper_places(attempts: Sequence[Attempt], place: int) -> list[int]:
-    """`place`, then the places after it that take less: what a budget that is too tight may fall back to."""
+    """`place` and the later, cheaper indices: fallbacks when a budget is too tight."""
     first = attempts[place]
-    return [place, *(at for at in range(place + 1, len(attempts)) if _is_cheaper(attempts[at], first))]
+    return [place, *(later for later in range(place + 1, len(attempts)) if _is_cheaper(attempts[later], first))]
 
 
-def offers(attempts: Sequence[Attempt], scene: HoldInputs) -> Iterator[HoldOption]:
-    """One offer for each attempt, in their order; each is made when it is asked for."""
+def offers(attempts: Sequence[Attempt], inputs: HoldInputs) -> Iterator[HoldOption]:
+    """One offer for each attempt, in order, computed lazily."""
     for attempt in attempts:
-        met = scene.budget_lines_at(attempt.deployment)
-        worst = _worst_case(attempt, scene, carbon=met.counts_carbon)
-        if met.is_worst_case_only:
+        applicable = inputs.budget_lines_at(attempt.deployment)
+        worst = _worst_case(attempt, inputs, carbon=applicable.counts_carbon)
+        if applicable.is_worst_case_only:
             yield HoldOption(
-                lines=met.lines, amounts=tuple([worst[one] for one in met.measures]), ceilings=met.ceilings
+                lines=applicable.lines,
+                amounts=tuple([worst[measure] for measure in applicable.measures]),
+                ceilings=applicable.ceilings,
             )
         else:
-            yield _staged_offer(attempt, attempts, scene, met.lines, worst)
+            yield _staged_offer(attempt, attempts, inputs, applicable.lines, worst)
 
 
-def held_output_tokens(attempt: Attempt, scene: HoldInputs, lines: Sequence[BudgetLine]) -> int | None:
-    """The output tokens behind the tightest expected hold; None where every line holds the worst case."""
+def held_output_tokens(attempt: Attempt, inputs: HoldInputs, lines: Sequence[BudgetLine]) -> int | None:
+    """Output tokens of the tightest usual-case hold; None if all are worst cases."""
     factors = [line.budget.expected_factor for line in lines if line.budget.expected_factor]
     if not factors:
         return None
-    held = min([_usual_output_tokens(attempt, scene.usual_tokens(attempt.deployment), factor) for factor in factors])
+    held = min([_usual_output_tokens(attempt, inputs.usual_tokens(attempt.deployment), factor) for factor in factors])
     return held if held < attempt.output_tokens_max else None
 
 
-def with_output_limit(attempt: Attempt, scene: HoldInputs, output: int, budget: str) -> Attempt:
-    """The attempt with a lower output limit, and what it then holds in the worst case."""
-    deployment, features = attempt.deployment, scene.facts
+def with_output_limit(attempt: Attempt, inputs: HoldInputs, output: int, budget: str) -> Attempt:
+    """The attempt with a lower output limit and its worst-case hold."""
+    deployment, features = attempt.deployment, inputs.facts
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
     if money is not None and deployment.price_sheet is not None:
         money = pricing.worst_case(
@@ -87,24 +97,26 @@ def with_output_limit(attempt: Attempt, scene: HoldInputs, output: int, budget: 
         output_tokens_max=output,
         hold_nusd=money,
         hold_millijoules=energy,
-        output_limit=output // scene.request.choice_count,
-        reason=f"{attempt.reason}, {budget} leaves {output} output tokens",
+        output_limit=output // inputs.request.choice_count,
+        reason=f"{attempt.reason}, {budget} allows {output} output tokens",
     )
 
 
-def with_output_cutoff(attempt: Attempt, scene: HoldInputs, output: int, budget: str) -> Attempt:
-    """The attempt where less was held than such calls usually take: a whole answer gets that as its limit, a stream is
-    watched."""
-    reason = f"{attempt.reason}, {budget} leaves {output} output tokens"
-    limit = None if scene.request.stream else output // scene.request.choice_count
+def with_output_cutoff(attempt: Attempt, inputs: HoldInputs, output: int, budget: str) -> Attempt:
+    """The attempt when less than the usual case was held.
+
+    Whole responses get the amount held as their output limit; streams are cut off at it.
+    """
+    reason = f"{attempt.reason}, {budget} allows {output} output tokens"
+    limit = None if inputs.request.stream else output // inputs.request.choice_count
     return structs.replace(attempt, output_limit=limit, reason=reason)
 
 
-def with_usual_hold(attempt: Attempt, scene: HoldInputs, lines: Sequence[BudgetLine], output: int) -> Attempt:
-    """The attempt with what was held for it where every line holds the usual case; unchanged where one holds the worst."""
+def with_usual_hold(attempt: Attempt, inputs: HoldInputs, lines: Sequence[BudgetLine], output: int) -> Attempt:
+    """The attempt with its usual-case hold; unchanged if a line is worst-case."""
     if not all(line.budget.expected_factor or line.budget.measure is Measure.calls for line in lines):
         return attempt
-    deployment, features, usual = attempt.deployment, scene.facts, scene.usual_tokens(attempt.deployment)
+    deployment, features, usual = attempt.deployment, inputs.facts, inputs.usual_tokens(attempt.deployment)
     tokens = min(usual.input, features.input_tokens_max)
     cached = min(usual.cached_input, tokens)
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
@@ -119,14 +131,14 @@ def with_usual_hold(attempt: Attempt, scene: HoldInputs, lines: Sequence[BudgetL
 
 
 def hold_growth(
-    attempt: Attempt, scene: HoldInputs, lines: Sequence[BudgetLine], before: int, after: int
+    attempt: Attempt, inputs: HoldInputs, lines: Sequence[BudgetLine], before: int, after: int
 ) -> tuple[int, ...]:
-    """What each line holds more when the output held grows from `before` to `after` tokens; worst cases stay."""
-    worst = _worst_case(attempt, scene, carbon=True)
+    """Growth of each line's hold from `before` to `after` output tokens."""
+    worst = _worst_case(attempt, inputs, carbon=True)
     return tuple(
         [
-            (_usual_amount(line, attempt, scene, worst, after) or 0)
-            - (_usual_amount(line, attempt, scene, worst, before) or 0)
+            (_usual_amount(line, attempt, inputs, worst, after) or 0)
+            - (_usual_amount(line, attempt, inputs, worst, before) or 0)
             if line.budget.expected_factor
             else 0
             for line in lines
@@ -135,65 +147,65 @@ def hold_growth(
 
 
 def _staged_offer(
-    attempt: Attempt, attempts: Sequence[Attempt], scene: HoldInputs, lines: tuple[BudgetLine, ...], worst: Amounts
+    attempt: Attempt, attempts: Sequence[Attempt], inputs: HoldInputs, lines: tuple[BudgetLine, ...], worst: Amounts
 ) -> HoldOption:
-    """The offer where a budget has stages before its limit, or holds what is usual."""
-    lowest = min([one.deployment.tier for one in attempts])
-    shrinks = _shrink_tokens_min(attempt, scene, lines)
-    wanted = tuple([_hold_amount(line, attempt, scene, worst, attempt.output_tokens_max) for line in lines])
-    hard = [_line_ceiling(line, attempt, scene, cheaper=lowest) for line in lines]
+    """The offer where a budget has thresholds, or holds the usual case."""
+    lowest = min([other.deployment.tier for other in attempts])
+    shrinks = _shrink_tokens_min(attempt, inputs, lines)
+    full_amounts = tuple([_hold_amount(line, attempt, inputs, worst, attempt.output_tokens_max) for line in lines])
+    hard = [_line_ceiling(line, attempt, inputs, lowest=lowest) for line in lines]
     ceilings = [
         min(ceiling, line.budget.thresholds.shrink_above)
         if shrinks and line.budget.thresholds.shrink_above is not None
         else ceiling
         for line, ceiling in zip(lines, hard, strict=True)
     ]
-    smaller = None
-    if None not in wanted:
-        smaller = (
-            _shrunk_hold(attempt, scene, lines, wanted, ceilings, hard)
+    shrinkage = None
+    if None not in full_amounts:
+        shrinkage = (
+            _shrunk_hold(attempt, inputs, lines, full_amounts, ceilings, hard)
             if shrinks
-            else _reduced_usual_hold(attempt, scene, lines, wanted, hard, worst)
+            else _reduced_usual_hold(attempt, inputs, lines, full_amounts, hard, worst)
         )
-    return HoldOption(lines=lines, amounts=wanted, ceilings=tuple(ceilings), shrinkage=smaller)
+    return HoldOption(lines=lines, amounts=full_amounts, ceilings=tuple(ceilings), shrinkage=shrinkage)
 
 
-def _worst_case(attempt: Attempt, scene: HoldInputs, *, carbon: bool) -> Amounts:
-    """Every measure's worst case; carbon only where it counts."""
-    features, passthrough, energy = scene.facts, scene.request.passthrough, attempt.hold_millijoules
+def _worst_case(attempt: Attempt, inputs: HoldInputs, *, carbon: bool) -> Amounts:
+    """Worst case of every measure; carbon only if a line counts it."""
+    features, passthrough, energy = inputs.facts, inputs.request.passthrough, attempt.hold_millijoules
     grams = _carbon_micrograms(attempt.deployment, energy) if carbon else 0
     if passthrough is not None and passthrough.is_free:
         return attempt.hold_nusd, 0, 1, energy, 0
     return attempt.hold_nusd, features.input_tokens_max + attempt.output_tokens_max, 1, energy, grams
 
 
-def _hold_amount(line: BudgetLine, attempt: Attempt, scene: HoldInputs, worst: Amounts, output: int) -> int | None:
-    """What is held on one line with this output limit: the worst case, or what is usual where that is less."""
+def _hold_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst: Amounts, output: int) -> int | None:
+    """Hold on a line at this output limit: the worst case, or the usual if allowed."""
     if not line.budget.expected_factor:
         return worst[line.budget.measure]
-    usual = _usual_output_tokens(attempt, scene.usual_tokens(attempt.deployment), line.budget.expected_factor)
-    return _usual_amount(line, attempt, scene, worst, min(output, usual))
+    usual = _usual_output_tokens(attempt, inputs.usual_tokens(attempt.deployment), line.budget.expected_factor)
+    return _usual_amount(line, attempt, inputs, worst, min(output, usual))
 
 
-def _usual_amount(line: BudgetLine, attempt: Attempt, scene: HoldInputs, worst: Amounts, output: int) -> int | None:
-    """What the usual input and so many output tokens take; never more than the worst case."""
+def _usual_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst: Amounts, output: int) -> int | None:
+    """Amount of the usual input and `output` tokens, at most the worst case."""
     measure, most = line.budget.measure, worst[line.budget.measure]
-    if most is None or measure is Measure.calls or scene.request.passthrough is not None:
+    if most is None or measure is Measure.calls or inputs.request.passthrough is not None:
         return most
-    deployment, features, usual = attempt.deployment, scene.facts, scene.usual_tokens(attempt.deployment)
+    deployment, features, usual = attempt.deployment, inputs.facts, inputs.usual_tokens(attempt.deployment)
     input_tokens = min(usual.input, features.input_tokens_max)
     cached = min(usual.cached_input, input_tokens)
     if measure is Measure.tokens:
         return min(most, input_tokens + output)
     if measure is Measure.nusd:
-        assert deployment.price_sheet is not None, "what is priced has a sheet"
+        assert deployment.price_sheet is not None, "a priced attempt has a price sheet"
         return min(
             most,
             pricing.usual_case(
                 deployment.price_sheet, input_tokens, cached, output, long_cache=features.writes_long_cache
             ),
         )
-    assert deployment.energy_models is not None, "where energy is known there is a model"
+    assert deployment.energy_models is not None, "known energy implies an energy model"
     energy = energy_millijoules_mid(deployment.energy_models, input_tokens, output, cached)
     return min(most, energy if measure is Measure.millijoules else _carbon_micrograms(deployment, energy) or 0)
 
@@ -208,19 +220,19 @@ def _carbon_micrograms(deployment: Deployment, millijoules: int | None) -> int |
     return carbon_hold_micrograms(deployment.energy_models, deployment.intensity, millijoules)
 
 
-def _line_ceiling(line: BudgetLine, attempt: Attempt, scene: HoldInputs, *, cheaper: int) -> int:
-    """How far this attempt may go on the line, whatever its size: the nearest stage that forbids more."""
-    stages, ceiling = line.budget.thresholds, line.ceiling
-    if stages.downgrade_above is not None and attempt.deployment.tier > stages.downgrade_tier_max >= cheaper:
-        ceiling = min(ceiling, stages.downgrade_above)
-    if scene.may_queue and stages.queue_above is not None:
-        ceiling = min(ceiling, stages.queue_above)
+def _line_ceiling(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, *, lowest: int) -> int:
+    """Ceiling of this attempt on the line: the lowest threshold that applies to it."""
+    thresholds, ceiling = line.budget.thresholds, line.ceiling
+    if thresholds.downgrade_above is not None and attempt.deployment.tier > thresholds.downgrade_tier_max >= lowest:
+        ceiling = min(ceiling, thresholds.downgrade_above)
+    if inputs.may_queue and thresholds.queue_above is not None:
+        ceiling = min(ceiling, thresholds.queue_above)
     return ceiling
 
 
-def _shrink_tokens_min(attempt: Attempt, scene: HoldInputs, lines: Iterable[BudgetLine]) -> int:
-    """The least output tokens to which the attempt may shrink, 0 if it may not."""
-    request = scene.request
+def _shrink_tokens_min(attempt: Attempt, inputs: HoldInputs, lines: Iterable[BudgetLine]) -> int:
+    """Least output tokens to which the attempt may shrink, 0 if it may not."""
+    request = inputs.request
     budgets = [line.budget for line in lines if line.budget.measure is not Measure.calls]
     mins = [budget.thresholds.output_tokens_min for budget in budgets if budget.thresholds.shrink_above is not None]
     if not mins or request.passthrough is not None or request.dialect not in _OUTPUT_LIMIT_DIALECTS:
@@ -231,61 +243,61 @@ def _shrink_tokens_min(attempt: Attempt, scene: HoldInputs, lines: Iterable[Budg
 
 def _shrunk_hold(
     attempt: Attempt,
-    scene: HoldInputs,
+    inputs: HoldInputs,
     lines: Sequence[BudgetLine],
-    wanted: Sequence[int | None],
+    full_amounts: Sequence[int | None],
     ceilings: Sequence[int],
     hard: Sequence[int],
 ) -> Shrinkage:
-    """What the attempt holds with lower output limits."""
+    """Holds of the attempt at lower output limits."""
     most = attempt.output_tokens_max
-    fixed = [_input_only_amount(line, attempt, scene) for line in lines]
-    return _linear_hold(wanted, fixed, most, _shrink_tokens_min(attempt, scene, lines), ceilings, hard)
+    fixed = [_input_only_amount(line, attempt, inputs) for line in lines]
+    return _linear_hold(full_amounts, fixed, most, _shrink_tokens_min(attempt, inputs, lines), ceilings, hard)
 
 
 def _reduced_usual_hold(
     attempt: Attempt,
-    scene: HoldInputs,
+    inputs: HoldInputs,
     lines: Sequence[BudgetLine],
-    wanted: Sequence[int | None],
+    full_amounts: Sequence[int | None],
     hard: Sequence[int],
     worst: Amounts,
 ) -> Shrinkage | None:
-    """Where what such calls usually take does not fit, less of it may: the call then ends at what was held."""
-    # With a limit of the caller's below what is usual, that limit.
-    most = held_output_tokens(attempt, scene, lines) or attempt.output_tokens_max
-    least = _OUTPUT_TOKENS_MIN * scene.request.choice_count
-    if scene.may_queue and any(line.budget.thresholds.queue_above is not None for line in lines):
-        # It waits for room first.
+    """Holds below the usual case; the call is cut off at what was held."""
+    # The usual output, or the caller's limit where that is lower.
+    most = held_output_tokens(attempt, inputs, lines) or attempt.output_tokens_max
+    least = _OUTPUT_TOKENS_MIN * inputs.request.choice_count
+    if inputs.may_queue and any(line.budget.thresholds.queue_above is not None for line in lines):
+        # It queues for capacity first.
         return None
     expected = any(line.budget.expected_factor for line in lines)
     if (
         not expected
         or most <= least
-        or scene.request.passthrough is not None
-        or scene.request.dialect not in _OUTPUT_LIMIT_DIALECTS
+        or inputs.request.passthrough is not None
+        or inputs.request.dialect not in _OUTPUT_LIMIT_DIALECTS
     ):
         return None
     fixed = [
-        _usual_amount(line, attempt, scene, worst, 0) or 0 if line.budget.expected_factor else full or 0
-        for line, full in zip(lines, wanted, strict=True)
+        _usual_amount(line, attempt, inputs, worst, 0) or 0 if line.budget.expected_factor else full or 0
+        for line, full in zip(lines, full_amounts, strict=True)
     ]
-    return _linear_hold(wanted, fixed, most, least, hard, hard)
+    return _linear_hold(full_amounts, fixed, most, least, hard, hard)
 
 
 def _linear_hold(
-    wanted: Sequence[int | None],
+    full_amounts: Sequence[int | None],
     fixed: Sequence[int],
     most: int,
     least: int,
     thresholds: Sequence[int],
     ceilings: Sequence[int],
 ) -> Shrinkage:
-    """Holds as straight lines over the output: from nothing to `most` tokens, above what grows faster than the output."""
-    each = [divide_ceil(max(0, (full or 0) - base), most) for full, base in zip(wanted, fixed, strict=True)]
+    """Upper bounds of the holds, linear in the output from 0 to `most` tokens."""
+    per_token = [divide_ceil(max(0, (full or 0) - base), most) for full, base in zip(full_amounts, fixed, strict=True)]
     return Shrinkage(
         fixed_amounts=tuple(fixed),
-        amounts_per_token=tuple(each),
+        amounts_per_token=tuple(per_token),
         output_tokens_max=most,
         output_tokens_min=least,
         thresholds=tuple(thresholds),
@@ -293,26 +305,26 @@ def _linear_hold(
     )
 
 
-def _input_only_amount(line: BudgetLine, attempt: Attempt, scene: HoldInputs) -> int:
-    deployment, features, measure = attempt.deployment, scene.facts, line.budget.measure
+def _input_only_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs) -> int:
+    deployment, features, measure = attempt.deployment, inputs.facts, line.budget.measure
     if line.budget.expected_factor:
-        return _usual_amount(line, attempt, scene, _worst_case(attempt, scene, carbon=True), 0) or 0
+        return _usual_amount(line, attempt, inputs, _worst_case(attempt, inputs, carbon=True), 0) or 0
     if measure is Measure.calls:
         return 1
     if measure is Measure.tokens:
         return features.input_tokens_max
     if measure is Measure.nusd:
-        assert deployment.price_sheet is not None, "what is priced has a sheet"
+        assert deployment.price_sheet is not None, "a priced attempt has a price sheet"
         return pricing.worst_case(
             deployment.price_sheet, features.input_tokens_max, 0, long_cache=features.writes_long_cache
         )
-    assert deployment.energy_models is not None, "where energy is known there is a model"
+    assert deployment.energy_models is not None, "known energy implies an energy model"
     energy = energy_millijoules_mid(deployment.energy_models, features.input_tokens_max, 0)
     return energy if measure is Measure.millijoules else _carbon_micrograms(deployment, energy) or 0
 
 
 def _is_cheaper(other: Attempt, first: Attempt) -> bool:
-    """A cheaper tier, less money or less energy; what is unknown is more than anything known."""
+    """Whether `other` has a lower tier, price or energy; unknown counts as most."""
     return (
         other.deployment.tier < first.deployment.tier
         or _is_less(other.hold_nusd, first.hold_nusd)

@@ -1,15 +1,19 @@
-"""What follows a failed attempt: the same deployment once more, another one, or the end. Pure."""
+"""What follows a failed attempt: another deployment, a retry, or the end. Pure."""
 
 from ..values.base import Value
 
-# Waits before trying the same deployment again: short, because the caller waits too; with jitter in [0.5, 1).
+# Backoff before retrying the same deployment, times a jitter in [0.5, 1): short, because the caller is waiting.
 _BACKOFF_SECONDS = (0.1, 0.4, 1.0)
-# A provider that asks for a longer pause than this is left for another one, or its wish is handed to the caller.
+# A longer Retry-After than this is not waited for: it is passed to the caller.
 _RETRY_AFTER_SECONDS_MAX = 2.0
 
 
 class NextAttempt(Value, frozen=True, kw_only=True):
-    """Try attempt number `place` of the plan after `wait_seconds`."""
+    """The attempt to make next.
+
+    index: its index in the plan
+    wait_seconds: backoff before it
+    """
 
     index: int
     wait_seconds: float
@@ -26,7 +30,14 @@ def next_attempt(
     retry_after: float | None,
     jitter: float,
 ) -> NextAttempt | None:
-    """None means give up. Another deployment is preferred to waiting; `jitter` is uniform in [0, 1)."""
+    """The next attempt, None to give up. Another deployment is preferred to waiting.
+
+    place, places: index of the failed attempt; number of attempts in the plan
+    tries_here, max_retries: calls made to this deployment; retries allowed
+    retry_same, try_other: whether the failure may be cured by a retry, or by another deployment
+    retry_after: seconds asked for by the provider, None if it did not ask
+    jitter: uniform in [0, 1)
+    """
     if try_other and place + 1 < places:
         return NextAttempt(index=place + 1, wait_seconds=0.0)
     if not retry_same or tries_here > max_retries:

@@ -1,7 +1,8 @@
-"""What the scorer weighs of a prompt: its words, and numbers that can be counted in microseconds. Pure.
+"""Features of a prompt for the scorer: its words and numeric features. Pure.
 
-The cost is bounded whatever the length: the head and the tail of the prompt and the head of the tools are looked at. The
-numbers and their order belong to the committed weights: who changes anything here trains anew (`penstock learn train`).
+The cost is bounded whatever the length: only the head and tail of the prompt and the head of the tools are read, in
+microseconds. The features and their order belong to the committed weights: any change here requires retraining
+(`penstock learn train`).
 """
 
 import re
@@ -9,9 +10,9 @@ from itertools import islice
 
 from ..values.plan import PromptFeatures
 
-# Characters that are looked at: of the prompt's head and tail, and of the tools.
+# Characters read of the prompt's head and tail, and of the tools.
 HEAD_CHARS, TAIL_CHARS, TOOLS_CHARS = 500, 200, 1500
-# Letters in lower case, digits as 0, all else as a space; what is not ASCII stays.
+# Letters to lower case, digits to 0, everything else in ASCII to a space.
 _WORD_CHARS = "".join(
     chr(code).lower() if chr(code).isalpha() or chr(code) == "_" else "0" if chr(code).isdigit() else " "
     for code in range(128)
@@ -44,7 +45,7 @@ _COUNTED_CODE = (
     "[::",
 )
 _COUNTED_TOOL_KEYS = ('"name":', '"type":', '"default"', '"array"', '"dict"', '"float"', '"integer"', '"String"')
-# A call whose outcome is asked for, as in assertions that are to be completed.
+# A call whose result is to be completed, as in assertion benchmarks.
 _ASSERT_CALL = "assert f("
 
 _OPTION_FEATURES = ("count", "mean", "spread", "stem", "numeric", "words", "distinct", "in_stem", "share")
@@ -53,17 +54,17 @@ _CODE_FEATURES = (
     *_COUNTED_CODE, "indents", "deepest", "indent", "argument", "call_at", "commas", "quotes", "brackets", "numbers",
 )  # fmt: skip
 _TOOL_FEATURES = (
-    "chars", *_COUNTED_TOOL_KEYS, "tools", "per_tool", "required", "required_most", "optional", "shared_of_prompt", "shared_of_tools",
-    "named", "enums", "vocabulary",
+    "chars", *_COUNTED_TOOL_KEYS, "tools", "per_tool", "required", "required_most", "optional", "shared_of_prompt",
+    "shared_of_tools", "named", "enums", "vocabulary",
 )  # fmt: skip
 _TEXT_FEATURES = ("chars", "words", "word_mean", "distinct", "word_longest", "word_median", "word_p90", "word_p75")
 FEATURE_NAMES = (
-    *_TEXT_FEATURES, *(f"char {char}" for char in _COUNTED_CHARS), *(f"word {word}" for word in _COUNTED_WORDS), "sentences",
-    *(f"options {name}" for name in _OPTION_FEATURES), *(f"numbers {name}" for name in _NUMBER_FEATURES),
+    *_TEXT_FEATURES, *(f"char {char}" for char in _COUNTED_CHARS), *(f"word {word}" for word in _COUNTED_WORDS),
+    "sentences", *(f"options {name}" for name in _OPTION_FEATURES), *(f"numbers {name}" for name in _NUMBER_FEATURES),
     "ascii", "titles", "last_sentence",
     *(f"code {name}" for name in _CODE_FEATURES), *(f"tools {name}" for name in _TOOL_FEATURES),
 )  # fmt: skip
-# Blocks that most prompts lack stand at the end: (first place, one past the last). What is absent is -1 throughout.
+# (start, end) of the blocks that most prompts lack, last in the order. An absent block is -1 throughout.
 _CODE_START = len(FEATURE_NAMES) - len(_CODE_FEATURES) - len(_TOOL_FEATURES)
 OPTIONAL_BLOCKS = (
     (_CODE_START, _CODE_START + len(_CODE_FEATURES)),
@@ -73,21 +74,21 @@ ABSENT = -1.0
 _NO_OPTIONS = [0.0, *[ABSENT] * (len(_OPTION_FEATURES) - 1)]
 _NO_NUMBERS = [0.0] * len(_NUMBER_FEATURES)
 _NO_CODE, _NO_TOOLS = [ABSENT] * len(_CODE_FEATURES), [ABSENT] * len(_TOOL_FEATURES)
-# How other dialects, and other writers of JSON, spell what the training data spell in one way.
+# (spelling of other dialects and JSON writers, spelling in the training data).
 _SPELLINGS = (
     ('": ', '":'), ('"input_schema":', '"parameters":'), ('"object"', '"dict"'), ('"type":"function",', ""),
     (',"type":"function"', ""),
 )  # fmt: skip
-# Words of the tools are told apart from words of the prompt by this.
+# Prefix of words that occur in the tools.
 TOOL_WORD_PREFIX = "@"
 
 
 def prompt_features(prompt: str, tools: str = "") -> PromptFeatures:
-    """The words and numbers of a prompt; `tools` is the JSON of what came with it, without spaces after its colons."""
+    """The features of a prompt; `tools` is what `normalized_tools` returns."""
     text = prompt if len(prompt) <= HEAD_CHARS + TAIL_CHARS else f"{prompt[:HEAD_CHARS]}\n{prompt[-TAIL_CHARS:]}"
     plain = text.translate(_WORD_CHARS)
-    found = plain.split()
-    distinct, count = set(found), len(found) or 1
+    words = plain.split()
+    distinct, count = set(words), len(words) or 1
     lengths = sorted(map(len, distinct)) or [0]
     kinds = len(lengths)
     dense: list[float] = [
@@ -106,8 +107,8 @@ def prompt_features(prompt: str, tools: str = "") -> PromptFeatures:
     )
     dense += _code_features(text) if "def " in text or "return" in text else _NO_CODE
     if tools:
-        of_tools, vocabulary = _tool_features(tools, distinct)
-        dense += of_tools
+        tool_features, vocabulary = _tool_features(tools, distinct)
+        dense += tool_features
         distinct |= {TOOL_WORD_PREFIX + word for word in vocabulary}
     else:
         dense += _NO_TOOLS
@@ -115,10 +116,10 @@ def prompt_features(prompt: str, tools: str = "") -> PromptFeatures:
 
 
 def normalized_tools(tools: bytes) -> str:
-    """The JSON of offered tools as the scorer was trained on it: in the words of one dialect, without spaces."""
+    """The JSON of offered tools in the spelling of the scorer's training data."""
     text = tools.decode("utf-8", "ignore")
-    for given, meant in _SPELLINGS:
-        text = text.replace(given, meant)
+    for spelling, trained in _SPELLINGS:
+        text = text.replace(spelling, trained)
     return text
 
 
@@ -127,17 +128,17 @@ def _split_words(text: str) -> list[str]:
 
 
 def _option_features(text: str, plain: str, distinct: set[str]) -> list[float]:
-    """Of multiple choice: how many, how long, how alike. `plain` is the text, character by character, for its words."""
+    """Features of multiple-choice options; `plain` is `text` by _WORD_CHARS."""
     spans = [match.span(1) for match in islice(_OPTION_PATTERN.finditer(text), _OPTIONS_MAX)]
-    found = [text[begin:end] for begin, end in spans]
-    if not found:
+    options = [text[begin:end] for begin, end in spans]
+    if not options:
         return _NO_OPTIONS
-    count, sizes, stem = len(found), [*map(len, found)], text.find("\nA")
+    count, sizes, stem = len(options), [*map(len, options)], text.find("\nA")
     bags = [set(plain[begin:end].split()) for begin, end in spans]
     union: set[str] = set().union(*bags)
     total = sum(map(len, bags))
     stem_words = set(plain[:stem].split()) if stem > 0 else distinct
-    numeric = sum([option[:1].isdigit() or option[:1] in "$-+" for option in found])
+    numeric = sum([option[:1].isdigit() or option[:1] in "$-+" for option in options])
     return [
         count, sum(sizes) / count, max(sizes) - min(sizes), stem, numeric / count, total / count,
         len(union) / (total or 1), len(union & stem_words) / (len(union) or 1), sum(sizes) / len(text),
@@ -155,27 +156,27 @@ def _number_features(text: str, words: int) -> list[float]:
 
 def _code_features(text: str) -> list[float]:
     indents = [*map(len, _INDENT_PATTERN.findall(text))]
-    found: list[float] = [*map(text.count, _COUNTED_CODE)]
-    found += [len(indents), max(indents, default=0), sum(indents) / (len(indents) or 1)]
+    counts: list[float] = [*map(text.count, _COUNTED_CODE)]
+    counts += [len(indents), max(indents, default=0), sum(indents) / (len(indents) or 1)]
     call = text.find(_ASSERT_CALL)
     if call < 0:
-        return found + [ABSENT] * 6
+        return counts + [ABSENT] * 6
     argument = text[call + len(_ASSERT_CALL) :]
-    return [*found, len(argument), call, *map(argument.count, ",'["), len(_NUMBER_PATTERN.findall(argument))]
+    return [*counts, len(argument), call, *map(argument.count, ",'["), len(_NUMBER_PATTERN.findall(argument))]
 
 
 def _tool_features(tools: str, distinct: set[str]) -> tuple[list[float], set[str]]:
-    """Of offered tools: how many, how much they ask for, whether the prompt speaks of them; and their words."""
+    """Features of the offered tools, and their words."""
     text = tools[:TOOLS_CHARS]
     keys = [*map(text.count, _COUNTED_TOOL_KEYS)]
     offered = text.count('"parameters":') or 1
-    required = [found.count(",") + 1 for found in _REQUIRED_PATTERN.findall(text)]
+    required = [names.count(",") + 1 for names in _REQUIRED_PATTERN.findall(text)]
     vocabulary = set(_split_words(text))
     shared = len(distinct & vocabulary)
     start = text.find('"name":') + 8
     name = _split_words(text[start : text.find('"', start)].replace("_", " "))
     stems = {word[:5] for word in distinct}
-    enums = sum([found.count(",") + 1 for found in _ENUM_PATTERN.findall(text)])
+    enums = sum([values.count(",") + 1 for values in _ENUM_PATTERN.findall(text)])
     total = sum(required)
     return [
         len(tools), *keys, offered, keys[1] / offered, total / (len(required) or 1), max(required, default=0),

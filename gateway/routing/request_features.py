@@ -1,7 +1,7 @@
-"""Facts about a request: counts and flags taken in one pass over the parsed messages.
+"""Features of a request: counts and flags in one pass over the parsed messages.
 
-Long histories are not scanned: text is looked at only in the newest turns and the head of the system prompt, each up
-to a fixed number of characters.
+Text is read only in the newest turns and the head of the system prompt, each up to a fixed number of characters: long
+histories are not scanned.
 """
 
 import re
@@ -16,12 +16,12 @@ from ..values.request import SIZE_OF_PARTS, Message, Request
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
 _PROMPT_CHARS_MAX = 2000
 _SYSTEM_CHARS_MAX = 600
-# Where the newest user text is looked for: an agent's own steps may have gone on for long since its task was given.
+# Messages searched for the newest user text, from the end and from the start: agents take many steps after their task.
 _RECENT_TURNS, _OPENING_TURNS = 64, 4
-# How many of the newest messages are looked at for failed tool calls.
+# Newest messages searched for failed tool calls, and characters read of each.
 _TOOL_ERROR_MESSAGES = 8
 _TOOL_ERROR_CHARS = 200
-# Who asks Anthropic to keep its input for an hour says so in these words (docs.anthropic.com, prompt caching, 2026).
+# How a one-hour cache is requested from Anthropic (docs.anthropic.com, prompt caching, 2026).
 _CACHE_MARK, _LONG_TTL_SPELLINGS = b"cache_control", (b'"1h"', b"\\u0031", b"\\u0068")
 _SYSTEM_ROLES = ("system", "developer")
 # Everything but letters, digits and _ separates words.
@@ -32,7 +32,7 @@ _TOOL_ERROR_PATTERN = re.compile(
 
 
 def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) -> RequestFeatures:
-    """Read what routing needs from one request; `bonds` are what its history binds it to."""
+    """The features of one request; `affinities` bind its history."""
     messages = request.messages
     has_parts = SIZE_OF_PARTS in request.sizes
     images, media_bytes = _count_media(messages) if has_parts else (0, 0)
@@ -42,10 +42,10 @@ def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) ->
     system = text_of(messages[0].content)[:_SYSTEM_CHARS_MAX] if messages[0].role in _SYSTEM_ROLES else ""
     system_words = frozenset(system.lower().translate(_SEPARATORS).split())
     tokens = token_estimate.input_tokens(request.body, skip_bytes=media_bytes) + images * token_estimate.IMAGE_TOKENS
-    most = len(request.body) - media_bytes + images * token_estimate.IMAGE_TOKENS_MAX
+    tokens_max = len(request.body) - media_bytes + images * token_estimate.IMAGE_TOKENS_MAX
     return RequestFeatures(
         input_tokens=tokens,
-        input_tokens_max=most + (token_estimate.TOOL_PREAMBLE_TOKENS if request.tool_names else 0),
+        input_tokens_max=tokens_max + (token_estimate.TOOL_PREAMBLE_TOKENS if request.tool_names else 0),
         turns=len(messages),
         tool_names=request.tool_names,
         tool_errors=_tool_errors(messages[-_TOOL_ERROR_MESSAGES:]),
@@ -66,15 +66,18 @@ def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) ->
 
 
 def _has_long_cache_mark(request: Request, has_parts: bool) -> bool:
-    """Whether a cache mark for an hour may stand in the body. In chat completions marks stand on parts only."""
-    marks = request.dialect == "messages" or (request.dialect == "chat" and (has_parts or bool(request.tool_names)))
-    if not marks or _CACHE_MARK not in request.body:
+    """Whether the body may request a one-hour cache.
+
+    Chat completions allow marks on parts and tools only.
+    """
+    may_mark = request.dialect == "messages" or (request.dialect == "chat" and (has_parts or bool(request.tool_names)))
+    if not may_mark or _CACHE_MARK not in request.body:
         return False
     return any(spelling in request.body for spelling in _LONG_TTL_SPELLINGS)
 
 
 def _newest_user_text(request: Request) -> str:
-    """The newest user text, else the task at the opening."""
+    """The newest user text, else the task at the start of the conversation."""
     messages = request.messages
     recent, opening = messages[-_RECENT_TURNS:], messages[:_OPENING_TURNS]
     newest = next(
@@ -84,7 +87,7 @@ def _newest_user_text(request: Request) -> str:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, its parts with a space between; other parts say nothing."""
+    """The text parts of a message's content, joined by spaces."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -95,7 +98,7 @@ def text_of(content: Any) -> str:
 
 
 def _count_media(messages: Sequence[Message]) -> tuple[int, int]:
-    """How many pictures, and how many bytes of the body are inline media."""
+    """(images, bytes of inline media in the body)."""
     images = size = 0
     for message in messages:
         content = message.content
@@ -124,7 +127,7 @@ def _tool_errors(messages: Sequence[Message]) -> int:
 
 
 def _code_share(text: str) -> float:
-    """Share of characters that code is full of and prose is not, in [0, 1]."""
+    """Share of characters typical of code, in [0, 1]."""
     if not text:
         return 0.0
     return sum(map(text.count, "{}();=")) / len(text)

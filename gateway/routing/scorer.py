@@ -1,9 +1,9 @@
-"""The scorer: what a small and a frontier model will probably make of a prompt. Pure; no numpy.
+"""The scorer: how well a small and a frontier model will answer. Pure; no numpy.
 
-Two parts, trained by `penstock learn train` on public outcomes of many models (docs/adr/0013): weights of words, and
-regression trees over the numbers of `features.py` and what the words say. All trees are walked at once: each split marks
-the leaves that it rules out as the zero bits of one long integer, and the lowest bit left of each tree is its leaf
-(QuickScorer: Lucchese et al., SIGIR 2015).
+Two parts, trained by `penstock learn train` on public outcomes of many models (docs/adr/0013): word weights, and
+regression trees over the numeric features of `prompt_features.py` and the word scores. All trees are walked at once:
+each split gives the leaves that it rules out as the zero bits of one long integer, and the lowest bit left of each tree
+is its leaf (QuickScorer: Lucchese et al., SIGIR 2015).
 """
 
 import math
@@ -16,23 +16,27 @@ from ..values.base import Value
 from ..values.plan import PromptFeatures
 from .prompt_features import ABSENT, FEATURE_NAMES, OPTIONAL_BLOCKS
 
-# Leaves that a tree may have: the width of a machine word that `memoryview` can read.
+# Most leaves of a tree: the width of a machine word that `memoryview` can read.
 LEAVES_MAX = 16
-# Weights are whole numbers of these parts, so that sums are the same in every order.
+# Weights are integers in these fractions, so that sums do not depend on their order.
 WORD_WEIGHT_SCALE, LEAF_VALUE_SCALE = 10_000, 100_000
-# Two sums in one integer, each below this.
+# Two sums are packed in one integer, each below this.
 _LANE_BASE = 1 << 40
-# Deviations beyond this many standard deviations are as far as this.
+# Standardized features are clamped to this many standard deviations.
 _DEVIATION_MAX = 3.0
-# Nothing is certain.
+# Probabilities are clamped: nothing is certain.
 _PROBABILITY_MIN, _PROBABILITY_MAX = 0.01, 0.99
 
 _Splits = tuple[int, tuple[float, ...], tuple[int, ...]]
 
 
 class Prediction(Value, frozen=True, kw_only=True):
-    """Probabilities that a small model's answer is right, and a frontier model's, in [0.01, 0.99]; and the calibrated
-    probability that the small tier does not suffice."""
+    """The scorer's prediction for a prompt.
+
+    small: probability that a small model's answer is right, in [0.01, 0.99]
+    frontier: the same of a frontier model
+    small_insufficient: calibrated probability that the small tier does not suffice
+    """
 
     small: float
     frontier: float
@@ -40,12 +44,12 @@ class Prediction(Value, frozen=True, kw_only=True):
 
     @property
     def gain(self) -> float:
-        """What the frontier is expected to do better, in [-0.98, 0.98]."""
+        """Expected gain in quality of the frontier over the small tier, in [-0.98, 0.98]."""
         return self.frontier - self.small
 
 
 class Scorer:
-    """One set of weights. `name` is a digest of them."""
+    """A trained scorer; `name` is the digest of its weights."""
 
     def __init__(self, name: str, weights: Mapping[str, Any]) -> None:
         self.name = name
@@ -57,7 +61,7 @@ class Scorer:
             for word, small, frontier in zip(weights["words"].split(" "), *weights["lanes"], strict=True)
         }
         self._vocabulary = tuple(self._word_weights)
-        self._word_index = {word: place for place, word in enumerate(self._vocabulary)}
+        self._word_index = {word: index for index, word in enumerate(self._vocabulary)}
         self._scale = [(mean, factor) for mean, factor in weights["scale"]]
         self._calibration: tuple[float, float] = tuple(weights["need"])
         self._mask_bytes = len(trees) * LEAVES_MAX // 8
@@ -76,10 +80,10 @@ class Scorer:
         self._optional_splits = [(begin, *_block_splits(split_on, begin, end, full)) for begin, end in OPTIONAL_BLOCKS]
 
     def score(self, features: PromptFeatures) -> Prediction:
-        """What will probably come of a prompt."""
+        """The prediction for a prompt."""
         dense, words = features.dense, self._word_weights
-        told = _unpack(sum(map(words.__getitem__, words.keys() & features.words)))
-        small, frontier = told[0] / WORD_WEIGHT_SCALE, told[1] / WORD_WEIGHT_SCALE
+        word_sums = _unpack(sum(map(words.__getitem__, words.keys() & features.words)))
+        small, frontier = word_sums[0] / WORD_WEIGHT_SCALE, word_sums[1] / WORD_WEIGHT_SCALE
         alive = -1
         for place, cuts, masks in self._common_splits:
             alive &= masks[bisect_left(cuts, dense[place])]
@@ -89,13 +93,13 @@ class Scorer:
             else:
                 for place, cuts, masks in rows:
                     alive &= masks[bisect_left(cuts, dense[place])]
-        said = (small, frontier, frontier - small)
+        word_scores = (small, frontier, frontier - small)
         for place, cuts, masks in self._word_score_splits:
-            alive &= masks[bisect_left(cuts, said[place - len(FEATURE_NAMES)])]
+            alive &= masks[bisect_left(cuts, word_scores[place - len(FEATURE_NAMES)])]
         lowest = alive & (alive ^ (alive - self._first_leaf_bits))
-        places = memoryview(lowest.to_bytes(self._mask_bytes, "little")).cast("H")
-        right = _unpack(sum(map(getitem, self._leaf_values, places), self._base))
-        p_small, p_frontier = (min(_PROBABILITY_MAX, max(_PROBABILITY_MIN, one / LEAF_VALUE_SCALE)) for one in right)
+        leaf_bits = memoryview(lowest.to_bytes(self._mask_bytes, "little")).cast("H")
+        sums = _unpack(sum(map(getitem, self._leaf_values, leaf_bits), self._base))
+        p_small, p_frontier = (min(_PROBABILITY_MAX, max(_PROBABILITY_MIN, each / LEAF_VALUE_SCALE)) for each in sums)
         gain = p_frontier - p_small
         slope, offset = self._calibration
         return Prediction(
@@ -103,34 +107,36 @@ class Scorer:
         )
 
     def standardize(self, dense: Sequence[float]) -> tuple[float, ...]:
-        """The numbers of a prompt as deviations from what is usual, each in [-3, 3]."""
+        """Numeric features in standard deviations from the mean, each in [-3, 3]."""
         return tuple(
             [
-                max(-_DEVIATION_MAX, min(_DEVIATION_MAX, (math.log1p(max(one, -0.5)) - mean) * factor))
-                for one, (mean, factor) in zip(dense, self._scale, strict=True)
+                max(-_DEVIATION_MAX, min(_DEVIATION_MAX, (math.log1p(max(value, -0.5)) - mean) * factor))
+                for value, (mean, factor) in zip(dense, self._scale, strict=True)
             ]
         )
 
     def word_indices(self, words: frozenset[str]) -> list[int]:
-        """The places in the vocabulary of those words that stand there, ascending; no other word is ever kept."""
+        """Vocabulary indices of the words in it, ascending; others are never stored."""
         return sorted([self._word_index[word] for word in self._word_index.keys() & words])
 
-    def words_at(self, places: Iterable[int]) -> frozenset[str]:
-        """The words at these places of the vocabulary."""
-        return frozenset([self._vocabulary[place] for place in places])
+    def words_at(self, indices: Iterable[int]) -> frozenset[str]:
+        """The words at these indices of the vocabulary."""
+        return frozenset([self._vocabulary[index] for index in indices])
 
 
 def _block_splits(rows: Sequence[_Splits], begin: int, end: int, full: int) -> tuple[int, list[_Splits]]:
-    """What is ruled out where the block is absent, and its rows."""
-    mine, absent = [row for row in rows if begin <= row[0] < end], full
-    for _, cuts, masks in mine:
+    """(mask of the leaves left when the block is absent, its rows)."""
+    block, absent = [row for row in rows if begin <= row[0] < end], full
+    for _, cuts, masks in block:
         absent &= masks[bisect_left(cuts, ABSENT)]
-    return absent, mine
+    return absent, block
 
 
 def _enter_tree(tree: Sequence[Any], shift: int, masks: list[list[int]], leaves: dict[int, int], leaf: int) -> int:
-    """Enter a tree [feature, bin, left, right] or leaf [small, frontier]: for every bin right of a split, the leaves to
-    its left are ruled out. Gives the next free leaf."""
+    """Enter a tree [feature, bin, left, right] or leaf [small, frontier].
+
+    Returns the next free leaf. For every bin right of a split, the leaves to its left are ruled out.
+    """
     if len(tree) == 2:
         leaves[1 << leaf] = _pack(*tree)
         return leaf + 1
@@ -147,7 +153,7 @@ def _leaf_count(tree: Sequence[Any]) -> int:
 
 
 def _pack(small: int, frontier: int) -> int:
-    """Two whole numbers in one, to be added together."""
+    """Two integers in one, to be added together."""
     return small + frontier * _LANE_BASE
 
 

@@ -1,6 +1,7 @@
-"""What sessions usually do next, learnt from those that were served: how many calls follow, how much input each adds,
-how often one that did well with the lowest tier is followed by one that wants more (and the other way round), and how
-much of a history a deployment's cache really gives back. A book.
+"""Session forecasts, learned from the sessions served.
+
+State: how many calls follow, how much input each adds, how often the needed tier rises and falls, and the share of a
+warm history that a deployment's cache really serves.
 """
 
 import math
@@ -10,26 +11,30 @@ from collections.abc import Mapping
 from ..values.base import Value
 from .expected_cost import CACHE_TOKENS_MIN, SessionForecast
 
-# Calls a session has made, in bins that double from the eighth on: (1, 2, ..., 8, 9-16, 17-32, ...).
+# Bins of the calls made by a session, doubling from the eighth on: 1, 2, ..., 8, 9-16, 17-32, ...
 _LENGTH_BINS = 24
-# Worth so many observed sessions: until then a session of any age is expected to make `_PRIOR_TURNS` more calls (3,308
+# The prior counts as this many sessions: a session of any age is expected to make _PRIOR_CALLS_LEFT more calls (3,308
 # recorded agent sessions have 6.8 on average, 4 at the median).
 _PRIOR_SESSION_WEIGHT, _PRIOR_CALLS_LEFT = 4.0, 6.0
-# Worth so many observed calls. Set by hand between chat and agents: in the same sessions, at a ceiling of 0.35, 0.20 of the
-# content calls are followed by one that wants more, 0.03 of those that want more by a content one; each adds 290 tokens.
+# The prior counts as this many calls. Set by hand between chat and agents: in the same sessions, at a ceiling of 0.35,
+# 0.20 of the calls at the lowest tier are followed by one that needs a higher tier, 0.03 of the others by one that does
+# not; each adds 290 tokens.
 _PRIOR_CALL_WEIGHT, _PRIOR_ESCALATION, _PRIOR_DEESCALATION, _PRIOR_GROWTH_TOKENS = 20.0, 0.1, 0.2, 600.0
-# The share of a warm history that a provider gives back, before it was ever seen, and the weight of the newest call: by hand.
+# Prior share of a warm history that a cache serves, and the weight of the newest call; set by hand.
 _PRIOR_CACHE_HIT_SHARE, _CACHE_HIT_EWMA_WEIGHT = 0.8, 0.2
-# How long prompt caches keep (OpenAI: five to ten minutes; Anthropic: five, or an hour where it is asked for; docs of
-# 2026).
+# Lifetime of prompt caches (OpenAI: five to ten minutes; Anthropic: five, or an hour on request; docs of 2026).
 CACHE_SECONDS, CACHE_SECONDS_LONG = 300.0, 3600.0
 _TASK_TYPES_MAX = 500
-# Calls after which old ones count half.
+# Calls after which older ones count half.
 _HALVE_AT_CALLS = 20_000.0
 
 
 class CachedPrefix(Value, frozen=True, kw_only=True):
-    """What a deployment read of a session last: tokens that its cache may hold, until when (seconds)."""
+    """The part of a session that a deployment's cache may hold.
+
+    tokens: input and output tokens of the last call there
+    expires_at: end of the cache's lifetime, seconds
+    """
 
     tokens: int
     expires_at: float
@@ -54,15 +59,20 @@ class _CallStats:
 
 
 class SessionForecaster:
-    """By task type; bounded. Learns from every call that was answered, forgets slowly."""
+    """Statistics by task type, from every served call; bounded, slowly decaying."""
 
     def __init__(self) -> None:
         self._call_stats: OrderedDict[str, _CallStats] = OrderedDict()
         self._cache_hit_shares: dict[str, float] = {}
 
     def record_call(self, task_type: str, number: int, *, high: bool, before: bool | None, grown_tokens: int) -> None:
-        """A session's `number`-th call (from 1) was answered; whether it wanted a higher tier than the lowest, whether
-        the call before did (None: there was none), and by how many tokens its input had grown."""
+        """Record a served call.
+
+        number: the call's number in its session, from 1
+        high: whether it needed a higher tier than the lowest
+        before: the same of the previous call, None if there was none
+        grown_tokens: growth of its input since the previous call
+        """
         group = self._call_stats.get(task_type)
         if group is None:
             group = self._call_stats[task_type] = _CallStats()
@@ -86,63 +96,67 @@ class SessionForecaster:
             group.high_tier_calls, group.deescalated = group.high_tier_calls / 2, group.deescalated / 2
 
     def record_cache_read(self, deployment: str, expected_tokens: int, cached_tokens: int) -> None:
-        """Where so many tokens were expected to be warm, so many were charged as cached."""
+        """Record how many of the tokens expected to be warm were charged as cached."""
         if expected_tokens >= CACHE_TOKENS_MIN:
-            seen = min(1.0, cached_tokens / expected_tokens)
+            share = min(1.0, cached_tokens / expected_tokens)
             before = self._cache_hit_shares.get(deployment, _PRIOR_CACHE_HIT_SHARE)
-            self._cache_hit_shares[deployment] = before + _CACHE_HIT_EWMA_WEIGHT * (seen - before)
+            self._cache_hit_shares[deployment] = before + _CACHE_HIT_EWMA_WEIGHT * (share - before)
 
     def _cache_hit_share(self, deployment: str) -> float:
-        """The part of a warm history that its cache gives back, in [0, 1]."""
+        """Share of a warm history that the deployment's cache serves, in [0, 1]."""
         return self._cache_hit_shares.get(deployment, _PRIOR_CACHE_HIT_SHARE)
 
     def forecast(self, task_type: str, calls: int, warm: Mapping[str, CachedPrefix], *, now: float) -> SessionForecast:
-        """What is expected of a session that has made so many calls."""
+        """The forecast for a session that has made `calls` calls.
+
+        warm: by deployment, the part of the session that its cache may hold
+        now: seconds, on the clock of `CachedPrefix.expires_at`
+        """
         group = self._call_stats.get(task_type)
         if group is None:
-            turns, climbs, falls, growth = (
+            calls_left, escalation, deescalation, growth = (
                 _PRIOR_CALLS_LEFT,
                 _PRIOR_ESCALATION,
                 _PRIOR_DEESCALATION,
                 _PRIOR_GROWTH_TOKENS,
             )
         else:
-            turns = _calls_left(group, calls)
-            climbs = (group.escalated + _PRIOR_CALL_WEIGHT * _PRIOR_ESCALATION) / (
+            calls_left = _calls_left(group, calls)
+            escalation = (group.escalated + _PRIOR_CALL_WEIGHT * _PRIOR_ESCALATION) / (
                 group.low_tier_calls + _PRIOR_CALL_WEIGHT
             )
-            falls = (group.deescalated + _PRIOR_CALL_WEIGHT * _PRIOR_DEESCALATION) / (
+            deescalation = (group.deescalated + _PRIOR_CALL_WEIGHT * _PRIOR_DEESCALATION) / (
                 group.high_tier_calls + _PRIOR_CALL_WEIGHT
             )
             growth = (group.growth_tokens + _PRIOR_CALL_WEIGHT * _PRIOR_GROWTH_TOKENS) / (
                 group.calls + _PRIOR_CALL_WEIGHT
             )
-        held = {
-            name: int(one.tokens * self._cache_hit_share(name))
-            for name, one in warm.items()
-            if one.expires_at > now and one.tokens >= CACHE_TOKENS_MIN
+        warm_tokens = {
+            name: int(prefix.tokens * self._cache_hit_share(name))
+            for name, prefix in warm.items()
+            if prefix.expires_at > now and prefix.tokens >= CACHE_TOKENS_MIN
         }
         return SessionForecast(
-            calls_left=turns,
+            calls_left=calls_left,
             growth_tokens_per_call=growth,
-            escalation_probability=climbs,
-            deescalation_probability=falls,
-            warm_tokens=held,
+            escalation_probability=escalation,
+            deescalation_probability=deescalation,
+            warm_tokens=warm_tokens,
         )
 
 
 def _calls_left(group: _CallStats, calls: int) -> float:
-    """Calls that follow the one at hand: of the sessions that came so far, how many came how much farther."""
-    place = _bin(calls + 1)
-    came = group.sessions_by_length[place]
-    farther = sum(group.sessions_by_length[one] * _bin_width(one) for one in range(place + 1, _LENGTH_BINS))
-    return (farther + _PRIOR_SESSION_WEIGHT * _PRIOR_CALLS_LEFT) / (came + _PRIOR_SESSION_WEIGHT)
+    """Expected calls after the current one, over sessions that came this far."""
+    current = _bin(calls + 1)
+    reached = group.sessions_by_length[current]
+    later = sum(group.sessions_by_length[index] * _bin_width(index) for index in range(current + 1, _LENGTH_BINS))
+    return (later + _PRIOR_SESSION_WEIGHT * _PRIOR_CALLS_LEFT) / (reached + _PRIOR_SESSION_WEIGHT)
 
 
 def _bin(number: int) -> int:
     return number - 1 if number <= 8 else min(_LENGTH_BINS - 1, 4 + math.ceil(math.log2(number)))
 
 
-def _bin_width(place: int) -> int:
-    """How many numbers of calls fall into a bin."""
-    return 1 if place < 8 else 2 ** (place - 5)
+def _bin_width(index: int) -> int:
+    """How many call numbers fall into a bin."""
+    return 1 if index < 8 else 2 ** (index - 5)

@@ -1,22 +1,22 @@
-"""A requested frontier share as a contract: held on traffic that nobody has seen by correcting as it goes. A book.
+"""Share controller: holds a requested frontier share by feedback. State.
 
-The threshold is the quantile of the newest scores that would give the share, moved by what was given too much or too
-little so far; so the realised share is off by no more than a few dozen requests in all, whatever the scores do (the feedback
-of adaptive conformal inference, Gibbs and Candes, NeurIPS 2021).
+The threshold is the quantile of the newest scores that would give the share, shifted by the deficit so far. The
+realized share is off by no more than a few dozen requests in all, whatever the scores do (the feedback of adaptive
+conformal inference, Gibbs and Candes, NeurIPS 2021).
 """
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 
-# Scores that the quantile is read from.
+# Scores in the quantile's window.
 _SCORES_MAX = 256
-# What is owed is made good over so many requests.
+# Requests over which a deficit is corrected.
 _CORRECTION_REQUESTS = 20
-# Owed or overdrawn beyond this many requests is forgotten: a long drift is not repaid in one stretch.
+# Deficits are clamped to this many requests: a long drift is not repaid in one stretch.
 _DEFICIT_REQUESTS_MAX = 50.0
-# Of equals the next one goes when so much is owed.
+# Among equal scores the next request goes to the frontier at this deficit.
 _TIE_BREAK_DEFICIT = 0.5
-# Shares that are held apart (routes and task types), the longest unused forgotten.
+# Shares kept (by route and task type), the least recently used dropped.
 _SHARES_MAX = 1_000
 
 
@@ -30,45 +30,48 @@ class _ShareState:
 
 
 class ShareController:
-    """Decides request by request which go to the frontier, each name with a share of its own."""
+    """Decides which requests go to the frontier; each name has its own share."""
 
     def __init__(self) -> None:
         self._shares: OrderedDict[str, _ShareState] = OrderedDict()
 
     def wants_frontier(self, name: str, score: float, share: float) -> bool:
-        """Whether this request is among the `share` (in [0, 1]) that want the frontier most; booked as answered so."""
-        held = self._shares.get(name)
-        if held is None:
-            held = self._shares[name] = _ShareState()
+        """Whether this request goes to the frontier: `share` of them do, by score.
+
+        `share` is in [0, 1]. The request is counted as served so; see `correct`.
+        """
+        state = self._shares.get(name)
+        if state is None:
+            state = self._shares[name] = _ShareState()
             if len(self._shares) > _SHARES_MAX:
                 self._shares.popitem(last=False)
         else:
             self._shares.move_to_end(name)
-        _add_score(held, score)
-        aimed = min(1.0, max(0.0, share + held.deficit_requests / _CORRECTION_REQUESTS))
-        size = len(held.sorted_scores)
-        below, upto = bisect_left(held.sorted_scores, score) / size, bisect_right(held.sorted_scores, score) / size
-        if below >= 1 - aimed or upto <= 1 - aimed:
-            chosen = aimed > 0 and below >= 1 - aimed
+        _add_score(state, score)
+        corrected = min(1.0, max(0.0, share + state.deficit_requests / _CORRECTION_REQUESTS))
+        size = len(state.sorted_scores)
+        below, upto = bisect_left(state.sorted_scores, score) / size, bisect_right(state.sorted_scores, score) / size
+        if below >= 1 - corrected or upto <= 1 - corrected:
+            chosen = corrected > 0 and below >= 1 - corrected
         else:
-            # The quantile lies among equals: they take turns, as what is owed adds up.
-            chosen = held.deficit_requests + share >= _TIE_BREAK_DEFICIT
-        held.deficit_requests = min(
-            _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, held.deficit_requests + share - chosen)
+            # The quantile falls among equal scores: they alternate as the deficit adds up.
+            chosen = state.deficit_requests + share >= _TIE_BREAK_DEFICIT
+        state.deficit_requests = min(
+            _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, state.deficit_requests + share - chosen)
         )
         return chosen
 
     def correct(self, name: str, *, frontier: bool) -> None:
-        """A request that was chosen otherwise went there (or, False, did not) in the end."""
-        held = self._shares.get(name)
-        if held is not None:
-            held.deficit_requests = min(
-                _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, held.deficit_requests + (-1 if frontier else 1))
+        """Correct the count: the frontier served (False: did not), unlike the choice."""
+        state = self._shares.get(name)
+        if state is not None:
+            state.deficit_requests = min(
+                _DEFICIT_REQUESTS_MAX, max(-_DEFICIT_REQUESTS_MAX, state.deficit_requests + (-1 if frontier else 1))
             )
 
 
-def _add_score(held: _ShareState, score: float) -> None:
-    held.recent_scores.append(score)
-    insort(held.sorted_scores, score)
-    if len(held.recent_scores) > _SCORES_MAX:
-        del held.sorted_scores[bisect_left(held.sorted_scores, held.recent_scores.popleft())]
+def _add_score(state: _ShareState, score: float) -> None:
+    state.recent_scores.append(score)
+    insort(state.sorted_scores, score)
+    if len(state.recent_scores) > _SCORES_MAX:
+        del state.sorted_scores[bisect_left(state.sorted_scores, state.recent_scores.popleft())]

@@ -1,7 +1,7 @@
-"""The lowest tier that will do for a request, and on what grounds. A book, because shares and drift have a memory.
+"""Tier target: the lowest tier that suffices for a request, and its basis.
 
-In order: a role that leaves one tier only; a share that is to be held; a quality floor, where labels carry it and nothing
-has drifted since; the fallback that the floor states; the ceilings of the file. A role's bounds hold whatever comes of that.
+In order: a role that allows one tier only; a requested share; a quality floor that labels support and that has not
+drifted; the floor's fallback; the configured ceilings. A role's bounds apply to the result. State: shares and drift.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,19 @@ from ..values.snapshot import Snapshot
 from .drift import DriftDetector
 from .share_controller import ShareController
 
-# On what grounds a tier was aimed at.
+# What a tier target was decided by.
 BASES = ("ceiling", "floor", "fallback", "share", "role")
 
 
 class TierTarget(Value, frozen=True, kw_only=True):
-    """Tiers below `tier` will not do; those above `most` are not to be used (None: any). `basis` is one of BASES; `share`
-    names the share that it was booked on, "" for none."""
+    """The target of one request.
+
+    tier: lowest tier that suffices
+    basis: one of BASES
+    reason: why, for operators
+    tier_max: highest tier that may be used, None for any
+    share_name: share that the request was counted on, "" for none
+    """
 
     tier: Tier
     basis: str
@@ -30,12 +36,12 @@ class TierTarget(Value, frozen=True, kw_only=True):
 
 
 def group_of(org: str, task_type: str, route: Route) -> LabelGroup:
-    """The group that a route's requests of a kind belong to."""
+    """The label group of a route's requests of a task type."""
     return org, task_type, *route.model_pair
 
 
 class TierTargets:
-    """Decides the aims of one process; knows how shares stand and what is still trusted."""
+    """Chooses tier targets; keeps the state of shares and drift."""
 
     def __init__(self) -> None:
         self.drift = DriftDetector()
@@ -53,46 +59,51 @@ class TierTargets:
         opens: bool = True,
         now: float = 0.0,
     ) -> TierTarget:
-        """The aim of one request of an auto route; books it where a share is held. `opens`: it is its session's first;
-        `now` in seconds since the epoch."""
-        asked = snapshot.quality_policy.for_task_type(classification.task_type)
+        """The target of one request of an auto route; counts it where a share is held.
+
+        opens: whether it is its session's first request
+        now: seconds since the epoch
+        """
+        quality = snapshot.quality_policy.for_task_type(classification.task_type)
         tiers = route.tiers
-        bound = _role_target(role, tiers) if role is not None else None
-        if bound is not None:
-            found = bound
-        elif asked.frontier_share is not None:
-            found = self._by_share(
-                f"{org}/{route.name}/{classification.task_type}", asked.frontier_share, classification, tiers, "share"
+        role_target = _role_target(role, tiers) if role is not None else None
+        if role_target is not None:
+            target = role_target
+        elif quality.frontier_share is not None:
+            target = self._by_share(
+                f"{org}/{route.name}/{classification.task_type}", quality.frontier_share, classification, tiers, "share"
             )
-        elif asked.keep is not None:
-            found = self._by_quality_floor(
-                route, classification, org, asked, snapshot.learned_floors, tiers, opens, now
+        elif quality.keep is not None:
+            target = self._by_quality_floor(
+                route, classification, org, quality, snapshot.learned_floors, tiers, opens, now
             )
         else:
-            found = _by_ceiling(classification, snapshot.routing_policy, tiers)
-        counted = (classification.task_type, found.basis)
-        self.counts_by_basis[counted] = self.counts_by_basis.get(counted, 0) + 1
-        if role is None or bound is not None:
-            return found
-        within = _clamp_to_role(found, role, tiers)
-        if found.share_name and (found.tier == tiers[-1]) != (within.tier == tiers[-1]):
-            self._share_controller.correct(found.share_name, frontier=within.tier == tiers[-1])
-        return within
+            target = _by_ceiling(classification, snapshot.routing_policy, tiers)
+        group = (classification.task_type, target.basis)
+        self.counts_by_basis[group] = self.counts_by_basis.get(group, 0) + 1
+        if role is None or role_target is not None:
+            return target
+        clamped = _clamp_to_role(target, role, tiers)
+        if target.share_name and (target.tier == tiers[-1]) != (clamped.tier == tiers[-1]):
+            self._share_controller.correct(target.share_name, frontier=clamped.tier == tiers[-1])
+        return clamped
 
     def record_served(self, target: TierTarget, tier: Tier, top: Tier) -> None:
-        """Where a request went in the end: what economics, a budget, a deadline or a failure gave to or took from a share
-        is made good by later requests."""
+        """Record the tier that served a request, so that shares stay correct.
+
+        Cost, budgets, deadlines and failures move requests off their target. `top` is the route's highest tier.
+        """
         if target.share_name and (target.tier >= top) != (tier >= top):
             self._share_controller.correct(target.share_name, frontier=tier >= top)
 
-    def trusts_floor(self, group: LabelGroup, fitted: FittedFloor | None, asked: QualityTarget) -> bool:
-        """Whether what was fitted carries what is asked, and nothing has drifted since."""
+    def trusts_floor(self, group: LabelGroup, fitted: FittedFloor | None, quality: QualityTarget) -> bool:
+        """Whether the fitted floor supports the requested one and has not drifted."""
         return (
             fitted is not None
             and fitted.ceiling is not None
-            and asked.keep is not None
-            and fitted.keep >= asked.keep
-            and fitted.confidence >= asked.confidence
+            and quality.keep is not None
+            and fitted.keep >= quality.keep
+            and fitted.confidence >= quality.confidence
             and not self.drift.reason(group)
         )
 
@@ -101,44 +112,50 @@ class TierTargets:
         route: Route,
         classification: Classification,
         org: str,
-        asked: QualityTarget,
-        learnt: LearnedFloors,
+        quality: QualityTarget,
+        learned: LearnedFloors,
         tiers: Sequence[Tier],
         opens: bool,
         now: float,
     ) -> TierTarget:
-        """By the floor of the lowest tier. It is about the scores of the scorer that it was fitted with."""
+        """By the lowest tier's floor, valid only for the scorer it was fitted with."""
         group = group_of(org, classification.task_type, route)
-        fitted = learnt.floors.get(group) if classification.scorer and classification.scorer == learnt.scorer else None
-        if fitted is not None and fitted.ceiling is not None and self.trusts_floor(group, fitted, asked):
+        same_scorer = classification.scorer and classification.scorer == learned.scorer
+        fitted = learned.floors.get(group) if same_scorer else None
+        if fitted is not None and fitted.ceiling is not None and self.trusts_floor(group, fitted, quality):
             if opens:
                 self.drift.record_score(group, classification.uncorrected_complexity, now=now)
             if classification.complexity <= fitted.ceiling:
-                why = f"complexity {classification.complexity:.2f} within {tiers[0].name}'s floor {fitted.ceiling:.2f} ({fitted.labels} labels)"
-                return TierTarget(tier=tiers[0], basis="floor", reason=why)
+                reason = (
+                    f"complexity {classification.complexity:.2f} within quality floor {fitted.ceiling:.2f} "
+                    f"of {tiers[0].name} ({fitted.labels} labels)"
+                )
+                return TierTarget(tier=tiers[0], basis="floor", reason=reason)
             return TierTarget(
-                tier=tiers[-1], basis="floor", reason=f"complexity {classification.complexity:.2f} above the floor"
+                tier=tiers[-1], basis="floor", reason=f"complexity {classification.complexity:.2f} above quality floor"
             )
-        if asked.fallback_share is not None:
+        if quality.fallback_share is not None:
             name = f"{org}/{route.name}/{classification.task_type}"
-            return self._by_share(name, asked.fallback_share, classification, tiers, "fallback")
-        return TierTarget(tier=tiers[-1], basis="fallback", reason=f"the labels do not carry keep {asked.keep:g}")
+            return self._by_share(name, quality.fallback_share, classification, tiers, "fallback")
+        return TierTarget(
+            tier=tiers[-1], basis="fallback", reason=f"no trusted quality floor for keep {quality.keep:g}"
+        )
 
     def _by_share(
         self, name: str, share: float, classification: Classification, tiers: Sequence[Tier], basis: str
     ) -> TierTarget:
         high = self._share_controller.wants_frontier(name, classification.complexity, share)
         tier = tiers[-1] if high else tiers[0]
-        why = f"complexity {classification.complexity:.2f}, {share:.0%} go to {tiers[-1].name}"
-        return TierTarget(tier=tier, basis=basis, reason=why, share_name=name)
+        reason = f"complexity {classification.complexity:.2f}, {tiers[-1].name} share {share:.0%}"
+        return TierTarget(tier=tier, basis=basis, reason=reason, share_name=name)
 
 
 def _by_ceiling(classification: Classification, policy: RoutingPolicy, tiers: Sequence[Tier]) -> TierTarget:
     for tier, ceiling in policy.tier_ceilings.items():
         if classification.complexity <= ceiling:
-            fits = next((one for one in tiers if one >= tier), tiers[-1])
+            lowest = next((candidate for candidate in tiers if candidate >= tier), tiers[-1])
             return TierTarget(
-                tier=fits, basis="ceiling", reason=f"complexity {classification.complexity:.2f} suits {fits.name}"
+                tier=lowest, basis="ceiling", reason=f"complexity {classification.complexity:.2f} suits {lowest.name}"
             )
     return TierTarget(
         tier=tiers[-1], basis="ceiling", reason=f"complexity {classification.complexity:.2f} suits {tiers[-1].name}"
@@ -146,21 +163,23 @@ def _by_ceiling(classification: Classification, policy: RoutingPolicy, tiers: Se
 
 
 def _role_tier_bounds(role: Role, tiers: Sequence[Tier]) -> tuple[Tier, Tier]:
-    """The lowest and the highest tier that a role may use; those of the route nearest to what it asks for."""
-    least = tiers[0] if role.tier_min is None else next((one for one in tiers if one >= role.tier_min), tiers[-1])
+    """(lowest, highest) tier of the route that a role may use."""
+    least = tiers[0] if role.tier_min is None else next((tier for tier in tiers if tier >= role.tier_min), tiers[-1])
     most = (
-        tiers[-1] if role.tier_max is None else next((one for one in reversed(tiers) if one <= role.tier_max), tiers[0])
+        tiers[-1]
+        if role.tier_max is None
+        else next((tier for tier in reversed(tiers) if tier <= role.tier_max), tiers[0])
     )
     return least, max(least, most)
 
 
 def _role_target(role: Role, tiers: Sequence[Tier]) -> TierTarget | None:
-    """The aim where a role leaves one tier only; nothing is asked of it then, and no share is held with it."""
+    """The target of a role with one tier only, else None; it counts on no share."""
     least, most = _role_tier_bounds(role, tiers)
     if least != most or len(tiers) == 1:
         return None
-    most_of = most if role.tier_max is not None else None
-    return TierTarget(tier=least, basis="role", reason=f"bound by role {role.name} to {least.name}", tier_max=most_of)
+    tier_max = most if role.tier_max is not None else None
+    return TierTarget(tier=least, basis="role", reason=f"bound by role {role.name} to {least.name}", tier_max=tier_max)
 
 
 def _clamp_to_role(target: TierTarget, role: Role, tiers: Sequence[Tier]) -> TierTarget:
@@ -168,6 +187,6 @@ def _clamp_to_role(target: TierTarget, role: Role, tiers: Sequence[Tier]) -> Tie
     tier = min(max(target.tier, least), most)
     if tier == target.tier and role.tier_max is None:
         return target
-    why = target.reason if tier == target.tier else f"{target.reason}, bound by role {role.name}"
-    most_of = most if role.tier_max is not None else None
-    return TierTarget(tier=tier, basis=target.basis, reason=why, tier_max=most_of, share_name=target.share_name)
+    reason = target.reason if tier == target.tier else f"{target.reason}, bound by role {role.name}"
+    tier_max = most if role.tier_max is not None else None
+    return TierTarget(tier=tier, basis=target.basis, reason=reason, tier_max=tier_max, share_name=target.share_name)

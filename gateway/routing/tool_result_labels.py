@@ -1,6 +1,6 @@
-"""What the next turn says of the answer before it: was its tool call accepted, did its tests pass, was it asked again.
+"""Quality labels from tool results: whether the last tool calls succeeded. Pure.
 
-Free labels, and weak ones: they are about one answer of one tier. Pure.
+Free labels, and weak ones: each is about one response of one tier.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..values.request import Message
 from .request_features import text_of
 
-# Characters read of each end of a tool's result.
+# Characters read of each end of a tool result.
 _RESULT_CHARS = 400
 _FAILURE_PATTERN = re.compile(
     r"\b(?:[1-9]\d* (?:failed|errors?)|traceback|exception|command not found|no such file|invalid (?:argument|tool|input)"
@@ -17,18 +17,18 @@ _FAILURE_PATTERN = re.compile(
     re.IGNORECASE,
 )
 _SUCCESS_PATTERN = re.compile(r"\b[1-9]\d* passed\b|\btests? passed\b|\ball tests pass", re.IGNORECASE)
-# Results of one turn that are read.
+# Results read of one turn.
 _RESULTS_MAX = 8
 
 
 def tool_success_share(messages: Sequence[Message]) -> float | None:
-    """How the calls of the newest answer fared, in [0, 1], by the results that follow it; None where it made none."""
-    found: list[float] = []
+    """Success share of the newest tool calls, in [0, 1]; None without calls."""
+    scores: list[float] = []
     for message in reversed(messages):
-        if message.role != "tool" or len(found) >= _RESULTS_MAX:
+        if message.role != "tool" or len(scores) >= _RESULTS_MAX:
             break
-        found.append(_result_score(message))
-    return sum(found) / len(found) if found else None
+        scores.append(_result_score(message))
+    return sum(scores) / len(scores) if scores else None
 
 
 def _result_score(message: Message) -> float:

@@ -1,7 +1,7 @@
-"""A cheap look at a small model's whole answer: does anything in it say that it does not suffice? Pure.
+"""Verifier: cheap checks that a small model's complete response suffices. Pure.
 
-Only what can be told without another model: it was cut or withheld, it refuses or gives up, it is not in the form that
-was asked for, it calls a tool that was not offered or not as its schema says, its tokens were chosen with hesitation.
+Only what can be checked without another model: truncation, refusals, empty responses, the requested schema, tool calls
+against the offered tools and their schemas, token log-probabilities.
 """
 
 import re
@@ -13,42 +13,42 @@ import orjson
 from ..dialects.output_constraints import OutputConstraints
 from ..dialects.parsed_answer import ParsedAnswer
 
-# Characters read for the words of a refusal; they stand at the beginning.
+# Characters searched for a refusal, from the start.
 _REFUSAL_CHARS = 300
 _REFUSAL_PATTERN = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:not|'t)|could ?n[o']t) (?:help|assist|do that|determine|answer|find|complete)"
     r"|as an ai\b|i do(?:n't| not) (?:know|have enough)|unable to (?:answer|complete|determine))",
     re.IGNORECASE,
 )
-# Below this mean margin (nats) between the chosen token and the next best an answer was guessed more than known: half of
-# the probability mass lies elsewhere at 0, e times more on the chosen one at 1.
+# Mean log-probability margin (nats) between the chosen token and the next best below which a response is doubtful: both
+# are equally probable at 0, the chosen one e times more at 1.
 _MARGIN_NATS = 1.0
 
 
-def doubts(said: ParsedAnswer, asked: OutputConstraints) -> tuple[str, ...]:
-    """Why the answer may not suffice, in few words each; () where nothing speaks against it."""
-    if said.truncated and asked.has_output_limit:
-        # Where the caller set the limit a larger model would be cut as well, and what was cut has no form.
+def doubts(answer: ParsedAnswer, constraints: OutputConstraints) -> tuple[str, ...]:
+    """The checks that the response failed, each in a few words; () if it passed all."""
+    if answer.truncated and constraints.has_output_limit:
+        # A larger model would be truncated at the caller's limit too, and a truncated response fits no schema.
         return ()
-    found = []
-    if said.truncated:
-        found.append("cut off")
-    if said.refused or (not said.calls and _REFUSAL_PATTERN.search(said.text[:_REFUSAL_CHARS])):
-        found.append("refuses")
-    if not said.text.strip() and not said.calls and not said.has_other_content:
-        found.append("says nothing")
-    elif asked.schema is not None and not said.calls and said.text.strip():
-        found.extend(_schema_violations(said.text, asked.schema, "answer"))
-    if asked.tool_call_required and not said.calls and not said.has_other_content:
-        found.append("no tool call")
-    for name, arguments in said.calls:
-        if asked.tools and name not in asked.tools:
-            found.append("calls a tool that was not offered")
+    failed = []
+    if answer.truncated:
+        failed.append("truncated")
+    if answer.refused or (not answer.calls and _REFUSAL_PATTERN.search(answer.text[:_REFUSAL_CHARS])):
+        failed.append("refusal")
+    if not answer.text.strip() and not answer.calls and not answer.has_other_content:
+        failed.append("empty response")
+    elif constraints.schema is not None and not answer.calls and answer.text.strip():
+        failed.extend(_schema_violations(answer.text, constraints.schema, "response"))
+    if constraints.tool_call_required and not answer.calls and not answer.has_other_content:
+        failed.append("no tool call")
+    for name, arguments in answer.calls:
+        if constraints.tools and name not in constraints.tools:
+            failed.append("call of a tool not offered")
         else:
-            found.extend(_schema_violations(arguments or "{}", asked.tools.get(name, {}), "call"))
-    if said.logprob_margin_nats is not None and said.logprob_margin_nats < _MARGIN_NATS:
-        found.append("hesitates")
-    return tuple(dict.fromkeys(found))
+            failed.extend(_schema_violations(arguments or "{}", constraints.tools.get(name, {}), "tool call"))
+    if answer.logprob_margin_nats is not None and answer.logprob_margin_nats < _MARGIN_NATS:
+        failed.append("low token confidence")
+    return tuple(dict.fromkeys(failed))
 
 
 def _schema_violations(text: str, schema: Mapping[str, Any], what: str) -> list[str]:
@@ -56,7 +56,7 @@ def _schema_violations(text: str, schema: Mapping[str, Any], what: str) -> list[
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return [f"{what} is not JSON"]
-    return [] if matches_schema(value, schema) else [f"{what} does not fit its schema"]
+    return [] if matches_schema(value, schema) else [f"{what} does not match its schema"]
 
 
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -68,13 +68,15 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "number": (int, float),
     "null": (type(None),),
 }
-# Schemas refer and nest; deeper than this nobody writes.
+# Schemas nest and refer to themselves; deeper levels are not checked.
 _SCHEMA_DEPTH_MAX = 16
 
 
 def matches_schema(value: Any, schema: Any, depth: int = 0) -> bool:
-    """Whether a value has the types, required fields, enums and items that a JSON Schema asks for. What the schema says
-    beyond these (references, combinations, formats) is not held against the value."""
+    """Whether a value matches a schema's types, required fields, enums and items.
+
+    Other keywords (references, combinations, formats) are not checked.
+    """
     if not isinstance(schema, Mapping) or depth > _SCHEMA_DEPTH_MAX:
         return True
     kinds = schema.get("type")

@@ -1,4 +1,4 @@
-"""What binds a conversation, and to whom."""
+"""Affinities: what a conversation is bound to, and the rule that applies it."""
 
 import pytest
 
@@ -36,8 +36,8 @@ REFERENCE = b'{"model":"all","input":[{"type":"item_reference","id":"x"}]}'
 PREVIOUS = b'{"model":"all","input":"x","previous_response_id":"resp_1"}'
 
 
-def world() -> Snapshot:
-    return parse(TEXT, "bonds.yaml", {})[0]
+def make_snapshot() -> Snapshot:
+    return parse(TEXT, "affinity.yaml", {})[0]
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,27 @@ def world() -> Snapshot:
         ("responses", PREVIOUS, "a", (), {"o"}),
     ],
     ids=[
-        "signed thinking goes to who reads signatures", "and to who wrote it if that is known", "whoever served in between",
-        "unsigned thinking not to Anthropic", "files to the first of the dialect", "or where the session was served",
-        "sealed reasoning to OpenAI", "items by reference as well", "an answer where it is known to lie", "else to OpenAI",
+        "signed thinking: providers that check signatures", "signed thinking: its author if known",
+        "signed thinking: another last provider is ignored", "unsigned thinking: not Anthropic",
+        "files: first provider of the dialect", "files: last provider", "encrypted reasoning: OpenAI",
+        "item reference: OpenAI", "stored response: provider that holds it", "stored response of unknown origin: OpenAI",
     ],
 )  # fmt: skip
-def test_who_can_read_the_history(dialect, body, minted_by, origins, providers):
-    (affinity,) = affinities_of(PARSERS[dialect](body), world().routes["all"], minted_by=minted_by, origins=origins)
+def test_affinity_names_the_providers_that_can_read_the_history(dialect, body, minted_by, origins, providers):
+    (affinity,) = affinities_of(
+        PARSERS[dialect](body), make_snapshot().routes["all"], minted_by=minted_by, origins=origins
+    )
     assert affinity.providers == providers
 
 
-def test_vectors_stay_with_their_model():
+def test_embeddings_are_bound_to_their_model():
     request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
-    (affinity,) = affinities_of(request, world().routes["all"], minted_by="", origins=())
+    (affinity,) = affinities_of(request, make_snapshot().routes["all"], minted_by="", origins=())
     assert affinity.models == {"gpt"}
 
 
 @pytest.mark.parametrize(
-    "bond, name, forbidden",
+    "bound, name, excluded",
     [
         (Affinity(cause="x", providers=frozenset({"a"})), "a", False),
         (Affinity(cause="x", providers=frozenset({"a"})), "o", True),
@@ -81,13 +84,13 @@ def test_vectors_stay_with_their_model():
         (Affinity(cause="x", models=frozenset({"gpt"})), "p", True),
     ],
 )
-def test_the_rule_strikes_who_cannot(bond, name, forbidden):
+def test_the_rule_excludes_deployments_outside_the_affinity(bound, name, excluded):
     features = RequestFeatures(
         input_tokens=1, input_tokens_max=1, turns=1, tool_names=frozenset(), tool_errors=0, has_images=False,
-        has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, bonds=(bond,),
+        has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, bonds=(bound,),
     )  # fmt: skip
     candidate = Candidate(
-        deployment=world().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,
+        deployment=make_snapshot().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,
         output_tokens=1, expected_millijoules=0, expected_micrograms=0, longest_context=True, upstream_dialect="chat",
     )  # fmt: skip
-    assert (affinity.forbids(candidate, features) is not None) == forbidden
+    assert (affinity.forbids(candidate, features) is not None) == excluded

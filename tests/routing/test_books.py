@@ -1,4 +1,4 @@
-"""Small books of routing: how busy deployments are, who plays which part, what kinds of work look like, cascades."""
+"""Deployment load, learned task types, cascade statistics, tool result labels."""
 
 import pytest
 
@@ -8,24 +8,24 @@ from gateway.routing.deployment_load import DeploymentLoads
 from gateway.routing.tool_result_labels import tool_success_share
 from gateway.values.catalog import TaskType
 from gateway.values.request import Message
-from tests.routing.test_classifier import facts
+from tests.routing.test_classifier import features_of
 
 
-def test_busy_and_failing_deployments_are_told_from_idle_ones():
-    book = DeploymentLoads()
-    assert book.load("a", 10, now=0.0).effective_ms == 0.0
+def test_open_calls_and_failures_raise_the_load():
+    loads = DeploymentLoads()
+    assert loads.load("a", 10, now=0.0).effective_ms == 0.0
     for _ in range(10):
-        book.call_started("a")
-        book.call_ended("a", 100.0, failed=False)
-        book.call_started("b")
-        book.call_ended("b", 100.0, failed=True)
-    assert book.load("a", 10, now=0.0).effective_ms < book.load("b", 10, now=0.0).effective_ms
-    book.call_started("a")
-    assert book.load("a", 10, now=0.0).first_byte_ms == pytest.approx(200.0)
+        loads.call_started("a")
+        loads.call_ended("a", 100.0, failed=False)
+        loads.call_started("b")
+        loads.call_ended("b", 100.0, failed=True)
+    assert loads.load("a", 10, now=0.0).effective_ms < loads.load("b", 10, now=0.0).effective_ms
+    loads.call_started("a")
+    assert loads.load("a", 10, now=0.0).first_byte_ms == pytest.approx(200.0)
 
 
 @pytest.mark.parametrize(
-    "headers, tokens, tight",
+    "headers, tokens, limited",
     [
         ({}, 10, False),
         ({"x-ratelimit-remaining-requests": "0"}, 10, True),
@@ -37,44 +37,44 @@ def test_busy_and_failing_deployments_are_told_from_idle_ones():
         ({"x-ratelimit-remaining-requests": "9" * 40}, 10, False),
     ],
 )
-def test_the_room_that_a_provider_tells(headers, tokens, tight):
-    book = DeploymentLoads()
-    book.record_rate_limit_headers("a", headers, now=100.0)
-    assert book.load("a", tokens, now=101.0).rate_limited is tight
-    assert not book.load("a", tokens, now=200.0).rate_limited
+def test_rate_limit_headers_mark_a_deployment_until_they_expire(headers, tokens, limited):
+    loads = DeploymentLoads()
+    loads.record_rate_limit_headers("a", headers, now=100.0)
+    assert loads.load("a", tokens, now=101.0).rate_limited is limited
+    assert not loads.load("a", tokens, now=200.0).rate_limited
 
 
 CODE, CHAT = TaskType(name="code", tools=frozenset({"bash"}), words=frozenset({"debug"})), TaskType(name="chat")
 
 
-def test_kinds_of_work_are_learnt_from_what_is_declared():
-    kinds, types = TaskTypeClassifier(), (CODE, CHAT)
+def test_task_types_are_learned_from_declared_ones():
+    classifier, types = TaskTypeClassifier(), (CODE, CHAT)
     code, chat, between = [1.0, 0.2, 0.0], [-1.0, 0.1, 0.3], [0.0, 1.0, 0.0]
 
-    def of(place, declared=None):
-        found, confidence = match_task_type(facts("zzz"), types, declared)
-        return kinds.classify(found, confidence, types, "org", lambda: place, declared)
+    def classify(vector, declared=None):
+        matched, confidence = match_task_type(features_of("zzz"), types, declared)
+        return classifier.classify(matched, confidence, types, "org", lambda: vector, declared)
 
-    assert of(code) == (None, 0.0)
+    assert classify(code) == (None, 0.0)
     for _ in range(25):
-        of(code, "code")
-        of(chat, "chat")
-    assert of(code)[0] is CODE and of(chat)[0] is CHAT
-    assert of(code)[1] > 0.9
-    # As far from both: other. And another organisation knows nothing of it.
-    assert of([0.0, 0.0, -1.0])[0] is None or of(between)[1] < 0.9
-    found, _ = kinds.classify(None, 0.0, types, "another", lambda: code, None)
-    assert found is None
+        classify(code, "code")
+        classify(chat, "chat")
+    assert classify(code)[0] is CODE and classify(chat)[0] is CHAT
+    assert classify(code)[1] > 0.9
+    # Equally far from both is "other"; organizations do not share what they learned.
+    assert classify([0.0, 0.0, -1.0])[0] is None or classify(between)[1] < 0.9
+    matched, _ = classifier.classify(None, 0.0, types, "another", lambda: code, None)
+    assert matched is None
 
 
-def test_doubts_are_remembered_by_kind_and_complexity():
-    book = CascadeStats()
-    assert book.doubtful_share("code", 0.3, 0.2) == pytest.approx(0.2)
+def test_the_share_of_doubtful_answers_is_learned_by_task_type_and_complexity():
+    stats = CascadeStats()
+    assert stats.doubtful_share("code", 0.3, 0.2) == pytest.approx(0.2)
     for _ in range(40):
-        book.record_verified("code", 0.3, doubtful=True)
-    assert book.doubtful_share("code", 0.3, 0.2) > 0.8
-    assert book.doubtful_share("code", 0.9, 0.2) == pytest.approx(0.2)
-    assert book.doubtful_share("chat", 0.3, 0.2) == pytest.approx(0.2)
+        stats.record_verified("code", 0.3, doubtful=True)
+    assert stats.doubtful_share("code", 0.3, 0.2) > 0.8
+    assert stats.doubtful_share("code", 0.9, 0.2) == pytest.approx(0.2)
+    assert stats.doubtful_share("chat", 0.3, 0.2) == pytest.approx(0.2)
 
 
 def tool(text: object, is_error: object = None) -> Message:
@@ -82,7 +82,7 @@ def tool(text: object, is_error: object = None) -> Message:
 
 
 @pytest.mark.parametrize(
-    "messages, fared",
+    "messages, success",
     [
         ([Message(role="user", content="hi")], None),
         ([tool("12 passed in 3 s")], 1.0),
@@ -93,8 +93,8 @@ def tool(text: object, is_error: object = None) -> Message:
         ([tool("")], 0.5),
         ([tool([{"type": "text", "text": "Traceback (most recent call last)"}])], 0.0),
         ([tool([1, None])], 0.5),
-        ([tool("failed to"), Message(role="user", content="go on")], None),
+        ([tool("failed to"), Message(role="user", content="continue")], None),
     ],
 )
-def test_how_the_next_turn_tells_of_a_call(messages, fared):
-    assert tool_success_share(messages) == fared
+def test_tool_results_label_the_calls_before_them(messages, success):
+    assert tool_success_share(messages) == success

@@ -1,24 +1,24 @@
-"""The transparent classifier, on a labelled table; facts that it reads."""
+"""The transparent classifier on a labeled table; the features that it reads."""
 
 import json
 
 import pytest
 
 from gateway.dialects import chat
-from gateway.routing import classify as classify_module
+from gateway.routing import classify as classification_module
 from gateway.routing.classifiers.task_type import TaskTypeClassifier
 from gateway.routing.request_features import request_features
 from gateway.values.plan import Classification
 from tests.snapshots import snapshot
 
-WORLD = snapshot()
+SNAPSHOT = snapshot()
 
 
-def classify(found, *, declared: str | None = None) -> Classification:
-    return classify_module.classify(found, WORLD, "default", TaskTypeClassifier(), declared=declared)
+def classify(features, *, declared: str | None = None) -> Classification:
+    return classification_module.classify(features, SNAPSHOT, "default", TaskTypeClassifier(), declared=declared)
 
 
-def facts(content: object, *, history: list | None = None, **fields: object):
+def features_of(content: object, *, history: list | None = None, **fields: object):
     messages = [*(history or []), {"role": "user", "content": content}]
     return request_features(chat.parse(json.dumps({"model": "auto", "messages": messages, **fields}).encode()))
 
@@ -43,16 +43,16 @@ HARD = "Prove the theorem and derive why the concurrency design can deadlock, th
     ],
     ids=["greeting", "summary", "question", "reasoning", "code with many tools", "very long"],
 )
-def test_easy_and_hard_requests_fall_on_their_side_of_the_default_ceiling(content, fields, small):
-    assert (classify(facts(content, **fields)).complexity <= 0.45) is small
+def test_the_default_ceiling_separates_easy_from_hard_requests(content, fields, small):
+    assert (classify(features_of(content, **fields)).complexity <= 0.45) is small
 
 
-def test_failed_tools_make_a_request_harder():
+def test_failed_tools_raise_complexity():
     failing = [
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "tool_call_id": "a", "content": "Error: command not found"},
     ] * 3
-    assert classify(facts("go on", history=failing)).complexity > classify(facts("go on")).complexity
+    assert classify(features_of("continue", history=failing)).complexity > classify(features_of("continue")).complexity
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_failed_tools_make_a_request_harder():
         ("summarize the meeting", {}, "nonsense", "other"),
         ("zzz", {}, None, "other"),
     ],
-    ids=["by words", "by tools", "by more words", "as declared", "unknown declarations are other", "nothing matches"],
+    ids=["by words", "by tools", "by other words", "declared", "unknown declaration is other", "no match is other"],
 )
-def test_the_task_type(content, fields, declared, task):
-    assert classify(facts(content, **fields), declared=declared).task_type == task
+def test_task_types_are_declared_or_matched(content, fields, declared, task):
+    assert classify(features_of(content, **fields), declared=declared).task_type == task
 
 
-def test_the_reason_names_what_moved_the_verdict():
-    assert "reasoning-words" in classify(facts(HARD)).reason
-    assert classify(facts("hmm")).reason == "plain"
+def test_the_reason_names_the_signals():
+    assert "reasoning-words" in classify(features_of(HARD)).reason
+    assert classify(features_of("hmm")).reason == "no signals"
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_the_reason_names_what_moved_the_verdict():
     ["", None, [], [{"type": "text", "text": "hi"}], [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
      [1, "x", None], [{"type": "image_url", "image_url": 7}], "\u4f60\u597d" * 50],
 )  # fmt: skip
-def test_any_content_has_facts(content):
-    found = facts(content)
-    assert 0 < found.input_tokens <= found.input_tokens_max
+def test_any_content_has_features(content):
+    features = features_of(content)
+    assert 0 < features.input_tokens <= features.input_tokens_max
 
 
-def test_inline_media_count_as_pictures_and_not_as_text():
+def test_inline_media_count_as_images_and_not_as_text():
     url = "data:image/png;base64," + "A" * 400_000
-    found = facts([{"type": "image_url", "image_url": {"url": url}}])
-    assert found.has_images
-    assert found.input_tokens < 2000
+    features = features_of([{"type": "image_url", "image_url": {"url": url}}])
+    assert features.has_images
+    assert features.input_tokens < 2000

@@ -1,4 +1,4 @@
-"""When work that can wait is begun: at the greenest moment before its deadline, and never too late."""
+"""Deferred starts: the greenest time before the deadline, and never too late."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ SMALL = snapshot().deployments["small"]
 HOUR = 3600.0
 
 
-def at(grams: float, *forecast: float, name: str = "small"):
+def deployment_on(grams: float, *forecast: float, name: str = "small"):
     """A deployment on a grid with this intensity, and an hourly forecast from now on."""
     samples = tuple(IntensitySample(NOW + hour * HOUR, value) for hour, value in enumerate(forecast))
     return replace(SMALL, name=name, intensity=replace(SMALL.intensity, grams_per_kwh=grams, forecast=samples))
@@ -33,17 +33,19 @@ def at(grams: float, *forecast: float, name: str = "small"):
         (300, (300, 100), 0.5, None),
         (300, (300, 100), -1, None),
     ],
-    ids=["the greenest hour", "the greenest before the deadline", "small gains are noise", "of equals the earliest",
-         "now is the greenest", "no forecast", "nothing begins before the deadline", "it is too late already"],
+    ids=["the greenest hour", "the greenest before the deadline", "a gain below the minimum", "the earliest of equals",
+         "now is the greenest", "no forecast", "no sample before the deadline", "the deadline has passed"],
 )  # fmt: skip
-def test_the_moment(grams, forecast, hours, start):
-    found = greenest_start(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
-    assert (found - NOW) / HOUR == start if found is not None else start is None
+def test_the_greenest_start(grams, forecast, hours, start):
+    chosen = greenest_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
+    assert (chosen - NOW) / HOUR == start if chosen is not None else start is None
 
 
-def test_nobody_waits_where_the_energy_is_not_known():
+def test_requests_with_unknown_energy_are_not_deferred():
     assert (
-        greenest_start(replace(at(300, 300, 10), energy_models=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2)
+        greenest_start(
+            replace(deployment_on(300, 300, 10), energy_models=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2
+        )
         is None
     )
 
@@ -54,23 +56,23 @@ def test_nobody_waits_where_the_energy_is_not_known():
     hours=st.floats(-2, 50),
     gain=st.floats(0, 0.99),
 )
-def test_it_never_begins_too_late_nor_for_less_than_the_gain(grams, forecast, hours, gain):
-    found = greenest_start(at(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
-    if found is not None:
-        assert NOW < found <= NOW + hours * HOUR
-        assert forecast[round((found - NOW) / HOUR)] <= (1 - gain) * grams
+def test_a_start_is_never_too_late_nor_below_the_minimum_gain(grams, forecast, hours, gain):
+    chosen = greenest_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
+    if chosen is not None:
+        assert NOW < chosen <= NOW + hours * HOUR
+        assert forecast[round((chosen - NOW) / HOUR)] <= (1 - gain) * grams
 
 
 @pytest.mark.parametrize(
-    "expected, timeout, limit, room",
+    "expected, timeout, limit, lead",
     [(1, 10, 3600, 30), (60, 10, 3600, 180), (1, 600, 3600, 600), (1, 600, 100, 50), (60, 600, 100, 180)],
     ids=[
         "half a minute at least",
-        "three times what is usual",
-        "its own timeout",
-        "or half of the time",
-        "as is usual, though",
+        "three times the expected duration",
+        "the timeout",
+        "the timeout, at most half of the time",
+        "the expected duration, beyond half of the time",
     ],
 )
-def test_a_call_is_begun_with_room_before_its_deadline(expected, timeout, limit, room):
-    assert lead_seconds(expected, timeout, limit) == room
+def test_the_lead_before_the_deadline(expected, timeout, limit, lead):
+    assert lead_seconds(expected, timeout, limit) == lead

@@ -1,4 +1,4 @@
-"""The scorer: what it is shipped with, any text, and the same answer as the trees that it was made from."""
+"""The scorer: shipped weights, arbitrary text, agreement with its trained trees."""
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ ANY_TEXT = st.one_of(st.text(max_size=3000), st.text("ABCDE.()\n \\$0123456789="
 @given(ANY_TEXT, st.one_of(st.just(""), ANY_TEXT))
 @settings(deadline=None)
 def test_any_text_has_a_score(prompt, tools):
-    found = prompt_features(prompt, tools)
-    assert len(found.dense) == len(FEATURE_NAMES)
-    scored = scorer_weights.load().score(found)
+    features = prompt_features(prompt, tools)
+    assert len(features.dense) == len(FEATURE_NAMES)
+    scored = scorer_weights.load().score(features)
     assert 0 < scored.small < 1 and 0 < scored.frontier < 1 and 0 < scored.small_insufficient < 1
-    assert len(scorer_weights.load().standardize(found.dense)) == len(FEATURE_NAMES)
+    assert len(scorer_weights.load().standardize(features.dense)) == len(FEATURE_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def test_any_text_has_a_score(prompt, tools):
         "١٢٣",
     ],
 )
-def test_odd_prompts(prompt):
+def test_unusual_prompts_have_a_score(prompt):
     assert 0 < scorer_weights.load().score(prompt_features(prompt, '[{"name":')).small_insufficient < 1
 
 
 def test_only_the_ends_of_a_long_text_are_read():
     head, tail = "Prove lemma 3. " * 200, " Is it true? Why not?" * 200
-    one, other = (prompt_features(head + filling * 100_000 + tail) for filling in ("aaaa bbbb ", "1234 = { x"))
-    assert one == other
+    prose, code = (prompt_features(head + filling * 100_000 + tail) for filling in ("aaaa bbbb ", "1234 = { x"))
+    assert prose == code
 
 
-def test_words_come_back_from_their_places_and_no_others_are_kept():
+def test_only_vocabulary_words_have_indices():
     scorer = scorer_weights.load()
-    found = scorer.word_indices(frozenset({"which", "of", "my-secret-project"}))
-    assert scorer.words_at(found) == {"which", "of"}
+    indices = scorer.word_indices(frozenset({"which", "of", "my-secret-project"}))
+    assert scorer.words_at(indices) == {"which", "of"}
 
 
 @pytest.mark.parametrize(
@@ -62,30 +62,30 @@ def test_words_come_back_from_their_places_and_no_others_are_kept():
         b'[{"type":"function","name":"find","parameters":{"type":"object","properties":{},"required":["a"]}}]',
     ],
 )
-def test_tools_of_every_dialect_look_alike(raw):
-    found = dict(zip(FEATURE_NAMES, prompt_features("find a", normalized_tools(raw)).dense, strict=True))
-    assert (found["tools tools"], found["tools required"], found["tools named"]) == (1, 1, 1)
+def test_tools_of_every_dialect_have_the_same_features(raw):
+    features = dict(zip(FEATURE_NAMES, prompt_features("find a", normalized_tools(raw)).dense, strict=True))
+    assert (features["tools tools"], features["tools required"], features["tools named"]) == (1, 1, 1)
 
 
 def rows(count: int) -> list[labelled_prompts.LabelledPrompt]:
     randomness = np.random.default_rng(1)
-    found = []
+    prompts = []
     for number in range(count):
         hard = bool(randomness.random() < 0.5)
         text = f"Prove lemma {number} of algebra." if hard else f"Say hello to guest {number}."
         small = float(randomness.random() < (0.2 if hard else 0.9))
-        found.append(
+        prompts.append(
             labelled_prompts.LabelledPrompt(
                 id=str(number), source="a", prompt=text, small_score=small, large_score=float(randomness.random() < 0.9)
             )
         )
-    return found
+    return prompts
 
 
 GROWTH = TreeParameters(trees=12, leaves=4, least=10)
 
 
-def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_say():
+def test_training_is_reproducible_and_the_scorer_agrees_with_the_trees():
     data = rows(400)
     trained = train_scorer.TrainedScorer(data, GROWTH)
     again = train_scorer.weights_file(
@@ -93,10 +93,10 @@ def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_sa
     )
     assert train_scorer.weights_file(trained, train_scorer.provenance(data, GROWTH, 0)) == again
     scorer = Scorer("x", trained.document())
-    found = [prompt_features(row.prompt) for row in data]
-    told, said = trained.predict(found), [scorer.score(one) for one in found]
-    assert np.abs(told[:, 0] - [one.small for one in said]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
-    assert np.abs(told[:, 1] - [one.frontier for one in said]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
+    features = [prompt_features(row.prompt) for row in data]
+    expected, scored = trained.predict(features), [scorer.score(row) for row in features]
+    assert np.abs(expected[:, 0] - [prediction.small for prediction in scored]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
+    assert np.abs(expected[:, 1] - [prediction.frontier for prediction in scored]).max() < 12 / LEAF_VALUE_SCALE + 1e-6
     hard, easy = (
         scorer.score(prompt_features("Prove lemma 3 of algebra.")),
         scorer.score(prompt_features("Say hello to guest 3.")),
@@ -104,7 +104,7 @@ def test_the_same_data_give_the_same_bytes_and_the_scorer_says_what_the_trees_sa
     assert hard.small_insufficient > easy.small_insufficient
 
 
-def test_trees_learn_what_no_line_can():
+def test_trees_learn_exclusive_or():
     randomness = np.random.default_rng(2)
     inputs = randomness.random((2000, 3))
     odd = ((inputs[:, 0] > 0.5) != (inputs[:, 1] > 0.5)).astype(float)
@@ -113,11 +113,11 @@ def test_trees_learn_what_no_line_can():
     base, grown = boosted_trees.fit_trees(
         boosted_trees.bin_inputs(inputs, thresholds), targets, weights, TreeParameters(trees=60, features=1.0)
     )
-    told = boosted_trees.predict(base, grown, boosted_trees.bin_inputs(inputs, thresholds))
-    assert np.mean((told[:, 1] > 0.5) == (odd > 0.5)) > 0.97
+    predicted = boosted_trees.predict(base, grown, boosted_trees.bin_inputs(inputs, thresholds))
+    assert np.mean((predicted[:, 1] > 0.5) == (odd > 0.5)) > 0.97
 
 
-def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
+def test_soft_labels_use_the_scores_of_other_models():
     hard = [
         labelled_prompts.LabelledPrompt(
             id=f"{n}", source="a", prompt="x", small_score=1.0 if n == 0 else float(n % 2), large_score=1.0, small_model="s",
@@ -126,6 +126,6 @@ def test_soft_labels_lean_on_what_other_models_made_of_a_prompt():
         for n in range(60)
     ]  # fmt: skip
     soft = train_scorer.soft_labels(hard)
-    # The first was lucky: all models like it fail there.
+    # The first success was luck: similar models fail there.
     assert soft[0, 0] < 0.6
     assert ((soft >= 0) & (soft <= 1)).all()

@@ -1,4 +1,4 @@
-"""A requested frontier share is held, whatever the scores do."""
+"""Share controller: a requested frontier share is held, whatever the scores do."""
 
 import random
 
@@ -10,9 +10,9 @@ from gateway.routing.share_controller import ShareController
 
 
 def share_of(scores, share: float) -> float:
-    book = ShareController()
-    given_ = [book.wants_frontier("a", score, share) for score in scores]
-    return sum(given_) / len(given_)
+    controller = ShareController()
+    chosen = [controller.wants_frontier("a", score, share) for score in scores]
+    return sum(chosen) / len(chosen)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8])
@@ -32,29 +32,29 @@ def test_the_share_is_held_to_three_points(share, draw):
     assert abs(share_of([draw(randomness, n) for n in range(1000)], share) - share) <= 0.03
 
 
-def test_those_that_want_it_most_get_it():
-    randomness, book = random.Random(1), ShareController()
+def test_the_highest_scores_go_to_the_frontier():
+    randomness, controller = random.Random(1), ShareController()
     scores = [randomness.random() for _ in range(2000)]
-    chosen = [book.wants_frontier("a", score, 0.3) for score in scores]
+    chosen = [controller.wants_frontier("a", score, 0.3) for score in scores]
     high = sum(score for score, frontier in zip(scores, chosen, strict=True) if frontier) / sum(chosen)
     assert high > 0.8
 
 
 @pytest.mark.parametrize("share, expected", [(0.0, 0.0), (1.0, 1.0)])
-def test_nothing_and_everything(share, expected):
+def test_shares_of_zero_and_one_are_exact(share, expected):
     assert share_of([random.Random(1).random() for _ in range(200)], share) == expected
 
 
-def test_names_hold_shares_of_their_own():
-    book = ShareController()
+def test_each_name_has_its_own_share():
+    controller = ShareController()
     for _ in range(200):
-        assert book.wants_frontier("all", 0.1, 1.0)
-        assert not book.wants_frontier("none", 0.9, 0.0)
+        assert controller.wants_frontier("all", 0.1, 1.0)
+        assert not controller.wants_frontier("none", 0.9, 0.0)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=300), st.floats(0, 1))
-def test_it_never_strays_further_than_what_it_may_owe(scores, share):
-    book, owed = ShareController(), 0.0
+def test_the_deficit_stays_bounded(scores, share):
+    controller, deficit = ShareController(), 0.0
     for score in scores:
-        owed += share - book.wants_frontier("a", score, share)
-    assert abs(owed) <= 60
+        deficit += share - controller.wants_frontier("a", score, share)
+    assert abs(deficit) <= 60

@@ -1,4 +1,4 @@
-"""Aims: which tier will do, on what grounds, and shares that hold whatever roles and economics do."""
+"""Tier targets: which tier suffices, on what basis, and shares that hold."""
 
 import random
 
@@ -12,7 +12,7 @@ from gateway.values.quality import Role
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 
-def verdict(complexity: float) -> Classification:
+def classification(complexity: float) -> Classification:
     return Classification(complexity=complexity, task_type="other", confidence=0.0, reason="test")
 
 
@@ -22,27 +22,26 @@ def three_tiers(more: str):
     return parse(text.replace("auto: {candidates: [small,", "auto: {candidates: [small, medium,"), "t", ENV)[0]
 
 
-def realised(at, roles, count: int = 2000) -> float:
-    """The share that aims at the top of the requests whose role leaves a choice."""
-    aims, randomness, high, asked = TierTargets(), random.Random(1), 0, 0
+def realized_share(config, roles, count: int = 2000) -> float:
+    """The realized share of requests targeted config the frontier."""
+    targets, randomness, high = TierTargets(), random.Random(1), 0
     for number in range(count):
         role = roles[number % len(roles)]
-        target = aims.choose(at.routes["auto"], verdict(randomness.random()), "default", at, role)
-        asked += 1
+        target = targets.choose(config.routes["auto"], classification(randomness.random()), "default", config, role)
         high += target.tier == Tier.frontier
-    return high / asked
+    return high / count
 
 
-def test_a_share_is_made_good_by_others_where_a_role_stays_below():
-    at = three_tiers("quality: {frontier_share: 0.3}")
-    assert realised(at, [None, Role(name="r", tier_max=Tier.medium)]) == pytest.approx(0.3, abs=0.03)
+def test_a_share_is_held_by_the_other_requests_where_a_role_is_limited():
+    config = three_tiers("quality: {frontier_share: 0.3}")
+    assert realized_share(config, [None, Role(name="r", tier_max=Tier.medium)]) == pytest.approx(0.3, abs=0.03)
 
 
-def test_a_role_that_leaves_no_choice_is_no_part_of_a_share():
-    at = snapshot(more="quality: {frontier_share: 0.5}")
-    aims, role = TierTargets(), Role(name="r", tier_max=Tier.small)
-    found = [aims.choose(at.routes["auto"], verdict(0.9), "default", at, role) for _ in range(50)]
-    assert {(target.tier, target.basis, target.tier_max) for target in found} == {(Tier.small, "role", Tier.small)}
+def test_a_role_with_one_tier_counts_on_no_share():
+    config = snapshot(more="quality: {frontier_share: 0.5}")
+    targets, role = TierTargets(), Role(name="r", tier_max=Tier.small)
+    chosen = [targets.choose(config.routes["auto"], classification(0.9), "default", config, role) for _ in range(50)]
+    assert {(target.tier, target.basis, target.tier_max) for target in chosen} == {(Tier.small, "role", Tier.small)}
 
 
 @pytest.mark.parametrize(
@@ -54,17 +53,22 @@ def test_a_role_that_leaves_no_choice_is_no_part_of_a_share():
         (None, Tier.small),
     ],
 )
-def test_roles_bound_what_ceilings_say(role, tier):
-    at = snapshot()
-    assert TierTargets().choose(at.routes["auto"], verdict(0.1), "default", at, role).tier == tier
+def test_roles_bound_the_ceilings(role, tier):
+    config = snapshot()
+    assert TierTargets().choose(config.routes["auto"], classification(0.1), "default", config, role).tier == tier
 
 
-def test_where_it_went_in_the_end_is_what_counts():
-    at, aims, randomness, served = snapshot(more="quality: {frontier_share: 0.5}"), TierTargets(), random.Random(2), 0
+def test_shares_count_the_tier_that_served():
+    config, targets, randomness, served = (
+        snapshot(more="quality: {frontier_share: 0.5}"),
+        TierTargets(),
+        random.Random(2),
+        0,
+    )
     for _ in range(1000):
-        target = aims.choose(at.routes["auto"], verdict(randomness.random()), "default", at)
-        # One in four that should go there stays below.
+        target = targets.choose(config.routes["auto"], classification(randomness.random()), "default", config)
+        # One in four frontier requests is served below it.
         tier = target.tier if target.tier == Tier.small or randomness.random() > 0.25 else Tier.small
         served += tier == Tier.frontier
-        aims.record_served(target, tier, Tier.frontier)
+        targets.record_served(target, tier, Tier.frontier)
     assert served / 1000 == pytest.approx(0.5, abs=0.05)

@@ -1,4 +1,4 @@
-"""What speaks against a small model's answer, in every dialect."""
+"""The verifier: doubts about a small model's response, in every dialect."""
 
 import pytest
 
@@ -28,52 +28,52 @@ TOOLS = OutputConstraints(tools={"lookup": LOOKUP})
     "document, form, expected",
     [
         (chat(), OutputConstraints(), ()),
-        (chat("Par", "length"), OutputConstraints(), ("cut off",)),
-        (chat("", "content_filter"), OutputConstraints(), ("refuses", "says nothing")),
-        (chat("I'm sorry, but I can't help with that."), OutputConstraints(), ("refuses",)),
+        (chat("Par", "length"), OutputConstraints(), ("truncated",)),
+        (chat("", "content_filter"), OutputConstraints(), ("refusal", "empty response")),
+        (chat("I'm sorry, but I can't help with that."), OutputConstraints(), ("refusal",)),
         (chat("She said: I'm sure. " * 40 + "I cannot help"), OutputConstraints(), ()),
-        (chat(""), OutputConstraints(), ("says nothing",)),
+        (chat(""), OutputConstraints(), ("empty response",)),
         (chat("{}"), OutputConstraints(schema={"type": "object"}), ()),
-        (chat("Sure: {}"), OutputConstraints(schema={"type": "object"}), ("answer is not JSON",)),
-        (chat('{"days": 1}'), OutputConstraints(schema=LOOKUP), ("answer does not fit its schema",)),
+        (chat("Sure: {}"), OutputConstraints(schema={"type": "object"}), ("response is not JSON",)),
+        (chat('{"days": 1}'), OutputConstraints(schema=LOOKUP), ("response does not match its schema",)),
         (chat(), OutputConstraints(tools={"lookup": LOOKUP}, tool_call_required=True), ("no tool call",)),
         (call("lookup", '{"city": "Paris"}'), TOOLS, ()),
-        (call("lookup", '{"days": 2}'), TOOLS, ("call does not fit its schema",)),
-        (call("lookup", "{city"), TOOLS, ("call is not JSON",)),
-        (call("rm", "{}"), TOOLS, ("calls a tool that was not offered",)),
+        (call("lookup", '{"days": 2}'), TOOLS, ("tool call does not match its schema",)),
+        (call("lookup", "{city"), TOOLS, ("tool call is not JSON",)),
+        (call("rm", "{}"), TOOLS, ("call of a tool not offered",)),
         ({"content": [{"type": "text", "text": "Paris."}], "stop_reason": "end_turn"}, OutputConstraints(), ()),
-        ({"content": [{"type": "text", "text": "Par"}], "stop_reason": "max_tokens"}, OutputConstraints(), ("cut off",)),
-        ({"content": [{"type": "tool_use", "name": "lookup", "input": {"city": 3}}]}, TOOLS, ("call does not fit its schema",)),
+        ({"content": [{"type": "text", "text": "Par"}], "stop_reason": "max_tokens"}, OutputConstraints(), ("truncated",)),
+        ({"content": [{"type": "tool_use", "name": "lookup", "input": {"city": 3}}]}, TOOLS, ("tool call does not match its schema",)),
         ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}], "status": "completed"}, OutputConstraints(), ()),
-        ({"output": [{"type": "function_call", "name": "lookup", "arguments": "{}"}], "status": "completed"}, TOOLS, ("call does not fit its schema",)),
-        ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, OutputConstraints(), ("refuses",)),
+        ({"output": [{"type": "function_call", "name": "lookup", "arguments": "{}"}], "status": "completed"}, TOOLS, ("tool call does not match its schema",)),
+        ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, OutputConstraints(), ("refusal",)),
         (chat("Par", "length"), OutputConstraints(has_output_limit=True), ()),
         (chat("Par", ["length"]), OutputConstraints(), ()),
         (chat(None, tool_calls=[{"id": "a", "type": "custom", "custom": {"name": "x", "input": "y"}}]), OutputConstraints(tool_call_required=True), ()),
         (chat(None, audio={"id": "x"}), OutputConstraints(), ()),
         (chat(None, function_call={"name": "f", "arguments": "{}"}), OutputConstraints(), ()),
         ({"output": [{"type": "custom_tool_call", "name": "x", "input": "y"}]}, OutputConstraints(), ()),
-        ({"output": [{"type": "reasoning"}]}, OutputConstraints(), ("says nothing",)),
+        ({"output": [{"type": "reasoning"}]}, OutputConstraints(), ("empty response",)),
         ({"content": [{"type": "server_tool_use"}]}, OutputConstraints(), ()),
         (chat('{"a": 1}'), OutputConstraints(schema={"type": [["object"]]}), ()),
-        ({"nonsense": 1}, OutputConstraints(), ("says nothing",)),
-        ({"choices": []}, OutputConstraints(), ("says nothing",)),
-        ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, OutputConstraints(), ("says nothing",)),
+        ({"nonsense": 1}, OutputConstraints(), ("empty response",)),
+        ({"choices": []}, OutputConstraints(), ("empty response",)),
+        ({"choices": [{"message": {"content": [1]}, "logprobs": {"content": [{"top_logprobs": "x"}]}}]}, OutputConstraints(), ("empty response",)),
     ],
 )  # fmt: skip
-def test_what_speaks_against_an_answer(document, form, expected):
+def test_the_checks_that_a_response_fails(document, form, expected):
     assert doubts(parse_answer(document), form) == expected
 
 
 @pytest.mark.parametrize("gap, doubted", [(0.1, True), (5.0, False)])
-def test_tokens_chosen_with_hesitation(gap, doubted):
+def test_a_small_logprob_margin_is_doubtful(gap, doubted):
     tokens = [{"logprob": -0.1, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - gap}]}] * 5
     document = {"choices": [{"message": {"content": "Paris."}, "logprobs": {"content": tokens}}]}
-    assert ("hesitates" in doubts(parse_answer(document), OutputConstraints())) is doubted
+    assert ("low token confidence" in doubts(parse_answer(document), OutputConstraints())) is doubted
 
 
 @pytest.mark.parametrize(
-    "value, schema, right",
+    "value, schema, matches",
     [
         (1, {"type": "integer"}, True), (1.0, {"type": "integer"}, True), (True, {"type": "integer"}, False),
         (1.5, {"type": ["integer", "null"]}, False), (None, {"type": ["integer", "null"]}, True),
@@ -82,8 +82,8 @@ def test_tokens_chosen_with_hesitation(gap, doubted):
         ("anything", {"$ref": "#/x"}, True), ("anything", 7, True), ({"a": 1}, {"required": [7]}, True),
     ],
 )  # fmt: skip
-def test_what_fits_a_schema(value, schema, right):
-    assert matches_schema(value, schema) is right
+def test_values_match_schemas(value, schema, matches):
+    assert matches_schema(value, schema) is matches
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_fits_a_schema(value, schema, right):
         ("responses", b'{"model":"m","input":"x","tools":[{"type":"function","name":"lookup","parameters":{"type":"object"}}],"tool_choice":"required","text":{"format":{"type":"json_schema","name":"n","schema":{"type":"object"}}}}'),
     ],
 )  # fmt: skip
-def test_what_a_request_asks_its_answer_to_be_like(dialect, body):
+def test_output_constraints_are_parsed_from_every_dialect(dialect, body):
     form = parse_output_constraints(PARSERS[dialect](body))
     limited = dialect == "messages"
     assert form == OutputConstraints(

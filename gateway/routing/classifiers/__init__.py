@@ -1,6 +1,5 @@
-"""Classifiers: Facts -> Verdict (complexity, task type, confidence, reason).
+"""Classifiers: RequestFeatures -> Classification (complexity, task type, reason).
 
-`task_type` says what kind of work it is, `transparent` and `learned` how hard it looks; both give log-odds, to which a
-kind of work, a role and what was learnt from own traffic add theirs. To add one: a file, a line in `opinion`, a
-labelled table in the tests.
+`task_type` finds the task type; `transparent` and `learned` give the log-odds of complexity, to which task type, role
+and own traffic add theirs. To add one: a file, a line in `classify.py`, a labeled table in the tests.
 """

@@ -1,8 +1,7 @@
-"""What kind of work a request is: what the caller says, else what the configuration recognises, else what the kinds
-look like. A book: the last of these is learnt from the first two.
+"""Task types: declared by the caller, matched by configuration, or learned.
 
-The learnt part compares a prompt's numbers, as the scorer places them, with the mean of each kind, by cosine. What is near to
-none, or as near to two, is `other`.
+The learned part, trained on the other two, compares a prompt's standardized features with the mean of each task type,
+by cosine. What is near to none, or equally near to two, is `other`.
 """
 
 import math
@@ -14,16 +13,15 @@ from ...values.catalog import TaskType
 from ...values.plan import RequestFeatures
 from ...values.quality import OTHER_TASK_TYPE
 
-# Confidence in a task type: said by the caller, by the tools that are offered.
+# Confidence in a task type that the caller declared, and in one matched by its tools.
 _CALLER_CONFIDENCE, _TOOLS_CONFIDENCE = 1.0, 0.9
-# How sharply a difference of cosines tells two kinds apart, and how sure one has to be, both by hand: with eight kinds as
-# near as each other each gets an eighth.
+# Softmax factor on cosines, and the confidence required, both set by hand: eight equally near types get an eighth each.
 _SHARPNESS, _CONFIDENCE_MIN = 12.0, 0.5
-# Prompts of a kind that have to be seen before what they look like counts.
+# Prompts of a task type before its mean is used.
 _PROMPTS_MIN = 20
-# The mean place moves by no less than this with each prompt: kinds of work change.
+# Least weight of the newest prompt in a mean: task types drift.
 _STEP_MIN = 0.005
-# Organisations whose kinds are told apart.
+# Organizations kept.
 _ORGS_MAX = 1_000
 Vector = Sequence[float]
 
@@ -37,67 +35,71 @@ class _Centroid:
 
 
 class TaskTypeClassifier:
-    """What each organisation's kinds of work look like; bounded."""
+    """Mean prompt features of each organization's task types; bounded."""
 
     def __init__(self) -> None:
         self._centroids_by_org: OrderedDict[str, dict[str, _Centroid]] = OrderedDict()
 
     def classify(
         self,
-        found: TaskType | None,
+        matched: TaskType | None,
         confidence: float,
         task_types: Sequence[TaskType],
         org: str,
-        place: Callable[[], Vector],
+        standardized: Callable[[], Vector],
         declared: str | None,
     ) -> tuple[TaskType | None, float]:
-        """(the kind, None for other; confidence in [0, 1]) of what was matched so; `place` gives the prompt's."""
-        if found is not None:
+        """(task type, None for other; confidence in [0, 1]).
+
+        matched, confidence: result of match_task_type
+        standardized: gives the prompt's features in standard deviations; called only when needed
+        """
+        if matched is not None:
             if confidence >= _TOOLS_CONFIDENCE:
-                self._learn(org, found.name, place())
-            return found, confidence
+                self._learn(org, matched.name, standardized())
+            return matched, confidence
         if declared is not None or org not in self._centroids_by_org:
             return None, confidence
-        return self._nearest(org, task_types, place())
+        return self._nearest(org, task_types, standardized())
 
-    def _learn(self, org: str, name: str, place: Vector) -> None:
-        kinds = self._centroids_by_org.get(org)
-        if kinds is None:
-            kinds = self._centroids_by_org[org] = {}
+    def _learn(self, org: str, name: str, vector: Vector) -> None:
+        centroids = self._centroids_by_org.get(org)
+        if centroids is None:
+            centroids = self._centroids_by_org[org] = {}
             if len(self._centroids_by_org) > _ORGS_MAX:
                 self._centroids_by_org.popitem(last=False)
-        kind = kinds.get(name)
-        if kind is None:
-            kind = kinds[name] = _Centroid()
-            kind.mean = list(place)
-        kind.count += 1
-        step = max(_STEP_MIN, 1 / kind.count)
-        mean = kind.mean
-        for axis, value in enumerate(place):
+        centroid = centroids.get(name)
+        if centroid is None:
+            centroid = centroids[name] = _Centroid()
+            centroid.mean = list(vector)
+        centroid.count += 1
+        step = max(_STEP_MIN, 1 / centroid.count)
+        mean = centroid.mean
+        for axis, value in enumerate(vector):
             mean[axis] += step * (value - mean[axis])
 
-    def _nearest(self, org: str, task_types: Sequence[TaskType], place: Vector) -> tuple[TaskType | None, float]:
-        kinds = self._centroids_by_org.get(org)
-        if not kinds:
+    def _nearest(self, org: str, task_types: Sequence[TaskType], vector: Vector) -> tuple[TaskType | None, float]:
+        centroids = self._centroids_by_org.get(org)
+        if not centroids:
             return None, 0.0
-        known = [
-            (task, kinds[task.name])
+        learned = [
+            (task, centroids[task.name])
             for task in task_types
-            if task.name in kinds and kinds[task.name].count >= _PROMPTS_MIN
+            if task.name in centroids and centroids[task.name].count >= _PROMPTS_MIN
         ]
-        if len(known) < 2:
-            # With one kind alone everything is nearest to it.
+        if len(learned) < 2:
+            # With a single task type everything is nearest to it.
             return None, 0.0
-        nears = [math.exp(_SHARPNESS * _cosine(place, kind.mean)) for _, kind in known]
-        best = max(range(len(known)), key=nears.__getitem__)
-        confidence = nears[best] / sum(nears)
-        return (known[best][0], confidence) if confidence >= _CONFIDENCE_MIN else (None, 1 - confidence)
+        weights = [math.exp(_SHARPNESS * _cosine(vector, centroid.mean)) for _, centroid in learned]
+        best = max(range(len(learned)), key=weights.__getitem__)
+        confidence = weights[best] / sum(weights)
+        return (learned[best][0], confidence) if confidence >= _CONFIDENCE_MIN else (None, 1 - confidence)
 
 
 def match_task_type(
     features: RequestFeatures, task_types: Sequence[TaskType], declared: str | None
 ) -> tuple[TaskType | None, float]:
-    """What the caller or the configuration says: the kind and confidence in [0, 1]; unknown names are other."""
+    """(task type or None, confidence in [0, 1]) by declaration, tools or words."""
     if declared is not None:
         return next((task for task in task_types if task.name == declared), None), _CALLER_CONFIDENCE
     for task in task_types:
@@ -117,5 +119,5 @@ def _cosine(one: Vector, other: Vector) -> float:
 
 
 def task_type_name(task: TaskType | None) -> str:
-    """Its name in the ledger."""
+    """The task type's name in the ledger."""
     return task.name if task is not None else OTHER_TASK_TYPE

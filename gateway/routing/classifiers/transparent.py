@@ -1,7 +1,7 @@
-"""The transparent classifier: a short list of signals with fixed weights, so that each verdict can be read.
+"""The transparent classifier: a few signals with fixed, readable weights.
 
-The weights are a starting point set by hand, in log-odds: they are not calibrated on data, and a learned classifier
-takes this one's place where labels exist. Complexity is the logistic of their sum.
+The weights are log-odds set by hand, not calibrated on data; the learned classifier is. Complexity is the logistic of
+their sum.
 """
 
 import math
@@ -61,12 +61,12 @@ _ROUTINE_WORDS = frozenset(
     ]
 )
 
-# Log-odds of a plain short question: most such requests are served well by a small model.
+# Log-odds of a short question without signals: a small model serves most of them well.
 _BASE_LOG_ODDS = -1.2
-# (name in the reason, weight); `_values` gives each signal's value in [0, 1] in the same order.
+# (name in the reason, weight); `_signal_values` gives each signal's value in [0, 1] in the same order.
 _SIGNALS = (
     ("long-input", 1.6),
-    ("long-ask", 0.8),
+    ("long-prompt", 0.8),
     ("reasoning-words", 1.8),
     ("routine-words", -1.2),
     ("code", 0.9),
@@ -79,25 +79,25 @@ _SIGNALS = (
 
 
 def log_odds(features: RequestFeatures) -> tuple[float, list[tuple[str, float]]]:
-    """The base, and each signal's name with what it moves the log-odds by."""
-    moves = [
+    """(base log-odds, named shifts to add)."""
+    shifts = [
         (name, weight * value)
         for (name, weight), value in zip(_SIGNALS, _signal_values(features), strict=True)
         if value
     ]
-    return _BASE_LOG_ODDS, moves
+    return _BASE_LOG_ODDS, shifts
 
 
-def _signal_values(f: RequestFeatures) -> tuple[float, ...]:
+def _signal_values(features: RequestFeatures) -> tuple[float, ...]:
     return (
-        min(1.0, math.log2(1 + f.input_tokens / 1000) / 5),
-        min(1.0, f.newest_chars / 2000),
-        min(1.0, len(f.words & _REASONING_WORDS) / 3),
-        min(1.0, len(f.words & _ROUTINE_WORDS) / 2),
-        min(1.0, f.code_share / 0.08),
-        min(1.0, len(f.tool_names) / 20),
-        min(1.0, f.tool_errors / 3),
-        min(1.0, f.turns / 60),
-        float(f.has_schema),
-        float(f.has_images),
+        min(1.0, math.log2(1 + features.input_tokens / 1000) / 5),
+        min(1.0, features.newest_chars / 2000),
+        min(1.0, len(features.words & _REASONING_WORDS) / 3),
+        min(1.0, len(features.words & _ROUTINE_WORDS) / 2),
+        min(1.0, features.code_share / 0.08),
+        min(1.0, len(features.tool_names) / 20),
+        min(1.0, features.tool_errors / 3),
+        min(1.0, features.turns / 60),
+        float(features.has_schema),
+        float(features.has_images),
     )

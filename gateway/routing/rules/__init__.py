@@ -1,6 +1,6 @@
-"""Rules: each takes what is known and says why a candidate may not serve (a reason), or None. Pure.
+"""Rules: each returns why a candidate may not serve the request, or None. Pure.
 
-To add one: a file like `capability.py`, a line here, a table of accept and refuse.
+To add one: a file like `capability.py`, a line here, a table of accepted and excluded candidates in the tests.
 """
 
 from . import affinity, batch, capability, circuit_breaker, footprint_cap, role, translation, zone

@@ -1,16 +1,16 @@
-"""A candidate that cannot read what the conversation's history holds is struck."""
+"""Excludes candidates that cannot read the state in the conversation's history."""
 
 from ...values.plan import RequestFeatures
 from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Why this deployment cannot go on with the conversation, None if it can."""
+    """Why the deployment cannot continue the conversation, None if it can."""
     deployment = candidate.deployment
     for affinity in features.bonds:
         if affinity.providers is not None and deployment.provider not in affinity.providers:
-            where = ", ".join(sorted(affinity.providers)) or "no candidate here"
-            return f"bound: the history holds {affinity.cause}, readable by {where}"
+            readers = ", ".join(sorted(affinity.providers)) or "no candidate of this route"
+            return f"affinity: {affinity.cause} readable only by {readers}"
         if affinity.models is not None and deployment.model not in affinity.models:
-            return f"bound to {affinity.cause} ({', '.join(sorted(affinity.models))})"
+            return f"affinity: {affinity.cause} of {', '.join(sorted(affinity.models))}"
     return None

@@ -1,11 +1,11 @@
-"""A batch deployment serves work that can wait, and no other."""
+"""Excludes batch deployments from requests that are not deferrable."""
 
 from ...values.plan import RequestFeatures
 from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Why it may not serve this request, None if it may. `facts` are not needed here."""
+    """Why the deployment may not serve the request, None if it may."""
     if candidate.deployment.is_batch and not candidate.deferrable:
-        return "batch: for work that can wait (x-penstock-defer, or energy's defer)"
+        return "batch: serves deferrable requests only (x-penstock-defer, or energy.defer)"
     return None

@@ -1,4 +1,4 @@
-"""What rules and the plan know about one candidate: the deployment and what this request is expected to take there."""
+"""A candidate: a deployment and this request's figures there."""
 
 from ...values.base import Value
 from ...values.catalog import Deployment, Tier
@@ -8,15 +8,29 @@ from ..deployment_load import IDLE, DeploymentLoad
 
 
 class Candidate(Value, frozen=True, kw_only=True):
-    """A deployment with this request's figures: holds are worst cases, expected ones assume a usual answer's length.
+    """A deployment with this request's figures.
 
-    `hold_nusd` is None where no price is known, `output_tokens` the usual length of its answers (all choices together).
-    `expected_micrograms` is operational carbon by `signal`, the intensity that carbon is weighed by here. `green` is what is asked of energy and
-    carbon, `most` the highest tier that may be used (None: any). `warm`: its cache holds part of the input; `late`: it
-    would miss the deadline; `deferrable`: the request is work that can wait.
-    `roomiest`: no candidate of the route takes a longer context. `speech` is the dialect in which it would be spoken to,
-    None if there is none; `uncarried` says what of the request cannot be said there. `resting`: others come first;
-    `open_seconds` > 0: its circuit is open for so long.
+    Holds are worst cases; expected figures assume a response of usual length.
+
+    deployment: the deployment
+    output_tokens: usual output tokens, all choices together
+    output_tokens_max: most output tokens, all choices together
+    hold_nusd: worst-case price, None if unpriced
+    hold_millijoules: worst-case energy, None if unknown
+    expected_millijoules: expected energy, 0 if unknown or not needed
+    expected_micrograms: expected operational carbon by `intensity_signal`, 0 if unknown or not needed
+    energy_policy: the operator's preferences on energy and carbon
+    intensity_signal: "average" or "marginal"
+    deferrable: the request may wait
+    longest_context: no candidate of the route takes a longer context
+    upstream_dialect: dialect of the call, None if it supports none that fits
+    not_translatable: what of the request cannot be translated to it
+    tier_max: highest tier that may be used, None for any
+    cache_warm: its cache holds part of the input
+    load: its load
+    misses_deadline: it is expected to miss the request's deadline
+    deprioritized: tried after the others
+    circuit_open_seconds: seconds for which its circuit breaker stays open, 0 if it is not open
     """
 
     deployment: Deployment

@@ -1,4 +1,4 @@
-"""A candidate that cannot take the request is struck: context, pictures, tools, structured output."""
+"""Excludes candidates without the context, vision, tools or structured output."""
 
 from ...values.plan import RequestFeatures
 from ...values.units import message_number
@@ -6,11 +6,12 @@ from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Why this deployment cannot serve the request, None if it can."""
+    """Why the deployment cannot serve the request, None if it can."""
     deployment = candidate.deployment
-    # The count is an estimate: the roomiest is never struck for it, its provider knows and says so in its own words.
+    # The count is an estimate, so the longest context is never excluded for it: its provider counts exactly.
     if features.input_tokens > deployment.context_tokens_max and not candidate.longest_context:
-        return f"context: about {message_number(features.input_tokens)} tokens, takes {message_number(deployment.context_tokens_max)}"
+        tokens, limit = message_number(features.input_tokens), message_number(deployment.context_tokens_max)
+        return f"context: about {tokens} tokens, limit {limit}"
     if features.has_images and not deployment.vision:
         return "no vision"
     if features.tool_names and not deployment.tools:

@@ -1,4 +1,4 @@
-"""A candidate whose circuit is open is struck: it kept failing, and one request at a time tries it again."""
+"""Excludes candidates whose circuit breaker is open."""
 
 import math
 
@@ -7,6 +7,6 @@ from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures | None = None) -> str | None:
-    """For how long it is not dialled, None if it is. `facts` are not needed here."""
+    """For how long the deployment is not dialed, None if it is."""
     seconds = candidate.circuit_open_seconds
-    return f"circuit open for {math.ceil(seconds)} s after failures" if seconds > 0 else None
+    return f"circuit breaker open for {math.ceil(seconds)} s after repeated failures" if seconds > 0 else None

@@ -1,5 +1,6 @@
-"""A candidate whose expected energy or carbon is above the operator's cap for one request is struck, and so is one of which
-that is not known: a cap is a promise.
+"""Excludes candidates above the operator's energy or carbon cap for one request.
+
+A candidate with an unknown footprint is excluded too: a cap is a promise.
 """
 
 from ...carbon.footprint import carbon_micrograms_at
@@ -9,7 +10,7 @@ from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Why this deployment would take too much, None if it would not. `facts` are not needed here."""
+    """Why the deployment exceeds a cap, None if it does not."""
     energy_cap, carbon_cap = (
         candidate.energy_policy.energy_millijoules_max,
         candidate.energy_policy.carbon_micrograms_max,
@@ -18,13 +19,13 @@ def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
         return None
     deployment = candidate.deployment
     if deployment.energy_models is None:
-        return "footprint: not known, and there is a cap on it"
+        return "footprint: unknown, but capped"
     if energy_cap is not None and candidate.expected_millijoules > energy_cap:
         expected = candidate.expected_millijoules / MILLIJOULES_PER_WH
         return f"energy: about {expected:.3g} Wh, cap {energy_cap / MILLIJOULES_PER_WH:.3g} Wh"
     if carbon_cap is None:
         return None
-    # As it will be reported: by the average intensity, embodied included.
+    # As reported: average intensity, embodied carbon included.
     grid = deployment.intensity.grams_per_kwh
     emitted = carbon_micrograms_at(deployment.energy_models, grid, candidate.expected_millijoules)
     if emitted <= carbon_cap:

@@ -1,11 +1,11 @@
-"""A candidate to whose dialect the request cannot be carried whole is struck, before anything is dialled."""
+"""Excludes candidates to whose dialect the request cannot be translated."""
 
 from ...values.plan import RequestFeatures
 from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Which field has no counterpart there, None if all have. `facts` are not needed here."""
+    """Which field has no counterpart there, None if all have one."""
     if candidate.upstream_dialect is None:
-        return "does not speak the caller's dialect, nor one that it can be carried to"
+        return "dialect: supports neither the caller's nor one to translate to"
     return candidate.not_translatable.message if candidate.not_translatable is not None else None

@@ -1,4 +1,4 @@
-"""A candidate that stands on another grid than those the operator allows is struck."""
+"""Excludes candidates outside the allowed grid zones and cloud regions."""
 
 from fnmatch import fnmatchcase
 
@@ -7,12 +7,12 @@ from .candidate import Candidate
 
 
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
-    """Why it may not serve from there, None if it may. `facts` are not needed here."""
+    """Why the deployment's location is not allowed, None if it is."""
     zones = candidate.energy_policy.allowed_zones
     if not zones:
         return None
     deployment = candidate.deployment
-    places = [place for place in (deployment.annual_intensity.zone, deployment.cloud_region) if place]
-    if any(fnmatchcase(place, pattern) for place in places for pattern in zones):
+    locations = [name for name in (deployment.annual_intensity.zone, deployment.cloud_region) if name]
+    if any(fnmatchcase(name, pattern) for name in locations for pattern in zones):
         return None
-    return f"zone: {deployment.annual_intensity.zone} is not among {', '.join(zones[:4])}"
+    return f"zone: {deployment.annual_intensity.zone} not in {', '.join(zones[:4])}"
