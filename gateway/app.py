@@ -94,17 +94,31 @@ class Upstreams:
 
 
 class CallObservers:
-    """Passes attempts on to the services that learn from them: quality labels and energy meters."""
+    """Passes attempts on to what learns from them: quality labels, energy meters and latency metrics."""
 
-    def __init__(self, quality_service: QualityService, grid_service: GridService) -> None:
+    def __init__(
+        self,
+        quality_service: QualityService,
+        grid_service: GridService,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._quality_service = quality_service
         self._accelerators = grid_service.accelerators
+        self._metrics = metrics
+        self._monotonic = monotonic
         self.call_started = grid_service.accelerators.call_started
 
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """Notify both services of the end of an attempt."""
+        """Notify each of the end of an attempt."""
         self._quality_service.call_ended(context, progress, entry)
         self._accelerators.call_ended(context, progress, entry)
+        if progress.dialled:
+            upstream = progress.upstream_seconds
+            overhead = self._monotonic() - context.started_monotonic - upstream - progress.earlier_upstream_seconds
+            self._metrics.observe_latency(
+                entry.deployment, upstream * 1000, max(0.0, overhead) * 1000 if entry.final else None
+            )
 
 
 class App:
@@ -196,7 +210,7 @@ class App:
             clock=self._clock,
             randomness=self._randomness,
             outputs=self._budget_service.output_estimates,
-            observer=CallObservers(self.quality_service, self._grid_service),
+            observer=CallObservers(self.quality_service, self._grid_service, self._metrics, self._clock.monotonic),
             scorer=scorer_weights.load(),
         )
         self.quality_service.start(pipeline, self._budget_service.send_to_webhook)

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-import orjson
 
 from ..values.catalog import PriceSheet, Rates
 from ..values.units import NUSD_PER_USD, TOKENS_PER_MTOK
@@ -74,7 +73,7 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
     raw = price_list.get(name)
     if raw is None:
         return None
-    entry: Mapping[str, Any] = orjson.loads(raw)
+    entry: Mapping[str, Any] = msgspec.json.decode(raw)
     return ListedModel(
         sheet=_price_sheet(entry, f"litellm:{name}"),
         context_tokens=_positive_int(entry.get("max_input_tokens")),

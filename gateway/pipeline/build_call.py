@@ -1,4 +1,7 @@
-"""Build the HTTP call: the caller's own bytes in the same dialect, else the translated request. Pure."""
+"""Build call: the HTTP call of one attempt. Pure.
+
+The body is the caller's own bytes in the same dialect, else the translated request.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +19,7 @@ from .relay import translated_request_of
 
 
 def build_call(context: RequestContext, progress: AttemptProgress, hints: HeaderHints) -> UpstreamCall:
-    """The HTTP call of one attempt, with its output limit and loop guard notes applied."""
+    """The HTTP call of one attempt, with its output limit and loop guard edits."""
     request, attempt = context.request, progress.attempt
     deployment, provider = attempt.deployment, PROVIDERS[attempt.deployment.dialect]
     translated = translated_request_of(context, progress)
@@ -44,7 +47,10 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
 
 
 def _steering(context: RequestContext) -> Callable[[dict[str, Any], str], dict[str, Any]] | None:
-    """The edit of the request by the loop guard or an operator: a note, tools withheld. None for no edit."""
+    """The edit of the request by loop guard or operator, None for no edit.
+
+    A note is appended; at the `answer` step tools are withheld, too.
+    """
     loop_state, note = context.loop_state, context.operator_note
     step = loop_state.step if loop_state.is_enforced else ""
     if step == "nudge":

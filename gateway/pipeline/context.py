@@ -1,4 +1,4 @@
-"""The values of one request: identified request, request context, progress of an attempt, in this order."""
+"""The values of one request, from identified request to attempt progress."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class StreamHold(Protocol):
     """The hold behind a stream; implemented by `reserve.ExtendableHold`."""
 
     async def covers(self, output_tokens: int) -> bool:
-        """Whether the stream may continue after `output_tokens`; extends the hold where needed."""
+        """Whether the stream may continue after `output_tokens`; may extend the hold."""
         ...
 
 
@@ -105,14 +105,16 @@ class RequestContext(Value, frozen=True, kw_only=True):
 
 
 class AttemptProgress(msgspec.Struct, kw_only=True):
-    """State of one running attempt; written only by the pipeline. Starts as a cancellation would leave it.
+    """State of one running attempt; starts as a cancellation would leave it.
 
     number: attempt number within the request, from 1
     dialled: False: nothing can have been spent
     got_error_status: the provider returned an error status, which no provider charges for
     first_byte_monotonic: when the status line arrived, monotonic seconds
+    upstream_seconds: from dialing to the end of the answer, so far of this attempt
+    earlier_upstream_seconds: the same of the request's earlier attempts, with the waits between them
     stream_meter: reads usage and text from the stream
-    response_translator: translated the answer to the caller's dialect, None for pass-through
+    response_translator: translated the answer to the caller's dialect, None in the same dialect
     usage: as the provider reported it for a whole answer, None if missing or unreadable
     answer_id: the provider's id of the answer, "" for none
     is_probe: the deployment's circuit breaker is half-open, and this attempt tests it
@@ -134,6 +136,8 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     dialled: bool = False
     got_error_status: bool = False
     first_byte_monotonic: float | None = None
+    upstream_seconds: float = 0.0
+    earlier_upstream_seconds: float = 0.0
     stream_meter: StreamMeter | None = None
     response_translator: AnswerTranslator | None = None
     usage: Usage | None = None

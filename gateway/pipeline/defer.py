@@ -32,7 +32,7 @@ class Replan(Protocol):
 
 
 class Deferrer:
-    """Keeps the waiting requests of this process; `release` ends every wait, for shutdown."""
+    """Defers requests of this process; `release` ends every wait, for shutdown."""
 
     def __init__(
         self, snapshot: Callable[[], Snapshot], clock: Clock, router: Router, jitter: Callable[[], float]
@@ -51,8 +51,9 @@ class Deferrer:
         self._released = True
 
     async def defer(self, context: RequestContext, plan: Plan, replan: Replan) -> tuple[RequestContext, Plan | Refusal]:
-        """The request and its plan at its start: now, where no lower intensity is forecast before its deadline.
+        """Wait, and return the request and its plan as of its start.
 
+        Returns at once where no lower intensity is forecast before the deadline.
         Returns early where its session was stopped meanwhile; the caller checks for that.
         """
         assert context.deferral is not None, "the request may wait"
@@ -91,7 +92,10 @@ class Deferrer:
         return context, plan if context.session.stop is not None else replan(context)
 
     def _wait_seconds_max(self, context: RequestContext, plan: Plan) -> float:
-        """Longest wait in seconds: to its deadline less the lead of the call, within the time cap of its session."""
+        """Longest wait, in seconds.
+
+        Up to the deadline or the end of its session, less the lead that the call needs.
+        """
         assert context.deferral is not None and context.deadline_ms is not None, "a deferral sets a deadline"
         first, limit = plan.attempts[0], context.deadline_ms / 1000
         lead = lead_seconds(self._router.expected_seconds(context, first), first.deployment.timeouts.total, limit)
@@ -101,7 +105,7 @@ class Deferrer:
         return min(limit, session_seconds_left) - lead
 
     def _lowest_carbon_start(self, plan: Plan, latest: float, gain_min: float) -> float | None:
-        """When the forecast slot of lowest intensity begins, seconds since the epoch; None for now."""
+        """Start of the slot of lowest intensity, seconds since the epoch; None: now."""
         return greenest_start(plan.attempts[0].deployment, now=self._clock.now(), latest=latest, gain_min=gain_min)
 
     def refresh_context(self, context: RequestContext, arrival: RequestContext, grams_per_kwh: float) -> RequestContext:

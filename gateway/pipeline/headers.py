@@ -33,7 +33,7 @@ def context_headers(context: RequestContext) -> dict[str, str]:
 
 
 def loop_header(loop_state: LoopState) -> str:
-    """The ladder step of a session: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
+    """The ladder step: `warn; score=3.4; tool=bash; count=4; since=turn 12`."""
     conversation = loop_state.repeating
     text = f"{loop_state.step}; score={loop_state.score:.2f}".rstrip("0").rstrip(".")
     if (
@@ -48,7 +48,10 @@ def loop_header(loop_state: LoopState) -> str:
 
 
 def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: Amounts | None = None) -> dict[str, str]:
-    """Headers of an attempt: deployment and reason, and budgets with its hold, or with what it `spent`."""
+    """Headers of an attempt: deployment, tier, reason, budgets, translation.
+
+    Budgets count the attempt with its hold, or with what it `spent`.
+    """
     attempt = progress.attempt
     headers = context_headers(context)
     if progress.reservation is not None and progress.reservation.balances:
@@ -77,7 +80,7 @@ class FallbackAnswer(Value, frozen=True, kw_only=True):
 
 
 def with_escalation_header(answer: CallerResponse, fallback: FallbackAnswer) -> CallerResponse:
-    """The higher tier's answer, with the deployment, failed checks and cost of the first one."""
+    """The higher tier's answer, with a header that describes the first one."""
     cost = fallback.answer.headers.get("x-penstock-cost-usd", "unpriced")
     escalation = f"from {fallback.deployment}; {', '.join(fallback.failed_checks)}; {cost} USD"
     return CallerResponse(
@@ -89,8 +92,9 @@ def with_escalation_header(answer: CallerResponse, fallback: FallbackAnswer) -> 
 
 
 def budget_header(reservation: Reservation, now: float, spent: Amounts | None = None) -> str:
-    """What remains of each budget of the call: `"team";unit=USD;limit=10;remaining=7.5;reset=3600`, comma-separated.
+    """What remains of each budget of a call, comma-separated.
 
+    Each as `"team";unit=USD;limit=10;remaining=7.5;reset=3600`.
     The call counts with its hold, or with what it `spent`; `reset` is in seconds.
     """
     parts = []
@@ -114,7 +118,10 @@ def budget_header(reservation: Reservation, now: float, spent: Amounts | None = 
 
 
 def footprint_header(entry: LedgerEntry) -> str:
-    """Footprint of a call, low-mid-high: `wh=0.01-0.03-0.09; g=...; grid=FRA 56 g/kWh; method=...`."""
+    """Footprint of a call, low-mid-high.
+
+    `wh=0.01-0.03-0.09; g=...; grid=FRA 56 g/kWh; method=...`
+    """
     if entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD:
         return f"method={UNKNOWN_FOOTPRINT_METHOD}"
     wh = [
@@ -139,7 +146,10 @@ def _bounds_text(bounds: Iterable[float]) -> str:
 def with_attempt_headers(
     answer: CallerResponse, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry
 ) -> CallerResponse:
-    """The answer with the headers of its attempt, cost and footprint; unchanged if already sent (a stream)."""
+    """The answer with the headers of its attempt, cost and footprint.
+
+    An answer that was already sent (a stream) is unchanged.
+    """
     if answer.already_sent:
         return answer
     headers = {**answer.headers, **attempt_headers(context, progress, amounts_of(entry))}

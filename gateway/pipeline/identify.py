@@ -1,4 +1,4 @@
-"""Identify: the session of a request, what is new in its conversation, and whether the session is stopped.
+"""Identify: the session of a request, and whether it is stopped.
 
 Also records in the session what an attempt used, once it has ended.
 """
@@ -33,7 +33,10 @@ _APPROVAL_POLL_SECONDS = 0.25
 
 
 class Identifier:
-    """Finds the session of a request. Keeps the sessions, end users and response origins of this process."""
+    """Finds the session of a request.
+
+    Keeps the sessions, end users and response origins of this process.
+    """
 
     def __init__(
         self, sessions: SessionIndex, session_sync: SessionSync, clock: Clock, new_request_id: Callable[[], str]
@@ -48,7 +51,7 @@ class Identifier:
     async def identify(
         self, snapshot: Snapshot, route: Route, request: Request, caller: Caller, hints: HeaderHints
     ) -> IdentifiedRequest:
-        """The request with its session, origins and loop state. Raises NotFound and BadRequest."""
+        """The request with its session and loop state. Raises NotFound, BadRequest."""
         at, request_id = self._clock.now(), self._new_request_id()
         origins: Sequence[ResponseOrigin] = ()
         if request.referenced_ids:
@@ -138,7 +141,10 @@ class Identifier:
         return session, False
 
     def _origins_of(self, request: Request, caller: Caller, *, now: float) -> list[ResponseOrigin]:
-        """The known origins of the responses that a request refers to. Raises NotFound for another caller's."""
+        """Known origins of the responses that a request refers to.
+
+        Raises NotFound for a response of another caller.
+        """
         origins = [self._origins.get(reference, now=now) for reference in request.referenced_ids]
         for reference, origin in zip(request.referenced_ids, origins, strict=True):
             if origin is not None and origin.key != caller.key:
@@ -155,7 +161,10 @@ class Identifier:
             )
 
     def end_user(self, snapshot: Snapshot, caller: Caller, user_text: str, at: float) -> str:
-        """The end user named by the caller, "" for none; limited in number where a budget is kept per end user."""
+        """The end user named by the caller, "" for none.
+
+        Limited in number where a budget is kept per end user.
+        """
         user = parse_user(user_text) if user_text else ""
         return self._users.admit(caller.key, user, now=at) if snapshot.has_user_budget else user
 
@@ -180,7 +189,7 @@ class Identifier:
         )
 
     async def await_approval(self, context: RequestContext, headers: Mapping[str, str]) -> Refusal | None:
-        """Hold the request until an operator approves its session: None once approved, else the refusal."""
+        """Hold the request for approval: None once approved, else the refusal."""
         session, limits = (
             context.session,
             context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type),
@@ -195,7 +204,7 @@ class Identifier:
     def stop_refusal(
         self, snapshot: Snapshot, caller: Caller, session: Session, headers: Mapping[str, str], limits: LoopThresholds
     ) -> Refusal:
-        """The refusal for a stopped session; its status may depend on the caller's user agent."""
+        """The refusal for a stopped session; its status may depend on the user agent."""
         assert session.stop is not None, "the session is stopped"
         agent = headers.get("user-agent", "").lower()
         status = next((status for pattern, status in limits.statuses.items() if pattern in agent), None)
@@ -239,7 +248,10 @@ class Identifier:
                 )
 
     def record_origin(self, context: RequestContext, progress: AttemptProgress, tokens: int) -> None:
-        """Record where a stored answer is kept: at its provider, or in this process if it was translated."""
+        """Record where a stored answer is kept.
+
+        At its provider, or in this process if it was translated.
+        """
         request, provider = context.request, progress.attempt.deployment.provider
         transcript, answer_id = None, progress.answer_id
         if progress.response_translator is not None:

@@ -1,4 +1,4 @@
-"""The life of one request, from the parsed request to its ledger entry, top to bottom.
+"""The life of one request, top to bottom.
 
     http/server    authenticates the caller, parses the body, calls `Pipeline.serve`
     identify       the session of the request, and whether it is stopped                     identify.py
@@ -71,7 +71,7 @@ _FAILURE_OUTCOMES = ("upstream_error", "cut")
 
 
 class Pipeline:
-    """Serves requests. Keeps the state of this process (circuit breakers, loads, sessions) and none of a request."""
+    """Serves requests; keeps no state of any single request."""
 
     def __init__(
         self,
@@ -109,16 +109,16 @@ class Pipeline:
     async def serve(
         self, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """Serve one request: the whole response, or one already streamed through `writer`.
+        """Serve one request: a whole response, or one streamed through `writer`.
 
-        Raises PenstockError; the ledger entry is written by then.
+        Raises PenstockError; a dialed attempt has its ledger entry by then.
         """
         return await self.serve_route(self.route_of(request, hints), request, caller, hints, writer)
 
     async def serve_route(
         self, route: Route, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """Serve one request on a given route, which the configuration need not name (shadow calls)."""
+        """Serve one request on a route, which may be absent from the configuration."""
         # identify
         identified = await self._identifier.identify(self._snapshot(), route, request, caller, hints)
         if identified.session.stop is not None:
@@ -149,7 +149,10 @@ class Pipeline:
     # --- route
 
     def _build_context(self, identified: IdentifiedRequest) -> RequestContext:
-        """Everything decided before planning: features, classification, tier target, loop step, deferral."""
+        """Decide all that precedes the plan.
+
+        Features, classification, tier target, loop step, deadline and deferral.
+        """
         snapshot, request, caller, session = (
             identified.snapshot,
             identified.request,
@@ -196,7 +199,7 @@ class Pipeline:
     def _request_features(
         self, request: Request, route: Route, session: Session, origins: Sequence[ResponseOrigin]
     ) -> RequestFeatures:
-        """Features and affinities of a request; state stored at the provider counts as input, too."""
+        """Features and affinities of a request; stored state counts as input, too."""
         if not request.provider_state and not request.referenced_ids and request.dialect != "embeddings":
             return request_features(request)
         origin_providers = {origin.provider for origin in origins}
@@ -217,7 +220,7 @@ class Pipeline:
         )
 
     async def _with_exact_count(self, context: RequestContext) -> RequestContext:
-        """The context with an exact input count, used where the count decides which candidates fit."""
+        """The context with an exact input count, where that decides who fits."""
         count = await self._token_counter.count(context.request.messages)
         if count is None:
             return context
@@ -225,7 +228,7 @@ class Pipeline:
         return structs.replace(context, features=features)
 
     def _plan(self, context: RequestContext, *, dry_run: bool = False) -> Plan | Refusal:
-        """The plan of attempts, or the refusal of an exceeded cap; a `dry_run` changes no routing state."""
+        """The plan of attempts, or a refusal; a `dry_run` changes no routing state."""
         refusal = caps.exceeded_cap(
             context.snapshot.caps_for_key(context.caller.key), context.session, now=context.started_at
         )
@@ -236,7 +239,10 @@ class Pipeline:
     # --- defer
 
     async def _defer(self, context: RequestContext, plan: Plan) -> tuple[RequestContext, Plan | Refusal]:
-        """Wait for an hour of lower carbon intensity before the deadline; a caller that hangs up gets an entry, too."""
+        """Wait for an hour of lower carbon intensity before the deadline.
+
+        A request that is cancelled meanwhile has a ledger entry, too.
+        """
         deferred, grams_per_kwh = None, plan.attempts[0].deployment.intensity.grams_per_kwh
         try:
             deferred = await self.deferrer.defer(context, plan, self._plan)
@@ -253,10 +259,10 @@ class Pipeline:
     async def _run_attempts(
         self, context: RequestContext, plan: Plan, hints: HeaderHints, writer: ResponseWriter
     ) -> CallerResponse:
-        """Run attempts in order until one serves, none is left, or no budget holds the next one."""
+        """Run attempts until one serves, none is left, or no budget holds the next."""
         attempts = list(plan.attempts)
         index, number, calls_made = 0, 0, [0] * len(attempts)
-        between_attempts, missing_dialect = False, ""
+        between_attempts, missing_dialect, upstream_seconds = False, "", 0.0
         fallback: response_headers.FallbackAnswer | None = None
         try:
             while True:
@@ -270,7 +276,7 @@ class Pipeline:
                         return self._refuse(context, reserved, attempts=number - 1)
                     index = reserved.plan_index
                     calls_made[index] += 1
-                    progress = _new_progress(number, reserved, missing_dialect)
+                    progress = _new_progress(number, reserved, missing_dialect, upstream_seconds)
                     missing_dialect = ""
                     progress.needs_verification = fallback is None and self.router.can_escalate(
                         context, attempts, index
@@ -289,6 +295,7 @@ class Pipeline:
                     hints,
                     writer,
                 )
+                upstream_seconds += progress.upstream_seconds
                 if isinstance(result, CallerResponse):
                     return result if fallback is None else response_headers.with_escalation_header(result, fallback)
                 if progress.failed_checks:
@@ -314,6 +321,7 @@ class Pipeline:
                 between_attempts, index = True, following.index
                 if following.wait_seconds:
                     await self._clock.sleep(following.wait_seconds)
+                    upstream_seconds += following.wait_seconds
         finally:
             if between_attempts:
                 # Cancelled between two attempts: the request still ends in one final entry.
@@ -322,7 +330,10 @@ class Pipeline:
                 )
 
     def _write_hold_or_release(self, context: RequestContext, progress: AttemptProgress) -> None:
-        """Write the hold to the ledger before dialing, so that a crash leaves a record; raises Overloaded."""
+        """Write the hold to the ledger before dialing, for recovery after a crash.
+
+        Releases the reservation and raises Overloaded where that fails.
+        """
         assert progress.reservation is not None, "an attempt is dialed only with a reservation"
         try:
             self._write_hold(context, progress.number, progress.attempt, progress.reservation)
@@ -343,7 +354,10 @@ class Pipeline:
         hints: HeaderHints,
         writer: ResponseWriter,
     ) -> tuple[CallerResponse | FailedAttempt, NextAttempt | None]:
-        """Run one attempt; exactly one ledger entry, however it ends. Also returns what follows a failure."""
+        """Run one attempt: exactly one ledger entry, however it ends.
+
+        Returns the response, or the failure and what follows it.
+        """
         deployment = progress.attempt.deployment
         response: UpstreamResponse | None = None
         result: CallerResponse | FailedAttempt | None = None
@@ -390,6 +404,7 @@ class Pipeline:
             if response is not None:
                 response.close()
             if dialed_at is not None:
+                progress.upstream_seconds = self._clock.monotonic() - dialed_at
                 first_byte_ms = (
                     (progress.first_byte_monotonic - dialed_at) * 1000
                     if progress.first_byte_monotonic is not None
@@ -418,7 +433,7 @@ class Pipeline:
     def _next_after(
         self, context: RequestContext, attempt: Attempt, position: "_AttemptPosition", failed: FailedAttempt
     ) -> NextAttempt | None:
-        """What follows a failed attempt: a retry, another deployment, or None for the end."""
+        """What follows a failed attempt: a retry, another deployment, or None."""
         if failed.retry_dialect is not None:
             return NextAttempt(index=position.index, wait_seconds=0.0)
         return next_attempt(
@@ -438,7 +453,10 @@ class Pipeline:
     # --- settle
 
     def _settle(self, context: RequestContext, progress: AttemptProgress, *, final: bool) -> LedgerEntry:
-        """Usage -> charge -> footprint -> reservation -> ledger, without one `await`; then what is learned from it."""
+        """Usage -> charge -> footprint -> reservation -> ledger, without `await`.
+
+        Then updates session, routing and observer with the entry.
+        """
         entry = settle.entry_of_attempt(context, progress, final=final, now=self._clock.monotonic())
         spent = settle.amounts_of(entry)
         # At the time in the ledger, so that a restart books it in the same step of a rolling window.
@@ -459,7 +477,10 @@ class Pipeline:
     # --- requests that end without an upstream call
 
     async def _answer_stopped_session(self, identified: IdentifiedRequest, writer: ResponseWriter) -> CallerResponse:
-        """Answer a further request of a stopped session: from memory, without planning and without a ledger entry."""
+        """Answer a further request of a stopped session.
+
+        From memory: without a plan and without a ledger entry.
+        """
         session = identified.session
         session.refused_at, session.refusals_since_stop = identified.received_at, session.refusals_since_stop + 1
         self.refused_after_stop += 1
@@ -538,7 +559,7 @@ class Pipeline:
         return named_route
 
     def estimated_input_tokens(self, request: Request, hints: HeaderHints) -> int | None:
-        """Estimated input tokens of a request; None where the route leads to Anthropic, which counts itself."""
+        """Estimated input tokens of a request; None where Anthropic counts them."""
         route = self.route_of(request, hints)
         return (
             None
@@ -572,11 +593,14 @@ class _AttemptPosition(Value, frozen=True):
     has_fallback: bool = False
 
 
-def _new_progress(number: int, reserved: ReservedAttempt, missing_dialect: str) -> AttemptProgress:
+def _new_progress(
+    number: int, reserved: ReservedAttempt, missing_dialect: str, earlier_upstream_seconds: float
+) -> AttemptProgress:
     return AttemptProgress(
         number=number,
         attempt=reserved.attempt,
         missing_dialect=missing_dialect,
+        earlier_upstream_seconds=earlier_upstream_seconds,
         reservation=reserved.reservation,
         stream_hold=reserved.stream_hold,
     )

@@ -1,4 +1,4 @@
-"""Protocols of the pipeline: clock, randomness, budget store, ledger, upstream, caller, session sync."""
+"""What the pipeline needs from adapters and services, as Protocols."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -15,7 +15,7 @@ from .context import AttemptProgress, RequestContext
 
 
 class BudgetStore(Protocol):
-    """Reserves, extends and settles holds; reserving may await a shared store, settling must not wait.
+    """Reserves, extends and settles holds; settling never waits.
 
     offers_at: the hold options at a time; a shared store decides by its own clock
     tenant: the organization within which everything is reserved together
@@ -37,7 +37,7 @@ class BudgetStore(Protocol):
 
 
 class Clock(Protocol):
-    """The time: `now` in seconds since the epoch, `monotonic` in seconds from an arbitrary start."""
+    """The time: `now` since the epoch, `monotonic` from any start, in seconds."""
 
     def now(self) -> float: ...
     def monotonic(self) -> float: ...
@@ -82,7 +82,10 @@ class Upstream(Protocol):
 
 
 class UpstreamResponse(Protocol):
-    """A response whose status line has arrived. `read_chunk` returns b"" at the end; reads raise UpstreamError."""
+    """A response whose status line has arrived.
+
+    `read_chunk` returns b"" at the end; reads raise UpstreamError.
+    """
 
     @property
     def status(self) -> int: ...
@@ -101,7 +104,7 @@ class ResponseWriter(Protocol):
 
 
 class SessionSync(Protocol):
-    """Publishes session changes, without blocking, and fetches what other replicas know.
+    """Publishes session changes without blocking; fetches those of replicas.
 
     is_shared: a store is shared with other replicas; only then are `fetch_*` and `flush` of use
     approval_link: the link by which an operator resumes a stopped session, "" for none

@@ -1,4 +1,4 @@
-"""Relay: sends one provider response to the caller, whole or streamed, in the caller's dialect.
+"""Relay: sends one provider response to the caller, in the caller's dialect.
 
 The stream meter reads the provider's bytes in the provider's dialect; where that is not the caller's, they are translated
 after the meter. Error statuses and broken responses become a `FailedAttempt` as long as nothing has been sent.
@@ -65,7 +65,7 @@ class FailedAttempt(Value, frozen=True, kw_only=True):
 
 
 class Relay:
-    """Relays provider responses, and records in the circuit breakers how each deployment responded."""
+    """Relays provider responses; records each outcome in the circuit breakers."""
 
     def __init__(self, circuit_breakers: CircuitBreakers) -> None:
         self._circuit_breakers = circuit_breakers
@@ -79,7 +79,10 @@ class Relay:
         *,
         now: float,
     ) -> CallerResponse | FailedAttempt:
-        """Relay a response whose status line has arrived. Raises UpstreamError, CallerDisconnected."""
+        """Relay a response whose status line has arrived.
+
+        Raises UpstreamError and CallerDisconnected.
+        """
         request, attempt = context.request, progress.attempt
         provider = PROVIDERS[attempt.deployment.dialect]
         if not 200 <= response.status < 300:
@@ -127,7 +130,10 @@ class Relay:
         headers: Mapping[str, str],
         writer: ResponseWriter,
     ) -> CallerResponse:
-        """Relay chunk by chunk; awaiting the caller's socket is the backpressure. No retry after `begin`."""
+        """Relay a stream chunk by chunk; no retry after `begin`.
+
+        Awaiting the caller's socket is the backpressure.
+        """
         headers = {**headers, **response_headers.attempt_headers(context, progress)}
         meter = progress.stream_meter = DIALECTS[progress.attempt.upstream_dialect].stream_meter(context.request)
         translation = self._translated_stream(context, progress)
@@ -240,7 +246,10 @@ class Relay:
     async def _relay_error_status(
         self, context: RequestContext, progress: AttemptProgress, response: UpstreamResponse, *, now: float
     ) -> CallerResponse | FailedAttempt:
-        """Relay an error status, or report a failed attempt; no provider charges for an error status."""
+        """Relay an error status, or report a failed attempt.
+
+        No provider charges for an error status.
+        """
         deployment = progress.attempt.deployment
         provider = PROVIDERS[deployment.dialect]
         progress.got_error_status = True
@@ -285,7 +294,7 @@ class Relay:
     def _fallback_dialect(
         self, context: RequestContext, progress: AttemptProgress, status: int, body: bytes
     ) -> str | None:
-        """The dialect to retry in, where the server lacks the path of the one tried; None otherwise."""
+        """The dialect to retry in, where the server lacks the path of this one."""
         deployment, dialect = progress.attempt.deployment, progress.attempt.upstream_dialect
         if (
             dialect not in deployment.unconfirmed_dialects
@@ -309,7 +318,10 @@ class Relay:
         *,
         now: float,
     ) -> CallerResponse | FailedAttempt:
-        """Handle a failed call: before the first byte a failed attempt, after it an error event ends the stream."""
+        """Handle a call without a usable response.
+
+        Before the first byte it is a failed attempt; after it, the stream ends with an error event.
+        """
         begun = progress.stream_meter is not None and progress.response_begun
         progress.outcome = "cut" if begun else "upstream_error"
         progress.status, progress.code = error.status, error.code
@@ -339,7 +351,7 @@ class Relay:
 
 
 def translated_request_of(context: RequestContext, progress: AttemptProgress) -> TranslatedRequest | None:
-    """The translated request of an attempt; None where the caller's own bytes are sent."""
+    """The translated request of an attempt; None in the caller's own dialect."""
     attempt = progress.attempt
     if attempt.upstream_dialect == context.request.dialect:
         return None
@@ -370,7 +382,7 @@ def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> 
 
 
 def _text_bytes(dialect: str, document: dict[str, Any], body: bytes) -> int:
-    """Bytes of text in an answer without usage; the whole body where it cannot be read."""
+    """Bytes of text in an answer without usage; the whole body if unreadable."""
     try:
         return DIALECTS[dialect].answer_text_bytes(document)
     except _SHAPE_ERRORS:
@@ -378,7 +390,7 @@ def _text_bytes(dialect: str, document: dict[str, Any], body: bytes) -> int:
 
 
 def _translated_block(translation: TranslatedStream, block: bytes, *, end: bool = False) -> bytes:
-    """A block of a stream, and its end, in the caller's dialect. Raises UnreadableResponse."""
+    """A block of a stream in the caller's dialect. Raises UnreadableResponse."""
     try:
         return translation.feed(block) + (translation.finish() if end else b"")
     except _SHAPE_ERRORS as error:
@@ -392,7 +404,10 @@ def _error_answer(
     response: UpstreamResponse,
     body: bytes,
 ) -> CallerResponse:
-    """The caller's response to a provider error: its bytes in the same dialect, else its message in ours."""
+    """The caller's response to a provider error.
+
+    The provider's bytes in the same dialect, else its message in an error of the caller's dialect.
+    """
     provider, dialect = PROVIDERS[progress.attempt.deployment.dialect], DIALECTS[context.request.dialect]
     if failure.hides_message:
         error: PenstockError = UpstreamError(f"Provider returned status {response.status}.", code=failure.code)
@@ -438,7 +453,10 @@ def _error_message(error: Any) -> str:
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The pause of Retry-After-Ms, else Retry-After, in seconds; dates and out-of-range values count as absent."""
+    """The pause of Retry-After-Ms, else Retry-After, in seconds.
+
+    Dates and out-of-range values count as absent.
+    """
     for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

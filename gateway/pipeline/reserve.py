@@ -1,4 +1,4 @@
-"""Reserve: holds an attempt on all of its budgets before it is dialed, or refuses the request.
+"""Reserve: holds an attempt on all of its budgets, or refuses the request.
 
 Choosing and reserving are one step of the budget store: it receives the hold options of all attempts in order and takes
 the first that fits. This file makes the options, waits where a budget has a queue, and extends the holds of streams.
@@ -58,7 +58,7 @@ class ReservedAttempt(Value, frozen=True, kw_only=True):
 
 
 class ExtendableHold:
-    """The expected-usage hold of a stream: extended ahead of its output, or the stream must end."""
+    """The expected hold of a stream, extended ahead of its output."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ExtendableHold:
         self.extension_refused = False
 
     async def covers(self, output_tokens: int) -> bool:
-        """Whether the stream may continue after `output_tokens`; extends the hold where needed."""
+        """Whether the stream may continue after `output_tokens`; may extend the hold."""
         # Output is sent before it is counted, so the hold has to cover the next read as well.
         self._read_tokens_max = max(self._read_tokens_max, output_tokens - self._output_tokens)
         self._output_tokens = output_tokens
@@ -135,7 +135,10 @@ class Reserver:
     async def reserve(
         self, context: RequestContext, attempts: Sequence[Attempt], index: int, number: int
     ) -> ReservedAttempt | Refusal:
-        """Hold the attempt at `index`, else the next cheaper one after it; waits where a budget has a queue."""
+        """Hold the attempt at `index`, else the next cheaper one after it.
+
+        Waits where a budget has a queue.
+        """
         session = context.session
         if session.parent:
             # One of a sub-agent's first calls admits it to the tree; the others wait for the result.
@@ -225,7 +228,10 @@ class Reserver:
         )
 
     def _usual_usage(self, context: RequestContext, deployment: Deployment) -> UsualTokens:
-        """Usual tokens of such a call; input by the session's measured tokens per byte, where known."""
+        """Usual tokens of such a call.
+
+        Input by the session's measured tokens per byte, where known.
+        """
         session, request = context.session, context.request
         input_tokens = context.features.input_tokens
         if session.input_per_byte:
@@ -299,7 +305,7 @@ def _request_dimensions(context: RequestContext) -> tuple[str, ...]:
 
 
 def _may_fit_by(exceeded: BudgetExceeded, *, now: float, until: float) -> bool:
-    """Whether waiting can help: the line has a queue, time is left, and capacity may be freed in time."""
+    """Whether waiting can help: a queue, time left, and capacity that may come."""
     line = exceeded.line
     limit = line.ceiling + exceeded.granted
     if (

@@ -1,4 +1,7 @@
-"""Route: classification, tier target and plan of a request; records ended calls in the state of routing."""
+"""Route: classification, tier target and plan of a request.
+
+Also records ended calls in the state of routing.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -35,7 +38,10 @@ _SCORED_TEXTS_MAX = 1_000
 
 
 class Router:
-    """Classifies and plans requests. Keeps the routing state of this process; `jitter` draws from [0, 1)."""
+    """Classifies and plans requests.
+
+    Keeps the routing state of this process; `jitter` draws from [0, 1).
+    """
 
     def __init__(
         self,
@@ -105,7 +111,7 @@ class Router:
         )
 
     def _prompt_scores(self, features: RequestFeatures) -> ScoredPrompt | None:
-        """Scores of the newest user text, cached: an agent's later steps have the same text."""
+        """Scores of the newest user text, cached for an agent's later steps."""
         if self._scorer is None:
             return None
         key = hash((features.newest_user_text, features.tools_head))
@@ -120,7 +126,10 @@ class Router:
         return scored
 
     def plan(self, context: RequestContext, *, now: float, dry_run: bool = False) -> Plan | Refusal:
-        """The ordered attempts, or a refusal. `now` is monotonic; a `dry_run` changes no state."""
+        """The ordered attempts, or a refusal; `now` is monotonic.
+
+        A `dry_run` changes no state.
+        """
         snapshot, session, features, task_type = (
             context.snapshot,
             context.session,
@@ -161,8 +170,9 @@ class Router:
         )
 
     def deferral(self, identified: IdentifiedRequest, task_type: str) -> Deferral | None:
-        """How long a request may wait: by its own header (0: not at all), else by the rule of its task type.
+        """How long a request may wait: by its header, else by its task type.
 
+        A header of 0 means not at all.
         Pass-through, background and shadow requests never wait.
         """
         request, requested_seconds = identified.request, identified.hints.defer_seconds
@@ -180,7 +190,10 @@ class Router:
         )
 
     def expected_seconds(self, context: RequestContext, attempt: Attempt) -> float:
-        """Usual duration of such a call; without the time to first byte for a deployment not called yet."""
+        """Usual duration of such a call, in seconds.
+
+        Without the time to first byte for a deployment that was not called yet.
+        """
         usual_tokens = (
             self._output_estimates.median_tokens(context.classification.task_type, attempt.deployment.model)
             * context.request.choice_count
@@ -189,11 +202,14 @@ class Router:
         return (load.first_byte_ms + min(usual_tokens, attempt.output_tokens_max) * planning.OUTPUT_TOKEN_MS) / 1000
 
     def can_escalate(self, context: RequestContext, attempts: Sequence[Attempt], index: int) -> bool:
-        """Whether an answer of this attempt that fails verification escalates to a higher tier."""
+        """Whether an answer of this attempt may escalate to a higher tier."""
         return self._escalation_index(context, attempts, index) is not None
 
     def _escalation_index(self, context: RequestContext, attempts: Sequence[Attempt], index: int) -> int | None:
-        """Index of the attempt to escalate to; None where answers are not verified, such as streams."""
+        """Index of the attempt to escalate to, None for no escalation.
+
+        Streams never escalate, because what was sent cannot be taken back.
+        """
         policy, request = context.snapshot.cascade, context.request
         if (
             not policy.is_enabled
@@ -208,7 +224,10 @@ class Router:
         return next_higher_tier(attempts, index)
 
     def fails_verification(self, context: RequestContext, progress: AttemptProgress, *, now: float) -> bool:
-        """Whether a whole answer fails verification while time is left for another; records how often."""
+        """Whether a whole answer fails verification, with time left for another.
+
+        Records how often that happens.
+        """
         assert progress.parsed_answer is not None, "the answer was parsed for verification"
         deadline = context.deadline_ms
         if deadline is not None and (now - context.started_monotonic) * 1000 >= deadline / 2:
@@ -221,7 +240,7 @@ class Router:
         return bool(progress.failed_checks)
 
     def _skip_doubted_tier(self, context: RequestContext, plan: Plan, now: float) -> Plan:
-        """Start at the higher tier where lower-tier answers fail so often that this costs less."""
+        """Start at the higher tier where escalating so often would cost more."""
         higher = self._escalation_index(context, plan.attempts, 0)
         if higher is None:
             return plan
@@ -237,7 +256,7 @@ class Router:
         return Plan(attempts=(first, *rest), excluded=plan.excluded)
 
     def call_ended(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
-        """Record an ended call: tier served, prompt cache of the deployment, course of the session."""
+        """Record an ended call: tier served, prompt cache, course of the session."""
         if context.caller.key == SHADOW_KEY:
             # Shadow calls say nothing about the course of real sessions.
             return

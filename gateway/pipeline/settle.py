@@ -1,4 +1,4 @@
-"""Settle: usage -> charge -> footprint -> ledger entry of an ended attempt or request. Pure."""
+"""Settle: usage -> charge -> footprint -> ledger entry. Pure."""
 
 from msgspec import structs
 
@@ -23,7 +23,7 @@ _UNREPORTED_USAGE = Usage(input=0, output=0, exact=False)
 
 
 def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usage:
-    """Usage of an attempt: as the provider counts it, else estimated from the answer, else as held.
+    """Usage of an attempt: as reported, else estimated, else as held.
 
     An answer of which nothing was seen may have cost anything up to its hold, so it is charged as held.
     """
@@ -54,7 +54,7 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
 
 
 def _usage_unknown(context: RequestContext, progress: AttemptProgress) -> bool:
-    """Whether the usage of a dialed attempt is unknown, so that it is charged as held."""
+    """Whether the usage of a dialed attempt is unknown: it is charged as held."""
     if progress.usage is not None or (progress.stream_meter is not None and not context.request.is_background):
         return False
     # The usage of a background response is known only from the provider's API, later.
@@ -64,7 +64,7 @@ def _usage_unknown(context: RequestContext, progress: AttemptProgress) -> bool:
 def hold_of_attempt(
     context: RequestContext, number: int, attempt: Attempt, reservation: Reservation | None = None
 ) -> Hold:
-    """The hold written to the ledger before `attempt` is dialed; `number` counts attempts from 1."""
+    """The hold written to the ledger before an attempt is dialed."""
     deployment, (held_input_tokens, held_output_tokens) = attempt.deployment, _tokens_held(context, attempt)
     return Hold(
         id=f"{context.request_id}.{number}",
@@ -133,7 +133,7 @@ def entry_of_fallback(context: RequestContext, *, attempts: int, now: float) -> 
 
 
 def entry_of_cancellation(context: RequestContext, *, attempts: int, now: float) -> LedgerEntry:
-    """The final entry of a request cancelled between two attempts, or while it was deferred."""
+    """The final entry of a request cancelled between attempts or while deferred."""
     reason = "ended between attempts" if attempts else "ended while deferred"
     return _entry_without_call(context, attempts, now, "cancelled", 499, "client_closed_request", reason)
 
@@ -166,7 +166,7 @@ def amounts_of(entry: LedgerEntry) -> Amounts:
 
 
 def _tokens_held(context: RequestContext, attempt: Attempt) -> tuple[int, int]:
-    """Input and output tokens behind the hold: expected usage where that is held, else the worst case."""
+    """Input and output tokens behind the hold: expected, else the worst case."""
     return attempt.expected_tokens or (context.features.input_tokens_max, attempt.output_tokens_max)
 
 
@@ -202,7 +202,10 @@ def _entry(
     now: float,
     reservation: Reservation | None = None,
 ) -> LedgerEntry:
-    """Maps a request and attempt to the ledger's columns; `now` and `first_byte` are monotonic seconds."""
+    """Maps a request and an attempt to the columns of the ledger.
+
+    `now` and `first_byte` are on the monotonic clock, seconds.
+    """
     charge, priced = charged
     profile = deployment.energy_profile if deployment else None
     call_footprint = _footprint(deployment, usage, has_images=context.features.has_images)
@@ -283,14 +286,20 @@ def _undeferred_carbon_micrograms(
 
 
 def _window_ms(context: RequestContext, reservation: Reservation | None) -> int:
-    """The time that decides budget windows, in ms: by a shared store's clock, else the start of the request."""
+    """The time that decides budget windows, ms since the epoch.
+
+    By a shared store's clock, else the start of the request.
+    """
     return int(
         (reservation.reserved_at if reservation is not None and reservation.reserved_at else context.started_at) * 1000
     )
 
 
 def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) -> tuple[int, bool]:
-    """(nUSD, whether a price is known). No usage costs nothing; units other than tokens as reported, else as held."""
+    """Charge of an attempt: (nUSD, whether a price is known).
+
+    No usage costs nothing; units other than tokens are charged as reported, else as held.
+    """
     deployment, passthrough = progress.attempt.deployment, context.request.passthrough
     if usage is NO_USAGE:
         return 0, True
@@ -318,7 +327,10 @@ def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) ->
 def _reference_figures(
     reference: Deployment, usage: Usage, charge: int, energy: int, carbon: int
 ) -> tuple[int, int, int]:
-    """(nUSD, mJ, ug) of the same tokens on the route's reference deployment; the actual figures where unknown."""
+    """(nUSD, mJ, ug) of the same tokens on the route's reference deployment.
+
+    The actual figures where those are unknown.
+    """
     if reference.price_sheet is not None and usage is not _UNREPORTED_USAGE:
         charge = pricing.charge(reference.price_sheet, usage)
     # Unknown energy has nothing to compare with.

@@ -1,4 +1,4 @@
-"""Builds the response for a stopped session: a refusal, or a final answer in place of the model's."""
+"""Builds the response for a stopped session: a refusal or a final answer."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ async def stopped_answer(
     headers: Mapping[str, str],
     writer: ResponseWriter,
 ) -> CallerResponse:
-    """A refusal in the dialect of the request, or a final answer where `stop_mode` is "answer"."""
+    """A refusal, or a final answer where `stop_mode` is "answer"."""
     headers = {**headers, "x-penstock-stopped": refusal.code}
     if limits.stop_mode != "answer" or request.dialect not in CONVERSATION_DIALECTS:
         answer = DIALECTS[request.dialect].refusal_answer(refusal)
