@@ -1,8 +1,8 @@
-"""The callers' dialects: bytes to values and back, incrementally. Pure.
+"""The wire formats of callers: bytes to values and back, incrementally. Pure.
 
-One file per dialect reads its body and words its errors, with a `_stream` file that meters its streams and can end them
-early (`response_so_far.py` keeps what that takes for Responses); what they share is in `body.py` (read and splice JSON
-without re-serialising it) and `sse.py`. DIALECTS names them all.
+One file per dialect parses its body and builds its errors; a `_stream` file beside it meters its streams and can end
+them early (`partial_response.py` holds the state for that in Responses). `body.py` (reads and splices JSON without
+re-serializing it), `body_errors.py` and `sse.py` are shared. DIALECTS is the registry.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from ..values.request import Request
 from . import chat, completions, embeddings, messages, passthrough, responses
 from .sse import StreamMeter
 
-# Dialects in which agents converse.
+# Dialects with a conversation history.
 CONVERSATION_DIALECTS = frozenset({"chat", "responses", "messages"})
 
 
 class Dialect(Protocol):
-    """What the gateway needs of a dialect; each is a module."""
+    """What the gateway needs of a dialect; implemented by modules."""
 
     def upstream_body(self, request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]: ...
     def stream_meter(self, request: Request) -> StreamMeter: ...
@@ -38,7 +38,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "completions": completions,
     "passage": passthrough,
 }
-# How the bodies of those that name their model are read.
+# Body parsers of the dialects that require a model.
 PARSERS: Mapping[str, Callable[[bytes | bytearray], Request]] = {
     "chat": chat.parse,
     "responses": responses.parse,

@@ -1,19 +1,23 @@
-"""How an answer begins, and the calls that it makes: by that the next request's history is known again."""
+"""Fingerprints of answers, which match the next request's history to its session."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# So much of an answer's beginning is heard, of its words and of its first call; and so much by default, which is enough to
-# know it by where nobody else asked the same.
+# Characters kept of an answer's first text and of its first call. The default suffices unless several callers sent the
+# same request.
 FINGERPRINT_CHARS_MAX, FINGERPRINT_CHARS_DEFAULT = 160, 64
-# Of what comes whole, more costs nothing.
+# An unstreamed answer is at hand in full, so more costs nothing.
 FINGERPRINT_CHARS_MAX_UNSTREAMED = 512
 
 
 class AnswerFingerprint(NamedTuple):
-    """How an answer begins: its first words; the id of its first call; the tool that calls and what with, without
-    spaces. "" for what there is not, or what was not heard."""
+    """The beginning of an answer; "" for what it lacks or was not recorded.
+
+    text: its first characters
+    call_id: id of its first tool call
+    call: name and arguments of that call, without white space
+    """
 
     text: str = ""
     call_id: str = ""
@@ -24,29 +28,29 @@ NO_FINGERPRINT = AnswerFingerprint()
 
 
 def call_fingerprint(name: Any, arguments: Any) -> str:
-    """How a call begins, whatever the spacing of its arguments."""
+    """Return the beginning of a call, independent of the white space in its arguments."""
     if isinstance(arguments, str):
-        told = arguments[: 2 * FINGERPRINT_CHARS_MAX_UNSTREAMED]
+        text = arguments
     else:
-        told = json.dumps(arguments, default=str, ensure_ascii=False) if arguments is not None else ""
-        told = told[: 2 * FINGERPRINT_CHARS_MAX_UNSTREAMED]
-    return "".join(f"{name}{told}".split())[:FINGERPRINT_CHARS_MAX_UNSTREAMED]
+        text = json.dumps(arguments, default=str, ensure_ascii=False) if arguments is not None else ""
+    text = text[: 2 * FINGERPRINT_CHARS_MAX_UNSTREAMED]
+    return "".join(f"{name}{text}".split())[:FINGERPRINT_CHARS_MAX_UNSTREAMED]
 
 
 def fingerprint_of(document: Mapping[str, Any]) -> AnswerFingerprint:
-    """How a whole answer begins, in any dialect."""
+    """Return the fingerprint of an unstreamed answer, in any dialect."""
     choices = document.get("choices")
     if isinstance(choices, list):
         message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
         message = message if isinstance(message, dict) else {}
-        made = message.get("tool_calls")
-        made = made[0] if isinstance(made, list) and made and isinstance(made[0], dict) else None
-        function = made.get("function") if made is not None else None
+        calls = message.get("tool_calls")
+        first_call = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], dict) else None
+        function = first_call.get("function") if first_call is not None else None
         function = function if isinstance(function, dict) else {}
-        call = call_fingerprint(function.get("name"), function.get("arguments")) if made is not None else ""
+        call = call_fingerprint(function.get("name"), function.get("arguments")) if first_call is not None else ""
         return AnswerFingerprint(
             _text(message.get("content"))[:FINGERPRINT_CHARS_MAX_UNSTREAMED],
-            _text(made.get("id")) if made else "",
+            _text(first_call.get("id")) if first_call else "",
             call,
         )
     blocks, text, call_id, call = document.get("content", document.get("output")), "", "", ""
@@ -56,8 +60,8 @@ def fingerprint_of(document: Mapping[str, Any]) -> AnswerFingerprint:
             text = _text(block.get("text"))
         elif kind == "message" and not text:
             parts = block.get("content")
-            first = parts[0] if isinstance(parts, list) and parts else None
-            text = _text(first.get("text")) if isinstance(first, dict) else ""
+            part = parts[0] if isinstance(parts, list) and parts else None
+            text = _text(part.get("text")) if isinstance(part, dict) else ""
         elif kind == "tool_use" and not call:
             call_id, call = _text(block.get("id")), call_fingerprint(block.get("name"), block.get("input"))
         elif kind == "function_call" and not call:
@@ -66,7 +70,7 @@ def fingerprint_of(document: Mapping[str, Any]) -> AnswerFingerprint:
 
 
 def tool_calls_of(document: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], ...]:
-    """(id, name, arguments) of the calls of a whole answer in the Responses dialect."""
+    """Return (id, name, arguments) of each call in an unstreamed Responses answer."""
     output = document.get("output")
     return tuple(
         (item.get("call_id"), item.get("name") or item.get("type"), item.get("arguments", item.get("input")))

@@ -1,7 +1,7 @@
-"""OpenAI chat completions, caller side: body -> Request, the edits that we make in it, answers, and our errors.
+"""OpenAI chat completions, caller side: body -> Request, upstream body, answers and errors.
 
-What is sent on is the caller's own bytes with at most two splices: `model`, and `stream_options.include_usage` where a
-stream has to report usage.
+The provider receives the caller's own bytes with at most two splices: `model`, and `stream_options.include_usage` where
+a stream has to report usage.
 """
 
 import re
@@ -17,6 +17,7 @@ from ..values.request import ABSENT, NO_PROVIDER_STATE, SIZE_OF_PARTS, TOOLS_BYT
 from . import body as bodies
 from . import openai_errors
 from .body import DECODE_ERRORS, check_count, is_present
+from .body_errors import OPENAI_ERRORS, wrong_type_error
 from .chat_stream import ChatStreamMeter, text_bytes
 
 _CHOICES_MAX = 128
@@ -24,7 +25,7 @@ _NO_THINKING_BLOCKS = (b"null", b"[]")
 
 
 class _ChatFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on; everything else is checked to be JSON and skipped."""
+    """The fields the gateway acts on; all others are only checked to be JSON."""
 
     messages: list[Message]
     stream: bool | None = None
@@ -56,16 +57,16 @@ _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
 def parse(body: bytes | bytearray) -> Request:
-    """Read one chat-completions body. Raises BadRequest with a sentence that names the field.
+    """Parse a chat-completions body. Raises BadRequest naming the field.
 
-    A bytearray is taken over: nobody else may change it from now on.
+    A bytearray is kept, not copied: the caller of this function must not change it afterwards.
     """
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
     messages = document.messages
     if not messages:
-        raise BadRequest("'messages' must be a non-empty array.", param="messages")
+        raise BadRequest(OPENAI_ERRORS.empty_array.format(field="messages"), param="messages")
     stream = bool(document.stream)
     options = stream_options(document.stream_options)
     wants_usage = bool(options and options.get("include_usage"))
@@ -94,7 +95,7 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def message_sizes(messages: list[Message]) -> list[int]:
-    """Characters of each message's text, PARTS where it is a list."""
+    """Return the characters of each message's text, SIZE_OF_PARTS where it is a list."""
     return [
         len(content) if type(content := message.content) is str else SIZE_OF_PARTS if content is not None else 0
         for message in messages
@@ -102,48 +103,49 @@ def message_sizes(messages: list[Message]) -> list[int]:
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
+    """Return the caller's body with the deployment's model name and, if `ask_usage`, usage reporting switched on."""
     edits = (request.usage_splice,) if ask_usage and request.usage_splice is not None else ()
     return bodies.splice_model(request, model, edits)
 
 
 def stream_meter(request: Request) -> ChatStreamMeter:
-    """What reads the answer as it streams by."""
+    """Create the meter of a streamed answer."""
     return ChatStreamMeter(withhold_usage=not request.wants_usage)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer."""
+    """Return the UTF-8 bytes of text in an unstreamed answer."""
     choices = document.get("choices")
-    messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    choices = choices if isinstance(choices, list) else []
+    messages = [choice.get("message") for choice in choices if isinstance(choice, dict)]
     return sum(text_bytes(message) for message in messages if isinstance(message, dict))
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal that agents obey: 400 stops every client that was measured at once, 429 only where waiting helps."""
+    """Build the response to a refusal: 400, on which all measured clients stop; 429 only where waiting helps."""
     return openai_errors.refusal_answer(refusal)
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree in OpenAI's shape."""
+    """Build the response to an error, in OpenAI's shape."""
     return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began: an event with a top-level `error`, which SDKs raise, and the end."""
+    """Build the events for a failure mid-stream: a top-level `error`, which SDKs raise, and the end mark."""
     return b"data: " + openai_errors.error_body(error) + b"\n\ndata: [DONE]\n\n"
 
 
 def stream_options(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, Any] | None:
-    """The parsed stream_options, None where they are absent or null."""
+    """Return the parsed stream_options, None if absent or null. Raises BadRequest."""
     if isinstance(raw, msgspec.UnsetType):
         return None
     try:
         options: dict[str, Any] | None = _STREAM_OPTIONS.decode(raw)
     except DECODE_ERRORS:
-        raise BadRequest("'stream_options' must be an object.", param="stream_options") from None
+        raise BadRequest("Invalid type for 'stream_options': expected an object.", param="stream_options") from None
     if options and not isinstance(options.get("include_usage"), bool | None):
-        raise BadRequest("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
+        raise wrong_type_error("stream_options.include_usage", "bool", options["include_usage"], OPENAI_ERRORS)
     return options
 
 
@@ -153,7 +155,7 @@ def usage_splice(
     raw: msgspec.Raw | msgspec.UnsetType,
     options: dict[str, Any] | None,
 ) -> Splice:
-    """The edit that switches usage reporting on in a body that `reader` reads, and touches nothing else."""
+    """Return the edit that switches usage reporting on and changes nothing else. Raises BadRequest."""
     if isinstance(raw, msgspec.UnsetType):
         opening = body.index(b"{") + 1
         return Splice(start=opening, end=opening, text=b'"stream_options":{"include_usage":true},')
@@ -164,17 +166,16 @@ def usage_splice(
     if "include_usage" not in options:
         addition = b'"include_usage":true' + (b"," if options else b"")
         return Splice(start=start + 1, end=start + 1, text=addition)
-    wanted = {**options, "include_usage": True}
+    expected = {**options, "include_usage": True}
     for match in _USAGE_OFF.finditer(text):
-        if _STREAM_OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == wanted:
+        if _STREAM_OPTIONS.decode(text[: match.start(1)] + b"true" + text[match.end(1) :]) == expected:
             return Splice(start=start + match.start(1), end=start + match.end(1), text=b"true")
-    raise BadRequest(
-        "'stream_options.include_usage' must be written plainly, once.", param="stream_options.include_usage"
-    )
+    param = "stream_options.include_usage"
+    raise BadRequest(OPENAI_ERRORS.ambiguous.format(field=param), param=param)
 
 
 def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
-    """Names of the offered functions; tools of other kinds are the provider's business."""
+    """Names of the offered functions; tools of other kinds are left to the provider."""
     if not is_present(tools):
         return frozenset()
     try:
@@ -199,7 +200,7 @@ def _max_output_tokens(document: _ChatFields) -> int | None:
 
 
 def _provider_state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
-    """Which kinds of provider-bound state the history holds: files by id, signed thinking."""
+    """Kinds of provider-bound state in the history: files by id, signed thinking."""
     kinds = None
     for message, size in zip(messages, sizes, strict=True):
         if size == SIZE_OF_PARTS and _has_file_id(message.content):

@@ -1,33 +1,33 @@
-"""Chat-completions and completions streams: what is read of them, the unasked usage chunk withheld."""
+"""Meters chat-completions and completions streams and withholds an unrequested usage chunk."""
 
 import re
 from typing import Any
 
 from .sse import StreamMeter, encode_event, utf8_bytes
 
-# Within JSON strings a quote is escaped, so these never match inside text that the model wrote.
+# Quotes within JSON strings are escaped, so this never matches inside the model's text.
 _USAGE_PATTERN = re.compile(rb'"usage"\s*:\s*\{')
-# What every chunk of a stream repeats.
+# Fields that every chunk of a stream repeats.
 _CHUNK_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
 class ChatStreamMeter(StreamMeter):
-    """Meters one stream; `withhold_usage` keeps the usage chunk from a caller who did not ask for it."""
+    """Meters one stream; `withhold_usage` drops the usage chunk for a caller who did not request it."""
 
     __slots__ = ("_finished_by_choice", "_is_text_completion", "_latest_chunk", "_usage_chunk_seen", "_withhold_usage")
 
     def __init__(self, *, withhold_usage: bool) -> None:
         super().__init__()
         self._withhold_usage = withhold_usage
-        # Of a watched stream: its latest chunk, and of each choice whether it has said why it ended.
+        # Kept where the stream may end early: its latest chunk, and per choice whether it has a finish reason.
         self._latest_chunk: dict[str, Any] = {}
         self._finished_by_choice: dict[int, bool] = {}
-        # Its choices hold plain text, as those of the older completions do; the chunk that counts them all was seen.
+        # Whether choices hold plain text (completions); whether the chunk with the total usage was seen.
         self._is_text_completion = False
         self._usage_chunk_seen = False
 
     def _must_read(self, data: bytes) -> bool:
-        """Usage, an error, a finish reason, the end."""
+        """Whether it may hold usage, an error, a finish reason or the end mark."""
         return (
             b"[DONE]" in data
             or b'_reason":"' in data
@@ -72,7 +72,7 @@ class ChatStreamMeter(StreamMeter):
         choices = payload.get("choices")
         if not isinstance(choices, list):
             return
-        # Azure's chunks about filtered content have no name of the answer.
+        # Azure's chunks about filtered content have no id.
         if payload.get("id") or not self._latest_chunk:
             self._latest_chunk = payload
         for choice in choices:
@@ -86,7 +86,7 @@ class ChatStreamMeter(StreamMeter):
         self._usage_chunk_seen = isinstance(payload.get("usage"), dict) and all(self._finished_by_choice.values())
 
     def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
-        """A chunk with the reason for each choice that has none yet, the usage chunk if it was asked for, and the end."""
+        """A chunk with a finish reason per unfinished choice, the usage chunk if requested, and the end mark."""
         if not self._latest_chunk:
             return b""
         head = {name: self._latest_chunk[name] for name in _CHUNK_FIELDS if name in self._latest_chunk}
@@ -95,9 +95,9 @@ class ChatStreamMeter(StreamMeter):
             "completion_tokens": output_tokens,
             "total_tokens": input_tokens + output_tokens,
         }
-        silent: dict[str, Any] = {"text": ""} if self._is_text_completion else {"delta": {}}
+        no_text: dict[str, Any] = {"text": ""} if self._is_text_completion else {"delta": {}}
         choices = [
-            {"index": index, **silent, "logprobs": None, "finish_reason": "length"}
+            {"index": index, **no_text, "logprobs": None, "finish_reason": "length"}
             for index, finished in (self._finished_by_choice or {0: False}).items()
             if not finished
         ]
@@ -109,7 +109,7 @@ class ChatStreamMeter(StreamMeter):
 
 
 def text_bytes(message: dict[str, Any]) -> int:
-    """UTF-8 bytes that the model wrote in a message or delta: content, refusal, reasoning, tool names and arguments."""
+    """Return the UTF-8 bytes of a message or delta: content, refusal, reasoning, tool names and arguments."""
     weight = 0
     for name in ("content", "reasoning_content", "reasoning", "refusal"):
         weight += utf8_bytes(message.get(name))

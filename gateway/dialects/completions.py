@@ -1,4 +1,4 @@
-"""OpenAI's older text completions, caller side: a prompt, or several, instead of messages."""
+"""OpenAI's legacy completions, caller side: one or several prompts instead of messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from ..values.request import Message, Request
 from . import body as bodies
 from . import chat, openai_errors
 from .body import check_count
+from .body_errors import OPENAI_ERRORS
 from .chat_stream import ChatStreamMeter
 from .sse import utf8_bytes
 
@@ -19,7 +20,7 @@ _CHOICES_MAX = 128
 
 
 class _CompletionsFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on; everything else is checked to be JSON and skipped."""
+    """The fields the gateway acts on; all others are only checked to be JSON."""
 
     prompt: str | list[str | int | list[int]]
     stream: bool | None = None
@@ -33,19 +34,20 @@ _READER = bodies.BodyReader(_CompletionsFields, required="prompt")
 
 
 def parse(body: bytes | bytearray) -> Request:
-    """Read one completions body. Raises BadRequest with a sentence that names the field. A bytearray is taken over."""
+    """Parse a completions body. Raises BadRequest naming the field. A bytearray is kept, not copied."""
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
     prompt = document.prompt
     if not prompt:
-        raise BadRequest("'prompt' must not be empty.", param="prompt")
-    several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        template = OPENAI_ERRORS.empty_string if isinstance(prompt, str) else OPENAI_ERRORS.empty_array
+        raise BadRequest(template.format(field="prompt"), param="prompt")
+    has_several_prompts = isinstance(prompt, list) and not isinstance(prompt[0], int)
     text = prompt if isinstance(prompt, str) else next((text for text in prompt if isinstance(text, str)), "")
     stream = bool(document.stream)
     options = chat.stream_options(document.stream_options)
     wants_usage = bool(options and options.get("include_usage"))
-    each = max(
+    choices_per_prompt = max(
         check_count("n", document.n, _CHOICES_MAX) or 1, check_count("best_of", document.best_of, _CHOICES_MAX) or 1
     )
     return Request(
@@ -61,7 +63,7 @@ def parse(body: bytes | bytearray) -> Request:
             chat.usage_splice(_READER, body, document.stream_options, options) if stream and not wants_usage else None
         ),
         max_output_tokens=check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX),
-        choice_count=each * (len(prompt) if several else 1),
+        choice_count=choices_per_prompt * (len(prompt) if has_several_prompts else 1),
         tool_names=frozenset(),
         has_schema=False,
         user=bodies.end_user(document),
@@ -69,32 +71,32 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it and, if asked, usage reporting switched on."""
+    """Return the caller's body with the deployment's model name and, if `ask_usage`, usage reporting switched on."""
     return chat.upstream_body(request, model, ask_usage=ask_usage)
 
 
 def stream_meter(request: Request) -> ChatStreamMeter:
-    """What reads the answer as it streams by."""
+    """Create the meter of a streamed answer."""
     return ChatStreamMeter(withhold_usage=not request.wants_usage)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer."""
+    """Return the UTF-8 bytes of text in an unstreamed answer."""
     choices = document.get("choices")
-    texts = [one.get("text") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return sum(map(utf8_bytes, texts))
+    choices = choices if isinstance(choices, list) else []
+    return sum(utf8_bytes(choice.get("text")) for choice in choices if isinstance(choice, dict))
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal in OpenAI's shape."""
+    """Build the response to a refusal, in OpenAI's shape."""
     return openai_errors.refusal_answer(refusal)
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree in OpenAI's shape."""
+    """Build the response to an error, in OpenAI's shape."""
     return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began: an event with a top-level `error`, which SDKs raise, and the end."""
+    """Build the events for a failure mid-stream: a top-level `error`, which SDKs raise, and the end mark."""
     return chat.error_event(error)

@@ -1,4 +1,4 @@
-"""OpenAI embeddings, caller side. Input is text, texts, tokens or lists of tokens; nothing is written in answer."""
+"""OpenAI embeddings, caller side: input as text, texts, tokens or token lists; no output text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,12 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from . import body as bodies
 from . import openai_errors
+from .body_errors import OPENAI_ERRORS
 from .chat_stream import ChatStreamMeter
 
 
 class _EmbeddingsFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on; everything else is checked to be JSON and skipped."""
+    """The fields the gateway acts on; all others are only checked to be JSON."""
 
     input: str | list[str | int | list[int]]
 
@@ -22,14 +23,15 @@ _READER = bodies.BodyReader(_EmbeddingsFields, required="input")
 
 
 def parse(body: bytes | bytearray) -> Request:
-    """Read one embeddings body. Raises BadRequest with a sentence that names the field. A bytearray is taken over."""
+    """Parse an embeddings body. Raises BadRequest naming the field. A bytearray is kept, not copied."""
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
-    given = document.input
-    if not given:
-        raise BadRequest("'input' must not be empty.", param="input")
-    texts = [given] if isinstance(given, str) else [text for text in given if isinstance(text, str)]
+    inputs = document.input
+    if not inputs:
+        template = OPENAI_ERRORS.empty_string if isinstance(inputs, str) else OPENAI_ERRORS.empty_array
+        raise BadRequest(template.format(field="input"), param="input")
+    texts = [inputs] if isinstance(inputs, str) else [text for text in inputs if isinstance(text, str)]
     text = texts[0] if texts else ""
     return Request(
         dialect="embeddings",
@@ -50,30 +52,30 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it."""
+    """Return the caller's body with the deployment's model name."""
     return bodies.splice_model(request, model)
 
 
 def stream_meter(request: Request) -> ChatStreamMeter:
-    """Embeddings do not stream; a provider that does anyway is read like chat."""
+    """Create the meter of a stream; embeddings have none, so one sent anyway is read like chat."""
     return ChatStreamMeter(withhold_usage=False)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer: vectors weigh nothing."""
+    """Return 0: vectors hold no text."""
     return 0
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal in OpenAI's shape."""
+    """Build the response to a refusal, in OpenAI's shape."""
     return openai_errors.refusal_answer(refusal)
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree in OpenAI's shape."""
+    """Build the response to an error, in OpenAI's shape."""
     return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began."""
+    """Build the event for a failure mid-stream."""
     return b"data: " + openai_errors.error_body(error) + b"\n\n"

@@ -1,6 +1,7 @@
-"""A last answer in the model's place, for clients that crash on errors: whole or streamed, in each dialect.
+"""Builds a final answer in the model's place, for clients that crash on errors.
 
-It ends the agent's run: text, no tool calls. It says who speaks, and headers mark it (story.py).
+Text without tool calls, which ends the agent's run; whole or streamed, in each dialect. The text names the gateway as
+its author, and headers mark the response (pipeline/stop_response.py).
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ _JSON_HEADERS, _SSE_HEADERS = {"content-type": "application/json"}, {"content-ty
 def final_answer(
     dialect: str, text: str, *, id: str, model: str, created: int, stream: bool
 ) -> tuple[Mapping[str, str], bytes]:
-    """(headers, body) of the answer; `created` in seconds since the epoch."""
+    """Return (headers, body) of the answer; `created` is in seconds since the epoch."""
     if dialect == "messages":
-        whole = _messages_answer(id, model, text)
-        return (_SSE_HEADERS, _messages_answer_events(whole, text)) if stream else (_JSON_HEADERS, orjson.dumps(whole))
+        answer = _messages_answer(id, model, text)
+        return (_SSE_HEADERS, _messages_events(answer, text)) if stream else (_JSON_HEADERS, orjson.dumps(answer))
     if dialect == "responses":
-        whole = _responses_answer(id, model, text, created)
-        return (_SSE_HEADERS, _responses_answer_events(whole)) if stream else (_JSON_HEADERS, orjson.dumps(whole))
+        answer = _responses_answer(id, model, text, created)
+        return (_SSE_HEADERS, _responses_events(answer)) if stream else (_JSON_HEADERS, orjson.dumps(answer))
     chunk = {"id": f"chatcmpl-{id}", "created": created, "model": model}
     if not stream:
         message = {"role": "assistant", "content": text, "refusal": None}
@@ -45,13 +46,17 @@ def _messages_answer(id: str, model: str, text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _messages_answer_events(whole: dict[str, Any], text: str) -> bytes:
+def _messages_events(answer: dict[str, Any], text: str) -> bytes:
     events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
+        {"type": "message_start", "message": {**answer, "content": [], "stop_reason": None}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": whole["usage"]},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": answer["usage"],
+        },
         {"type": "message_stop"},
     ]
     return b"".join(encode_event(event, named=True) for event in events)
@@ -71,24 +76,25 @@ def _responses_answer(id: str, model: str, text: str, created: int) -> dict[str,
     }  # fmt: skip
 
 
-def _responses_answer_events(whole: dict[str, Any]) -> bytes:
-    item = whole["output"][0]
+def _responses_events(answer: dict[str, Any]) -> bytes:
+    item = answer["output"][0]
     part = item["content"][0]
-    place = {"item_id": item["id"], "output_index": 0}
-    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    position = {"item_id": item["id"], "output_index": 0}
+    in_progress = {**answer, "status": "in_progress", "output": [], "usage": None}
     events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": begun},
-        {"type": "response.in_progress", "response": begun},
+        {"type": "response.created", "response": in_progress},
+        {"type": "response.in_progress", "response": in_progress},
         {
             "type": "response.output_item.added",
             "output_index": 0,
             "item": {**item, "status": "in_progress", "content": []},
         },
-        {"type": "response.content_part.added", **place, "content_index": 0, "part": {**part, "text": ""}},
-        {"type": "response.output_text.delta", **place, "content_index": 0, "delta": part["text"], "logprobs": []},
-        {"type": "response.output_text.done", **place, "content_index": 0, "text": part["text"], "logprobs": []},
-        {"type": "response.content_part.done", **place, "content_index": 0, "part": part},
+        {"type": "response.content_part.added", **position, "content_index": 0, "part": {**part, "text": ""}},
+        {"type": "response.output_text.delta", **position, "content_index": 0, "delta": part["text"], "logprobs": []},
+        {"type": "response.output_text.done", **position, "content_index": 0, "text": part["text"], "logprobs": []},
+        {"type": "response.content_part.done", **position, "content_index": 0, "part": part},
         {"type": "response.output_item.done", "output_index": 0, "item": item},
-        {"type": "response.completed", "response": whole},
+        {"type": "response.completed", "response": answer},
     ]
-    return b"".join(encode_event({**event, "sequence_number": at}, named=True) for at, event in enumerate(events))
+    numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]
+    return b"".join(encode_event(event, named=True) for event in numbered)

@@ -1,7 +1,7 @@
-"""Anthropic Messages, caller side: body -> Request, answers, and our errors in Anthropic's shape.
+"""Anthropic Messages, caller side: body -> Request, answers and errors in Anthropic's shape.
 
-For what reads a conversation (sessions, loop guard, facts) the messages are mapped to the shape of chat completions:
-each tool result becomes a message of its own, the system prompt the first one.
+Sessions, the loop guard and request features read messages in the shape of chat completions: each tool result becomes
+a message of its own, the system prompt the first one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,17 @@ from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
 from . import body as bodies
 from .body import DECODE_ERRORS, check_count, is_present
+from .body_errors import ANTHROPIC_ERRORS
 from .chat import message_sizes
 from .messages_stream import MessagesStreamMeter
 from .sse import encode_event, utf8_bytes
 
 _JSON = "application/json"
-# What begins the signature of thinking that came from a deployment without signatures: it proves nothing to Anthropic.
+# Prefix of the signature put on thinking from a deployment without signatures; Anthropic does not accept it.
 UNSIGNED_SIGNATURE_PREFIX = "penstock-unsigned"
-# Agents add notes of their own beside tool results; these are no turn of a person.
+# Agents add their own notes beside tool results; these are not user turns.
 _REMINDER_TAG = "<system-reminder>"
-# The types of error that Anthropic documents, by status (docs.anthropic.com, errors, 2026).
+# Anthropic's documented error types by status (docs.anthropic.com, errors, 2026).
 _ERROR_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
     404: "not_found_error", 409: "conflict_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
@@ -34,7 +35,7 @@ _ERROR_TYPES = {
 
 
 class _Block(msgspec.Struct, gc=False):
-    """One content block; of big ones (images, documents) only the source is kept."""
+    """One content block; of images and documents only the source is kept."""
 
     type: str = ""
     text: Any = None
@@ -54,7 +55,7 @@ class _InputMessage(msgspec.Struct, gc=False):
 
 
 class _MessagesFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on; everything else is checked to be JSON and skipped."""
+    """The fields the gateway acts on; all others are only checked to be JSON."""
 
     messages: list[_InputMessage]
     system: str | list[_Block] | None = None
@@ -77,19 +78,19 @@ class _Metadata(msgspec.Struct, gc=False):
     user_id: Any = None
 
 
-_READER = bodies.BodyReader(_MessagesFields, required="messages")
+_READER = bodies.BodyReader(_MessagesFields, required="messages", texts=ANTHROPIC_ERRORS)
 _TOOLS = msgspec.json.Decoder(list[_MessagesTool])
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig | None)
 _METADATA = msgspec.json.Decoder(_Metadata | None)
 
 
 def parse(body: bytes | bytearray) -> Request:
-    """Read one Messages body. Raises BadRequest with a sentence that names the field. A bytearray is taken over."""
+    """Parse a Messages body. Raises BadRequest naming the field. A bytearray is kept, not copied."""
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
     if not document.messages:
-        raise BadRequest("'messages' must be a non-empty array.", param="messages")
+        raise BadRequest(ANTHROPIC_ERRORS.empty_array.format(field="messages"), param="messages")
     kinds: set[str] = set()
     messages = list(_to_chat_messages(document, kinds))
     return Request(
@@ -104,7 +105,9 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=None,
         user=_end_user(document.metadata),
         session_fields=bodies.session_id_fields(document),
-        max_output_tokens=check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX),
+        max_output_tokens=check_count(
+            "max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX, texts=ANTHROPIC_ERRORS
+        ),
         choice_count=1,
         tool_names=_tool_names(document.tools),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
@@ -114,28 +117,30 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it; usage comes unasked."""
+    """Return the caller's body with the deployment's model name; usage is always reported."""
     return bodies.splice_model(request, model)
 
 
 def stream_meter(request: Request) -> MessagesStreamMeter:
-    """What reads the answer as it streams by."""
+    """Create the meter of a streamed answer."""
     return MessagesStreamMeter()
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer."""
-    content, found = document.get("content"), 0
+    """Return the UTF-8 bytes of text in an unstreamed answer."""
+    content, size = document.get("content"), 0
     for block in content if isinstance(content, list) else ():
         if isinstance(block, dict):
-            found += utf8_bytes(block.get("text")) + utf8_bytes(block.get("thinking"))
-            found += len(orjson.dumps(block["input"])) if "input" in block else 0
-    return found
+            size += utf8_bytes(block.get("text")) + utf8_bytes(block.get("thinking"))
+            size += len(orjson.dumps(block["input"])) if "input" in block else 0
+    return size
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal that agents obey: 402 stops every Anthropic client that was measured at once, where 400 makes Claude
-    Code drop its beta headers and try again."""
+    """Build the response to a refusal: 402, on which all measured Anthropic clients stop.
+
+    On 400 Claude Code drops its beta headers and retries.
+    """
     headers = {"content-type": _JSON, "x-should-retry": "false"}
     status = refusal.status or (402 if refusal.param is None else 400)
     if refusal.retry_after_seconds is not None:
@@ -148,7 +153,7 @@ def refusal_answer(refusal: Refusal) -> CallerResponse:
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree. Callers' mistakes and what we have already retried are not to be retried."""
+    """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
     headers = {"content-type": _JSON}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
@@ -158,12 +163,12 @@ def error_answer(error: PenstockError) -> CallerResponse:
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began: Anthropic's own error event, which its SDKs raise."""
+    """Build the event for a failure mid-stream: Anthropic's error event, which its SDKs raise."""
     return encode_event(_error_body(error), named=True)
 
 
 def error_type_of(status: int) -> str:
-    """Anthropic's type of error for a status."""
+    """Return Anthropic's error type for a status."""
     return _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
@@ -178,17 +183,17 @@ def _error_body(error: PenstockError) -> dict[str, Any]:
 
 
 def _to_chat_messages(document: _MessagesFields, kinds: set[str]) -> Iterator[Message]:
-    """The conversation in the shape of chat completions; what binds it to a provider goes into `kinds`."""
+    """The conversation in the shape of chat completions; kinds of provider-bound state are added to `kinds`."""
     system = document.system
     if system:
         yield Message("system", system if isinstance(system, str) else _text(system))
-    for said in document.messages:
-        if isinstance(said.content, str):
-            yield Message(said.role, said.content)
-        elif said.role == "assistant":
-            yield _assistant_message(said.content, kinds)
+    for message in document.messages:
+        if isinstance(message.content, str):
+            yield Message(message.role, message.content)
+        elif message.role == "assistant":
+            yield _assistant_message(message.content, kinds)
         else:
-            yield from _user_messages(said.role, said.content, kinds)
+            yield from _user_messages(message.role, message.content, kinds)
 
 
 def _assistant_message(blocks: list[_Block], kinds: set[str]) -> Message:
@@ -205,24 +210,24 @@ def _assistant_message(blocks: list[_Block], kinds: set[str]) -> Message:
 
 
 def _user_messages(role: str, blocks: list[_Block], kinds: set[str]) -> Iterator[Message]:
-    results, said, media = 0, [], []
+    result_count, texts, media = 0, [], []
     for block in blocks:
         if block.type == "tool_result":
-            results += 1
+            result_count += 1
             yield Message("tool", _tool_result(block.content), ABSENT, block.tool_use_id, block.is_error)
         elif isinstance(block.text, str):
-            said.append(block.text)
+            texts.append(block.text)
         elif isinstance(block.source, dict):
             if isinstance(block.source.get("file_id"), str):
                 kinds.add("file")
             if block.type == "image":
                 media.append(_media_part(block.source))
-    if results:
-        said = [text for text in said if not text.startswith(_REMINDER_TAG)]
+    if result_count:
+        texts = [text for text in texts if not text.startswith(_REMINDER_TAG)]
     if media:
-        yield Message(role, [*({"text": text} for text in said), *media])
-    elif said or not results:
-        yield Message(role, said[0] if len(said) == 1 else "\n".join(said))
+        yield Message(role, [*({"text": text} for text in texts), *media])
+    elif texts or not result_count:
+        yield Message(role, texts[0] if len(texts) == 1 else "\n".join(texts))
 
 
 def _tool_result(content: Any) -> str | list[Any] | None:
@@ -239,10 +244,11 @@ def _tool_result(content: Any) -> str | list[Any] | None:
 
 
 def _media_part(source: dict[str, Any]) -> dict[str, Any]:
-    """How big inline media are, and what tells them from others."""
+    """The size of inline media, and the end of their data, URL or id to distinguish them."""
     data = source.get("data")
-    told = next((one for one in (data, source.get("url"), source.get("file_id")) if isinstance(one, str)), "")
-    return {"media_bytes": utf8_bytes(data), "media": told[-64:]}
+    sources = (data, source.get("url"), source.get("file_id"))
+    identity = next((value for value in sources if isinstance(value, str)), "")
+    return {"media_bytes": utf8_bytes(data), "media": identity[-64:]}
 
 
 def _text(blocks: list[_Block]) -> str:
@@ -254,10 +260,10 @@ def _end_user(metadata: msgspec.Raw) -> str:
     if not is_present(metadata):
         return ""
     try:
-        told = _METADATA.decode(metadata)
+        decoded = _METADATA.decode(metadata)
     except DECODE_ERRORS:
         return ""
-    return told.user_id if told is not None and isinstance(told.user_id, str) else ""
+    return decoded.user_id if decoded is not None and isinstance(decoded.user_id, str) else ""
 
 
 def _tool_names(tools: msgspec.Raw) -> frozenset[str]:

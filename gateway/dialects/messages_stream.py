@@ -1,4 +1,4 @@
-"""Anthropic's stream: what is read of it. Usage begins in message_start and ends, cumulative, in message_delta."""
+"""Meters Anthropic's streams: usage is in message_start and, cumulative, in message_delta."""
 
 from typing import Any
 
@@ -6,19 +6,19 @@ from .sse import StreamMeter, encode_event, utf8_bytes
 
 
 class MessagesStreamMeter(StreamMeter):
-    """Meters one stream; nothing of it is withheld."""
+    """Meters one stream; it withholds nothing."""
 
     __slots__ = ("_first_call_index", "_message_started", "_open_blocks")
 
     def __init__(self) -> None:
         super().__init__()
-        # Of a watched stream: whether the message has begun, and its open blocks; those of imitators may interleave.
         self._first_call_index: Any = None
+        # Kept where the stream may end early. Blocks of Anthropic-compatible servers may interleave.
         self._message_started = False
         self._open_blocks: list[Any] = []
 
     def _must_read(self, data: bytes) -> bool:
-        """Everything but the deltas of a block; the type of an event stands on its own line as well as in its data."""
+        """Whether it may hold more than block deltas; an event's type is on its own line and in its data."""
         return b'"message_' in data or b'"error"' in data or b"message_stop" in data
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
@@ -26,12 +26,11 @@ class MessagesStreamMeter(StreamMeter):
         if kind == "content_block_delta":
             delta = payload.get("delta")
             names = ("text", "partial_json", "thinking")
-            self._count_text(
-                sum(utf8_bytes(delta.get(n)) for n in names) if isinstance(delta, dict) else 0, event_bytes
-            )
+            weight = sum(utf8_bytes(delta.get(name)) for name in names) if isinstance(delta, dict) else 0
+            self._count_text(weight, event_bytes)
             if self.fingerprint_chars and isinstance(delta, dict):
-                first = payload.get("index") == self._first_call_index
-                self._extend_fingerprint(delta.get("text"), None, delta.get("partial_json") if first else None)
+                in_first_call = payload.get("index") == self._first_call_index
+                self._extend_fingerprint(delta.get("text"), None, delta.get("partial_json") if in_first_call else None)
         elif kind == "content_block_start":
             block = payload.get("content_block")
             if isinstance(block, dict) and block.get("type") == "tool_use" and self._first_call_index is None:
@@ -66,8 +65,10 @@ class MessagesStreamMeter(StreamMeter):
             self._open_blocks.remove(index)
 
     def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
-        """The ends of open blocks, why the message stops if that was not said yet, and its end. The input was counted
-        when it began; thinking that is cut off stays without a signature."""
+        """The ends of open blocks, a stop reason if none was sent, and the end of the message.
+
+        message_start has counted the input already. Thinking that is cut off has no signature.
+        """
         if not self._message_started:
             return b""
         events: list[dict[str, Any]] = [{"type": "content_block_stop", "index": index} for index in self._open_blocks]
@@ -78,7 +79,7 @@ class MessagesStreamMeter(StreamMeter):
         return b"".join(encode_event(event, named=True) for event in events)
 
     def _merge_usage(self, usage: Any) -> None:
-        """Later counts replace earlier ones; what a later one leaves out stands."""
+        """Replace earlier counts by the later ones that are given."""
         if isinstance(usage, dict):
-            given = {name: value for name, value in usage.items() if value is not None}
-            self.usage = {**(self.usage or {}), **given}
+            counts = {name: value for name, value in usage.items() if value is not None}
+            self.usage = {**(self.usage or {}), **counts}

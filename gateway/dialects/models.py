@@ -1,4 +1,4 @@
-"""GET /v1/models: the public model names, in OpenAI's shape or in Anthropic's."""
+"""Builds GET /v1/models: the public model names, in OpenAI's or Anthropic's shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ _HEADERS = {"content-type": "application/json"}
 
 
 def model_list(names: Sequence[str], *, anthropic: bool) -> CallerResponse:
-    """The list of routes."""
+    """Build the list of routes."""
     data = [_model_document(name, anthropic) for name in names]
     if anthropic:
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
@@ -20,17 +20,17 @@ def model_list(names: Sequence[str], *, anthropic: bool) -> CallerResponse:
 
 
 def model_entry(name: str, *, anthropic: bool) -> CallerResponse:
-    """One route."""
+    """Build the entry of one route."""
     return json_answer(_model_document(name, anthropic))
 
 
 def json_answer(document: Any) -> CallerResponse:
-    """A document as an answer."""
+    """Build a 200 response from a document."""
     return CallerResponse(status=200, headers=_HEADERS, body=orjson.dumps(document))
 
 
 def _model_document(name: str, anthropic: bool) -> dict[str, Any]:
-    # Dates are required by SDKs' types; a route has no date of birth.
+    # SDKs' types require a date; a route has none.
     if anthropic:
         return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
     return {"id": name, "object": "model", "created": 0, "owned_by": "penstock"}

@@ -1,4 +1,4 @@
-"""Our refusals and errors in OpenAI's shape, for every dialect of theirs."""
+"""Builds refusals and errors in OpenAI's shape, for all OpenAI dialects."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _JSON = "application/json"
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal that agents obey: 400 stops every client that was measured at once, 429 only where waiting helps."""
+    """Build the response to a refusal: 400, on which all measured clients stop; 429 only where waiting helps."""
     headers = {"content-type": _JSON, "x-should-retry": "false"}
     status = refusal.status or 400
     if refusal.retry_after_seconds is not None:
@@ -24,7 +24,7 @@ def refusal_answer(refusal: Refusal) -> CallerResponse:
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree. Callers' mistakes and what we have already retried are not to be retried."""
+    """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
     headers = {"content-type": _JSON}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
@@ -34,13 +34,13 @@ def error_answer(error: PenstockError) -> CallerResponse:
 
 
 def error_body(error: PenstockError) -> bytes:
-    """The JSON body of an error of the tree."""
+    """Return the JSON body of an error."""
     kind = "invalid_request_error" if isinstance(error, CallerError) else "api_error"
     return _encode_error(error.message, kind, error.code, error.param, None)
 
 
 def _encode_error(message: str, kind: str, code: str, param: str | None, details: Mapping[str, Any] | None) -> bytes:
-    """The four fields that SDKs read; `details` is added beside them."""
+    """The four fields that SDKs read, and `details`."""
     error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
     if details:
         error["details"] = details

@@ -1,4 +1,4 @@
-"""What form a request asks its answer to have, in any dialect: a schema, the tools that may be called."""
+"""Reads the form a request prescribes for its answer, in any dialect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,13 @@ from . import body as bodies
 
 
 class OutputConstraints(Value, frozen=True, kw_only=True):
-    """What the answer has to be like: `schema` is the JSON Schema of a structured answer ({} for any object, None where
-    text will do), `tools` the parameters' schema of each offered tool, `must_call` that one has to be called, `limited` that the caller set a limit to its length."""
+    """The form prescribed for an answer.
+
+    schema: JSON Schema of a structured answer, {} for any object, None for text
+    tools: parameter schema of each offered tool, by name
+    tool_call_required: whether a tool must be called
+    has_output_limit: whether the caller limited the output
+    """
 
     schema: Mapping[str, Any] | None = None
     tools: Mapping[str, Mapping[str, Any]] = {}
@@ -19,13 +24,13 @@ class OutputConstraints(Value, frozen=True, kw_only=True):
 
 
 def parse_output_constraints(request: Request) -> OutputConstraints:
-    """Read it from the body; walks the whole of it, so only who needs to know should ask."""
+    """Read the constraints from the body. Parses all of it, so call it only where they are needed."""
     document = bodies.parse_document(bytes(request.body))
     choice = document.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, dict) else choice
     return OutputConstraints(
         schema=_output_schema(document),
-        tools=dict([one for tool in _objects(document.get("tools")) if (one := _tool_schema(tool)) is not None]),
+        tools=dict(schema for tool in _objects(document.get("tools")) if (schema := _tool_schema(tool)) is not None),
         tool_call_required=isinstance(kind, str) and kind in ("required", "any", "tool", "function"),
         has_output_limit=request.max_output_tokens is not None,
     )
@@ -33,17 +38,17 @@ def parse_output_constraints(request: Request) -> OutputConstraints:
 
 def _output_schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     text = document.get("text")
-    given = document.get("response_format", text.get("format") if isinstance(text, dict) else None)
+    format_ = document.get("response_format", text.get("format") if isinstance(text, dict) else None)
     config = document.get("output_config")
-    given = given if given is not None else config.get("format") if isinstance(config, dict) else None
-    if not isinstance(given, dict):
+    format_ = format_ if format_ is not None else config.get("format") if isinstance(config, dict) else None
+    if not isinstance(format_, dict):
         return None
-    if given.get("type") == "json_object":
+    if format_.get("type") == "json_object":
         return {"type": "object"}
-    if given.get("type") != "json_schema":
+    if format_.get("type") != "json_schema":
         return None
-    inner = given.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
+    inner = format_.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else format_.get("schema")
     return schema if isinstance(schema, dict) else {}
 
 
@@ -57,4 +62,4 @@ def _tool_schema(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | Non
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

@@ -1,24 +1,30 @@
-"""What a whole answer says, in any dialect: its text, the calls that it makes, why it ended, how sure its tokens were."""
+"""Parses an unstreamed answer, in any dialect: text, calls, finish reason, token confidence."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
 
-# Tokens whose log-probabilities are looked at; hesitation shows early.
+# Tokens whose log-probabilities are read; uncertainty shows early.
 _LOGPROB_TOKENS_MAX = 256
-# How the dialects say that an answer ended at its limit, and that it was withheld.
+# Finish reasons, in all dialects, of an answer cut at its limit and of a withheld one.
 _TRUNCATED_REASONS = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 _REFUSED_REASONS = frozenset({"content_filter", "refusal"})
-# What is read; everything else that stands beside it is an answer, too.
+# Types that are parsed; any other counts as other content.
 _READ_BLOCK_TYPES = ("text", "tool_use", "thinking", "redacted_thinking")
 _READ_ITEM_TYPES = ("message", "function_call", "reasoning")
 
 
 class ParsedAnswer(NamedTuple):
-    """`calls` are the calls of functions, (name, arguments as JSON text); `other`: it says something else than text and
-    those (a call of another kind, sound, a picture). `margin` is the mean gap between the log-probabilities of the chosen
-    token and the next best (nats), None where the provider gives none."""
+    """The content of one answer.
+
+    text: its text, or that of a refusal
+    calls: function calls, (name, arguments as JSON text)
+    truncated: whether it ended at the output limit
+    refused: whether the model or a content filter refused
+    has_other_content: whether it holds anything else (a call of another kind, audio, an image)
+    logprob_margin_nats: mean gap between the log-probabilities of the two best tokens, None if not provided
+    """
 
     text: str = ""
     calls: tuple[tuple[str, str], ...] = ()
@@ -29,7 +35,7 @@ class ParsedAnswer(NamedTuple):
 
 
 def parse_answer(document: Mapping[str, Any]) -> ParsedAnswer:
-    """Read an answer of chat completions, Messages or Responses; what has another shape says nothing."""
+    """Parse an answer of chat completions, Messages or Responses; any other shape gives an empty one."""
     choices = document.get("choices")
     if isinstance(choices, list):
         return _parse_chat(choices[0] if choices and isinstance(choices[0], dict) else {})
@@ -43,12 +49,15 @@ def parse_answer(document: Mapping[str, Any]) -> ParsedAnswer:
 def _parse_chat(choice: Mapping[str, Any]) -> ParsedAnswer:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    made = [call.get("function") for call in _objects(message.get("tool_calls"))]
+    functions = [call.get("function") for call in _objects(message.get("tool_calls"))]
     finish = choice.get("finish_reason")
     refusal = message.get("refusal")
     return ParsedAnswer(
         text=_text(message.get("content")) or _text(refusal),
-        calls=tuple((_text(one.get("name")), _arguments_json(one.get("arguments"))) for one in _objects(made)),
+        calls=tuple(
+            (_text(function.get("name")), _arguments_json(function.get("arguments")))
+            for function in _objects(functions)
+        ),
         truncated=_is_one_of(finish, _TRUNCATED_REASONS),
         refused=_is_one_of(finish, _REFUSED_REASONS) or bool(refusal),
         has_other_content=any(message.get(name) for name in ("function_call", "audio", "images"))
@@ -89,15 +98,14 @@ def _parse_responses(document: Mapping[str, Any], output: list[Any]) -> ParsedAn
 
 
 def _logprob_margin_nats(logprobs: Any) -> float | None:
-    """OpenAI's `logprobs.content[].top_logprobs` (two or more asked for)."""
+    """The margin from OpenAI's `logprobs.content[].top_logprobs` (two or more requested)."""
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     gaps = []
     for token in _objects(tokens)[:_LOGPROB_TOKENS_MAX]:
-        best = sorted((one.get("logprob") for one in _objects(token.get("top_logprobs"))), key=_logprob, reverse=True)[
-            :2
-        ]
+        candidates = [_logprob(candidate.get("logprob")) for candidate in _objects(token.get("top_logprobs"))]
+        best = sorted(candidates, reverse=True)[:2]
         if len(best) == 2:
-            gaps.append(min(20.0, _logprob(best[0]) - _logprob(best[1])))
+            gaps.append(min(20.0, best[0] - best[1]))
     return sum(gaps) / len(gaps) if gaps else None
 
 
@@ -119,7 +127,7 @@ def _arguments_json(value: Any) -> str:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,6 @@
-"""Everything else under /v1/: images, audio, files, batches, rerank, moderations. It passes through and is metered.
+"""Passes through and meters all other paths under /v1/: images, audio, files, batches, rerank, moderations.
 
-Only what the gateway acts on is read: the model, in JSON or in a form, and how many pieces are asked for where pieces
-are what is paid for. The rest goes on as it came.
+Only the model, in JSON or in a form, and the number of billed units are read. The rest is forwarded unchanged.
 """
 
 import re
@@ -17,26 +16,26 @@ from . import openai_errors
 from .body import check_count
 from .sse import StreamMeter
 
-# Forms: how many parts are looked through for the model, and how long the headers of one may be (RFC 7578).
+# Forms: how many parts are searched for the model, and bytes of a part's headers (RFC 7578).
 _FORM_PARTS_MAX, _PART_HEADERS_MAX = 64, 4096
 _FORM_BOUNDARY = re.compile(r'boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
 _FORM_FIELD_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _FORM_FIELD_CHARS_MAX = 256
-# Paths that go on after the id of a thing that lies with a provider.
+# Paths with the id of an object stored at a provider.
 _RESOURCE_PATH = re.compile(
     r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)"
 )
 _IMAGES_MAX = 128
-# Sound is at least so many bytes a second: 8 kbit/s, the lowest rate that speech is stored at (AMR, Opus).
+# 8 kbit/s, the lowest rate at which speech is stored (AMR, Opus).
 _AUDIO_BYTES_PER_SECOND_MIN = 1000
-# Where an answer says what it took, or pieces are paid for. Elsewhere the cost shows up later, or nowhere: unpriced.
+# Paths whose answers report usage, or that are billed by unit. Elsewhere the cost is known later or never: unpriced.
 _METERED_PATHS = ("/images/", "/audio/", "/rerank", "/responses/")
-# What no provider of the field charges for: looking things up, keeping files, asking whether text is harmful.
+# Paths that providers do not charge for.
 _FREE_PATHS = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
 
 
 class _PassThroughFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on."""
+    """The fields the gateway acts on."""
 
     stream: bool | None = None
     n: int | None = None
@@ -47,21 +46,21 @@ _READER = bodies.BodyReader(_PassThroughFields, required="model")
 
 
 def parse(method: str, path: str, content_type: str, body: bytes | bytearray, dialect: str) -> Request:
-    """Read one request to `path` (below /v1, with its query). Raises BadRequest where `model` cannot be told."""
+    """Parse a request to `path` (below /v1, with its query). Raises BadRequest if `model` is ambiguous."""
     if isinstance(body, bytes):
         body = bytearray(body)
-    plain, kind = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
-    free = method in ("GET", "HEAD", "DELETE") or plain.startswith(_FREE_PATHS) or plain.endswith("/cancel")
-    model, span, quoted, stream, pieces = "", (0, 0), True, False, _billed_units_max(path, body, None)
-    if kind == "multipart/form-data":
+    bare_path, media_type = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
+    is_free = method in ("GET", "HEAD", "DELETE") or bare_path.startswith(_FREE_PATHS) or bare_path.endswith("/cancel")
+    model, span, model_in_json, stream, units_max = "", (0, 0), True, False, _billed_units_max(path, body, None)
+    if media_type == "multipart/form-data":
         model, span = _form_field(body, content_type, b"model")
-        quoted, stream = False, _form_field(body, content_type, b"stream")[0].lower() == "true"
-    elif body and kind in ("", "application/json"):
-        found = _READER.read_if_model(body)
-        if found is not None:
-            document, span = found
+        model_in_json, stream = False, _form_field(body, content_type, b"stream")[0].lower() == "true"
+    elif body and media_type in ("", "application/json"):
+        parsed = _READER.read_if_model(body)
+        if parsed is not None:
+            document, span = parsed
             model, stream = document.masked_model, bool(document.stream)
-            pieces = _billed_units_max(path, body, document)
+            units_max = _billed_units_max(path, body, document)
     return Request(
         dialect="passage",
         body=body,
@@ -81,43 +80,44 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             method=method,
             path=path,
             dialect=dialect,
-            is_free=free,
-            reports_usage=plain.startswith(_METERED_PATHS),
-            creates_object=method == "POST" and not _RESOURCE_PATH.match(plain),
-            model_in_json=quoted,
-            pieces_max=pieces,
+            is_free=is_free,
+            reports_usage=bare_path.startswith(_METERED_PATHS),
+            creates_object=method == "POST" and not _RESOURCE_PATH.match(bare_path),
+            model_in_json=model_in_json,
+            pieces_max=units_max,
         ),
     )
 
 
 def _form_field(body: bytearray, content_type: str, name: bytes) -> tuple[str, tuple[int, int]]:
-    """A form's field and where its value stands; ("", (0, 0)) where there is none. Raises BadRequest if there are two."""
+    """Return a form field and the span of its value, ("", (0, 0)) without one. Raises BadRequest if there are two."""
     boundary = _FORM_BOUNDARY.search(content_type)
     if boundary is None:
-        raise BadRequest("A form needs its boundary in the Content-Type.", param="content-type")
+        raise BadRequest("Missing boundary in the Content-Type of a multipart form.", param="content-type")
     # Every boundary begins a line; the first may begin the body.
-    mark, value, span = b"\r\n--" + boundary.group(1).encode(), "", (0, 0)
-    start = -2 if body.startswith(mark[2:]) else body.find(mark)
+    delimiter, value, span = b"\r\n--" + boundary.group(1).encode(), "", (0, 0)
+    start = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     if start == -1:
         return value, span
     for _ in range(_FORM_PARTS_MAX):
-        end = body.find(mark, start + len(mark))
+        end = body.find(delimiter, start + len(delimiter))
         if end < 0:
             return value, span
         headers_end = body.find(b"\r\n\r\n", max(start, 0), min(end, start + _PART_HEADERS_MAX))
         if headers_end >= 0:
-            named = _FORM_FIELD_NAME.search(body[max(start, 0) : headers_end])
+            match = _FORM_FIELD_NAME.search(body[max(start, 0) : headers_end])
             text = body[headers_end + 4 : min(end, headers_end + 4 + _FORM_FIELD_CHARS_MAX)]
-            if named is not None and named.group(1).lower() == name:
+            if match is not None and match.group(1).lower() == name:
                 if span != (0, 0):
-                    raise BadRequest(f"'{name.decode()}' must be given exactly once.", param=name.decode())
+                    param = name.decode()
+                    raise BadRequest(f"Invalid '{param}': the form field must appear exactly once.", param=param)
                 value, span = text.decode(errors="replace"), (headers_end + 4, end)
         start = end
-    raise BadRequest(f"A form may have at most {_FORM_PARTS_MAX} parts here.")
+    raise BadRequest(f"Too many form parts: expected at most {_FORM_PARTS_MAX}.")
 
 
 def _billed_units_max(path: str, body: bytearray, document: _PassThroughFields | None) -> tuple[str, int] | None:
-    """(unit, how many at most) of what is paid for by the piece."""
+    """(unit, upper bound) where the path is billed by unit, else None. Raises BadRequest."""
     if path.startswith("/images/"):
         return "image", check_count("n", document.n if document is not None else None, _IMAGES_MAX) or 1
     if path.startswith("/audio/speech"):
@@ -129,11 +129,11 @@ def _billed_units_max(path: str, body: bytearray, document: _PassThroughFields |
 
 
 def billed_units_of(document: Mapping[str, Any]) -> int | None:
-    """How many pieces a whole answer holds: seconds of sound or images; None where it does not say."""
+    """Return the billed units of an answer, seconds of audio or images; None if it does not say."""
     usage = document.get("usage")
-    told = [usage.get("seconds") if isinstance(usage, Mapping) else None, document.get("duration")]
-    seconds = next((one for one in told if isinstance(one, int | float) and not isinstance(one, bool)), None)
-    if seconds is not None:
+    durations = [usage.get("seconds") if isinstance(usage, Mapping) else None, document.get("duration")]
+    numbers = (value for value in durations if isinstance(value, int | float) and not isinstance(value, bool))
+    if (seconds := next(numbers, None)) is not None:
         return max(0, -int(-seconds // 1))
     data = document.get("data")
     return len(data) if isinstance(data, list) and data and _is_image(data[0]) else None
@@ -144,7 +144,7 @@ def _is_image(entry: Any) -> bool:
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it, if it names one."""
+    """Return the caller's body with the deployment's model name, if the body has a model."""
     assert request.passthrough is not None
     if not request.model:
         return (memoryview(request.body),)
@@ -156,18 +156,18 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
 
 
 def stream_meter(request: Request) -> "PassThroughStreamMeter":
-    """What reads the answer as it streams by."""
+    """Create the meter of a streamed answer."""
     return PassThroughStreamMeter()
 
 
 class PassThroughStreamMeter(StreamMeter):
-    """Meters a stream of events of whatever kind: usage is read where an event names it."""
+    """Meters a stream of any kind of events; reads usage where an event has it."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__()
-        # Nobody knows how such a stream says that it is complete.
+        # The end mark of such a stream is unknown.
         self.finish_reason_seen = True
 
     def _must_read(self, data: bytes) -> bool:
@@ -183,20 +183,20 @@ class PassThroughStreamMeter(StreamMeter):
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer: nobody estimates what passes through."""
+    """Return 0: usage of passed-through answers is not estimated."""
     return 0
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal in OpenAI's shape."""
+    """Build the response to a refusal, in OpenAI's shape."""
     return openai_errors.refusal_answer(refusal)
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree in OpenAI's shape."""
+    """Build the response to an error, in OpenAI's shape."""
     return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began."""
+    """Build the event for a failure mid-stream."""
     return b"data: " + openai_errors.error_body(error) + b"\n\n"

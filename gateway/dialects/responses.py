@@ -1,7 +1,7 @@
-"""OpenAI Responses, caller side: body -> Request, answers, and our errors.
+"""OpenAI Responses, caller side: body -> Request, answers and errors.
 
-For what reads a conversation (sessions, loop guard, facts) the input items are mapped to the shape of chat completions:
-calls that follow each other belong to one assistant turn, the instructions are the first message.
+Sessions, the loop guard and request features read messages in the shape of chat completions: consecutive calls belong
+to one assistant turn, the instructions are the first message.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from .chat import message_sizes
 from .responses_stream import ResponsesStreamMeter
 from .sse import encode_event, utf8_bytes
 
-# What begins the sealed reasoning of our own making (crossing/responses_to_chat.py); everything else is a provider's.
+# Prefix of reasoning sealed by the gateway (translation/chat_to_responses.py); any other is a provider's.
 SEALED_REASONING_PREFIX = "penstock."
 
 
@@ -33,7 +33,7 @@ class _InputPart(msgspec.Struct, gc=False):
 
 
 class _InputItem(msgspec.Struct, gc=False):
-    """One input item of whatever kind."""
+    """One input item of any type."""
 
     type: str | None = None
     role: str | None = None
@@ -49,7 +49,7 @@ class _InputItem(msgspec.Struct, gc=False):
 
 
 class _ResponsesFields(bodies.BodyFields, gc=False, kw_only=True):
-    """The fields that we act on; everything else is checked to be JSON and skipped."""
+    """The fields the gateway acts on; all others are only checked to be JSON."""
 
     input: str | list[_InputItem] | None = None
     instructions: Any = None
@@ -86,14 +86,14 @@ _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call", "local_shell_cal
 
 
 def parse(body: bytes | bytearray) -> Request:
-    """Read one Responses body. Raises BadRequest with a sentence that names the field. A bytearray is taken over."""
+    """Parse a Responses body. Raises BadRequest naming the field. A bytearray is kept, not copied."""
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
     kinds: set[str] = set()
     messages = list(_to_chat_messages(document, kinds))
     if not messages:
-        # An answer continued with nothing new, or a stored prompt: there is nothing to read, but a turn it is.
+        # A continued answer without new input, or a stored prompt: an empty turn.
         messages = [Message("user", "")]
     if document.prompt is not None:
         kinds.add("stored")
@@ -124,7 +124,7 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def prepend_transcript(request: Request, transcript: bytes) -> Request:
-    """The same with the conversation that it continues written out, as `transcript` has it."""
+    """Return the request with `transcript` in place of its previous_response_id."""
     document = bodies.parse_document(request.body)
     del document["previous_response_id"]
     document["input"] = [*orjson.loads(transcript), *_input_items(document.get("input"))]
@@ -132,62 +132,64 @@ def prepend_transcript(request: Request, transcript: bytes) -> Request:
 
 
 def transcript(request: Request, output: list[dict[str, Any]]) -> bytes:
-    """The conversation as JSON: what was asked and what came, for a request that continues it. Our own ids mean nothing
-    to a provider, nor does reasoning that was not sealed."""
-    asked = _input_items(bodies.parse_document(request.body).get("input"))
+    """Return input and output as JSON, for a request that continues the conversation.
+
+    Without the gateway's own ids and unsealed reasoning, which mean nothing to a provider.
+    """
+    input_items = _input_items(bodies.parse_document(request.body).get("input"))
     kept = [item for item in output if item["type"] != "reasoning" or item.get("encrypted_content")]
-    return orjson.dumps([*asked, *({name: item[name] for name in item if name != "id"} for item in kept)])
+    return orjson.dumps([*input_items, *({name: item[name] for name in item if name != "id"} for item in kept)])
 
 
-def _input_items(given: Any) -> list[Any]:
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    return given if isinstance(given, list) else []
+def _input_items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    return value if isinstance(value, list) else []
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
-    """The caller's body with the deployment's model name in it; usage comes unasked."""
+    """Return the caller's body with the deployment's model name; usage is always reported."""
     return bodies.splice_model(request, model)
 
 
 def stream_meter(request: Request) -> ResponsesStreamMeter:
-    """What reads the answer as it streams by."""
+    """Create the meter of a streamed answer."""
     return ResponsesStreamMeter()
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
-    """Bytes of text in a whole answer."""
-    output, found = document.get("output"), 0
+    """Return the UTF-8 bytes of text in an unstreamed answer."""
+    output, size = document.get("output"), 0
     for item in output if isinstance(output, list) else ():
         if isinstance(item, dict):
             parts = item.get("content")
             texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-            found += sum(map(utf8_bytes, texts)) + utf8_bytes(item.get("arguments")) + utf8_bytes(item.get("input"))
-    return found
+            size += sum(map(utf8_bytes, texts)) + utf8_bytes(item.get("arguments")) + utf8_bytes(item.get("input"))
+    return size
 
 
 def refusal_answer(refusal: Refusal) -> CallerResponse:
-    """A refusal that agents obey: 400 stops every client that was measured at once."""
+    """Build the response to a refusal: 400, on which all measured clients stop."""
     return openai_errors.refusal_answer(refusal)
 
 
 def error_answer(error: PenstockError) -> CallerResponse:
-    """An error of the tree in OpenAI's shape."""
+    """Build the response to an error, in OpenAI's shape."""
     return openai_errors.error_answer(error)
 
 
 def error_event(error: PenstockError) -> bytes:
-    """A failure after the answer began. Codex reads `response.failed`; SDKs raise on the `error` object of the other."""
-    said = {"code": error.code, "message": error.message}
+    """Build the events for a failure mid-stream: `response.failed` for Codex, `error`, which SDKs raise."""
+    details = {"code": error.code, "message": error.message}
     failed_response = {
-        "id": "resp_failed", "object": "response", "created_at": 0, "status": "failed", "error": said, "output": [],
+        "id": "resp_failed", "object": "response", "created_at": 0, "status": "failed", "error": details, "output": [],
         "model": "", "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": True,
         "tool_choice": "auto", "tools": [], "usage": None,
     }  # fmt: skip
     return encode_event(
         {"type": "response.failed", "sequence_number": 0, "response": failed_response}, named=True
     ) + encode_event(
-        {"type": "error", "sequence_number": 1, "param": None, **said, "error": {"type": "api_error", **said}},
+        {"type": "error", "sequence_number": 1, "param": None, **details, "error": {"type": "api_error", **details}},
         named=True,
     )
 
@@ -199,37 +201,36 @@ def _to_chat_messages(document: _ResponsesFields, kinds: set[str]) -> Iterator[M
         yield Message("user", document.input)
         return
     calls: list[dict[str, Any]] = []
-    said: str | list[Any] | None = None
+    text: str | list[Any] | None = None
     for item in document.input or ():
         kind = item.type or "message"
         if kind in _CALL_TYPES:
             arguments = item.arguments if item.arguments is not None else item.input
             calls.append({"id": item.call_id, "function": {"name": item.name or kind, "arguments": arguments}})
             continue
-        if kind == "message" and item.role == "assistant" and not calls and said is None:
-            said = _content(item.content, kinds)
+        if kind == "message" and item.role == "assistant" and not calls and text is None:
+            text = _content(item.content, kinds)
             continue
         if kind == "reasoning":
             if isinstance(item.encrypted_content, str):
-                kinds.add(
-                    "own_seal" if item.encrypted_content.startswith(SEALED_REASONING_PREFIX) else "encrypted_reasoning"
-                )
+                own = item.encrypted_content.startswith(SEALED_REASONING_PREFIX)
+                kinds.add("own_seal" if own else "encrypted_reasoning")
             continue
-        if calls or said is not None:
-            yield _assistant_message(said, calls)
-            calls, said = [], None
+        if calls or text is not None:
+            yield _assistant_message(text, calls)
+            calls, text = [], None
         if kind == "message":
             yield Message(str(item.role or "user"), _content(item.content, kinds))
         elif kind.endswith("_output"):
             yield Message("tool", _tool_output(item.output), ABSENT, item.call_id)
         elif kind in ("item_reference", "compaction"):
             kinds.add("stored" if kind == "item_reference" else "encrypted_reasoning")
-    if calls or said is not None:
-        yield _assistant_message(said, calls)
+    if calls or text is not None:
+        yield _assistant_message(text, calls)
 
 
-def _assistant_message(said: str | list[Any] | None, calls: list[dict[str, Any]]) -> Message:
-    return Message("assistant", said, msgspec.Raw(msgspec.json.encode(calls)) if calls else ABSENT)
+def _assistant_message(text: str | list[Any] | None, calls: list[dict[str, Any]]) -> Message:
+    return Message("assistant", text, msgspec.Raw(msgspec.json.encode(calls)) if calls else ABSENT)
 
 
 def _content(content: str | list[_InputPart] | None, kinds: set[str]) -> str | list[Any] | None:
@@ -263,25 +264,25 @@ def _tool_output(output: Any) -> str | list[Any] | None:
 
 
 def _conversation_id(document: _ResponsesFields) -> str:
-    """The name of the conversation that the provider keeps."""
-    given = document.conversation
-    name = given.get("id") if isinstance(given, dict) else given
-    return name if isinstance(name, str) else ""
+    """The id of a conversation stored at the provider, "" without one."""
+    conversation = document.conversation
+    id_ = conversation.get("id") if isinstance(conversation, dict) else conversation
+    return id_ if isinstance(id_, str) else ""
 
 
 def _referenced_ids(document: _ResponsesFields) -> tuple[str, ...]:
-    """Ids of what lies with the provider: the answer before, the conversation, items by reference."""
-    found = [document.previous_response_id] if document.previous_response_id else []
+    """Ids of objects stored at the provider: the previous response, the conversation."""
+    ids = [document.previous_response_id] if document.previous_response_id else []
     conversation = document.conversation
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
     if isinstance(conversation, str):
-        found.append(conversation)
-    return tuple(found)
+        ids.append(conversation)
+    return tuple(ids)
 
 
 def _tool_names(document: _ResponsesFields) -> frozenset[str]:
-    """Names of the offered tools, those in namespaces and among the input included."""
+    """Names of the offered tools, including those in namespaces and in the input."""
     raws = [document.tools]
     if isinstance(document.input, list):
         raws += [item.tools for item in document.input if item.type == "additional_tools"]
@@ -289,12 +290,13 @@ def _tool_names(document: _ResponsesFields) -> frozenset[str]:
         tools = [tool for raw in raws if is_present(raw) for tool in _TOOLS.decode(raw)]
     except DECODE_ERRORS:
         return frozenset()
-    return frozenset(one.name for tool in tools for one in (tool.tools or [tool]) if one.name)
+    return frozenset(inner.name for tool in tools for inner in (tool.tools or [tool]) if inner.name)
 
 
 def _has_schema(text: msgspec.Raw) -> bool:
     try:
-        read = _TEXT.decode(text) if is_present(text) else None
+        decoded = _TEXT.decode(text) if is_present(text) else None
     except DECODE_ERRORS:
         return False
-    return read is not None and read.format is not None and read.format.type in ("json_schema", "json_object")
+    format_ = decoded.format if decoded is not None else None
+    return format_ is not None and format_.type in ("json_schema", "json_object")

@@ -1,4 +1,4 @@
-"""The Responses stream: what is read of it. Usage stands in the event that ends it."""
+"""Meters Responses streams: usage is in the event that ends them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _END_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class ResponsesStreamMeter(StreamMeter):
-    """Meters one stream; nothing of it is withheld."""
+    """Meters one stream; it withholds nothing."""
 
     __slots__ = ("_partial_response",)
 
@@ -19,7 +19,7 @@ class ResponsesStreamMeter(StreamMeter):
         self._partial_response = PartialResponse()
 
     def _must_read(self, data: bytes) -> bool:
-        """The first and the last events of a response, and errors."""
+        """Whether it may hold the first or last events of a response, or an error."""
         return (
             b'"response.c' in data
             or b'"response.failed"' in data
@@ -38,7 +38,7 @@ class ResponsesStreamMeter(StreamMeter):
             self.id = str(response.get("id") or self.id)
         if kind in _END_EVENTS and isinstance(response, dict):
             usage = response.get("usage")
-            # Its end says all of it again.
+            # The last event repeats the whole response.
             self.fingerprint_text, self.fingerprint_call_id, self.fingerprint_call = fingerprint_of(response)
             self.tool_calls = tool_calls_of(response)
             self.usage = usage if isinstance(usage, dict) else None
@@ -53,7 +53,7 @@ class ResponsesStreamMeter(StreamMeter):
         self._partial_response.read(payload)
 
     def _closing_events(self, input_tokens: int, output_tokens: int) -> bytes:
-        """What closes the response, b"" if there is none yet."""
+        """The events that close the response, b"" if it has not begun."""
         usage = {
             "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0},

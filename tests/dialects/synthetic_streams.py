@@ -1,4 +1,4 @@
-"""Streams that no recording holds: several choices, interleaving, citations, refusals, calls that providers run."""
+"""Streams missing from the recordings: several choices, interleaving, citations, refusals, provider-run calls."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,7 +28,7 @@ def response_event(kind: str, status: str) -> dict[str, Any]:
 
 
 def numbered_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With the names that belong to the kinds of events, and one after the other."""
+    """The events with full type names and sequence numbers."""
     return [
         {"sequence_number": number, **event, "type": f"response.{event['type'].removeprefix('response.')}"}
         for number, event in enumerate(events)

@@ -1,4 +1,4 @@
-"""The body: read once, sent on as it came but for two splices."""
+"""Chat-completions bodies: parsed once, forwarded unchanged but for two splices; errors and refusals."""
 
 import json
 
@@ -21,7 +21,7 @@ FREE_NAMES = st.text(min_size=1).filter(
 )
 
 
-def joined(request, model: str, *, ask_usage: bool) -> bytes:
+def upstream_bytes(request, model: str, *, ask_usage: bool) -> bytes:
     return b"".join(chat.upstream_body(request, model, ask_usage=ask_usage))
 
 
@@ -29,24 +29,24 @@ def body(**fields: object) -> bytes:
     return json.dumps({"model": "auto", "messages": MESSAGES, **fields}).encode()
 
 
-@given(unknown=st.dictionaries(FREE_NAMES, JSON_VALUES, max_size=5), place=st.integers(0, 5), ascii_=st.booleans())
-def test_unknown_fields_reach_the_provider_byte_for_byte_wherever_model_stands(unknown, place, ascii_):
+@given(unknown=st.dictionaries(FREE_NAMES, JSON_VALUES, max_size=5), position=st.integers(0, 5), ascii_=st.booleans())
+def test_unknown_fields_reach_the_provider_byte_for_byte_for_any_position_of_model(unknown, position, ascii_):
     fields = list({"messages": MESSAGES, **unknown}.items())
-    fields.insert(min(place, len(fields)), ("model", "auto"))
+    fields.insert(min(position, len(fields)), ("model", "auto"))
     raw = json.dumps(dict(fields), ensure_ascii=ascii_).encode("utf-8", "surrogatepass")
     try:
         request = chat.parse(raw)
-    except BadRequest as refused:
-        assert "JSON" in refused.message  # lone surrogates are not JSON text
+    except BadRequest as error:
+        assert "JSON" in error.message  # lone surrogates are not JSON text
         return
     start, end = request.model_span
     assert raw[start:end] == b'"auto"'
-    assert joined(request, "gpt-5", ask_usage=True) == raw[:start] + b'"gpt-5"' + raw[end:]
+    assert upstream_bytes(request, "gpt-5", ask_usage=True) == raw[:start] + b'"gpt-5"' + raw[end:]
 
 
-def test_big_numbers_and_field_order_survive():
+def test_big_numbers_and_field_order_are_unchanged():
     raw = b'{"z": 123456789012345678901234567890, "model" : "auto","a":1e400,"messages":[{"role":"user"}]}'
-    assert joined(chat.parse(raw), "m", ask_usage=False) == raw.replace(b'"auto"', b'"m"')
+    assert upstream_bytes(chat.parse(raw), "m", ask_usage=False) == raw.replace(b'"auto"', b'"m"')
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_big_numbers_and_field_order_survive():
         (b',"stream_options":{"include_usage": false,"x":1}', b'"stream_options":{"include_usage": true,"x":1}'),
     ],
 )
-def test_a_stream_is_made_to_report_usage_and_nothing_else_changes(options, expected):
+def test_usage_reporting_is_switched_on_and_nothing_else_changes(options, expected):
     raw = b'{"model":"auto","messages":[{"role":"user"}],"stream":true' + options + b"}"
-    sent = joined(chat.parse(raw), "m", ask_usage=True)
+    sent = upstream_bytes(chat.parse(raw), "m", ask_usage=True)
     assert expected in sent
     assert json.loads(sent)["stream_options"]["include_usage"] is True
     assert len(sent) <= len(raw) + 45
@@ -76,33 +76,33 @@ def test_a_stream_is_made_to_report_usage_and_nothing_else_changes(options, expe
         b'"response_format":[1]',
     ],
 )
-def test_parts_that_only_the_provider_understands_are_passed_on(part):
+def test_fields_that_only_the_provider_reads_are_forwarded_unchecked(part):
     raw = b'{"model":"auto","messages":[{"role":"user"}],' + part + b"}"
-    assert joined(chat.parse(raw), "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
+    assert upstream_bytes(chat.parse(raw), "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
 
 
-def test_only_the_top_level_s_own_switch_is_turned():
+def test_usage_reporting_is_switched_on_at_the_top_level_only():
     raw = (
         b'{"model":"auto","metadata":{"stream_options":null,"include_usage":false},"messages":[{"role":"user"}],'
         b'"stream":true,"stream_options":{"x":{"include_usage":false},"include_usage":null}}'
     )
-    sent = json.loads(joined(chat.parse(raw), "m", ask_usage=True))
+    sent = json.loads(upstream_bytes(chat.parse(raw), "m", ask_usage=True))
     assert sent["stream_options"] == {"x": {"include_usage": False}, "include_usage": True}
     assert sent["metadata"] == {"stream_options": None, "include_usage": False}
 
 
-def test_a_caller_who_asks_for_usage_gets_its_own_bytes():
+def test_a_body_that_requests_usage_is_forwarded_unchanged():
     raw = b'{"model":"auto","messages":[{"role":"user"}],"stream":true,"stream_options":{"include_usage":true}}'
-    assert joined(chat.parse(raw), "auto", ask_usage=True) == raw
+    assert upstream_bytes(chat.parse(raw), "auto", ask_usage=True) == raw
 
 
-def test_a_key_called_model_elsewhere_is_left_alone():
+def test_nested_model_keys_are_unchanged():
     raw = (
         b'{"tools":[{"function":{"name":"f","parameters":{"model": "x"}}}],"metadata":{"model":"y"},'
         b'"messages":[{"role":"user","content":[{"model":"z"}]}],"model":"auto"}'
     )
     request = chat.parse(raw)
-    assert joined(request, "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
+    assert upstream_bytes(request, "m", ask_usage=True) == raw.replace(b'"auto"', b'"m"')
     assert request.tool_names == {"f"}
 
 
@@ -160,19 +160,19 @@ def test_a_key_called_model_elsewhere_is_left_alone():
         (b'{"model":"a","messages":[{"role":"user"}],"n":1000}', "invalid_request", "n"),
     ],
 )
-def test_bad_bodies_are_refused_with_the_field_that_is_wrong(raw, code, param):
-    with pytest.raises(BadRequest) as refused:
+def test_an_invalid_body_is_rejected_with_the_field_that_is_wrong(raw, code, param):
+    with pytest.raises(BadRequest) as raised:
         chat.parse(raw)
-    assert refused.value.code == code
-    assert refused.value.param == param
+    assert raised.value.code == code
+    assert raised.value.param == param
 
 
-def test_a_refusal_says_400_and_not_to_retry_unless_waiting_helps():
-    stop = chat.refusal_answer(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
-    assert (stop.status, stop.headers["x-should-retry"]) == (400, "false")
-    assert json.loads(stop.body)["error"]["details"] == {"used": 1}
-    wait = chat.refusal_answer(Refusal(code="x", message="soon", retry_after_seconds=3))
-    assert (wait.status, wait.headers["retry-after"]) == (429, "3")
+def test_a_refusal_is_400_without_retry_unless_waiting_helps():
+    refused = chat.refusal_answer(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
+    assert (refused.status, refused.headers["x-should-retry"]) == (400, "false")
+    assert json.loads(refused.body)["error"]["details"] == {"used": 1}
+    delayed = chat.refusal_answer(Refusal(code="x", message="soon", retry_after_seconds=3))
+    assert (delayed.status, delayed.headers["retry-after"]) == (429, "3")
 
 
 def test_errors_have_openai_s_shape():

@@ -1,4 +1,4 @@
-"""The stream: the same bytes and the same usage however it is cut."""
+"""Chat-completions streams: chunking changes neither bytes nor usage; incomplete and invalid input."""
 
 import json
 
@@ -11,9 +11,9 @@ from gateway.dialects.sse import EVENT_BYTES_MAX
 from gateway.values.errors import BrokenResponse
 
 
-def event(content: str | None = None, end: str = "\n\n", **more: object) -> bytes:
+def event(content: str | None = None, end: str = "\n\n", **fields: object) -> bytes:
     choices = [] if content is None else [{"index": 0, "delta": {"content": content}, "finish_reason": None}]
-    return f"data: {json.dumps({'id': 'c1', 'choices': choices, **more})}{end}".encode()
+    return f"data: {json.dumps({'id': 'c1', 'choices': choices, **fields})}{end}".encode()
 
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
@@ -21,42 +21,42 @@ FINISH = b'data: {"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":"st
 DONE = b"data: [DONE]\n\n"
 TEXTS = ["Hel", "lo ", "wörld", ' "usage":{', "[DONE] ", "a" * 50]
 PLAIN = b"".join(event(text, usage=None) for text in TEXTS) + FINISH + event(usage=USAGE) + DONE
-DOS = (b"".join(event(text) for text in TEXTS) + FINISH + event(usage=USAGE) + DONE).replace(b"\n", b"\r\n")
+CRLF = (b"".join(event(text) for text in TEXTS) + FINISH + event(usage=USAGE) + DONE).replace(b"\n", b"\r\n")
 COMMENTS = b": keep-alive\n\n" + event("x") + b"event: ping\ndata: {}\n\n" + FINISH + DONE
 
 
 def run(raw: bytes, cuts: list[int], *, withhold: bool) -> tuple[bytes, ChatStreamMeter]:
-    stream, out, at = ChatStreamMeter(withhold_usage=withhold), b"", 0
+    stream, out, position = ChatStreamMeter(withhold_usage=withhold), b"", 0
     for cut in [*sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]:
-        if cut > at:
-            out += stream.feed(raw[at:cut])
-            at = cut
+        if cut > position:
+            out += stream.feed(raw[position:cut])
+            position = cut
     return out + stream.finish(), stream
 
 
-@pytest.mark.parametrize("raw", [PLAIN, DOS, COMMENTS], ids=["plain", "dos line ends", "comments and events"])
+@pytest.mark.parametrize("raw", [PLAIN, CRLF, COMMENTS], ids=["plain", "CRLF line ends", "comments and events"])
 @given(cuts=st.lists(st.integers(0, 10_000), max_size=30))
 def test_any_chunking_gives_the_same_bytes_and_the_same_usage(raw, cuts):
-    whole, first = run(raw, [], withhold=False)
-    cut, second = run(raw, cuts, withhold=False)
-    assert whole == cut == raw
-    assert (first.usage, first.done, first.is_complete) == (second.usage, second.done, second.is_complete)
+    whole_output, whole = run(raw, [], withhold=False)
+    chunked_output, chunked = run(raw, cuts, withhold=False)
+    assert whole_output == chunked_output == raw
+    assert (whole.usage, whole.done, whole.is_complete) == (chunked.usage, chunked.done, chunked.is_complete)
 
 
 @given(cuts=st.lists(st.integers(0, 10_000), max_size=30))
-def test_the_usage_chunk_is_withheld_from_a_caller_who_did_not_ask(cuts):
+def test_the_usage_chunk_is_withheld_from_a_caller_who_did_not_request_it(cuts):
     out, stream = run(PLAIN, cuts, withhold=True)
     assert out == PLAIN.replace(event(usage=USAGE), b"")
     assert stream.usage == USAGE
 
 
-def test_usage_beside_text_is_never_withheld():
+def test_a_chunk_with_text_and_usage_is_not_withheld():
     raw = event("hi", usage=USAGE) + DONE
     assert run(raw, [], withhold=True)[0] == raw
 
 
 @given(texts=st.lists(st.text(alphabet="abcdefgh ijk", min_size=1, max_size=40), min_size=1, max_size=60))
-def test_without_usage_the_text_is_weighed_within_a_tenth(texts):
+def test_without_usage_the_text_size_is_estimated_within_ten_percent(texts):
     _, stream = run(b"".join(event(text) for text in texts), [], withhold=True)
     weight, events = stream.text_totals()
     assert events == len(texts)
@@ -66,23 +66,23 @@ def test_without_usage_the_text_is_weighed_within_a_tenth(texts):
 @pytest.mark.parametrize(
     "raw, ended",
     [(event("a"), False), (event("a") + FINISH, True), (event("a") + DONE, True), (b"", False)],
-    ids=["cut after text", "finish reason only", "done only", "nothing at all"],
+    ids=["cut after text", "finish reason only", "done only", "no data"],
 )
-def test_a_stream_that_did_not_come_to_its_end_is_known(raw, ended):
+def test_a_stream_is_complete_only_with_a_finish_reason_or_an_end_mark(raw, ended):
     assert run(raw, [], withhold=True)[1].is_complete is ended
 
 
-def test_what_follows_the_end_is_dropped():
+def test_events_after_the_end_mark_are_dropped():
     assert run(event("a") + DONE + event("b"), [], withhold=True)[0] == event("a") + DONE
 
 
-def test_a_last_event_without_its_blank_line_still_counts():
+def test_a_last_event_without_its_blank_line_is_read():
     out, stream = run((event("a") + DONE).rstrip(), [], withhold=True)
     assert out.rstrip() == (event("a") + DONE).rstrip()
     assert stream.done
 
 
-def test_half_an_event_at_the_end_is_not_forwarded():
+def test_an_incomplete_event_at_the_end_is_not_forwarded():
     raw = event("a") + b'data: {"choices":[],"usage":{"prompt_to'
     assert run(raw, [], withhold=True)[0] == event("a")
 
@@ -92,14 +92,14 @@ def test_choices_of_another_type_do_not_break_the_stream():
     assert run(raw, [], withhold=False)[0] == raw
 
 
-def test_an_error_event_is_seen_and_passed_on():
+def test_an_error_event_is_recorded_and_forwarded():
     raw = event("a") + b'data: {"error":{"message":"overloaded"}}\n\n'
     out, stream = run(raw, [], withhold=True)
     assert out == raw
     assert stream.error == {"message": "overloaded"}
 
 
-def test_an_event_without_end_is_given_up_in_bounded_memory():
+def test_an_endless_event_is_rejected_in_bounded_memory():
     stream = ChatStreamMeter(withhold_usage=True)
     with pytest.raises(BrokenResponse):
         for _ in range(EVENT_BYTES_MAX // 65_536 + 2):

@@ -1,4 +1,4 @@
-"""What the gateway adds to a request to steer an agent, and what it says in the model's place."""
+"""Notes and forbidden tools in a request, final answers in the model's place, and answer fingerprints."""
 
 import json
 
@@ -11,7 +11,7 @@ NOTE = "[Gateway note: change your approach.]"
 
 
 @pytest.mark.parametrize(
-    "speech, document, told",
+    "upstream_dialect, document, expected",
     [
         ("chat", {"messages": [{"role": "user", "content": "go"}]}, {"role": "user", "content": f"go\n\n{NOTE}"}),
         ("chat", {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "x"}, {"role": "tool", "tool_call_id": "c", "content": "no"}]},
@@ -29,42 +29,43 @@ NOTE = "[Gateway note: change your approach.]"
          {"role": "user", "content": [{"type": "input_text", "text": "go"}, {"type": "input_text", "text": NOTE}]}),
     ],
 )  # fmt: skip
-def test_a_note_goes_to_the_newest_turn(speech, document, told):
+def test_a_note_is_appended_to_the_newest_turn(upstream_dialect, document, expected):
     before = json.dumps(document)
-    name = "input" if speech == "responses" else "messages"
-    assert steering.append_note(document, speech, NOTE)[name][-1] == told
+    name = "input" if upstream_dialect == "responses" else "messages"
+    assert steering.append_note(document, upstream_dialect, NOTE)[name][-1] == expected
     assert json.dumps(document) == before
 
 
-def test_a_note_to_a_prompt_that_is_a_text():
+def test_a_note_is_appended_to_a_prompt_that_is_a_string():
     assert steering.append_note({"input": "go"}, "responses", NOTE)["input"] == f"go\n\n{NOTE}"
 
 
-def test_a_prefill_of_the_callers_stays_the_last_turn():
+def test_a_caller_s_prefill_stays_the_last_turn():
     document = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "{"}]}
-    found = steering.append_note(document, "messages", NOTE)["messages"]
-    assert found[0]["content"].endswith(NOTE) and found[1] == document["messages"][1]
+    turns = steering.append_note(document, "messages", NOTE)["messages"]
+    assert turns[0]["content"].endswith(NOTE) and turns[1] == document["messages"][1]
 
 
 @pytest.mark.parametrize(
     "document", [{}, {"messages": None}, {"messages": []}, {"messages": ["x"]}, {"messages": [{"role": "assistant"}]}]
 )
-def test_where_there_is_nobody_to_tell_nothing_changes(document):
+def test_a_request_without_a_user_or_tool_turn_is_unchanged(document):
     assert steering.append_note(document, "chat", NOTE) == document
 
 
-@pytest.mark.parametrize("speech, choice", [("chat", "none"), ("responses", "none"), ("messages", {"type": "none"})])
-def test_tools_are_withheld_but_stay_in_the_request(speech, choice):
+@pytest.mark.parametrize(
+    "upstream_dialect, choice", [("chat", "none"), ("responses", "none"), ("messages", {"type": "none"})]
+)
+def test_forbidden_tools_stay_in_the_request(upstream_dialect, choice):
     tools = [{"name": "f"}]
-    assert steering.forbid_tools({"tools": tools}, speech) == {"tools": tools, "tool_choice": choice}
-    assert steering.forbid_tools({}, speech) == {}
+    assert steering.forbid_tools({"tools": tools}, upstream_dialect) == {"tools": tools, "tool_choice": choice}
+    assert steering.forbid_tools({}, upstream_dialect) == {}
 
 
 @pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
-def test_a_last_answer_is_one_that_our_own_readers_understand(dialect):
-    told = {"id": "abc", "model": "m", "created": 1, "stream": False}
-    kind, body = final_answer.final_answer(dialect, "Stopped.", **told)
-    assert kind["content-type"] == "application/json"
+def test_a_final_answer_is_valid_in_its_dialect(dialect):
+    headers, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=False)
+    assert headers["content-type"] == "application/json"
     assert answer_fingerprint.fingerprint_of(json.loads(body)).text == "Stopped."
     assert DIALECTS[dialect].answer_text_bytes(json.loads(body)) == len("Stopped.")
 
@@ -77,12 +78,12 @@ def test_a_last_answer_is_one_that_our_own_readers_understand(dialect):
         ("responses", {"model": "m", "input": "x"}),
     ],
 )
-def test_a_streamed_last_answer_comes_to_its_end(dialect, request_body):
-    kind, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=True)
+def test_a_streamed_final_answer_is_complete(dialect, request_body):
+    headers, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=True)
     parse = {"chat": chat, "messages": messages, "responses": responses}[dialect].parse
     meter = DIALECTS[dialect].stream_meter(parse(json.dumps(request_body).encode()))
     meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_MAX
-    assert kind["content-type"].startswith("text/event-stream")
+    assert headers["content-type"].startswith("text/event-stream")
     assert meter.feed(body) == body and meter.is_complete and meter.error is None
     assert meter.fingerprint.text == "Stopped."
     assert all(payload_of(event) or b"[DONE]" in event for event in events_of(body))
@@ -101,18 +102,18 @@ def test_a_streamed_last_answer_comes_to_its_end(dialect, request_body):
         ({"choices": [{"message": {"content": [1], "tool_calls": [None]}}]}, answer_fingerprint.NO_FINGERPRINT),
     ],
 )  # fmt: skip
-def test_how_an_answer_begins(document, expected):
+def test_a_fingerprint_holds_the_first_text_and_call(document, expected):
     assert answer_fingerprint.fingerprint_of(document) == expected
 
 
-def test_a_stream_is_heard_in_pieces():
+def test_a_stream_s_fingerprint_is_recorded_across_chunks():
     meter = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
     meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
     for text in ("I will ", "look ", "at it.") * 4:
         meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n")
     call = {"index": 0, "id": "c9", "function": {"name": "f", "arguments": "{"}}
     assert meter.fingerprint.text.startswith("I will look at it.") and not meter.fingerprint_chars
-    other = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
-    other.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
-    other.feed(b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n")
-    assert other.fingerprint == answer_fingerprint.AnswerFingerprint("", "c9", "f{")
+    call_meter = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
+    call_meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
+    call_meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n")
+    assert call_meter.fingerprint == answer_fingerprint.AnswerFingerprint("", "c9", "f{")

@@ -1,4 +1,4 @@
-"""Every dialect's stream: the same bytes and the same usage however it is cut, native or crossed."""
+"""Streams of every dialect, native and translated: chunking changes neither bytes nor usage."""
 
 import itertools
 from pathlib import Path
@@ -20,13 +20,13 @@ STREAMS = {
     "completions": ("completions_text",),
 }
 CASES = [(dialect, name) for dialect, names in STREAMS.items() for name in names]
-ASKED = {
+STREAM_REQUESTS = {
     "chat": b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true,"stream_options":{"include_usage":true}}',
     "messages": b'{"model":"m","max_tokens":5,"stream":true,"messages":[{"role":"user","content":"x"}],"thinking":{"type":"adaptive"}}',
     "responses": b'{"model":"m","input":"x","stream":true,"include":["reasoning.encrypted_content"]}',
     "completions": b'{"model":"m","prompt":"x","stream":true,"stream_options":{"include_usage":true}}',
 }
-CROSSED = [
+TRANSLATED_CASES = [
     (caller, upstream, name)
     for caller, upstream in (
         ("messages", "chat"),
@@ -40,12 +40,12 @@ CUTS = st.lists(st.integers(0, 20_000), max_size=30)
 
 
 def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
-    return [raw[start:end] for start, end in itertools.pairwise(places)]
+    positions = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
+    return [raw[start:end] for start, end in itertools.pairwise(positions)]
 
 
 def run(dialect: str, raw: bytes, cuts: list[int]) -> tuple[bytes, sse.StreamMeter]:
-    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect]))
+    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](STREAM_REQUESTS[dialect]))
     out = b"".join(meter.feed(piece) for piece in pieces(raw, cuts))
     return out + meter.finish(), meter
 
@@ -59,40 +59,40 @@ def state(meter: sse.StreamMeter) -> tuple:
 @settings(max_examples=60, deadline=None)
 def test_any_chunking_gives_the_same_bytes_and_the_same_usage(dialect, name, cuts):
     raw = (RECORDED / f"{name}.sse").read_bytes()
-    whole, first = run(dialect, raw, [])
-    cut, second = run(dialect, raw, cuts)
-    assert whole == cut == raw
-    assert state(first) == state(second)
-    assert first.usage if "error" not in name else first.error
+    whole_output, whole_meter = run(dialect, raw, [])
+    chunked_output, chunked_meter = run(dialect, raw, cuts)
+    assert whole_output == chunked_output == raw
+    assert state(whole_meter) == state(chunked_meter)
+    assert whole_meter.usage if "error" not in name else whole_meter.error
 
 
 @pytest.mark.parametrize("dialect, name", CASES)
-def test_dos_line_ends_make_no_difference(dialect, name):
+def test_crlf_line_ends_change_neither_state_nor_bytes(dialect, name):
     raw = (RECORDED / f"{name}.sse").read_bytes()
-    dos = raw.replace(b"\n", b"\r\n")
-    out, meter = run(dialect, dos, [7, 99, 1000])
-    assert out == dos
+    crlf = raw.replace(b"\n", b"\r\n")
+    out, meter = run(dialect, crlf, [7, 99, 1000])
+    assert out == crlf
     assert state(meter) == state(run(dialect, raw, [])[1])
 
 
 @pytest.mark.parametrize("dialect, name", [case for case in CASES if "error" not in case[1]])
-def test_nothing_after_the_end_reaches_the_caller(dialect, name):
+def test_data_after_the_end_mark_is_dropped(dialect, name):
     raw = (RECORDED / f"{name}.sse").read_bytes()
     out, meter = run(dialect, raw + b'data: {"usage":{"prompt_tokens":9,"completion_tokens":9}}\n\n', [len(raw)])
     assert out == raw and meter.done
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
-def test_an_event_without_end_is_broken_off_before_memory_is(dialect):
-    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](ASKED[dialect]))
+def test_an_event_over_the_size_limit_is_rejected(dialect):
+    meter = DIALECTS[dialect].stream_meter(PARSERS[dialect](STREAM_REQUESTS[dialect]))
     piece = b"x" * 1_000_000
-    with pytest.raises(BrokenResponse, match="does not end"):
+    with pytest.raises(BrokenResponse, match="an event of more than"):
         for _ in range(100):
             meter.feed(piece)
 
 
-def crossed(caller: str, upstream: str, raw: bytes, cuts: list[int]) -> bytes:
-    request = PARSERS[caller](ASKED[caller])
+def translate_stream(caller: str, upstream: str, raw: bytes, cuts: list[int]) -> bytes:
+    request = PARSERS[caller](STREAM_REQUESTS[caller])
     translator = Translator(request)
     translated = translator.translate(upstream, extended=False)
     stream = TranslatedStream(
@@ -103,17 +103,19 @@ def crossed(caller: str, upstream: str, raw: bytes, cuts: list[int]) -> bytes:
     return out + stream.feed(meter.finish()) + stream.finish()
 
 
-@pytest.mark.parametrize("caller, upstream, name", CROSSED)
+@pytest.mark.parametrize("caller, upstream, name", TRANSLATED_CASES)
 @given(cuts=CUTS)
 @settings(max_examples=40, deadline=None)
-def test_any_chunking_is_crossed_to_the_same_bytes(caller, upstream, name, cuts):
+def test_any_chunking_is_translated_to_the_same_bytes(caller, upstream, name, cuts):
     raw = (RECORDED / f"{name}.sse").read_bytes()
-    assert crossed(caller, upstream, raw, cuts) == crossed(caller, upstream, raw, [])
+    assert translate_stream(caller, upstream, raw, cuts) == translate_stream(caller, upstream, raw, [])
 
 
-@pytest.mark.parametrize("caller, upstream, name", [case for case in CROSSED if "error" not in case[2]])
-def test_what_was_crossed_is_a_whole_stream_of_the_caller_s_dialect(caller, upstream, name):
-    out, meter = run(caller, crossed(caller, upstream, (RECORDED / f"{name}.sse").read_bytes(), []), [])
-    assert meter.done and meter.usage, "it ends by its own mark, and says what it took"
-    heard = CLIENTS[caller].parse_stream(out)
-    assert "Grüße, 世界" in heard.text or [arguments["city"] for _, _, arguments in heard.calls] == ["Łódź", "Oslo"]
+@pytest.mark.parametrize("caller, upstream, name", [case for case in TRANSLATED_CASES if "error" not in case[2]])
+def test_a_translated_stream_is_complete_in_the_caller_s_dialect(caller, upstream, name):
+    raw = (RECORDED / f"{name}.sse").read_bytes()
+    out, meter = run(caller, translate_stream(caller, upstream, raw, []), [])
+    assert meter.done and meter.usage, "it has the end mark and usage"
+    answer = CLIENTS[caller].parse_stream(out)
+    cities = [arguments["city"] for _, _, arguments in answer.tool_calls]
+    assert "Grüße, 世界" in answer.text or cities == ["Łódź", "Oslo"]

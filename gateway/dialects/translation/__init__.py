@@ -1,7 +1,7 @@
-"""Between dialects: a caller of one before a deployment that speaks another. Pure; one file per pair and direction.
+"""Translates between the caller's and the deployment's dialect. Pure; one file per pair and direction.
 
-`Carrier` decides in which dialect a deployment is spoken to and carries the request there; `CrossedStream` brings a
-stream back. Where a deployment speaks the caller's dialect nothing here is used.
+`Translator` translates the request, `TranslatedStream` a streamed answer. Unused where a deployment supports the
+caller's dialect.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from .. import sse
 from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
 from .translated import AnswerTranslator, TranslatedRequest, Translation
 
-# What reading a document of the wrong shape may raise.
+# Raised when a document does not have the shape of its dialect.
 _SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
 _TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
     ("messages", "chat"): messages_to_chat,
@@ -27,16 +27,15 @@ _TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
 }
 
 
-def upstream_dialect_of(dialect: str, speaks: Iterable[str]) -> str | None:
-    """The dialect in which a caller of `dialect` is served by who speaks `speaks`: the same, else one that can be
-    crossed to; None if there is no way."""
-    return (
-        dialect if dialect in speaks else next((other for other in speaks if (dialect, other) in _TRANSLATIONS), None)
-    )
+def upstream_dialect_of(dialect: str, supported: Iterable[str]) -> str | None:
+    """Return the caller's dialect if supported, else the first it translates to, None without one."""
+    if dialect in supported:
+        return dialect
+    return next((other for other in supported if (dialect, other) in _TRANSLATIONS), None)
 
 
 class Translator:
-    """Carries one request to other dialects, each once."""
+    """Translates one request to other dialects, each once."""
 
     __slots__ = ("_document", "_request", "_translated")
 
@@ -45,70 +44,70 @@ class Translator:
         self._document: dict[str, Any] | None = None
         self._translated: dict[tuple[str, bool], TranslatedRequest | NotTranslatable] | None = None
 
-    def translate(self, speech: str, *, extended: bool) -> TranslatedRequest | NotTranslatable:
-        """The request in another dialect, or why it cannot be said there."""
+    def translate(self, upstream_dialect: str, *, extended: bool) -> TranslatedRequest | NotTranslatable:
+        """Return the request in another dialect, or the error that names the field without a counterpart."""
         if self._translated is None:
             self._translated = {}
-        found = self._translated.get((speech, extended))
-        if found is None:
-            found = self._translated[speech, extended] = self._translate(speech, extended)
-        return found
+        translated = self._translated.get((upstream_dialect, extended))
+        if translated is None:
+            translated = self._translated[upstream_dialect, extended] = self._translate(upstream_dialect, extended)
+        return translated
 
-    def litellm_refusal(self, speech: str) -> NotTranslatable | None:
-        """What of a request in litellm's own dialect may not reach it, None if all may."""
+    def litellm_refusal(self, upstream_dialect: str) -> NotTranslatable | None:
+        """Return what of an untranslated request litellm must not receive, None if it may have all."""
         try:
-            return litellm.unsupported_content(self._parsed_body(), speech)
-        except BadRequest as wrong:
-            return NotTranslatable("body", wrong.message)
+            return litellm.unsupported_content(self._parsed_body(), upstream_dialect)
+        except BadRequest as error:
+            return NotTranslatable("body", error.message)
 
     def _parsed_body(self) -> dict[str, Any]:
         if self._document is None:
             self._document = bodies.parse_document(self._request.body)
         return self._document
 
-    def _translate(self, speech: str, extended: bool) -> TranslatedRequest | NotTranslatable:
+    def _translate(self, upstream_dialect: str, extended: bool) -> TranslatedRequest | NotTranslatable:
         try:
             document = self._parsed_body()
-            found = _TRANSLATIONS[self._request.dialect, speech].translate_request(document, extended=extended)
-            # What cannot be written again is found out here, not once it is paid for.
-            orjson.dumps([found.document, document])
-        except NotTranslatable as why:
-            return why
-        except BadRequest as wrong:
-            return NotTranslatable("body", wrong.message)
-        except _SHAPE_ERRORS:
-            return NotTranslatable(
-                "body", "a field does not have the shape that its dialect gives it, or nests too deeply"
+            translated = _TRANSLATIONS[self._request.dialect, upstream_dialect].translate_request(
+                document, extended=extended
             )
-        if extended and speech in litellm.SUPPORTED_DIALECTS:
-            return litellm.unsupported_content(found.document, speech) or found
-        return found
+            # What cannot be serialized has to fail here, before anything is paid for.
+            orjson.dumps([translated.document, document])
+        except NotTranslatable as error:
+            return error
+        except BadRequest as error:
+            return NotTranslatable("body", error.message)
+        except _SHAPE_ERRORS:
+            return NotTranslatable("body", "a field has an invalid shape or is nested too deeply")
+        if extended and upstream_dialect in litellm.SUPPORTED_DIALECTS:
+            return litellm.unsupported_content(translated.document, upstream_dialect) or translated
+        return translated
 
     def answer_translator(
-        self, translated: TranslatedRequest, speech: str, *, answer_id: str, created: int
+        self, translated: TranslatedRequest, upstream_dialect: str, *, answer_id: str, created: int
     ) -> AnswerTranslator:
-        """The way back of the answer to what was carried."""
-        return _TRANSLATIONS[self._request.dialect, speech].answer_translator(
+        """Create the translator of the answer to a translated request."""
+        return _TRANSLATIONS[self._request.dialect, upstream_dialect].answer_translator(
             translated, answer_id=answer_id, created=created
         )
 
 
 class TranslatedStream:
-    """Events of the provider's dialect in, bytes of the caller's out; the meter has read them before."""
+    """Translates metered events of the upstream dialect to bytes of the caller's."""
 
     __slots__ = ("_is_chat", "_translator")
 
-    def __init__(self, back: AnswerTranslator, *, chat: bool) -> None:
-        self._translator = back
+    def __init__(self, translator: AnswerTranslator, *, chat: bool) -> None:
+        self._translator = translator
         self._is_chat = chat
 
     def feed(self, block: bytes) -> bytes:
-        """What a block of whole events becomes."""
+        """Translate a block of whole events."""
         payloads = (sse.payload_of(event) for event in sse.events_of(block))
         events = (event for payload in payloads if payload is not None for event in self._translator.feed(payload))
         return b"".join(sse.encode_event(event, named=not self._is_chat) for event in events)
 
     def finish(self) -> bytes:
-        """What ends the stream."""
+        """Return what ends the stream."""
         last = b"".join(sse.encode_event(event, named=not self._is_chat) for event in self._translator.end())
         return last + b"data: [DONE]\n\n" if self._is_chat else last

@@ -1,4 +1,4 @@
-"""A chat-completions caller before a deployment that speaks Messages."""
+"""Translates chat-completions requests to Messages, and Messages answers back."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ _SYSTEM_ROLES = ("system", "developer")
 # What Anthropic accepts as a tool call's id.
 _CALL_ID_PATTERN = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
-# The tool that stands for "answer with some JSON object": Anthropic's structured output needs a schema.
+# Tool used for response_format json_object: Anthropic's structured output needs a schema.
 JSON_TOOL_NAME = "json_answer"
 _MESSAGE_FIELDS = frozenset(
     {
@@ -40,15 +40,15 @@ _TOOL_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
-    """The request as Messages, without `max_tokens` where the caller set none. Raises NotCarriable naming the field."""
+    """Translate the request to Messages; `max_tokens` is absent if the caller set none. Raises NotTranslatable."""
     fields = FieldReader(document)
     fields.take("model")
     out: dict[str, Any] = {}
-    given = require_objects(fields.take("messages"), "messages")
-    system, messages = _messages(given)
-    _note_untranslated(given, fields)
+    caller_messages = require_objects(fields.take("messages"), "messages")
+    system, messages = _messages(caller_messages)
+    _note_untranslated(caller_messages, fields)
     if not messages:
-        raise NotTranslatable("messages", "Anthropic wants at least one turn that is not the system's")
+        raise NotTranslatable("messages", "Anthropic requires at least one message that is not a system message")
     if system:
         out["system"] = system
     out["messages"] = messages
@@ -62,12 +62,12 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
         value = fields.take(name)
         if value is not None:
             if name == "temperature" and value > 1:
-                raise NotTranslatable("temperature", "Anthropic takes at most 1")
+                raise NotTranslatable("temperature", "Anthropic's maximum is 1")
             out[name] = value
     stop = fields.take("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
-    if any(not isinstance(one, str) or not one.strip() for one in stops):
-        raise NotTranslatable("stop", "Anthropic takes no stop sequence of white space alone")
+    if any(not isinstance(sequence, str) or not sequence.strip() for sequence in stops):
+        raise NotTranslatable("stop", "Anthropic requires stop sequences to contain non-whitespace")
     if stops:
         out["stop_sequences"] = stops
     _set_tools(fields, out)
@@ -85,23 +85,23 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
     fields.take("stream_options")
     fields.drop("metadata", "store", "prompt_cache_key", "prompt_cache_retention", "service_tier")
     fields.drop("seed", "verbosity", "prediction", "safety_identifier", "top_logprobs")
-    fields.refuse("Anthropic gives no probabilities", "logprobs")
+    fields.refuse("Anthropic returns no log probabilities", "logprobs")
     fields.refuse(
-        "Anthropic has no such control", "logit_bias", "frequency_penalty", "presence_penalty", harmless=(0, {})
+        "Anthropic has no such parameter", "logit_bias", "frequency_penalty", "presence_penalty", harmless=(0, {})
     )
-    fields.refuse("Anthropic answers once", "n", harmless=(1,))
-    fields.refuse("Anthropic writes text only", "audio", "modalities", harmless=(["text"],))
-    fields.refuse("it is the older form of tools; use 'tools'", "functions", "function_call", harmless=([], "none"))
-    fields.refuse("it runs at OpenAI", "web_search_options", harmless=())
+    fields.refuse("Anthropic returns a single choice", "n", harmless=(1,))
+    fields.refuse("Anthropic outputs text only", "audio", "modalities", harmless=(["text"],))
+    fields.refuse("deprecated in favor of 'tools'", "functions", "function_call", harmless=([], "none"))
+    fields.refuse("web search runs at OpenAI", "web_search_options", harmless=())
     return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close())
 
 
-def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(system blocks, messages). System turns in the middle are hoisted, as Anthropic's own compatible API does."""
+def _messages(caller_messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(system blocks, messages). Later system messages are hoisted, as in Anthropic's OpenAI-compatible API."""
     system: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
-    for place, message in enumerate(given):
-        path, role = f"messages.{place}", message.get("role")
+    for index, message in enumerate(caller_messages):
+        path, role = f"messages.{index}", message.get("role")
         if role in _SYSTEM_ROLES:
             system += _blocks(message.get("content"), path)
             continue
@@ -112,7 +112,7 @@ def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
         elif role == "user":
             blocks = _blocks(message.get("content"), path)
         else:
-            raise NotTranslatable(f"{path}.role", f"Anthropic knows no role '{role}'")
+            raise NotTranslatable(f"{path}.role", f"Anthropic has no role '{role}'")
         if not blocks:
             continue
         if messages and messages[-1]["role"] == role:
@@ -120,14 +120,14 @@ def _messages(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
         else:
             messages.append({"role": role, "content": blocks})
     if messages and messages[-1]["role"] == "assistant" and messages[-1]["content"][-1].get("type") == "text":
-        # Anthropic takes no last answer that ends in white space.
+        # Anthropic rejects a final assistant message that ends in white space.
         messages[-1]["content"][-1]["text"] = messages[-1]["content"][-1]["text"].rstrip() or "..."
     return system, messages
 
 
-def _note_untranslated(given: list[dict[str, Any]], fields: FieldReader) -> None:
-    """What messages and parts say beyond what is carried is told."""
-    for message in given:
+def _note_untranslated(caller_messages: list[dict[str, Any]], fields: FieldReader) -> None:
+    """Note the fields of messages and parts that are dropped."""
+    for message in caller_messages:
         fields.note_unknown(message, _MESSAGE_FIELDS, "messages")
         if message.get("reasoning_content") and not message.get("thinking_blocks"):
             fields.note_dropped("reasoning_content of earlier turns")
@@ -139,15 +139,15 @@ def _note_untranslated(given: list[dict[str, Any]], fields: FieldReader) -> None
 
 def _assistant_blocks(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
     if message.get("audio") or message.get("function_call"):
-        raise NotTranslatable(path, "Anthropic knows neither audio answers nor the older function_call")
+        raise NotTranslatable(path, "Anthropic has neither audio answers nor the deprecated function_call")
     thinking = message.get("thinking_blocks") or []
     blocks = [*require_objects(thinking, f"{path}.thinking_blocks"), *_blocks(message.get("content"), path)]
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         blocks.append({"type": "text", "text": message["refusal"]})
-    for place, call in enumerate(require_objects(message.get("tool_calls") or [], f"{path}.tool_calls")):
+    for index, call in enumerate(require_objects(message.get("tool_calls") or [], f"{path}.tool_calls")):
         function = call.get("function")
         if not isinstance(function, dict):
-            raise NotTranslatable(f"{path}.tool_calls.{place}", "only function calls have a counterpart")
+            raise NotTranslatable(f"{path}.tool_calls.{index}", "only function calls have a counterpart")
         blocks.append(
             {
                 "type": "tool_use",
@@ -168,11 +168,11 @@ def _tool_result(message: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _blocks(content: Any, path: str) -> list[dict[str, Any]]:
-    """Content as blocks; Anthropic takes no empty text."""
+    """Content as blocks, without empty text, which Anthropic rejects."""
     if content is None or isinstance(content, str):
         return [{"type": "text", "text": content}] if content and content.strip() else []
     parts = require_objects(content, f"{path}.content")
-    translated = (_block(part, f"{path}.content.{place}") for place, part in enumerate(parts))
+    translated = (_block(part, f"{path}.content.{index}") for index, part in enumerate(parts))
     return [block for block in translated if block.get("type") != "text" or block["text"].strip()]
 
 
@@ -189,8 +189,8 @@ def _block(part: dict[str, Any], path: str) -> dict[str, Any]:
         document = {"type": "document", "source": _source(file["file_data"], path)}
         return _with_cache_control({**document, "title": file["filename"]} if file.get("filename") else document, part)
     if kind == "file":
-        raise NotTranslatable(f"{path}.file", "the file lies with OpenAI")
-    raise NotTranslatable(path, f"Anthropic has no part like '{kind}'")
+        raise NotTranslatable(f"{path}.file", "the file is stored at OpenAI")
+    raise NotTranslatable(path, f"Anthropic has no content type '{kind}'")
 
 
 def _source(url: str, path: str) -> dict[str, str]:
@@ -198,19 +198,19 @@ def _source(url: str, path: str) -> dict[str, str]:
         return {"type": "url", "url": url}
     match = _DATA_URL.match(url)
     if match is None:
-        raise NotTranslatable(path, "a data URL must be base64 with its media type")
+        raise NotTranslatable(path, "data URLs must be base64 with a media type")
     return {"type": "base64", "media_type": match.group(1) or "application/octet-stream", "data": url[match.end() :]}
 
 
 def _with_cache_control(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """Callers who know that Claude answers mark their cache breakpoints in chat completions, too."""
+    """Copy cache breakpoints, which callers of Claude set in chat completions too."""
     if isinstance(part.get("cache_control"), dict):
         block["cache_control"] = part["cache_control"]
     return block
 
 
 def _call_id(value: Any) -> str:
-    """Ids of other providers may hold what Anthropic does not take; a call and its result get the same new one."""
+    """The id if Anthropic accepts it, else a hash of it, the same for a call and its result."""
     text = str(value)
     return (
         text
@@ -220,7 +220,7 @@ def _call_id(value: Any) -> str:
 
 
 def _tool_input(arguments: Any) -> dict[str, Any]:
-    """Arguments as an object; what is no JSON object is kept as text within one."""
+    """Arguments as an object; anything else is wrapped in one."""
     try:
         value = orjson.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
     except orjson.JSONDecodeError:
@@ -229,39 +229,39 @@ def _tool_input(arguments: Any) -> dict[str, Any]:
 
 
 def _set_tools(fields: FieldReader, out: dict[str, Any]) -> None:
-    offered = []
-    for place, tool in enumerate(require_objects(fields.take("tools") or [], "tools")):
+    tools = []
+    for index, tool in enumerate(require_objects(fields.take("tools") or [], "tools")):
         function = tool.get("function")
         if tool.get("type") != "function" or not isinstance(function, dict):
-            raise NotTranslatable(f"tools.{place}", f"Anthropic has no tool like '{tool.get('type')}'")
+            raise NotTranslatable(f"tools.{index}", f"Anthropic has no tool type '{tool.get('type')}'")
         schema = function.get("parameters") or {"type": "object", "properties": {}}
-        made = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
+        translated = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
         if function.get("description"):
-            made["description"] = function["description"]
+            translated["description"] = function["description"]
         fields.note_unknown(function, _FUNCTION_FIELDS, "tools.function")
         if function.get("strict"):
             fields.note_dropped("tools.strict")
-        offered.append(_with_cache_control(made, {**tool, **function}))
+        tools.append(_with_cache_control(translated, {**tool, **function}))
     used = _used_tools(out["messages"])
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
-    if not offered and used:
-        # Anthropic wants tools declared that the history used, even where none may be called any more.
-        offered = [{"name": name, "input_schema": {"type": "object"}} for name in used]
+    if not tools and used:
+        # Anthropic requires a declaration of tools that the history used, even where none may be called any more.
+        tools = [{"name": name, "input_schema": {"type": "object"}} for name in used]
         choice = "none"
-    if not offered:
+    if not tools:
         return
-    out["tools"] = offered
-    made_choice: dict[str, Any] = {}
+    out["tools"] = tools
+    tool_choice: dict[str, Any] = {}
     if isinstance(choice, str):
-        made_choice = {"type": _TOOL_CHOICES.get(choice, "auto")}
+        tool_choice = {"type": _TOOL_CHOICES.get(choice, "auto")}
     elif isinstance(choice, dict):
         if not isinstance(choice.get("function"), dict):
-            raise NotTranslatable("tool_choice", f"Anthropic has no choice like '{choice.get('type')}'")
-        made_choice = {"type": "tool", "name": choice["function"].get("name")}
-    if parallel is False and made_choice.get("type") != "none":
-        made_choice = {"type": "auto", **made_choice, "disable_parallel_tool_use": True}
-    if made_choice:
-        out["tool_choice"] = made_choice
+            raise NotTranslatable("tool_choice", f"Anthropic has no tool choice '{choice.get('type')}'")
+        tool_choice = {"type": "tool", "name": choice["function"].get("name")}
+    if parallel is False and tool_choice.get("type") != "none":
+        tool_choice = {"type": "auto", **tool_choice, "disable_parallel_tool_use": True}
+    if tool_choice:
+        out["tool_choice"] = tool_choice
 
 
 def _used_tools(messages: list[dict[str, Any]]) -> list[str]:
@@ -283,18 +283,17 @@ def _set_response_format(fields: FieldReader, out: dict[str, Any]) -> None:
         out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     elif kind == "json_object":
         if "tools" in out:
-            raise NotTranslatable("response_format", "with tools Anthropic takes a schema only: use 'json_schema'")
+            raise NotTranslatable("response_format", "with tools Anthropic requires a schema; use 'json_schema'")
         out["tools"] = [
             {"name": JSON_TOOL_NAME, "description": "Answer with this.", "input_schema": {"type": "object"}}
         ]
         out["tool_choice"] = {"type": "tool", "name": JSON_TOOL_NAME}
     elif kind not in (None, "text"):
-        raise NotTranslatable("response_format", f"Anthropic has no format like '{kind}'")
+        raise NotTranslatable("response_format", f"Anthropic has no response format '{kind}'")
 
 
 def _tool_turn_lacks_thinking(messages: list[dict[str, Any]]) -> bool:
-    """Whether the newest message answers tool calls whose turn came without its thinking: Anthropic then takes no
-    `thinking`."""
+    """Whether the newest message answers tool calls of a turn without thinking; Anthropic then rejects `thinking`."""
     if len(messages) < 2 or not any(block.get("type") == "tool_result" for block in messages[-1]["content"]):
         return False
     turn = messages[-2]["content"]
@@ -302,26 +301,26 @@ def _tool_turn_lacks_thinking(messages: list[dict[str, Any]]) -> bool:
 
 
 def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "MessagesToChatAnswer":
-    """The way back of one answer."""
+    """Create the translator of one answer."""
     return MessagesToChatAnswer(translated, answer_id, created)
 
 
 class MessagesToChatAnswer:
-    """Messages -> chat completions, whole or event by event."""
+    """Translates a Messages answer to chat completions, whole or event by event."""
 
     def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
-        asked = translated.caller_document
-        self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(asked.get("model") or "")}
-        options = asked.get("stream_options")
+        request = translated.caller_document
+        self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(request.get("model") or "")}
+        options = request.get("stream_options")
         self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._json_tool_forced = (translated.document.get("tool_choice") or {}).get("name") == JSON_TOOL_NAME
         self._usage: dict[str, Any] = {}
-        # Index of a tool call by the index of its block; the thinking block that is open.
+        # Index of a tool call, and the open thinking block, by the index of the block.
         self._call_indexes: dict[int, int] = {}
         self._open_thinking: dict[int, dict[str, Any]] = {}
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer."""
+        """Translate an unstreamed answer."""
         texts, thoughts, calls, blocks = [], [], [], []
         for block in document.get("content") or ():
             kind = block.get("type")
@@ -347,7 +346,7 @@ class MessagesToChatAnswer:
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The chunks that one event makes."""
+        """Translate one event to chunks."""
         kind, index = payload.get("type"), payload.get("index", 0)
         if kind == "message_start":
             self._usage = dict((payload.get("message") or {}).get("usage") or {})
@@ -364,7 +363,7 @@ class MessagesToChatAnswer:
         return []
 
     def end(self) -> list[dict[str, Any]]:
-        """The usage chunk, where it was asked for."""
+        """Return the usage chunk, if requested."""
         if not self._wants_usage:
             return []
         chunk = {
@@ -376,12 +375,12 @@ class MessagesToChatAnswer:
         return [chunk]
 
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """Nothing: such answers are never referred to."""
+        """Return nothing: callers cannot refer to such answers."""
         return "", []
 
     def _finish_reason(self, reason: Any) -> str:
-        found = _FINISH_REASONS.get(str(reason), "stop")
-        return "stop" if self._json_tool_forced and found == "tool_calls" else found
+        translated = _FINISH_REASONS.get(str(reason), "stop")
+        return "stop" if self._json_tool_forced and translated == "tool_calls" else translated
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -392,14 +391,11 @@ class MessagesToChatAnswer:
         kind = block.get("type")
         if kind == "tool_use" and not self._json_tool_forced:
             number = self._call_indexes[index] = len(self._call_indexes)
-            # Empty at Anthropic; servers that imitate it may send all of it here.
-            given = block.get("input")
-            function = {"name": block.get("name"), "arguments": orjson.dumps(given).decode() if given else ""}
-            return [
-                self._chunk(
-                    {"tool_calls": [{"index": number, "id": block.get("id"), "type": "function", "function": function}]}
-                )
-            ]
+            # Empty at Anthropic; compatible servers may send the whole input here.
+            arguments = orjson.dumps(block["input"]).decode() if block.get("input") else ""
+            function = {"name": block.get("name"), "arguments": arguments}
+            call = {"index": number, "id": block.get("id"), "type": "function", "function": function}
+            return [self._chunk({"tool_calls": [call]})]
         if kind in ("thinking", "redacted_thinking"):
             self._open_thinking[index] = dict(block)
         return [self._chunk({"content": block["text"]})] if kind == "text" and block.get("text") else []
@@ -411,11 +407,8 @@ class MessagesToChatAnswer:
         elif kind == "input_json_delta" and self._json_tool_forced:
             yield {"content": delta.get("partial_json")}
         elif kind == "input_json_delta" and delta.get("partial_json"):
-            yield {
-                "tool_calls": [
-                    {"index": self._call_indexes.get(index, 0), "function": {"arguments": delta["partial_json"]}}
-                ]
-            }
+            call_index = self._call_indexes.get(index, 0)
+            yield {"tool_calls": [{"index": call_index, "function": {"arguments": delta["partial_json"]}}]}
         elif kind == "thinking_delta":
             block = self._open_thinking.setdefault(index, {"type": "thinking"})
             block["thinking"] = str(block.get("thinking") or "") + str(delta.get("thinking") or "")

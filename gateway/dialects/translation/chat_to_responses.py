@@ -1,4 +1,4 @@
-"""Chat completions -> Responses, whole or chunk by chunk: the way back of a Responses caller."""
+"""Translates chat answers to Responses, whole or chunk by chunk."""
 
 import base64
 from typing import Any
@@ -9,7 +9,7 @@ from ..responses import SEALED_REASONING_PREFIX
 from .translated import TranslatedRequest
 from .usage_objects import chat_to_responses_usage
 
-# What a response says about its request, with the values that OpenAI gives where the caller set none.
+# Request fields that a response echoes, with OpenAI's values where the caller set none.
 _ECHOED_DEFAULTS: dict[str, Any] = {
     "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True, "temperature": 1.0,
     "tool_choice": "auto", "tools": [], "top_p": 1.0, "previous_response_id": None, "text": {"format": {"type": "text"}},
@@ -18,7 +18,7 @@ _ECHOED_DEFAULTS: dict[str, Any] = {
 
 
 class ChatToResponsesAnswer:
-    """One answer on its way back. Items are kept as they grow, for the event that ends the stream holds them all."""
+    """Translates one answer; it keeps all items, which the event that ends the stream repeats."""
 
     def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
         self._caller_document, self._caller_tools = translated.caller_document, translated.caller_tools
@@ -26,7 +26,7 @@ class ChatToResponsesAnswer:
         include = translated.caller_document.get("include")
         self._seals_reasoning = isinstance(include, list) and "reasoning.encrypted_content" in include
         self._items: list[dict[str, Any]] = []
-        # The text or reasoning item that grows, and calls by the index that chat gives them (interleaving is allowed).
+        # The open text or reasoning item, and calls by their index in chat (they may interleave).
         self._open_item: dict[str, Any] | None = None
         self._call_items: dict[int, dict[str, Any]] = {}
         self._call_arguments: dict[int, list[str]] = {}
@@ -38,19 +38,19 @@ class ChatToResponsesAnswer:
         self._started = False
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer: the same as a stream of one chunk, without its events."""
+        """Translate an unstreamed answer, as a stream of one chunk."""
         choices = document.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") or {}
-        calls = [{**call, "index": place} for place, call in enumerate(message.get("tool_calls") or ())]
+        calls = [{**call, "index": index} for index, call in enumerate(message.get("tool_calls") or ())]
         delta = {**message, "tool_calls": calls}
         self.feed({"choices": [{"delta": delta, "finish_reason": choice.get("finish_reason")}]})
         self._usage = document.get("usage")
-        done: dict[str, Any] = self.end()[-1]["response"]
-        return done
+        response: dict[str, Any] = self.end()[-1]["response"]
+        return response
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events that one chunk makes."""
+        """Translate one chunk to events."""
         out: list[dict[str, Any]] = []
         if isinstance(payload.get("usage"), dict):
             self._usage = payload["usage"]
@@ -62,13 +62,13 @@ class ChatToResponsesAnswer:
             for name in ("content", "refusal"):
                 if isinstance(delta.get(name), str) and delta[name]:
                     self._write_text(delta[name], out)
-            for place, call in enumerate(delta.get("tool_calls") or ()):
-                self._write_call(call, call.get("index", place), out)
+            for position, call in enumerate(delta.get("tool_calls") or ()):
+                self._write_call(call, call.get("index", position), out)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return out
 
     def end(self) -> list[dict[str, Any]]:
-        """What closes the response."""
+        """Return the events that close the response."""
         out: list[dict[str, Any]] = []
         self._begin(out)
         self._close_item(out)
@@ -83,7 +83,7 @@ class ChatToResponsesAnswer:
         return out
 
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """The answer's id and items, if the caller wants them stored."""
+        """Return the answer's id and items, ("", []) unless the caller wants it stored."""
         return (f"resp_{self._answer_id}", self._items) if self._caller_document.get("store") is not False else ("", [])
 
     def _begin(self, out: list[dict[str, Any]]) -> None:
@@ -94,8 +94,8 @@ class ChatToResponsesAnswer:
 
     def _response(self, status: str) -> dict[str, Any]:
         echoed = {
-            name: self._caller_document.get(name) if self._caller_document.get(name) is not None else usual
-            for name, usual in _ECHOED_DEFAULTS.items()
+            name: self._caller_document.get(name) if self._caller_document.get(name) is not None else default
+            for name, default in _ECHOED_DEFAULTS.items()
         }
         reasoning = self._caller_document.get("reasoning")
         return {
@@ -113,8 +113,8 @@ class ChatToResponsesAnswer:
             "reasoning": {"effort": None, "summary": None, **(reasoning if isinstance(reasoning, dict) else {})},
         }
 
-    def _add_event(self, out: list[dict[str, Any]], kind: str, **more: Any) -> None:
-        out.append({"type": kind, "sequence_number": self._sequence_number, **more})
+    def _add_event(self, out: list[dict[str, Any]], kind: str, **fields: Any) -> None:
+        out.append({"type": kind, "sequence_number": self._sequence_number, **fields})
         self._sequence_number += 1
 
     def _add_item(self, item: dict[str, Any], out: list[dict[str, Any]]) -> None:
@@ -125,7 +125,8 @@ class ChatToResponsesAnswer:
         return f"{prefix}_{self._answer_id}_{len(self._items)}"
 
     def _item_position(self, item: dict[str, Any]) -> dict[str, Any]:
-        return {"item_id": item["id"], "output_index": next(n for n, one in enumerate(self._items) if one is item)}
+        index = next(index for index, other in enumerate(self._items) if other is item)
+        return {"item_id": item["id"], "output_index": index}
 
     def _write_reasoning(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
         text = next(
@@ -133,7 +134,7 @@ class ChatToResponsesAnswer:
         )
         blocks = delta.get("thinking_blocks")
         if isinstance(blocks, list):
-            # Streams of some providers repeat a block as it grows: only signed ones are whole.
+            # Some providers repeat a block as it grows; only a signed one is complete.
             self._signed_blocks += [b for b in blocks if isinstance(b, dict) and (b.get("signature") or b.get("data"))]
         if not text and not (self._signed_blocks and self._open_item is None):
             return
@@ -156,8 +157,8 @@ class ChatToResponsesAnswer:
             )
         if text:
             self._open_text.append(text)
-            more = self._item_position(self._open_item)
-            self._add_event(out, "response.reasoning_summary_text.delta", **more, summary_index=0, delta=text)
+            position = self._item_position(self._open_item)
+            self._add_event(out, "response.reasoning_summary_text.delta", **position, summary_index=0, delta=text)
 
     def _write_text(self, text: str, out: list[dict[str, Any]]) -> None:
         if self._open_item is None or self._open_item["type"] != "message":
@@ -171,22 +172,22 @@ class ChatToResponsesAnswer:
                 out, "response.content_part.added", **self._item_position(self._open_item), content_index=0, part=part
             )
         self._open_text.append(text)
-        more = self._item_position(self._open_item)
-        self._add_event(out, "response.output_text.delta", **more, content_index=0, delta=text, logprobs=[])
+        position = self._item_position(self._open_item)
+        self._add_event(out, "response.output_text.delta", **position, content_index=0, delta=text, logprobs=[])
 
     def _close_item(self, out: list[dict[str, Any]]) -> None:
-        """End the text or reasoning item that grows."""
+        """End the open text or reasoning item."""
         item, text = self._open_item, "".join(self._open_text)
         self._open_item, self._open_text = None, []
         if item is None:
             return
-        place = self._item_position(item)
+        position = self._item_position(item)
         item["status"] = "completed"
         if item["type"] == "message":
             part = _output_text(text)
             item["content"] = [part]
-            self._add_event(out, "response.output_text.done", **place, content_index=0, text=text, logprobs=[])
-            self._add_event(out, "response.content_part.done", **place, content_index=0, part=part)
+            self._add_event(out, "response.output_text.done", **position, content_index=0, text=text, logprobs=[])
+            self._add_event(out, "response.content_part.done", **position, content_index=0, part=part)
         else:
             part = {"type": "summary_text", "text": text}
             item["summary"] = [part] if text else []
@@ -195,9 +196,9 @@ class ChatToResponsesAnswer:
                     SEALED_REASONING_PREFIX + base64.b64encode(orjson.dumps(self._signed_blocks)).decode()
                 )
             self._signed_blocks = []
-            self._add_event(out, "response.reasoning_summary_text.done", **place, summary_index=0, text=text)
-            self._add_event(out, "response.reasoning_summary_part.done", **place, summary_index=0, part=part)
-        self._add_event(out, "response.output_item.done", output_index=place["output_index"], item={**item})
+            self._add_event(out, "response.reasoning_summary_text.done", **position, summary_index=0, text=text)
+            self._add_event(out, "response.reasoning_summary_part.done", **position, summary_index=0, part=part)
+        self._add_event(out, "response.output_item.done", output_index=position["output_index"], item={**item})
 
     def _write_call(self, call: dict[str, Any], index: int, out: list[dict[str, Any]]) -> None:
         function = call.get("function") or {}
@@ -226,23 +227,23 @@ class ChatToResponsesAnswer:
         if isinstance(text, str) and text:
             self._call_arguments[index].append(text)
             if item["type"] == "function_call":
-                more = self._item_position(item)
-                self._add_event(out, "response.function_call_arguments.delta", **more, delta=text)
+                position = self._item_position(item)
+                self._add_event(out, "response.function_call_arguments.delta", **position, delta=text)
 
     def _close_call(self, index: int, out: list[dict[str, Any]]) -> None:
         item, arguments = self._call_items[index], "".join(self._call_arguments[index])
-        place = self._item_position(item)
+        position = self._item_position(item)
         item["status"] = "completed"
         if item["type"] == "custom_tool_call":
             item["input"] = _unwrap_free_text(arguments)
-            self._add_event(out, "response.custom_tool_call_input.delta", **place, delta=item["input"])
-            self._add_event(out, "response.custom_tool_call_input.done", **place, input=item["input"])
+            self._add_event(out, "response.custom_tool_call_input.delta", **position, delta=item["input"])
+            self._add_event(out, "response.custom_tool_call_input.done", **position, input=item["input"])
         else:
             item["arguments"] = arguments or "{}"
             self._add_event(
-                out, "response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]
+                out, "response.function_call_arguments.done", **position, name=item["name"], arguments=item["arguments"]
             )
-        self._add_event(out, "response.output_item.done", output_index=place["output_index"], item={**item})
+        self._add_event(out, "response.output_item.done", output_index=position["output_index"], item={**item})
 
 
 def _output_text(text: str) -> dict[str, Any]:
@@ -250,7 +251,7 @@ def _output_text(text: str) -> dict[str, Any]:
 
 
 def _unwrap_free_text(arguments: str) -> str:
-    """The text that a tool of free text was called with; what does not fit is taken as the text itself."""
+    """The text in a free-text tool's arguments; arguments of another shape are the text itself."""
     try:
         value = orjson.loads(arguments)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""A Messages caller before a deployment that speaks chat completions."""
+"""Translates Messages requests to chat completions, and chat answers back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from ..messages import UNSIGNED_SIGNATURE_PREFIX
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
 from .usage_objects import chat_to_messages_usage
 
-# reasoning_effort by thinking budget in tokens: bounds between what OpenAI's models spend at low, medium and high.
+# Upper bounds, in thinking tokens, of what OpenAI's models spend at reasoning_effort low and medium.
 _LOW_EFFORT_TOKENS_MAX, _MEDIUM_EFFORT_TOKENS_MAX = 2048, 8192
 _STOP_SEQUENCES_MAX = 4
 _STOP_REASONS = {
@@ -29,29 +29,29 @@ _TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "cache_
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
-    """The request as chat completions. Raises NotCarriable naming the field."""
+    """Translate the request to chat completions. Raises NotTranslatable naming the field."""
     fields = FieldReader(document)
     fields.take("model")
     out: dict[str, Any] = {"messages": list(_messages(fields, extended))}
     stream = bool(fields.take("stream"))
     if stream:
         out |= {"stream": True, "stream_options": {"include_usage": True}}
-    for name, theirs in (("max_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
+    for name in ("max_tokens", "temperature", "top_p"):
         value = fields.take(name)
         if value is not None:
-            out[theirs] = value
+            out[name] = value
     if extended and (top_k := fields.take("top_k")) is not None:
         out["top_k"] = top_k
     stops = fields.take("stop_sequences") or []
     if len(stops) > _STOP_SEQUENCES_MAX:
-        raise NotTranslatable("stop_sequences", f"chat completions take at most {_STOP_SEQUENCES_MAX}")
+        raise NotTranslatable("stop_sequences", f"chat completions allow at most {_STOP_SEQUENCES_MAX}")
     if stops:
         out["stop"] = stops
     _set_tools(fields, out, extended)
     _set_reasoning_and_format(fields, out)
     fields.drop("metadata", "context_management", "service_tier", "cache_control", "betas", "speed", "diagnostics")
-    fields.refuse("it names something that lies with Anthropic", "container", "mcp_servers", "inference_geo")
-    fields.refuse("chat completions do not have it", "top_k")
+    fields.refuse("it refers to a resource at Anthropic", "container", "mcp_servers", "inference_geo")
+    fields.refuse("chat completions have no such parameter", "top_k")
     return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close())
 
 
@@ -59,8 +59,8 @@ def _messages(fields: FieldReader, extended: bool) -> Iterator[dict[str, Any]]:
     system = fields.take("system")
     if system:
         yield {"role": "system", "content": _parts(system, "system", fields, extended)}
-    for place, said in enumerate(require_objects(fields.take("messages"), "messages")):
-        path, role, content = f"messages.{place}", said.get("role"), said.get("content")
+    for index, message in enumerate(require_objects(fields.take("messages"), "messages")):
+        path, role, content = f"messages.{index}", message.get("role"), message.get("content")
         for block in content if isinstance(content, list) else ():
             fields.note_unknown(block, _BLOCK_FIELDS, "content")
         if isinstance(content, str):
@@ -76,36 +76,37 @@ def _messages(fields: FieldReader, extended: bool) -> Iterator[dict[str, Any]]:
 def _user_messages(
     blocks: list[dict[str, Any]], path: str, fields: FieldReader, extended: bool
 ) -> Iterator[dict[str, Any]]:
-    """Tool results first, each a message of its own; pictures in them follow with what the user says."""
-    rest: list[dict[str, Any]] = []
-    for place, block in enumerate(blocks):
+    """Tool results first, each a message of its own; their images follow with the other content."""
+    user_parts: list[dict[str, Any]] = []
+    for index, block in enumerate(blocks):
         if block.get("type") == "tool_result":
-            yield _tool_message(block, f"{path}.content.{place}", fields, rest, extended)
-    rest += [
-        _part(block, f"{path}.content.{place}", fields, extended)
-        for place, block in enumerate(blocks)
+            yield _tool_message(block, f"{path}.content.{index}", fields, user_parts, extended)
+    user_parts += [
+        _part(block, f"{path}.content.{index}", fields, extended)
+        for index, block in enumerate(blocks)
         if block.get("type") != "tool_result"
     ]
-    if rest:
-        yield {"role": "user", "content": _text_or_parts(rest)}
+    if user_parts:
+        yield {"role": "user", "content": _text_or_parts(user_parts)}
 
 
 def _tool_message(
-    block: dict[str, Any], path: str, fields: FieldReader, rest: list[dict[str, Any]], extended: bool
+    block: dict[str, Any], path: str, fields: FieldReader, user_parts: list[dict[str, Any]], extended: bool
 ) -> dict[str, Any]:
+    """The tool message of a result; parts that it cannot hold are added to `user_parts`."""
     content, texts = block.get("content"), []
     if isinstance(content, str):
         texts.append(content)
-    for place, part in enumerate(content if isinstance(content, list) else ()):
-        translated = _part(part, f"{path}.content.{place}", fields, extended)
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        translated = _part(part, f"{path}.content.{index}", fields, extended)
         if translated["type"] == "text":
             texts.append(translated["text"])
         else:
             texts.append(f"[{translated['type']} of this result: see the next user message]")
-            rest += [{"type": "text", "text": f"Result of tool call {block.get('tool_use_id')}:"}, translated]
+            user_parts += [{"type": "text", "text": f"Result of tool call {block.get('tool_use_id')}:"}, translated]
     text = "\n".join(texts)
     if block.get("is_error"):
-        # A tool message cannot say that it failed; its text can.
+        # Tool messages have no error flag.
         text = text if text.lower().startswith("error") else f"Error: {text}"
     message: dict[str, Any] = {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
     return _with_cache_control(message, block, fields, extended)
@@ -114,7 +115,7 @@ def _tool_message(
 def _assistant_message(blocks: list[dict[str, Any]], path: str, fields: FieldReader, extended: bool) -> dict[str, Any]:
     texts: list[dict[str, Any]] = []
     calls, thinking = [], []
-    for place, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         kind = block.get("type")
         if kind == "tool_use":
             arguments = orjson.dumps(block.get("input") or {}).decode()
@@ -123,9 +124,9 @@ def _assistant_message(blocks: list[dict[str, Any]], path: str, fields: FieldRea
             if "cache_control" in block:
                 fields.note_dropped("cache_control")
         elif kind in ("thinking", "redacted_thinking"):
-            thinking.append(_thinking_block(block, f"{path}.content.{place}", fields, extended))
+            thinking.append(_thinking_block(block, f"{path}.content.{index}", fields, extended))
         else:
-            texts.append(_part(block, f"{path}.content.{place}", fields, extended))
+            texts.append(_part(block, f"{path}.content.{index}", fields, extended))
     message: dict[str, Any] = {
         "role": "assistant",
         "content": _text_or_parts(texts) if texts else None if calls else "",
@@ -139,12 +140,12 @@ def _assistant_message(blocks: list[dict[str, Any]], path: str, fields: FieldRea
 
 
 def _thinking_block(block: dict[str, Any], path: str, fields: FieldReader, extended: bool) -> dict[str, Any] | None:
-    """Signed thinking goes to those who can read it; our own unsigned one is no part of the question."""
+    """Signed thinking, for an extended target; unsigned thinking of the gateway is dropped. Raises NotTranslatable."""
     if str(block.get("signature") or "").startswith(UNSIGNED_SIGNATURE_PREFIX):
         fields.note_dropped("thinking (unsigned, of earlier turns)")
         return None
     if not extended:
-        raise NotTranslatable(path, "signed thinking can be read by the provider that wrote it only")
+        raise NotTranslatable(path, "signed thinking is readable only by the provider that issued it")
     return block
 
 
@@ -152,11 +153,11 @@ def _parts(content: Any, path: str, fields: FieldReader, extended: bool) -> Any:
     if isinstance(content, str):
         return content
     blocks = require_objects(content, path)
-    return _text_or_parts([_part(block, f"{path}.{place}", fields, extended) for place, block in enumerate(blocks)])
+    return _text_or_parts([_part(block, f"{path}.{index}", fields, extended) for index, block in enumerate(blocks)])
 
 
 def _text_or_parts(parts: list[dict[str, Any]]) -> Any:
-    """Bare text where parts are nothing but text: the form that every server of the field takes."""
+    """Plain text where all parts are text, the form that every server accepts; else the parts."""
     if all(part.keys() == {"type", "text"} for part in parts):
         return "\n\n".join(part["text"] for part in parts)
     return parts
@@ -169,17 +170,17 @@ def _part(block: Any, path: str, fields: FieldReader, extended: bool) -> dict[st
             {"type": "text", "text": require_type(block.get("text"), str, f"{path}.text")}, block, fields, extended
         )
     if kind == "tool_reference":
-        # All tools are offered at once there: that one was found is all there is to say.
+        # Chat completions offer all tools at once, so only the name of the found one matters.
         return {"type": "text", "text": f"The tool {block.get('tool_name')} is available."}
     source = block.get("source") if isinstance(block.get("source"), dict) else {}
     if source.get("type") == "file":
-        raise NotTranslatable(f"{path}.source", "the file lies with Anthropic")
+        raise NotTranslatable(f"{path}.source", "the file is stored at Anthropic")
     if kind == "image" and source.get("type") in ("base64", "url"):
         url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
         return _with_cache_control({"type": "image_url", "image_url": {"url": url}}, block, fields, extended)
     if kind == "document":
         return _with_cache_control(_document_part(block, source, path), block, fields, extended)
-    raise NotTranslatable(path, f"chat completions have no block like '{kind}'")
+    raise NotTranslatable(path, f"chat completions have no block type '{kind}'")
 
 
 def _document_part(block: dict[str, Any], source: dict[str, Any], path: str) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _document_part(block: dict[str, Any], source: dict[str, Any], path: str) -> 
     if source.get("type") == "base64":
         data = f"data:{source.get('media_type')};base64,{source.get('data')}"
         return {"type": "file", "file": {"filename": title, "file_data": data}}
-    raise NotTranslatable(f"{path}.source", f"chat completions take no document from '{source.get('type')}'")
+    raise NotTranslatable(f"{path}.source", f"chat completions have no document source '{source.get('type')}'")
 
 
 def _with_cache_control(
@@ -206,37 +207,38 @@ def _with_cache_control(
 
 
 def _set_tools(fields: FieldReader, out: dict[str, Any], extended: bool) -> None:
-    offered = []
-    given = require_objects(fields.take("tools") or [], "tools")
-    for place, tool in enumerate(given):
+    tools = []
+    caller_tools = require_objects(fields.take("tools") or [], "tools")
+    has_custom_tools = any(tool.get("type", "custom") == "custom" for tool in caller_tools)
+    for index, tool in enumerate(caller_tools):
         kind = tool.get("type", "custom")
         if kind != "custom":
-            if str(kind).startswith("web_") and any(one.get("type", "custom") == "custom" for one in given):
-                # An offer that the model may or may not take up; the others remain.
+            if str(kind).startswith("web_") and has_custom_tools:
+                # Optional for the model, and other tools remain.
                 fields.note_dropped(f"tools.{kind}")
                 continue
-            raise NotTranslatable(f"tools.{place}", f"'{kind}' runs at Anthropic or needs its models")
+            raise NotTranslatable(f"tools.{index}", f"'{kind}' runs at Anthropic or requires its models")
         fields.note_unknown(tool, _TOOL_FIELDS, "tools")
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema") or {"type": "object"}}
         if tool.get("description"):
             function["description"] = tool["description"]
-        offered.append(_with_cache_control({"type": "function", "function": function}, tool, fields, extended))
-    if offered:
-        out["tools"] = offered
+        tools.append(_with_cache_control({"type": "function", "function": function}, tool, fields, extended))
+    if tools:
+        out["tools"] = tools
     choice = fields.take("tool_choice")
-    if isinstance(choice, dict) and offered:
-        if choice.get("type") == "tool" and choice.get("name") not in {one["function"]["name"] for one in offered}:
-            raise NotTranslatable("tool_choice", "it names a tool that is not carried over")
-        named = {"type": "function", "function": {"name": choice.get("name")}}
-        out["tool_choice"] = (
-            named if choice.get("type") == "tool" else _TOOL_CHOICES.get(str(choice.get("type")), "auto")
-        )
+    if isinstance(choice, dict) and tools:
+        if choice.get("type") != "tool":
+            out["tool_choice"] = _TOOL_CHOICES.get(str(choice.get("type")), "auto")
+        elif choice.get("name") in {tool["function"]["name"] for tool in tools}:
+            out["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+        else:
+            raise NotTranslatable("tool_choice", "it names a tool that is dropped in translation")
         if choice.get("disable_parallel_tool_use"):
             out["parallel_tool_calls"] = False
 
 
 def _set_reasoning_and_format(fields: FieldReader, out: dict[str, Any]) -> None:
-    """How much to think, and the shape of the answer. Providers leave `reasoning_effort` out where models do not reason."""
+    """Set reasoning_effort and response_format. Providers drop the effort for models that do not reason."""
     config = fields.take("output_config") or {}
     thinking = fields.take("thinking") or {}
     effort = config.get("effort")
@@ -257,15 +259,15 @@ def _set_reasoning_and_format(fields: FieldReader, out: dict[str, Any]) -> None:
     format_ = config.get("format") or fields.take("output_format")
     fields.take("output_format")
     if isinstance(format_, dict):
-        wanted = format_.get("schema")
-        schema = {"name": "answer", "schema": wanted, "strict": _is_strict_schema(wanted)}
-        out["response_format"] = {"type": "json_schema", "json_schema": schema}
+        schema = format_.get("schema")
+        json_schema = {"name": "answer", "schema": schema, "strict": _is_strict_schema(schema)}
+        out["response_format"] = {"type": "json_schema", "json_schema": json_schema}
 
 
 def _is_strict_schema(schema: Any) -> bool:
-    """Whether OpenAI takes a schema as strict: every object closed, every property required."""
+    """Whether OpenAI accepts a schema as strict: every object closed, every property required."""
     if isinstance(schema, list):
-        return all(_is_strict_schema(one) for one in schema)
+        return all(_is_strict_schema(entry) for entry in schema)
     if not isinstance(schema, dict):
         return True
     if isinstance(schema.get("properties"), dict):
@@ -274,16 +276,16 @@ def _is_strict_schema(schema: Any) -> bool:
             return False
         if set(required) != set(schema["properties"]):
             return False
-    return all(_is_strict_schema(one) for one in schema.values())
+    return all(_is_strict_schema(entry) for entry in schema.values())
 
 
 def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "ChatToMessagesAnswer":
-    """The way back of one answer."""
+    """Create the translator of one answer."""
     return ChatToMessagesAnswer(translated, answer_id)
 
 
 class ChatToMessagesAnswer:
-    """Chat completions -> Messages, whole or chunk by chunk."""
+    """Translates a chat answer to Messages, whole or chunk by chunk."""
 
     def __init__(self, translated: TranslatedRequest, answer_id: str) -> None:
         self._id = f"msg_{answer_id}"
@@ -293,13 +295,13 @@ class ChatToMessagesAnswer:
         self._started = False
         self._usage: dict[str, Any] | None = None
         self._stop_reason: str | None = None
-        # Blocks so far; what kind of block is open, if text or thinking; the block of each tool call by its index.
+        # Blocks so far; the type of an open text or thinking block; the block of each tool call by its index.
         self._block_count = 0
         self._open_kind = ""
         self._call_blocks: dict[int, int] = {}
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer."""
+        """Translate an unstreamed answer."""
         choices = document.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") or {}
@@ -321,7 +323,7 @@ class ChatToMessagesAnswer:
         }
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events that one chunk makes."""
+        """Translate one chunk to events."""
         out: list[dict[str, Any]] = []
         if isinstance(payload.get("usage"), dict):
             self._usage = payload["usage"]
@@ -338,7 +340,7 @@ class ChatToMessagesAnswer:
         return out
 
     def end(self) -> list[dict[str, Any]]:
-        """What closes the message."""
+        """Return the events that close the message."""
         out: list[dict[str, Any]] = [] if self._started else self.feed({})
         self._close(out)
         out += [{"type": "content_block_stop", "index": block} for block in self._call_blocks.values()]
@@ -353,7 +355,7 @@ class ChatToMessagesAnswer:
         return out
 
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """Nothing: such answers are never referred to."""
+        """Return nothing: callers cannot refer to such answers."""
         return "", []
 
     def _message_head(self) -> dict[str, Any]:
@@ -372,9 +374,9 @@ class ChatToMessagesAnswer:
             yield {"type": "thinking", "thinking": text, "signature": UNSIGNED_SIGNATURE_PREFIX}
 
     def _write_delta(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        thought, signed = _reasoning_text(delta), delta.get("thinking_blocks")
-        if thought and self._wants_thinking:
-            self._write("thinking", {"type": "thinking_delta", "thinking": thought}, out)
+        reasoning, signed = _reasoning_text(delta), delta.get("thinking_blocks")
+        if reasoning and self._wants_thinking:
+            self._write("thinking", {"type": "thinking_delta", "thinking": reasoning}, out)
         if signed and self._wants_thinking and isinstance(signed, list) and isinstance(signed[-1], dict):
             if signed[-1].get("type") == "redacted_thinking":
                 self._write_redacted(signed[-1], out)
@@ -385,11 +387,11 @@ class ChatToMessagesAnswer:
         for text in (delta.get("content"), delta.get("refusal")):
             if isinstance(text, str) and text:
                 self._write("text", {"type": "text_delta", "text": text}, out)
-        for place, call in enumerate(delta.get("tool_calls") or ()):
-            self._write_call(call, call.get("index", place), out)
+        for position, call in enumerate(delta.get("tool_calls") or ()):
+            self._write_call(call, call.get("index", position), out)
 
     def _write_redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        """Sealed thinking comes whole."""
+        """Write redacted thinking, which arrives whole."""
         self._close(out)
         out.append({"type": "content_block_start", "index": self._block_count, "content_block": block})
         out.append({"type": "content_block_stop", "index": self._block_count})
@@ -404,7 +406,7 @@ class ChatToMessagesAnswer:
         out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
 
     def _close(self, out: list[dict[str, Any]]) -> None:
-        """Close an open text or thinking block; tool calls stay open to the end, for their deltas may interleave."""
+        """Close an open text or thinking block; tool calls stay open, because their deltas may interleave."""
         if self._open_kind == "thinking":
             delta = {"type": "signature_delta", "signature": UNSIGNED_SIGNATURE_PREFIX}
             out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
@@ -417,14 +419,13 @@ class ChatToMessagesAnswer:
         if index not in self._call_blocks:
             self._close(out)
             self._call_blocks[index] = self._block_count
-            name = function.get("name") or ""
-            began: dict[str, Any] = {
+            block: dict[str, Any] = {
                 "type": "tool_use",
                 "id": call.get("id") or f"{self._id}_{index}",
-                "name": name,
+                "name": function.get("name") or "",
                 "input": {},
             }
-            out.append({"type": "content_block_start", "index": self._block_count, "content_block": began})
+            out.append({"type": "content_block_start", "index": self._block_count, "content_block": block})
             self._block_count += 1
         arguments = function.get("arguments")
         if isinstance(arguments, str) and arguments:
@@ -433,7 +434,7 @@ class ChatToMessagesAnswer:
 
 
 def _reasoning_text(message: dict[str, Any]) -> str:
-    """Reasoning text under the two names that servers of the field give it."""
+    """Reasoning text, under either of the two names in use."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str):
             return str(message[name])
@@ -441,7 +442,7 @@ def _reasoning_text(message: dict[str, Any]) -> str:
 
 
 def _tool_input(function: dict[str, Any]) -> Any:
-    """A call's arguments as an object; what is no JSON object is kept as text within one."""
+    """A call's arguments as an object; anything else is wrapped in one."""
     text = function.get("arguments")
     try:
         value = orjson.loads(text) if isinstance(text, str) and text else text or {}

@@ -1,4 +1,4 @@
-"""A Responses caller before a deployment that speaks chat completions: the request. The way back is responses_back.py."""
+"""Translates Responses requests to chat completions (answers: chat_to_responses.py)."""
 
 import base64
 import binascii
@@ -21,66 +21,66 @@ _ITEM_FIELDS = frozenset(
         "summary", "encrypted_content", "tools",
     }
 )  # fmt: skip
-# Longest name of a function that OpenAI takes.
+# OpenAI's limit for function names.
 _FUNCTION_NAME_CHARS_MAX = 64
 _INVALID_NAME_CHARS = re.compile(r"[^a-zA-Z0-9_-]")
-# Tools that run at OpenAI. Where others are offered too, leaving out an offer that the model may or may not take up
-# changes no answer's meaning, and the caller is told.
+# Tools that run at OpenAI are dropped, and named in x-penstock-dropped, where a caller's tools remain: they are optional
+# for the model.
 _CALLER_TOOL_TYPES = ("function", "custom", "namespace")
 _DROPPABLE_TOOL_TYPES = ("web_search", "web_search_preview", "tool_search")
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
-    """The request as chat completions. Raises NotCarriable naming the field."""
+    """Translate the request to chat completions. Raises NotTranslatable naming the field."""
     fields = FieldReader(document)
     fields.take("model")
     tools: dict[str, tuple[str, str, str]] = {}
-    given = fields.take("input")
-    items = [] if isinstance(given, str) else require_objects(given or [], "input")
-    out: dict[str, Any] = {"messages": _messages(fields, given, items, extended)}
+    input_ = fields.take("input")
+    items = [] if isinstance(input_, str) else require_objects(input_ or [], "input")
+    out: dict[str, Any] = {"messages": _messages(fields, input_, items, extended)}
     if fields.take("stream"):
         out |= {"stream": True, "stream_options": {"include_usage": True}}
-    for name, theirs in (("max_output_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
+    for name, chat_name in (("max_output_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
         value = fields.take(name)
         if value is not None:
-            out[theirs] = value
+            out[chat_name] = value
     _set_tools(fields, items, out, tools)
     _set_response_format(fields, out)
     reasoning = fields.take("reasoning") or {}
     if require_type(reasoning, dict, "reasoning").get("effort") not in (None, "none"):
         out["reasoning_effort"] = reasoning["effort"]
     fields.note_unknown(reasoning, _REASONING_FIELDS, "reasoning")
-    # Kept by the way back (responses_back.py) and by the exchange.
-    for wanted in fields.take("include") or []:
-        if wanted != "reasoning.encrypted_content":
-            fields.note_dropped(f"include.{wanted}")
+    # `include` and `store` are honored by chat_to_responses.py and the pipeline.
+    for name in fields.take("include") or []:
+        if name != "reasoning.encrypted_content":
+            fields.note_dropped(f"include.{name}")
     fields.take("store")
     fields.drop("metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
     fields.drop("service_tier", "truncation", "stream_options", "client_metadata", "context_management")
     fields.drop("max_tool_calls")
-    lies = "it names something that lies with OpenAI"
-    fields.refuse(lies, "previous_response_id", "conversation", "prompt", harmless=())
-    fields.refuse("chat completions answer while one waits", "background")
-    fields.refuse("probabilities are not carried over", "top_logprobs")
+    stored = "it refers to an object stored at OpenAI"
+    fields.refuse(stored, "previous_response_id", "conversation", "prompt", harmless=())
+    fields.refuse("chat completions have no background mode", "background")
+    fields.refuse("log probabilities are not translated", "top_logprobs")
     return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close(), caller_tools=tools)
 
 
 def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> ChatToResponsesAnswer:
-    """The way back of one answer."""
+    """Create the translator of one answer."""
     return ChatToResponsesAnswer(translated, answer_id, created)
 
 
-def _messages(fields: FieldReader, given: Any, items: list[dict[str, Any]], extended: bool) -> list[dict[str, Any]]:
+def _messages(fields: FieldReader, input_: Any, items: list[dict[str, Any]], extended: bool) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     instructions = fields.take("instructions")
     if instructions:
         messages.append({"role": "system", "content": require_type(instructions, str, "instructions")})
-    if isinstance(given, str):
-        return [*messages, {"role": "user", "content": given}]
-    thoughts: list[dict[str, Any]] = []
-    for place, item in enumerate(items):
-        _add_item(item, f"input.{place}", messages, thoughts, fields, extended)
-    if thoughts:
+    if isinstance(input_, str):
+        return [*messages, {"role": "user", "content": input_}]
+    thinking: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        _add_item(item, f"input.{index}", messages, thinking, fields, extended)
+    if thinking:
         fields.note_dropped("reasoning of earlier turns")
     return messages
 
@@ -89,7 +89,7 @@ def _add_item(
     item: dict[str, Any],
     path: str,
     messages: list[dict[str, Any]],
-    thoughts: list[dict[str, Any]],
+    thinking: list[dict[str, Any]],
     fields: FieldReader,
     extended: bool,
 ) -> None:
@@ -99,12 +99,12 @@ def _add_item(
         role = "system" if item.get("role") in _SYSTEM_ROLES else item.get("role")
         content = _content(item.get("content"), f"{path}.content")
         if role == "assistant":
-            _assistant_turn(messages, thoughts)["content"] = content
+            _assistant_turn(messages, thinking)["content"] = content
         else:
-            if thoughts:
-                # Reasoning that led to nothing belongs to no later turn.
+            if thinking:
+                # Reasoning without output belongs to no later turn.
                 fields.note_dropped("reasoning of earlier turns")
-                thoughts.clear()
+                thinking.clear()
             messages.append({"role": role, "content": content})
     elif kind in ("function_call", "custom_tool_call"):
         arguments = item.get("arguments") if kind == "function_call" else _wrap_free_text(item.get("input"))
@@ -114,52 +114,52 @@ def _add_item(
             "type": "function",
             "function": {"name": name, "arguments": arguments or "{}"},
         }
-        _assistant_turn(messages, thoughts, calling=True).setdefault("tool_calls", []).append(call)
+        _assistant_turn(messages, thinking, calling=True).setdefault("tool_calls", []).append(call)
     elif kind in ("function_call_output", "custom_tool_call_output"):
         _add_tool_output(item, path, messages)
     elif kind == "reasoning":
-        _add_reasoning(item, path, thoughts, fields, extended)
+        _add_reasoning(item, path, thinking, fields, extended)
     elif kind != "additional_tools":
-        raise NotTranslatable(path, f"chat completions have no item like '{kind}'")
+        raise NotTranslatable(path, f"chat completions have no item type '{kind}'")
 
 
 def _assistant_turn(
-    messages: list[dict[str, Any]], thoughts: list[dict[str, Any]], *, calling: bool = False
+    messages: list[dict[str, Any]], thinking: list[dict[str, Any]], *, calling: bool = False
 ) -> dict[str, Any]:
-    """The assistant's turn that an item belongs to: calls that follow text or other calls are one turn with it."""
+    """The assistant message for an item: calls join the text or calls before them."""
     last = messages[-1] if messages else {}
     if last.get("role") == "assistant" and (calling or last.get("content") is None):
-        if thoughts:
-            last.setdefault("thinking_blocks", []).extend(thoughts)
-            thoughts.clear()
+        if thinking:
+            last.setdefault("thinking_blocks", []).extend(thinking)
+            thinking.clear()
         return last
     turn: dict[str, Any] = {"role": "assistant", "content": None}
-    if thoughts:
-        turn["thinking_blocks"] = thoughts.copy()
-        thoughts.clear()
+    if thinking:
+        turn["thinking_blocks"] = thinking.copy()
+        thinking.clear()
     messages.append(turn)
     return turn
 
 
 def _add_reasoning(
-    item: dict[str, Any], path: str, thoughts: list[dict[str, Any]], fields: FieldReader, extended: bool
+    item: dict[str, Any], path: str, thinking: list[dict[str, Any]], fields: FieldReader, extended: bool
 ) -> None:
     sealed = item.get("encrypted_content")
     blocks = unseal_reasoning(sealed) if isinstance(sealed, str) else []
     if blocks is None:
         raise NotTranslatable(
-            f"{path}.encrypted_content", "sealed reasoning can be read by the provider that wrote it only"
+            f"{path}.encrypted_content", "encrypted reasoning is readable only by the provider that issued it"
         )
     if extended and blocks:
-        thoughts += blocks
+        thinking += blocks
     elif blocks:
-        raise NotTranslatable(path, "signed thinking can be read by the provider that wrote it only")
+        raise NotTranslatable(path, "signed thinking is readable only by the provider that issued it")
     else:
         fields.note_dropped("reasoning of earlier turns")
 
 
 def unseal_reasoning(text: str) -> list[dict[str, Any]] | None:
-    """The thinking blocks in a seal of ours, None if it is somebody else's."""
+    """Return the thinking blocks sealed by the gateway, None if it did not seal them."""
     if not text.startswith(SEALED_REASONING_PREFIX):
         return None
     try:
@@ -173,8 +173,8 @@ def _add_tool_output(item: dict[str, Any], path: str, messages: list[dict[str, A
     output, texts, media = item.get("output"), [], []
     if isinstance(output, str):
         texts.append(output)
-    for place, part in enumerate(require_objects(output, f"{path}.output") if isinstance(output, list) else ()):
-        translated = _part(part, f"{path}.output.{place}")
+    for index, part in enumerate(require_objects(output, f"{path}.output") if isinstance(output, list) else ()):
+        translated = _part(part, f"{path}.output.{index}")
         if translated["type"] == "text":
             texts.append(translated["text"])
         else:
@@ -188,7 +188,7 @@ def _add_tool_output(item: dict[str, Any], path: str, messages: list[dict[str, A
 def _content(content: Any, path: str) -> Any:
     if content is None or isinstance(content, str):
         return content or ""
-    parts = [_part(part, f"{path}.{place}") for place, part in enumerate(require_objects(content, path))]
+    parts = [_part(part, f"{path}.{index}") for index, part in enumerate(require_objects(content, path))]
     if all(part["type"] == "text" for part in parts):
         return "\n\n".join(part["text"] for part in parts)
     return parts
@@ -201,49 +201,47 @@ def _part(part: dict[str, Any], path: str) -> dict[str, Any]:
     if kind == "refusal":
         return {"type": "text", "text": str(part.get("refusal"))}
     if part.get("file_id"):
-        raise NotTranslatable(f"{path}.file_id", "the file lies with OpenAI")
+        raise NotTranslatable(f"{path}.file_id", "the file is stored at OpenAI")
     if kind == "input_image" and isinstance(part.get("image_url"), str):
         image = {"url": part["image_url"]}
         return {"type": "image_url", "image_url": {**image, "detail": part["detail"]} if part.get("detail") else image}
     if kind == "input_file" and isinstance(part.get("file_data"), str):
         file = {"filename": part.get("filename") or "document.pdf", "file_data": part["file_data"]}
         return {"type": "file", "file": file}
-    raise NotTranslatable(path, f"chat completions have no part like '{kind}'")
+    raise NotTranslatable(path, f"chat completions have no content type '{kind}'")
 
 
 def _set_tools(
-    fields: FieldReader, items: list[dict[str, Any]], out: dict[str, Any], known: dict[str, tuple[str, str, str]]
+    fields: FieldReader, items: list[dict[str, Any]], out: dict[str, Any], caller_tools: dict[str, tuple[str, str, str]]
 ) -> None:
-    """Tools stand in a field of their own, or among the input: newer Codex does so."""
-    offered: list[dict[str, Any]] = []
-    given = require_objects(fields.take("tools") or [], "tools")
+    """Set the tools, from `tools` and from the input (newer Codex); their callers' names go into `caller_tools`."""
+    tools: list[dict[str, Any]] = []
+    offered = require_objects(fields.take("tools") or [], "tools")
     for item in items:
-        given = (
-            given + require_objects(item.get("tools") or [], "input")
-            if item.get("type") == "additional_tools"
-            else given
-        )
-    for place, tool in enumerate(given):
-        kind, path = tool.get("type"), f"tools.{place}"
+        if item.get("type") == "additional_tools":
+            offered = offered + require_objects(item.get("tools") or [], "input")
+    has_caller_tools = any(tool.get("type") in _CALLER_TOOL_TYPES for tool in offered)
+    for index, tool in enumerate(offered):
+        kind, path = tool.get("type"), f"tools.{index}"
         if kind == "namespace":
             for inner in require_objects(tool.get("tools") or [], path):
-                offered.append(_function_tool(inner, path, str(tool.get("name")), known, fields))
+                tools.append(_function_tool(inner, path, str(tool.get("name")), caller_tools, fields))
         elif kind in ("function", "custom"):
-            offered.append(_function_tool(tool, path, "", known, fields))
-        elif kind in _DROPPABLE_TOOL_TYPES and any(one.get("type") in _CALLER_TOOL_TYPES for one in given):
+            tools.append(_function_tool(tool, path, "", caller_tools, fields))
+        elif kind in _DROPPABLE_TOOL_TYPES and has_caller_tools:
             fields.note_dropped(f"tools.{kind}")
         else:
-            raise NotTranslatable(path, f"'{kind}' runs at OpenAI or needs its models")
-    if offered:
-        out["tools"] = offered
+            raise NotTranslatable(path, f"'{kind}' runs at OpenAI or requires its models")
+    if tools:
+        out["tools"] = tools
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
-    if not offered:
+    if not tools:
         return
     if isinstance(choice, str):
         out["tool_choice"] = choice
     elif isinstance(choice, dict):
         if choice.get("type") not in ("function", "custom"):
-            raise NotTranslatable("tool_choice", f"chat completions have no choice like '{choice.get('type')}'")
+            raise NotTranslatable("tool_choice", f"chat completions have no tool choice '{choice.get('type')}'")
         name = _flat_tool_name(choice.get("namespace"), choice.get("name"))
         out["tool_choice"] = {"type": "function", "function": {"name": name}}
     if parallel is not None:
@@ -251,22 +249,22 @@ def _set_tools(
 
 
 def _function_tool(
-    tool: dict[str, Any], path: str, namespace: str, known: dict[str, tuple[str, str, str]], fields: FieldReader
+    tool: dict[str, Any], path: str, namespace: str, caller_tools: dict[str, tuple[str, str, str]], fields: FieldReader
 ) -> dict[str, Any]:
-    """A function; tools that take free text become functions of one text."""
+    """A function tool; a free-text tool becomes a function of one string."""
     kind, name = str(tool.get("type") or "function"), str(tool.get("name"))
     flat = _flat_tool_name(namespace, name)
-    if kind not in ("function", "custom") or flat in known:
+    if kind not in ("function", "custom") or flat in caller_tools:
         raise NotTranslatable(path, f"'{kind}' tools, or two of one name, have no counterpart")
-    known[flat] = (kind, name, namespace)
+    caller_tools[flat] = (kind, name, namespace)
     fields.note_unknown(tool, _TOOL_FIELDS, "tools")
     function: dict[str, Any] = {"name": flat}
     if tool.get("description"):
         function["description"] = tool["description"]
     if kind == "custom":
-        rules = tool.get("format")
-        if isinstance(rules, dict) and rules.get("definition"):
-            grammar = f"The input must follow this {rules.get('syntax') or ''} grammar:\n{rules['definition']}"
+        format_ = tool.get("format")
+        if isinstance(format_, dict) and format_.get("definition"):
+            grammar = f"The input must follow this {format_.get('syntax') or ''} grammar:\n{format_['definition']}"
             function["description"] = f"{function.get('description', '')}\n\n{grammar}"
         function["parameters"] = {
             "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"], "additionalProperties": False,
@@ -279,7 +277,7 @@ def _function_tool(
 
 
 def _flat_tool_name(namespace: Any, name: Any) -> str:
-    """A tool's name among all namespaces, of letters that every provider takes."""
+    """A tool's name, unique among namespaces, in characters that every provider accepts."""
     flat = f"{namespace}__{name}" if namespace else str(name)
     return _INVALID_NAME_CHARS.sub("_", flat)[-_FUNCTION_NAME_CHARS_MAX:]
 
@@ -300,4 +298,4 @@ def _set_response_format(fields: FieldReader, out: dict[str, Any]) -> None:
     elif kind == "json_object":
         out["response_format"] = {"type": "json_object"}
     elif kind not in (None, "text"):
-        raise NotTranslatable("text.format", f"chat completions have no format like '{kind}'")
+        raise NotTranslatable("text.format", f"chat completions have no response format '{kind}'")

@@ -1,4 +1,4 @@
-"""A Responses caller before a deployment that speaks Messages: by way of chat completions, in both directions."""
+"""Translates between Responses and Messages by way of chat completions, in both directions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from .translated import TranslatedRequest
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
-    """The request as Messages. Raises NotCarriable naming the field."""
+    """Translate the request to Messages. Raises NotTranslatable naming the field."""
     chat = responses_to_chat.translate_request(document, extended=True)
     messages = chat_to_messages.translate_request(chat.document, extended=extended)
     dropped = (*chat.dropped_fields, *messages.dropped_fields)
@@ -17,39 +17,39 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
 
 
 def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "MessagesToResponsesAnswer":
-    """The way back of one answer."""
+    """Create the translator of one answer."""
     return MessagesToResponsesAnswer(translated, answer_id, created)
 
 
 class MessagesToResponsesAnswer:
-    """Messages -> chat completions -> Responses."""
+    """Translates a Messages answer to chat completions and on to Responses."""
 
     def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
-        between = TranslatedRequest(
+        chat_request = TranslatedRequest(
             document=translated.document,
             caller_document={**translated.caller_document, "stream_options": {"include_usage": True}},
             caller_tools={},
         )
-        self._messages_to_chat = chat_to_messages.answer_translator(between, answer_id=answer_id, created=created)
+        self._messages_to_chat = chat_to_messages.answer_translator(chat_request, answer_id=answer_id, created=created)
         self._chat_to_responses = responses_to_chat.answer_translator(translated, answer_id=answer_id, created=created)
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer."""
+        """Translate an unstreamed answer."""
         return self._chat_to_responses.translate_document(self._messages_to_chat.translate_document(document))
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events that one event makes."""
+        """Translate one event to events."""
         return [
             event for chunk in self._messages_to_chat.feed(payload) for event in self._chat_to_responses.feed(chunk)
         ]
 
     def end(self) -> list[dict[str, Any]]:
-        """What closes the response."""
+        """Return the events that close the response."""
         return [
             *(event for chunk in self._messages_to_chat.end() for event in self._chat_to_responses.feed(chunk)),
             *self._chat_to_responses.end(),
         ]
 
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """The answer's id and items, if the caller wants them stored."""
+        """Return the answer's id and items, ("", []) unless the caller wants it stored."""
         return self._chat_to_responses.stored_answer()

@@ -1,4 +1,4 @@
-"""What a crossing makes of a request, and how the answer comes back."""
+"""Types shared by the translations: the translated request, the protocols and the field reader."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -8,11 +8,13 @@ from ...values.errors import NotTranslatable
 
 
 class TranslatedRequest(Value, frozen=True, kw_only=True):
-    """A request in another dialect: its document without `model`, and what the way back has to know.
+    """A request in another dialect, and what translating its answer needs.
 
-    `asked` is the caller's own document. `dropped` names what was left out because no answer depends on it: hints,
-    labels, cache marks; the caller is told. `tools` maps names used upstream to (kind, name, namespace) as the caller
-    knows them, where those differ.
+    document: the translated body, without `model`
+    caller_document: the caller's own body
+    dropped_fields: names of what was dropped because no answer depends on it (hints, labels, cache marks); reported to
+        the caller in x-penstock-dropped
+    caller_tools: (kind, name, namespace) of the caller's tools by their upstream name, where those differ
     """
 
     document: dict[str, Any]
@@ -22,8 +24,11 @@ class TranslatedRequest(Value, frozen=True, kw_only=True):
 
 
 class AnswerTranslator(Protocol):
-    """The way back of one answer: whole, or event by event; `end` closes what is open. `kept` gives the answer's id and
-    items where the caller may refer to it later and nobody but us keeps it, else ("", [])."""
+    """Translates one answer: whole, or event by event.
+
+    `end` closes what is open. `stored_answer` returns the answer's id and items where the caller may refer to it later
+    and only the gateway can store it, else ("", []).
+    """
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]: ...
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]: ...
@@ -32,72 +37,75 @@ class AnswerTranslator(Protocol):
 
 
 class Translation(Protocol):
-    """One pair of dialects; each is a module. `extended` targets understand litellm's additions to chat completions
-    (cache_control on parts, thinking_blocks on messages)."""
+    """One pair of dialects; implemented by modules.
+
+    `extended` targets accept litellm's additions to chat completions (cache_control on parts, thinking_blocks on
+    messages).
+    """
 
     def translate_request(self, document: dict[str, Any], *, extended: bool) -> TranslatedRequest: ...
     def answer_translator(self, translated: TranslatedRequest, *, answer_id: str, created: int) -> AnswerTranslator: ...
 
 
-# What a caller is told at most, and of each name.
+# Limits of x-penstock-dropped: names, and characters of each.
 _DROPPED_FIELDS_MAX, _NAME_CHARS_MAX = 32, 96
-# Values that say nothing.
+# Values equivalent to an absent field.
 _EMPTY_VALUES: tuple[Any, ...] = (None, False, "", [], {})
 
 
 class FieldReader:
-    """Takes the fields of a body one by one; what nobody took is an error, what is harmless is remembered as dropped."""
+    """Takes the fields of a body one by one; untaken ones are an error, harmless ones are noted as dropped."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._remaining = {name: value for name, value in document.items() if value is not None}
         self.dropped_fields: list[str] = []
 
     def take(self, name: str, default: Any = None) -> Any:
-        """The value of a field, which then counts as carried."""
+        """Return the value of a field, which then counts as translated."""
         return self._remaining.pop(name, default)
 
     def drop(self, *names: str) -> None:
-        """Leave these out; the caller is told of those that were given."""
+        """Drop these fields and note those that are present."""
         for name in names:
             if name in self._remaining:
                 del self._remaining[name]
                 self.note_dropped(name)
 
-    def note_dropped(self, what: str) -> None:
-        """Something was left out that no answer depends on; the caller is told once, in a header: names are theirs."""
-        plain = "".join(letter for letter in what if letter.isascii() and letter.isprintable())[:_NAME_CHARS_MAX]
-        if plain not in self.dropped_fields and len(self.dropped_fields) < _DROPPED_FIELDS_MAX:
-            self.dropped_fields.append(plain)
+    def note_dropped(self, name: str) -> None:
+        """Note a dropped field, once and in characters that fit a header: callers choose the names."""
+        printable = "".join(letter for letter in name if letter.isascii() and letter.isprintable())[:_NAME_CHARS_MAX]
+        if printable not in self.dropped_fields and len(self.dropped_fields) < _DROPPED_FIELDS_MAX:
+            self.dropped_fields.append(printable)
 
-    def note_unknown(self, value: Any, known: frozenset[str], where: str) -> None:
-        """Note what an object within the request says beyond what is carried."""
+    def note_unknown(self, value: Any, translated: frozenset[str], path: str) -> None:
+        """Note the fields of a nested object that are not in `translated`."""
         for name in value if isinstance(value, dict) else ():
-            if name not in known and value[name] not in _EMPTY_VALUES:
-                self.note_dropped(f"{where}.{name}")
+            if name not in translated and value[name] not in _EMPTY_VALUES:
+                self.note_dropped(f"{path}.{name}")
 
-    def refuse(self, why: str, *names: str, harmless: Sequence[Any] = (False, 0, [], {}, "")) -> None:
-        """Refuse these unless their value says nothing. Raises NotCarriable."""
+    def refuse(self, reason: str, *names: str, harmless: Sequence[Any] = (False, 0, [], {}, "")) -> None:
+        """Refuse these fields unless their value is harmless. Raises NotTranslatable."""
         for name in names:
             value = self._remaining.pop(name, None)
             if value is not None and value not in harmless:
-                raise NotTranslatable(name, why)
+                raise NotTranslatable(name, reason)
 
     def close(self) -> tuple[str, ...]:
-        """What was dropped. Raises NotCarriable if a field is left that we do not know."""
+        """Return the dropped fields. Raises NotTranslatable if a field was not taken."""
         for name in self._remaining:
             raise NotTranslatable(name, "it has no known counterpart in the dialect of this deployment")
         return tuple(self.dropped_fields)
 
 
 def require_type(value: Any, kind: type, param: str) -> Any:
-    """`value` if it is of that type. Raises NotCarriable naming the field."""
+    """Return `value` if it has that type. Raises NotTranslatable naming the field."""
     if not isinstance(value, kind):
-        raise NotTranslatable(param, f"it must be of type {kind.__name__}")
+        raise NotTranslatable(param, f"invalid type, expected {kind.__name__}")
     return value
 
 
 def require_objects(value: Any, param: str) -> list[dict[str, Any]]:
-    """`value` if it is a list of objects. Raises NotCarriable naming the field."""
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise NotTranslatable(param, "it must be a list of objects")
+    """Return `value` if it is an array of objects. Raises NotTranslatable naming the field."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise NotTranslatable(param, "invalid type, expected an array of objects")
     return value

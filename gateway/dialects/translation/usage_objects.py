@@ -1,10 +1,10 @@
-"""Usage objects from one dialect's words to another's. OpenAI counts cached input within input, Anthropic beside it."""
+"""Translates usage objects. OpenAI includes cached tokens in the input count, Anthropic does not."""
 
 from typing import Any
 
 
 def chat_to_messages_usage(usage: Any) -> dict[str, int]:
-    """Chat's usage in Anthropic's words."""
+    """Translate usage from chat completions to Messages."""
     usage = usage if isinstance(usage, dict) else {}
     details = _part(usage, "prompt_tokens_details")
     cached, written = _count(details, "cached_tokens"), _count(details, "cache_write_tokens")
@@ -18,33 +18,33 @@ def chat_to_messages_usage(usage: Any) -> dict[str, int]:
 
 
 def messages_to_chat_usage(usage: Any) -> dict[str, Any]:
-    """Anthropic's usage in chat's words."""
+    """Translate usage from Messages to chat completions."""
     usage = usage if isinstance(usage, dict) else {}
     cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
-    given, output = _count(usage, "input_tokens") + cached + written, _count(usage, "output_tokens")
-    thought = _count(_part(usage, "output_tokens_details"), "thinking_tokens")
+    input_, output = _count(usage, "input_tokens") + cached + written, _count(usage, "output_tokens")
+    reasoning = _count(_part(usage, "output_tokens_details"), "thinking_tokens")
     return {
-        "prompt_tokens": given,
+        "prompt_tokens": input_,
         "completion_tokens": output,
-        "total_tokens": given + output,
+        "total_tokens": input_ + output,
         "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": min(thought, output)},
+        "completion_tokens_details": {"reasoning_tokens": min(reasoning, output)},
     }
 
 
 def chat_to_responses_usage(usage: Any) -> dict[str, Any] | None:
-    """Chat's usage in the words of Responses; None where there is none."""
+    """Translate usage from chat completions to Responses; None without usage."""
     if not isinstance(usage, dict):
         return None
-    given, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    input_, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     cached = _count(_part(usage, "prompt_tokens_details"), "cached_tokens")
     reasoning = _count(_part(usage, "completion_tokens_details"), "reasoning_tokens")
     return {
-        "input_tokens": given,
+        "input_tokens": input_,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": given + output,
+        "total_tokens": input_ + output,
     }
 
 

@@ -1,4 +1,4 @@
-"""Callers of the three dialects, as small as they can be: words of a conversation out, words of an answer in."""
+"""Minimal clients of the three dialects: build requests, parse answers."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,7 +15,11 @@ TOOL_NAME = "look_up"
 
 @dataclass
 class ReceivedAnswer:
-    """What an answer says, whatever the dialect. `turn` is what the caller puts into its history."""
+    """An answer, independent of the dialect.
+
+    tool_calls: (id, name, arguments) of each call
+    history_messages: what the caller appends to its history
+    """
 
     text: str = ""
     thinking: str = ""
@@ -27,12 +31,12 @@ class ReceivedAnswer:
 
 
 def sse_payloads(body: bytes) -> list[dict[str, Any]]:
-    found = []
+    payloads = []
     for block in body.decode().split("\n\n"):
         data = "".join(line[5:].strip() for line in block.splitlines() if line.startswith("data:"))
         if data.startswith("{"):
-            found.append(json.loads(data))
-    return found
+            payloads.append(json.loads(data))
+    return payloads
 
 
 class ChatClient:
@@ -54,8 +58,8 @@ class ChatClient:
     def user_message(self, text, image=None):
         if image is None:
             return {"role": "user", "content": text}
-        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
-        return {"role": "user", "content": [{"type": "text", "text": text}, picture]}
+        image_part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
+        return {"role": "user", "content": [{"type": "text", "text": text}, image_part]}
 
     def tool_result_messages(self, results):
         return [{"role": "tool", "tool_call_id": call, "content": text} for call, text in results]
@@ -91,16 +95,16 @@ class ChatClient:
                 for name in ("content", "reasoning_content"):
                     if delta.get(name):
                         message[name] = (message.get(name) or "") + delta[name]
-                signed = [one for one in delta.get("thinking_blocks") or () if one.get("signature")]
+                signed = [block for block in delta.get("thinking_blocks") or () if block.get("signature")]
                 if signed:
                     message["thinking_blocks"] = [*message.get("thinking_blocks", []), *signed]
                 for call in delta.get("tool_calls") or ():
-                    known = calls.setdefault(
+                    merged = calls.setdefault(
                         call["index"], {"type": "function", "function": {"name": "", "arguments": ""}}
                     )
-                    known["id"] = call.get("id") or known.get("id")
-                    known["function"]["name"] += call["function"].get("name") or ""
-                    known["function"]["arguments"] += call["function"].get("arguments") or ""
+                    merged["id"] = call.get("id") or merged.get("id")
+                    merged["function"]["name"] += call["function"].get("name") or ""
+                    merged["function"]["arguments"] += call["function"].get("arguments") or ""
         if calls:
             message["tool_calls"] = [calls[index] for index in sorted(calls)]
         return self.parse_answer({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
@@ -134,33 +138,36 @@ class ResponsesClient:
 
     def parse_answer(self, document) -> ReceivedAnswer:
         assert document["object"] == "response" and document["status"] in ("completed", "incomplete"), document
-        heard = ReceivedAnswer(finish_reason=document["status"], history_messages=document["output"])
-        heard.input_tokens, heard.output_tokens = document["usage"]["input_tokens"], document["usage"]["output_tokens"]
+        answer = ReceivedAnswer(finish_reason=document["status"], history_messages=document["output"])
+        answer.input_tokens, answer.output_tokens = (
+            document["usage"]["input_tokens"],
+            document["usage"]["output_tokens"],
+        )
         for item in document["output"]:
             if item["type"] == "message":
-                heard.text += "".join(part["text"] for part in item["content"])
+                answer.text += "".join(part["text"] for part in item["content"])
             elif item["type"] == "function_call":
-                heard.tool_calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
+                answer.tool_calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
             elif item["type"] == "reasoning":
-                heard.thinking += "".join(part["text"] for part in item["summary"]) or "(sealed)"
-        return heard
+                answer.thinking += "".join(part["text"] for part in item["summary"]) or "(encrypted)"
+        return answer
 
     def parse_stream(self, body) -> ReceivedAnswer:
-        found = sse_payloads(body)
-        assert [event["sequence_number"] for event in found] == list(range(len(found)))
-        assert found[0]["type"] == "response.created", found[0]
-        assert found[-1]["type"] in ("response.completed", "response.incomplete"), found[-1]
-        texts = "".join(event["delta"] for event in found if event["type"] == "response.output_text.delta")
-        arguments = [event["delta"] for event in found if event["type"] == "response.function_call_arguments.delta"]
-        heard = self.parse_answer(found[-1]["response"])
-        assert texts == heard.text
-        assert json.loads("".join(arguments) if len(heard.tool_calls) == 1 else "{}") == (
-            heard.tool_calls[0][2] if len(heard.tool_calls) == 1 else {}
+        events = sse_payloads(body)
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        assert events[0]["type"] == "response.created", events[0]
+        assert events[-1]["type"] in ("response.completed", "response.incomplete"), events[-1]
+        texts = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+        arguments = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
+        answer = self.parse_answer(events[-1]["response"])
+        assert texts == answer.text
+        assert json.loads("".join(arguments) if len(answer.tool_calls) == 1 else "{}") == (
+            answer.tool_calls[0][2] if len(answer.tool_calls) == 1 else {}
         )
-        added = [event["item"]["id"] for event in found if event["type"] == "response.output_item.added"]
-        done = [event["item"]["id"] for event in found if event["type"] == "response.output_item.done"]
-        assert added == sorted(done, key=added.index) == [item["id"] for item in heard.history_messages]
-        return heard
+        added = [event["item"]["id"] for event in events if event["type"] == "response.output_item.added"]
+        done = [event["item"]["id"] for event in events if event["type"] == "response.output_item.done"]
+        assert added == sorted(done, key=added.index) == [item["id"] for item in answer.history_messages]
+        return answer
 
 
 class MessagesClient:
@@ -191,30 +198,30 @@ class MessagesClient:
     def parse_answer(self, document) -> ReceivedAnswer:
         assert document["type"] == "message", document
         usage = document["usage"]
-        heard = ReceivedAnswer(
+        answer = ReceivedAnswer(
             finish_reason=document["stop_reason"],
             history_messages=[{"role": "assistant", "content": document["content"]}],
         )
-        heard.input_tokens = (
+        answer.input_tokens = (
             usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"]
         )
-        heard.output_tokens = usage["output_tokens"]
+        answer.output_tokens = usage["output_tokens"]
         for block in document["content"]:
             if block["type"] == "text":
-                heard.text += block["text"]
+                answer.text += block["text"]
             elif block["type"] == "tool_use":
-                heard.tool_calls.append((block["id"], block["name"], block["input"]))
+                answer.tool_calls.append((block["id"], block["name"], block["input"]))
             elif block["type"] == "thinking":
-                heard.thinking += block["thinking"]
-        return heard
+                answer.thinking += block["thinking"]
+        return answer
 
     def parse_stream(self, body) -> ReceivedAnswer:
-        found = [event for event in sse_payloads(body) if event["type"] != "ping"]
-        assert (found[0]["type"], found[-1]["type"]) == ("message_start", "message_stop"), found
-        message = found[0]["message"]
+        events = [event for event in sse_payloads(body) if event["type"] != "ping"]
+        assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop"), events
+        message = events[0]["message"]
         blocks: dict[int, dict[str, Any]] = {}
         partial: dict[int, str] = {}
-        for event in found:
+        for event in events:
             kind, index = event["type"], event.get("index")
             if kind == "content_block_start":
                 assert index == len(blocks), "blocks are numbered as they begin"
@@ -228,8 +235,8 @@ class MessagesClient:
                     blocks[index][name] = blocks[index].get(name, "") + delta[name]
             elif kind == "message_delta":
                 message["stop_reason"] = event["delta"]["stop_reason"]
-                message["usage"] |= {n: v for n, v in event["usage"].items() if v is not None}
-        stopped = [event["index"] for event in found if event["type"] == "content_block_stop"]
+                message["usage"] |= {name: value for name, value in event["usage"].items() if value is not None}
+        stopped = [event["index"] for event in events if event["type"] == "content_block_stop"]
         assert sorted(stopped) == sorted(blocks)
         for index, text in partial.items():
             blocks[index]["input"] = json.loads(text)

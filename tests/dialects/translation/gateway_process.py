@@ -1,6 +1,8 @@
-"""A gateway before one provider of each kind, in a process of its own (litellm warns and stays). Prints the port.
+"""A gateway with one provider of each kind, in its own process. Prints the port.
 
-python -m tests.dialects.translation.upstream FOLDER
+python -m tests.dialects.translation.gateway_process FOLDER
+
+A process of its own, because litellm emits warnings and cannot be unloaded.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a crossing makes of a request: what arrives, what is said to be left out, what is refused by name."""
+"""Translated requests: what is translated, what is reported as dropped, what is refused by name."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from tests.snapshots import snapshot
 
 USER = [{"role": "user", "content": "hi"}]
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
-KNOWN = {
+MINIMAL_BODIES = {
     "chat": {"messages": USER},
     "messages": {"messages": USER, "max_tokens": 9},
     "responses": {"input": "hi"},
@@ -25,12 +25,12 @@ KNOWN = {
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
 
-def carried(dialect: str, to: str, *, extended: bool = False, **fields: object) -> TranslatedRequest:
-    body = json.dumps({"model": "m", **KNOWN[dialect], **fields}).encode()
-    found = Translator(PARSERS[dialect](body)).translate(to, extended=extended)
-    if isinstance(found, NotTranslatable):
-        raise found
-    return found
+def translate(dialect: str, to: str, *, extended: bool = False, **fields: object) -> TranslatedRequest:
+    body = json.dumps({"model": "m", **MINIMAL_BODIES[dialect], **fields}).encode()
+    translated = Translator(PARSERS[dialect](body)).translate(to, extended=extended)
+    if isinstance(translated, NotTranslatable):
+        raise translated
+    return translated
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def carried(dialect: str, to: str, *, extended: bool = False, **fields: object) 
         ("responses", "chat", {"prompt": {"id": "p"}}, "prompt"),
         ("responses", "chat", {"tools": [{"type": "code_interpreter"}]}, "tools.0"),
         ("responses", "chat", {"input": [{"type": "item_reference", "id": "x"}]}, "input.0"),
-        ("responses", "chat", {"input": [{"type": "reasoning", "encrypted_content": "theirs"}]}, "input.0.encrypted_content"),
+        ("responses", "chat", {"input": [{"type": "reasoning", "encrypted_content": "opaque"}]}, "input.0.encrypted_content"),
         ("responses", "chat", {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input.0.content.0.file_id"),
         ("responses", "messages", {"top_logprobs": 3}, "top_logprobs"),
         ("responses", "messages", {"next_year": 1}, "next_year"),
     ],
 )  # fmt: skip
-def test_what_has_no_counterpart_is_refused_by_name(dialect, to, fields, param):
-    with pytest.raises(NotTranslatable) as refused:
-        carried(dialect, to, **fields)
-    assert refused.value.param == param
+def test_a_field_without_a_counterpart_is_refused_by_name(dialect, to, fields, param):
+    with pytest.raises(NotTranslatable) as raised:
+        translate(dialect, to, **fields)
+    assert raised.value.param == param
 
 
 @pytest.mark.parametrize(
@@ -120,24 +120,32 @@ def test_what_has_no_counterpart_is_refused_by_name(dialect, to, fields, param):
         ),
     ],
 )
-def test_what_no_answer_depends_on_is_left_out_and_told(dialect, to, fields, dropped):
-    assert carried(dialect, to, **fields).dropped_fields == dropped
+def test_a_field_that_no_answer_depends_on_is_dropped_and_reported(dialect, to, fields, dropped):
+    assert translate(dialect, to, **fields).dropped_fields == dropped
 
 
-def test_names_that_callers_make_up_are_told_in_a_form_that_fits_a_header():
+def test_dropped_names_fit_a_header_whatever_callers_choose():
     turns = [
-        {"role": "user", "content": "hi", "a\r\nset-cookie: x": 1, "ä" * 200: 1, **{f"n{n}": 1 for n in range(99)}}
+        {
+            "role": "user",
+            "content": "hi",
+            "a\r\nset-cookie: x": 1,
+            "ä" * 200: 1,
+            **{f"n{number}": 1 for number in range(99)},
+        }
     ]
-    told = carried("chat", "messages", messages=turns).dropped_fields
-    assert len(told) == 32 and "; ".join(told).isprintable() and "; ".join(told).isascii()
+    dropped = translate("chat", "messages", messages=turns).dropped_fields
+    assert len(dropped) == 32 and "; ".join(dropped).isprintable() and "; ".join(dropped).isascii()
 
 
-def test_values_that_say_nothing_are_no_reason_to_refuse():
-    found = carried("chat", "messages", n=1, logprobs=False, logit_bias={}, presence_penalty=0, functions=[], stop=None)
-    assert found.dropped_fields == ()
+def test_default_values_are_accepted():
+    translated = translate(
+        "chat", "messages", n=1, logprobs=False, logit_bias={}, presence_penalty=0, functions=[], stop=None
+    )
+    assert translated.dropped_fields == ()
 
 
-def test_tool_results_that_failed_say_so_in_words():
+def test_a_failed_tool_result_begins_with_error():
     blocks = [
         {
             "type": "tool_result",
@@ -146,49 +154,49 @@ def test_tool_results_that_failed_say_so_in_words():
             "content": [{"type": "text", "text": "no"}, IMAGE],
         }
     ]
-    document = carried("messages", "chat", messages=[{"role": "user", "content": blocks}]).document
+    document = translate("messages", "chat", messages=[{"role": "user", "content": blocks}]).document
     assert document["messages"][0]["content"].startswith("Error: no\n")
-    assert document["messages"][1]["content"][1]["type"] == "image_url", "a picture follows with the user's turn"
+    assert document["messages"][1]["content"][1]["type"] == "image_url", "its image follows in a user message"
 
 
-def test_ids_that_anthropic_does_not_take_are_replaced_alike_in_call_and_result():
+def test_call_ids_that_anthropic_rejects_are_replaced_in_call_and_result():
     call = {"id": "call/1=", "type": "function", "function": {"name": "f", "arguments": "not json"}}
     history = [
         *USER,
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call/1=", "content": "x"},
     ]
-    messages = carried("chat", "messages", messages=history).document["messages"]
+    messages = translate("chat", "messages", messages=history).document["messages"]
     use, result = messages[1]["content"][0], messages[2]["content"][0]
     assert use["id"] == result["tool_use_id"] and use["id"].replace("_", "").isalnum()
     assert use["input"] == {"invalid_arguments": "not json"}
 
 
-def test_a_last_answer_without_tools_still_declares_those_of_the_history():
+def test_a_request_without_tools_declares_those_of_its_history():
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     history = [
         *USER,
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "x"},
     ]
-    document = carried("chat", "messages", messages=history).document
+    document = translate("chat", "messages", messages=history).document
     assert [tool["name"] for tool in document["tools"]] == ["f"]
     assert document["tool_choice"] == {"type": "none"}
 
 
-def test_system_turns_are_hoisted_and_neighbours_of_one_role_are_one_turn():
+def test_system_messages_are_hoisted_and_consecutive_ones_of_a_role_are_merged():
     turns = [
         {"role": "system", "content": "a"},
         *USER,
         {"role": "developer", "content": "b"},
         {"role": "user", "content": "more"},
     ]
-    document = carried("chat", "messages", messages=turns).document
+    document = translate("chat", "messages", messages=turns).document
     assert [block["text"] for block in document["system"]] == ["a", "b"]
     assert [message["role"] for message in document["messages"]] == ["user"]
 
 
-def test_free_text_tools_become_functions_of_one_text_and_come_back():
+def test_a_free_text_tool_becomes_a_function_and_its_call_is_translated_back():
     tool = {
         "type": "namespace",
         "name": "functions",
@@ -202,13 +210,13 @@ def test_free_text_tools_become_functions_of_one_text_and_come_back():
     }
     body = json.dumps({"model": "m", "input": [{"type": "additional_tools", "tools": [tool]}, *USER]}).encode()
     translator = Translator(PARSERS["responses"](body))
-    found = translator.translate("chat", extended=False)
-    assert isinstance(found, TranslatedRequest)
-    function = found.document["tools"][0]["function"]
+    translated = translator.translate("chat", extended=False)
+    assert isinstance(translated, TranslatedRequest)
+    function = translated.document["tools"][0]["function"]
     assert function["name"] == "functions__exec" and "start: X" in function["description"]
-    back = translator.answer_translator(found, "chat", answer_id="a", created=1)
+    answer_translator = translator.answer_translator(translated, "chat", answer_id="a", created=1)
     call = {"id": "c1", "function": {"name": "functions__exec", "arguments": '{"input":"text(1)"}'}}
-    answer = back.translate_document(
+    answer = answer_translator.translate_document(
         {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}], "usage": None}
     )
     item = answer["output"][0]
@@ -220,41 +228,41 @@ def test_free_text_tools_become_functions_of_one_text_and_come_back():
     )
 
 
-def test_any_json_object_is_asked_for_by_a_tool_and_comes_back_as_text():
+def test_json_object_format_becomes_a_forced_tool_and_its_input_the_text():
     translator = Translator(
         PARSERS["chat"](
             json.dumps({"model": "m", "messages": USER, "response_format": {"type": "json_object"}}).encode()
         )
     )
-    found = translator.translate("messages", extended=False)
-    assert isinstance(found, TranslatedRequest) and found.document["tool_choice"]["type"] == "tool"
+    translated = translator.translate("messages", extended=False)
+    assert isinstance(translated, TranslatedRequest) and translated.document["tool_choice"]["type"] == "tool"
     content = [{"type": "tool_use", "id": "t", "name": "json_answer", "input": {"a": 1}}]
-    answer = translator.answer_translator(found, "messages", answer_id="a", created=1).translate_document(
+    answer = translator.answer_translator(translated, "messages", answer_id="a", created=1).translate_document(
         {"content": content, "stop_reason": "tool_use"}
     )
     assert answer["choices"][0]["message"]["content"] == '{"a":1}'
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
-def test_cache_marks_and_signatures_reach_claude_through_litellm():
+def test_cache_control_and_signatures_reach_an_extended_target():
     thinking = {"type": "thinking", "thinking": "x", "signature": "s"}
     system = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
     turns = [*USER, {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}, *USER]
-    document = carried("messages", "chat", extended=True, system=system, messages=turns).document
+    document = translate("messages", "chat", extended=True, system=system, messages=turns).document
     assert document["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert document["messages"][2]["thinking_blocks"] == [thinking]
 
 
 @pytest.mark.parametrize(
-    "speaks, speech",
+    "supported, expected",
     [(("chat", "responses"), "responses"), (("chat",), "chat"), (("messages",), "messages"), (("embeddings",), None)],
 )
-def test_the_caller_s_own_dialect_comes_first(speaks, speech):
-    assert upstream_dialect_of("responses", speaks) == speech
+def test_the_caller_s_own_dialect_comes_first(supported, expected):
+    assert upstream_dialect_of("responses", supported) == expected
 
 
 @pytest.mark.parametrize(
-    "more, expected",
+    "config, expected",
     [
         ("", {}),
         (", reasoning: true", {"thinking": {"type": "enabled", "budget_tokens": 3999}}),
@@ -263,16 +271,16 @@ def test_the_caller_s_own_dialect_comes_first(speaks, speech):
             {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
         ),
     ],
-    ids=["a model that does not reason", "one that takes a budget", "one that decides itself"],
+    ids=["no reasoning", "thinking budget", "adaptive thinking"],
 )
-def test_how_to_think_is_told_as_the_model_takes_it(more, expected):
-    deployment = snapshot(small=more).deployments["small"]
+def test_thinking_is_set_in_the_form_that_the_model_accepts(config, expected):
+    deployment = snapshot(small=config).deployments["small"]
     document = {"messages": [], "thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
     sent = json.loads(anthropic.encode_body(document, "messages", deployment))
     assert sent == {"model": "sim-small", "max_tokens": 4000, "messages": [], **expected}
 
 
-def test_an_effort_is_left_out_where_models_do_not_reason():
+def test_reasoning_effort_is_dropped_for_a_model_that_does_not_reason():
     document = {"messages": [], "reasoning_effort": "low"}
     sent = json.loads(openai_compatible.encode_body(document, "chat", snapshot().deployments["small"]))
     assert sent == {"model": "sim-small", "messages": []}
@@ -296,10 +304,10 @@ SHAPES = st.recursive(
 @pytest.mark.parametrize("dialect", NAMES)
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
-def test_whatever_shape_a_field_has_the_request_is_carried_or_refused_by_name(dialect, data):
-    wrong = data.draw(st.dictionaries(st.sampled_from(NAMES[dialect]), SHAPES, max_size=4))
+def test_a_field_of_any_shape_is_translated_or_refused_by_name(dialect, data):
+    fields = data.draw(st.dictionaries(st.sampled_from(NAMES[dialect]), SHAPES, max_size=4))
     try:
-        request = PARSERS[dialect](json.dumps({"model": "m", **KNOWN[dialect], **wrong}).encode())
+        request = PARSERS[dialect](json.dumps({"model": "m", **MINIMAL_BODIES[dialect], **fields}).encode())
     except BadRequest:
         return
     for to in {"chat": ("messages",), "messages": ("chat",), "responses": ("chat", "messages")}[dialect]:
@@ -307,7 +315,7 @@ def test_whatever_shape_a_field_has_the_request_is_carried_or_refused_by_name(di
             assert isinstance(Translator(request).translate(to, extended=extended), TranslatedRequest | NotTranslatable)
 
 
-def test_what_nests_too_deeply_to_be_written_again_is_refused():
+def test_nesting_too_deep_to_serialize_is_refused():
     deep = "[" * 300 + "]" * 300
     request = PARSERS["responses"](b'{"model":"m","input":"x","metadata":' + deep.encode() + b"}")
     assert isinstance(Translator(request).translate("chat", extended=False), NotTranslatable)
@@ -325,13 +333,13 @@ def test_what_nests_too_deeply_to_be_written_again_is_refused():
         ({"messages": [{"role": "user", "content": [5]}]}, "messages.0.content"),
     ],
 )  # fmt: skip
-def test_nothing_reaches_litellm_that_would_steer_it(fields, param):
-    body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
-    refused = Translator(PARSERS["chat"](body)).litellm_refusal("chat")
-    assert refused is not None and refused.param == param
+def test_fields_that_would_control_litellm_are_refused(fields, param):
+    body = json.dumps({"model": "m", **MINIMAL_BODIES["chat"], **fields}).encode()
+    refusal = Translator(PARSERS["chat"](body)).litellm_refusal("chat")
+    assert refusal is not None and refusal.param == param
 
 
-def test_the_fields_of_chat_completions_reach_litellm():
+def test_chat_completions_fields_are_allowed_for_litellm():
     fields = {
         "temperature": 0.5,
         "tools": [],
@@ -339,11 +347,11 @@ def test_the_fields_of_chat_completions_reach_litellm():
         "response_format": {"type": "text"},
         "metadata": {"a": 1},
     }
-    body = json.dumps({"model": "m", **KNOWN["chat"], **fields}).encode()
+    body = json.dumps({"model": "m", **MINIMAL_BODIES["chat"], **fields}).encode()
     assert Translator(PARSERS["chat"](body)).litellm_refusal("chat") is None
 
 
-def test_reasoning_goes_with_the_turn_that_it_led_to():
+def test_reasoning_stays_with_the_turn_it_led_to():
     def seal(text: str) -> dict:
         blocks = [{"type": "thinking", "thinking": text, "signature": "s"}]
         sealed = SEALED_REASONING_PREFIX + base64.b64encode(json.dumps(blocks).encode()).decode()
@@ -354,17 +362,17 @@ def test_reasoning_goes_with_the_turn_that_it_led_to():
 
     items = [
         {"role": "user", "content": "x"},
-        seal("lost"),
+        seal("dropped"),
         {"role": "user", "content": "y"},
         seal("1"),
         call("a"),
         seal("2"),
         call("b"),
     ]
-    found = carried("responses", "messages", input=items)
-    turn = found.document["messages"][-1]["content"]
+    translated = translate("responses", "messages", input=items)
+    turn = translated.document["messages"][-1]["content"]
     assert [block.get("thinking", block["type"]) for block in turn] == ["1", "2", "tool_use", "tool_use"]
-    assert found.dropped_fields == ("reasoning of earlier turns",)
+    assert translated.dropped_fields == ("reasoning of earlier turns",)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +383,8 @@ def test_reasoning_goes_with_the_turn_that_it_led_to():
         ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
     ],
 )
-def test_a_schema_is_strict_only_where_openai_takes_it_so(schema, strict):
-    document = carried("messages", "chat", output_config={"format": {"type": "json_schema", "schema": schema}}).document
+def test_a_schema_is_strict_only_if_openai_accepts_it_as_strict(schema, strict):
+    document = translate(
+        "messages", "chat", output_config={"format": {"type": "json_schema", "schema": schema}}
+    ).document
     assert document["response_format"]["json_schema"]["strict"] is strict
