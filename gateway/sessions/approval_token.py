@@ -16,7 +16,7 @@ _TOKEN_CHARS_MAX = 2048
 
 
 def create_token(secret: bytes, key: str, session: str, stop: str, *, until: float) -> str:
-    """Create the token for one stop, valid `until` that time (seconds since the epoch)."""
+    """Create the token for one stop; `until` is in seconds since the epoch."""
     payload = orjson.dumps([key, session, stop, int(until)])
     return f"{_encode(payload)}.{_encode(_signature(secret, payload))}"
 

@@ -18,7 +18,10 @@ _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def session_in_body(parts: Mapping[str, msgspec.Raw], fields: Sequence[tuple[str, bool]]) -> tuple[str, str] | None:
-    """(session, field) from the first of `fields` (name, UUIDs only) that holds a session id, else None."""
+    """(session, field) of the first field with a session id, else None.
+
+    `fields`: (name, accept UUIDs only) in order.
+    """
     for field, uuid_only in fields:
         top, _, below = field.partition(".")
         raw = parts.get(top)

@@ -1,4 +1,4 @@
-"""Caps on one session: budget lines scoped to it, and limits on wall clock and tree depth. Pure.
+"""Caps on one session: budget lines, wall clock and tree depth. Pure.
 
 The budget lines are reserved together with all other budgets; wall clock and depth are checked here. There are three
 kinds: the operator's for a whole tree (scope: its root) and for each session alone, and those that the caller sets for
@@ -35,7 +35,7 @@ _CAPS_HEADER_CHARS_MAX = 400
 
 
 def cap_lines(caps: SessionCaps, session: Session, key: str, *, now: float) -> ApplicableLines:
-    """The budget lines of a session's caps, lowered by what it inherited from the session it forked from.
+    """The budget lines of a session's caps, lowered by what a fork inherited.
 
     Cached on the session for an hour; rebuilding also extends how long its accounts are kept.
     """
@@ -74,7 +74,7 @@ def _build_cap_lines(caps: SessionCaps, session: Session, key_scope: str, keep_u
 
 
 def tighten_caps(session: Session, more: SessionCaps) -> bool:
-    """Add caps to the session's own, keeping the tighter of each; False if that changes nothing."""
+    """Add caps to the session's own, keeping the tighter; False if unchanged."""
     own = more if session.own_caps is None else tightest_caps(session.own_caps, more)
     if own == session.own_caps:
         return False
@@ -100,7 +100,10 @@ def _cap_line(budget: Budget, key_scope: str, session: str, keep_until: float, i
 
 
 def exceeded_cap(caps: SessionCaps, session: Session, *, now: float) -> Refusal | None:
-    """The refusal if the session or an ancestor exceeds its duration cap, or the session its depth cap; else None."""
+    """The refusal for an exceeded duration or depth cap, else None.
+
+    Duration caps of ancestors apply as well.
+    """
     for elapsed, limit in _duration_caps(caps, session, now):
         if elapsed > limit:
             return _duration_refusal(session, elapsed, limit)
@@ -114,7 +117,7 @@ def exceeded_cap(caps: SessionCaps, session: Session, *, now: float) -> Refusal 
 
 
 def seconds_left(caps: SessionCaps, session: Session, *, now: float) -> float:
-    """Seconds until the first duration cap of the session or an ancestor; infinite without one."""
+    """Seconds until the first duration cap is reached; infinite without one."""
     return min((limit - elapsed for elapsed, limit in _duration_caps(caps, session, now)), default=math.inf)
 
 
@@ -132,7 +135,7 @@ def _duration_caps(caps: SessionCaps, session: Session, now: float) -> Iterator[
 def parse_caps_header(text: str) -> SessionCaps:
     """Parse a caps header such as `usd=2, minutes=20`. Raises BadRequest."""
     if len(text) > _CAPS_HEADER_CHARS_MAX:
-        raise BadRequest(f"Caps header too long; at most {_CAPS_HEADER_CHARS_MAX} characters.", param="caps")
+        raise BadRequest(f"Invalid caps header: longer than {_CAPS_HEADER_CHARS_MAX} characters.", param="caps")
     values: dict[str, Any] = {}
     for part in filter(None, (item.strip() for item in text.split(","))):
         name, _, value = part.partition("=")
@@ -143,7 +146,7 @@ def parse_caps_header(text: str) -> SessionCaps:
 
 
 def parse_caps(values: Mapping[str, Any]) -> SessionCaps:
-    """Parse caller-set caps: calls, usd, tokens, wh, minutes, depth, sub_agents. Raises BadRequest."""
+    """Parse caller-set caps by their names. Raises BadRequest."""
     unknown = set(values) - {*CAP_MEASURES, "minutes", "depth", "sub_agents"}
     if unknown:
         supported = ", ".join((*CAP_MEASURES, "minutes", "depth", "sub_agents"))
@@ -166,7 +169,7 @@ def parse_caps(values: Mapping[str, Any]) -> SessionCaps:
 
 
 def raise_caps(own: SessionCaps | None, more: SessionCaps) -> SessionCaps | None:
-    """The session's own caps raised by `more`; a dimension without a cap stays uncapped."""
+    """The session's own caps raised by `more`; what is uncapped stays uncapped."""
     if own is None:
         return None
     by_name = {budget.name: budget.limit for budget in more.tree_budgets}
@@ -207,7 +210,7 @@ def _parse_amount(name: str, value: Any, maximum: float) -> Decimal:
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite() or not 0 <= number <= Decimal(str(maximum)):
-        raise BadRequest(f"Cap '{name}' must be a number from 0 to {message_number(maximum)}.", param="caps")
+        raise BadRequest(f"Invalid cap '{name}': must be a number from 0 to {message_number(maximum)}.", param="caps")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Counts what happened in one conversation, as digests of a few bytes each. State machine.
+"""Counts what happened in one conversation, as short digests. State machine.
 
 Bounded per kind; the oldest records are dropped.
 """
@@ -65,7 +65,7 @@ class ConversationMemory:
         return records is not None and _find_record(records, _digest_bytes(digest)) >= 0
 
     def record(self, kind: OccurrenceKind, digest: int, pause_count: int, new_count: int) -> Occurrences:
-        """Count one more occurrence, stamped with the current counts; returns the earlier occurrences."""
+        """Count one more occurrence, stamped with the counts; returns the earlier ones."""
         key = _digest_bytes(digest)
         stamp = (min(_STAMP_MAX, pause_count) | min(_STAMP_MAX, new_count) << 16).to_bytes(4, "little")
         records = self.records[kind]

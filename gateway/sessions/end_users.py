@@ -15,7 +15,9 @@ _JSON_NAMES = ("account_uuid", "device_id")
 
 
 class UserLimiter:
-    """Bounds the end users of each key and day, since callers may invent names and each gets accounts.
+    """Bounds the end users of each key and day.
+
+    Callers may invent names, and each name gets accounts.
 
     Beyond the limit a key's further users share `OVERFLOW_USER`.
     """

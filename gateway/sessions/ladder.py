@@ -1,4 +1,4 @@
-"""The loop ladder: which step a loop score reaches, and how a session is stopped and resumed. Pure.
+"""The loop ladder: steps by score, stopping and resuming a session. Pure.
 
 Each step is taken once per session, the lowest first, one per request.
 """
@@ -99,7 +99,7 @@ def record_sub_agent_answer(head: Session, *, now: float) -> None:
 
 
 def take_due_step(session: Session, loop_state: LoopState, limits: LoopThresholds) -> LoopState:
-    """Take the lowest step that was reached and not yet taken; without one, only the warning remains."""
+    """Take the lowest reached step that was not taken; else only warn."""
     if session.is_exempt or not loop_state.score:
         return loop_state
     enforced = limits.enforce and not in_holdout(session, limits.holdout)
@@ -149,7 +149,7 @@ def stop_session(session: Session, loop_state: LoopState, *, id: str, at: float)
 
 
 def evidence(session: Session, conversation: Conversation, score: float, at: float) -> dict[str, Any]:
-    """What repeats, how often, since when, and its cost (USD); contains no prompt text."""
+    """What repeats, how often, since when and its cost in USD; no prompt text."""
     return {
         "score": round(score, 2),
         "tool": conversation.repeated_tool,
@@ -163,14 +163,14 @@ def evidence(session: Session, conversation: Conversation, score: float, at: flo
 
 
 def stop_refusal(stopped: SessionStop, link: str, status: int | None) -> Refusal:
-    """The refusal for a stopped session; `link` ("" for none) lets a person resume it."""
+    """The refusal for a stopped session; `link` ("" for none) resumes it."""
     details: Mapping[str, Any] = {**stopped.details, "resume": link} if link else stopped.details
     message = f"{stopped.message} To resume it: {link}" if link else stopped.message
     return Refusal(code=stopped.code, message=message, details=details, status=status)
 
 
 def lift_if_over(session: Session, loop_state: LoopState, *, now: float) -> bool:
-    """Lift the stop after new user input or a pause without requests; whether the session is free."""
+    """Lift a stop after new user input or a pause; whether the session may run."""
     stopped = session.stop
     if stopped is None:
         return True

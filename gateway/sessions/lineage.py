@@ -1,4 +1,4 @@
-"""Digests of histories and answers, by which a request's conversation is recognized. Pure.
+"""Digests of histories and answers that identify a conversation. Pure.
 
 A history digest covers the user and assistant messages: the sizes of the newest, and both ends of the first and last
 ones. Instructions and tool results are left out, because agents rewrite the former and elide the latter. Digests are
@@ -64,8 +64,10 @@ class History:
             yield self._earlier_requests[number]
 
     def _digest(self, count: int) -> int:
-        """Digest of the first `count` messages: their count, the sizes of the newest, and the ends of the first and
-        last ones."""
+        """Digest of the first `count` messages.
+
+        It covers their count, the sizes of the newest, and the ends of the first and last ones.
+        """
         newest = (
             self._newest_indices
             if count == len(self._messages)
@@ -100,7 +102,10 @@ class History:
 
 
 def answer_digests(key: str, answer: AnswerFingerprint) -> list[int]:
-    """Digests that identify an answer: by its first call's id, else by its beginning; empty if neither is distinctive."""
+    """Digests that identify an answer, empty if it is not distinctive.
+
+    An answer is identified by its first call's id, else by its beginning.
+    """
     if len(answer.call_id) >= _CALL_ID_CHARS_MIN:
         return [digest_texts(key, "call", answer.call_id)]
     for beginning in (answer.text, answer.call):

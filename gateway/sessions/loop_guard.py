@@ -1,4 +1,4 @@
-"""The loop guard: scores a conversation by how often its turns repeat without new results. State machine.
+"""The loop guard: scores a conversation by its repeated turns. State machine.
 
 Every agent turn changes the score: a step that had the same outcome before adds to it, the more often and the more
 exactly the more; a new result subtracts, down to 0. Long healthy work therefore does not accumulate, and a cycle of any
@@ -140,7 +140,7 @@ def new_conversation() -> Conversation:
 def read_messages(
     conversation: Conversation, request: Request, *, now: float, charge_nusd: int = 0, delta: bool = False
 ) -> bool:
-    """Score what is new in the request's history; True if the user's turn says something new.
+    """Score what is new in the request's history; True on new user input.
 
     `charge_nusd`: the session's charge so far, kept as evidence. `delta`: the provider stores the conversation and the
     request carries only the new messages.
@@ -215,7 +215,7 @@ def reset_conversation(conversation: Conversation) -> None:
 
 
 def record_spawn(conversation: Conversation, opening: int, *, now: float, charge_nusd: int = 0) -> None:
-    """Score the start of a sub-agent with this opening, in the conversation of its root's sub-agents."""
+    """Score the start of a sub-agent with this opening."""
     before = conversation.record(OccurrenceKind.request, opening).seen_count
     if before and conversation.answered_at >= conversation.read_at:
         conversation.repeated_tool, conversation.repeat_count = "sub-agent", before + 1

@@ -1,4 +1,7 @@
-"""Session records that replicas exchange: lineage, caps, ladder steps and stops; no counters, no prompt text."""
+"""Session records that replicas exchange. Pure.
+
+A record holds lineage, caps, ladder steps and stops; no counters and no prompt text.
+"""
 
 from collections.abc import Mapping
 from typing import Any

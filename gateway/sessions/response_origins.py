@@ -1,4 +1,4 @@
-"""Origins of answers that callers refer to by id: their provider, session and key. State machine, bounded.
+"""Origins of answers by id: provider, session and key. State machine, bounded.
 
 No provider stores a translated answer, so the gateway keeps its conversation for callers that asked for storage
 (`store`, on by default in Responses): in memory only, bounded in bytes and time, under the caller's own key. Callers

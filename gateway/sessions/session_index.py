@@ -1,4 +1,4 @@
-"""Finds the session of a request: by the id that the agent sends, else by the history's lineage. State machine.
+"""Finds the session of a request by its id or its lineage. State machine.
 
 Agents without an id still send their whole history, and its part before the newest answer is the previous request. So a
 node is kept for each request under the digest of its history (`lineage.py`), within the caller's key. An opening starts
@@ -196,7 +196,7 @@ class SessionIndex:
         return session
 
     def _set_parent(self, key: str, session: Session, parent: str) -> None:
-        """Attach the session to `parent`; an unknown parent becomes the head of a tree. Raises BadRequest."""
+        """Attach the session to `parent`, created if unknown. Raises BadRequest."""
         head = self.get(key, parent)
         if head is None:
             head = self._store(key, Session(id=parent, source="parent", started_at=session.started_at))
@@ -208,7 +208,7 @@ class SessionIndex:
         head.child_count += 1
 
     def _set_root(self, key: str, session: Session, root: str) -> None:
-        """Set the head of the tree; sessions in between may be known to other gateways only."""
+        """Set the head of the tree; other gateways may have sessions in between."""
         head = self.get(key, root)
         if head is None:
             head = self._store(key, Session(id=root, source="parent", started_at=session.started_at))
@@ -231,7 +231,7 @@ class SessionIndex:
         return session
 
     def is_certain(self, history: History) -> bool:
-        """Whether the history's session is certain here; other replicas may have sessions with the same history."""
+        """Whether the history's session is certain without asking other replicas."""
         for digest, answer in history.earlier_requests():
             nodes = self._nodes_by_digest.get(digest, ())
             if nodes:
@@ -318,7 +318,7 @@ class SessionIndex:
         return self.session_count + len(self._nodes_by_digest)
 
     def _find_repeated(self, history: History, repeated: bool) -> Session | None:
-        """The session whose newest request this is a retry of: it was not answered, or the caller marks a retry.
+        """The session whose unanswered, or explicitly retried, newest request this is.
 
         An opening is otherwise a new session; a continuation may belong to another session with the same history.
         """
@@ -331,7 +331,7 @@ class SessionIndex:
         return retried[-1] if retried else None
 
     def _find_continued(self, history: History, now: float) -> Session | None:
-        """The session that waits after the previous request; of several indistinguishable ones the first."""
+        """The session that waits after the previous request, the first of several."""
         for digest, answer in history.earlier_requests():
             nodes = self._nodes_by_digest.get(digest, ())
             if not nodes:
@@ -378,7 +378,7 @@ class SessionIndex:
         return None
 
     def _find_rewritten(self, key: str, history: History) -> Session | None:
-        """The only session that received the newest answers of a history that was not sent before."""
+        """The only session that received the newest answers of an unknown history."""
         if any(digest in self._nodes_by_digest for digest, _ in history.earlier_requests()):
             return None
         candidates: set[int] | None = None
@@ -415,7 +415,7 @@ class SessionIndex:
 
 
 def _answer_at(session: Session, digest: int) -> AnswerFingerprint | None:
-    """The answer to the request with this history, if the session waits after it; else None."""
+    """The answer to this history if the session waits after it, else None."""
     if session.newest_digest == digest:
         return session.newest_answer
     return session.last_answered[1] if session.newest_failed and session.last_answered[0] == digest else None

@@ -1,4 +1,4 @@
-"""Digests of an agent's turns: its calls and their results, its text, and the user's reply. Pure.
+"""Digests of an agent's turns: calls, results, text and the user's reply. Pure.
 
 Reads a chat-completions conversation from a given message on, with bounded work per message, and keeps no text. Digests
 are Python's keyed hash: cheap, and meaningless outside this process.
@@ -227,7 +227,7 @@ def _digest_turn(
 
 
 def _pair_results(calls: Sequence[CallDigest], results: Sequence[Message]) -> Iterator[tuple[int, CallDigest]]:
-    """(index of a result, its call): matched by id where that is given and unique, else by position."""
+    """(index of a result, its call), matched by a unique id, else by position."""
     ids = [call.id for call in calls]
     for index, result in enumerate(results):
         call_id = result.tool_call_id
@@ -293,7 +293,10 @@ def user_text_digest(text: str) -> int:
 
 
 def word_signature(text: str) -> int:
-    """Bitmap of a turn's first words, 256 bits: near duplicates share most bits; 0 for too few words."""
+    """Bitmap of a turn's first words, 256 bits; 0 for too few words.
+
+    Near duplicates share most bits.
+    """
     words = text[:_SIGNATURE_CHARS].lower().split()
     if len(words) < _SIGNATURE_WORDS_MIN:
         return 0
@@ -312,7 +315,7 @@ def message_text(message: Message) -> str:
 
 
 def message_ends(message: Message) -> str:
-    """Head and tail of a message, enough to separate it from another of the same length."""
+    """Head and tail of a message, enough to separate equal lengths."""
     content = message.content
     calls = (
         ""
@@ -341,7 +344,7 @@ def _part_text(part: dict[str, Any]) -> str:
 
 
 def _canonical_arguments(arguments: Any) -> str:
-    """Arguments as text, independent of key order and spacing; text that is not JSON is unchanged."""
+    """Arguments as text independent of key order and spacing; non-JSON unchanged."""
     if not isinstance(arguments, str):
         return json.dumps(arguments, sort_keys=True, default=str)
     if len(arguments) > _CANONICAL_CHARS:

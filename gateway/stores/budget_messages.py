@@ -1,4 +1,4 @@
-"""Messages between a replica and the budget store's scripts: key names, reserve request and answer. Pure."""
+"""Key names and messages of the budget store's scripts. Pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,7 +22,7 @@ def account_key(tenant: str, line: BudgetLine) -> str:
 
 
 def total_name(line: BudgetLine, at: float) -> str:
-    """Name of a replica's total: the account, and for a rolling one the bucket of `at`."""
+    """Name of a replica's total: the account, and its bucket at `at` if rolling."""
     return f"{line.account}:{int(at) // line.bucket_seconds}" if line.bucket_seconds else line.account
 
 
@@ -46,7 +46,7 @@ def reserve_request(
     at: float,
     needs_total: Callable[[BudgetLine], bool],
 ) -> str:
-    """The JSON argument of reserve.lua: each line once, and the offers with indices into the lines.
+    """The JSON argument of reserve.lua: the lines, and offers that index them.
 
     `needs_total` selects lines whose answer should include this replica's own total.
     """
@@ -101,7 +101,7 @@ def parse_reservation(
 
 
 def parse_own_totals(offer: HoldOption, answer: Sequence[bytes]) -> list[tuple[BudgetLine, int]]:
-    """The store's totals of this replica on the lines of a reserved offer; 0 where not requested."""
+    """The store's totals of this replica by line; 0 where not requested."""
     return [(line, int(part)) for line, part in zip(offer.lines, answer[6 + 3 * len(offer.lines) :], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Budgets shared by replicas on Redis or Valkey: one script and one round trip per transition.
+"""Budgets shared by replicas on Redis or Valkey, one script per transition.
 
 Reserving awaits the store. Resolving only queues; the resolution is delivered in the background until the store accepts
 it. A replica reports its spend on an account as one growing total, so that delivering it twice, late, or to a server
@@ -219,7 +219,7 @@ class RedisBudgets:
         return True
 
     def restore_spent(self, tenant: str, line: BudgetLine, amount: int, *, at: float) -> None:
-        """Add the ledger's spend of this replica on an account; reported when its tenant is joined."""
+        """Add the ledger's spend on an account; reported when its tenant is joined."""
         self._totals.add(tenant, line, amount, at)
 
     def expect_tenants(self, tenants: Iterable[str]) -> None:
@@ -227,7 +227,7 @@ class RedisBudgets:
         self._tenants.update(tenants)
 
     async def join(self, tenant: str, *, now: float, patient: bool = False) -> None:
-        """Join a tenant and restore this replica's spend and holds there. Raises StoreUnavailable.
+        """Join a tenant and restore this replica's state. Raises StoreUnavailable.
 
         Concurrent callers share one join and wait for it no longer than `patience`, unless `patient`.
         """
@@ -283,7 +283,10 @@ class RedisBudgets:
             self._epochs[tenant] = epoch
 
     async def _restore_store(self, tenant: str, *, first: bool, now: float) -> None:
-        """Report this replica's spend and restore its holds; those of an earlier process are released."""
+        """Report this replica's spend and restore its holds.
+
+        Holds of an earlier process are released.
+        """
         if first:
             await self._close_earlier_holds(tenant, now)
         else:
@@ -302,7 +305,7 @@ class RedisBudgets:
                 await self._apply_grant(tenant, line, grant)
 
     async def _close_earlier_holds(self, tenant: str, now: float) -> None:
-        """Release the holds of an earlier process on this ledger, in one step with the ledger's totals.
+        """Release holds of an earlier process, in one step with the ledger's totals.
 
         The ledger has those calls already, charged as held or as they ended.
         """
@@ -326,7 +329,7 @@ class RedisBudgets:
                 return
 
     async def maintain(self, now: float) -> None:
-        """Periodic work: check the store and its data, expire leases, renew local allowances."""
+        """Check the store and its data, expire leases, renew local allowances."""
         for tenant in list(self._tenants):
             try:
                 await self.join(tenant, now=now, patient=True)
@@ -382,7 +385,7 @@ class RedisBudgets:
         self._unreported.pop(tenant, None)
 
     async def grant(self, tenant: str, line: BudgetLine, grant: Grant, *, fresh: bool) -> bool:
-        """Grant more on one account; False if this grant was applied before. Raises Overloaded."""
+        """Grant more on one account; False if applied before. Raises Overloaded."""
         try:
             return await self._apply_grant(tenant, line, grant)
         except StoreUnavailable as error:
@@ -439,7 +442,7 @@ class RedisBudgets:
         return len(self._holds)
 
     async def close(self) -> None:
-        """Deliver what can be delivered and disconnect; background tasks were stopped before."""
+        """Deliver what is queued and disconnect, after background tasks stopped."""
         for tenant, pot_id in self._local_allowances.release_all():
             self._queue(_Resolution(ids=(pot_id,), tenant=tenant, totals=()))
         self._scripts.reset()
@@ -511,7 +514,7 @@ class RedisBudgets:
     def _reserve_without_store(
         self, reservation_id: str, offers: Sequence[HoldOption], tenant: str, now: float, lease: float
     ) -> Reservation:
-        """Reserve by each budget's `on_store_failure`: closed, open, or this replica's local allowance."""
+        """Reserve by each budget's `on_store_failure`. Raises Overloaded."""
         for choice, offer in enumerate(offers):
             modes = {line.budget.store_failure_mode for line in offer.lines if not line.budget.is_shadow}
             if "closed" in modes:
@@ -603,7 +606,7 @@ class RedisBudgets:
         self._pending_resolutions.setdefault(resolution.tenant, deque()).append(resolution)
 
     def _check_change_count(self, tenant: str, change_count: int) -> None:
-        """Compare the store's count of this replica's changes: fewer than before means lost writes.
+        """Detect lost writes: the store's change count fell below the known one.
 
         Answers of one node arrive in order.
         """
@@ -613,7 +616,10 @@ class RedisBudgets:
             self._change_counts[tenant] = change_count
 
     def _breaker_is_open(self, tenant: str) -> bool:
-        """Whether the store is bypassed after repeated failures; one call per _PROBE_SECONDS probes it."""
+        """Whether the store is bypassed after repeated failures.
+
+        One call per _PROBE_SECONDS probes it.
+        """
         if self._failures_in_a_row.get(tenant, 0) < _FAILURES_BEFORE_OPEN:
             return False
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Audit events of budgets and sessions: an append-only table in the ledger's database.
+"""Audit events of budgets and sessions, append-only, in the ledger's database.
 
 Events are rare and small: each is written at once, from a thread, over its own connection.
 """

@@ -1,4 +1,4 @@
-"""The journal: one line before dialling (the hold) and one after the call (the ledger entry).
+"""The journal: a line before dialling (hold) and one after the call (entry).
 
 An append is one write(2) without fsync: it survives a crash of the process, not of the machine. Lines are
 `{"hold": ...}` or `{"fact": ...}`; a torn last line, left by a kill in the middle of a write, is dropped. When a
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """Append-only file under `folder`; `recover` reads what an earlier process left there."""
+    """Append-only file under `folder`; `recover` reads an earlier process's file."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Journal:
             raise OSError(error.errno, f"data folder {self._folder.parent} is in use by another gateway") from error
 
     def recover(self) -> list[LedgerEntry]:
-        """Ledger entries of earlier processes; a hold without an entry is charged in full.
+        """Ledger entries of earlier processes; an open hold is charged in full.
 
         The result may repeat entries that the ledger has; their ids are equal. Raises OSError.
         """
@@ -84,7 +84,7 @@ class Journal:
         self._open_holds[hold.id] = hold
 
     def append_entry(self, entry: LedgerEntry) -> None:
-        """Write the ledger entry of a hold. Raises OSError; the hold then stays in the file and in memory."""
+        """Write the ledger entry of a hold. Raises OSError; the hold then stays open."""
         self._append(b'{"fact":', entry)
         self._open_holds.pop(entry.id, None)
         if self._size_bytes > GENERATION_BYTES_MAX:
@@ -130,7 +130,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _rotate(self) -> None:
-        """Begin the next file with the open holds; keep the current one if that cannot be written."""
+        """Begin the next file with the open holds, or keep the current one."""
         generation = self._generation + 1
         path = self._folder / f"{generation:08}.jsonl"
         open_lines = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())

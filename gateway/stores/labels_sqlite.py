@@ -1,4 +1,6 @@
-"""Quality labels of own traffic in SQLite: how well one or both tiers answered a request. Bounded, oldest dropped.
+"""Quality labels of own traffic in SQLite, bounded, oldest dropped.
+
+A label says how well one or both tiers answered a request.
 
 Stores features only, unless the operator opted in to content. Written from a thread, a few seconds' worth at a time.
 `learned.json` in the same folder holds the floors fitted to them and is replaced as a whole.
@@ -170,7 +172,7 @@ def write_learned(folder: Path, learned: LearnedFloors) -> None:
 
 
 def read_learned(folder: Path) -> LearnedFloors | None:
-    """Read the fitted floors, None without a file. Raises OSError, and ValueError for an invalid file."""
+    """Read the fitted floors, None without a file. Raises OSError and ValueError."""
     path = folder / LEARNED_FILE
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""The pipeline's ledger: the journal first, then a bounded queue that a writer thread empties into SQLite.
+"""The pipeline's ledger: journal first, then a queue and a writer thread.
 
 If SQLite is not writable the queue grows to its limit and new calls are answered 503 (no unrecorded call is dialled).
 Settled calls stay in the journal and are written once the disk is back, or at the next start.
@@ -28,7 +28,7 @@ _NOT_STORABLE_ERRORS = (OverflowError, ValueError, TypeError, sqlite3.DataError,
 
 
 class JournaledLedger:
-    """Takes holds and entries on the event loop without waiting; `publish` receives every entry (metrics)."""
+    """Takes holds and entries without waiting; `publish` receives every entry."""
 
     def __init__(self, journal: Journal, store: SqliteLedger, publish: Callable[[LedgerEntry], None]) -> None:
         self._journal = journal
@@ -40,7 +40,7 @@ class JournaledLedger:
         self._store_failing = False
 
     def start(self) -> list[LedgerEntry]:
-        """Write journal entries that the store lacks; returns the calls that were open when the last process died.
+        """Write journal entries that the store lacks; returns the calls left open.
 
         Raises OSError if another process has the folder.
         """
@@ -59,14 +59,17 @@ class JournaledLedger:
         return lost
 
     def append_hold(self, hold: Hold) -> None:
-        """Write a hold before dialling. Raises Overloaded if it cannot be written or the queue is full."""
+        """Write a hold before dialling. Raises Overloaded if that is impossible."""
         if self._queue.qsize() >= QUEUE_MAX:
             raise Overloaded("Ledger queue is full; no unrecorded call is made.")
         self._journal.append_hold(hold)
         self._journal_failing = False
 
     def append_entry(self, entry: LedgerEntry) -> None:
-        """Queue an entry. If the journal is not writable that is logged, and the entry still reaches the store."""
+        """Write an entry to the journal and queue it for the store.
+
+        A journal failure is logged; the entry still reaches the store.
+        """
         try:
             self._journal.append_entry(entry)
             self._journal_failing = False
@@ -122,7 +125,7 @@ class JournaledLedger:
         return batch, False
 
     def _store_batch(self, entries: Sequence[LedgerEntry]) -> None:
-        """Write one batch, retrying until it succeeds or the process ends; the journal has it meanwhile."""
+        """Write one batch, retrying until it succeeds; the journal has it meanwhile."""
         while True:
             try:
                 self._store.append(entries)
@@ -137,7 +140,7 @@ class JournaledLedger:
                 time.sleep(_RETRY_SECONDS)
 
     def _store_each(self, entries: Sequence[LedgerEntry]) -> int:
-        """Write entries one by one and log those that cannot be stored; returns how many were new."""
+        """Write entries singly and log unstorable ones; returns how many were new."""
         new = 0
         for entry in entries:
             try:

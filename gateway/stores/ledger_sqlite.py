@@ -1,4 +1,4 @@
-"""The ledger in SQLite (WAL): append-only, keyed by entry id, so that repeated writes change nothing.
+"""The ledger in SQLite (WAL): append-only, idempotent by entry id.
 
 All calls block; `ledger.py` makes them from its writer thread.
 """
@@ -80,7 +80,10 @@ class SqliteLedger:
         self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
-        """Write entries in one transaction; known ids are ignored. Returns how many were new. Raises sqlite3.Error."""
+        """Write entries in one transaction; returns how many were new.
+
+        Known ids are ignored. Raises sqlite3.Error.
+        """
         rows = [astuple(entry) for entry in entries]
         chunks = [rows[at : at + _ROWS_MAX] for at in range(0, len(rows), _ROWS_MAX)]
         before = self._db.total_changes
@@ -96,7 +99,10 @@ class SqliteLedger:
         return self._db.total_changes - before
 
     def _add_missing_columns(self) -> None:
-        """Add the columns that a ledger of an earlier version lacks, all or none; its entries get the defaults."""
+        """Add columns that an earlier version's ledger lacks, all or none.
+
+        Its entries get the defaults.
+        """
         if not self._missing_columns():
             return
         self._db.execute("BEGIN IMMEDIATE")
@@ -131,7 +137,10 @@ class SqliteLedger:
         return [LedgerEntry(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 
     def sum_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> list[dict[str, Any]]:
-        """Sums per group of entries with start_ms <= at_ms < end_ms; `by` is a subset of GROUP_COLUMNS."""
+        """Sums per group of entries with start_ms <= at_ms < end_ms.
+
+        `by` is a subset of GROUP_COLUMNS.
+        """
         assert set(by) <= set(GROUP_COLUMNS), "only known columns reach the statement"
         columns = [f"{_group_expression(name)} AS {name}" for name in by]
         names = (
@@ -165,7 +174,7 @@ class SqliteLedger:
         ]
 
     def _units_by(self, by: Sequence[str], start_ms: int, end_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """Per group: units of work reported for sessions with calls in it, and the carbon of those calls.
+        """Reported units and carbon of the sessions with calls in each group.
 
         A session with calls in several groups, or outside this time, has its units divided among them by carbon.
         """
@@ -199,7 +208,9 @@ class SqliteLedger:
         active_ms: int | None = None,
         shadows: bool = False,
     ) -> Iterator[tuple[tuple[str, ...], int, Amounts]]:
-        """Spend per group: (values of the columns `by`, seconds since the epoch, amounts), oldest first.
+        """Spend per group: (values of `by`, seconds since the epoch, amounts).
+
+        Rows are ordered by time, oldest first.
 
         by: grouping columns.
         start_ms: only entries whose window time (with steps: end) is at or after this.

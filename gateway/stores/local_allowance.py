@@ -1,4 +1,4 @@
-"""Local allowances: the share of a budget that a replica reserves for outages of the budget store. State machine.
+"""Budget shares reserved for outages of the budget store. State machine.
 
 An allowance is an ordinary reservation at the store, renewed before its lease ends. While the store is down, calls are
 held against it in this process. An allowance whose lease may have expired is void, because the store has charged it by
@@ -34,7 +34,7 @@ class AllowanceRequest(Value, frozen=True, kw_only=True):
     lease: float
 
     def offers_at(self, now: float) -> list[HoldOption]:
-        """The same offer at any time: an account whose window has ended gets no allowance."""
+        """The same offer at any time: an ended account gets no allowance."""
         return [self.offer]
 
 
@@ -71,7 +71,9 @@ class LocalAllowances:
     def plan_renewals(
         self, tenant: str, replica: str, *, now: float, server: float
     ) -> Iterator[tuple[tuple[str, str] | None, AllowanceRequest | None]]:
-        """(allowance to release as (tenant, id), allowance to reserve) for each of a tenant's that is due.
+        """(allowance to release, allowance to reserve) for each that is due.
+
+        The former is (tenant, id).
 
         `server`: time by the store's clock, which determines windows.
         """
@@ -117,7 +119,7 @@ class LocalAllowances:
             allowance.id, allowance.amount = (fresh.id, fresh.offer.amounts[0] or 0) if is_reserved else ("", 0)
 
     def reserve(self, reservation_id: str, tenant: str, offer: HoldOption, *, now: float, lease: float) -> bool:
-        """Hold an offer against the allowances of its local lines; False if one is too small or expired."""
+        """Hold an offer against local allowances; False if one is small or expired."""
         lines, amounts = [], []
         for line, amount in zip(offer.lines, offer.amounts, strict=True):
             if line.budget.store_failure_mode != "local" or line.budget.is_shadow:

@@ -1,4 +1,4 @@
-"""Metered energy in SQLite, in the ledger's database: each call's share of its GPU meter, and the meter readings.
+"""Metered energy in the ledger's database: shares of calls and meter readings.
 
 Written from a thread, one window at a time. A kill loses windows that were not attributed yet: their joules belong to no
 call, and the ledger's modelled figures apply.
@@ -32,7 +32,7 @@ class SqliteMeteredEnergy:
     def append_window(
         self, deployment: str, at_ms: int, shares: Iterable[tuple[str, int]], *, total: int, idle: int
     ) -> None:
-        """Add one window of a meter: its total and idle energy in mJ, and the shares of calls as (entry, mJ).
+        """Add one window of a meter: total, idle and (entry, share) energy in mJ.
 
         A call in several windows gets the sum of its shares.
         """

@@ -1,4 +1,4 @@
-"""Adapter to Redis or Valkey: runs Lua scripts in batches, one round trip each, with a short timeout.
+"""Adapter to Redis or Valkey: runs Lua scripts in batches, with a timeout.
 
 Calls that arrive while a batch is in flight form the next one, so that thousands at once need only a few connections.
 When a batch fails, so does everything queued behind it, so that no call waits for a dead store. In a cluster each node
@@ -40,7 +40,7 @@ StartTask = Callable[[str, Coroutine[None, None, None], Callable[[Exception], No
 
 
 class StoreUnavailable(Exception):
-    """The store did not answer in time, or answered with an error. Never leaves `stores`."""
+    """The store did not answer in time, or with an error. Never leaves `stores`."""
 
 
 def log_task_failure(error: Exception) -> None:
@@ -49,7 +49,10 @@ def log_task_failure(error: Exception) -> None:
 
 
 class ScriptRunner(Protocol):
-    """Runs a script on the node of its first key. Raises StoreUnavailable; `reset` follows the end of all tasks."""
+    """Runs a script on the node of its first key. Raises StoreUnavailable.
+
+    `reset` is called after all tasks have ended.
+    """
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any: ...
     async def command(self, key: str, *parts: str) -> Any: ...
@@ -121,7 +124,7 @@ class ScriptNode:
             self._draining = False
 
     async def _run_batch(self, commands: list[tuple[str, ...]]) -> list[Any]:
-        """The answers of a batch; loads missing scripts. Raises TimeoutError if the store is late."""
+        """The answers of a batch. Raises TimeoutError if the store is late."""
         async with asyncio.timeout(None) as limit:
             timer = _ResponseTimer(limit, self._timeout)
             try:
@@ -188,7 +191,7 @@ class SingleNode:
         self.reset = self._node.reset
 
     async def command(self, key: str, *parts: str) -> Any:
-        """The command's answer; `key` selects the node in a cluster. Raises StoreUnavailable."""
+        """The command's answer; `key` selects the node. Raises StoreUnavailable."""
         return await self._node.command(*parts)
 
     async def close(self) -> None:
@@ -197,7 +200,9 @@ class SingleNode:
 
 
 class ScriptCluster:
-    """The nodes of a cluster; redis-py's client only provides the topology, scripts run in our own batches.
+    """The nodes of a cluster, each with its own batches.
+
+    redis-py's client only provides the topology.
 
     The old topology stays in use during a refresh, so that a lost node does not stop the others.
     """
@@ -219,7 +224,7 @@ class ScriptCluster:
         self._refreshed_at = float("-inf")
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
-        """The script's answer, retried once if the key has moved. Raises StoreUnavailable."""
+        """The script's answer, retried if the key has moved. Raises StoreUnavailable."""
         try:
             return await (self._node_of_key(keys[0]) or await self._locate_node(keys[0])).run(name, keys, arguments)
         except StoreUnavailable as down:
@@ -250,7 +255,7 @@ class ScriptCluster:
             await node.close()
 
     def _node_of_key(self, key: str) -> ScriptNode | None:
-        """The node of `key` by the current topology; never awaits, so that calls keep their order."""
+        """The node of `key`; never awaits, so that calls keep their order."""
         address = self._topology.get_node_from_key(key) if self._topology is not None else None
         if address is None:
             return None
@@ -275,7 +280,7 @@ class ScriptCluster:
             self._start("budget-cluster-map", self._refresh_topology(), lambda error: None)
 
     async def _refresh_topology(self, *, moved: bool = False) -> None:
-        """Fetch the topology from the first known node that answers. Raises StoreUnavailable."""
+        """Fetch the topology from a node that answers. Raises StoreUnavailable."""
         async with self._refresh_lock:
             loop = asyncio.get_running_loop()
             interval = _MOVED_REFRESH_SECONDS if moved else _TOPOLOGY_REFRESH_SECONDS
@@ -306,7 +311,7 @@ class ScriptCluster:
 
 
 def script_sources(clock: str) -> dict[str, str]:
-    """Script sources by name, each after common.lua; `clock` is Lua that returns the time in seconds."""
+    """Script sources by name; `clock` is Lua that returns the time in seconds."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "common.lua").read_text(encoding="utf-8")
     opening = f"local function NOW() {clock} end\n{common}\n"

@@ -1,4 +1,6 @@
-"""One replica's spend on shared accounts: growing totals by tenant and account (rolling accounts: by bucket).
+"""One replica's spend on shared accounts, as growing totals. State machine.
+
+Totals are kept by tenant and account, of rolling accounts by bucket.
 
 State machine. The store receives totals, never amounts, so that repeated, late or reordered reports change nothing.
 """
@@ -44,7 +46,7 @@ class ReplicaTotals:
         return line, total.amount, at
 
     def raise_to_store(self, tenant: str, line: BudgetLine, amount: int, at: float) -> None:
-        """Raise the total to the store's figure, once per account, so that later spend adds to it.
+        """Raise the total to the store's figure, once per account.
 
         The store may know more than this process: an earlier one reported it, and the ledger dates windows differently.
         """

@@ -1,4 +1,4 @@
-"""Restores budget spend at the start: the ledger's amounts in each budget's current window."""
+"""Restores the spend of current budget windows from the ledger at the start."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import unquote
@@ -49,7 +49,7 @@ def iter_spent(snapshot: Snapshot, ledger: SqliteLedger, *, now: float) -> Itera
 def iter_spent_of_account(
     budget: Budget, account: str, ledger: SqliteLedger, *, now: float
 ) -> Iterator[tuple[BudgetLine, int, float]]:
-    """The same for one account of a budget, for any session; empty if its window is over."""
+    """The same for one account, for any session; empty if its window is over."""
     scope = parse_scope(account)
     if set(scope) != set(budget.scope) or line_of(budget, scope, now=now).account != account:
         return
@@ -72,7 +72,10 @@ def parse_scope(account: str) -> dict[str, str]:
 
 
 def _ledger_query(budget: Budget, now: float) -> tuple[tuple[str, ...], int, int, int | None]:
-    """A budget's ledger query: columns, start in ms, step in seconds, sessions active since (ms, None: all)."""
+    """A budget's ledger query: columns, start, step, sessions active since.
+
+    Start and activity are in ms (None: all sessions), the step in seconds.
+    """
     step, steps = buckets_of(budget.window)
     start = now - step * steps if step else period_of(budget.window, now).starts_at
     active_ms = None
@@ -84,7 +87,10 @@ def _ledger_query(budget: Budget, now: float) -> tuple[tuple[str, ...], int, int
 
 
 def _column(budget: Budget, dimension: str) -> str:
-    """The ledger column of a dimension; session budgets cover the tree, except those of each session alone."""
+    """The ledger column of a dimension.
+
+    Session budgets cover the tree, except those of each session alone.
+    """
     return "root" if dimension == "session" and not budget.name.startswith("each-") else dimension
 
 

@@ -1,4 +1,4 @@
-"""Sessions shared by replicas on Redis or Valkey: lineage, and changes such as stops and caps.
+"""Sessions shared by replicas on Redis or Valkey: lineage, stops and caps.
 
 Read only for what this process does not know; written in the background. While the store does not answer, each replica
 uses its own sessions: one session may then split into several, but never merge with another.
@@ -31,7 +31,7 @@ _SESSIONS_PER_DIGEST_MAX = 16
 
 
 class SharedSessions:
-    """The sessions of all replicas; `dropped_writes` counts commands that were not delivered."""
+    """The sessions of all replicas; `dropped_writes` counts lost commands."""
 
     def __init__(self, scripts: ScriptRunner, start: StartTask, monotonic: Callable[[], float]) -> None:
         self._scripts = scripts
@@ -49,7 +49,7 @@ class SharedSessions:
         return self._monotonic() < self._backoff_until
 
     async def read_record(self, org: str, key: str, name: str) -> dict[str, Any] | None:
-        """The session's shared record; None if there is none or the store does not answer."""
+        """The session's shared record; None without one or without an answer."""
         (record,) = await self._read_hashes([_session_key(org, key, name)])
         return record
 
@@ -97,7 +97,10 @@ class SharedSessions:
     def publish_record(
         self, org: str, key: str, name: str, record: Mapping[str, Any], *, now: float, publish: bool = True
     ) -> None:
-        """Publish fields of a session's record; `publish`: also list it as changed for replicas that have it."""
+        """Publish fields of a session's record.
+
+        `publish`: also list it as changed, for replicas that have the session.
+        """
         session_key = _session_key(org, key, name)
         fields = [
             text for field, value in {"at": now, **record}.items() for text in (field, orjson.dumps(value).decode())
@@ -112,7 +115,7 @@ class SharedSessions:
     async def read_changes(
         self, org: str, since: float, is_known: Callable[[str, str], bool]
     ) -> list[tuple[str, str, dict[str, Any]]]:
-        """(key, session, record) of sessions changed since then, as far as this process knows them."""
+        """(key, session, record) of known sessions that changed since then."""
         (answer,) = await self._query([("ZRANGEBYSCORE", _changes_key(org), f"{since:.3f}", "+inf")])
         changed = [tuple(orjson.loads(member)) for member in answer or ()]
         names = [(key, name) for key, name in changed if is_known(key, name)]

@@ -1,4 +1,4 @@
-"""Real Valkey servers for tests: one or a small cluster, each with its own folder, killed at the end."""
+"""Real Valkey servers for tests: one or a small cluster."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One server process that can be paused, killed and restarted on the same port and folder."""
+    """One server that can be paused, killed and restarted on its port and folder."""
 
     def __init__(self, folder: Path, *, append: bool = False, cluster: bool = False, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Contract of the budget stores: given the same operations, the local and the shared store agree after every step.
+"""Contract: the local and the shared budget store agree after every step.
 
 The shared store is a real Valkey whose clock is a key that the test sets; a failing seed replays.
 """

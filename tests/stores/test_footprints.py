@@ -1,4 +1,4 @@
-"""Tests of energy and carbon in the ledger's sums: sessions, units, hours, meters, earlier versions."""
+"""Tests of energy and carbon in the ledger's sums."""
 
 import sqlite3
 
@@ -82,7 +82,7 @@ LATER = ("market_carbon_ug", "reference_carbon_ug", "undeferred_carbon_ug", "gri
 
 
 def create_older_ledger(tmp_path) -> None:
-    """Create a ledger without the columns of LATER."""
+    """Create a ledger without the LATER columns."""
     store = SqliteLedger(tmp_path / "l.sqlite")
     store.append([fact("a", carbon_ug_mid=100)])
     store.close()

@@ -1,4 +1,4 @@
-"""Tests of journal and ledger: recovery after a kill, deduplication, budget restoration."""
+"""Tests of journal and ledger: recovery, deduplication, budget restoration."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""Tests of the shared budget store under failures, on real servers: hangs, crashes, data loss, restarts."""
+"""Tests of the shared budget store under failures, on real servers."""
 
 import asyncio
 import contextlib
