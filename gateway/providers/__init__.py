@@ -1,5 +1,6 @@
-"""Providers, one upstream API per file: request -> call, usage -> Usage, error status -> failure. Pure.
+"""Providers, one upstream API per file. Pure.
 
+Request -> call, usage -> Usage, error status -> failure.
 To add a provider: a file like `openai_compatible.py`, a line in PROVIDERS, recorded bytes and a test.
 """
 

@@ -43,11 +43,14 @@ def build_passthrough_call(
     method: str, path: str, body: tuple[bytes | memoryview, ...], deployment: Deployment, headers: Mapping[str, str]
 ) -> UpstreamCall:
     """A call to any path below /v1, with the caller's content type."""
-    return _upstream_call("passage", path, body, deployment, headers, headers.get("content-type", ""), method)
+    return _upstream_call("passthrough", path, body, deployment, headers, headers.get("content-type", ""), method)
 
 
 def with_output_limit(document: dict[str, Any], dialect: str, deployment: Deployment, tokens: int) -> dict[str, Any]:
-    """The request with its output limit set to `tokens`; its thinking budget, part of output, stays below."""
+    """The request with its output limit set to `tokens`.
+
+    The thinking budget is part of output and stays below that.
+    """
     limited = calls.with_output_limit(document, ("max_tokens",), tokens)
     thinking = limited.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
@@ -96,8 +99,9 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """Normalize a `usage` object; None where it is missing, malformed or all zero (then usage is estimated).
+    """Normalize a `usage` object; None where it is missing or invalid.
 
+    All zero counts as invalid, and usage is estimated then.
     Anthropic counts cache reads and writes in addition to `input_tokens`; thinking is part of output.
     """
     if not isinstance(usage, dict):

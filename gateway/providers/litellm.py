@@ -1,4 +1,4 @@
-"""All other providers (Bedrock, Vertex, Gemini, Azure, Cohere, Mistral, ...), through litellm. Pure.
+"""All other providers (Bedrock, Vertex, Gemini, ...), through litellm. Pure.
 
 The body is chat completions with litellm's extensions; `http/litellm_adapter.py` makes the call and returns OpenAI's
 shapes, so usage and failures are read as OpenAI's.

@@ -1,4 +1,4 @@
-"""OpenAI, and providers compatible with its dialects: vLLM, Ollama, Groq, Together, ... Pure.
+"""OpenAI, and compatible providers: vLLM, Ollama, Groq, Together, ... Pure.
 
 Request -> call, usage -> Usage, error status -> failure.
 """
@@ -47,7 +47,7 @@ def build_passthrough_call(
     """A call to any other path below the base URL, with the caller's content type."""
     return UpstreamCall(
         deployment=deployment,
-        upstream_dialect="passage",
+        upstream_dialect="passthrough",
         url=deployment.base_url + path,
         headers=_request_headers(deployment, headers, headers.get("content-type", "")),
         body=body,

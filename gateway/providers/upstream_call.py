@@ -1,4 +1,4 @@
-"""Shared by all providers: the HTTP call, what a failure means, forwarded and returned headers. Pure."""
+"""Shared by all providers: upstream call, failure, headers. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 class UpstreamCall(Value, frozen=True, kw_only=True):
     """One HTTP call to a provider.
 
-    upstream_dialect: dialect of the body, "passage" for pass-through
+    upstream_dialect: dialect of the body, "passthrough" for pass-through
     headers: with the provider's key
     body: chunks, sent in order
     """
@@ -73,7 +73,7 @@ def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> d
 
 
 def failure_of_status(status: int, message: str, *, is_billing: bool) -> ProviderFailure:
-    """What an error status of any provider means; `is_billing`: our account may not spend more."""
+    """What an error status means; `is_billing`: our account may not spend more."""
     if status in _ACCOUNT_STATUSES or is_billing:
         return ProviderFailure(retry_same=False, try_other=True, code="provider_account", hides_message=True)
     if status < 400:
@@ -110,6 +110,9 @@ def detail_count(usage: Any, group: str, name: str) -> int:
 
 
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
-    """The document with its output limit set to `tokens`, under every name that it uses, else the first."""
+    """The document with its output limit set to `tokens`.
+
+    Under every name that it uses, else the first of `names`.
+    """
     used = [name for name in names if document.get(name) is not None] or list(names[:1])
     return {**document, **dict.fromkeys(used, tokens)}

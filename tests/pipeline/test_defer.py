@@ -1,4 +1,4 @@
-"""Deferral: a request waits for lower carbon intensity, is planned again, keeps its deadline and is accounted for."""
+"""Deferral: waits for lower carbon intensity, and never misses a deadline."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ NOW = 1_790_000_000.0
 
 
 def with_grid(base: Snapshot, grams: float, *forecast: float, start: float = NOW) -> Snapshot:
-    """A snapshot with `small` on a grid of this intensity (gCO2e/kWh) and hourly forecast."""
+    """A snapshot with `small` on a grid of this gCO2e/kWh and hourly forecast."""
     small = base.deployments["small"]
     samples = tuple(IntensitySample(start + hour * HOUR, value) for hour, value in enumerate(forecast))
     grid = replace(small.intensity, grams_per_kwh=grams, method="live", feed="uk", forecast=samples)

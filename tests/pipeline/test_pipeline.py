@@ -1,4 +1,4 @@
-"""The pipeline as a playbook: what provider and caller do, and the exact sequence of events that follows."""
+"""The pipeline as a playbook: what provider and caller do, what follows."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Usage and failures of providers: cached input and cache writes are part of input, reasoning of output."""
+"""Usage and failures of providers, normalized."""
 
 import pytest
 
