@@ -107,7 +107,7 @@ def take_due_step(session: Session, loop_state: LoopState, limits: LoopThreshold
     reached = [step for step in LADDER_STEPS if (limits.threshold_of(step) or SCORE_MAX + 1) <= loop_state.score]
     due = next((step for step in reached if step not in steps_done), "")
     if not due:
-        # A step that is only observed stays reported while its score lasts; an enforced one is over, except the warning.
+        # An observed-only step stays reported while its score lasts; an enforced one is over, except the warning.
         remaining = [step for step in reached if not enforced or step == LADDER_STEPS[0]]
         return structs.replace(loop_state, step=remaining[-1] if remaining else "")
     if enforced:

@@ -30,8 +30,8 @@ _SAME_WORDS_SHARE = 0.6
 # Messages searched backwards for the last read position in a rewritten history.
 LOOK_BACK_MESSAGES = 64
 
-# What a turn adds. A step whose call had the same result before: the first repeat may be an oversight, unless it follows
-# the same step as before; a cycle of several steps, or a repeated failure, is not an oversight.
+# What a turn adds. A step whose call had the same result before: the first repeat may be an oversight, unless it
+# follows the same step as before; a cycle of several steps, or a repeated failure, is not an oversight.
 _REPEAT_FIRST, _REPEAT, _CYCLE, _REPEAT_FAILED = 0.5, 1.0, 1.4, 1.25
 # New text beside the repeated call weighs less, more so outside a cycle; the same text weighs more, and identical turns
 # in a row weigh most.

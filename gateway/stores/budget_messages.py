@@ -72,8 +72,8 @@ def parse_reservation(
 ) -> Reservation:
     """Parse the reservation from reserve.lua's answer.
 
-    The answer is 'yes', offer index, output tokens or -1, index of the exceeded line or -1, change count, time in ms, then
-    spent, held and granted of each line of the offer, then the replica's own totals.
+    The answer is 'yes', offer index, output tokens or -1, index of the exceeded line or -1, change count, time in ms,
+    then spent, held and granted of each line of the offer, then the replica's own totals.
     """
     choice, output, exceeded = int(answer[1]), int(answer[2]), int(answer[3])
     offer = offers[choice]

@@ -1,7 +1,7 @@
 """Metered energy in the ledger's database: shares of calls and meter readings.
 
-Written from a thread, one window at a time. A kill loses windows that were not attributed yet: their joules belong to no
-call, and the ledger's modelled figures apply.
+Written from a thread, one window at a time. A kill loses windows that were not attributed yet: their joules belong to
+no call, and the ledger's modelled figures apply.
 """
 
 import sqlite3
