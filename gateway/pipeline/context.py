@@ -72,7 +72,7 @@ class RequestContext(Value, frozen=True, kw_only=True):
     request_id: prefix of reservation and ledger entry ids
     started_at: wall clock, seconds since the epoch; of a deferred request, when its wait ended
     started_monotonic: the same moment on the monotonic clock, seconds
-    snapshot: the configuration generation that the request keeps to its end
+    snapshot: configuration of one generation, kept to the end; a deferred request takes the one at its start
     translator: translates the request to other dialects, each once
     user: end user whose budgets apply, "" for none
     history_digest: digest of the history, where it identified the session; 0 otherwise
