@@ -1,4 +1,4 @@
-"""The lazy doors: what stands behind them works, and nobody who does not need it pays for it."""
+"""Lazily imported packages work, and serving does not import them."""
 
 import json
 import subprocess
@@ -27,27 +27,27 @@ async def test_tokens_are_counted_with_a_real_vocabulary_offline():
     assert await counter.count(messages("x" * 5_000_000)) is None
 
 
-async def test_a_history_near_a_context_limit_is_counted_before_a_candidate_is_struck():
+async def test_a_history_near_a_context_limit_is_counted_before_a_candidate_is_excluded():
     words = "word " * 900  # estimated 1,150 tokens, counted 900
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]}).encode()
-    book = Playbook(
+    playbook = Playbook(
         snapshot(
             small=", context_tokens: 1000", more="tiers: {small: {max_complexity: 1}, medium: {max_complexity: 1}}"
         ),
         [answers()],
     )
-    answer = await book.ask(body)
-    assert book.events[:2] == ["count", "reserve"]
+    answer = await playbook.ask(body)
+    assert playbook.events[:2] == ["count", "reserve"]
     assert answer.headers["x-penstock-deployment"] == "small"
 
 
-def test_serving_loads_none_of_the_heavy_packages():
+def test_serving_imports_none_of_the_heavy_packages():
     code = "import sys, gateway.cli.serve; print([n for n in ('litellm','codecarbon','tiktoken','openai','pandas','numpy') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_package_that_is_not_there_has_no_data():
+def test_a_missing_package_has_no_data_file():
     assert data_file("no_such_package", "x.json") is None
     assert data_file("orjson", "no_such_file") is None
 

@@ -1,4 +1,4 @@
-"""Pages of serving engines and of the DCGM exporter, as they print them."""
+"""Parsing of metrics pages of serving engines and of the DCGM exporter."""
 
 import pytest
 
@@ -26,14 +26,14 @@ DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="3",UUID="GPU-d"} 9223372036854775794
 
 
 @pytest.mark.parametrize(
-    "page, found",
+    "page, expected",
     [(VLLM, 10.0), (SGLANG, 24.0), ("vllm:num_requests_running 3\n", 3.0), ("sglang_num_running_reqs 0\n", 0.0),
      ("", None), ("vllm:num_requests_running NaN\n", None), ("vllm:num_requests_running_total 4\n", None), ("<html>", None)],
-    ids=["engines that serve nobody do not count", "ranks repeat each other", "no labels", "idle", "nothing", "NaN",
-         "another name", "no page"],
+    ids=["idle engines do not count", "ranks repeat each other", "no labels", "idle", "empty page", "NaN",
+         "another metric", "not metrics"],
 )  # fmt: skip
-def test_sequences_served_together(page, found):
-    assert running_requests(page) == found
+def test_running_requests(page, expected):
+    assert running_requests(page) == expected
 
 
 def test_joules_by_gpu():
@@ -43,11 +43,11 @@ def test_joules_by_gpu():
 
 
 @pytest.mark.parametrize("junk", ["a" * 4000, " " * 4000, 'a="' * 1300, "\\" * 4000, "a" * 2_000_000])
-def test_a_page_made_to_hold_up_the_reader_does_not(junk):
-    """Ten thousand such lines were hours of backtracking once; now each is read from left to right, or not at all."""
+def test_a_hostile_page_is_parsed_in_linear_time(junk):
+    """Such lines once caused hours of regex backtracking; now each is parsed from left to right or skipped."""
     page = "\n".join([f"vllm:num_requests_running{{{junk}}} 1"] * 50)
     assert running_requests(page) in (1.0, None)
 
 
-def test_more_than_any_engine_serves_is_not_believed():
+def test_an_implausible_count_is_ignored():
     assert running_requests("vllm:num_requests_running 1e300\n") is None

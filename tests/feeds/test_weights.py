@@ -1,4 +1,4 @@
-"""Sizes of models: makers' cards by whole names, EcoLogits' registry only where it is installed and asked for."""
+"""Model sizes: model cards by exact names, EcoLogits' registry, and cloud regions."""
 
 import csv
 from importlib import resources
@@ -19,7 +19,7 @@ from gateway.feeds import cloud_regions, ecologits_registry, model_cards
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", (30.5, 3.3)),
     ],
 )
-def test_a_model_is_known_by_its_name(name, sizes):
+def test_a_model_card_is_found_by_name(name, sizes):
     card = model_cards.find(name)
     assert card is not None
     assert (card.total_params_b, card.active_params_b) == pytest.approx(sizes, rel=0.03)
@@ -30,17 +30,17 @@ def test_a_model_is_known_by_its_name(name, sizes):
     [("llama-3.1-8b-instruct", 16), ("Llama-3.1-8B-Instruct-AWQ", 4), ("llama-3.1-8b-instruct-gptq-int4", 4),
      ("Llama-3.1-8B-Instruct-FP8-dynamic", 8), ("llama-3.1-8b-instruct-quantized.w8a8", None), ("deepseek-v3", 8), ("deepseek-v3-bf16", 16)],
 )  # fmt: skip
-def test_the_bits_of_a_weight_are_those_that_the_name_tells(name, bits):
+def test_bits_per_weight_are_read_from_the_name(name, bits):
     card = model_cards.find(name)
     assert (card.bits if card is not None else None) == bits
 
 
 @pytest.mark.parametrize("name", ["gpt-5", "claude-sonnet-4-5", "llama", "deepseek", "qwen3", "", "-", "sim-small"])
-def test_names_are_never_matched_by_likeness(name):
+def test_names_are_never_matched_by_similarity(name):
     assert model_cards.find(name) is None
 
 
-def test_every_card_has_a_source_and_sizes_that_can_be():
+def test_every_card_has_a_source_and_plausible_sizes():
     rows = list(
         csv.DictReader(resources.files("gateway.feeds").joinpath("model_cards.csv").read_text("utf-8").splitlines())
     )
@@ -68,21 +68,21 @@ REGISTRY = {
 }  # fmt: skip
 
 
-def test_the_registry_s_sizes_and_warnings():
-    found = ecologits_registry.parse(REGISTRY)
-    assert set(found) == {"dense", "ranged", "moe-model", "nick"}
-    assert (found["ranged"].active_params_b, found["ranged"].warning) == (30.0, "model arch not released")
-    assert found["nick"] == found["moe-model"]
-    assert (found["nick"].total_params_b, found["nick"].active_params_b) == (440.0, 88.0)
+def test_registry_sizes_and_warnings():
+    estimates = ecologits_registry.parse(REGISTRY)
+    assert set(estimates) == {"dense", "ranged", "moe-model", "nick"}
+    assert (estimates["ranged"].active_params_b, estimates["ranged"].warning) == (30.0, "model arch not released")
+    assert estimates["nick"] == estimates["moe-model"]
+    assert (estimates["nick"].total_params_b, estimates["nick"].active_params_b) == (440.0, 88.0)
 
 
-def test_without_the_package_the_registry_knows_nothing():
+def test_without_the_package_the_registry_is_empty():
     if not ecologits_registry.load():
         assert ecologits_registry.find("gpt-4o") is None
 
 
-def test_cloud_regions_have_intensities_that_can_be():
+def test_cloud_regions_have_plausible_values():
     regions = cloud_regions.load()
     assert len(regions) > 100
-    assert all(0 < one.grams_per_kwh < 1200 for one in regions.values())
-    assert all(one.pue is None or 1 <= one.pue < 2 for one in regions.values())
+    assert all(0 < region.grams_per_kwh < 1200 for region in regions.values())
+    assert all(region.pue is None or 1 <= region.pue < 2 for region in regions.values())

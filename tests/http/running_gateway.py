@@ -1,4 +1,4 @@
-"""A gateway before three kinds of provider, in this process: OpenAI's, one that speaks chat only, Anthropic's."""
+"""A gateway in this process with three simulated providers: OpenAI, chat completions only, Anthropic."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,7 +40,7 @@ ENV = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key"}
 
 
 class RunningGateway:
-    """What is on it. `post` gives (status, headers, body)."""
+    """A running gateway with its providers; `request` and `post` return (status, headers, body)."""
 
     def __init__(self, app: App, client: aiohttp.ClientSession, data: Path, providers: dict[str, SimulatedProvider]):
         self.app, self.client, self.data_folder, self.providers = app, client, data, providers
@@ -48,7 +48,7 @@ class RunningGateway:
         self.base_url = f"http://127.0.0.1:{app.port}"
 
     async def request(self, method: str, path: str, document: object = None, **headers: str):
-        """One request; underscores in header names stand for dashes."""
+        """Sends a request; underscores in header names stand for dashes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.request(method, self.base_url + path, json=document, headers=named) as answer:
             return answer.status, answer.headers, await answer.read()
@@ -57,7 +57,7 @@ class RunningGateway:
         return await self.request("POST", path, document, **headers)
 
     async def ledger(self) -> list[LedgerEntry]:
-        """Every entry, once all is written: the gateway stops for it."""
+        """Stops the gateway and returns every ledger entry."""
         self.stopped = True
         await self.app.stop()
         store = SqliteLedger(self.data_folder / "ledger.sqlite")
@@ -69,8 +69,8 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(data: Path, *, more: str = "", rate: float = 0.0) -> AsyncIterator[RunningGateway]:
-    """Set it up, and take it down."""
-    people = {
+    """Starts a gateway with its providers, and stops them."""
+    models = {
         "openai": SimulatedModel(model="sim-openai", tokens_per_second=rate, strict=True, api_key=ENV["OPENAI"]),
         "chatonly": SimulatedModel(
             model="sim-chatonly",
@@ -87,20 +87,21 @@ async def running_gateway(data: Path, *, more: str = "", rate: float = 0.0) -> A
             dialects=frozenset({"messages"}),
         ),
     }
-    providers = {name: SimulatedProvider(personality) for name, personality in people.items()}
+    providers = {name: SimulatedProvider(model) for name, model in models.items()}
     async with AsyncExitStack() as stack:
-        bases = {}
+        base_urls = {}
         for name, provider in providers.items():
-            bases[name] = await provider.start()
+            base_urls[name] = await provider.start()
             stack.push_async_callback(provider.stop)
         app = App(
-            Settings(data=data, port=0, drain_seconds=2.0), parse(CONFIG.format(more=more, **bases), "s.yaml", ENV)[0]
+            Settings(data=data, port=0, drain_seconds=2.0),
+            parse(CONFIG.format(more=more, **base_urls), "s.yaml", ENV)[0],
         )
         await app.start()
         client = await stack.enter_async_context(aiohttp.ClientSession())
-        it = RunningGateway(app, client, data, providers)
+        gateway = RunningGateway(app, client, data, providers)
         try:
-            yield it
+            yield gateway
         finally:
-            if not it.stopped:
+            if not gateway.stopped:
                 await app.stop()

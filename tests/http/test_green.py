@@ -24,17 +24,17 @@ MORE = "feeds: {{uk: {{base_url: '{base}'}}, refresh_minutes: 0.01}}"
 SMALL = ", feeds: {uk: '13'}"
 
 
-class Outside:
-    """A feed on loopback: `grams` now, or whatever `answer` says instead."""
+class SimulatedFeed:
+    """A feed on loopback: answers with `grams` for the current slot, or with `answer` if set."""
 
     def __init__(self) -> None:
         self.grams: object = 42
         self.answer: web.Response | None = None
         self.pause = 0.0
-        self.asked = 0
+        self.polls = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.asked += 1
+        self.polls += 1
         await asyncio.sleep(self.pause)
         if self.answer is not None:
             return web.Response(status=self.answer.status, body=self.answer.body)
@@ -44,33 +44,33 @@ class Outside:
 
 
 @asynccontextmanager
-async def feed():
-    outside = Outside()
-    runner = web.ServerRunner(web.Server(outside.handle))
+async def running_feed():
+    feed = SimulatedFeed()
+    runner = web.ServerRunner(web.Server(feed.handle))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        yield outside, f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield feed, f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
 
-async def until(what, seconds: float = 10.0) -> None:
-    """Look until it is so."""
+async def until(condition, seconds: float = 10.0) -> None:
+    """Waits until the condition holds."""
     for _ in range(round(seconds / 0.05)):
-        if what():
+        if condition():
             return
         await asyncio.sleep(0.05)
-    raise AssertionError("it never came so far")
+    raise AssertionError("condition not met in time")
 
 
-def written(data: Path) -> tuple[int, int]:
-    """(entries, reported outcomes) on disk."""
+def written_counts(data: Path) -> tuple[int, int]:
+    """Returns (entries, reported outcomes) on disk."""
     with sqlite3.connect(data / "ledger.sqlite") as db:
         (entries,), (outcomes,) = (
-            db.execute(f"SELECT COUNT(*) FROM {where}").fetchone()
-            for where in ("entries", "events WHERE kind = 'session_outcome'")
+            db.execute(f"SELECT COUNT(*) FROM {source}").fetchone()
+            for source in ("entries", "events WHERE kind = 'session_outcome'")
         )
     return entries, outcomes
 
@@ -82,76 +82,78 @@ async def receipt(gateway: Gateway, **sim: object) -> str:
         return answer.headers["x-penstock-footprint"]
 
 
-async def test_a_live_feed_reaches_receipts_and_whatever_it_does_changes_no_request_s_fate(start_gateway: StartGateway):
-    async with feed() as (outside, base):
-        async with start_gateway(more=MORE.format(base=base), small=SMALL) as it:
-            before = it.app._world
-            await until(lambda: it.app._world is not before)
-            told = await receipt(it)
-            assert "grid=GBR-13 42 g/kWh" in told and "/live:uk/" in told
-            asked, outside.answer = outside.asked, web.Response(body=b'{"data": 3}')
-            await until(lambda: outside.asked > asked)
-            assert "/live:uk/" in await receipt(it), "the last good value stays"
-            async with it.get("/metrics") as answer:
+async def test_a_live_feed_reaches_receipts_and_its_failure_keeps_the_last_value(start_gateway: StartGateway):
+    async with running_feed() as (feed, base_url):
+        async with start_gateway(more=MORE.format(base=base_url), small=SMALL) as gateway:
+            before = gateway.app._snapshot
+            await until(lambda: gateway.app._snapshot is not before)
+            footprint = await receipt(gateway)
+            assert "grid=GBR-13 42 g/kWh" in footprint and "/live:uk/" in footprint
+            polls, feed.answer = feed.polls, web.Response(body=b'{"data": 3}')
+            await until(lambda: feed.polls > polls)
+            assert "/live:uk/" in await receipt(gateway), "the last valid value is kept"
+            async with gateway.get("/metrics") as answer:
                 text = await answer.text()
         assert 'penstock_grid_intensity_grams_per_kwh{deployment="small",method="live:uk",zone="GBR-13"} 42.0' in text
-        assert 'penstock_feed_questions{feed="uk",outcome="answered"}' in text
+        assert 'penstock_feed_requests_total{feed="uk",outcome="answered"}' in text
 
 
-async def test_a_feed_that_hangs_holds_up_nothing(start_gateway: StartGateway):
-    async with feed() as (outside, base):
-        outside.pause = 30.0
-        async with start_gateway(more=MORE.format(base=base), small=SMALL) as it:
-            await until(lambda: outside.asked > 0)
-            assert "/annual_country/" in await receipt(it)
+async def test_a_feed_that_hangs_delays_no_request(start_gateway: StartGateway):
+    async with running_feed() as (feed, base_url):
+        feed.pause = 30.0
+        async with start_gateway(more=MORE.format(base=base_url), small=SMALL) as gateway:
+            await until(lambda: feed.polls > 0)
+            assert "/annual_country/" in await receipt(gateway)
 
 
-async def test_counters_equal_the_ledger_to_the_last_unit_and_the_export_too(start_gateway: StartGateway):
-    async with start_gateway() as it:
+async def test_carbon_counters_equal_the_ledger_exactly(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
         for tokens in (1, 17, 256):
             for model in ("small", "frontier", "auto"):
-                async with it.post(model=model, max_tokens=300, sim={"output_tokens": tokens}) as answer:
+                async with gateway.post(model=model, max_tokens=300, sim={"output_tokens": tokens}) as answer:
                     await answer.read()
-        it.app._ledger.close()
-        async with it.get("/metrics") as answer:
+        gateway.app._ledger.close()
+        async with gateway.get("/metrics") as answer:
             text = await answer.text()
-    with sqlite3.connect(it.data_folder / "ledger.sqlite") as db:
+    with sqlite3.connect(gateway.data_folder / "ledger.sqlite") as db:
         columns = (
             "energy_mj_low, energy_mj_mid, energy_mj_high, carbon_ug_low, carbon_ug_mid, carbon_ug_high, embodied_ug,"
         )
         columns += " market_carbon_ug, reference_carbon_ug, undeferred_carbon_ug"
         sums = db.execute(f"SELECT {', '.join(f'SUM({name})' for name in columns.split(', '))} FROM entries").fetchone()
-    found: dict[tuple[str, str], float] = {}
+    totals: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             key = sample.name, sample.labels.get("bound", "")
-            found[key] = found.get(key, 0.0) + sample.value
+            totals[key] = totals.get(key, 0.0) + sample.value
     names = [("penstock_energy_joules_total", bound) for bound in ("low", "mid", "high")]
     names += [("penstock_carbon_grams_total", bound) for bound in ("low", "mid", "high")]
     names += [(f"penstock_{name}_total", "") for name in ("embodied_grams", "market_carbon_grams", "reference_carbon_grams", "undeferred_carbon_grams")]  # fmt: skip
-    for place, (name, total) in enumerate(zip(names, sums, strict=True)):
-        assert round(found[name] * (1e3 if place < 3 else 1e6)) == total, name
+    for index, (name, total) in enumerate(zip(names, sums, strict=True)):
+        assert round(totals[name] * (1e3 if index < 3 else 1e6)) == total, name
 
 
 async def test_sci_per_request_session_and_reported_unit(start_gateway: StartGateway):
-    async with start_gateway() as it:
-        for session, calls in (("a", 2), ("b", 1), ("c", 1)):
-            for _ in range(calls):
-                async with it.post({"x-penstock-session": session}, model="small", sim={"output_tokens": 50}) as answer:
+    async with start_gateway() as gateway:
+        for session, count in (("a", 2), ("b", 1), ("c", 1)):
+            for _ in range(count):
+                async with gateway.post(
+                    {"x-penstock-session": session}, model="small", sim={"output_tokens": 50}
+                ) as answer:
                     await answer.read()
         outcome = {"outcome": "success", "units": 4, "unit": "tickets"}
-        async with it.client.post(f"{it.base_url}/v1/sessions/a/outcome", json=outcome, headers={"Authorization": "Bearer secret-one"}) as answer:  # fmt: skip
+        async with gateway.client.post(f"{gateway.base_url}/v1/sessions/a/outcome", json=outcome, headers={"Authorization": "Bearer secret-one"}) as answer:  # fmt: skip
             assert answer.status == 200
-        async with it.get("/v1/sessions/a", headers={"Authorization": "Bearer secret-one"}) as answer:
-            told = (await answer.json())["footprint"]
-        # Entries and reports are written behind the requests.
-        await until(lambda: written(it.data_folder) == (4, 1))
-        async with it.get("/export?by=key") as answer:
+        async with gateway.get("/v1/sessions/a", headers={"Authorization": "Bearer secret-one"}) as answer:
+            footprint = (await answer.json())["footprint"]
+        # Entries and reports are written after the response.
+        await until(lambda: written_counts(gateway.data_folder) == (4, 1))
+        async with gateway.get("/export?by=key") as answer:
             (row,) = csv.DictReader(io.StringIO(await answer.text()))
-    low, mid, high = (told["g_co2e"][bound] for bound in ("low", "mid", "high"))
+    low, mid, high = (footprint["g_co2e"][bound] for bound in ("low", "mid", "high"))
     assert 0 < low < mid < high
-    assert told["g_co2e_per_unit"]["mid"] == pytest.approx(mid / 4)
-    assert told["on_frontier_g"] >= told["g_co2e"]["mid"] > told["embodied_g"] > 0
+    assert footprint["g_co2e_per_unit"]["mid"] == pytest.approx(mid / 4)
+    assert footprint["frontier_g"] >= footprint["g_co2e"]["mid"] > footprint["embodied_g"] > 0
     total = float(row["carbon_g_mid"])
     assert float(row["g_per_request_mid"]) == pytest.approx(total / 4, abs=1e-6)
     assert float(row["g_per_session_mid"]) == pytest.approx(total / 3, abs=1e-6)
@@ -160,24 +162,24 @@ async def test_sci_per_request_session_and_reported_unit(start_gateway: StartGat
     assert float(row["g_saved_by_waiting"]) == 0
 
 
-async def test_explain_shows_the_arithmetic_of_a_request_as_it_was_booked(
+async def test_explain_shows_the_arithmetic_behind_a_ledger_entry(
     start_gateway: StartGateway, tmp_path, capsys, monkeypatch
 ):
-    async with start_gateway() as it, it.post(model="small", sim={"output_tokens": 50}) as answer:
+    async with start_gateway() as gateway, gateway.post(model="small", sim={"output_tokens": 50}) as answer:
         await answer.read()
         request_id = answer.headers["x-penstock-request-id"]
     config = tmp_path / "r.yaml"
     config.write_text(BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1"))
-    for name, value in {**ENV, "PENSTOCK_DATA": str(it.data_folder), "PENSTOCK_CONFIG": str(config)}.items():
+    for name, value in {**ENV, "PENSTOCK_DATA": str(gateway.data_folder), "PENSTOCK_CONFIG": str(config)}.items():
         monkeypatch.setenv(name, value)
     assert main(["explain", request_id]) == 0
-    shown = capsys.readouterr().out
-    assert "This is what the ledger says." in shown
-    assert "prefill" in shown and "56" in shown and "embodied" in shown
+    output = capsys.readouterr().out
+    assert "The ledger has the same figures." in output
+    assert "prefill" in output and "56" in output and "embodied" in output
     assert main(["explain", "0123"]) == 1
     assert main(["explain"]) == 2
     assert main(["explain", "--deployment", "frontier", "--input", "10", "--cached", "11"]) == 2
-    assert main(["explain", "--deployment", "nobody"]) == 1
+    assert main(["explain", "--deployment", "unknown"]) == 1
     capsys.readouterr()
     assert main(["explain", "--deployment", "frontier", "--output", "1"]) == 0
     assert "carbon" in capsys.readouterr().out
@@ -187,21 +189,21 @@ async def test_explain_shows_the_arithmetic_of_a_request_as_it_was_booked(
     assert "knew this deployment otherwise" in capsys.readouterr().out
 
 
-async def test_unknown_weights_are_counted_and_never_guessed():
-    at = snapshot()
-    small = at.deployments["small"]
+async def test_a_model_of_unknown_size_is_counted_without_an_estimate():
+    base_snapshot = snapshot()
+    small = base_snapshot.deployments["small"]
     body = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}]}).encode()
     usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
-    whole = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": usage}).encode()
-    book = Playbook(
-        at.with_deployments({"small": with_footprint_model(small, None, small.intensity)}),
-        [UpstreamAnswer(body=[whole])],
+    response = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": usage}).encode()
+    playbook = Playbook(
+        base_snapshot.with_deployments({"small": with_footprint_model(small, None, small.intensity)}),
+        [UpstreamAnswer(body=[response])],
     )
-    answer = await book.ask(body)
-    (entry,) = book.ledger_entries
+    answer = await playbook.ask(body)
+    (entry,) = playbook.ledger_entries
     assert answer.headers["x-penstock-footprint"] == f"method={entry.footprint_method}" == "method=unknown-model"
     assert (entry.energy_mj_high, entry.carbon_ug_high) == (0, 0)
-    assert (entry.reference_energy_mj, entry.reference_carbon_ug) == (0, 0), "nothing is saved beside what nobody knows"
+    assert (entry.reference_energy_mj, entry.reference_carbon_ug) == (0, 0), "no savings without a known footprint"
     metrics = Metrics(list)
     metrics.observe_entry(entry)
-    assert b'penstock_unknown_footprint_total{deployment="small",team="research"} 1.0' in metrics.render()[0]
+    assert b'penstock_unknown_footprint_attempts_total{deployment="small",team="research"} 1.0' in metrics.render()[0]

@@ -1,4 +1,4 @@
-"""A hostile upstream costs bounded memory and ends in a clean error, in every dialect, streamed and not."""
+"""A hostile provider costs bounded memory and yields a clean error, in every dialect, streamed and not."""
 
 import asyncio
 import gzip
@@ -15,7 +15,7 @@ from gateway.config.load import parse
 from gateway.config.settings import Settings
 from tests.dialects.translation.dialect_clients import CLIENTS, sse_payloads
 
-WORLD = """
+CONFIG = """
 version: 1
 access: open
 providers:
@@ -32,68 +32,70 @@ retries: {{same_deployment: 0}}
 TIMEOUTS = "{connect: 1, first_byte: 1, idle: 0.5, total: 1.5}"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 JSON = OK.replace(b"text/event-stream", b"application/json")
-# 200 MB in 200 kB.
+# 200 MB compressed to 200 kB.
 BOMB = gzip.compress(b"data: " + b"a" * 200_000_000, 6)
 MEGABYTE = b"x" * 1_000_000
 
 
-async def said(writer: asyncio.StreamWriter, *pieces: bytes) -> None:
+async def send(writer: asyncio.StreamWriter, *pieces: bytes) -> None:
     for piece in pieces:
         writer.write(piece)
         await writer.drain()
 
 
 async def not_utf8(writer):
-    await said(writer, OK, b'data: {"choices":[{"delta":{"content":"\xff\xfe\xc3"}}]}\n\n' * 5)
+    await send(writer, OK, b'data: {"choices":[{"delta":{"content":"\xff\xfe\xc3"}}]}\n\n' * 5)
 
 
 async def line_without_end(writer):
-    await said(writer, OK, b"data: ", *[MEGABYTE] * 100)
+    await send(writer, OK, b"data: ", *[MEGABYTE] * 100)
 
 
 async def header_bomb(writer):
-    await said(writer, b"HTTP/1.1 200 OK\r\n", *[b"X-%d: %s\r\n" % (n, b"y" * 4000) for n in range(10_000)], b"\r\n")
+    await send(
+        writer, b"HTTP/1.1 200 OK\r\n", *[b"X-%d: %s\r\n" % (number, b"y" * 4000) for number in range(10_000)], b"\r\n"
+    )
 
 
 async def one_header_without_end(writer):
-    await said(writer, b"HTTP/1.1 200 OK\r\nX: ", *[MEGABYTE] * 20)
+    await send(writer, b"HTTP/1.1 200 OK\r\nX: ", *[MEGABYTE] * 20)
 
 
 async def gzip_bomb(writer):
     head = JSON.replace(b"Connection", b"Content-Encoding: gzip\r\nConnection")
-    await said(writer, head, BOMB)
+    await send(writer, head, BOMB)
 
 
 async def gzip_bomb_as_stream(writer):
-    await said(writer, OK.replace(b"Connection", b"Content-Encoding: gzip\r\nConnection"), BOMB)
+    await send(writer, OK.replace(b"Connection", b"Content-Encoding: gzip\r\nConnection"), BOMB)
 
 
 async def slow_drip(writer):
-    await said(writer, OK)
+    await send(writer, OK)
     for _ in range(400):
-        await said(writer, b"x")
+        await send(writer, b"x")
         await asyncio.sleep(0.02)
 
 
 async def wrong_content_type(writer):
-    await said(writer, JSON.replace(b"application/json", b"image/png"), b"\x89PNG\r\n" + b"\0" * 1000)
+    await send(writer, JSON.replace(b"application/json", b"image/png"), b"\x89PNG\r\n" + b"\0" * 1000)
 
 
-async def a_page(writer):
-    await said(writer, JSON.replace(b"application/json", b"text/html"), b"<html>ok</html>")
+async def html_page(writer):
+    await send(writer, JSON.replace(b"application/json", b"text/html"), b"<html>ok</html>")
 
 
-async def json_that_is_no_object(writer):
-    await said(writer, JSON, b'[1, 2, "three"]')
+async def json_that_is_not_an_object(writer):
+    await send(writer, JSON, b'[1, 2, "three"]')
 
 
 async def deep_json(writer):
-    await said(writer, JSON, b"[" * 100_000)
+    await send(writer, JSON, b"[" * 100_000)
 
 
 async def wrong_shapes(writer):
     wrong = {"choices": [7], "content": "text", "output": {"a": 1}, "usage": [], "type": 9}
-    await said(writer, JSON, json.dumps(wrong).encode())
+    await send(writer, JSON, json.dumps(wrong).encode())
 
 
 async def wrong_shapes_streamed(writer):
@@ -102,26 +104,26 @@ async def wrong_shapes_streamed(writer):
         {"type": "content_block_delta", "delta": "x", "index": {}},
         {"type": 5, "response": 7},
     ]
-    await said(writer, OK, *[b"data: " + json.dumps(event).encode() + b"\n\n" for event in events])
+    await send(writer, OK, *[b"data: " + json.dumps(event).encode() + b"\n\n" for event in events])
 
 
-async def endless_whole_answer(writer):
-    await said(writer, JSON, *[MEGABYTE] * 100)
+async def endless_response(writer):
+    await send(writer, JSON, *[MEGABYTE] * 100)
 
 
-async def nothing(writer):
-    await said(writer, OK)
+async def empty_stream(writer):
+    await send(writer, OK)
 
 
 HOSTILE = [
     not_utf8, line_without_end, header_bomb, one_header_without_end, gzip_bomb, gzip_bomb_as_stream, slow_drip,
-    wrong_content_type, a_page, json_that_is_no_object, deep_json, wrong_shapes, wrong_shapes_streamed,
-    endless_whole_answer, nothing,
+    wrong_content_type, html_page, json_that_is_not_an_object, deep_json, wrong_shapes, wrong_shapes_streamed,
+    endless_response, empty_stream,
 ]  # fmt: skip
 
 
 def memory_kb(*, peak: bool = False) -> int:
-    """This process's memory: now, forgetting older peaks, or its peak since then (proc(5))."""
+    """Returns this process's memory: now, resetting the peak, or the peak since then (proc(5))."""
     if not peak:
         Path("/proc/self/clear_refs").write_text("5")
     name = "VmHWM" if peak else "VmRSS"
@@ -130,8 +132,10 @@ def memory_kb(*, peak: bool = False) -> int:
 
 
 @asynccontextmanager
-async def before(hostile, data: Path, *, timeouts: str = TIMEOUTS) -> AsyncIterator[tuple[App, aiohttp.ClientSession]]:
-    """A gateway before a server that answers whatever it is asked with `hostile`."""
+async def gateway_for(
+    hostile, data: Path, *, timeouts: str = TIMEOUTS
+) -> AsyncIterator[tuple[App, aiohttp.ClientSession]]:
+    """Runs a gateway whose provider answers every request with `hostile`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -144,7 +148,7 @@ async def before(hostile, data: Path, *, timeouts: str = TIMEOUTS) -> AsyncItera
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    snapshot = parse(WORLD.format(base=base, timeouts=timeouts), "hostile.yaml", {})[0]
+    snapshot = parse(CONFIG.format(base=base, timeouts=timeouts), "hostile.yaml", {})[0]
     app = App(Settings(data=data, port=0, drain_seconds=1.0), snapshot)
     await app.start()
     try:
@@ -157,14 +161,14 @@ async def before(hostile, data: Path, *, timeouts: str = TIMEOUTS) -> AsyncItera
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.__name__)
-async def test_a_hostile_upstream_ends_in_a_clean_error(hostile, stream, tmp_path):
-    before_it = memory_kb()
-    async with before(hostile, tmp_path) as (app, client):
+async def test_a_hostile_provider_yields_a_clean_error(hostile, stream, tmp_path):
+    memory_before_kb = memory_kb()
+    async with gateway_for(hostile, tmp_path) as (app, client):
 
-        async def ask(name: str, model: str) -> None:
-            speaker = CLIENTS[name]
-            asked = speaker.request_body(model, [speaker.user_message("hi")], stream=stream)
-            async with client.post(f"http://127.0.0.1:{app.port}{speaker.path}", json=asked) as answer:
+        async def post(name: str, model: str) -> None:
+            dialect_client = CLIENTS[name]
+            request = dialect_client.request_body(model, [dialect_client.user_message("hi")], stream=stream)
+            async with client.post(f"http://127.0.0.1:{app.port}{dialect_client.path}", json=request) as answer:
                 body = await answer.read()
                 if answer.status == 200 and hostile.__name__ not in (
                     "wrong_shapes",
@@ -177,24 +181,24 @@ async def test_a_hostile_upstream_ends_in_a_clean_error(hostile, stream, tmp_pat
                     assert json.loads(body)["error"]["message"]
                 assert b"Traceback" not in body and b"xxxx" not in body
 
-        await asyncio.gather(*(ask(name, model) for name in CLIENTS for model in ("openai", "anthropic")))
-    grown = memory_kb(peak=True) - before_it
-    # Six at once; the largest answer that is allowed is 64 MB.
-    assert grown < 6 * 80_000, f"{grown // 1000} MB more at the peak"
+        await asyncio.gather(*(post(name, model) for name in CLIENTS for model in ("openai", "anthropic")))
+    growth_kb = memory_kb(peak=True) - memory_before_kb
+    # Six concurrent requests; the largest response allowed is 64 MB.
+    assert growth_kb < 6 * 80_000, f"{growth_kb // 1000} MB more at the peak"
 
 
 async def overloaded(writer):
     event = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
-    await said(writer, OK, b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n")
+    await send(writer, OK, b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n")
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_an_error_before_the_first_word_is_no_answer_but_a_failure(name, tmp_path):
-    """Anthropic says so when it is overloaded: another deployment may then do better, and the status says what happened."""
-    speaker = CLIENTS[name]
-    async with before(overloaded, tmp_path) as (app, client):
+async def test_an_error_event_before_any_output_is_an_upstream_failure(name, tmp_path):
+    """Anthropic reports overload this way: the next deployment is tried, and the response has an error status."""
+    dialect_client = CLIENTS[name]
+    async with gateway_for(overloaded, tmp_path) as (app, client):
         for model in ("openai", "anthropic"):
-            asked = speaker.request_body(model, [speaker.user_message("hi")], stream=True)
-            async with client.post(f"http://127.0.0.1:{app.port}{speaker.path}", json=asked) as answer:
+            request = dialect_client.request_body(model, [dialect_client.user_message("hi")], stream=True)
+            async with client.post(f"http://127.0.0.1:{app.port}{dialect_client.path}", json=request) as answer:
                 assert answer.status == 502
                 assert "Overloaded" in (await answer.json())["error"]["message"]

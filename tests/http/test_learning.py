@@ -1,4 +1,4 @@
-"""What a gateway learns from its own traffic, and how that acts: real sockets, the real labels' file, the real fit."""
+"""Learning from own traffic: labels, floors, cascades and roles, over real sockets with a real label store and fit."""
 
 import asyncio
 import json
@@ -23,209 +23,211 @@ from gateway.values.quality import LearnedFloors, QualityPolicy, QualityTarget
 from tests.gateways import StartGateway
 from tests.snapshots import BASE_CONFIG, ENV
 
-SHADOWED = "quality: {keep: 0.9}\nlearning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
-# Both models, and the judge that is shown their answers, say what the prompt orders.
-GRADED = "[[sim " + json.dumps({"text": '{"first": 4, "second": 10}'}) + "]]"
+SHADOW_CONFIG = (
+    "quality: {keep: 0.9}\nlearning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
+)
+# Both models, and the judge that compares them, answer with the text that the prompt orders.
+GRADED_PROMPT = "[[sim " + json.dumps({"text": '{"first": 4, "second": 10}'}) + "]]"
 
 
 GROUP = ("default", "summary", "sim-small", "sim-frontier")
 
 
-def asked(text: str) -> list:
+def user_message(text: str) -> list:
     return [{"role": "user", "content": text}]
 
 
-async def until(found: Callable[[], object]) -> None:
-    """Wait for what happens behind the request."""
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for work that runs after the response."""
     for _ in range(500):
-        if found():
+        if condition():
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen")
+    raise AssertionError("condition not met in time")
 
 
 def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> list[StoredLabel]:
-    """Labels as a gateway would keep them, of prompts that the small model answers well or not by what they ask."""
-    scorer, found = scorer_weights.load(), []
+    """Returns labels as a gateway stores them; `small_right` says for which prompts the small model suffices."""
+    scorer, labels = scorer_weights.load(), []
     for number in range(count):
         text = f"Summarize note {number}." if small_right(number) else f"Prove theorem {number} about rings."
-        read = prompt_features(text)
-        scored = scorer.score(read)
-        found.append(
+        features = prompt_features(text)
+        scores = scorer.score(features)
+        labels.append(
             StoredLabel(
                 id=f"{kind}{number}", at_ms=int(time.time() * 1000), org="default", task_type=kind,
-                small_model="sim-small", large_model="sim-frontier", score=scored.small_insufficient, moved=0.0, small=float(small_right(number)), large=1.0,
-                how="judge", scorer=scorer.name, numbers=array("f", read.dense).tobytes(), words=array("I", scorer.word_indices(read.words)).tobytes(), known=1.0,
+                small_model="sim-small", large_model="sim-frontier", score=scores.small_insufficient, moved=0.0, small=float(small_right(number)), large=1.0,
+                how="judge", scorer=scorer.name, numbers=array("f", features.dense).tobytes(), words=array("I", scorer.word_indices(features.words)).tobytes(), known=1.0,
             )
         )  # fmt: skip
-    return found
+    return labels
 
 
-async def test_a_shadowed_request_becomes_a_label_and_is_charged_apart(start_gateway: StartGateway):
-    async with start_gateway(more=SHADOWED) as it:
-        async with it.post(messages=asked(GRADED), user="somebody") as answer:
+async def test_a_shadowed_request_becomes_a_label_and_is_charged_separately(start_gateway: StartGateway):
+    async with start_gateway(more=SHADOW_CONFIG) as gateway:
+        async with gateway.post(messages=user_message(GRADED_PROMPT), user="ada") as answer:
             assert answer.status == 200
-            # No label carries the claim yet.
+            # No floor is supported by labels yet.
             assert answer.headers["x-penstock-tier"] == "frontier"
-        await until(lambda: it.app.quality_service.label_counts.get("judge"))
-        await it.app.quality_service.flush()
-        async with it.get("/metrics") as scraped:
-            assert 'penstock_labels{how="judge"} 1.0' in await scraped.text()
-        async with it.get("/admin/budgets") as budgets:
+        await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
+        await gateway.app.quality_service.flush()
+        async with gateway.get("/metrics") as scraped:
+            assert 'penstock_quality_labels_total{source="judge"} 1.0' in await scraped.text()
+        async with gateway.get("/admin/budgets") as budgets:
             assert "penstock-shadow" in await budgets.text()
-    (label,) = [one for one in SqliteLabels(it.data_folder, 1000).valid_labels() if one.how == "judge"]
-    # The first of both answers gets 4, the second 10, in both orders: no place is favoured.
+    (label,) = [label for label in SqliteLabels(gateway.data_folder, 1000).valid_labels() if label.how == "judge"]
+    # The first answer gets 4 and the second 10 in both orders, so that position cancels out.
     assert (label.small, label.large) == (0.7, 0.7)
     assert label.numbers and label.content is None
-    entries = list(SqliteLedger(it.data_folder / "ledger.sqlite").entries())
-    shadows = [one for one in entries if one.team == "penstock-shadow"]
+    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    shadows = [label for label in entries if label.team == "penstock-shadow"]
     assert len(entries) - len(shadows) == 1
-    # One of each tier, and the judge twice.
+    # One call to each tier and two to the judge.
     assert len(shadows) == 4
-    assert {one.session_source for one in shadows} == {"shadow"}
-    assert not any(one.user == "somebody" for one in shadows)
-    assert b"stream" not in it.small_provider.request_bodies[-1]
+    assert {label.session_source for label in shadows} == {"shadow"}
+    assert not any(label.user == "ada" for label in shadows)
+    assert b"stream" not in gateway.small_provider.request_bodies[-1]
 
 
-async def test_streams_are_shadowed_whole_and_shadows_end_with_their_budget(start_gateway: StartGateway):
-    more = SHADOWED.replace("usd_per_day: 1}", "usd_per_day: 0.000000001}")
-    async with start_gateway(more=more) as it:
-        async with it.post(messages=asked(GRADED), stream=True) as answer:
+async def test_streams_are_shadowed_and_shadow_calls_stop_at_their_budget(start_gateway: StartGateway):
+    more = SHADOW_CONFIG.replace("usd_per_day: 1}", "usd_per_day: 0.000000001}")
+    async with start_gateway(more=more) as gateway:
+        async with gateway.post(messages=user_message(GRADED_PROMPT), stream=True) as answer:
             assert "data:" in await answer.text()
-        await until(lambda: it.app.quality_service.label_counts.get("shadow_failed"))
-        assert not it.app.quality_service.label_counts.get("judge")
-        assert len(it.frontier_provider.request_bodies) == 1
+        await until(lambda: gateway.app.quality_service.label_counts.get("shadow_failed"))
+        assert not gateway.app.quality_service.label_counts.get("judge")
+        assert len(gateway.frontier_provider.request_bodies) == 1
 
 
-async def test_content_is_kept_only_where_the_operator_wants_it(start_gateway: StartGateway):
-    async with start_gateway(more=SHADOWED.replace("learning: {", "learning: {keep_content: true, ")) as it:
-        async with it.post(messages=asked(GRADED)) as answer:
+async def test_content_is_kept_only_with_keep_content(start_gateway: StartGateway):
+    async with start_gateway(more=SHADOW_CONFIG.replace("learning: {", "learning: {keep_content: true, ")) as gateway:
+        async with gateway.post(messages=user_message(GRADED_PROMPT)) as answer:
             await answer.read()
-        await until(lambda: it.app.quality_service.label_counts.get("judge"))
-        await it.app.quality_service.flush()
-    (label,) = SqliteLabels(it.data_folder, 1000).valid_labels()
+        await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
+        await gateway.app.quality_service.flush()
+    (label,) = SqliteLabels(gateway.data_folder, 1000).valid_labels()
     assert "first" in (label.content or "")
 
 
-async def test_what_was_fitted_is_published_and_drift_takes_it_back(start_gateway: StartGateway, tmp_path, capsys):
+async def test_a_fitted_floor_is_applied_and_drift_disables_it(start_gateway: StartGateway, tmp_path, capsys):
     more = "quality: {keep: 0.9, confidence: 0.9}"
-    data = tmp_path / "known"
-    kept = SqliteLabels(data, 10_000)
-    kept.create()
-    kept.add(labels_of("summary", 500, small_right=lambda number: number % 2 == 0))
+    data = tmp_path / "data"
+    labels_store = SqliteLabels(data, 10_000)
+    labels_store.create()
+    labels_store.add(labels_of("summary", 500, small_right=lambda number: number % 2 == 0))
     policy = QualityPolicy(default=QualityTarget(keep=0.9, confidence=0.9))
-    write_learned(data, fit_floors.fit_floors(kept.valid_labels(), scorer_weights.load(), policy, time.time()))
-    async with start_gateway(more=more, data=data) as it:
+    write_learned(data, fit_floors.fit_floors(labels_store.valid_labels(), scorer_weights.load(), policy, time.time()))
+    async with start_gateway(more=more, data=data) as gateway:
         task = {"x-penstock-task-type": "summary"}
-        async with it.post(task, messages=asked("Summarize note 7.")) as easy:
+        async with gateway.post(task, messages=user_message("Summarize note 7.")) as easy:
             assert easy.headers["x-penstock-tier"] == "small"
             assert "floor" in easy.headers["x-penstock-reason"]
-        async with it.post(task, messages=asked("Prove theorem 7 about rings.")) as hard:
+        async with gateway.post(task, messages=user_message("Prove theorem 7 about rings.")) as hard:
             assert hard.headers["x-penstock-tier"] == "frontier"
-        async with it.post(messages=asked("Summarize note 7.")) as unlabelled:
-            # Another kind of work, for which nobody has labels.
+        async with gateway.post(messages=user_message("Summarize note 7.")) as unlabelled:
+            # Classified without the header.
             assert unlabelled.headers["x-penstock-task-type"] == "summary"
-        async with it.post({"x-penstock-task-type": "code"}, messages=asked("x")) as other:
-            assert "do not carry" in other.headers["x-penstock-reason"]
-        async with it.get("/metrics") as scraped:
+        async with gateway.post({"x-penstock-task-type": "code"}, messages=user_message("x")) as other:
+            assert "no trusted quality floor" in other.headers["x-penstock-reason"]
+        async with gateway.get("/metrics") as scraped:
             text = await scraped.text()
             assert (
-                'penstock_quality_floor_held{frontier="sim-frontier",org="default",small="sim-small",task_type="summary",why_not=""} 1.0'
+                'penstock_quality_floor_active{frontier="sim-frontier",org="default",reason="",small="sim-small",task_type="summary"} 1.0'
                 in text
             )
-            assert 'penstock_aims{basis="floor",task_type="summary"}' in text
+            assert 'penstock_routing_decisions_total{basis="floor",task_type="summary"}' in text
         group = GROUP
-        drift = it.app.quality_service._tier_targets.drift
+        drift = gateway.app.quality_service._tier_targets.drift
         while not drift.record_label(group, QualityLabel(score=0.0, small=0.0, large=1.0), 1.0, 0.9, now=time.time()):
             pass
-        async with it.post(task, messages=asked("Summarize note 7.")) as fallen:
-            assert fallen.headers["x-penstock-tier"] == "frontier"
-        async with it.get("/metrics") as scraped:
-            assert 'why_not="drift_quality"} 0.0' in await scraped.text()
+        async with gateway.post(task, messages=user_message("Summarize note 7.")) as drifted:
+            assert drifted.headers["x-penstock-tier"] == "frontier"
+        async with gateway.get("/metrics") as scraped:
+            assert 'reason="drift_quality",small="sim-small",task_type="summary"} 0.0' in await scraped.text()
 
 
 def test_learn_fit_prints_the_floors_and_writes_them(tmp_path, monkeypatch, capsys):
     config = tmp_path / "routing.yaml"
     config.write_text(BASE_CONFIG.format(more="quality: {keep: 0.9}", small="", near="http://a/v1", far="http://b/v1"))
     data = tmp_path / "data"
-    kept = SqliteLabels(data, 10_000)
-    kept.create()
-    both = labels_of("summary", 450, small_right=lambda number: number % 2 == 0)
-    kept.add([*both, structs.replace(both[0], id="half", large=None)])
+    labels_store = SqliteLabels(data, 10_000)
+    labels_store.create()
+    labels = labels_of("summary", 450, small_right=lambda number: number % 2 == 0)
+    labels_store.add([*labels, structs.replace(labels[0], id="half", large=None)])
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PENSTOCK_DATA", str(data))
     assert main(["learn", "fit", str(config)]) == 0
-    told = capsys.readouterr().out
-    assert "summary" in told and "450" in told
-    learnt = read_learned(data)
-    assert learnt is not None and learnt.floors[GROUP].ceiling is not None
+    output = capsys.readouterr().out
+    assert "summary" in output and "450" in output
+    learned = read_learned(data)
+    assert learned is not None and learned.floors[GROUP].ceiling is not None
 
 
-def test_labels_are_bounded_and_forgotten_at_a_drift(tmp_path):
-    kept = SqliteLabels(tmp_path, 150)
-    kept.create()
-    kept.add(labels_of("a", 400, small_right=lambda number: True))
-    assert len(list(kept.valid_labels())) == 150
-    kept.reset(("default", "a", "sim-small", "sim-frontier"), int(time.time() * 1000) + 10_000)
-    assert list(kept.valid_labels()) == []
+def test_labels_are_bounded_and_reset_at_a_drift(tmp_path):
+    labels_store = SqliteLabels(tmp_path, 150)
+    labels_store.create()
+    labels_store.add(labels_of("a", 400, small_right=lambda number: True))
+    assert len(list(labels_store.valid_labels())) == 150
+    labels_store.reset(("default", "a", "sim-small", "sim-frontier"), int(time.time() * 1000) + 10_000)
+    assert list(labels_store.valid_labels()) == []
 
 
-def test_a_file_that_is_no_learnt_one_is_refused_with_its_name(tmp_path):
+def test_an_invalid_learned_file_is_refused_by_name(tmp_path):
     (tmp_path / "learned.json").write_text("{}")
     with pytest.raises(ValueError, match=r"learned\.json"):
         read_learned(tmp_path)
 
 
-CASCADE = "cascade: {mode: enforce}"
+CASCADE_CONFIG = "cascade: {mode: enforce}"
 
 
-async def test_a_doubtful_small_answer_is_escalated_and_both_are_charged(start_gateway: StartGateway):
+async def test_a_doubted_answer_of_the_small_tier_is_escalated_and_both_are_charged(start_gateway: StartGateway):
     refusing = "Hello! [[sim " + json.dumps({"text": "I'm sorry, but I cannot help with that."}) + "]]"
-    async with start_gateway(more=CASCADE) as it:
-        async with it.post(messages=asked(refusing)) as answer:
+    async with start_gateway(more=CASCADE_CONFIG) as gateway:
+        async with gateway.post(messages=user_message(refusing)) as answer:
             assert answer.status == 200
             assert answer.headers["x-penstock-tier"] == "frontier"
-            assert "from small; refuses" in answer.headers["x-penstock-escalated"]
-        async with it.post(messages=asked("Hello!")) as plain:
+            assert "from small; refusal" in answer.headers["x-penstock-escalated"]
+        async with gateway.post(messages=user_message("Hello!")) as plain:
             assert plain.headers["x-penstock-tier"] == "small"
             assert "x-penstock-escalated" not in plain.headers
-        async with it.post(messages=asked(refusing), stream=True) as stream:
-            # What has begun cannot be taken back.
+        async with gateway.post(messages=user_message(refusing), stream=True) as stream:
+            # A stream that has begun cannot be escalated.
             await stream.read()
             assert stream.headers["x-penstock-tier"] == "small"
-    entries = list(SqliteLedger(it.data_folder / "ledger.sqlite").entries())
+    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
     first, second = entries[0], entries[1]
     assert (first.tier, first.final, first.code, first.outcome) == ("small", 0, "escalated", "completed")
     assert (second.tier, second.final, second.outcome) == ("frontier", 1, "completed")
     assert first.charge_nusd > 0 and second.charge_nusd > 0
 
 
-async def test_where_nobody_above_can_answer_the_doubted_one_is_given(start_gateway: StartGateway):
+async def test_the_doubted_answer_is_returned_if_the_escalation_fails(start_gateway: StartGateway):
     order = {"text": "I'm sorry, but I cannot help with that.", "fault": "status:500", "at": "sim-frontier"}
     async with (
-        start_gateway(more=CASCADE) as it,
-        it.post(messages=asked("Hello! [[sim " + json.dumps(order) + "]]")) as answer,
+        start_gateway(more=CASCADE_CONFIG) as gateway,
+        gateway.post(messages=user_message("Hello! [[sim " + json.dumps(order) + "]]")) as answer,
     ):
         assert answer.status == 200
         assert "cannot help" in await answer.text()
-    entries = list(SqliteLedger(it.data_folder / "ledger.sqlite").entries())
-    assert [one.final for one in entries][-1] == 1
-    assert sum(one.final for one in entries) == 1
-    assert (entries[-1].outcome, entries[-1].code, entries[-1].status) == ("completed", "not_escalated", 200)
+    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    assert [entry.final for entry in entries][-1] == 1
+    assert sum(entry.final for entry in entries) == 1
+    assert (entries[-1].outcome, entries[-1].code, entries[-1].status) == ("completed", "escalation_failed", 200)
 
 
-async def test_small_answers_that_are_always_doubted_are_not_asked_for_any_more(start_gateway: StartGateway):
+async def test_the_small_tier_is_skipped_if_its_answers_are_always_doubted(start_gateway: StartGateway):
     refusing = "Hello! [[sim " + json.dumps({"text": "I'm sorry, but I cannot help with that."}) + "]]"
-    async with start_gateway(more=CASCADE) as it:
+    async with start_gateway(more=CASCADE_CONFIG) as gateway:
         for _ in range(60):
-            async with it.post(messages=asked(refusing)) as answer:
+            async with gateway.post(messages=user_message(refusing)) as answer:
                 reason = answer.headers["x-penstock-reason"]
-        assert "of smaller answers are doubted" in reason
-        assert len(it.small_provider.request_bodies) < 60
+        assert "of lower-tier answers fail verification" in reason
+        assert len(gateway.small_provider.request_bodies) < 60
 
 
-ROLES = """
+ROLES_CONFIG = """
 roles:
   - {name: planner, agents: ["plan*"], tier_min: frontier}
   - {name: tester, words: [you, test, software], tier_max: small}
@@ -233,153 +235,159 @@ roles:
 """
 
 
-async def test_roles_have_rules_of_their_own(start_gateway: StartGateway):
-    async with start_gateway(more=ROLES) as it:
+async def test_roles_apply_their_own_rules(start_gateway: StartGateway):
+    async with start_gateway(more=ROLES_CONFIG) as gateway:
         system = {"role": "system", "content": "You test software. Be brief."}
         hard = "Prove the theorem and derive why the concurrency design can deadlock, then optimize it."
-        async with it.post({"x-penstock-role": "planner"}, messages=asked("hi")) as planner:
+        async with gateway.post({"x-penstock-role": "planner"}, messages=user_message("hi")) as planner:
             assert planner.headers["x-penstock-tier"] == "frontier"
             assert "bound by role planner" in planner.headers["x-penstock-reason"]
-        async with it.post({"x-penstock-agent": "planner-7", "x-penstock-session": "s"}, messages=asked("hi")) as named:
-            assert named.headers["x-penstock-tier"] == "frontier"
-        async with it.post(messages=[system, *asked(hard)]) as tester:
+        async with gateway.post(
+            {"x-penstock-agent": "planner-7", "x-penstock-session": "s"}, messages=user_message("hi")
+        ) as planner_agent:
+            assert planner_agent.headers["x-penstock-tier"] == "frontier"
+        async with gateway.post(messages=[system, *user_message(hard)]) as tester:
             assert tester.headers["x-penstock-tier"] == "small"
-        async with it.post(
-            {"x-penstock-parent-session": "s", "x-penstock-session": "t"}, messages=asked(hard)
+        async with gateway.post(
+            {"x-penstock-parent-session": "s", "x-penstock-session": "t"}, messages=user_message(hard)
         ) as helper:
             assert "role-helper" in helper.headers["x-penstock-reason"]
         other = {"role": "system", "content": "Another maker's agent."}
-        async with it.post({"x-penstock-role": "planner"}, messages=[other, *asked("hi")]) as declared:
+        async with gateway.post({"x-penstock-role": "planner"}, messages=[other, *user_message("hi")]) as declared:
             await declared.read()
-        async with it.post(messages=[other, *asked("hi again")]) as learnt:
-            assert "bound by role planner" in learnt.headers["x-penstock-reason"]
+        async with gateway.post(messages=[other, *user_message("hi again")]) as learned:
+            assert "bound by role planner" in learned.headers["x-penstock-reason"]
 
 
-async def test_callers_tell_how_their_sessions_went(start_gateway: StartGateway):
-    async with start_gateway() as it:
-        named = {"x-penstock-session": "run-1"}
-        async with it.post(named) as answer:
+async def test_callers_report_outcomes_and_feedback(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        session = {"x-penstock-session": "run-1"}
+        async with gateway.post(session) as answer:
             request_id = answer.headers["x-penstock-request-id"]
-        at = f"{it.base_url}/v1/sessions/run-1"
+        url = f"{gateway.base_url}/v1/sessions/run-1"
         key = {"Authorization": "Bearer secret-one"}
-        async with it.client.post(
-            f"{at}/outcome", json={"outcome": "success", "units": 3, "unit": "ticket"}, headers=key
-        ) as told:
-            assert told.status == 200, await told.text()
-            assert (await told.json())["quality"] == 1.0
-        async with it.client.post(
-            f"{at}/feedback", json={"rating": 0.25, "request_id": request_id}, headers=key
+        async with gateway.client.post(
+            f"{url}/outcome", json={"outcome": "success", "units": 3, "unit": "ticket"}, headers=key
+        ) as report:
+            assert report.status == 200, await report.text()
+            assert (await report.json())["quality"] == 1.0
+        async with gateway.client.post(
+            f"{url}/feedback", json={"rating": 0.25, "request_id": request_id}, headers=key
         ) as rated:
             assert rated.status == 200
-        async with it.client.post(f"{at}/feedback", json={"redone": True}, headers=key) as redone:
+        async with gateway.client.post(f"{url}/feedback", json={"redone": True}, headers=key) as redone:
             assert (await redone.json())["quality"] == 0.0
-        assert it.app.quality_service.label_counts == {"outcome": 1, "feedback": 2}
-        await it.app.quality_service.flush()
+        assert gateway.app.quality_service.label_counts == {"outcome": 1, "feedback": 2}
+        await gateway.app.quality_service.flush()
         for path, body, status in (
             ("outcome", {"outcome": "great"}, 400), ("outcome", {"outcome": ["success"]}, 400), ("outcome", {"outcome": "success", "units": -1}, 400),
             ("feedback", {"rating": 7}, 400), ("feedback", {}, 400), ("feedback", {"rating": True}, 400), ("feedback", {"stars": 5}, 400),
         ):  # fmt: skip
-            async with it.client.post(f"{at}/{path}", json=body, headers=key) as refused:
+            async with gateway.client.post(f"{url}/{path}", json=body, headers=key) as refused:
                 assert refused.status == status, body
-        async with it.client.post(
-            f"{it.base_url}/v1/sessions/nobody/outcome", json={"outcome": "success"}, headers=key
+        async with gateway.client.post(
+            f"{gateway.base_url}/v1/sessions/unknown/outcome", json={"outcome": "success"}, headers=key
         ) as unknown:
             assert unknown.status == 404
-        async with it.client.post(f"{at}/outcome", json={"outcome": "success"}) as stranger:
-            assert stranger.status == 401
-    labels = list(SqliteLabels(it.data_folder, 1000).valid_labels())
-    assert sorted((one.how, one.small) for one in labels) == [
+        async with gateway.client.post(f"{url}/outcome", json={"outcome": "success"}) as unauthenticated:
+            assert unauthenticated.status == 401
+    labels = list(SqliteLabels(gateway.data_folder, 1000).valid_labels())
+    assert sorted((label.how, label.small) for label in labels) == [
         ("feedback", 0.0), ("feedback", 0.25), ("outcome", 1.0),
     ]  # fmt: skip
-    assert all(one.large is None for one in labels)
+    assert all(label.large is None for label in labels)
 
 
-async def test_the_next_turn_tells_how_a_call_fared(start_gateway: StartGateway):
-    async with start_gateway() as it:
-        named = {"x-penstock-session": "run-1"}
+async def test_the_next_turn_shows_whether_a_tool_call_was_accepted(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        session = {"x-penstock-session": "run-1"}
         call = {
             "role": "assistant",
             "content": None,
             "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
         }
-        async with it.post(named) as first:
+        async with gateway.post(session) as first:
             await first.read()
         failed = {"role": "tool", "tool_call_id": "c1", "content": "Traceback (most recent call last): 1 error"}
-        async with it.post(named, messages=[*asked("hi"), call, failed]) as second:
+        async with gateway.post(session, messages=[*user_message("hi"), call, failed]) as second:
             await second.read()
-        async with it.get("/metrics") as scraped:
+        async with gateway.get("/metrics") as scraped:
             text = await scraped.text()
-            assert 'penstock_checked_calls{deployment="small",task_type="other"} 1.0' in text
-            assert 'penstock_checked_calls_accepted{deployment="small",task_type="other"} 0.0' in text
+            assert 'penstock_tool_calls_checked_total{deployment="small",task_type="other"} 1.0' in text
+            assert 'penstock_tool_calls_accepted_total{deployment="small",task_type="other"} 0.0' in text
 
 
 @pytest.mark.parametrize("deadline, status", [("1", 200), ("60000", 200), ("0", 400), ("soon", 400), ("9" * 30, 400)])
-async def test_a_deadline(start_gateway: StartGateway, deadline, status):
-    async with start_gateway() as it, it.post({"x-penstock-deadline-ms": deadline}) as answer:
+async def test_the_deadline_header_is_validated(start_gateway: StartGateway, deadline, status):
+    async with start_gateway() as gateway, gateway.post({"x-penstock-deadline-ms": deadline}) as answer:
         assert answer.status == status
 
 
-def known(data, count: int = 500) -> None:
-    """A folder in which a floor was fitted."""
-    kept = SqliteLabels(data, 10_000)
-    kept.create()
-    kept.add(labels_of("summary", count, small_right=lambda number: number % 2 == 0))
+def write_fitted_floor(data, count: int = 500) -> None:
+    """Writes labels and a floor fitted to them into the folder."""
+    labels_store = SqliteLabels(data, 10_000)
+    labels_store.create()
+    labels_store.add(labels_of("summary", count, small_right=lambda number: number % 2 == 0))
     policy = QualityPolicy(default=QualityTarget(keep=0.9, confidence=0.9))
-    write_learned(data, fit_floors.fit_floors(kept.valid_labels(), scorer_weights.load(), policy, time.time()))
+    write_learned(data, fit_floors.fit_floors(labels_store.valid_labels(), scorer_weights.load(), policy, time.time()))
 
 
-SUMMARY, FLOOR = {"x-penstock-task-type": "summary"}, "quality: {keep: 0.9, confidence: 0.9}"
-EASY = asked("Summarize note 7.")
+SUMMARY_HEADER, FLOOR_CONFIG = {"x-penstock-task-type": "summary"}, "quality: {keep: 0.9, confidence: 0.9}"
+EASY_PROMPT = user_message("Summarize note 7.")
 
 
-async def test_a_drift_outlives_a_restart(start_gateway: StartGateway, tmp_path):
-    data = tmp_path / "known"
-    known(data)
-    async with start_gateway(more=FLOOR, data=data) as it:
-        async with it.post(SUMMARY, messages=EASY) as answer:
+async def test_a_drift_survives_a_restart(start_gateway: StartGateway, tmp_path):
+    data = tmp_path / "data"
+    write_fitted_floor(data)
+    async with start_gateway(more=FLOOR_CONFIG, data=data) as gateway:
+        async with gateway.post(SUMMARY_HEADER, messages=EASY_PROMPT) as answer:
             assert answer.headers["x-penstock-tier"] == "small"
-        it.app.quality_service._report_drift(GROUP, "quality")
-    # Written down at the end, and read at the start: no fit since knows better.
-    async with start_gateway(more=FLOOR, data=data) as it, it.post(SUMMARY, messages=EASY) as answer:
+        gateway.app.quality_service._report_drift(GROUP, "quality")
+    # Written at shutdown and read at start; only a newer fit would replace it.
+    async with (
+        start_gateway(more=FLOOR_CONFIG, data=data) as gateway,
+        gateway.post(SUMMARY_HEADER, messages=EASY_PROMPT) as answer,
+    ):
         assert answer.headers["x-penstock-tier"] == "frontier"
 
 
 @pytest.mark.parametrize("change", ["model", "scorer"])
-async def test_a_floor_is_about_the_models_and_the_scorer_that_it_was_fitted_with(
-    start_gateway: StartGateway, tmp_path, change
-):
-    data = tmp_path / "known"
-    known(data)
-    learnt = read_learned(data)
-    assert learnt is not None
+async def test_a_floor_applies_only_to_the_models_and_scorer_of_its_fit(start_gateway: StartGateway, tmp_path, change):
+    data = tmp_path / "data"
+    write_fitted_floor(data)
+    learned = read_learned(data)
+    assert learned is not None
     if change == "scorer":
-        write_learned(data, LearnedFloors(scorer="another", fitted_at=learnt.fitted_at, floors=learnt.floors))
+        write_learned(data, LearnedFloors(scorer="another", fitted_at=learned.fitted_at, floors=learned.floors))
     else:
-        other = {(*group[:2], "another-model", group[3]): one for group, one in learnt.floors.items()}
-        write_learned(data, LearnedFloors(scorer=learnt.scorer, fitted_at=learnt.fitted_at, floors=other))
-    async with start_gateway(more=FLOOR, data=data) as it, it.post(SUMMARY, messages=EASY) as answer:
+        floors = {(*group[:2], "another-model", group[3]): floor for group, floor in learned.floors.items()}
+        write_learned(data, LearnedFloors(scorer=learned.scorer, fitted_at=learned.fitted_at, floors=floors))
+    async with (
+        start_gateway(more=FLOOR_CONFIG, data=data) as gateway,
+        gateway.post(SUMMARY_HEADER, messages=EASY_PROMPT) as answer,
+    ):
         assert answer.headers["x-penstock-tier"] == "frontier"
-        assert "do not carry" in answer.headers["x-penstock-reason"]
+        assert "no trusted quality floor" in answer.headers["x-penstock-reason"]
 
 
 @pytest.mark.parametrize("name", ["learned.json", "labels.sqlite"])
-async def test_a_file_that_is_broken_stops_nobody(start_gateway: StartGateway, tmp_path, name):
-    data = tmp_path / "known"
+async def test_a_corrupt_learning_file_does_not_prevent_serving(start_gateway: StartGateway, tmp_path, name):
+    data = tmp_path / "data"
     data.mkdir()
     (data / name).write_bytes(b"{ nonsense" * 200)
-    async with start_gateway(more=FLOOR, data=data) as it, it.post() as answer:
+    async with start_gateway(more=FLOOR_CONFIG, data=data) as gateway, gateway.post() as answer:
         assert answer.status == 200
 
 
-async def test_what_waits_to_be_written_is_written_at_the_end(start_gateway: StartGateway):
-    async with start_gateway() as it:
-        async with it.post({"x-penstock-session": "run-1"}) as answer:
+async def test_queued_labels_are_written_at_shutdown(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        async with gateway.post({"x-penstock-session": "run-1"}) as answer:
             await answer.read()
         key = {"Authorization": "Bearer secret-one"}
-        at = f"{it.base_url}/v1/sessions/run-1/outcome"
-        async with it.client.post(at, json={"outcome": "failure"}, headers=key) as told:
-            assert told.status == 200
-    assert [one.how for one in SqliteLabels(it.data_folder, 1000).valid_labels()] == ["outcome"]
+        url = f"{gateway.base_url}/v1/sessions/run-1/outcome"
+        async with gateway.client.post(url, json={"outcome": "failure"}, headers=key) as report:
+            assert report.status == 200
+    assert [label.how for label in SqliteLabels(gateway.data_folder, 1000).valid_labels()] == ["outcome"]
 
 
 @pytest.mark.parametrize(
@@ -389,38 +397,38 @@ async def test_what_waits_to_be_written_is_written_at_the_end(start_gateway: Sta
         ({"type": "mcp", "server_label": "mail", "require_approval": "never"}, False),
         ({"type": "web_search"}, False),
     ],
-    ids=["the caller's own", "a server's", "the provider's"],
+    ids=["function tool", "MCP server tool", "provider tool"],
 )
-async def test_only_what_does_nothing_is_asked_again(start_gateway: StartGateway, tool, shadowed):
-    async with start_gateway(more=SHADOWED) as it:
-        async with it.post(messages=asked(GRADED), tools=[tool], store=True) as answer:
+async def test_requests_with_server_side_tools_are_not_shadowed(start_gateway: StartGateway, tool, shadowed):
+    async with start_gateway(more=SHADOW_CONFIG) as gateway:
+        async with gateway.post(messages=user_message(GRADED_PROMPT), tools=[tool], store=True) as answer:
             await answer.read()
         if shadowed:
-            await until(lambda: it.app.quality_service.label_counts.get("judge"))
-            assert json.loads(it.small_provider.request_bodies[-1])["store"] is False
+            await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
+            assert json.loads(gateway.small_provider.request_bodies[-1])["store"] is False
         else:
             await asyncio.sleep(0.2)
-            assert it.app.quality_service.label_counts == {}
-            assert not it.small_provider.request_bodies
+            assert gateway.app.quality_service.label_counts == {}
+            assert not gateway.small_provider.request_bodies
 
 
-async def test_shadows_refuse_no_caller_and_teach_nothing_about_sessions(start_gateway: StartGateway):
-    more = f"{SHADOWED}\nbudgets: {{all: {{limit: {{calls: 2}}, window: day}}}}"
-    async with start_gateway(more=more) as it:
+async def test_shadow_calls_use_no_caller_budget_and_do_not_count_in_sessions(start_gateway: StartGateway):
+    more = f"{SHADOW_CONFIG}\nbudgets: {{all: {{limit: {{calls: 2}}, window: day}}}}"
+    async with start_gateway(more=more) as gateway:
         for _ in range(2):
-            async with it.post({"x-penstock-session": "run-1"}, messages=asked(GRADED)) as answer:
+            async with gateway.post({"x-penstock-session": "run-1"}, messages=user_message(GRADED_PROMPT)) as answer:
                 assert answer.status == 200
-        await until(lambda: it.app.quality_service.label_counts.get("judge") == 2)
-        forecasts = it.app._pipeline.router._session_forecasts
+        await until(lambda: gateway.app.quality_service.label_counts.get("judge") == 2)
+        forecasts = gateway.app._pipeline.router._session_forecasts
         assert forecasts._call_stats["other"].calls == 2
 
 
-async def test_what_was_doubted_is_never_followed_by_less(start_gateway: StartGateway):
+async def test_an_escalation_never_falls_back_to_a_lower_tier(start_gateway: StartGateway):
     medium = "  medium: {provider: near, model: sim-small, tier: medium, price: {input: 0.5, output: 4}, output_tokens: 4000}\nroutes:\n"
     order = {"text": "I'm sorry, but I cannot help with that.", "fault": "status:500", "at": "sim-frontier"}
-    async with start_gateway() as it:
+    async with start_gateway() as gateway:
         text = BASE_CONFIG.format(
-            more=CASCADE + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}",
+            more=CASCADE_CONFIG + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}",
             small="",
             near="@near",
             far="@far",
@@ -428,56 +436,59 @@ async def test_what_was_doubted_is_never_followed_by_less(start_gateway: StartGa
         text = text.replace("routes:\n", medium).replace(
             "auto: {candidates: [small, frontier]", "auto: {candidates: [small, medium, frontier]"
         )
-        near, far = it.app._world.deployments["small"].base_url, it.app._world.deployments["frontier"].base_url
-        it.app._world = parse(text.replace("@near", near).replace("@far", far), "t", ENV)[0]
-        async with it.post(messages=asked("Hello! [[sim " + json.dumps(order) + "]]")) as answer:
+        near, far = (
+            gateway.app._snapshot.deployments["small"].base_url,
+            gateway.app._snapshot.deployments["frontier"].base_url,
+        )
+        gateway.app._snapshot = parse(text.replace("@near", near).replace("@far", far), "t", ENV)[0]
+        async with gateway.post(messages=user_message("Hello! [[sim " + json.dumps(order) + "]]")) as answer:
             assert "cannot help" in await answer.text()
             assert answer.headers["x-penstock-tier"] == "medium"
-    entries = list(SqliteLedger(it.data_folder / "ledger.sqlite").entries())
-    assert "small" not in {one.tier for one in entries}
-    assert sum(one.final for one in entries) == 1
+    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    assert "small" not in {entry.tier for entry in entries}
+    assert sum(entry.final for entry in entries) == 1
 
 
-async def test_a_schema_that_is_none_does_no_harm(start_gateway: StartGateway):
+async def test_an_invalid_response_schema_does_not_fail_the_request(start_gateway: StartGateway):
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": [["object"]]}}}
-    async with start_gateway(more=CASCADE) as it, it.post(response_format=schema) as answer:
+    async with start_gateway(more=CASCADE_CONFIG) as gateway, gateway.post(response_format=schema) as answer:
         assert answer.status == 200
 
 
 @pytest.mark.parametrize("kind", [["function"], {"a": 1}, 7])
-async def test_a_tool_of_no_known_kind_costs_nobody_an_answer(start_gateway: StartGateway, kind):
-    async with start_gateway(more=SHADOWED) as it:
+async def test_a_tool_of_unknown_type_does_not_fail_the_request(start_gateway: StartGateway, kind):
+    async with start_gateway(more=SHADOW_CONFIG) as gateway:
         tool = {"type": kind, "function": {"name": "f", "parameters": {}}}
-        async with it.post(messages=asked(GRADED), tools=[tool]) as answer:
+        async with gateway.post(messages=user_message(GRADED_PROMPT), tools=[tool]) as answer:
             status = answer.status
-        # What the provider makes of such a tool is its business; that it was looked at here is not.
+        # The provider may reject the tool; the gateway's inspection of it must not fail.
         assert status in (200, 400)
-        assert it.app.quality_service.label_counts == {}
+        assert gateway.app.quality_service.label_counts == {}
 
 
-async def test_what_shadows_took_is_theirs_after_a_restart_too(start_gateway: StartGateway, tmp_path):
-    more = f"{SHADOWED}\nbudgets: {{all: {{limit: {{calls: 1}}, window: day}}}}"
+async def test_shadow_calls_stay_out_of_caller_budgets_after_a_restart(start_gateway: StartGateway, tmp_path):
+    config = f"{SHADOW_CONFIG}\nbudgets: {{all: {{limit: {{calls: 1}}, window: day}}}}"
     data = tmp_path / "kept"
-    async with start_gateway(more=SHADOWED, data=data) as it:
-        async with it.post(messages=asked(GRADED)) as answer:
+    async with start_gateway(more=SHADOW_CONFIG, data=data) as gateway:
+        async with gateway.post(messages=user_message(GRADED_PROMPT)) as answer:
             await answer.read()
-        await until(lambda: it.app.quality_service.label_counts.get("judge"))
-    two = more.replace("calls: 1}", "calls: 2}")
-    async with start_gateway(more=two, data=data) as it, it.post(messages=asked("hi")) as answer:
-        # One call of the caller's, none of the four shadow calls.
+        await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
+    two_calls = config.replace("calls: 1}", "calls: 2}")
+    async with start_gateway(more=two_calls, data=data) as gateway, gateway.post(messages=user_message("hi")) as answer:
+        # The budget counts the caller's one call and none of the four shadow calls.
         assert answer.status == 200
 
 
-def test_what_is_fitted_to_is_what_is_routed_by():
+def test_fitting_and_routing_compute_the_same_complexity():
     labels = labels_of("summary", 500, small_right=lambda number: number % 2 == 0)
     scorer = scorer_weights.load()
     fitted = fit_floors.fit_group(labels, scorer, 0.9, 0.9)
     assert fitted.head is not None
     for text in ("Summarize note 2.", "Prove theorem 3 about rings."):
-        read = prompt_features(text)
-        scored = scorer.score(read)
-        live = corrected_log_odds(fitted.head, scored.gain, scorer.standardize(read.dense), read.words)
-        label = next(one for one in labels if one.numbers == array("f", read.dense).tobytes())
+        features = prompt_features(text)
+        scores = scorer.score(features)
+        live = corrected_log_odds(fitted.head, scores.gain, scorer.standardize(features.dense), features.words)
+        label = next(candidate for candidate in labels if candidate.numbers == array("f", features.dense).tobytes())
         assert complexity_of(live) == fit_floors._complexity(
             fit_floors._training_label(label, scorer), label, fitted.head
         )

@@ -1,4 +1,4 @@
-"""What passes through: images, audio, files, moderations: metered where a price is known, counted where none is."""
+"""Pass-through of images, audio, files and moderations: metered with a price, counted without one."""
 
 import json
 
@@ -11,57 +11,57 @@ from gateway.values.units import nusd_to_usd
 from tests.http.running_gateway import running_gateway
 
 
-async def test_images_are_charged_by_the_piece(tmp_path):
-    async with running_gateway(tmp_path) as at:
-        asked = {"model": "painter", "prompt": "a pump", "n": 2}
-        status, headers, said = await at.post("/v1/images/generations", asked)
-        assert status == 200, said
-        assert json.loads(at.providers["openai"].request_bodies[0]) == {**asked, "model": "sim-openai"}
-        (entry,) = await at.ledger()
+async def test_images_are_charged_per_image(tmp_path):
+    async with running_gateway(tmp_path) as gateway:
+        body = {"model": "painter", "prompt": "a pump", "n": 2}
+        status, headers, content = await gateway.post("/v1/images/generations", body)
+        assert status == 200, content
+        assert json.loads(gateway.providers["openai"].request_bodies[0]) == {**body, "model": "sim-openai"}
+        (entry,) = await gateway.ledger()
         assert (entry.hold_nusd, entry.priced) == (2 * 60_000_000, 1)
         assert headers["x-penstock-cost-usd"] == nusd_to_usd(entry.charge_nusd)
 
 
-async def test_a_form_names_its_model(tmp_path):
+async def test_the_model_is_read_from_a_form(tmp_path):
     form = aiohttp.FormData()
     form.add_field("file", b"RIFF" + bytes(range(256)) * 40, filename="a.wav", content_type="audio/wav")
     form.add_field("model", "openai")
-    async with running_gateway(tmp_path) as at:
-        async with at.client.post(f"{at.base_url}/v1/audio/transcriptions", data=form) as answer:
+    async with running_gateway(tmp_path) as gateway:
+        async with gateway.client.post(f"{gateway.base_url}/v1/audio/transcriptions", data=form) as answer:
             assert answer.status == 200, await answer.text()
-        sent = at.providers["openai"].request_bodies[0]
+        sent = gateway.providers["openai"].request_bodies[0]
         assert b"\r\n\r\nsim-openai\r\n" in sent and bytes(range(256)) * 40 in sent
-        (entry,) = await at.ledger()
+        (entry,) = await gateway.ledger()
         assert (entry.outcome, entry.deployment) == ("completed", "openai")
 
 
-async def test_files_go_to_their_provider_and_come_back_free_of_charge(tmp_path):
+async def test_files_are_passed_through_free_of_charge(tmp_path):
     form = aiohttp.FormData()
     form.add_field("purpose", "batch")
     form.add_field("file", b'{"a":1}\n', filename="a.jsonl")
-    async with running_gateway(tmp_path, more="budgets: {none: {limit: {usd: 0.000001}, window: total}}") as at:
-        async with at.client.post(
-            f"{at.base_url}/v1/files", data=form, headers={"x-penstock-route": "openai"}
+    async with running_gateway(tmp_path, more="budgets: {none: {limit: {usd: 0.000001}, window: total}}") as gateway:
+        async with gateway.client.post(
+            f"{gateway.base_url}/v1/files", data=form, headers={"x-penstock-route": "openai"}
         ) as answer:
             assert answer.status == 200, await answer.text()
             file = await answer.json()
-        status, _, said = await at.request("GET", f"/v1/files/{file['id']}")
-        assert status == 200, said
-        status, _, said = await at.request("GET", f"/v1/files/{file['id']}/content")
-        assert status == 200 and said
-        entries = await at.ledger()
+        status, _, content = await gateway.request("GET", f"/v1/files/{file['id']}")
+        assert status == 200, content
+        status, _, content = await gateway.request("GET", f"/v1/files/{file['id']}/content")
+        assert status == 200 and content
+        entries = await gateway.ledger()
         assert {(entry.outcome, entry.charge_nusd, entry.priced) for entry in entries} == {("completed", 0, 1)}
 
 
-async def test_what_has_no_price_is_counted_as_unpriced_and_admitted_by_no_money_budget(tmp_path):
-    asked = {"model": "painter", "query": "q", "documents": ["a"]}
-    async with running_gateway(tmp_path) as at:
-        assert (await at.post("/v1/rerank", asked))[0] == 404, "the provider's own answer"
-        (entry,) = await at.ledger()
+async def test_an_endpoint_without_a_price_is_refused_by_a_money_budget(tmp_path):
+    body = {"model": "painter", "query": "q", "documents": ["a"]}
+    async with running_gateway(tmp_path) as gateway:
+        assert (await gateway.post("/v1/rerank", body))[0] == 404, "the provider's own answer"
+        (entry,) = await gateway.ledger()
         assert entry.outcome == "rejected"
-    async with running_gateway(tmp_path / "b", more="budgets: {some: {limit: {usd: 5}, window: total}}") as at:
-        status, _, said = await at.post("/v1/rerank", asked)
-        assert (status, json.loads(said)["error"]["code"]) == (400, "cap_exceeded")
+    async with running_gateway(tmp_path / "b", more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
+        status, _, content = await gateway.post("/v1/rerank", body)
+        assert (status, json.loads(content)["error"]["code"]) == (400, "cap_exceeded")
 
 
 @pytest.mark.parametrize(
@@ -72,57 +72,59 @@ async def test_what_has_no_price_is_counted_as_unpriced_and_admitted_by_no_money
         "/v1/chat/completions/abc/messages", "/v1/realtime/client_secrets",
     ],
 )  # fmt: skip
-async def test_the_account_s_administration_and_odd_spellings_are_closed(tmp_path, path):
-    async with running_gateway(tmp_path) as at, aiohttp.ClientSession() as client:
-        async with client.get(URL(at.base_url + path, encoded=True)) as answer:
+async def test_account_administration_and_noncanonical_paths_are_not_passed_through(tmp_path, path):
+    async with running_gateway(tmp_path) as gateway, aiohttp.ClientSession() as client:
+        async with client.get(URL(gateway.base_url + path, encoded=True)) as answer:
             assert answer.status == 404
-        assert not any(provider.request_bodies for provider in at.providers.values())
+        assert not any(provider.request_bodies for provider in gateway.providers.values())
 
 
 @pytest.mark.parametrize("path", ["/v1/batches", "/v1/videos", "/v1/fine_tuning/jobs", "/v1/messages/batches"])
-async def test_what_costs_later_is_admitted_by_no_money_budget(tmp_path, path):
-    async with running_gateway(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as at:
-        status, _, said = await at.post(path, {"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
-        assert (status, json.loads(said)["error"]["code"]) in ((400, "cap_exceeded"), (402, "cap_exceeded"))
+async def test_endpoints_that_charge_later_are_refused_by_a_money_budget(tmp_path, path):
+    async with running_gateway(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
+        status, _, content = await gateway.post(path, {"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
+        assert (status, json.loads(content)["error"]["code"]) in ((400, "cap_exceeded"), (402, "cap_exceeded"))
 
 
-async def test_a_slash_at_the_end_is_no_way_round(tmp_path):
-    async with running_gateway(tmp_path) as at:
-        asked = {"model": "openai", "messages": [{"role": "user", "content": "hi"}]}
-        status, headers, _ = await at.post("/v1/chat/completions/", asked)
+async def test_a_trailing_slash_does_not_bypass_the_dialect(tmp_path):
+    async with running_gateway(tmp_path) as gateway:
+        body = {"model": "openai", "messages": [{"role": "user", "content": "hi"}]}
+        status, headers, _ = await gateway.post("/v1/chat/completions/", body)
         assert (status, headers["x-penstock-task-type"]) == (200, "other")
-        (entry,) = await at.ledger()
+        (entry,) = await gateway.ledger()
         assert entry.usage_basis == "exact"
 
 
 @pytest.mark.parametrize("field, kind", [("Model", "multipart/form-data"), ("model", "Multipart/Form-Data")])
-async def test_a_form_cannot_name_another_model_than_is_routed(tmp_path, field, kind):
+async def test_form_fields_with_odd_case_cannot_change_the_routed_model(tmp_path, field, kind):
     parts = [f'--b\r\nContent-Disposition: form-data; name="{field}"\r\n\r\nanthropic\r\n', "--b--\r\n"]
-    async with running_gateway(tmp_path) as at:
+    async with running_gateway(tmp_path) as gateway:
         headers = {"Content-Type": f"{kind}; boundary=b"}
-        async with at.client.post(
-            f"{at.base_url}/v1/audio/transcriptions", data="".join(parts), headers=headers
+        async with gateway.client.post(
+            f"{gateway.base_url}/v1/audio/transcriptions", data="".join(parts), headers=headers
         ) as answer:
-            # The route's deployments are Anthropic's: no such path leads there.
+            # The route leads to Anthropic, which has no such endpoint.
             assert answer.status == 400, await answer.text()
-        assert not at.providers["openai"].request_bodies
+        assert not gateway.providers["openai"].request_bodies
 
 
-async def test_a_json_body_cannot_spell_its_model_differently(tmp_path):
-    async with running_gateway(tmp_path) as at:
-        status, _, said = await at.post("/v1/rerank", {"Model": "openai", "query": "q"})
-        assert (status, json.loads(said)["error"]["param"]) == (400, "model")
+async def test_json_fields_with_odd_case_cannot_change_the_routed_model(tmp_path):
+    async with running_gateway(tmp_path) as gateway:
+        status, _, content = await gateway.post("/v1/rerank", {"Model": "openai", "query": "q"})
+        assert (status, json.loads(content)["error"]["param"]) == (400, "model")
 
 
-async def test_a_form_of_nothing_but_beginnings_is_read_once(tmp_path):
-    async with running_gateway(tmp_path) as at:
+async def test_a_form_of_repeated_field_headers_is_parsed_in_linear_time(tmp_path):
+    async with running_gateway(tmp_path) as gateway:
         body = b'--b\r\nname="model"\r\n' + b"name=model\r\n" * 40_000
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
-        async with at.client.post(f"{at.base_url}/v1/audio/transcriptions", data=body, headers=headers) as answer:
+        async with gateway.client.post(
+            f"{gateway.base_url}/v1/audio/transcriptions", data=body, headers=headers
+        ) as answer:
             assert answer.status < 500
 
 
-def test_where_a_form_s_model_stands():
+def test_the_model_field_of_a_form_is_located_and_replaced():
     head = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="model"\r\n\r\n'
     data = b'x--xyz not at the beginning of a line; name="model"\r\n\r\nfake\r\n'
     model = b'\r\n--xyz\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--xyz--\r\n'

@@ -1,4 +1,4 @@
-"""The street door, over real sockets: what callers send, what they see, what the ledger says."""
+"""The HTTP server over real sockets: requests, responses and ledger entries."""
 
 import asyncio
 import gzip
@@ -26,11 +26,11 @@ async def eventually(condition, seconds: float = 3.0):
         if condition():
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen")
+    raise AssertionError("condition not met in time")
 
 
-async def test_a_plain_request_says_what_happened(start_gateway: StartGateway):
-    async with start_gateway() as at, at.post() as answer:
+async def test_a_response_carries_the_gateway_headers(start_gateway: StartGateway):
+    async with start_gateway() as gateway, gateway.post() as answer:
         assert answer.status == 200
         body = await answer.json()
         assert body["choices"][0]["message"]["content"]
@@ -52,55 +52,57 @@ async def test_a_plain_request_says_what_happened(start_gateway: StartGateway):
         assert answer.headers["Server"] == "penstock"
 
 
-async def test_the_body_arrives_as_it_was_sent(start_gateway: StartGateway):
+async def test_the_body_reaches_the_provider_unchanged(start_gateway: StartGateway):
     raw = b'{"model":"auto", "messages":[{"role":"user","content":"h\\u00e9"}],\n "future":{"x":[1e400,12345678901234567890123]}}'
-    async with start_gateway() as at:
-        async with at.client.post(f"{at.base_url}/v1/chat/completions", data=raw, headers=AUTH_HEADERS) as answer:
-            # The simulated provider cannot read 1e400; what it received is what counts.
+    async with start_gateway() as gateway:
+        async with gateway.client.post(
+            f"{gateway.base_url}/v1/chat/completions", data=raw, headers=AUTH_HEADERS
+        ) as answer:
+            # The simulated provider cannot parse 1e400; only the bytes it received matter.
             await answer.read()
-        assert at.small_provider.request_bodies == [] or at.small_provider.request_bodies[0] == raw.replace(
+        assert gateway.small_provider.request_bodies == [] or gateway.small_provider.request_bodies[0] == raw.replace(
             b'"auto"', b'"sim-small"'
         )
 
 
-async def test_the_provider_sees_its_own_key_and_not_the_caller_s(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        async with at.post(
+async def test_the_provider_gets_its_own_key_and_not_the_callers(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        async with gateway.post(
             {"Cookie": "a=b", "OpenAI-Organization": "org", "OpenAI-Beta": "b", "X-Secret": "s"}
         ) as answer:
             await answer.read()
-        (seen,) = at.small_provider.request_headers
-    assert seen["Authorization"] == "Bearer provider-secret"
-    assert seen["openai-beta"] == "b"
-    assert not {"Cookie", "X-Secret", "openai-organization", "OpenAI-Organization"} & set(seen)
+        (headers,) = gateway.small_provider.request_headers
+    assert headers["Authorization"] == "Bearer provider-secret"
+    assert headers["openai-beta"] == "b"
+    assert not {"Cookie", "X-Secret", "openai-organization", "OpenAI-Organization"} & set(headers)
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["asked for usage", "did not ask"])
-async def test_a_stream_arrives_whole_with_usage_only_for_those_who_ask(start_gateway: StartGateway, asked):
-    options = {"stream_options": {"include_usage": True}} if asked else {}
-    async with start_gateway() as at:
-        async with at.post(stream=True, **options) as answer:
+@pytest.mark.parametrize("wants_usage", [True, False], ids=["usage requested", "usage not requested"])
+async def test_a_stream_is_complete_and_has_usage_only_on_request(start_gateway: StartGateway, wants_usage):
+    options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    async with start_gateway() as gateway:
+        async with gateway.post(stream=True, **options) as answer:
             text = (await answer.read()).decode()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert text.endswith("data: [DONE]\n\n")
-        assert ('"usage":{' in text) is asked
-        await eventually(lambda: entries(at))
-        (entry,) = entries(at)
+        assert ('"usage":{' in text) is wants_usage
+        await eventually(lambda: entries(gateway))
+        (entry,) = entries(gateway)
     assert (entry["usage_basis"], entry["outcome"]) == ("exact", "completed")
 
 
 async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(start_gateway: StartGateway):
-    async with start_gateway() as at:
+    async with start_gateway() as gateway:
         for number in range(12):
-            async with at.post(stream=number % 2 == 0, sim={"output_tokens": 7 + number}) as answer:
+            async with gateway.post(stream=number % 2 == 0, sim={"output_tokens": 7 + number}) as answer:
                 await answer.read()
-        async with at.post(sim={"fault": "status:500"}) as answer:
+        async with gateway.post(sim={"fault": "status:500"}) as answer:
             assert answer.status == 502
-        await eventually(lambda: len(entries(at)) >= 15)
-        spent = sum(entry["charge_nusd"] for entry in entries(at))
-        async with at.get("/metrics") as answer:
+        await eventually(lambda: len(entries(gateway)) >= 15)
+        spent = sum(entry["charge_nusd"] for entry in entries(gateway))
+        async with gateway.get("/metrics") as answer:
             families = {f.name: f for f in text_string_to_metric_families(await answer.text())}
-        async with at.get("/export?format=json&by=task_type,tier") as answer:
+        async with gateway.get("/export?format=json&by=task_type,tier") as answer:
             rows = (await answer.json(content_type=None))["rows"]
     metric = sum(round(sample.value * 1e9) for sample in families["penstock_charge_usd"].samples)
     assert metric == sum(row["charge_nusd"] for row in rows) == spent > 0
@@ -126,8 +128,8 @@ async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(start_gateway:
         ({"Authorization": "Bearer secret-one\u00e9"}, 401, "invalid_api_key"),
     ],
 )
-async def test_keys(start_gateway: StartGateway, headers, status, code):
-    async with start_gateway() as at, at.get("/v1/models", headers=headers) as answer:
+async def test_api_keys(start_gateway: StartGateway, headers, status, code):
+    async with start_gateway() as gateway, gateway.get("/v1/models", headers=headers) as answer:
         assert answer.status == status
         document = await answer.json()
         assert document.get("error", {}).get("code") == code
@@ -135,12 +137,12 @@ async def test_keys(start_gateway: StartGateway, headers, status, code):
 
 
 async def test_models_are_the_routes(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        async with at.get("/v1/models", headers=AUTH_HEADERS) as answer:
+    async with start_gateway() as gateway:
+        async with gateway.get("/v1/models", headers=AUTH_HEADERS) as answer:
             assert [model["id"] for model in (await answer.json())["data"]] == ["auto", "small", "frontier"]
-        async with at.get("/v1/models/small", headers=AUTH_HEADERS) as answer:
+        async with gateway.get("/v1/models/small", headers=AUTH_HEADERS) as answer:
             assert (await answer.json())["id"] == "small"
-        async with at.get("/v1/models/none", headers=AUTH_HEADERS) as answer:
+        async with gateway.get("/v1/models/none", headers=AUTH_HEADERS) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (404, "model_not_found")
 
 
@@ -161,32 +163,34 @@ async def test_models_are_the_routes(start_gateway: StartGateway):
 async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(
     start_gateway: StartGateway, method, path, data, status, code
 ):
-    async with start_gateway(body_bytes_max=2000) as at:
-        async with at.client.request(method, f"{at.base_url}{path}", data=data, headers=AUTH_HEADERS) as answer:
+    async with start_gateway(body_bytes_max=2000) as gateway:
+        async with gateway.client.request(
+            method, f"{gateway.base_url}{path}", data=data, headers=AUTH_HEADERS
+        ) as answer:
             assert answer.status == status
             error = (await answer.json())["error"]
             assert error["code"] == code
             assert "Traceback" not in error["message"]
         await asyncio.sleep(0.15)
-        assert entries(at) == []
+        assert entries(gateway) == []
 
 
-async def test_a_chunked_or_compressed_body_cannot_pass_the_limit_either(start_gateway: StartGateway):
-    async def dribble():
+async def test_the_body_limit_applies_to_chunked_and_compressed_bodies(start_gateway: StartGateway):
+    async def chunks():
         for _ in range(30):
             yield b" " * 100
 
-    async with start_gateway(body_bytes_max=2000) as at:
-        for data, more in ((dribble(), {}), (gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"})):
-            async with at.client.post(
-                f"{at.base_url}/v1/chat/completions", data=data, headers={**AUTH_HEADERS, **more}
+    async with start_gateway(body_bytes_max=2000) as gateway:
+        for data, more in ((chunks(), {}), (gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"})):
+            async with gateway.client.post(
+                f"{gateway.base_url}/v1/chat/completions", data=data, headers={**AUTH_HEADERS, **more}
             ) as answer:
                 assert answer.status == 413
 
 
-async def test_what_is_not_http_is_answered_without_echo(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
+async def test_invalid_http_is_not_echoed_in_the_error(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.app.port)
         writer.write(b"GARBAGE secret-token HTTP/9.9\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 5)
         writer.close()
@@ -195,42 +199,42 @@ async def test_what_is_not_http_is_answered_without_echo(start_gateway: StartGat
     assert b'"code":"invalid_http"' in answer
 
 
-async def test_a_caller_who_hangs_up_mid_stream_ends_the_provider_s_work_at_once(start_gateway: StartGateway):
-    async with start_gateway(rate=50.0) as at:
-        answer = await at.post(stream=True, sim={"output_tokens": 400})
+async def test_a_client_that_disconnects_mid_stream_cancels_the_upstream_call(start_gateway: StartGateway):
+    async with start_gateway(rate=50.0) as gateway:
+        answer = await gateway.post(stream=True, sim={"output_tokens": 400})
         await answer.content.readany()
         await asyncio.sleep(0.1)
         answer.close()
-        await eventually(lambda: at.small_provider.disconnects == 1)
-        await eventually(lambda: entries(at))
-        (entry,) = entries(at)
+        await eventually(lambda: gateway.small_provider.disconnects == 1)
+        await eventually(lambda: entries(gateway))
+        (entry,) = entries(gateway)
     assert (entry["outcome"], entry["usage_basis"]) == ("cancelled", "estimated")
     assert 0 < entry["output_tokens"] < 100
     assert 0 < entry["charge_nusd"] < entry["hold_nusd"]
 
 
-async def test_a_client_that_closes_once_it_has_seen_the_end_had_a_complete_answer(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        async with openai.AsyncOpenAI(base_url=f"{at.base_url}/v1", api_key="secret-one", max_retries=0) as client:
+async def test_a_client_that_closes_after_the_last_event_counts_as_completed(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.base_url}/v1", api_key="secret-one", max_retries=0) as client:
             for _ in range(10):
                 stream = await client.chat.completions.create(
                     model="small", stream=True, messages=[{"role": "user", "content": "hi"}]
                 )
                 async for _chunk in stream:
                     pass
-        await eventually(lambda: len(entries(at)) == 10)
-        assert {entry["outcome"] for entry in entries(at)} == {"completed"}
+        await eventually(lambda: len(entries(gateway)) == 10)
+        assert {entry["outcome"] for entry in entries(gateway)} == {"completed"}
 
 
-async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        request = asyncio.ensure_future(at.post(stream=True, sim={"fault": "hang"}).__aenter__())
-        await eventually(lambda: len(at.small_provider.request_bodies) == 1)
+async def test_a_client_that_disconnects_from_a_silent_provider_cancels_the_call(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        request = asyncio.ensure_future(gateway.post(stream=True, sim={"fault": "hang"}).__aenter__())
+        await eventually(lambda: len(gateway.small_provider.request_bodies) == 1)
         request.cancel()
-        await eventually(lambda: at.small_provider.disconnects == 1)
-        await eventually(lambda: entries(at))
-        (entry,) = entries(at)
-        assert at.app._budget_service.book.open_holds == 0
+        await eventually(lambda: gateway.small_provider.disconnects == 1)
+        await eventually(lambda: entries(gateway))
+        (entry,) = entries(gateway)
+        assert gateway.app._budget_service.book.open_holds == 0
     assert entry["outcome"] == "cancelled"
 
 
@@ -242,17 +246,17 @@ async def test_a_caller_who_hangs_up_on_a_silent_provider_is_noticed_at_once(sta
         ("garbage", None, None), ("no_usage", 200, "completed"),
     ],
 )  # fmt: skip
-async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(
+async def test_a_misbehaving_provider_yields_a_clean_response_and_one_final_entry(
     start_gateway: StartGateway, stream, fault, status, outcome
 ):
-    async with start_gateway() as at:
-        async with at.post(model="small", stream=stream, sim={"fault": fault}) as answer:
+    async with start_gateway() as gateway:
+        async with gateway.post(model="small", stream=stream, sim={"fault": fault}) as answer:
             text = await answer.text(errors="replace")
         assert status is None or answer.status == status
         assert not any(word in text for word in ("Traceback", "provider-secret", "site-packages"))
-        await eventually(lambda: any(entry["final"] for entry in entries(at)))
-        finals = [entry for entry in entries(at) if entry["final"]]
-        assert at.app._budget_service.book.open_holds == 0
+        await eventually(lambda: any(entry["final"] for entry in entries(gateway)))
+        finals = [entry for entry in entries(gateway) if entry["final"]]
+        assert gateway.app._budget_service.book.open_holds == 0
     assert len(finals) == 1
     assert outcome is None or finals[0]["outcome"] == outcome
     if fault == "no_usage":
@@ -260,9 +264,9 @@ async def test_a_provider_that_misbehaves_is_a_clean_answer_and_one_final_entry(
 
 
 @pytest.mark.parametrize("fault", ["cut", "error_event", "hang_mid", "flood"])
-async def test_a_stream_that_breaks_raises_in_the_client(start_gateway: StartGateway, fault):
-    async with start_gateway(small=", timeouts: {idle: 0.3}") as at:
-        async with openai.AsyncOpenAI(base_url=f"{at.base_url}/v1", api_key="secret-one", max_retries=0) as client:
+async def test_a_broken_stream_raises_in_the_client(start_gateway: StartGateway, fault):
+    async with start_gateway(small=", timeouts: {idle: 0.3}") as gateway:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.base_url}/v1", api_key="secret-one", max_retries=0) as client:
             stream = await client.chat.completions.create(
                 model="small",
                 stream=True,
@@ -272,8 +276,8 @@ async def test_a_stream_that_breaks_raises_in_the_client(start_gateway: StartGat
             with pytest.raises(openai.APIError):
                 async for _ in stream:
                     pass
-        await eventually(lambda: entries(at))
-        (entry,) = entries(at)
+        await eventually(lambda: entries(gateway))
+        (entry,) = entries(gateway)
     assert (entry["outcome"], entry["usage_basis"]) == ("cut", "estimated")
     assert entry["charge_nusd"] > 0
 
@@ -281,52 +285,52 @@ async def test_a_stream_that_breaks_raises_in_the_client(start_gateway: StartGat
 @pytest.mark.parametrize(
     "timeouts, sim", [("first_byte: 0.2", {"fault": "hang"}), ("total: 0.3", {"fault": "hang_mid"})]
 )
-async def test_a_provider_that_hangs_is_given_up(start_gateway: StartGateway, timeouts, sim):
-    async with start_gateway(small=f", timeouts: {{{timeouts}}}", more="") as at:
-        async with at.post(model="small", stream=True, sim=sim) as answer:
+async def test_a_provider_that_hangs_times_out(start_gateway: StartGateway, timeouts, sim):
+    async with start_gateway(small=f", timeouts: {{{timeouts}}}", more="") as gateway:
+        async with gateway.post(model="small", stream=True, sim=sim) as answer:
             text = await answer.text()
         assert '"code":"upstream_timeout"' in text
-        await eventually(lambda: entries(at))
-        assert at.app._budget_service.book.open_holds == 0
+        await eventually(lambda: entries(gateway))
+        assert gateway.app._budget_service.book.open_holds == 0
 
 
 async def test_readiness_and_liveness(start_gateway: StartGateway):
-    async with start_gateway() as at:
+    async with start_gateway() as gateway:
         for path in ("/livez", "/readyz", "/healthz"):
-            async with at.get(path) as answer:
+            async with gateway.get(path) as answer:
                 assert answer.status == 200
-        at.app._draining = True
-        async with at.get("/readyz") as answer:
+        gateway.app._draining = True
+        async with gateway.get("/readyz") as answer:
             assert (answer.status, await answer.text()) == (503, "draining: finishing open requests\n")
 
 
-async def test_stopping_lets_a_stream_end(start_gateway: StartGateway):
-    async with start_gateway(rate=200.0) as at:
-        answer = await at.post(stream=True, sim={"output_tokens": 100})
+async def test_shutdown_lets_open_streams_finish(start_gateway: StartGateway):
+    async with start_gateway(rate=200.0) as gateway:
+        answer = await gateway.post(stream=True, sim={"output_tokens": 100})
         await answer.content.readany()
-        stopping = asyncio.ensure_future(at.app.stop())
+        stopping = asyncio.ensure_future(gateway.app.stop())
         text = (await answer.read()).decode()
         await stopping
         assert text.endswith("data: [DONE]\n\n")
-        (entry,) = entries(at)
+        (entry,) = entries(gateway)
         assert entry["outcome"] == "completed"
-        at.app._runners.clear()
+        gateway.app._runners.clear()
 
         async def done() -> None:
             return None
 
-        at.app.stop = done
+        gateway.app.stop = done
 
 
-async def test_too_many_calls_at_once_are_told_to_come_back(start_gateway: StartGateway):
-    async with start_gateway(slow=0.3, concurrent_requests_max=1) as at:
+async def test_requests_over_the_concurrency_limit_get_503(start_gateway: StartGateway):
+    async with start_gateway(slow=0.3, concurrent_requests_max=1) as gateway:
 
-        async def one() -> int:
-            async with at.post() as answer:
+        async def post_status() -> int:
+            async with gateway.post() as answer:
                 await answer.read()
                 return answer.status
 
-        assert sorted(await asyncio.gather(*(one() for _ in range(3)))) == [200, 503, 503]
+        assert sorted(await asyncio.gather(*(post_status() for _ in range(3)))) == [200, 503, 503]
 
 
 @pytest.mark.parametrize(
@@ -339,49 +343,49 @@ async def test_too_many_calls_at_once_are_told_to_come_back(start_gateway: Start
         ("/export", 200),
     ],
 )
-async def test_the_export_refuses_what_it_does_not_know(start_gateway: StartGateway, path, status):
-    async with start_gateway() as at, at.get(path) as answer:
+async def test_the_export_rejects_invalid_parameters(start_gateway: StartGateway, path, status):
+    async with start_gateway() as gateway, gateway.get(path) as answer:
         assert answer.status == status
 
 
-async def test_the_export_wants_a_token_where_one_is_set(start_gateway: StartGateway):
-    async with start_gateway(admin_token="let-me-in") as at:
-        async with at.get("/export") as answer:
+async def test_the_export_requires_the_admin_token_if_one_is_set(start_gateway: StartGateway):
+    async with start_gateway(admin_token="let-me-in") as gateway:
+        async with gateway.get("/export") as answer:
             assert answer.status == 401
-        async with at.get("/export", headers={"Authorization": "Bearer let-me-in"}) as answer:
+        async with gateway.get("/export", headers={"Authorization": "Bearer let-me-in"}) as answer:
             assert answer.status == 200
 
 
-async def test_an_own_admin_port_takes_metrics_off_the_callers_port(start_gateway: StartGateway):
-    async with start_gateway(admin_port=0) as at:
-        async with at.get("/metrics") as answer:
+async def test_a_separate_admin_port_removes_metrics_from_the_callers_port(start_gateway: StartGateway):
+    async with start_gateway(admin_port=0) as gateway:
+        async with gateway.get("/metrics") as answer:
             assert answer.status == 404
-        async with at.client.get(f"http://127.0.0.1:{at.app.admin_port}/metrics") as answer:
+        async with gateway.client.get(f"http://127.0.0.1:{gateway.app.admin_port}/metrics") as answer:
             assert answer.status == 200
 
 
-async def test_sessions_are_taken_from_headers_and_cleaned(start_gateway: StartGateway):
-    async with start_gateway() as at:
+async def test_session_ids_are_read_from_headers_and_truncated(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
         for headers, expected in (
             ({"x-session-id": "run 7"}, "run 7"), ({"session-id": "abc"}, "abc"), ({"x-session-id": "x" * 500}, "x" * 128),
         ):  # fmt: skip
-            async with at.post(headers) as answer:
+            async with gateway.post(headers) as answer:
                 assert answer.headers["x-penstock-session"] == expected
 
 
-async def test_three_hundred_calls_at_once_lose_none(start_gateway: StartGateway):
-    async with start_gateway(slow=0.05) as at:
-        at.client._connector._limit = 200
+async def test_three_hundred_concurrent_requests_all_complete(start_gateway: StartGateway):
+    async with start_gateway(slow=0.05) as gateway:
+        gateway.client._connector._limit = 200
 
-        async def one(number: int) -> int:
-            async with at.post(stream=number % 3 == 0, sim={"output_tokens": 3}) as answer:
+        async def post_status(number: int) -> int:
+            async with gateway.post(stream=number % 3 == 0, sim={"output_tokens": 3}) as answer:
                 await answer.read()
                 return answer.status
 
-        statuses = await asyncio.gather(*(one(number) for number in range(300)))
+        statuses = await asyncio.gather(*(post_status(number) for number in range(300)))
         assert set(statuses) == {200}
-        await eventually(lambda: len(entries(at)) == 300)
-        assert at.app._budget_service.book.open_holds == 0
+        await eventually(lambda: len(entries(gateway)) == 300)
+        assert gateway.app._budget_service.book.open_holds == 0
 
 
 @pytest.mark.parametrize(
@@ -393,10 +397,10 @@ async def test_three_hundred_calls_at_once_lose_none(start_gateway: StartGateway
     ],
     ids=["key", "session", "task type"],
 )
-async def test_header_bytes_that_are_no_text_never_make_a_500(start_gateway: StartGateway, raw):
+async def test_header_bytes_that_are_not_utf8_never_cause_a_500(start_gateway: StartGateway, raw):
     body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
-    async with start_gateway() as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
+    async with start_gateway() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.app.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + raw)
         writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
         status = (await asyncio.wait_for(reader.readline(), 5)).split()[1]
@@ -404,10 +408,10 @@ async def test_header_bytes_that_are_no_text_never_make_a_500(start_gateway: Sta
     assert status in (b"200", b"400", b"401")
 
 
-async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(start_gateway: StartGateway):
+async def test_expect_100_continue_is_answered(start_gateway: StartGateway):
     body = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
-    async with start_gateway() as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port)
+    async with start_gateway() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.app.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
         writer.write(b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
         assert b"100 Continue" in await asyncio.wait_for(reader.readline(), 2)
@@ -418,37 +422,37 @@ async def test_a_caller_that_waits_to_be_told_to_send_its_body_is_told(start_gat
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_a_caller_who_does_not_read_is_given_up_and_its_hold_resolved(
+async def test_a_caller_that_does_not_read_is_disconnected_and_its_hold_resolved(
     start_gateway: StartGateway, monkeypatch, stream
 ):
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
-    async with start_gateway() as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port, limit=1024)
+    async with start_gateway() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.app.port, limit=1024)
         reply = json.dumps({"model": "small", "stream": stream, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
         writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
         await reader.readline()
         writer.transport.pause_reading()
-        await eventually(lambda: entries(at) and at.app._server.open_calls == 0, seconds=15)
-        assert at.app._budget_service.book.open_holds == 0
-        await eventually(lambda: not at.app._runners[0].server.connections, seconds=5)
+        await eventually(lambda: entries(gateway) and gateway.app._server.open_calls == 0, seconds=15)
+        assert gateway.app._budget_service.book.open_holds == 0
+        await eventually(lambda: not gateway.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()
 
 
-async def test_one_folder_has_one_gateway(start_gateway: StartGateway, tmp_path):
-    async with start_gateway(data=tmp_path / "shared") as at:
+async def test_a_data_folder_is_locked_by_one_gateway(start_gateway: StartGateway, tmp_path):
+    async with start_gateway(data=tmp_path / "shared") as gateway:
         with pytest.raises(OSError, match="another gateway"):
             async with start_gateway(data=tmp_path / "shared"):
                 pass
-        async with at.post() as answer:
+        async with gateway.post() as answer:
             assert answer.status == 200
 
 
-async def test_absurd_usage_is_estimated_and_the_ledger_goes_on(start_gateway: StartGateway):
-    async with start_gateway() as at:
-        async with at.post(sim={"output_tokens": 2**53 - 1}) as answer:
+async def test_implausible_usage_is_replaced_by_an_estimate(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        async with gateway.post(sim={"output_tokens": 2**53 - 1}) as answer:
             await answer.read()
-        async with at.post() as answer:
+        async with gateway.post() as answer:
             await answer.read()
-        await eventually(lambda: len(entries(at)) == 2)
-        assert [entry["usage_basis"] for entry in entries(at)] == ["estimated", "exact"]
+        await eventually(lambda: len(entries(gateway)) == 2)
+        assert [entry["usage_basis"] for entry in entries(gateway)] == ["estimated", "exact"]

@@ -1,4 +1,4 @@
-"""The door to providers against one that does not keep to HTTP."""
+"""HttpUpstream against providers that violate HTTP or hang."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from tests.snapshots import snapshot
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> bytes | UpstreamError:
-    """What a provider's raw bytes become: the body, or the error."""
+async def dial(answer: bytes, *, hang: bool = False, small: str = "") -> bytes | UpstreamError:
+    """Returns the body, or the error, for a provider that sends these raw bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -28,7 +28,7 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
     deployment = snapshot(near=f"http://127.0.0.1:{port}/v1", small=small).deployments["small"]
     upstream = HttpUpstream()
     try:
-        answering = await upstream.dial(
+        response = await upstream.dial(
             UpstreamCall(
                 deployment=deployment,
                 upstream_dialect="chat",
@@ -38,9 +38,9 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
             )
         )
         try:
-            return await answering.read(1_000_000)
+            return await response.read(1_000_000)
         finally:
-            answering.close()
+            response.close()
     except UpstreamError as error:
         return error
     finally:
@@ -62,10 +62,10 @@ async def dialled(answer: bytes, *, hang: bool = False, small: str = "") -> byte
         (HEAD + b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000, BrokenResponse),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", BrokenResponse),
     ],
-    ids=["good", "shorter than it says", "bad chunk", "hangs up", "not http", "long header", "many headers", "over the limit", "not gzip"],
+    ids=["valid", "shorter than announced", "invalid chunk", "closed without response", "not HTTP", "long header", "many headers", "over the limit", "not gzip"],
 )  # fmt: skip
-async def test_any_bytes_become_an_answer_or_a_clean_error(answer, expected):
-    result = await dialled(answer)
+async def test_any_bytes_yield_a_body_or_an_upstream_error(answer, expected):
+    result = await dial(answer)
     assert result == expected if isinstance(expected, bytes) else isinstance(result, expected), result
 
 
@@ -76,13 +76,13 @@ async def test_any_bytes_become_an_answer_or_a_clean_error(answer, expected):
         (HEAD + b"Content-Length: 9\r\n\r\n{", "idle: 0.1"),
         (HEAD + b"Content-Length: 9\r\n\r\n{", "total: 0.1"),
     ],
-    ids=["no first byte", "silent in the middle", "too long in all"],
+    ids=["first byte", "idle", "total"],
 )
-async def test_each_clock_ends_a_call(answer, timeouts):
-    assert isinstance(await dialled(answer, hang=True, small=f", timeouts: {{{timeouts}}}"), UpstreamTimeout)
+async def test_each_timeout_ends_a_call(answer, timeouts):
+    assert isinstance(await dial(answer, hang=True, small=f", timeouts: {{{timeouts}}}"), UpstreamTimeout)
 
 
-async def test_nobody_there_is_unreachable():
+async def test_a_refused_connection_is_unreachable():
     deployment = snapshot(near="http://127.0.0.1:9/v1").deployments["small"]
     upstream = HttpUpstream()
     with pytest.raises(Unreachable, match="small"):
