@@ -1,5 +1,6 @@
-"""Detectors on trial: recorded agent sessions are replayed call by call, our loop guard beside published rules.
+"""Evaluates loop detectors on recorded agent sessions, call by call.
 
-Reads files and measures time, changes nothing, calls nobody; imported by `penstock eval` alone.
-Start in report.py (what is counted), then replay.py (when a rule is asked), published_rules.py and ours.py (who is).
+Our loop guard is compared with published rules. Reads files and measures time, no network; imported by `penstock eval`
+alone. Start in report.py (what is counted), then replay.py (when a rule is evaluated), published_rules.py and
+penstock_rule.py (the rules).
 """

@@ -1,4 +1,4 @@
-"""The trial: sessions in, a tally for every source and rule out, and the JSON document of it."""
+"""The benchmark: sessions in, a tally per source and rule and its document out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,8 +18,12 @@ Tallies = dict[str, RuleTally]
 
 
 class BenchmarkResult(msgspec.Struct):
-    """`sources` and `pools` hold a tally for each rule; `meter` is what our own detector took, `recorded_cost` how many
-    loops had their dollars recorded."""
+    """Tallies by source and by pool, one per rule.
+
+    synthetic_sources: sources of generated sessions
+    guard_cost: time and memory of our detector
+    recorded_cost_count: loops with recorded dollars
+    """
 
     rules: Sequence[str]
     sources: dict[str, Tallies] = {}
@@ -29,7 +33,7 @@ class BenchmarkResult(msgspec.Struct):
     recorded_cost_count: int = 0
 
     def add(self, recording: Recording, rules: Mapping[str, RuleFactory], prices: TokenPrices) -> None:
-        """Replay one session before every rule and enter what they did."""
+        """Replay one session with every rule and add the results to the tallies."""
         spends: Sequence[Spend] = ()
         if recording.label == "loop":
             spends = session_spend.call_spends(recording, prices)
@@ -37,10 +41,10 @@ class BenchmarkResult(msgspec.Struct):
         if recording.synthetic:
             self.synthetic_sources.add(recording.source)
         pool = self._tallies(self.pools, SYNTHETIC if recording.synthetic else REAL)
-        places = (self._tallies(self.sources, recording.source), pool, self._tallies(self.pools, ALL))
-        for name, classification in replay(recording, rules).items():
-            for tallies in places:
-                tallies[name].add(recording, classification, spends)
+        tables = (self._tallies(self.sources, recording.source), pool, self._tallies(self.pools, ALL))
+        for name, levels in replay(recording, rules).items():
+            for tallies in tables:
+                tallies[name].add(recording, levels, spends)
 
     def _tallies(self, table: dict[str, Tallies], key: str) -> Tallies:
         if key not in table:
@@ -48,7 +52,7 @@ class BenchmarkResult(msgspec.Struct):
         return table[key]
 
     def document(self) -> dict[str, Any]:
-        """What `--json` writes: everything pooled for each rule, real and synthetic sessions apart within it."""
+        """The `--json` document: all sessions pooled per rule, then real and synthetic."""
         rules = {}
         for name in self.rules:
             rules[name] = {
@@ -65,26 +69,26 @@ class BenchmarkResult(msgspec.Struct):
         return {"rules": rules, "by_source": by_source}
 
 
-def guard_cost_figures(meter: GuardCost) -> dict[str, float | None]:
-    """Time and memory of our detector, this run, this machine: microseconds and estimated bytes."""
-    nanoseconds = meter.nanoseconds
+def guard_cost_figures(guard_cost: GuardCost) -> dict[str, float | None]:
+    """Time in microseconds and estimated bytes of our detector in this run."""
+    nanoseconds = guard_cost.nanoseconds
     slowest = sorted(nanoseconds)[int(0.99 * (len(nanoseconds) - 1))] if nanoseconds else 0
     return {
         "requests": len(nanoseconds),
-        "microseconds_per_message": round(sum(nanoseconds) / 1000 / max(1, meter.messages), 2),
+        "microseconds_per_message": round(sum(nanoseconds) / 1000 / max(1, guard_cost.messages), 2),
         "microseconds_per_request": round(sum(nanoseconds) / 1000 / max(1, len(nanoseconds)), 2),
         "microseconds_per_request_p99": round(slowest / 1000, 2),
-        "state_bytes_median": median(meter.state_bytes),
-        "state_bytes_p90": p90(meter.state_bytes),
-        "state_bytes_max": max(meter.state_bytes, default=0),
+        "state_bytes_median": median(guard_cost.state_bytes),
+        "state_bytes_p90": p90(guard_cost.state_bytes),
+        "state_bytes_max": max(guard_cost.state_bytes, default=0),
     }
 
 
 def run(
-    recordings: Iterable[Recording], rules: Mapping[str, RuleFactory], prices: TokenPrices, meter: GuardCost
+    recordings: Iterable[Recording], rules: Mapping[str, RuleFactory], prices: TokenPrices, guard_cost: GuardCost
 ) -> BenchmarkResult:
-    """The whole trial. Raises ValueError if there was no session."""
-    report = BenchmarkResult(rules=tuple(rules), guard_cost=meter)
+    """The whole benchmark. Raises ValueError without a session."""
+    report = BenchmarkResult(rules=tuple(rules), guard_cost=guard_cost)
     for recording in recordings:
         report.add(recording, rules, prices)
     if not report.sources:

@@ -1,4 +1,4 @@
-"""A session as the published rules see it: turns, each an answer of the model with what its calls brought."""
+"""A session as published rules see it: turns of an answer with its results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,8 +10,11 @@ from .recordings import RecordedMessage, Recording
 
 
 class TurnCall(msgspec.Struct, gc=False):
-    """One tool call: arguments as canonical text, so that order and spacing of keys do not count. `result` is None
-    until, or if never, one came."""
+    """One tool call.
+
+    arguments: canonical text, independent of key order and spacing
+    result: None: none yet, or never
+    """
 
     name: str
     arguments: str
@@ -19,7 +22,12 @@ class TurnCall(msgspec.Struct, gc=False):
 
 
 class AgentTurn(msgspec.Struct):
-    """One answer of the model: what it said, what it called, what the user said to it."""
+    """One answer of the model, with what followed.
+
+    text: of the answer
+    calls: its tool calls
+    user_reply: text of the user messages after it
+    """
 
     text: str
     calls: Sequence[TurnCall] = ()
@@ -27,8 +35,13 @@ class AgentTurn(msgspec.Struct):
 
 
 class DecisionPoint(msgspec.Struct):
-    """A request at which a rule decides: the number of the call that it asks for (from 0), the time in seconds, and the
-    turn that has ended since the request before."""
+    """A request at which a rule decides.
+
+    call_number: of the requested call, from 0
+    now: time in seconds
+    last_turn: the turn that ended since the previous request; None: the first request
+    answer_position: index of the message that answers the request
+    """
 
     call_number: int
     now: float
@@ -38,33 +51,36 @@ class DecisionPoint(msgspec.Struct):
 
 
 def decision_points(recording: Recording, gap_seconds: float) -> Iterator[DecisionPoint]:
-    """Every request of the session. After the last answer nothing was asked, so nothing is decided."""
-    now, before = 0.0, None
-    for number, place in enumerate(recording.answer_positions):
-        gap = recording.messages[place].get("_gap")
+    """Every request of the session; none follows the last answer.
+
+    `gap_seconds`: time between requests where the recording has none.
+    """
+    now, previous = 0.0, None
+    for number, position in enumerate(recording.answer_positions):
+        gap = recording.messages[position].get("_gap")
         now += gap if isinstance(gap, int | float) else gap_seconds if number else 0.0
-        turn = None if before is None else turn_between(recording.messages, before, place)
-        yield DecisionPoint(call_number=number, now=now, last_turn=turn, recording=recording, answer_position=place)
-        before = place
+        turn = None if previous is None else turn_between(recording.messages, previous, position)
+        yield DecisionPoint(call_number=number, now=now, last_turn=turn, recording=recording, answer_position=position)
+        previous = position
 
 
 def turn_between(messages: Sequence[RecordedMessage], start: int, end: int) -> AgentTurn:
-    """The turn that begins with the answer at `start` and ends before `end`.
+    """The turn that starts with the answer at `start` and ends before `end`.
 
-    Results find their call by id; where ids are missing or not unique within the turn, by position.
+    Results are matched to calls by id; where ids are missing or not unique within the turn, by position.
     """
     answer = messages[start]
-    raw = answer.get("tool_calls") or ()
-    calls = [_turn_call(one) for one in raw]
-    ids = [one.get("id") for one in raw]
+    raw_calls = answer.get("tool_calls") or ()
+    calls = [_turn_call(call) for call in raw_calls]
+    ids = [call.get("id") for call in raw_calls]
     replies, position = [], 0
     for message in messages[start + 1 : end]:
         if message["role"] == "tool":
-            wanted = message.get("tool_call_id")
-            place = ids.index(wanted) if wanted and ids.count(wanted) == 1 else position
+            call_id = message.get("tool_call_id")
+            index = ids.index(call_id) if call_id and ids.count(call_id) == 1 else position
             position += 1
-            if place < len(calls):
-                calls[place].result = message_text(message)
+            if index < len(calls):
+                calls[index].result = message_text(message)
         elif message["role"] == "user":
             replies.append(message_text(message))
     return AgentTurn(text=message_text(answer), calls=calls, user_reply="\n".join(replies))
@@ -91,7 +107,7 @@ def _canonical_json(value: Any) -> str:
 
 
 def message_text(message: RecordedMessage) -> str:
-    """What a message says, as one text; parts that are no text count as what they are written as."""
+    """The text of a message; parts other than text as their JSON."""
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content or ""

@@ -1,8 +1,8 @@
-"""Long healthy sessions, 100 to 500 calls, which nobody has published: real steps on a made-up skeleton.
+"""Generates long healthy sessions of 100 to 500 calls from real steps.
 
-What is called and what comes back is taken from real healthy sessions wherever a kind of work allows it. Made up are
-the order, the file edits, the tests' counts, the status of jobs and the time between polls: what honest work repeats.
-The same seed and data give the same sessions.
+No such sessions are published, so the skeleton is synthetic. Calls and results are taken from real healthy sessions
+wherever a kind of work allows it. Synthetic are the order, the file edits, test counts, job status and time between
+polls: what honest work repeats. The same seed and data give the same sessions.
 """
 
 import random
@@ -17,15 +17,15 @@ _MIN_CALLS, _MAX_CALLS = 100, 500
 
 
 def generate_sessions(recordings: Iterable[Recording], count: int, seed: int) -> Iterator[Recording]:
-    """So many sessions, the kinds in turn. Raises ValueError if the data holds too little to make them of."""
+    """`count` sessions, the kinds in turn. Raises ValueError for too little material."""
     material = gather_material(recordings)
     randomness = random.Random(seed)
     for number in range(count):
-        kind, make = list(_GENERATORS.items())[number % len(_GENERATORS)]
+        kind, generate = list(_GENERATORS.items())[number % len(_GENERATORS)]
         script = SessionBuilder(
             randomness, f"Please take care of this {kind} job, case {number}, and report when it is done."
         )
-        make(script, material, randomness.randint(_MIN_CALLS, _MAX_CALLS))
+        generate(script, material, randomness.randint(_MIN_CALLS, _MAX_CALLS))
         script.add_answer("All of it is done.")
         yield Recording(
             id=f"long/{seed}/{number}",
@@ -37,50 +37,55 @@ def generate_sessions(recordings: Iterable[Recording], count: int, seed: int) ->
 
 
 class SessionBuilder:
-    """A session while it is written. Every agent has its manner: one says nothing beside its calls, one always the
-    same, one what it thinks."""
+    """Builds one session.
 
-    def __init__(self, randomness: random.Random, ask: str) -> None:
+    narration: what the agent writes beside its calls: nothing, the same sentence, or its thoughts
+    """
+
+    def __init__(self, randomness: random.Random, request: str) -> None:
         self.rng = randomness
         self.call_count = 0
         self.narration = randomness.choice(("silent", "formal", "thinking"))
         self.messages: list[RecordedMessage] = [
             {"role": "system", "content": "You are a careful agent. Work on your own until the job is done."},
-            {"role": "user", "content": ask},
+            {"role": "user", "content": request},
         ]
 
     def add_answer(self, text: str) -> None:
-        """An answer without calls."""
+        """Add an answer without calls."""
         self.call_count += 1
         self.messages.append({"role": "assistant", "content": text})
 
     def add_call(
-        self, name: str, arguments: RecordedMessage | str, result: str, said: str = "", gap: float | None = None
+        self, name: str, arguments: RecordedMessage | str, result: str, thought: str = "", gap: float | None = None
     ) -> None:
-        """One call and its result; `gap` is how long the agent waited before it, in seconds."""
+        """Add one call and its result.
+
+        `gap`: how long the agent waited before it, seconds.
+        """
         self.call_count += 1
         text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-        identity = f"call_{self.rng.getrandbits(64):016x}"
-        request = {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
-        spoken = {"silent": "", "formal": f"Next: {name}.", "thinking": said}[self.narration]
-        answer: RecordedMessage = {"role": "assistant", "content": spoken, "tool_calls": [request]}
+        call_id = f"call_{self.rng.getrandbits(64):016x}"
+        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
+        narrated = {"silent": "", "formal": f"Next: {name}.", "thinking": thought}[self.narration]
+        answer: RecordedMessage = {"role": "assistant", "content": narrated, "tool_calls": [call]}
         self.messages.append(answer if gap is None else {**answer, "_gap": gap})
-        self.messages.append({"role": "tool", "tool_call_id": identity, "content": result})
+        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": result})
 
     def add_recorded_call(self, pair: RecordedCall) -> None:
-        """A real call with its real result."""
+        """Add a real call with its real result."""
         self.add_call(pair.name, pair.arguments, pair.result, pair.text)
 
 
 def _refactoring(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """Read, edit, test over many files; failing tests take several edits; guidelines are read again now and then."""
+    """Read, edit, test over many files; failing tests take several edits."""
     randomness = script.rng
     files = {
         f"src/{pair.name}.py": pair.result for pair in _sample_calls(material, randomness, randomness.randint(12, 40))
     }
     files |= {f"src/module_{number}.py": randomness.choice(material.long_results) for number in range(8)}
     guidelines = randomness.choice(material.long_results)
-    updated = randomness.choice(("File updated", "The file {path} has been updated.", "ok"))
+    confirmation = randomness.choice(("File updated", "The file {path} has been updated.", "ok"))
     suite = randomness.choice(("tests/", ""))
     total = randomness.randint(40, 400)
     while script.call_count < until:
@@ -94,7 +99,7 @@ def _refactoring(script: SessionBuilder, material: SessionMaterial, until: int) 
         failures = randomness.randint(1, 5) if randomness.random() < 0.35 else 0
         failure = ""
         for attempt in range(failures + 1):
-            _edit_file(script, files, path, updated)
+            _edit_file(script, files, path, confirmation)
             if attempt == failures:
                 failure = ""
             elif not failure or randomness.random() < 0.8:
@@ -109,13 +114,18 @@ def _refactoring(script: SessionBuilder, material: SessionMaterial, until: int) 
                 )
 
 
-def _edit_file(script: SessionBuilder, files: dict[str, str], path: str, updated: str) -> None:
+def _edit_file(script: SessionBuilder, files: dict[str, str], path: str, confirmation: str) -> None:
     randomness = script.rng
     lines = files[path].splitlines() or [""]
     for _ in range(randomness.randint(1, 3)):
-        place = randomness.randrange(len(lines))
-        old, lines[place] = lines[place], f"{lines[place][:200].split('  # rev')[0]}  # rev {script.call_count}"
-        script.add_call("edit_file", {"path": path, "old": old, "new": lines[place]}, updated.format(path=path))
+        line_number = randomness.randrange(len(lines))
+        old, lines[line_number] = (
+            lines[line_number],
+            f"{lines[line_number][:200].split('  # rev')[0]}  # rev {script.call_count}",
+        )
+        script.add_call(
+            "edit_file", {"path": path, "old": old, "new": lines[line_number]}, confirmation.format(path=path)
+        )
     files[path] = "\n".join(lines)
 
 
@@ -127,44 +137,46 @@ def _test_output(failure: str, total: int, randomness: random.Random) -> str:
 
 
 def _crawling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """The pages of searches until an empty one, and one tool for many items, some of which have nothing."""
+    """Pages of searches until an empty one; one tool over many items, some empty."""
     randomness = script.rng
-    nothing = randomness.choice(("[]", "", "No results found.", '{"items": []}'))
+    empty_result = randomness.choice(("[]", "", "No results found.", '{"items": []}'))
     number = 0
     while script.call_count < until:
         number += 1
         if randomness.random() < 0.5:
             pages = randomness.sample(material.long_results, min(randomness.randint(5, 30), len(material.long_results)))
-            for page, text in enumerate([*pages, nothing], 1):
+            for page, text in enumerate([*pages, empty_result], 1):
                 script.add_call(
                     "search", {"query": f"topic {number}", "page": page}, text, f"Page {page} of topic {number}."
                 )
         else:
-            tool = material.calls_by_tool[min(int(randomness.expovariate(0.3)), len(material.calls_by_tool) - 1)]
-            for pair in randomness.sample(tool, min(randomness.randint(5, 30), len(tool))):
-                empty = randomness.random() < 0.12
-                script.add_call(pair.name, pair.arguments, nothing if empty else pair.result, pair.text)
+            calls = material.calls_by_tool[min(int(randomness.expovariate(0.3)), len(material.calls_by_tool) - 1)]
+            for pair in randomness.sample(calls, min(randomness.randint(5, 30), len(calls))):
+                is_empty = randomness.random() < 0.12
+                script.add_call(pair.name, pair.arguments, empty_result if is_empty else pair.result, pair.text)
         script.add_call(
             "save_note", {"about": f"topic {number}", "text": randomness.choice(material.long_results)[:300]}, "ok"
         )
 
 
 def _polling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """Jobs that take their time: the same question and the same answer, half a minute to five minutes apart."""
+    """Jobs that take long: the same call and the same answer, 0.5 to 5 minutes apart."""
     randomness = script.rng
     number = 0
     while script.call_count < until:
         number += 1
-        job, pause, steady = (
+        job, pause, without_progress = (
             f"job-{randomness.getrandbits(32):08x}",
             randomness.uniform(30, 300),
             randomness.random() < 0.6,
         )
         script.add_call("start_job", {"task": f"build {number}"}, f'{{"job_id": "{job}", "status": "queued"}}')
-        script_of = ["queued"] * randomness.randint(0, 6) + ["running"] * randomness.randint(4, 25)
-        script_of.append("failed" if randomness.random() < 0.15 else "succeeded")
-        for place, status in enumerate(script_of):
-            progress = f', "progress": {100 * place // len(script_of)}' if not steady and status == "running" else ""
+        statuses = ["queued"] * randomness.randint(0, 6) + ["running"] * randomness.randint(4, 25)
+        statuses.append("failed" if randomness.random() < 0.15 else "succeeded")
+        for index, status in enumerate(statuses):
+            progress = (
+                f', "progress": {100 * index // len(statuses)}' if not without_progress and status == "running" else ""
+            )
             answer = f'{{"status": "{status}"{progress}}}'
             gap = min(300.0, max(30.0, pause * randomness.uniform(0.9, 1.1)))
             script.add_call("get_status", {"job_id": job}, answer, "Still running, I will wait.", gap=gap)
@@ -174,7 +186,7 @@ def _polling(script: SessionBuilder, material: SessionMaterial, until: int) -> N
 
 
 def _batch(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """One edit for each of many records, each answered alike; a check now and then; a retry where the tool is busy."""
+    """One edit for each of many records; a check now and then; retries if busy."""
     randomness = script.rng
     pair = randomness.choice(material.confirmations)
     check, number = randomness.choice(("ok", "{number} records, 0 errors")), 0
@@ -189,7 +201,7 @@ def _batch(script: SessionBuilder, material: SessionMaterial, until: int) -> Non
 
 
 def _arguments_for_record(pair: RecordedCall, number: int) -> RecordedMessage | str:
-    """The real arguments for another record."""
+    """The real arguments, changed for another record."""
     try:
         arguments = orjson.loads(pair.arguments)
     except orjson.JSONDecodeError:
@@ -201,12 +213,12 @@ def _arguments_for_record(pair: RecordedCall, number: int) -> RecordedMessage | 
 
 
 def _support(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """One desk, many customers: whole real talks, each of another task."""
+    """One support agent, many customers: whole real conversations of different tasks."""
     _append_sessions(script, material.multi_turn_sessions, until)
 
 
 def _single_turn_tasks(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """One user, many tasks: whole real sessions, each of another task."""
+    """One user, many tasks: whole real sessions of different tasks."""
     _append_sessions(script, material.single_turn_sessions, until)
 
 
@@ -221,17 +233,17 @@ def _append_sessions(script: SessionBuilder, sources: Mapping[str, Sequence[Reco
             continue
         tasks.add(recording.task)
         live = set(recording.answer_positions)
-        for place, message in enumerate(recording.messages):
+        for index, message in enumerate(recording.messages):
             if message["role"] == "system" or message.get("_demo"):
                 continue
-            asked = place in live and recording.messages[place - 1]["role"] == "user"
+            answers_user = index in live and recording.messages[index - 1]["role"] == "user"
             # A person reads and types before the next call.
-            script.messages.append({**message, "_gap": randomness.uniform(10, 90)} if asked else message)
+            script.messages.append({**message, "_gap": randomness.uniform(10, 90)} if answers_user else message)
         script.call_count += len(live)
 
 
 def _scrolling(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
-    """The same call, the next screen; at the end of a page the agent may try once more."""
+    """The same call, the next screen; at the end of a page the agent may repeat it."""
     randomness = script.rng
     number = 0
     while script.call_count < until:
@@ -247,9 +259,9 @@ def _scrolling(script: SessionBuilder, material: SessionMaterial, until: int) ->
 def _mixed(script: SessionBuilder, material: SessionMaterial, until: int) -> None:
     """Several kinds, one after the other."""
     chapters = script.rng.sample((_refactoring, _crawling, _polling, _batch, _scrolling), 4)
-    begun = script.call_count
-    for number, make in enumerate(chapters, 1):
-        make(script, material, begun + (until - begun) * number // len(chapters))
+    start = script.call_count
+    for number, generate in enumerate(chapters, 1):
+        generate(script, material, start + (until - start) * number // len(chapters))
 
 
 def _sample_calls(material: SessionMaterial, randomness: random.Random, count: int) -> list[RecordedCall]:

@@ -1,4 +1,4 @@
-"""Our own loop guard as a rule among the others, and what it costs. The one file here that knows the detector."""
+"""Our own loop guard as a rule, and what it costs; alone here in using it."""
 
 import sys
 import time
@@ -17,12 +17,17 @@ from .published_rules import Level
 
 
 def loop_limits(stop: int | None) -> LoopThresholds:
-    """The limits that the gateway ships with, `stop` apart if given."""
+    """The default loop thresholds, with `stop` replaced if given."""
     return LoopThresholds() if stop is None else LoopThresholds(stop=stop)
 
 
 class GuardCost(msgspec.Struct):
-    """What the detector took: nanoseconds and new messages of each request, bytes of state of each session."""
+    """The cost of the detector.
+
+    nanoseconds: of each request
+    messages: new messages observed
+    state_bytes: of each session
+    """
 
     nanoseconds: list[int] = []
     messages: int = 0
@@ -30,53 +35,53 @@ class GuardCost(msgspec.Struct):
 
 
 class PenstockRule:
-    """The gateway's guard: the body is parsed as the gateway parses it, and the clock is the recording's."""
+    """The gateway's loop guard, on parsed bodies and the recording's clock."""
 
-    def __init__(self, chosen: LoopThresholds, meter: GuardCost) -> None:
-        self._limits = chosen
-        self._cost = meter
+    def __init__(self, limits: LoopThresholds, cost: GuardCost) -> None:
+        self._limits = limits
+        self._cost = cost
         self._session = Session(id="eval", source="eval", started_at=0.0)
         self._messages_observed = 0
 
     def level_at(self, moment: DecisionPoint) -> Level:
-        """Observe the request, then compare the score with the limits."""
+        """Observe the request, then compare the score with the thresholds."""
         try:
             request = chat.parse(moment.recording.request_body(moment.answer_position))
         except BadRequest as error:
-            place = f"session {moment.recording.id}, call {moment.call_number}"
-            raise ValueError(f"{place}: the gateway would refuse this request: {error}") from error
+            position = f"session {moment.recording.id}, call {moment.call_number}"
+            raise ValueError(f"{position}: the gateway would refuse this request: {error}") from error
         session = self._session
         started = time.perf_counter_ns()
-        standing = ladder.observe(session, request, now=moment.now)
+        loop_state = ladder.observe(session, request, now=moment.now)
         self._cost.nanoseconds.append(time.perf_counter_ns() - started)
         self._cost.messages += moment.answer_position - self._messages_observed
         self._messages_observed = moment.answer_position
-        return _level(standing.score, self._limits)
+        return _level(loop_state.score, self._limits)
 
     def finish(self) -> None:
-        """Weigh what was remembered."""
+        """Record the size of the session's state."""
         self._cost.state_bytes.append(deep_size(self._session, set()))
 
 
-def _level(score: float, chosen: LoopThresholds) -> Level:
-    for step, level in ((chosen.stop, Level.stop), (chosen.nudge, Level.nudge), (chosen.warn, Level.warn)):
+def _level(score: float, limits: LoopThresholds) -> Level:
+    for step, level in ((limits.stop, Level.stop), (limits.nudge, Level.nudge), (limits.warn, Level.warn)):
         if step is not None and score >= step:
             return level
     return Level.none
 
 
-def deep_size(value: Any, counted: set[int]) -> int:
-    """Bytes of an object and of what it holds, each counted once; classes and modules are not state."""
-    if id(value) in counted or isinstance(value, type):
+def deep_size(value: Any, seen: set[int]) -> int:
+    """Bytes of an object and its contents, each counted once, without classes."""
+    if id(value) in seen or isinstance(value, type):
         return 0
-    counted.add(id(value))
+    seen.add(id(value))
     size = sys.getsizeof(value)
     if isinstance(value, dict):
-        return size + sum(deep_size(one, counted) for pair in value.items() for one in pair)
+        return size + sum(deep_size(item, seen) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple | set | frozenset):
-        return size + sum(deep_size(one, counted) for one in value)
+        return size + sum(deep_size(item, seen) for item in value)
     if isinstance(value, ConversationMemory):
-        return size + sum(deep_size(records, counted) for records in value.records if records is not None)
+        return size + sum(deep_size(records, seen) for records in value.records if records is not None)
     if isinstance(value, msgspec.Struct):
-        return size + sum(deep_size(getattr(value, name), counted) for name in value.__struct_fields__)
-    return size + (deep_size(vars(value), counted) if hasattr(value, "__dict__") else 0)
+        return size + sum(deep_size(getattr(value, name), seen) for name in value.__struct_fields__)
+    return size + (deep_size(vars(value), seen) if hasattr(value, "__dict__") else 0)

@@ -1,7 +1,8 @@
-"""Loop rules of other projects, written anew from their published thresholds (design/loops.md, sections 1 and 5).
+"""Loop rules of other projects, reimplemented from their published thresholds.
 
-Each is asked at every request with the turn that ended since, and answers on which level the session stands. Where a
-project counts within one process, the history stands for it; user turns do not reset a count unless its rule says so.
+Sources: design/loops.md, sections 1 and 5. Each is evaluated at every request with the turn that ended since, and
+returns a level. Where a project counts within one process, the history is used; user turns do not reset a count unless
+its rule does so.
 """
 
 import re
@@ -13,7 +14,7 @@ from .decision_points import AgentTurn, DecisionPoint, TurnCall
 
 
 class Level(IntEnum):
-    """What a rule does at a request. Each level includes the ones before it; a nudge is what the model gets to read."""
+    """What a rule does at a request; each level includes the lower ones."""
 
     none = 0
     warn = 1
@@ -28,7 +29,7 @@ class DetectionRule(Protocol):
         """The level at this request."""
 
     def finish(self) -> None:
-        """The session is over."""
+        """Called when the session is over."""
 
 
 class TurnRule:
@@ -39,24 +40,24 @@ class TurnRule:
         return Level.none if moment.last_turn is None else self.observe(moment.last_turn)
 
     def finish(self) -> None:
-        """Nothing to settle."""
+        """Nothing to do."""
 
     def observe(self, turn: AgentTurn) -> Level:
-        """Take one more turn."""
+        """The level after one more turn."""
         raise NotImplementedError
 
 
-# How an error reads in a tool result: an exception's name or "error" at its head, or an error field.
+# An error in a tool result: an exception's name or "error" at its start, or an error field.
 _ERROR_PATTERN = re.compile(
     r'\s*(?:[\w.]*(?:Error|Exception)\b|error\b|traceback\b|\{\s*"(?:is_)?error"\s*:)', re.IGNORECASE
 )
 
 
 class OpenHands(TurnRule):
-    """loops.md section 1, row "OpenHands V0": the same action and observation four times; the same action with an error
-    three times; three identical agent messages with no observation between; A B A B A B in six steps.
+    """OpenHands V0, loops.md section 1.
 
-    User messages are dropped, as in its headless mode.
+    The same action and observation four times; the same action with an error three times; three identical agent
+    messages with no observation between; A B A B A B in six steps. User messages are dropped, as in its headless mode.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class OpenHands(TurnRule):
         self._texts: list[str] = []
 
     def observe(self, turn: AgentTurn) -> Level:
-        """Each call is an action, and an answer without calls is one that brings no observation."""
+        """Each call is an action; an answer without calls is one without observation."""
         if not turn.calls:
             self._texts = [*self._texts[-2:], turn.text]
             self._steps.append((("", turn.text), None))
@@ -92,16 +93,16 @@ class OpenHands(TurnRule):
 
 
 def is_error_result(result: str | None) -> bool:
-    """Whether a tool's result reads as an error."""
+    """Whether a tool's result looks like an error."""
     return result is not None and _ERROR_PATTERN.match(result) is not None
 
 
 class GeminiCli(TurnRule):
-    """loops.md section 1, row "gemini-cli" (R2+ in section 5): the same call five times in a row, or a cycle of up to
-    five calls five times; names and arguments only.
+    """gemini-cli, loops.md section 1 (R2+ in section 5).
 
-    The first finding counts as the stop, as in section 5; the tool itself first gives feedback and halts at the second.
-    Its text rule and its judge model are left out.
+    The same call five times in a row, or a cycle of up to five calls five times; names and arguments only. The first
+    finding counts as the stop, as in section 5; the tool itself first gives feedback and halts at the second. Its text
+    rule and its judge model are left out.
     """
 
     _MAX_PERIOD, _REPEATS = 5, 5
@@ -111,11 +112,11 @@ class GeminiCli(TurnRule):
 
     def observe(self, turn: AgentTurn) -> Level:
         """Look for a cycle after each call."""
-        found = False
+        cycling = False
         for call in turn.calls:
             self._calls.append((call.name, call.arguments))
-            found = found or self._is_cycling()
-        return Level.stop if found else Level.none
+            cycling = cycling or self._is_cycling()
+        return Level.stop if cycling else Level.none
 
     def _is_cycling(self) -> bool:
         calls = list(self._calls)
@@ -127,9 +128,10 @@ class GeminiCli(TurnRule):
 
 
 class Crush(TurnRule):
-    """loops.md section 1, row "Crush": the same (name, input, output) more than five times in the last ten steps.
+    """Crush, loops.md section 1.
 
-    A step with several calls is one signature.
+    The same (name, input, output) more than five times in the last ten steps. A step with several calls is one
+    signature.
     """
 
     _WINDOW, _REPEATS = 10, 5
@@ -138,24 +140,24 @@ class Crush(TurnRule):
         self._steps: deque[tuple[tuple[str, str, str | None], ...]] = deque(maxlen=self._WINDOW)
 
     def observe(self, turn: AgentTurn) -> Level:
-        """A step without calls takes a place in the window and is never counted."""
+        """Steps without calls are in the window but never counted."""
         signature = tuple((call.name, call.arguments, call.result) for call in turn.calls)
         self._steps.append(signature)
         return Level.stop if signature and self._steps.count(signature) > self._REPEATS else Level.none
 
 
-# loops.md section 1, row "librefang": what makes a call a poll, whose thresholds are three times as high.
+# librefang, loops.md section 1: what makes a call a poll, whose thresholds are three times as high.
 _POLL_WORDS = ("status", "poll", "wait")
 _POLL_COMMANDS = ("watch", "tail", "ps ", "jobs", "pgrep", "kubectl get")
 _POLL_COMMAND_CHARS = 50
 
 
 class Librefang(TurnRule):
-    """loops.md section 1, row "librefang": the same call warns at 3 and blocks at 5; the same call with the same result
-    warns at 2, and after 3 the next such call is blocked; ping-pong of two or three calls blocks at 3. A warning is
-    appended to the tool's result: a nudge.
+    """librefang, loops.md section 1.
 
-    Its limit of 30 calls in all is a cap, not a loop rule, and left out (see cap_25); so it was in section 5.
+    The same call warns at 3 and blocks at 5; the same call with the same result warns at 2, and after 3 the next such
+    call is blocked; ping-pong of two or three calls blocks at 3. A warning is appended to the tool's result: a nudge.
+    Its limit of 30 calls in total is a cap, not a loop rule, and left out (see cap_25), as in section 5.
     """
 
     _WINDOW = 30
@@ -205,9 +207,10 @@ def _is_poll(call: TurnCall) -> bool:
 
 
 class MessageHash(TurnRule):
-    """loops.md section 5, R3 (section 1, row "workweave/router", (c)): the same message three times in the last twelve.
+    """R3 of loops.md section 5 (workweave/router (c) in section 1).
 
-    A message is its text, in lower case and single spaces, with its calls; one without calls counts from 40 characters.
+    The same message three times in the last twelve. A message is its text, in lower case and single spaces, with its
+    calls; one without calls counts from 40 characters.
     """
 
     _WINDOW, _REPEATS, _MIN_CHARS = 12, 3, 40
@@ -216,7 +219,7 @@ class MessageHash(TurnRule):
         self._messages: deque[object] = deque(maxlen=self._WINDOW)
 
     def observe(self, turn: AgentTurn) -> Level:
-        """Short remarks take a place in the window and are never counted."""
+        """Short remarks are in the window but never counted."""
         text = " ".join(turn.text.lower().split())
         message = (text, *((call.name, call.arguments) for call in turn.calls))
         counted = bool(turn.calls) or len(text) >= self._MIN_CHARS
@@ -225,8 +228,10 @@ class MessageHash(TurnRule):
 
 
 class ConsecutiveCalls(TurnRule):
-    """The same call so many times in a row, whatever it brings. loops.md section 1, rows "Roo" and "Cline"
-    (`roo_cline`: the fourth is refused) and row "opencode" (`opencode`: three, there within one assistant message).
+    """The same call `times` times in a row, whatever its results.
+
+    loops.md section 1, Roo and Cline (`roo_cline`: the fourth is refused) and opencode (`opencode`: three, there within
+    one assistant message).
     """
 
     def __init__(self, times: int) -> None:
@@ -235,7 +240,7 @@ class ConsecutiveCalls(TurnRule):
         self._run = 0
 
     def observe(self, turn: AgentTurn) -> Level:
-        """Whether a run reached the limit within this turn."""
+        """Stop if a run reached the limit within this turn."""
         reached = False
         for call in turn.calls:
             key = (call.name, call.arguments)
@@ -246,12 +251,12 @@ class ConsecutiveCalls(TurnRule):
 
 
 class CallCap(TurnRule):
-    """loops.md section 5, row "cap 25 / cap 50": so many calls and no more."""
+    """A cap of `calls` calls, loops.md section 5 (cap 25, cap 50)."""
 
     def __init__(self, calls: int) -> None:
         self._calls_left = calls
 
     def observe(self, turn: AgentTurn) -> Level:
-        """One call fewer."""
+        """Count one call."""
         self._calls_left -= 1
         return Level.stop if self._calls_left <= 0 else Level.none

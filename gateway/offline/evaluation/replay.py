@@ -1,4 +1,4 @@
-"""The replay: one recording, several rules, and when each of them spoke."""
+"""Replays a recording with several rules and records each one's levels."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,37 +37,40 @@ RULE_NAMES = (PENSTOCK, *_PUBLISHED_RULES)
 
 
 class RuleLevels(msgspec.Struct, frozen=True):
-    """What one rule did in one session: its level at each request, up to and including the one that it stopped."""
+    """One rule's level at each request of a session, up to the one that it stopped."""
 
     levels: Sequence[Level]
 
     def first_reaching(self, level: Level, after: int = -1) -> int | None:
-        """The first request, after the one given, at which the rule stood on this level or higher."""
-        return next((n for n, one in enumerate(self.levels) if n > after and one >= level), None)
+        """The first request after the given one with this level or a higher one."""
+        return next((number for number, reached in enumerate(self.levels) if number > after and reached >= level), None)
 
 
-def rule_factories(names: Sequence[str], limits: LoopThresholds, meter: GuardCost) -> dict[str, RuleFactory]:
-    """How to begin each of the rules, in the order of NAMES. Raises ValueError for a name that is none."""
+def rule_factories(names: Sequence[str], limits: LoopThresholds, cost: GuardCost) -> dict[str, RuleFactory]:
+    """A factory for each of the rules, in the order of RULE_NAMES.
+
+    Raises ValueError for an unknown name.
+    """
     unknown = [name for name in names if name not in RULE_NAMES]
     if unknown:
-        raise ValueError(f"unknown rule '{unknown[0]}'; there are {', '.join(RULE_NAMES)}")
-    every: dict[str, RuleFactory] = {PENSTOCK: lambda: PenstockRule(limits, meter), **_PUBLISHED_RULES}
-    return {name: maker for name, maker in every.items() if name in names}
+        raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join(RULE_NAMES)}")
+    factories: dict[str, RuleFactory] = {PENSTOCK: lambda: PenstockRule(limits, cost), **_PUBLISHED_RULES}
+    return {name: factory for name, factory in factories.items() if name in names}
 
 
 def replay(recording: Recording, rules: Mapping[str, RuleFactory]) -> dict[str, RuleLevels]:
-    """Ask every rule at every request of the session, each until it stops."""
-    begun = {name: maker() for name, maker in rules.items()}
-    levels: dict[str, list[Level]] = {name: [] for name in begun}
-    asked = dict(begun)
+    """Evaluate every rule at every request of the session, each until it stops."""
+    detectors = {name: factory() for name, factory in rules.items()}
+    levels: dict[str, list[Level]] = {name: [] for name in detectors}
+    active = dict(detectors)
     for moment in decision_points(recording, DEFAULT_GAP_SECONDS):
-        for name, rule in list(asked.items()):
+        for name, rule in list(active.items()):
             level = rule.level_at(moment)
             levels[name].append(level)
             if level >= Level.stop:
-                del asked[name]
-        if not asked:
+                del active[name]
+        if not active:
             break
-    for rule in begun.values():
+    for rule in detectors.values():
         rule.finish()
-    return {name: RuleLevels(levels=tuple(seen)) for name, seen in levels.items()}
+    return {name: RuleLevels(levels=tuple(reached)) for name, reached in levels.items()}

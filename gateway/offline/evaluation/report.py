@@ -1,4 +1,4 @@
-"""The report as plain text: what was replayed, each pool by rule, each source by rule."""
+"""The report as plain text: sessions, each pool by rule, each source by rule."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,11 +14,11 @@ Row = Sequence[str]
 
 
 def table(title: str, head: Row, rows: Sequence[Row]) -> str:
-    """A title, a rule under the head, the first column to the left and all others to the right."""
-    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    """A plain-text table: title, header, the first column left-aligned, others right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs)
+            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs)
         ).rstrip()
         for pairs in (list(zip(row, widths, strict=True)) for row in (head, *rows))
     ]
@@ -26,7 +26,7 @@ def table(title: str, head: Row, rows: Sequence[Row]) -> str:
 
 
 def render(report: BenchmarkResult, prices: TokenPrices) -> Iterator[str]:
-    """The whole report, one piece at a time."""
+    """The whole report, one section at a time."""
     yield _sessions_table(report)
     for pool in (REAL, SYNTHETIC):
         if pool in report.pools:
@@ -46,22 +46,22 @@ def _sessions_table(report: BenchmarkResult) -> str:
         *_ordered_sources(report),
         *((pool, report.pools[pool]) for pool in (REAL, SYNTHETIC, ALL) if pool in report.pools),
     ]:
-        one = next(iter(tallies.values()))
+        tally = next(iter(tallies.values()))
         rows.append(
             [
                 _shorten(source),
-                *map(_format_count, (one.healthy, one.completed, one.loops, one.unknown, one.healthy_calls)),
+                *map(_format_count, (tally.healthy, tally.completed, tally.loops, tally.unknown, tally.healthy_calls)),
             ]
         )
     return table("Sessions", ("source", "healthy", "completed", "loop", "unknown", "healthy calls"), rows)
 
 
 def _pool_tables(name: str, tallies: Tallies) -> Iterator[str]:
-    one = next(iter(tallies.values()))
-    if one.healthy or one.completed:
-        yield _false_alarms_table(f"{name}: healthy sessions ({one.healthy:,}) stopped or nudged by mistake", tallies)
-    if one.loops:
-        yield _loops_found_table(f"{name}: loop sessions ({one.loops:,}) found, after their onset", tallies)
+    tally = next(iter(tallies.values()))
+    if tally.healthy or tally.completed:
+        yield _false_alarms_table(f"{name}: healthy sessions ({tally.healthy:,}) stopped or nudged by mistake", tallies)
+    if tally.loops:
+        yield _loops_found_table(f"{name}: loop sessions ({tally.loops:,}) found, after their onset", tallies)
         yield _classes_table(f"{name}: loops stopped / nudged, by class", tallies)
 
 
@@ -70,27 +70,29 @@ def _false_alarms_table(title: str, tallies: Tallies) -> str:
     rows = [
         (
             name,
-            _format_share(one.false_stops, one.healthy),
-            _format_interval(one.false_stops, one.healthy),
-            _format_number(per_thousand(one.false_stops, one.healthy_calls), ".2f"),
-            _format_share(one.false_nudges, one.healthy),
-            _format_interval(one.false_nudges, one.healthy),
-            _format_share(one.completed_stopped, one.completed),
-            _format_share(one.completed_nudged, one.completed),
+            _format_share(tally.false_stops, tally.healthy),
+            _format_interval(tally.false_stops, tally.healthy),
+            _format_number(per_thousand(tally.false_stops, tally.healthy_calls), ".2f"),
+            _format_share(tally.false_nudges, tally.healthy),
+            _format_interval(tally.false_nudges, tally.healthy),
+            _format_share(tally.completed_stopped, tally.completed),
+            _format_share(tally.completed_nudged, tally.completed),
         )
-        for name, one in tallies.items()
+        for name, tally in tallies.items()
     ]
     return table(title, head, rows)
 
 
 def _loops_found_table(title: str, tallies: Tallies) -> str:
-    found = ("rule", "stopped", "95 %", "nudged", "too early", "wasted calls", "to nudge")
-    spared = ("calls saved", "tokens", "USD", "Wh", "USD saved", "Wh saved")
-    return table(title, (*found, *spared), [_loops_found_row(name, one) for name, one in tallies.items()])
+    rule_columns = ("rule", "stopped", "95 %", "nudged", "too early", "wasted calls", "to nudge")
+    saving_columns = ("calls saved", "tokens", "USD", "Wh", "USD saved", "Wh saved")
+    return table(
+        title, (*rule_columns, *saving_columns), [_loops_found_row(name, tally) for name, tally in tallies.items()]
+    )
 
 
-def _loops_found_row(name: str, one: RuleTally) -> Row:
-    saved, after = one.saved_after_onset, one.after_onset
+def _loops_found_row(name: str, tally: RuleTally) -> Row:
+    saved, after = tally.saved_after_onset, tally.after_onset
     pairs = (
         (saved.call_count, after.call_count),
         (saved.tokens, after.tokens),
@@ -99,27 +101,27 @@ def _loops_found_row(name: str, one: RuleTally) -> Row:
     )
     return (
         name,
-        _format_share(one.loops_stopped, one.loops),
-        _format_interval(one.loops_stopped, one.loops),
-        _format_share(one.loops_nudged, one.loops),
-        _format_count(one.stops_before_onset),
-        _format_wasted_calls(one.wasted_calls_to_stop),
-        _format_wasted_calls(one.wasted_calls_to_nudge),
+        _format_share(tally.loops_stopped, tally.loops),
+        _format_interval(tally.loops_stopped, tally.loops),
+        _format_share(tally.loops_nudged, tally.loops),
+        _format_count(tally.stops_before_onset),
+        _format_wasted_calls(tally.wasted_calls_to_stop),
+        _format_wasted_calls(tally.wasted_calls_to_nudge),
         *(_format_number(share(part, whole), ".0%") for part, whole in pairs),
-        f"{one.saved.usd:,.2f}",
-        f"{one.saved.wh:,.1f}",
+        f"{tally.saved.usd:,.2f}",
+        f"{tally.saved.wh:,.1f}",
     )
 
 
 def _classes_table(title: str, tallies: Tallies) -> str:
-    one = next(iter(tallies.values()))
+    first = next(iter(tallies.values()))
     rows = [
         [
             name,
-            _format_count(found.loops),
+            _format_count(counts.loops),
             *(f"{tally.classes[name].stopped}/{tally.classes[name].nudged}" for tally in tallies.values()),
         ]
-        for name, found in sorted(one.classes.items())
+        for name, counts in sorted(first.classes.items())
     ]
     return table(title, ("class", "loops", *tallies), rows)
 
@@ -144,25 +146,25 @@ def _loops_cell(tally: RuleTally) -> str:
     return f"{tally.loops_stopped}/{tally.loops_nudged}"
 
 
-def _guard_cost_text(meter: GuardCost) -> str:
-    found = guard_cost_figures(meter)
+def _guard_cost_text(cost: GuardCost) -> str:
+    figures = guard_cost_figures(cost)
     return (
-        "Cost of our detector, measured in this run (parsing apart; state is an estimate from sizes of objects)\n\n"
-        f"  {found['microseconds_per_message']} µs per new message, {found['microseconds_per_request']} µs per request "
-        f"(p99 {found['microseconds_per_request_p99']}), {found['requests']:,} requests\n"
-        f"  {found['state_bytes_median']:,.0f} bytes of state per session in the median, "
-        f"p90 {found['state_bytes_p90']:,.0f}, at most {found['state_bytes_max']:,.0f}\n"
+        "Cost of our detector, measured in this run (without parsing; state is an estimate from object sizes)\n\n"
+        f"  {figures['microseconds_per_message']} µs per new message, {figures['microseconds_per_request']} µs per request "
+        f"(p99 {figures['microseconds_per_request_p99']}), {figures['requests']:,} requests\n"
+        f"  {figures['state_bytes_median']:,.0f} bytes of state per session in the median, "
+        f"p90 {figures['state_bytes_p90']:,.0f}, at most {figures['state_bytes_max']:,.0f}\n"
     )
 
 
 def _notes(report: BenchmarkResult, prices: TokenPrices) -> str:
     return (
-        "Reading help\n\n"
+        "Notes\n\n"
         "  false: a healthy session was solved and ended by itself. completed: ended by itself, not solved.\n"
         "  nudged: the rule's own warning to the model, or its stop. Rules without one are counted by their stop.\n"
         "  too early: stopped at or before the first looping call; not counted as found.\n"
         "  wasted calls: median / p90 of paid calls between onset and stop, of those found. The four shares are of\n"
-        "  what all loops took after their onset.\n"
+        "  the usage of all loops after their onset.\n"
         f"  USD: as recorded in {report.recorded_cost_count} of the loops; else a list-price estimate: characters / 4 as "
         f"tokens, {prices.input:g} and\n  {prices.output:g} USD per million in and out, no prompt cache.\n"
         f"  Wh: nominal, not measured: {NOMINAL_MODEL_TEXT}.\n"
@@ -190,8 +192,8 @@ def _format_interval(part: int, whole: int) -> str:
     return f"{low:.2%} - {high:.2%}" if whole else "-"
 
 
-def _format_number(value: float | None, how: str) -> str:
-    return "-" if value is None else format(value, how)
+def _format_number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
 
 
 def _format_wasted_calls(values: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
-"""The tally of one rule over many sessions: what it did to the healthy ones, how many loops it found, what that saved.
+"""The tally of one rule over many sessions: false alarms, loops found, savings.
 
-A stop refuses a request. In a loop whose first looping call is `onset`, a stop at request k > onset came after
-k - onset paid calls; one at or before the onset could not have known, counts as "before onset" and finds nothing.
+A stop refuses a request. In a loop whose first looping call is `onset`, a stop at request k > onset came after k -
+onset paid calls; one at or before the onset is premature, counts as "before onset" and finds nothing.
 """
 
 import math
@@ -27,8 +27,16 @@ class LoopClassCounts(msgspec.Struct):
 
 
 class RuleTally(msgspec.Struct):
-    """Counts, added to session by session. `onsets` are loops whose onset is known; only those have wasted calls and
-    shares. A nudge counts wherever the rule stood on that level or above it."""
+    """Counts over sessions.
+
+    A nudge counts wherever the rule reached that level or a higher one. Wasted calls and shares only count loops with a
+    known onset.
+
+    completed: sessions that ended by themselves without solving the task
+    unknown: sessions without a counted label
+    spent, after_onset: usage of loops in total, and after their onset
+    saved, saved_after_onset: usage that stops avoided in total, and of loops with a known onset
+    """
 
     healthy: int = 0
     healthy_calls: int = 0
@@ -49,10 +57,10 @@ class RuleTally(msgspec.Struct):
     saved_after_onset: Spend = Spend()
     saved: Spend = Spend()
 
-    def add(self, recording: Recording, classification: RuleLevels, spends: Sequence[Spend]) -> None:
-        """Enter one session; `spends` are its calls' and are read for loops only."""
-        stopped = classification.first_reaching(Level.stop) is not None
-        nudged = classification.first_reaching(Level.nudge) is not None
+    def add(self, recording: Recording, levels: RuleLevels, spends: Sequence[Spend]) -> None:
+        """Add one session; `spends` are those of its calls, read for loops only."""
+        stopped = levels.first_reaching(Level.stop) is not None
+        nudged = levels.first_reaching(Level.nudge) is not None
         if recording.label == "healthy":
             self.healthy += 1
             self.healthy_calls += len(recording.answer_positions)
@@ -63,25 +71,25 @@ class RuleTally(msgspec.Struct):
             self.completed_stopped += stopped
             self.completed_nudged += nudged
         elif recording.label == "loop":
-            self._add_loop(recording, classification, spends)
+            self._add_loop(recording, levels, spends)
         else:
             self.unknown += 1
             self.unknown_stopped += stopped
 
-    def _add_loop(self, recording: Recording, classification: RuleLevels, spends: Sequence[Spend]) -> None:
+    def _add_loop(self, recording: Recording, levels: RuleLevels, spends: Sequence[Spend]) -> None:
         onset = recording.onset
-        known = -1 if onset is None else onset
-        found = self.classes.setdefault(recording.loop_class or "any", LoopClassCounts())
-        found.loops += 1
+        onset_or_start = -1 if onset is None else onset
+        counts = self.classes.setdefault(recording.loop_class or "any", LoopClassCounts())
+        counts.loops += 1
         stop, nudge = (
-            classification.first_reaching(Level.stop, known),
-            classification.first_reaching(Level.nudge, known),
+            levels.first_reaching(Level.stop, onset_or_start),
+            levels.first_reaching(Level.nudge, onset_or_start),
         )
-        found.stopped += stop is not None
-        found.nudged += nudge is not None
-        self.stops_before_onset += stop is None and classification.first_reaching(Level.stop) is not None
-        early = classification.first_reaching(Level.nudge)
-        self.nudges_before_onset += early is not None and early <= known
+        counts.stopped += stop is not None
+        counts.nudged += nudge is not None
+        self.stops_before_onset += stop is None and levels.first_reaching(Level.stop) is not None
+        first_nudge = levels.first_reaching(Level.nudge)
+        self.nudges_before_onset += first_nudge is not None and first_nudge <= onset_or_start
         saved = total_spend(spends[stop:]) if stop is not None else Spend()
         self.saved = self.saved + saved
         self.spent = self.spent + total_spend(spends)
@@ -97,21 +105,21 @@ class RuleTally(msgspec.Struct):
     @property
     def loops(self) -> int:
         """Loop sessions."""
-        return sum(found.loops for found in self.classes.values())
+        return sum(counts.loops for counts in self.classes.values())
 
     @property
     def loops_stopped(self) -> int:
         """Loop sessions stopped after their onset."""
-        return sum(found.stopped for found in self.classes.values())
+        return sum(counts.stopped for counts in self.classes.values())
 
     @property
     def loops_nudged(self) -> int:
         """Loop sessions nudged, or stopped, after their onset."""
-        return sum(found.nudged for found in self.classes.values())
+        return sum(counts.nudged for counts in self.classes.values())
 
     def document(self) -> dict[str, Any]:
-        """The figures for a JSON file; shares are None where there is nothing to share."""
-        saved, after = self.saved_after_onset, self.after_onset
+        """For JSON; shares are None without a total."""
+        saved, after_onset = self.saved_after_onset, self.after_onset
         return {
             "healthy": self.healthy,
             "false_stops": self.false_stops,
@@ -133,24 +141,24 @@ class RuleTally(msgspec.Struct):
             "unknown_stopped": self.unknown_stopped,
             "recall_stop_ci95": clopper_pearson(self.loops_stopped, self.loops),
             "recall_nudge_ci95": clopper_pearson(self.loops_nudged, self.loops),
-            "by_class": {name: msgspec.to_builtins(found) for name, found in sorted(self.classes.items())},
+            "by_class": {name: msgspec.to_builtins(counts) for name, counts in sorted(self.classes.items())},
             "stops_before_onset": self.stops_before_onset,
             "nudges_before_onset": self.nudges_before_onset,
             "wasted_calls_p90": p90(self.wasted_calls_to_stop),
             "wasted_calls_to_nudge_median": median(self.wasted_calls_to_nudge),
             "wasted_calls_to_nudge_p90": p90(self.wasted_calls_to_nudge),
             "loops_spent_usd": round(self.spent.usd, 4),
-            "after_onset_usd": round(after.usd, 4),
-            "saved_share_calls": share(saved.call_count, after.call_count),
-            "saved_share_tokens": share(saved.tokens, after.tokens),
-            "saved_share_usd": share(saved.usd, after.usd),
-            "saved_share_wh": share(saved.wh, after.wh),
+            "after_onset_usd": round(after_onset.usd, 4),
+            "saved_share_calls": share(saved.call_count, after_onset.call_count),
+            "saved_share_tokens": share(saved.tokens, after_onset.tokens),
+            "saved_share_usd": share(saved.usd, after_onset.usd),
+            "saved_share_wh": share(saved.wh, after_onset.wh),
             "wh_saved": round(self.saved.wh, 4),
         }
 
 
 def median(values: Sequence[int]) -> float | None:
-    """The middle one, or halfway between the two."""
+    """The median; None without values."""
     return float(statistics.median(values)) if values else None
 
 
@@ -160,10 +168,10 @@ def p90(values: Sequence[int]) -> int | None:
 
 
 def share(part: float, whole: float) -> float | None:
-    """Part of the whole, four digits."""
+    """Part of the whole, four digits; None without a whole."""
     return round(part / whole, 4) if whole else None
 
 
 def per_thousand(count: int, calls: int) -> float | None:
-    """So many for each 1,000 calls."""
+    """The count per 1,000 calls; None without calls."""
     return round(1000 * count / calls, 4) if calls else None

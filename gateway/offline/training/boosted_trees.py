@@ -1,7 +1,8 @@
-"""Gradient-boosted regression trees with two outputs on binned inputs, squared loss; leaf-wise, numpy only.
+"""Gradient-boosted regression trees on binned inputs with two outputs; numpy only.
 
-The method is that of LightGBM (Ke et al., NeurIPS 2017) without its shortcuts: histograms of each leaf, the smaller child
-counted and the larger subtracted. Sums run in a fixed order, so that the same data give the same trees.
+The method is that of LightGBM (Ke et al., NeurIPS 2017) without its shortcuts, leaf-wise, with squared loss: histograms
+of each leaf, the smaller child counted and the larger subtracted. Sums run in a fixed order, so that the same data give
+the same trees.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,16 @@ BINS_MAX = 32
 
 
 class TreeParameters(NamedTuple):
-    """How trees are grown: their number, leaves each, step, least rows of a leaf, ridge, shares of features and rows that
-    a tree sees, and what a difference of both outputs weighs beside them."""
+    """How trees are grown.
+
+    trees: their number
+    leaves: of each tree
+    rate: step size
+    least: rows of a leaf at least
+    ridge: of leaf values
+    features, rows: shares that a tree sees, in [0, 1]
+    gain: weight of the difference of both outputs beside the outputs
+    """
 
     trees: int = 200
     leaves: int = 16
@@ -33,63 +42,75 @@ class TreeParameters(NamedTuple):
 
 
 def bin_thresholds(inputs: Floats, weights: Floats) -> list[Floats]:
-    """For each input at most BINS - 1 thresholds, at weighted quantiles; what is above one goes right."""
-    found = []
+    """At most BINS_MAX - 1 thresholds per input, at weighted quantiles.
+
+    Values above a threshold go right.
+    """
+    thresholds = []
     for column in inputs.T:
         order = np.argsort(column, kind="stable")
         values, mass = column[order], np.cumsum(weights[order]) / weights.sum()
         distinct, first = np.unique(values, return_index=True)
-        upto = np.append(mass[first[1:] - 1], 1.0)
-        places = sorted({int(np.searchsorted(upto, step / BINS_MAX)) for step in range(1, BINS_MAX)})
-        found.append(
-            np.array([(distinct[place] + distinct[place + 1]) / 2 for place in places if place + 1 < len(distinct)])
+        cumulative_mass = np.append(mass[first[1:] - 1], 1.0)
+        positions = sorted({int(np.searchsorted(cumulative_mass, step / BINS_MAX)) for step in range(1, BINS_MAX)})
+        thresholds.append(
+            np.array(
+                [
+                    (distinct[position] + distinct[position + 1]) / 2
+                    for position in positions
+                    if position + 1 < len(distinct)
+                ]
+            )
         )
-    return found
+    return thresholds
 
 
 def bin_inputs(inputs: Floats, thresholds: Sequence[Floats]) -> Integers:
     """The bin of every input."""
-    columns = [np.searchsorted(cut, inputs[:, place], "left") for place, cut in enumerate(thresholds)]
+    columns = [
+        np.searchsorted(column_thresholds, inputs[:, column], "left")
+        for column, column_thresholds in enumerate(thresholds)
+    ]
     return np.stack(columns, 1).astype(np.int64)
 
 
 def fit_trees(
-    bins: Integers, targets: Floats, weights: Floats, growth: TreeParameters, seed: int = 0
+    bins: Integers, targets: Floats, weights: Floats, parameters: TreeParameters, seed: int = 0
 ) -> tuple[Floats, list[Tree]]:
     """The mean of the targets (n x 2), and the trees that are added to it."""
     randomness = np.random.default_rng(seed)
     base = (weights[:, None] * targets).sum(0) / weights.sum()
-    reached, trees = np.tile(base, (len(targets), 1)), []
-    some = max(1, int(bins.shape[1] * growth.features))
-    for _ in range(growth.trees):
-        rows = np.flatnonzero(randomness.random(len(targets)) < growth.rows)
-        columns = np.sort(randomness.choice(bins.shape[1], some, replace=False))
-        tree = _TreeGrower(bins, targets - reached, weights, columns, growth).grow(rows)
-        reached = reached + tree_values(tree, bins)
+    predicted, trees = np.tile(base, (len(targets), 1)), []
+    column_count = max(1, int(bins.shape[1] * parameters.features))
+    for _ in range(parameters.trees):
+        rows = np.flatnonzero(randomness.random(len(targets)) < parameters.rows)
+        columns = np.sort(randomness.choice(bins.shape[1], column_count, replace=False))
+        tree = _TreeGrower(bins, targets - predicted, weights, columns, parameters).grow(rows)
+        predicted = predicted + tree_values(tree, bins)
         trees.append(tree)
     return base, trees
 
 
 def predict(base: Floats, trees: Sequence[Tree], bins: Integers) -> Floats:
-    """What base and trees give for rows of bins, n x 2."""
-    found = np.tile(base, (len(bins), 1))
+    """The prediction of base and trees for rows of bins, n x 2."""
+    predicted = np.tile(base, (len(bins), 1))
     for tree in trees:
-        found += tree_values(tree, bins)
-    return found
+        predicted += tree_values(tree, bins)
+    return predicted
 
 
 def tree_values(tree: Tree, bins: Integers) -> Floats:
-    """What one tree gives for rows of bins, n x 2."""
-    found = np.zeros((len(bins), 2))
-    waiting = [(tree, np.arange(len(bins)))]
-    while waiting:
-        node, rows = waiting.pop()
+    """The values of one tree for rows of bins, n x 2."""
+    values = np.zeros((len(bins), 2))
+    pending = [(tree, np.arange(len(bins)))]
+    while pending:
+        node, rows = pending.pop()
         if "value" in node:
-            found[rows] = node["value"]
+            values[rows] = node["value"]
             continue
         left = bins[rows, node["feature"]] <= node["last"]
-        waiting += [(node["left"], rows[left]), (node["right"], rows[~left])]
-    return found
+        pending += [(node["left"], rows[left]), (node["right"], rows[~left])]
+    return values
 
 
 class _Split(NamedTuple):
@@ -102,56 +123,58 @@ class _TreeGrower:
     """Grows one tree from residuals over some columns."""
 
     def __init__(
-        self, bins: Integers, residuals: Floats, weights: Floats, columns: Integers, growth: TreeParameters
+        self, bins: Integers, residuals: Floats, weights: Floats, columns: Integers, parameters: TreeParameters
     ) -> None:
         self._bins, self._residuals, self._weights = bins, residuals, weights
-        self._columns, self._parameters = columns, growth
+        self._columns, self._parameters = columns, parameters
         self._bin_offsets = np.arange(len(columns)) * BINS_MAX
 
     def grow(self, rows: Integers) -> Tree:
-        """Split the leaf that gains most until there are enough."""
+        """Split the leaf with the highest gain until there are enough leaves."""
         root: Tree = {}
-        counted = self._histogram(rows)
-        leaves = [(rows, counted, self._best_split(counted), root)]
+        histogram = self._histogram(rows)
+        leaves = [(rows, histogram, self._best_split(histogram), root)]
         while len(leaves) < self._parameters.leaves:
-            place = max(range(len(leaves)), key=lambda one: leaves[one][2].gain)
-            rows, counted, split, node = leaves[place]
+            index = max(range(len(leaves)), key=lambda leaf: leaves[leaf][2].gain)
+            rows, histogram, split, node = leaves[index]
             if split.gain <= 1e-9:
                 break
             column = int(self._columns[split.column])
             left = self._bins[rows, column] <= split.last_bin
-            fewer = self._histogram(rows[left] if 2 * left.sum() < len(rows) else rows[~left])
-            more = counted - fewer
-            of_left, of_right = (fewer, more) if 2 * left.sum() < len(rows) else (more, fewer)
+            smaller_child = self._histogram(rows[left] if 2 * left.sum() < len(rows) else rows[~left])
+            larger_child = histogram - smaller_child
+            left_histogram, right_histogram = (
+                (smaller_child, larger_child) if 2 * left.sum() < len(rows) else (larger_child, smaller_child)
+            )
             node.update(feature=column, last=split.last_bin, left={}, right={})
-            leaves[place] = (rows[left], of_left, self._best_split(of_left), node["left"])
-            leaves.append((rows[~left], of_right, self._best_split(of_right), node["right"]))
-        for _, counted, _, node in leaves:
-            weight, small, frontier = counted[:3, 0].sum(1)
+            leaves[index] = (rows[left], left_histogram, self._best_split(left_histogram), node["left"])
+            leaves.append((rows[~left], right_histogram, self._best_split(right_histogram), node["right"]))
+        for _, histogram, _, node in leaves:
+            weight, small, frontier = histogram[:3, 0].sum(1)
             scale = self._parameters.rate / (weight + self._parameters.ridge)
             node["value"] = (float(small * scale), float(frontier * scale))
         return root
 
     def _histogram(self, rows: Integers) -> Floats:
-        """For each column and bin: weight, weighted residuals of both outputs, number of rows."""
+        """Per column and bin: weight, weighted residuals of both outputs, rows."""
         width = len(self._columns)
-        places = (self._bins[np.ix_(rows, self._columns)] + self._bin_offsets).ravel()
+        bin_indexes = (self._bins[np.ix_(rows, self._columns)] + self._bin_offsets).ravel()
         weights, residuals = self._weights[rows], self._residuals[rows]
         sums = [weights, weights * residuals[:, 0], weights * residuals[:, 1], np.ones(len(rows))]
-        counted = [np.bincount(places, np.repeat(one, width), width * BINS_MAX) for one in sums]
-        return np.stack(counted).astype(np.float64).reshape(4, width, BINS_MAX)
+        histograms = [np.bincount(bin_indexes, np.repeat(values, width), width * BINS_MAX) for values in sums]
+        return np.stack(histograms).astype(np.float64).reshape(4, width, BINS_MAX)
 
-    def _best_split(self, counted: Floats) -> _Split:
-        left = np.cumsum(counted, 2)
+    def _best_split(self, histogram: Floats) -> _Split:
+        left = np.cumsum(histogram, 2)
         whole = left[:, :, -1:]
         right = whole - left
         gain = self._split_score(left) + self._split_score(right) - self._split_score(whole)
         gain[(left[3] < self._parameters.least) | (right[3] < self._parameters.least)] = -1.0
-        place = int(np.argmax(gain))
-        return _Split(float(gain.ravel()[place]), place // BINS_MAX, place % BINS_MAX)
+        index = int(np.argmax(gain))
+        return _Split(float(gain.ravel()[index]), index // BINS_MAX, index % BINS_MAX)
 
     def _split_score(self, sums: Floats) -> Floats:
         weight, small, frontier = sums[:3]
-        both = small * small + frontier * frontier + self._parameters.gain * (frontier - small) ** 2
-        found: Floats = both / (weight + self._parameters.ridge)
-        return found
+        squares = small * small + frontier * frontier + self._parameters.gain * (frontier - small) ** 2
+        score: Floats = squares / (weight + self._parameters.ridge)
+        return score

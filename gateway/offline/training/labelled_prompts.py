@@ -1,4 +1,4 @@
-"""Labelled prompts: JSON Lines (gz or not) -> Labelled. One line is one prompt and what two models made of it."""
+"""Labelled prompts: JSON Lines (gz or not), one prompt and its outcomes a line."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,16 +7,23 @@ import msgspec
 
 from ...feeds import json_lines
 
-# LLMRouter's eight small sets count as one source, as in the figures that others have published on them.
+# LLMRouter's eight small sets count as one source, as in published figures.
 _MERGED_SOURCE = "llmrouter"
-# What all sources together are called.
+# Names of aggregates over sources.
 _AGGREGATES = ("pooled", "macro")
 
 
 class LabelledPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt. Scores are in [0, 1]; `scores` are those of every model that was logged; `context` is what came with
-    the prompt (tools as JSON, starter code); `group` is shared by rows of the same question, which must not be split;
-    `split` is train or test where the data says so; `costs_usd` what each model's answer really cost, where logged."""
+    """One prompt and its outcomes.
+
+    small_score, large_score: in [0, 1]
+    family: weighted together; None: any
+    group: shared by rows of the same question, which must not be split
+    split: train or test, where the data has it
+    context: what came with the prompt: tools as JSON, starter code
+    scores: of every logged model, in [0, 1]
+    costs_usd: logged cost of each model's answer
+    """
 
     id: str
     source: str
@@ -40,19 +47,19 @@ class LabelledPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def source_group(self) -> str:
-        """The source that it counts under."""
+        """The source that the row counts under."""
         if self.source in _AGGREGATES:
             return f"{self.source} (source)"
         return _MERGED_SOURCE if self.source.startswith(f"{_MERGED_SOURCE}_") else self.source
 
     @property
     def tools_json(self) -> str:
-        """What came with the prompt, "" for nothing."""
+        """The context, "" for none."""
         return self.context or ""
 
     @property
     def family_or_any(self) -> str:
-        """The family that it is weighed with."""
+        """The family that the row is weighted with."""
         return self.family or "any"
 
     @property
@@ -62,7 +69,7 @@ class LabelledPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def question_id(self) -> str:
-        """What rows of the same question share."""
+        """The id that rows of the same question share."""
         return self.group or self.id
 
 
@@ -71,9 +78,9 @@ _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 def load(paths: Iterable[Path]) -> Sequence[LabelledPrompt]:
-    """The rows of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
+    """The rows of files, and of .jsonl and .jsonl.gz files in folders, by name.
 
-    Raises ValueError with file and line for what is no labelled prompt, and for no data at all.
+    Raises ValueError with file and line for an invalid row, and without data.
     """
     rows = list(json_lines.read(paths, lambda line, _: _LINE_DECODER.decode(line), "a labelled prompt", _DECODE_ERRORS))
     if not rows:
@@ -83,19 +90,21 @@ def load(paths: Iterable[Path]) -> Sequence[LabelledPrompt]:
 
 def by_source(rows: Iterable[LabelledPrompt]) -> dict[str, list[LabelledPrompt]]:
     """The rows of each source."""
-    places: dict[str, list[LabelledPrompt]] = {}
+    rows_by_source: dict[str, list[LabelledPrompt]] = {}
     for row in rows:
-        places.setdefault(row.source_group, []).append(row)
-    return dict(sorted(places.items()))
+        rows_by_source.setdefault(row.source_group, []).append(row)
+    return dict(sorted(rows_by_source.items()))
 
 
 def split_test_train(rows: Iterable[LabelledPrompt]) -> tuple[list[LabelledPrompt], list[LabelledPrompt]]:
-    """(rows to be scored, rows that may teach): where a source has rows of another split beside those marked train, the
-    latter are labels and are not scored."""
+    """(rows to score, rows to train on).
+
+    Where a source has rows of another split beside those marked train, the latter are labels and are not scored.
+    """
     scored: list[LabelledPrompt] = []
-    taught: list[LabelledPrompt] = []
-    for mine in by_source(rows).values():
-        tested = [row for row in mine if row.split != "train"]
-        scored += tested or mine
-        taught += [row for row in mine if row.split == "train"] if tested else []
-    return scored, taught
+    training: list[LabelledPrompt] = []
+    for source_rows in by_source(rows).values():
+        testing = [row for row in source_rows if row.split != "train"]
+        scored += testing or source_rows
+        training += [row for row in source_rows if row.split == "train"] if testing else []
+    return scored, training

@@ -1,4 +1,5 @@
-"""The energy estimate beside published figures: points.py (what is known) ecologits.py (the rival's method) trial.py (errors) told.py.
+"""Compares the energy estimate with published figures.
 
-Pure but for reading the files. Start with trial.py.
+published_figures.py reads them, ecologits.py has EcoLogits' method, benchmark.py the errors, report.py the text. Pure
+but for reading the files. Start with benchmark.py.
 """

@@ -1,7 +1,7 @@
-"""Our estimate beside published figures, by subset: how far off, which way, how often within its bounds; EcoLogits beside it.
+"""Errors of our energy estimate on published figures, by subset, with EcoLogits'.
 
-Errors are log2 of estimate over figure: 1 is a factor of two. A subset says what the estimate was told. `known`: sizes, precision,
-hardware, how many GPUs, and how many sequences are served together, where the table has them; `unknown`: sizes, precision and
+Errors are log2 of estimate over figure: 1 is a factor of two. A subset defines what the estimate knows. `known`: sizes,
+precision, hardware, number of GPUs, and concurrency, where the table has them; `unknown`: sizes, precision and
 hardware; `latency`: the same and the time between tokens.
 """
 
@@ -16,12 +16,20 @@ from ....values.catalog import EnergyProfile
 from . import ecologits
 from .published_figures import PublishedFigure, quantile
 
-# Serving as people stand it: ML.ENERGY's configurations with at least so many together and so short a time between tokens.
+# Realistic serving: ML.ENERGY's configurations of at least this concurrency and at most this time between tokens.
 _SERVING_CONCURRENCY_MIN, _SERVING_LATENCY_MS_MAX = 16, 100.0
 
 
 class EstimateErrors(Value, frozen=True, kw_only=True):
-    """One subset: log2 errors of the mid, the share within low and high, EcoLogits' median beside it (nan: none)."""
+    """Errors on one subset, log2 of estimate over figure.
+
+    n: figures
+    median_abs_log2, p90_abs_log2: absolute error of the mid
+    bias_log2: median signed error of the mid
+    coverage: share within low and high, in [0, 1]
+    width_log2: median of high over low
+    ecologits_median_abs_log2: EcoLogits' absolute error; nan: none
+    """
 
     n: int
     median_abs_log2: float
@@ -32,24 +40,27 @@ class EstimateErrors(Value, frozen=True, kw_only=True):
     ecologits_median_abs_log2: float
 
     def to_json(self) -> dict[str, float | int | None]:
-        """As JSON has it."""
-        found = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: None if value != value else value for name, value in found.items()}
+        """For JSON, with None for nan."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: None if value != value else value for name, value in fields.items()}
 
 
 def run(points: Sequence[PublishedFigure]) -> dict[str, EstimateErrors]:
-    """Every subset that has a point."""
-    found = {}
-    for name, (fits, told) in SUBSETS.items():
-        chosen = [point for point in points if fits(point)]
-        if chosen:
-            found[name] = _estimate_errors(chosen, told)
-    return found
+    """The errors of every subset that has a figure."""
+    results = {}
+    for name, (selects, knowledge) in SUBSETS.items():
+        selected = [point for point in points if selects(point)]
+        if selected:
+            results[name] = _estimate_errors(selected, knowledge)
+    return results
 
 
-def estimate_joules(point: PublishedFigure, told: str) -> tuple[float, float, float]:
-    """Joules a request, low, mid and high, at the point's boundary."""
-    models = energy_models(profile_of(point, told))
+def estimate_joules(point: PublishedFigure, knowledge: str) -> tuple[float, float, float]:
+    """Joules per request, low, mid and high, at the point's boundary.
+
+    `knowledge`: known, unknown or latency, see the module.
+    """
+    models = energy_models(profile_of(point, knowledge))
     joules = []
     for bound, (model, media) in enumerate(zip(models, MEDIA_FACTORS[point.media], strict=True)):
         accelerator = model.accelerator_joules(point.input_tokens, 0, round(point.output_tokens)) * media
@@ -59,17 +70,17 @@ def estimate_joules(point: PublishedFigure, told: str) -> tuple[float, float, fl
     return joules[0], joules[1], joules[2]
 
 
-def profile_of(point: PublishedFigure, told: str) -> EnergyProfile:
-    """What the estimate is told of a point."""
+def profile_of(point: PublishedFigure, knowledge: str) -> EnergyProfile:
+    """The profile that the estimate may use of a point."""
     profile = EnergyProfile(
         active_params_b=point.active_b,
         total_params_b=point.total_b,
         bytes_per_param=point.weight_bits / 8,
         hardware=point.hardware if point.hardware in HARDWARE else DEFAULT_HARDWARE,
-        gpus=point.gpus if told == "known" and point.kind == "measured" else None,
-        concurrency=point.concurrent_sequences if told == "known" else None,
+        gpus=point.gpus if knowledge == "known" and point.kind == "measured" else None,
+        concurrency=point.concurrent_sequences if knowledge == "known" else None,
     )
-    if told != "latency" or point.token_latency_ms_median is None:
+    if knowledge != "latency" or point.token_latency_ms_median is None:
         return profile
     return EnergyProfile(
         active_params_b=profile.active_params_b,
@@ -81,27 +92,30 @@ def profile_of(point: PublishedFigure, told: str) -> EnergyProfile:
     )
 
 
-def _estimate_errors(points: Sequence[PublishedFigure], told: str) -> EstimateErrors:
-    logs = [[math.log2(joules / point.joules) for joules in estimate_joules(point, told)] for point in points]
-    off = [abs(mid) for _, mid, _ in logs]
-    rival = [abs(_ecologits_log2_error(point)) for point in points]
+def _estimate_errors(points: Sequence[PublishedFigure], knowledge: str) -> EstimateErrors:
+    logs = [[math.log2(joules / point.joules) for joules in estimate_joules(point, knowledge)] for point in points]
+    errors = [abs(mid) for _, mid, _ in logs]
+    ecologits_errors = [abs(_ecologits_log2_error(point)) for point in points]
     return EstimateErrors(
         n=len(points),
-        median_abs_log2=median(off),
-        p90_abs_log2=quantile(off, 0.9),
+        median_abs_log2=median(errors),
+        p90_abs_log2=quantile(errors, 0.9),
         bias_log2=median(mid for _, mid, _ in logs),
         coverage=sum(low <= 0 <= high for low, _, high in logs) / len(logs),
         width_log2=median(high - low for low, _, high in logs),
-        ecologits_median_abs_log2=median(rival) if rival else math.nan,
+        ecologits_median_abs_log2=median(ecologits_errors) if ecologits_errors else math.nan,
     )
 
 
 def _ecologits_log2_error(point: PublishedFigure) -> float:
-    """log2 of EcoLogits' estimate over the figure: the package's own where the table has it, else by its method."""
+    """log2 of EcoLogits' estimate over the figure.
+
+    The package's own estimate where the table has it, else by its method.
+    """
     if point.ecologits_log2_ratio is not None:
         return point.ecologits_log2_ratio
-    told = ecologits.energy_joules(point.active_b, point.total_b, point.output_tokens, point.boundary)
-    return math.log2(told / point.joules)
+    estimate = ecologits.energy_joules(point.active_b, point.total_b, point.output_tokens, point.boundary)
+    return math.log2(estimate / point.joules)
 
 
 def _published_as(kind: str) -> Callable[[PublishedFigure], bool]:
@@ -126,11 +140,11 @@ def _is_mlenergy_v3(point: PublishedFigure) -> bool:
 
 
 def _is_serving_configuration(point: PublishedFigure) -> bool:
-    together, latency = point.concurrent_sequences or 0, point.token_latency_ms_median or math.inf
-    return _is_mlenergy_v3(point) and together >= _SERVING_CONCURRENCY_MIN and latency <= _SERVING_LATENCY_MS_MAX
+    concurrency, latency = point.concurrent_sequences or 0, point.token_latency_ms_median or math.inf
+    return _is_mlenergy_v3(point) and concurrency >= _SERVING_CONCURRENCY_MIN and latency <= _SERVING_LATENCY_MS_MAX
 
 
-# name -> (which points, what the estimate is told)
+# name -> (selects its points, what the estimate knows)
 SUBSETS: dict[str, tuple[Callable[[PublishedFigure], bool], str]] = {
     "all": (lambda point: point.table == "published", "known"),
     "all_unknown": (lambda point: point.table == "published", "unknown"),

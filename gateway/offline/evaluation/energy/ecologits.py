@@ -1,8 +1,8 @@
-"""What EcoLogits 0.11.3 says of a request, for comparison: its published method for language models in closed form.
+"""EcoLogits 0.11.3's estimate, for comparison: its method for language models.
 
-Only output tokens enter. GPUs come in powers of two of 80 GB cards, weights at 16 bits, 64 requests together. Source: EcoLogits'
-documentation of its methodology and constants (ecologits.ai, 0.11); `tests/evaluation/test_energy.py` checks it against figures
-that the package itself gave.
+In closed form. Only output tokens count. GPUs come in powers of two of 80 GB cards, weights at 16 bits, 64 concurrent
+requests. Source: EcoLogits' documentation of its methodology and constants (ecologits.ai, 0.11);
+`tests/offline/evaluation/test_energy.py` checks it against figures of the package itself.
 """
 
 import math
@@ -13,12 +13,12 @@ _ALPHA, _BETA, _GAMMA = 1.1665273170451914e-06, -0.011205921025579175, 4.0529281
 _LATENCY_COEFFICIENTS = (0.0006785088094353663, 0.0003119310311688259, 0.019473717579473387)
 _BATCH_SIZE, _WEIGHT_BITS, _GPU_GB, _MEMORY_FACTOR = 64, 16, 80, 1.2
 _SERVER_WATTS, _SERVER_GPUS = 1200.0, 8
-# Of the providers' mean.
+# The mean of the providers.
 _PUE = 1.15
 
 
 def energy_joules(active_b: float, total_b: float, output_tokens: float, boundary: str) -> float:
-    """J of a request at the boundary (gpu, it, facility)."""
+    """J per request at the boundary (gpu, it, facility)."""
     cards = math.ceil(_MEMORY_FACTOR * total_b * _WEIGHT_BITS / 8 / _GPU_GB)
     gpus = math.exp2(math.ceil(math.log2(cards)))
     gpu = gpus * output_tokens * (_ALPHA * math.exp(_BETA * _BATCH_SIZE) * active_b + _GAMMA) * 3600

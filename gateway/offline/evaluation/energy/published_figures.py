@@ -1,5 +1,6 @@
-"""Published energy figures as points: what was served, by what, and what it took. Three kinds of file are read: our own table of
-published points (truth.csv), ML.ENERGY's leaderboard v3, and v2.
+"""Published energy figures: what was served, by what, and its energy.
+
+Three kinds of file are read: our own table of published points (truth.csv), ML.ENERGY's leaderboard v3, and v2.
 """
 
 import csv
@@ -11,22 +12,32 @@ from ....values.base import Value
 
 _JOULES_PER_WH = 3600.0
 _PRECISION_BITS = {"bfloat16": 16.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "mxfp4": 4.25, "fp4": 4.5}
-# Prompt tokens of ML.ENERGY's tasks, which it does not publish: approximations of truth.csv. Completion of code (fim) has long
-# prompts of unknown length; what pictures and videos come to in tokens is in the factor for them.
+# Prompt tokens of ML.ENERGY's tasks, which it does not publish: approximations of truth.csv. Code completion (fim) has
+# long prompts of unknown length; the tokens of images and videos are in the factor for them.
 _TASK_PROMPT_TOKENS = {
-    "lm-arena-chat": 150, "gpqa": 250, "sourcegraph-fim": 0, "image-chat": 150, "video-chat": 150, "chat": 200, "code": 130,
+    "lm-arena-chat": 150, "gpqa": 250, "sourcegraph-fim": 0, "image-chat": 150, "video-chat": 150, "chat": 200,
+    "code": 130,
 }  # fmt: skip
 _TASK_MEDIA = {"image-chat": "image", "video-chat": "video"}
 # Active parameters (1e9) of the mixtures in v2's file, which has totals only (Mixtral papers, 2024).
 _V2_ACTIVE_PARAMS_B = {"mixtral-8x22b": 39.0, "mixtral-8x7b": 12.9}
-# Frontier models without a published precision count as FP8 from here on, like the hosted ones that publish theirs.
+# From this size on a hosted model without a published precision counts as FP8, like those that publish theirs.
 _FP8_DEFAULT_MIN_PARAMS_B = 200.0
 
 
 class PublishedFigure(Value, frozen=True, kw_only=True):
-    """One published figure. Parameters in 1e9; `hardware` as in carbon/energy.HARDWARE, "" for not said; `joules` a request at
-    `boundary` (gpu, it, facility). `concurrency`, `gpus` and `latency_ms` (median between tokens) are None where nobody says.
-    `ecologits` is log2 of EcoLogits 0.11's estimate over the figure, None where its method is to be worked out."""
+    """One published figure.
+
+    table: published, v3 or v2
+    kind: measured, derived, modelled or provider_reported
+    active_b, total_b: parameters, 1e9
+    hardware: as in carbon/energy.HARDWARE; "": undeclared
+    gpus, concurrent_sequences: None: undeclared
+    token_latency_ms_median: time between tokens; None: undeclared
+    joules: per request, at `boundary`
+    boundary: gpu, it or facility
+    ecologits_log2_ratio: log2 of EcoLogits 0.11's estimate over the figure; None: compute it by its method
+    """
 
     name: str
     table: str
@@ -49,30 +60,35 @@ class PublishedFigure(Value, frozen=True, kw_only=True):
 
     @property
     def is_mixture(self) -> bool:
-        """Whether its experts take turns."""
+        """Whether the model is a mixture of experts."""
         return self.active_b < self.total_b
 
 
 def load_figures(paths: Iterable[Path]) -> list[PublishedFigure]:
-    """The points of all files. Raises OSError, and ValueError for what is no table of the three kinds."""
-    found: list[PublishedFigure] = []
+    """The figures of all files.
+
+    Raises OSError, and ValueError for a file that is none of the three kinds.
+    """
+    figures: list[PublishedFigure] = []
     for path in paths:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            read = next((one for sign, one in _ROW_PARSERS.items() if sign in (reader.fieldnames or ())), None)
-            if read is None:
+            parse_row = next(
+                (parser for column, parser in _ROW_PARSERS.items() if column in (reader.fieldnames or ())), None
+            )
+            if parse_row is None:
                 raise ValueError(f"{path}: neither a table of published points nor one of ML.ENERGY's")
             try:
-                found += [point for row in reader if (point := read(row)) is not None]
+                figures += [figure for row in reader if (figure := parse_row(row)) is not None]
             except (KeyError, ValueError, TypeError) as error:
                 raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-    if not found:
-        raise ValueError("no point that could be scored")
-    return found
+    if not figures:
+        raise ValueError("no point to score")
+    return figures
 
 
 def _parse_published_row(row: Mapping[str, str]) -> PublishedFigure | None:
-    """A row of truth.csv; None where it is not to be scored, or sizes are not known."""
+    """A row of truth.csv; None where it is not scored or its sizes are unknown."""
     if row["score"] != "yes" or not row["params_active_b"] or not row["wh_per_request"]:
         return None
     total = _range_mean(row["params_total_b"])
@@ -145,7 +161,7 @@ def _parse_v2_row(row: Mapping[str, str]) -> PublishedFigure:
     )
 
 
-# By a column that only this kind of file has.
+# By a column that only files of this kind have.
 _ROW_PARSERS = {
     "wh_per_request": _parse_published_row,
     "activated_params_billions": _parse_v3_row,
@@ -154,9 +170,9 @@ _ROW_PARSERS = {
 
 
 def _hardware_name(text: str) -> str:
-    """Mixed fleets count as the middle one of them."""
-    known = [name for name in ("a100", "h100", "h200", "b200") if name.upper() in text]
-    return known[0] if len(known) == 1 else "h200" if "h200" in known else "h100" if "h100" in known else ""
+    """The hardware; mixed fleets count as the middle one of theirs."""
+    names = [name for name in ("a100", "h100", "h200", "b200") if name.upper() in text]
+    return names[0] if len(names) == 1 else "h200" if "h200" in names else "h100" if "h100" in names else ""
 
 
 def _range_mean(text: str) -> float:
@@ -170,9 +186,9 @@ def _optional_float(text: str) -> float | None:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value below which so large a share lies, between neighbours by weight."""
+    """The value below which this share of the values is, interpolated."""
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    position = share * (len(ordered) - 1)
+    lower = math.floor(position)
+    upper = min(lower + 1, len(ordered) - 1)
+    return ordered[lower] + (ordered[upper] - ordered[lower]) * (position - lower)

@@ -1,5 +1,5 @@
-"""Routers on trial: prompts whose outcomes on a small and a frontier model are known, ranked by our scorer and by others.
+"""Evaluates routers on prompts with known outcomes of both tiers.
 
-Reads files, calls nobody; needs numpy, and is imported by `penstock eval` and `penstock learn` alone.
-Start in curves.py (the measures), then trial.py (who is tried on what), labelled.py (the data).
+Reads files, no network; needs numpy, and is imported by `penstock eval` and `penstock learn` alone. Start in
+measures.py (the measures), then benchmark.py (routers by source), routers.py (the routers).
 """

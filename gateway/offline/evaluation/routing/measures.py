@@ -1,9 +1,9 @@
-"""How good a router's order is: the measures of RouteLLM and RouterBench, exactly as routers publish them.
+"""Measures of a router's ranking, as in RouteLLM and RouterBench.
 
-Prompts are sorted by score, the one that wants the frontier most first; c is the (weighted) share of prompts that has
-gone to the frontier, Q(c) the mean quality by then. Ties are crossed as one straight segment. PGR(c) is the share of
-the way from the small model's quality to the frontier's. Sources: RouteLLM (arXiv 2406.18665, section 3), RouterBench
-(arXiv 2403.12031).
+Prompts are sorted by score, the one that needs the frontier most first; c is the (weighted) share of prompts sent to
+the frontier, Q(c) the mean quality then. Ties are one straight segment. PGR(c) is the share of the gap between the
+small model's quality and the frontier's. Sources: RouteLLM (arXiv 2406.18665, section 3), RouterBench (arXiv
+2403.12031).
 """
 
 from typing import NamedTuple
@@ -13,16 +13,21 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# What a small model costs of a frontier one where no costs were logged.
+# Cost of a small call over that of a frontier call where no costs were logged.
 SMALL_COST_RATIO = 0.1
-# "Cost at 95 %": the quality that is asked for, as a share of the frontier's.
+# "Cost at 95 %": the target quality, as a share of the frontier's.
 _TARGET_QUALITY_SHARE = 0.95
 # Bins of equal size of the expected calibration error.
 _CALIBRATION_BINS = 10
 
 
 class TierOutcomes(NamedTuple):
-    """What is known of n prompts: scores of both models in [0, 1], weights that sum to 1, and the costs of each."""
+    """Outcomes of n prompts on both models.
+
+    small, large: scores in [0, 1]
+    weights: sum to 1
+    small_cost, large_cost: of each call, in any common unit
+    """
 
     small: Array
     large: Array
@@ -31,7 +36,7 @@ class TierOutcomes(NamedTuple):
     large_cost: Array
 
     def subset(self, rows: npt.NDArray[np.intp], times: Array | None = None) -> "TierOutcomes":
-        """These rows only, each counted so many `times`."""
+        """Only these rows, each counted `times` times."""
         weights = self.weights[rows] * (1.0 if times is None else times)
         return TierOutcomes(
             self.small[rows], self.large[rows], weights / weights.sum(), self.small_cost[rows], self.large_cost[rows]
@@ -39,7 +44,12 @@ class TierOutcomes(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Points from all-small to all-frontier: share on the frontier, quality, cost as a share of all-frontier."""
+    """Points from all-small to all-frontier.
+
+    share: of prompts on the frontier
+    quality: mean
+    cost: as a share of all-frontier's
+    """
 
     share: Array
     quality: Array
@@ -53,8 +63,14 @@ class Curve(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """One router on one set of prompts. `apgr` 0.5 is random; `cpt50`, `cpt80` are shares of frontier calls and
-    `cost_at_95` a share of all-frontier's cost: lower is better. nan where the data cannot say."""
+    """One router on one set of prompts; nan where the data cannot show it.
+
+    apgr: average performance gap recovered; 0.5 is random
+    cpt50, cpt80: shares of frontier calls that recover 50 and 80 % of the gap; lower is better
+    cost_at_95: cost of 95 % of the frontier's quality, as a share of all-frontier's; lower is better
+    auc_need: AUC of ranking the prompts that need the frontier
+    ece: expected calibration error, in [0, 1]
+    """
 
     apgr: float
     cpt50: float
@@ -68,52 +84,59 @@ def curve(scores: Array, outcomes: TierOutcomes) -> Curve:
     """Quality and cost along the order of `scores`."""
     order = np.argsort(-scores, kind="stable")
     weights = outcomes.weights[order]
-    gained = weights * (outcomes.large - outcomes.small)[order]
-    dearer = weights * (outcomes.large_cost - outcomes.small_cost)[order]
+    quality_gains = weights * (outcomes.large - outcomes.small)[order]
+    extra_costs = weights * (outcomes.large_cost - outcomes.small_cost)[order]
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     small, all_frontier = _weighted_mean(outcomes.small, outcomes), _weighted_mean(outcomes.large_cost, outcomes)
-    cost = _weighted_mean(outcomes.small_cost, outcomes) + np.append(0.0, np.cumsum(dearer)[ends])
+    cost = _weighted_mean(outcomes.small_cost, outcomes) + np.append(0.0, np.cumsum(extra_costs)[ends])
     return Curve(
         share=np.append(0.0, np.cumsum(weights)[ends]),
-        quality=small + np.append(0.0, np.cumsum(gained)[ends]),
+        quality=small + np.append(0.0, np.cumsum(quality_gains)[ends]),
         cost=cost / all_frontier if all_frontier else cost,
     )
 
 
 def measures(scores: Array, need: Array, outcomes: TierOutcomes) -> Measures:
-    """All measures of one router; `need` is its calibrated probability that the small model does not suffice."""
-    found = curve(scores, outcomes)
-    pgr = found.pgr
-    wanting = (outcomes.large > outcomes.small).astype(np.float64)
+    """All measures of one router.
+
+    `need`: its calibrated probability that the small model does not suffice.
+    """
+    router_curve = curve(scores, outcomes)
+    pgr = router_curve.pgr
+    needed = (outcomes.large > outcomes.small).astype(np.float64)
     return Measures(
-        apgr=float(np.trapezoid(pgr, found.share)),
-        cpt50=_share_at_pgr(found.share, pgr, 0.5),
-        cpt80=_share_at_pgr(found.share, pgr, 0.8),
-        cost_at_95=cost_at_quality(found, _TARGET_QUALITY_SHARE),
-        auc_need=_auc(scores, wanting, outcomes.weights),
-        ece=calibration_error(need, wanting, outcomes.weights),
+        apgr=float(np.trapezoid(pgr, router_curve.share)),
+        cpt50=_share_at_pgr(router_curve.share, pgr, 0.5),
+        cpt80=_share_at_pgr(router_curve.share, pgr, 0.8),
+        cost_at_95=cost_at_quality(router_curve, _TARGET_QUALITY_SHARE),
+        auc_need=_auc(scores, needed, outcomes.weights),
+        ece=calibration_error(need, needed, outcomes.weights),
     )
 
 
-def cost_at_quality(found: Curve, kept: float) -> float:
-    """The least cost, as a share of all-frontier's, at which so much of the frontier's quality is kept; the curve is
-    crossed in straight lines."""
-    wanted, best = kept * found.quality[-1], np.inf
-    for place in range(len(found.share)):
-        if found.quality[place] >= wanted:
-            best = min(best, found.cost[place])
-        if place and (found.quality[place - 1] < wanted) != (found.quality[place] < wanted):
-            part = (wanted - found.quality[place - 1]) / (found.quality[place] - found.quality[place - 1])
-            best = min(best, found.cost[place - 1] + part * (found.cost[place] - found.cost[place - 1]))
+def cost_at_quality(curve_: Curve, share: float) -> float:
+    """The least cost that keeps this share of all-frontier's quality.
+
+    As a share of all-frontier's cost, interpolated between the points of the curve.
+    """
+    quality, best = share * curve_.quality[-1], np.inf
+    for index in range(len(curve_.share)):
+        if curve_.quality[index] >= quality:
+            best = min(best, curve_.cost[index])
+        if index and (curve_.quality[index - 1] < quality) != (curve_.quality[index] < quality):
+            fraction = (quality - curve_.quality[index - 1]) / (curve_.quality[index] - curve_.quality[index - 1])
+            best = min(best, curve_.cost[index - 1] + fraction * (curve_.cost[index] - curve_.cost[index - 1]))
     return float(best)
 
 
-def calibration_error(said: Array, true: Array, weights: Array) -> float:
-    """Expected calibration error in [0, 1]: the mean gap between what was said and what came true, in ten bins of equal
-    size (Naeini et al., AAAI 2015; equal-mass bins)."""
-    order = np.argsort(said, kind="stable")
+def calibration_error(predicted: Array, true: Array, weights: Array) -> float:
+    """Expected calibration error in [0, 1], in ten bins of equal mass.
+
+    The mean gap between predicted and true (Naeini et al., AAAI 2015; equal-mass bins).
+    """
+    order = np.argsort(predicted, kind="stable")
     bins = np.minimum((np.cumsum(weights[order]) * _CALIBRATION_BINS).astype(np.intp), _CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=(weights * (said - true))[order], minlength=_CALIBRATION_BINS)
+    gaps = np.bincount(bins, weights=(weights * (predicted - true))[order], minlength=_CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / weights.sum())
 
 
@@ -122,22 +145,22 @@ def _weighted_mean(values: Array, outcomes: TierOutcomes) -> float:
 
 
 def _share_at_pgr(share: Array, pgr: Array, level: float) -> float:
-    """The least share at which `level` is reached, in straight lines between points."""
+    """The least share at which PGR reaches `level`, interpolated."""
     if np.isnan(pgr).any():
         return float("nan")
-    place = int(np.argmax(pgr >= level))
-    if place == 0:
+    index = int(np.argmax(pgr >= level))
+    if index == 0:
         return 0.0
-    part = (level - pgr[place - 1]) / (pgr[place] - pgr[place - 1])
-    return float(share[place - 1] + part * (share[place] - share[place - 1]))
+    fraction = (level - pgr[index - 1]) / (pgr[index] - pgr[index - 1])
+    return float(share[index - 1] + fraction * (share[index] - share[index - 1]))
 
 
-def _auc(scores: Array, wanted: Array, weights: Array) -> float:
-    """Area under the ROC curve, ties counted half; nan where one class is missing."""
-    positive, negative = weights * wanted, weights * (1 - wanted)
+def _auc(scores: Array, needed: Array, weights: Array) -> float:
+    """Area under the ROC curve, ties counted half; nan where a class is missing."""
+    positive, negative = weights * needed, weights * (1 - needed)
     if not positive.sum() or not negative.sum():
         return float("nan")
     _, ranks = np.unique(scores, return_inverse=True)
     below = np.bincount(ranks, weights=negative)
-    beaten = np.cumsum(below) - below / 2
-    return float((positive * beaten[ranks]).sum() / (positive.sum() * negative.sum()))
+    ranked_below = np.cumsum(below) - below / 2
+    return float((positive * ranked_below[ranks]).sum() / (positive.sum() * negative.sum()))

@@ -1,8 +1,8 @@
-"""The quality floor on trial: is what it claims kept on prompts that it has not seen, and what does it save?
+"""Evaluates the quality floor: whether its claim holds, and what it saves.
 
 Each source is split many times: labels drawn at random set the ceiling, the rest is served by it. The truth is what the
-source as a whole keeps at that ceiling (labels are drawn from it without putting back); what the rest alone kept, a
-smaller sample, is told beside it.
+whole source keeps at that ceiling (labels are drawn from it without replacement); what the rest alone kept, a smaller
+sample, is reported beside it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,15 @@ from .measures import SMALL_COST_RATIO
 
 
 class FloorResult(NamedTuple):
-    """One source: splits, those whose floor was broken (in truth; on the rest alone), those whose labels carried no claim,
-    the mean of what was kept and of the cost saved (shares of all-frontier's), and what the best ceiling would save."""
+    """The floor on one source.
+
+    broken: splits whose floor was not kept by the whole source
+    broken_on_rest: splits whose floor was not kept by the rest alone
+    empty: splits whose labels supported no claim
+    kept: mean share of quality kept, in [0, 1]
+    saved: mean share of all-frontier's cost saved, in [0, 1]
+    best: what the best possible ceiling would save, in [0, 1]
+    """
 
     rows: int
     labels: int
@@ -34,7 +41,7 @@ class FloorResult(NamedTuple):
     best: float
 
     def document(self) -> Mapping[str, Any]:
-        """What `--json` writes."""
+        """For `--json`."""
         return {**self._asdict(), "broken_share": self.broken / self.splits}
 
 
@@ -48,41 +55,41 @@ def run(
     splits: int,
     seed: int,
 ) -> dict[str, FloorResult]:
-    """Every source with more than so many labels. Raises ValueError if there is none."""
-    found = {}
-    for place, mine in by_source(rows).items():
-        if len(mine) <= labels:
+    """Every source with more than `labels` prompts. Raises ValueError without one."""
+    results = {}
+    for source, source_rows in by_source(rows).items():
+        if len(source_rows) <= labels:
             continue
-        known = [
+        source_labels = [
             QualityLabel(
                 score=scorer.score(prompt_features(row.prompt, row.tools_json)).small_insufficient,
                 small=row.small_score,
                 large=row.large_score,
             )
-            for row in mine
+            for row in source_rows
         ]
-        found[place] = _evaluate_source(known, keep, confidence, labels, splits, seed)
-    if not found:
+        results[source] = _evaluate_source(source_labels, keep, confidence, labels, splits, seed)
+    if not results:
         raise ValueError(f"no source has more than {labels} labelled prompts")
-    return found
+    return results
 
 
 def _evaluate_source(
-    known: Sequence[QualityLabel], keep: float, confidence: float, labels: int, splits: int, seed: int
+    all_labels: Sequence[QualityLabel], keep: float, confidence: float, labels: int, splits: int, seed: int
 ) -> FloorResult:
     randomness, broken, on_rest, empty = np.random.default_rng(seed), 0, 0, 0
     shares, quality = [], []
     for _ in range(splits):
-        drawn = [known[place] for place in randomness.permutation(len(known)).tolist()]
-        set_by, rest = drawn[:labels], drawn[labels:]
-        ceiling = fit_floor(set_by, keep=keep, confidence=confidence).ceiling
+        shuffled = [all_labels[index] for index in randomness.permutation(len(all_labels)).tolist()]
+        fit_on, rest = shuffled[:labels], shuffled[labels:]
+        ceiling = fit_floor(fit_on, keep=keep, confidence=confidence).ceiling
         empty += ceiling is None
-        broken += kept_quality(known, ceiling) < keep
+        broken += kept_quality(all_labels, ceiling) < keep
         on_rest += kept_quality(rest, ceiling) < keep
-        quality.append(kept_quality(known, ceiling))
-        shares.append(0.0 if ceiling is None else sum(one.score <= ceiling for one in rest) / len(rest))
+        quality.append(kept_quality(all_labels, ceiling))
+        shares.append(0.0 if ceiling is None else sum(label.score <= ceiling for label in rest) / len(rest))
     return FloorResult(
-        rows=len(known),
+        rows=len(all_labels),
         labels=labels,
         splits=splits,
         broken=broken,
@@ -90,23 +97,23 @@ def _evaluate_source(
         empty=empty,
         kept=float(np.mean(quality)),
         saved=float(np.mean(shares)) * (1 - SMALL_COST_RATIO),
-        best=_best_share(known, keep) * (1 - SMALL_COST_RATIO),
+        best=_best_share(all_labels, keep) * (1 - SMALL_COST_RATIO),
     )
 
 
-def _best_share(known: Sequence[QualityLabel], keep: float) -> float:
-    """The share that the highest ceiling serves which truly keeps enough: what no procedure can know."""
-    ordered = sorted(known, key=lambda label: label.score)
-    left = (1 - keep) * sum(label.large for label in known)
+def _best_share(all_labels: Sequence[QualityLabel], keep: float) -> float:
+    """The share that the highest ceiling that keeps enough serves, in hindsight."""
+    ordered = sorted(all_labels, key=lambda label: label.score)
+    allowance = (1 - keep) * sum(label.large for label in all_labels)
     best = 0
-    for place, label in enumerate(ordered):
-        left -= label.large - label.small
-        if left >= 0:
-            best = place + 1
-    return best / len(known)
+    for index, label in enumerate(ordered):
+        allowance -= label.large - label.small
+        if allowance >= 0:
+            best = index + 1
+    return best / len(all_labels)
 
 
-def render(found: Mapping[str, FloorResult], keep: float, confidence: float) -> Iterator[str]:
+def render(results: Mapping[str, FloorResult], keep: float, confidence: float) -> Iterator[str]:
     """The figures as plain text."""
     head = (
         "source",
@@ -122,13 +129,14 @@ def render(found: Mapping[str, FloorResult], keep: float, confidence: float) -> 
         "best ceiling saves",
     )
     rows = []
-    for place, one in found.items():
-        low, high = clopper_pearson(one.broken, one.splits)
+    for source, result in results.items():
+        low, high = clopper_pearson(result.broken, result.splits)
         rows.append(
             (
-                place, f"{one.rows:,}", f"{one.labels:,}", str(one.splits), f"{one.broken / one.splits:.1%}",
-                f"{low:.1%}-{high:.1%}", f"{one.broken_on_rest / one.splits:.1%}", str(one.empty), f"{one.kept:.4f}",
-                f"{one.saved:.1%}", f"{one.best:.1%}",
+                source, f"{result.rows:,}", f"{result.labels:,}", str(result.splits),
+                f"{result.broken / result.splits:.1%}", f"{low:.1%}-{high:.1%}",
+                f"{result.broken_on_rest / result.splits:.1%}", str(result.empty), f"{result.kept:.4f}",
+                f"{result.saved:.1%}", f"{result.best:.1%}",
             )
         )  # fmt: skip
     yield table(f"Quality floor: keep {keep:g} with confidence {confidence:g}", head, rows)

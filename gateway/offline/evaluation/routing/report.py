@@ -1,4 +1,4 @@
-"""The trial as plain text and as a picture."""
+"""The routing benchmark as plain text and as a plot."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,28 @@ from ..report import table
 from .benchmark import MACRO, POOLED, RouterBenchmark, RouterResult
 from .routers import PENSTOCK
 
-_COLOURS = {PENSTOCK: "#0b6e4f", "random": "#999999", "length": "#c77d0a", "oracle": "#3d5a98"}
+_COLORS = {PENSTOCK: "#0b6e4f", "random": "#999999", "length": "#c77d0a", "oracle": "#3d5a98"}
 
 
-def render(trial: RouterBenchmark, own_labels: int) -> Iterator[str]:
-    """The whole report, one piece at a time."""
+def render(benchmark: RouterBenchmark, own_labels: int) -> Iterator[str]:
+    """The whole report, one section at a time."""
     title = f"Our router, corrected by at most {own_labels} own labels of each source" if own_labels else "Our router"
-    yield table(title, _COLUMNS, [_row(place, one, trial) for place, one in _ordered_sources(trial.results[PENSTOCK])])
-    for aggregate, text in ((MACRO, "Macro (mean over sources)"), (POOLED, f"Pooled ({trial.family_count} families)")):
-        rows = [_row(name, found[aggregate], trial, aggregate) for name, found in trial.results.items()]
-        yield table(f"{text}, beside what it must beat", _COLUMNS, rows)
+    yield table(
+        title,
+        _COLUMNS,
+        [_row(source, result, benchmark) for source, result in _ordered_sources(benchmark.results[PENSTOCK])],
+    )
+    for aggregate, text in (
+        (MACRO, "Macro (mean over sources)"),
+        (POOLED, f"Pooled ({benchmark.family_count} families)"),
+    ):
+        rows = [_row(name, results[aggregate], benchmark, aggregate) for name, results in benchmark.results.items()]
+        yield table(f"{text}, with baselines", _COLUMNS, rows)
     yield (
-        "APGR 0.5 is random. CPT50 and CPT80: share of frontier calls that recovers so much of the gap. Cost at 95 %: share\n"
-        "of all-frontier's cost that keeps 95 % of its quality, a small call costing a tenth where no costs were logged; it\n"
-        "is empty where all-small keeps as much. ECE: of the probability that the small model does not suffice. Budget\n"
-        "error: mean gap between a frontier share asked for and given, in points of a share, 0.1 to 0.9 asked for.\n"
+        "APGR 0.5 is random. CPT50 and CPT80: share of frontier calls that recovers 50 and 80 % of the gap. Cost at\n"
+        "95 %: share of all-frontier's cost that keeps 95 % of its quality, a small call costing a tenth where no costs\n"
+        "were logged; empty where all-small keeps as much. ECE: of the probability that the small model does not suffice.\n"
+        "Budget error: mean gap between target and actual frontier shares, targets from 0.1 to 0.9.\n"
     )
 
 
@@ -41,44 +48,45 @@ _COLUMNS = (
 )
 
 
-def _row(name: str, one: RouterResult, trial: RouterBenchmark, place: str | None = None) -> list[str]:
-    said, kept = one.measures, trial.small_quality_share.get(place or name)
+def _row(name: str, result: RouterResult, benchmark: RouterBenchmark, source: str | None = None) -> list[str]:
+    figures, small_quality = result.measures, benchmark.small_quality_share.get(source or name)
     return [
-        name, f"{one.prompt_count:,}", _format_number(said.apgr), f"{_format_number(one.apgr_low)}-{_format_number(one.apgr_high)}", _format_number(said.cpt50),
-        _format_number(said.cpt80), _format_number(said.cost_at_95), "" if kept is None else f"{kept:.2f}", _format_number(said.auc_need),
-        _format_number(said.ece), f"{one.budget_error:.3f}",
+        name, f"{result.prompt_count:,}", _format_number(figures.apgr),
+        f"{_format_number(result.apgr_low)}-{_format_number(result.apgr_high)}", _format_number(figures.cpt50),
+        _format_number(figures.cpt80), _format_number(figures.cost_at_95),
+        "" if small_quality is None else f"{small_quality:.2f}", _format_number(figures.auc_need), _format_number(figures.ece), f"{result.budget_error:.3f}",
     ]  # fmt: skip
 
 
-def _ordered_sources(found: dict[str, RouterResult]) -> list[tuple[str, RouterResult]]:
-    sources = [(place, one) for place, one in found.items() if place not in (POOLED, MACRO)]
-    return [*sources, (MACRO, found[MACRO]), (POOLED, found[POOLED])]
+def _ordered_sources(results: dict[str, RouterResult]) -> list[tuple[str, RouterResult]]:
+    sources = [(source, result) for source, result in results.items() if source not in (POOLED, MACRO)]
+    return [*sources, (MACRO, results[MACRO]), (POOLED, results[POOLED])]
 
 
 def _format_number(value: float) -> str:
     return "-" if value != value or value in (float("inf"), float("-inf")) else f"{value:.3f}"
 
 
-def plot(trial: RouterBenchmark, path: Path) -> None:
-    """The pooled curves as PNG. Raises ConfigError where the library for it is not installed."""
+def plot(benchmark: RouterBenchmark, path: Path) -> None:
+    """The pooled curves as PNG. Raises ConfigError without the plotting library."""
     try:
-        # The one lazy door of this room: a plotting library is much to load for a table.
+        # Lazy, as a plotting library is slow to load.
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(["plots need matplotlib: pip install 'penstock[plot]'"]) from error
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     quality, gap = figure.subplots(1, 2)
-    for name, line in trial.curves.items():
-        colour, width = _COLOURS.get(name), 2.4 if name == PENSTOCK else 1.3
-        quality.plot(line.cost, line.quality, label=name, color=colour, linewidth=width)
+    for name, line in benchmark.curves.items():
+        color, width = _COLORS.get(name), 2.4 if name == PENSTOCK else 1.3
+        quality.plot(line.cost, line.quality, label=name, color=color, linewidth=width)
         gap.plot(
             line.share,
             line.pgr,
-            color=colour,
+            color=color,
             linewidth=width,
-            label=f"{name} (APGR {trial.results[name][POOLED].measures.apgr:.3f})",
+            label=f"{name} (APGR {benchmark.results[name][POOLED].measures.apgr:.3f})",
         )
-    ours = trial.curves[PENSTOCK]
+    ours = benchmark.curves[PENSTOCK]
     quality.axhline(0.95 * ours.quality[-1], color="#bbbbbb", linestyle=":", linewidth=1)
     quality.annotate(
         "95 % of the frontier",

@@ -1,4 +1,4 @@
-"""Who is tried: our scorer, as shipped or corrected by own labels, and what it must beat."""
+"""The routers: our scorer, as shipped or corrected by own labels, and baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,13 +18,16 @@ Array = npt.NDArray[np.float64]
 RowIndexes = npt.NDArray[np.intp]
 
 PENSTOCK = "penstock"
-# Labels of a source are drawn from the other folds, so that no prompt is scored by what its own outcome taught.
+# Labels of a source are drawn from the other folds, so that no prompt is scored by its own outcome.
 _FOLDS = 5
 
 
 class RouterScores(NamedTuple):
-    """For every prompt: a score (higher wants the frontier more), and the calibrated probability in [0, 1] that the
-    small model does not suffice."""
+    """Scores of every prompt.
+
+    scores: higher needs the frontier more
+    frontier_need: calibrated probability that the small model does not suffice, in [0, 1]
+    """
 
     scores: Array
     frontier_need: Array
@@ -34,7 +37,10 @@ Router = Callable[[Sequence[LabelledPrompt]], RouterScores]
 
 
 def routers(scorer: Scorer, own_labels: int, seed: int, taught: Sequence[LabelledPrompt] = ()) -> Mapping[str, Router]:
-    """Ours and the others, by name. `taught` are rows that labels are drawn from before any others."""
+    """Ours and the baselines, by name.
+
+    `taught`: rows from which labels are drawn before any others.
+    """
     return {
         PENSTOCK: lambda rows: penstock_router(rows, scorer, own_labels, seed, taught),
         "random": lambda rows: _random_scores(len(rows), seed),
@@ -46,85 +52,90 @@ def routers(scorer: Scorer, own_labels: int, seed: int, taught: Sequence[Labelle
 def penstock_router(
     rows: Sequence[LabelledPrompt], scorer: Scorer, own_labels: int, seed: int, taught: Sequence[LabelledPrompt] = ()
 ) -> RouterScores:
-    """Our scorer; with `own_labels`, corrected in each source by at most so many of its labels: of those that teach, where
-    the source has any, else each prompt by labels of other prompts."""
-    seen, need = _rows_as_labels(rows, scorer)
-    gain = np.array([one.gain for one in seen])
+    """Our scorer, corrected in each source by at most `own_labels` labels.
+
+    Labels are drawn from `taught` where the source has rows there, else each prompt is scored by labels of other
+    prompts.
+    """
+    scored, need = _rows_as_labels(rows, scorer)
+    gain = np.array([label.gain for label in scored])
     if not own_labels:
         return RouterScores(gain, need)
-    numbers: dict[str, list[int]] = {}
+    rows_by_source: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        numbers.setdefault(row.source_group, []).append(number)
-    labels = {place: _rows_as_labels(mine, scorer)[0] for place, mine in by_source(taught).items()}
-    for place, chosen in numbers.items():
-        mine = np.array(chosen, np.intp)
-        known = labels.get(place)
-        found = [seen[one] for one in chosen]
-        if known is not None:
-            gain[mine], need[mine] = _corrected_by_labels(found, known, own_labels, seed)
+        rows_by_source.setdefault(row.source_group, []).append(number)
+    labels = {source: _rows_as_labels(indexes, scorer)[0] for source, indexes in by_source(taught).items()}
+    for source, row_numbers in rows_by_source.items():
+        indexes = np.array(row_numbers, np.intp)
+        source_labels = labels.get(source)
+        source_scored = [scored[label] for label in row_numbers]
+        if source_labels is not None:
+            gain[indexes], need[indexes] = _corrected_by_labels(source_scored, source_labels, own_labels, seed)
         else:
-            gain[mine], need[mine] = _cross_validated(found, own_labels, seed)
+            gain[indexes], need[indexes] = _cross_validated(source_scored, own_labels, seed)
     return RouterScores(gain, need)
 
 
 def _rows_as_labels(rows: Sequence[LabelledPrompt], scorer: Scorer) -> tuple[list[TrainingLabel], Array]:
-    """Each row as a label, and the scorer's own probability that small does not suffice."""
-    found, need = [], []
+    """Each row as a label, and the scorer's probability that small does not suffice."""
+    labels, need = [], []
     for row in rows:
-        read = prompt_features(row.prompt, row.tools_json)
-        scored = scorer.score(read)
-        words = scorer.words_at(scorer.word_indices(read.words))
-        found.append(
+        features = prompt_features(row.prompt, row.tools_json)
+        scored = scorer.score(features)
+        words = scorer.words_at(scorer.word_indices(features.words))
+        labels.append(
             TrainingLabel(
                 gain=scored.gain,
                 small_insufficient=scored.small_insufficient,
-                standardized=scorer.standardize(read.dense),
+                standardized=scorer.standardize(features.dense),
                 words=words,
-                known_word_share=len(words) / max(1, len(read.words)),
+                known_word_share=len(words) / max(1, len(features.words)),
                 small=row.small_score,
                 large=row.large_score,
             )
         )
         need.append(scored.small_insufficient)
-    return found, np.array(need)
+    return labels, np.array(need)
 
 
 def _corrected_by_labels(
-    seen: Sequence[TrainingLabel], labels: Sequence[TrainingLabel], own_labels: int, seed: int
+    scored: Sequence[TrainingLabel], labels: Sequence[TrainingLabel], own_labels: int, seed: int
 ) -> tuple[Array, Array]:
-    """Gains and needs by labels that are not scored."""
+    """Gains and needs, corrected by labels of other rows."""
     order = np.random.default_rng(seed).permutation(len(labels)).tolist()
-    return _apply_head(calibration.fit_correction([labels[one] for one in order[:own_labels]], seed), seen)
+    return _apply_head(calibration.fit_correction([labels[index] for index in order[:own_labels]], seed), scored)
 
 
-def _cross_validated(seen: Sequence[TrainingLabel], own_labels: int, seed: int) -> tuple[Array, Array]:
-    """Gains and needs of one source, each prompt by labels of other folds only."""
+def _cross_validated(scored: Sequence[TrainingLabel], own_labels: int, seed: int) -> tuple[Array, Array]:
+    """Gains and needs of one source, each prompt by labels of other folds."""
     randomness = np.random.default_rng(seed)
-    part = randomness.permutation(len(seen)) % _FOLDS
-    gain, need = np.zeros(len(seen)), np.zeros(len(seen))
-    before = np.array([one.gain for one in seen])
+    fold_of = randomness.permutation(len(scored)) % _FOLDS
+    gain, need = np.zeros(len(scored)), np.zeros(len(scored))
+    uncorrected = np.array([index.gain for index in scored])
     for fold in range(_FOLDS):
-        others, mine = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
-        if not len(others) or not len(mine):
-            gain[mine], need[mine] = before[mine], 0.5
+        training, held_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        if not len(training) or not len(held_out):
+            gain[held_out], need[held_out] = uncorrected[held_out], 0.5
             continue
-        head = calibration.fit_correction([seen[int(one)] for one in randomness.permutation(others)[:own_labels]], seed)
-        gain[mine], need[mine] = _apply_head(head, [seen[one] for one in mine.tolist()])
-        # Folds were fitted apart: they are told together by their order, in the scorer's own measure.
-        order = np.argsort(gain[mine], kind="stable")
-        gain[mine[order]] = np.sort(before[mine])
+        head = calibration.fit_correction(
+            [scored[int(index)] for index in randomness.permutation(training)[:own_labels]], seed
+        )
+        gain[held_out], need[held_out] = _apply_head(head, [scored[index] for index in held_out.tolist()])
+        # Folds were fitted separately: they are merged by rank, on the scorer's own scale.
+        order = np.argsort(gain[held_out], kind="stable")
+        gain[held_out[order]] = np.sort(uncorrected[held_out])
     return gain, need
 
 
-def _apply_head(head: ScorerCorrection, seen: Sequence[TrainingLabel]) -> tuple[Array, Array]:
-    gain = np.array([corrected_gain(head, one.gain, one.standardized, one.words) for one in seen])
+def _apply_head(head: ScorerCorrection, scored: Sequence[TrainingLabel]) -> tuple[Array, Array]:
+    gain = np.array([corrected_gain(head, label.gain, label.standardized, label.words) for label in scored])
     slope, offset = head.need
     return gain, 1 / (1 + np.exp(-(slope * gain + offset)))
 
 
 def _random_scores(count: int, seed: int) -> RouterScores:
-    drawn = np.random.default_rng(seed).random(count)
-    return RouterScores(drawn, np.full(count, 0.5))
+    scores = np.random.default_rng(seed).random(count)
+    return RouterScores(scores, np.full(count, 0.5))
 
 
 def _length_scores(rows: Sequence[LabelledPrompt]) -> RouterScores:
