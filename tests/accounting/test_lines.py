@@ -1,4 +1,4 @@
-"""Which budgets meet a request, and when they start again."""
+"""Which budgets apply to a request, and when they reset."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -14,7 +14,7 @@ from tests.snapshots import snapshot
 SCOPE = {
     "org": "default", "team": "a", "key": "k1", "user": "", "session": "s1", "task_type": "x", "route": "auto",
 }  # fmt: skip
-WHO = tuple(SCOPE.values())
+REQUEST_VALUES = tuple(SCOPE.values())
 
 
 def at(text: str) -> float:
@@ -39,81 +39,81 @@ def at(text: str) -> float:
         ("day", "America/Santiago", "2026-09-06T12:00Z", "2026-09-06T04:00Z", "2026-09-07T03:00Z"),
     ],
 )
-def test_calendar_windows_begin_and_end_with_the_zones_own_clock(kind, zone, now, starts, ends):
-    span = period_of(Window(kind=kind, zone=ZoneInfo(zone) if zone else None), at(now))
-    assert (span.starts_at, span.ends_at) == (at(starts), at(ends))
+def test_calendar_windows_begin_and_end_by_the_clock_of_their_zone(kind, zone, now, starts, ends):
+    period = period_of(Window(kind=kind, zone=ZoneInfo(zone) if zone else None), at(now))
+    assert (period.starts_at, period.ends_at) == (at(starts), at(ends))
 
 
 @pytest.mark.parametrize("kind", ["hour", "day", "week", "month"])
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana"])
-def test_the_turns_of_a_window_follow_each_other_without_gap_through_a_year(kind, zone):
+def test_the_periods_of_a_window_follow_without_gap_through_a_year(kind, zone):
     window, now, names = Window(kind=kind, zone=ZoneInfo(zone)), at("2026-01-01T00:00Z"), set()
     while now < at("2027-01-01T00:00Z"):
-        span = period_of(window, now)
-        assert span.ends_at is not None and span.starts_at <= now < span.ends_at
-        assert span.name not in names
-        assert period_of(window, span.ends_at - 0.001).name == span.name
-        names.add(span.name)
-        now = span.ends_at
+        period = period_of(window, now)
+        assert period.ends_at is not None and period.starts_at <= now < period.ends_at
+        assert period.name not in names
+        assert period_of(window, period.ends_at - 0.001).name == period.name
+        names.add(period.name)
+        now = period.ends_at
 
 
-def test_a_rolling_window_is_looked_back_over_in_sixty_steps_and_one():
+def test_a_rolling_window_has_sixty_steps_and_one():
     assert buckets_of(Window(kind="rolling", seconds=3600)) == (60, 61)
     assert buckets_of(Window(kind="rolling", seconds=45)) == (1, 46)
     assert buckets_of(Window(kind="day")) == (0, 0)
 
 
-def made(name: str, scope: dict[str, str], kind: str = "day") -> Budget:
+def make_budget(name: str, scope: dict[str, str], kind: str = "day") -> Budget:
     return Budget(name=name, scope=scope, measure=Measure.nusd, limit=1, window=Window(kind=kind))
 
 
-def test_budgets_apply_by_scope_and_stars_give_each_value_its_own_account():
-    budgets = (made("all", {}), made("team", {"team": "a"}), made("each", {"key": "*"}))
-    names = {one.name: one.account for one in lines_for(budgets, SCOPE, now=NOW)}
-    assert set(names) == {"all", "team", "each"}
+def test_budgets_apply_by_scope_and_a_star_gives_each_value_its_own_account():
+    budgets = (make_budget("all", {}), make_budget("team", {"team": "a"}), make_budget("each", {"key": "*"}))
+    accounts = {line.name: line.account for line in lines_for(budgets, SCOPE, now=NOW)}
+    assert set(accounts) == {"all", "team", "each"}
     others = lines_for(budgets, {**SCOPE, "key": "k2", "team": "b"}, now=NOW)
-    assert [one.name for one in others] == ["all", "each"]
-    assert others[1].account != names["each"]
+    assert [line.name for line in others] == ["all", "each"]
+    assert others[1].account != accounts["each"]
 
 
-def test_no_value_of_a_caller_passes_for_another_account():
-    each = made("each", {"user": "*", "session": "*"})
-    one = line_of(each, {"user": "a/user=b", "session": "s"}, now=NOW)
-    two = line_of(each, {"user": "b", "session": "s"}, now=NOW)
-    three = line_of(each, {"user": "a|total", "session": "s"}, now=NOW)
-    assert len({one.account, two.account, three.account}) == 3
-    assert one.account.count("/") == 1 and three.account.count("|") == 2
+def test_no_scope_value_can_imitate_another_account():
+    budget = make_budget("each", {"user": "*", "session": "*"})
+    first = line_of(budget, {"user": "a/user=b", "session": "s"}, now=NOW)
+    second = line_of(budget, {"user": "b", "session": "s"}, now=NOW)
+    third = line_of(budget, {"user": "a|total", "session": "s"}, now=NOW)
+    assert len({first.account, second.account, third.account}) == 3
+    assert first.account.count("/") == 1 and third.account.count("|") == 2
 
 
 def test_lines_depend_on_the_deployment_where_a_budget_does():
     budgets = (
-        made("tier", {"tier": "frontier"}),
-        made("model", {"model": "*"}),
-        made("provider", {"provider": "near"}),
+        make_budget("tier", {"tier": "frontier"}),
+        make_budget("model", {"model": "*"}),
+        make_budget("provider", {"provider": "near"}),
     )
-    deployments, book = snapshot().deployments, BudgetLineCache()
-    small = [one.name for one in book.lines(budgets, WHO, deployments["small"], now=NOW).lines]
-    frontier = [one.name for one in book.lines(budgets, WHO, deployments["frontier"], now=NOW).lines]
+    deployments, cache = snapshot().deployments, BudgetLineCache()
+    small = [line.name for line in cache.lines(budgets, REQUEST_VALUES, deployments["small"], now=NOW).lines]
+    frontier = [line.name for line in cache.lines(budgets, REQUEST_VALUES, deployments["frontier"], now=NOW).lines]
     assert (small, frontier) == (["model", "provider"], ["tier", "model"])
 
 
-def test_lines_are_remembered_until_the_first_of_their_windows_ends():
-    budgets = (made("h", {"key": "*"}, "hour"), made("d", {"key": "*"}))
-    book, small = BudgetLineCache(), snapshot().deployments["small"]
-    first = book.lines(budgets, WHO, small, now=NOW)
-    assert book.lines(budgets, WHO, small, now=NOW + 60) is first
-    later = book.lines(budgets, WHO, small, now=NOW + 3600)
+def test_lines_are_cached_until_the_first_of_their_windows_ends():
+    budgets = (make_budget("h", {"key": "*"}, "hour"), make_budget("d", {"key": "*"}))
+    cache, small = BudgetLineCache(), snapshot().deployments["small"]
+    first = cache.lines(budgets, REQUEST_VALUES, small, now=NOW)
+    assert cache.lines(budgets, REQUEST_VALUES, small, now=NOW + 60) is first
+    later = cache.lines(budgets, REQUEST_VALUES, small, now=NOW + 3600)
     assert later.lines[0].account != first.lines[0].account and later.lines[1].account == first.lines[1].account
 
 
-def test_thousands_of_budgets_for_others_are_not_looked_at():
-    mine = made("mine", {"key": "k1"})
-    budgets = (*[made(f"b{n}", {"key": f"other{n}"}) for n in range(5000)], mine)
-    book, small = BudgetLineCache(), snapshot().deployments["small"]
-    assert [one.name for one in book.lines(budgets, WHO, small, now=NOW).lines] == ["mine"]
+def test_only_the_callers_budget_of_thousands_applies():
+    mine = make_budget("mine", {"key": "k1"})
+    budgets = (*[make_budget(f"b{n}", {"key": f"other{n}"}) for n in range(5000)], mine)
+    cache, small = BudgetLineCache(), snapshot().deployments["small"]
+    assert [line.name for line in cache.lines(budgets, REQUEST_VALUES, small, now=NOW).lines] == ["mine"]
 
 
-def test_lines_of_the_open_ended_windows_have_no_end():
+def test_total_and_session_windows_never_reset():
     for kind in ("total", "session"):
-        assert line_of(made("x", {"session": "*"}, kind), SCOPE, now=NOW).resets_at is None
-    assert datetime.fromtimestamp(line_of(made("x", {}), SCOPE, now=NOW).resets_at or 0, UTC).hour == 0
+        assert line_of(make_budget("x", {"session": "*"}, kind), SCOPE, now=NOW).resets_at is None
+    assert datetime.fromtimestamp(line_of(make_budget("x", {}), SCOPE, now=NOW).resets_at or 0, UTC).hour == 0

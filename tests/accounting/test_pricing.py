@@ -1,9 +1,10 @@
-"""Money: exact, monotone, additive, and the same as litellm's own arithmetic."""
+"""Prices: exact, monotone, additive, and equal to litellm's own arithmetic."""
 
 import os
 import warnings
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,14 +48,14 @@ COUNTS = st.integers(0, 2_000_000)
 
 @st.composite
 def usages(draw: st.DrawFn) -> Usage:
-    given_, written = draw(COUNTS), draw(COUNTS)
-    cached = draw(st.integers(0, given_))
+    input_tokens, output_tokens = draw(COUNTS), draw(COUNTS)
+    cached = draw(st.integers(0, input_tokens))
     return Usage(
-        input=given_,
-        output=written,
+        input=input_tokens,
+        output=output_tokens,
         cached_input=cached,
-        cache_write=draw(st.integers(0, given_ - cached)),
-        reasoning=draw(st.integers(0, written)),
+        cache_write=draw(st.integers(0, input_tokens - cached)),
+        reasoning=draw(st.integers(0, output_tokens)),
     )
 
 
@@ -71,35 +72,35 @@ def test_more_tokens_never_cost_less(usage, more):
         assert pricing.charge(price_sheet, dearer) >= pricing.charge(price_sheet, usage)
 
 
-@given(one=usages(), two=usages())
-def test_charges_add_up_but_for_the_rounding_of_each(one, two):
+@given(first=usages(), second=usages())
+def test_charges_add_up_except_for_rounding(first, second):
     both = Usage(
-        input=one.input + two.input, output=one.output + two.output, cached_input=one.cached_input + two.cached_input,
-        cache_write=one.cache_write + two.cache_write, reasoning=one.reasoning + two.reasoning,
+        input=first.input + second.input, output=first.output + second.output, cached_input=first.cached_input + second.cached_input,
+        cache_write=first.cache_write + second.cache_write, reasoning=first.reasoning + second.reasoning,
     )  # fmt: skip
-    assert abs(pricing.charge(PLAIN, both) - pricing.charge(PLAIN, one) - pricing.charge(PLAIN, two)) <= 1
+    assert abs(pricing.charge(PLAIN, both) - pricing.charge(PLAIN, first) - pricing.charge(PLAIN, second)) <= 1
 
 
 @given(usage=usages(), slack=st.integers(0, 10_000))
-def test_no_usage_within_its_limits_costs_more_than_the_worst_case(usage, slack):
+def test_no_usage_within_its_bounds_costs_more_than_the_worst_case(usage, slack):
     for price_sheet in (PLAIN, CLIFF):
         assert pricing.charge(price_sheet, usage) <= pricing.worst_case(
             price_sheet, usage.input + slack, usage.output + slack
         )
 
 
-def test_the_long_context_cliff_takes_the_whole_request_and_begins_strictly_above():
+def test_the_long_context_rate_applies_to_the_whole_request_strictly_above_its_threshold():
     at, above = Usage(input=1000, output=100), Usage(input=1001, output=100)
     assert pricing.charge(CLIFF, at) == 250_000 + 200_000
     assert pricing.charge(CLIFF, above) == 500_500 + 300_000
 
 
-def test_half_a_nano_dollar_goes_to_the_even_one():
+def test_half_a_nano_dollar_rounds_to_even():
     assert [divide_half_even(n, 2) for n in (1, 3, 5)] == [0, 2, 2]
 
 
 @given(nusd=st.integers(-(10**15), 10**15))
-def test_dollars_in_text_are_exact(nusd):
+def test_dollar_texts_are_exact(nusd):
     assert usd_to_nusd(Decimal(nusd_to_usd(nusd))) == nusd
 
 
@@ -114,23 +115,24 @@ def litellm():
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-5", "gpt-5-mini", "claude-haiku-5-5", "gpt-6.1-sol"])
 @pytest.mark.parametrize("tokens", [(100, 20, 0), (99_000, 500, 50_000), (150_000, 500, 0), (300_000, 10, 1_000)])
-def test_the_charge_is_that_of_litellm_s_cost_per_token(litellm, model, tokens):
-    given_, written, cached = tokens
-    known = prices_litellm.listed_model(prices_litellm.load(), model)
-    assert known is not None and known.sheet is not None
+def test_the_charge_equals_litellms_cost_per_token(litellm, model, tokens):
+    input_tokens, output_tokens, cached = tokens
+    listed = prices_litellm.listed_model(prices_litellm.load(), model)
+    assert listed is not None and listed.sheet is not None
     prompt, completion = litellm.cost_per_token(
-        model=model, prompt_tokens=given_, completion_tokens=written, cache_read_input_tokens=cached
+        model=model, prompt_tokens=input_tokens, completion_tokens=output_tokens, cache_read_input_tokens=cached
     )
-    ours = pricing.charge(known.sheet, Usage(input=given_, output=written, cached_input=cached))
+    ours = pricing.charge(listed.sheet, Usage(input=input_tokens, output=output_tokens, cached_input=cached))
     assert ours == pytest.approx((prompt + completion) * NUSD_PER_USD, rel=1e-9, abs=1)
 
 
 def test_a_model_without_a_price_is_unpriced_and_never_free():
-    listed = {"free": {"input_cost_per_token": 0, "output_cost_per_token": 0}, "none": {"mode": "chat"}}
-    for name in listed:
-        known = prices_litellm.listed_model(listed, name)
-        assert known is not None and known.sheet is None
-    assert prices_litellm.listed_model(listed, "nearly") is None
+    entries = {"free": {"input_cost_per_token": 0, "output_cost_per_token": 0}, "none": {"mode": "chat"}}
+    price_list = {name: msgspec.Raw(msgspec.json.encode(entry)) for name, entry in entries.items()}
+    for name in price_list:
+        listed = prices_litellm.listed_model(price_list, name)
+        assert listed is not None and listed.sheet is None
+    assert prices_litellm.listed_model(price_list, "nearly") is None
 
 
 @pytest.mark.parametrize(
@@ -145,5 +147,5 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
         (7.5, "7.5"),
     ],
 )
-def test_no_agent_reads_a_status_into_a_refusal_s_numbers(number, text):
+def test_numbers_in_messages_never_contain_a_retryable_status(number, text):
     assert message_number(number) == text

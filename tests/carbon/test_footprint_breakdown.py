@@ -1,4 +1,4 @@
-"""What `explain` shows adds up to what is booked."""
+"""The lines of `explain` add up to the booked footprint."""
 
 import pytest
 from hypothesis import given
@@ -14,19 +14,21 @@ from tests.carbon.test_footprint import COUNTS, DENSE, GRID, PROFILES
 _PARTS = ("decode, steps", "decode, tokens", "decode, context", "prefill", "prefill, attention", "prefill, cached")
 
 
-@given(profile=PROFILES, given_=COUNTS, cached=COUNTS, written=COUNTS, pictures=st.booleans())
-def test_the_lines_add_up_to_the_footprint(profile, given_, cached, written, pictures):
-    usage = Usage(input=given_, cached_input=min(cached, given_), output=written)
-    found = {(line.name, line.unit): line for line in breakdown(profile, GRID, usage, pictures=pictures)}
-    took = footprint(energy_models(profile), GRID, usage, pictures=pictures)
+@given(profile=PROFILES, input_tokens=COUNTS, cached=COUNTS, output_tokens=COUNTS, pictures=st.booleans())
+def test_the_lines_add_up_to_the_footprint(profile, input_tokens, cached, output_tokens, pictures):
+    usage = Usage(input=input_tokens, cached_input=min(cached, input_tokens), output=output_tokens)
+    lines = {(line.name, line.unit): line for line in breakdown(profile, GRID, usage, pictures=pictures)}
+    booked = footprint(energy_models(profile), GRID, usage, has_images=pictures)
     for bound in ("low", "mid", "high"):
-        parts = sum(getattr(found[part, "J"], bound) for part in _PARTS)
-        assert parts == pytest.approx(getattr(found["accelerator", "J"], bound))
-        assert getattr(found["energy", "J"], bound) * 1000 == pytest.approx(getattr(took.energy_millijoules, bound))
-        assert getattr(found["carbon", "g CO2e"], bound) * 1e6 == pytest.approx(getattr(took.carbon_micrograms, bound))
+        parts = sum(getattr(lines[part, "J"], bound) for part in _PARTS)
+        assert parts == pytest.approx(getattr(lines["accelerator", "J"], bound))
+        assert getattr(lines["energy", "J"], bound) * 1000 == pytest.approx(getattr(booked.energy_millijoules, bound))
+        assert getattr(lines["carbon", "g CO2e"], bound) * 1e6 == pytest.approx(
+            getattr(booked.carbon_micrograms, bound)
+        )
 
 
-def test_what_scales_all_joules_is_told():
+def test_the_factors_on_all_joules_are_listed():
     assert factors_text(DENSE) == ""
     other = EnergyProfile(active_params_b=8, total_params_b=8, bytes_per_param=2, engine="2024", meter_scale=1.2)
     assert factors_text(other) == "older engine x 1.5, meter x 1.2"

@@ -1,4 +1,4 @@
-"""Where an intensity comes from: the operator, a live feed, the cloud region, region, country, world; and what it is called."""
+"""The order of intensity sources, their labels, and forecasts."""
 
 import pytest
 
@@ -12,10 +12,10 @@ TABLES = {
     "annual_country": {"USA": 369.0},
 }
 NOW = 1_790_000_000.0
-KNOWN = CarbonIntensity(zone="DEU", grams_per_kwh=354.0, method="annual_country")
+ANNUAL = CarbonIntensity(zone="DEU", grams_per_kwh=354.0, method="annual_country")
 
 
-def news(grams: float = 200.0, age: float = 60.0, **more: object) -> GridReading:
+def make_reading(grams: float = 200.0, age: float = 60.0, **more: object) -> GridReading:
     return GridReading(
         **{"zone": "DE", "grams_per_kwh": grams, "read_at": NOW - age, "feed": "electricity_maps", **more}
     )
@@ -32,69 +32,74 @@ def news(grams: float = 200.0, age: float = 60.0, **more: object) -> GridReading
         ("XXX", "", None, "world", 475.0),
         (None, "", None, "world", 475.0),
     ],
-    ids=["the operator's word", "a state", "its country", "a cloud region", "a zone before the region", "nowhere", "not said"],
+    ids=["override", "a state", "its country", "a cloud region", "zone before region", "unknown zone", "undeclared"],
 )  # fmt: skip
 def test_the_order_of_sources(zone, region, override, method, grams):
-    found = annual_intensity(zone, region, override, TABLES)
-    assert (found.method, found.grams_per_kwh) == (method, grams)
+    intensity = annual_intensity(zone, region, override, TABLES)
+    assert (intensity.method, intensity.grams_per_kwh) == (method, grams)
 
 
-def present(*told: GridReading, known: CarbonIntensity = KNOWN) -> CarbonIntensity:
-    return current_intensity(known, told, now=NOW, age_max=7200)
+def intensity_of(*readings: GridReading, annual: CarbonIntensity = ANNUAL) -> CarbonIntensity:
+    return current_intensity(annual, readings, now=NOW, age_max=7200)
 
 
-def test_a_live_value_replaces_the_annual_one_and_says_so():
-    found = present(news())
-    assert (found.grams_per_kwh, found.source, found.read_at) == (200.0, "live:electricity_maps", NOW - 60)
+def test_a_live_reading_replaces_the_annual_value_and_is_labelled():
+    intensity = intensity_of(make_reading())
+    assert (intensity.grams_per_kwh, intensity.source, intensity.read_at) == (200.0, "live:electricity_maps", NOW - 60)
 
 
-def test_a_stale_value_is_not_used_any_more():
-    assert present(news(age=7201)) == KNOWN
+def test_a_stale_reading_is_ignored():
+    assert intensity_of(make_reading(age=7201)) == ANNUAL
 
 
-def test_the_first_feed_that_tells_counts():
-    found = present(news(), news(grams=300.0, feed="uk"))
-    assert found.source == "live:electricity_maps"
-    assert present(news(age=9000), news(grams=300.0, feed="uk")).source == "live:uk"
+def test_the_first_feed_with_a_current_reading_is_used():
+    intensity = intensity_of(make_reading(), make_reading(grams=300.0, feed="uk"))
+    assert intensity.source == "live:electricity_maps"
+    assert intensity_of(make_reading(age=9000), make_reading(grams=300.0, feed="uk")).source == "live:uk"
 
 
-def test_the_operator_s_word_stands_whatever_feeds_say():
+def test_an_override_is_kept_whatever_feeds_report():
     override = CarbonIntensity(zone="DEU", grams_per_kwh=1.0, method="override")
     assert (
-        present(news(forecast=(IntensitySample(NOW, 5.0), IntensitySample(NOW + 3600, 5.0))), known=override)
+        intensity_of(
+            make_reading(forecast=(IntensitySample(NOW, 5.0), IntensitySample(NOW + 3600, 5.0))), annual=override
+        )
         == override
     )
 
 
 def test_a_marginal_signal_is_for_decisions_and_never_reported():
-    found = present(news(grams=800.0, signal="marginal", feed="watttime"))
-    assert (found.grams_per_kwh, found.marginal_grams_per_kwh) == (354.0, 800.0)
-    assert found.source == "annual_country"
-    assert present(news(grams=800.0, signal="marginal", age=9000)).marginal_grams_per_kwh is None
+    intensity = intensity_of(make_reading(grams=800.0, signal="marginal", feed="watttime"))
+    assert (intensity.grams_per_kwh, intensity.marginal_grams_per_kwh) == (354.0, 800.0)
+    assert intensity.source == "annual_country"
+    assert intensity_of(make_reading(grams=800.0, signal="marginal", age=9000)).marginal_grams_per_kwh is None
 
 
-def test_a_forecast_reaches_as_far_as_its_last_slot_lasts():
-    found = present(news(forecast=(IntensitySample(NOW, 200.0), IntensitySample(NOW + 1800, 100.0))))
-    slots = [found.sample_at(NOW + after) for after in (-1, 0, 1799, 1800, 3599, 3600)]
+def test_a_forecast_ends_with_its_last_slot():
+    intensity = intensity_of(make_reading(forecast=(IntensitySample(NOW, 200.0), IntensitySample(NOW + 1800, 100.0))))
+    slots = [intensity.sample_at(NOW + after) for after in (-1, 0, 1799, 1800, 3599, 3600)]
     assert [slot and slot.grams_per_kwh for slot in slots] == [None, 200, 200, 100, 100, None]
 
 
 @pytest.mark.parametrize(
     "after, grams, source",
-    [(0, 210.0, "live:uk"), (1799, 210.0, "live:uk"), (1800, 100.0, "forecast:uk"), (3600, 210.0, "live:uk"), (7201, 354.0, "annual_country")],
-    ids=["as it was told", "in the same slot", "in the next slot", "beyond the forecast", "too old altogether"],
+    [
+        (0, 210.0, "live:uk"), (1799, 210.0, "live:uk"), (1800, 100.0, "forecast:uk"), (3600, 210.0, "live:uk"),
+        (7201, 354.0, "annual_country"),
+    ],
+    ids=["at once", "in the same slot", "in the next slot", "beyond the forecast", "too old"],
 )  # fmt: skip
-def test_between_two_answers_the_feed_s_own_forecast_says_what_is(after, grams, source):
-    told = news(
+def test_between_two_readings_the_feeds_own_forecast_is_used(after, grams, source):
+    reading = make_reading(
         grams=210.0, age=0, feed="uk", forecast=(IntensitySample(NOW, 200.0), IntensitySample(NOW + 1800, 100.0))
     )
-    found = current_intensity(KNOWN, [told], now=NOW + after, age_max=7200)
-    assert (found.grams_per_kwh, found.source) == (grams, source)
+    intensity = current_intensity(ANNUAL, [reading], now=NOW + after, age_max=7200)
+    assert (intensity.grams_per_kwh, intensity.source) == (grams, source)
 
 
-def test_the_shipped_tables_know_the_usual_places():
+def test_the_shipped_tables_have_the_usual_zones():
     tables = {
-        "cloud_region": {name: one.grams_per_kwh for name, one in cloud_regions.load().items()},
+        "cloud_region": {name: intensity.grams_per_kwh for name, intensity in cloud_regions.load().items()},
         **intensity_tables.load(),
     }
     assert 20 < annual_intensity("NOR", "", None, tables).grams_per_kwh < 60

@@ -1,4 +1,4 @@
-"""A meter's joules are shared among the requests of each window; what nobody took is idle, or nobody's. Nothing is lost."""
+"""A meter's joules are attributed, idle or unattributed; none are lost."""
 
 import random
 
@@ -22,7 +22,7 @@ def test_two_requests_of_a_window_share_it_by_modelled_weight():
     assert shares == {"a": 60.0, "b": 20.0}
 
 
-def test_idle_watts_stand_apart():
+def test_idle_energy_is_a_separate_figure():
     meter = EnergyMeter(idle_watts=3)
     meter.record_reading({"g": 0.0}, now=0)
     serve(meter, "a", 1, 5)
@@ -44,7 +44,7 @@ def test_a_window_waits_until_every_request_in_it_has_ended():
     assert sum(share.joules for share in shares) == pytest.approx(100)
 
 
-def test_nobody_waits_for_ever():
+def test_a_window_does_not_wait_forever():
     meter = EnergyMeter(idle_watts=0)
     meter.record_reading({"g": 0.0}, now=0)
     meter.start_request("stuck", now=1)
@@ -53,14 +53,14 @@ def test_nobody_waits_for_ever():
     assert [share.entry_id for share in meter.record_reading({"g": 50.0}, now=911)] == ["a"]
 
 
-def test_what_was_taken_while_nobody_was_served_is_nobody_s():
+def test_energy_without_requests_is_unattributed():
     meter = EnergyMeter(idle_watts=1)
     meter.record_reading({"g": 0.0}, now=0)
     assert meter.record_reading({"g": 40.0}, now=10) == []
     assert (meter.idle_joules, meter.unattributed_joules) == (10.0, 30.0)
 
 
-def test_a_counter_that_begins_anew_and_a_gpu_that_comes_later():
+def test_a_restarted_counter_and_a_new_gpu_add_nothing_at_first():
     meter = EnergyMeter(idle_watts=0)
     meter.record_reading({"g": 1000.0}, now=0)
     meter.record_reading({"g": 5.0, "h": 70.0}, now=10)
@@ -69,37 +69,37 @@ def test_a_counter_that_begins_anew_and_a_gpu_that_comes_later():
     assert meter.total_joules == 2.0
 
 
-def test_a_gpu_that_was_missing_once_has_taken_what_came_meanwhile():
+def test_a_gpu_missing_from_one_reading_is_counted_at_the_next():
     meter = EnergyMeter(idle_watts=0)
     for now, counters in ((0, {"g": 0.0, "h": 0.0}), (10, {"g": 100.0}), (20, {"g": 200.0, "h": 200.0})):
         meter.record_reading(counters, now=now)
     assert meter.total_joules == 400.0
 
 
-# Where a counter stands still.
+# The value at which a counter is stuck.
 STUCK = 2500.0
 
 
 @pytest.mark.parametrize(
-    "lie", [999_999_999.0, -5.0, STUCK], ids=["more than any GPU takes", "less than before", "stuck"]
+    "invalid", [999_999_999.0, -5.0, STUCK], ids=["more than any GPU takes", "less than before", "stuck"]
 )
-def test_a_reading_that_cannot_be_shares_and_teaches_nothing(lie):
+def test_an_implausible_reading_is_not_attributed_and_leaves_the_ratio(invalid):
     meter = EnergyMeter(idle_watts=0)
     meter.record_reading({"g": 0.0}, now=-10)
     for window in range(30):
         serve(meter, f"r{window}", window * 10 - 9, window * 10 - 1, joules=50)
         meter.record_reading(
-            {"g": (window + 1) * 100.0 if lie != STUCK else min((window + 1) * 100.0, STUCK)}, now=window * 10
+            {"g": (window + 1) * 100.0 if invalid != STUCK else min((window + 1) * 100.0, STUCK)}, now=window * 10
         )
     before = meter.metered_ratio
     serve(meter, "a", 291, 295)
-    assert meter.record_reading({"g": lie}, now=300) == []
+    assert meter.record_reading({"g": invalid}, now=300) == []
     assert meter.metered_ratio == before == pytest.approx(2.0)
     serve(meter, "b", 301, 305)
-    assert [share.joules for share in meter.record_reading({"g": lie + 300}, now=310)] == [300.0]
+    assert [share.joules for share in meter.record_reading({"g": invalid + 300}, now=310)] == [300.0]
 
 
-def test_a_window_that_was_not_waited_for_teaches_nothing():
+def test_a_window_with_unfinished_requests_leaves_the_ratio():
     meter = EnergyMeter(idle_watts=0)
     meter.record_reading({"g": 0.0}, now=0)
     meter.start_request("stuck", now=1)
@@ -110,7 +110,7 @@ def test_a_window_that_was_not_waited_for_teaches_nothing():
 
 
 def test_the_sum_of_shares_equals_the_meter():
-    """An hour of requests that overlap: shares, idle and nobody's come to the meter's joules."""
+    """An hour of overlapping requests: all parts add up to the meter."""
     rng = random.Random(7)
     meter, shares, counter = EnergyMeter(idle_watts=80), [], 0.0
     calls = sorted((rng.uniform(0, 3600), rng.expovariate(1 / 12)) for _ in range(2000))
@@ -133,7 +133,7 @@ def test_the_sum_of_shares_equals_the_meter():
     assert len({share.entry_id for share in shares}) == 2000
 
 
-def test_the_ratio_to_the_model_is_told_once_enough_was_seen():
+def test_the_metered_ratio_needs_enough_requests():
     meter = EnergyMeter(idle_watts=0)
     meter.record_reading({"g": 0.0}, now=0)
     for window in range(30):

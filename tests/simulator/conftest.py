@@ -1,4 +1,4 @@
-"""A simulated provider on a real socket, with the two ways to talk to it."""
+"""A simulated provider on a real socket, with two clients for it."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ VERSION = {"anthropic-version": "2023-06-01"}
 
 @dataclass
 class Sim:
-    """A running provider and the two ways to talk to it."""
+    """A running provider and its clients."""
 
     provider: SimulatedProvider
     openai: openai.AsyncOpenAI
@@ -29,11 +29,11 @@ class Sim:
         body = {"model": "m", **body}
         async with self.http.post(f"{self.base}{path}", json=body, headers={**VERSION, **(headers or {})}) as answer:
             raw = await answer.read()
-            json_ = answer.content_type == "application/json"
-            return answer.status, answer.headers, json.loads(raw) if json_ else raw.decode(errors="replace")
+            is_json = answer.content_type == "application/json"
+            return answer.status, answer.headers, json.loads(raw) if is_json else raw.decode(errors="replace")
 
     async def messages(self, *messages: dict[str, Any], max_tokens: int | None = 4000, **more: Any) -> Any:
-        """The document or text that /v1/messages answers with."""
+        """The document or text that /v1/messages returns."""
         limit = {} if max_tokens is None else {"max_tokens": max_tokens}
         _, _, document = await self.post("/messages", messages=list(messages), **limit, **more)
         return document

@@ -1,4 +1,4 @@
-"""What tests of the simulated provider say to it, and how they read it."""
+"""Requests to the simulated provider, and readers of its answers."""
 
 import json
 from typing import Any
@@ -17,25 +17,25 @@ PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
 def user(content: Any) -> dict[str, Any]:
-    """What the user says."""
+    """A user message."""
     return {"role": "user", "content": content}
 
 
 def events(text: str) -> list[dict[str, Any]]:
     """The events of a stream, whose names are their types."""
-    found = []
+    parsed = []
     for block in text.strip().split("\n\n"):
         name, data = block.split("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
+        parsed.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {parsed[-1]['type']}"
+    return parsed
 
 
-def assembled(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The blocks of a message, put together as a client does."""
+def assembled(stream_events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks of a message, assembled as a client does."""
     blocks: list[dict[str, Any]] = []
     inputs = ""
-    for event in found:
+    for event in stream_events:
         if event["type"] == "content_block_start":
             blocks.append(event["content_block"])
         elif event["type"] == "content_block_delta":

@@ -11,7 +11,7 @@ import pytest
 from gateway.simulator.provider import SimulatedModel
 
 
-def test_the_command_names_each_model_s_address_and_takes_options():
+def test_the_command_prints_each_models_base_url_and_takes_options():
     command = [sys.executable, "-m", "gateway.simulator.provider", "--model=a:0:0", "--model=b:0:0"]
     with subprocess.Popen(
         [*command, "--dialects=chat", "--strict", "--key=k"], stdout=subprocess.PIPE, text=True

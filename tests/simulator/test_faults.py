@@ -1,4 +1,4 @@
-"""What the simulated provider does wrong on order, in each dialect's own words."""
+"""Faults of the simulated provider, in each dialect's own shape."""
 
 import json
 
@@ -12,9 +12,9 @@ PATHS = {"/chat/completions": "chat", "/responses": "responses", "/messages": "m
 
 
 def body(path: str, fault: str, **more):
-    """A request that orders a fault."""
-    said = {"input": "hi"} if path == "/responses" else {"messages": [user("hi")], "max_tokens": 500}
-    return {**said, "sim": {"fault": fault}, **more}
+    """A request with a fault."""
+    content = {"input": "hi"} if path == "/responses" else {"messages": [user("hi")], "max_tokens": 500}
+    return {**content, "sim": {"fault": fault}, **more}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -27,10 +27,10 @@ def body(path: str, fault: str, **more):
         ("insufficient_quota", 429, None, "insufficient_quota", "rate_limit_error"),
     ],
 )
-async def test_a_refusal_is_worded_as_the_dialect_does(sim, path, fault, status, after, code, kind):
+async def test_a_refusal_has_the_dialects_shape(sim, path, fault, status, after, code, kind):
     async with sim(strict=True) as at:
-        got, headers, document = await at.post(path, **body(path, fault))
-    assert (got, headers.get("Retry-After")) == (status, after)
+        actual, headers, document = await at.post(path, **body(path, fault))
+    assert (actual, headers.get("Retry-After")) == (status, after)
     if path == "/messages":
         assert (document["type"], document["error"]["type"]) == ("error", kind)
         assert document["request_id"] == headers["request-id"]
@@ -43,7 +43,7 @@ async def test_a_refusal_is_worded_as_the_dialect_does(sim, path, fault, status,
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("fault", ["cut", "flood"])
-async def test_an_answer_breaks_in_the_middle(sim, path, fault, stream):
+async def test_an_answer_is_interrupted_in_the_middle(sim, path, fault, stream):
     async with sim() as at:
         request = {"model": "m", **body(path, fault, stream=stream)}
         async with at.http.post(f"{at.base}{path}", json=request) as answer:
@@ -66,7 +66,7 @@ async def test_an_error_in_a_stream_is_an_event_of_its_dialect(sim):
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_sent_can_be_no_json_and_without_usage(sim, path):
+async def test_an_answer_may_be_invalid_json_or_lack_usage(sim, path):
     async with sim() as at:
         assert "<html>" in (await at.post(path, **body(path, "not_json")))[2]
         async with at.http.post(f"{at.base}{path}", json={"model": "m", **body(path, "garbage")}) as answer:
@@ -83,7 +83,7 @@ async def test_what_is_sent_can_be_no_json_and_without_usage(sim, path):
     )
 
 
-async def test_a_fault_may_be_ordered_in_the_prompt(sim):
+async def test_a_fault_may_be_requested_in_the_prompt(sim):
     async with sim() as at:
         status, _, _ = await at.post(
             "/messages", messages=[user('do it [[sim {"fault": "status:418"}]]')], max_tokens=9
@@ -91,7 +91,7 @@ async def test_a_fault_may_be_ordered_in_the_prompt(sim):
     assert status == 418
 
 
-async def test_a_fault_may_happen_once_or_at_one_model_only(sim):
+async def test_a_fault_may_be_limited_to_once_or_to_one_model(sim):
     async with sim() as at:
         once, elsewhere = body("/messages", "status:503"), body("/messages", "status:503")
         once["sim"]["times"], elsewhere["sim"]["at"] = 1, "another"

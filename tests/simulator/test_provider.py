@@ -1,4 +1,4 @@
-"""The simulated provider as real OpenAI clients and bare HTTP meet it."""
+"""The simulated provider, called by real OpenAI clients and plain HTTP."""
 
 import json
 from typing import Any
@@ -63,31 +63,31 @@ async def test_responses_run_a_tool_loop_in_the_real_client(sim):
         )
         assert call.id.startswith("fc_") and call.call_id.startswith("call_")
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
-        remembered = await at.openai.responses.create(input=[result], previous_response_id=first.id, **options)
-        said = [user("use the tool"), reasoning.model_dump(exclude_none=True), call.model_dump(exclude_none=True)]
-        said[2].pop("parsed_arguments")
-        repeated = await at.openai.responses.create(input=[*said, result], store=False, **options)
-        assert remembered.output_text == repeated.output_text
-        assert remembered.output_text.startswith("The tool said: sunny")
-        assert remembered.usage.input_tokens > first.usage.input_tokens
-        assert 0 < remembered.usage.output_tokens_details.reasoning_tokens < remembered.usage.output_tokens
-        items = [item async for item in await at.openai.responses.input_items.list(remembered.id)]
+        continued = await at.openai.responses.create(input=[result], previous_response_id=first.id, **options)
+        history = [user("use the tool"), reasoning.model_dump(exclude_none=True), call.model_dump(exclude_none=True)]
+        history[2].pop("parsed_arguments")
+        repeated = await at.openai.responses.create(input=[*history, result], store=False, **options)
+        assert continued.output_text == repeated.output_text
+        assert continued.output_text.startswith("The tool said: sunny")
+        assert continued.usage.input_tokens > first.usage.input_tokens
+        assert 0 < continued.usage.output_tokens_details.reasoning_tokens < continued.usage.output_tokens
+        items = [item async for item in await at.openai.responses.input_items.list(continued.id)]
         assert [item.type for item in items] == ["message", "reasoning", "function_call", "function_call_output"]
         with pytest.raises(openai.NotFoundError):
             await at.openai.responses.retrieve(repeated.id)
 
 
-async def test_messages_stream_thinking_and_tools_that_may_come_back(sim):
+async def test_messages_stream_thinking_and_tools_that_are_accepted_back(sim):
     async with sim(strict=True) as at:
         options = {"thinking": {"type": "enabled", "budget_tokens": 2000}, "tools": [MESSAGES_TOOL]}
         text = await at.messages(user("use the tool"), stream=True, **options)
-        found = events(text)
-        kinds = [event["type"] for event in found]
+        stream_events = events(text)
+        kinds = [event["type"] for event in stream_events]
         assert kinds[:3] == ["message_start", "ping", "content_block_start"]
         assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
-        assert found[0]["message"]["usage"]["input_tokens"] > 0
-        assert found[-2]["delta"]["stop_reason"] == "tool_use"
-        blocks = assembled(found)
+        assert stream_events[0]["message"]["usage"]["input_tokens"] > 0
+        assert stream_events[-2]["delta"]["stop_reason"] == "tool_use"
+        blocks = assembled(stream_events)
         assert [block["type"] for block in blocks] == ["thinking", "tool_use"]
         assert blocks[1]["input"] == {"city": "text", "days": 2} and blocks[1]["id"].startswith("toolu_")
         results = [
@@ -113,14 +113,16 @@ async def test_messages_stream_thinking_and_tools_that_may_come_back(sim):
     ],
     ids=["object", "list of choices", "any of", "reference", "format"],
 )  # fmt: skip
-async def test_a_schema_is_kept_to_in_every_dialect(sim, schema):
+async def test_answers_are_valid_by_the_schema_in_every_dialect(sim, schema):
     async with sim() as at:
-        wanted = {"type": "json_schema", "name": "s", "schema": schema}
+        output_format = {"type": "json_schema", "name": "s", "schema": schema}
         _, _, chat = await at.post(
-            "/chat/completions", messages=[user("go")], response_format={"type": "json_schema", "json_schema": wanted}
+            "/chat/completions",
+            messages=[user("go")],
+            response_format={"type": "json_schema", "json_schema": output_format},
         )
-        _, _, response = await at.post("/responses", input="go", text={"format": wanted})
-        message = await at.messages(user("go"), output_config={"format": wanted})
+        _, _, response = await at.post("/responses", input="go", text={"format": output_format})
+        message = await at.messages(user("go"), output_config={"format": output_format})
     for text in (
         chat["choices"][0]["message"]["content"],
         response["output"][0]["content"][0]["text"],
@@ -134,7 +136,7 @@ async def test_a_schema_is_kept_to_in_every_dialect(sim, schema):
     [("none", None), ("auto", None), ("required", "weather"), ({"type": "function", "function": {"name": "b"}}, "b")],
     ids=["none", "auto", "required", "named"],
 )
-async def test_the_tool_choice_is_honoured(sim, choice, called):
+async def test_the_tool_choice_is_honored(sim, choice, called):
     other = {"type": "function", "function": {"name": "b", "parameters": {"type": "object"}}}
     async with sim() as at:
         _, _, chat = await at.post(
@@ -144,7 +146,7 @@ async def test_the_tool_choice_is_honoured(sim, choice, called):
     assert [call["function"]["name"] for call in calls] == [called]
 
 
-async def test_pictures_are_counted_in_every_dialect(sim):
+async def test_images_are_counted_in_every_dialect(sim):
     async with sim(strict=True) as at:
         url = {"type": "image_url", "image_url": {"url": PICTURE}}
         source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
@@ -158,7 +160,7 @@ async def test_pictures_are_counted_in_every_dialect(sim):
     assert message["content"][0]["text"].startswith("I see 2 images.")
 
 
-async def test_steps_are_played_one_a_turn(sim):
+async def test_steps_apply_one_per_turn(sim):
     steps = '[[sim {"steps": [{"tool_calls": [{"name": "weather"}]}, {"text": "and once more", "tool_calls": [{"name": "weather"}]}, {"text": "done"}]}]]'
     async with sim(strict=True) as at:
         turns: list[Any] = [user(steps)]
@@ -176,7 +178,7 @@ async def test_steps_are_played_one_a_turn(sim):
     assert [message["stop_reason"], message["content"][0]["text"], len(turns)] == ["end_turn", "done", 7]
 
 
-async def test_anthropic_counts_the_cache_beside_the_input_and_openai_within(sim):
+async def test_anthropic_counts_the_cache_beside_the_input_and_openai_within_it(sim):
     async with sim(strict=True) as at:
         long = {"type": "text", "text": "x" * 8000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
         first = (await at.messages(user("a"), system=[long]))["usage"]
@@ -190,7 +192,7 @@ async def test_anthropic_counts_the_cache_beside_the_input_and_openai_within(sim
     assert 1024 <= chats[1]["prompt_tokens_details"]["cached_tokens"] < chats[1]["prompt_tokens"]
 
 
-async def test_a_limit_cuts_the_answer_and_says_so(sim):
+async def test_a_limit_cuts_the_answer_and_sets_the_finish_reason(sim):
     async with sim() as at:
         _, _, chat = await at.post("/chat/completions", messages=[user("hi")], max_tokens=5)
         _, _, response = await at.post("/responses", input="hi", max_output_tokens=5)
@@ -203,7 +205,7 @@ async def test_a_limit_cuts_the_answer_and_says_so(sim):
     assert message["stop_reason"] == "max_tokens"
 
 
-async def test_the_other_paths_work_in_the_real_client(sim):
+async def test_the_other_endpoints_work_with_the_real_client(sim):
     async with sim(strict=True) as at:
         client = at.openai
         floats = await client.embeddings.create(model="m", input=["a", "b"], encoding_format="float", dimensions=4)
@@ -219,14 +221,14 @@ async def test_the_other_paths_work_in_the_real_client(sim):
         assert [model.id async for model in client.models.list()] == ["m"]
         assert (await client.moderations.create(input=["a", "b"])).results[1].flagged is False
         assert (await client.images.generate(prompt="a cat", n=2)).usage.output_tokens > 0
-        kept = await client.files.create(file=("a.txt", b"abc"), purpose="user_data")
-        assert (await client.files.retrieve(kept.id)).bytes == 3
-        assert (await client.files.content(kept.id)).content == b"abc"
-        heard = await client.audio.transcriptions.create(model="m", file=("a.wav", b"12345"))
-        assert heard.text == "I hear 5 bytes of a.wav."
+        stored = await client.files.create(file=("a.txt", b"abc"), purpose="user_data")
+        assert (await client.files.retrieve(stored.id)).bytes == 3
+        assert (await client.files.content(stored.id)).content == b"abc"
+        transcript = await client.audio.transcriptions.create(model="m", file=("a.wav", b"12345"))
+        assert transcript.text == "I hear 5 bytes of a.wav."
 
 
-async def test_what_is_not_spoken_is_not_there(sim):
+async def test_dialects_that_are_off_return_404(sim):
     async with sim(dialects=frozenset({"chat", "embeddings"})) as at:
         assert (await at.post("/chat/completions", messages=[user("hi")]))[0] == 200
         for path in ("/responses", "/models", "/nothing"):
@@ -250,7 +252,7 @@ async def test_what_is_not_spoken_is_not_there(sim):
         ("/messages", {"x-api-key": "right"}, 400),
     ],
 )
-async def test_keys_and_versions_are_asked_for(sim, path, headers, status):
+async def test_keys_and_versions_are_required(sim, path, headers, status):
     body = {"model": "m", "max_tokens": 9, "messages": [user("hi")]}
     async with sim(api_key="right") as at, at.http.post(f"{at.base}{path}", json=body, headers=headers) as answer:
         document = await answer.json()

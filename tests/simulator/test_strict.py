@@ -1,4 +1,4 @@
-"""What a strict provider refuses, as the real APIs do, and in their words."""
+"""Requests that a strict provider rejects, with the real APIs' messages."""
 
 import pytest
 
@@ -38,7 +38,7 @@ THINKING = {"type": "enabled", "budget_tokens": 1024}
     ],
 )  # fmt: skip
 async def test_chat(sim, body, message):
-    await refused(sim, "/chat/completions", body, message)
+    await expect_error(sim, "/chat/completions", body, message)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ async def test_chat(sim, body, message):
     ],
 )  # fmt: skip
 async def test_responses(sim, body, message):
-    await refused(sim, "/responses", body, message)
+    await expect_error(sim, "/responses", body, message)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ async def test_responses(sim, body, message):
     ],
 )  # fmt: skip
 async def test_messages(sim, body, message):
-    given = {"max_tokens": 4000, **body}
-    await refused(sim, "/messages", {name: value for name, value in given.items() if value is not None}, message)
+    fields = {"max_tokens": 4000, **body}
+    await expect_error(sim, "/messages", {name: value for name, value in fields.items() if value is not None}, message)
 
 
-async def refused(sim, path, body, message):
+async def expect_error(sim, path, body, message):
     async with sim(strict=True) as at:
         status, _, document = await at.post(path, **body)
     assert (status == 200) is (message is None), document
@@ -105,14 +105,14 @@ async def refused(sim, path, body, message):
 
 
 async def test_signatures_and_sealed_reasoning_belong_to_an_account(sim):
-    async with sim(strict=True, account="a") as one, sim(strict=True, account="b") as other:
-        message = await one.messages(*HI, thinking=THINKING)
+    async with sim(strict=True, account="a") as first, sim(strict=True, account="b") as second:
+        message = await first.messages(*HI, thinking=THINKING)
         turn = {"role": "assistant", "content": message["content"]}
-        assert (await one.messages(*HI, turn, *HI, thinking=THINKING))["type"] == "message"
-        assert (await other.messages(*HI, turn, *HI, thinking=THINKING))["type"] == "error"
-        asked = {"reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"], "store": False}
-        _, _, response = await one.post("/responses", input="hi", **asked)
-        said = [*HI, *response["output"], *HI]
-        assert (await one.post("/responses", input=said, **asked))[0] == 200
-        status, _, document = await other.post("/responses", input=said, **asked)
+        assert (await first.messages(*HI, turn, *HI, thinking=THINKING))["type"] == "message"
+        assert (await second.messages(*HI, turn, *HI, thinking=THINKING))["type"] == "error"
+        options = {"reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"], "store": False}
+        _, _, response = await first.post("/responses", input="hi", **options)
+        history = [*HI, *response["output"], *HI]
+        assert (await first.post("/responses", input=history, **options))[0] == 200
+        status, _, document = await second.post("/responses", input=history, **options)
     assert (status, document["error"]["code"]) == (400, "invalid_encrypted_content")

@@ -1,4 +1,4 @@
-"""`penstock eval energy`: errors by hand, EcoLogits' method against its own figures, and bad input."""
+"""`penstock eval energy`: errors by hand, EcoLogits' method, and bad input."""
 
 import csv
 import json
@@ -57,22 +57,22 @@ def test_the_command_prints_and_writes_every_subset(tmp_path, capsys):
     truth = table(tmp_path / "truth.csv", ROW, {**ROW, "id": "b", "kind": "derived", "concurrency": ""})
     out = tmp_path / "out.json"
     assert main(["eval", "energy", str(truth), str(table(tmp_path / "v3.csv", V3)), "--json", str(out)]) == 0
-    shown = capsys.readouterr().out
-    found = json.loads(out.read_text())["subsets"]
-    assert {"all", "measured_known", "measured_unknown", "derived", "mlenergy_v3_known"} <= set(found) <= set(SUBSETS)
-    assert all(set(one) == KEYS for one in found.values())
-    assert all(name in shown for name in found)
-    assert found["measured_known"]["ecologits_median_abs_log2"] == 1.5
+    printed = capsys.readouterr().out
+    subsets = json.loads(out.read_text())["subsets"]
+    assert {"all", "measured_known", "measured_unknown", "derived", "mlenergy_v3_known"} <= set(subsets) <= set(SUBSETS)
+    assert all(set(errors) == KEYS for errors in subsets.values())
+    assert all(name in printed for name in subsets)
+    assert subsets["measured_known"]["ecologits_median_abs_log2"] == 1.5
 
 
 def test_the_measures_by_hand():
-    (point,) = (one for one in [PublishedFigure(**{**BASE, "joules": 100.0})])
+    point = PublishedFigure(**{**BASE, "joules": 100.0})
     low, mid, high = estimate_joules(point, "known")
-    found = run([point])["measured_known"]
-    assert found.median_abs_log2 == pytest.approx(abs(math.log2(mid / 100)))
-    assert found.bias_log2 == pytest.approx(math.log2(mid / 100))
-    assert found.width_log2 == pytest.approx(math.log2(high / low))
-    assert found.coverage == float(low <= 100 <= high)
+    errors = run([point])["measured_known"]
+    assert errors.median_abs_log2 == pytest.approx(abs(math.log2(mid / 100)))
+    assert errors.bias_log2 == pytest.approx(math.log2(mid / 100))
+    assert errors.width_log2 == pytest.approx(math.log2(high / low))
+    assert errors.coverage == float(low <= 100 <= high)
     assert quantile([1.0, 2.0, 3.0, 4.0, 5.0], 0.9) == pytest.approx(4.6)
 
 
@@ -83,9 +83,9 @@ BASE = {
 }  # fmt: skip
 
 
-def test_the_estimate_is_told_no_more_than_the_subset_says():
+def test_the_estimate_uses_no_more_than_the_subset_allows():
     point = PublishedFigure(**{**BASE, "joules": 100.0})
-    known, unknown, latency = (profile_of(point, told) for told in ("known", "unknown", "latency"))
+    known, unknown, latency = (profile_of(point, knowledge) for knowledge in ("known", "unknown", "latency"))
     assert (known.concurrency, known.gpus) == (64.0, 1)
     assert (unknown.concurrency, unknown.gpus) == (None, None)
     assert latency.gpus is None and latency.concurrency not in (None, 64.0)
@@ -97,39 +97,39 @@ def test_the_estimate_is_told_no_more_than_the_subset_says():
     ids=["one card", "thirty-two cards"],
 )
 def test_ecologits_method_gives_ecologits_figures(active, total, tokens, wh):
-    """Figures of the package itself (0.11.3) for a GPU boundary and for IT."""
+    """Figures of the package itself (0.11.3) for the GPU and the IT boundary."""
     boundary = "gpu" if total == 30 else "it"
     assert ecologits.energy_joules(active, total, tokens, boundary) / 3600 == pytest.approx(wh, rel=1e-4)
 
 
-def test_rows_that_are_not_to_be_scored_are_left_out(tmp_path):
+def test_rows_not_to_be_scored_are_left_out(tmp_path):
     truth = table(tmp_path / "t.csv", ROW, {**ROW, "score": "no"}, {**ROW, "params_active_b": ""})
     assert len(published_figures.load_figures([truth])) == 1
 
 
-def test_ranges_count_by_their_geometric_mean(tmp_path):
+def test_a_range_counts_as_its_geometric_mean(tmp_path):
     truth = table(tmp_path / "t.csv", {**ROW, "params_total_b": "100-400", "params_active_b": "25-100"})
     (point,) = published_figures.load_figures([truth])
     assert (point.total_b, point.active_b) == (200.0, 50.0)
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         ("a,b\n1,2\n", "neither a table"),
         ("", "neither a table"),
         (",".join(ROW) + "\n" + ",".join({**ROW, "output_tokens": "many"}.values()) + "\n", "line 2"),
         (",".join(ROW) + "\n" + ",".join({**ROW, "score": "no"}.values()) + "\n", "no point"),
     ],
-    ids=["another table", "nothing", "a number that is none", "nothing to score"],
+    ids=["another table", "empty", "invalid number", "nothing to score"],
 )
-def test_bad_tables_are_told(tmp_path, capsys, text, words):
+def test_an_invalid_table_is_reported(tmp_path, capsys, text, message):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     assert main(["eval", "energy", str(path)]) == 1
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_missing_file_is_told(capsys):
+def test_a_missing_file_is_reported(capsys):
     assert main(["eval", "energy", "nowhere.csv"]) == 1
     assert "nowhere.csv" in capsys.readouterr().err

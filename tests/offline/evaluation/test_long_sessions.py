@@ -1,4 +1,4 @@
-"""Long sessions: made of real steps, the same for the same seed, and such as the wire would carry."""
+"""Generated long sessions: real steps, reproducible, valid on the wire."""
 
 import pytest
 
@@ -11,14 +11,14 @@ PAGE = "A page of a real document, long enough to be read. " * 5
 
 
 def healthy() -> list:
-    """A few real-looking sessions: tools, pages, a neutral result, talks with several user turns."""
+    """A few realistic sessions: tools, pages, a confirmation, several user turns."""
     sessions = []
     for number in range(6):
         steps = [*step(1, "read", f"{PAGE}{number}", path=f"f{number}"), *step(2, "send", "None", to=f"p{number}")]
-        ask = {"role": "user", "content": f"And number {number}?"}
+        question = {"role": "user", "content": f"And number {number}?"}
         done = {"role": "assistant", "content": "Done."}
         sessions.append(recording([*OPENING, *steps, done], id=f"e/{number}", task=f"t{number}"))
-        conversation = [*OPENING, *steps, done, ask, done, ask, done]
+        conversation = [*OPENING, *steps, done, question, done, question, done]
         sessions.append(recording(conversation, id=f"t/{number}", task=f"t{number}", source="desk"))
     return sessions
 
@@ -26,21 +26,23 @@ def healthy() -> list:
 KINDS = ["refactoring", "crawl", "polls", "batch edits", "support chats", "errands", "scrolls", "mixed"]
 
 
-def test_kinds_come_in_turn_and_are_healthy_and_made_up():
+def test_kinds_come_in_turn_and_are_healthy_and_synthetic():
     sessions = list(generate_sessions(healthy(), 16, seed=3))
     assert [session.source for session in sessions] == [f"long: {kind}" for kind in KINDS] * 2
     assert all(session.label == "healthy" and session.synthetic for session in sessions)
 
 
-def test_the_same_seed_makes_the_same_sessions_and_another_does_not():
-    first, again, other = ([one.messages for one in generate_sessions(healthy(), 8, seed=seed)] for seed in (3, 3, 4))
+def test_the_same_seed_gives_the_same_sessions_and_another_does_not():
+    first, again, other = (
+        [session.messages for session in generate_sessions(healthy(), 8, seed=seed)] for seed in (3, 3, 4)
+    )
     assert first == again
     assert first != other
 
 
-def test_they_are_long_and_made_of_real_texts():
+def test_sessions_are_long_and_contain_real_texts():
     for session in generate_sessions(healthy(), 8, seed=5):
-        # The talks of this small material are soon told.
+        # This small material has few conversations.
         assert len(session.answer_positions) >= (
             10 if session.source in ("long: support chats", "long: errands") else 100
         )
@@ -55,8 +57,10 @@ def test_every_result_answers_a_call():
             assert moment.last_turn is None or all(call.result is not None for call in moment.last_turn.calls)
 
 
-def test_polls_wait_as_long_as_people_let_them():
-    (session,) = [one for one in generate_sessions(healthy(), 8, seed=5) if one.source == "long: polls"]
+def test_polls_are_half_a_minute_to_five_minutes_apart():
+    (session,) = [
+        generated for generated in generate_sessions(healthy(), 8, seed=5) if generated.source == "long: polls"
+    ]
     gaps = [message["_gap"] for message in session.messages if "_gap" in message]
     assert len(gaps) > 50
     assert all(30 <= gap <= 300 for gap in gaps)

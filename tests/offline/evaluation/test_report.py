@@ -1,4 +1,4 @@
-"""The figures: intervals, what counts as found, what was saved, and the two ways in which it is told."""
+"""The figures: intervals, loops found, savings, and both report formats."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def test_intervals_are_clopper_and_pearsons(successes, trials, low, high):
     assert clopper_pearson(successes, trials) == pytest.approx((low, high), abs=1e-5)
 
 
-def test_at_the_bounds_what_was_seen_or_more_has_the_probability_of_half_the_rest():
+def test_at_the_bounds_each_tail_has_half_the_remaining_probability():
     def tail(ks, p):
         return sum(math.comb(234, k) * p**k * (1 - p) ** (234 - k) for k in ks)
 
@@ -46,8 +46,8 @@ def test_at_the_bounds_what_was_seen_or_more_has_the_probability_of_half_the_res
     assert tail(range(191), high) == pytest.approx(0.025, abs=1e-9)
 
 
-def found(loop: Recording, *levels: Level) -> RuleTally:
-    """The tally of one loop in which a rule went through these levels."""
+def tally_of(loop: Recording, *levels: Level) -> RuleTally:
+    """The tally of one loop in which a rule had these levels."""
     tally = RuleTally()
     tally.add(
         loop, RuleLevels(levels=levels), [Spend(call_count=1, tokens=10, usd=1.0, wh=0.1)] * len(loop.answer_positions)
@@ -59,21 +59,21 @@ NONE, NUDGE, STOP = Level.none, Level.nudge, Level.stop
 LOOP = recording(circle(9), label="loop", loop_class="exact", onset=2)
 
 
-def test_a_stop_after_onset_is_found_and_wasted_the_calls_between():
-    tally = found(LOOP, NONE, NONE, NONE, NUDGE, NONE, STOP)
+def test_a_stop_after_onset_finds_the_loop_and_wastes_the_calls_between():
+    tally = tally_of(LOOP, NONE, NONE, NONE, NUDGE, NONE, STOP)
     assert (tally.loops, tally.loops_stopped, tally.loops_nudged) == (1, 1, 1)
     assert (tally.wasted_calls_to_stop, tally.wasted_calls_to_nudge) == ([3], [1])
     assert (tally.after_onset.call_count, tally.saved_after_onset.call_count, tally.saved.usd) == (8, 5, 5.0)
 
 
-def test_a_stop_at_the_onset_could_not_have_known():
-    tally = found(LOOP, NONE, NONE, STOP)
+def test_a_stop_at_the_onset_finds_nothing():
+    tally = tally_of(LOOP, NONE, NONE, STOP)
     assert (tally.loops_stopped, tally.stops_before_onset, tally.nudges_before_onset) == (0, 1, 1)
     assert (tally.saved.usd, tally.wasted_calls_to_stop) == (0.0, [])
 
 
 def test_a_loop_without_onset_counts_but_has_no_wasted_calls_and_no_shares():
-    tally = found(recording(circle(9), label="loop"), NONE, STOP)
+    tally = tally_of(recording(circle(9), label="loop"), NONE, STOP)
     assert (tally.loops, tally.loops_stopped, tally.wasted_calls_to_stop) == (1, 1, [])
     assert (tally.saved.call_count, tally.after_onset.call_count) == (9, 0)
 
@@ -91,12 +91,12 @@ def test_a_stop_is_a_nudge_too_for_healthy_and_completed_sessions():
     assert (tally.completed_stopped, tally.completed_nudged, tally.unknown_stopped) == (1, 1, 1)
 
 
-def test_medians_and_nine_in_ten():
+def test_the_median_and_the_ninetieth_percentile():
     assert (median([1, 2, 3, 10]), p90([1, 2, 3, 10]), p90(list(range(1, 11)))) == (2.5, 10, 9)
     assert (median([]), p90([])) == (None, None)
 
 
-def test_recorded_dollars_are_shared_out_and_else_estimated():
+def test_recorded_dollars_are_distributed_else_estimated():
     session = recording([{"role": "user", "content": "x" * 4000}, *step(1), *step(2)])
     listed = call_spends(session, TokenPrices(input=3.0, output=15.0))
     assert listed[0].usd == pytest.approx((1000 * 3 + 1 * 15) / 1e6)
@@ -107,51 +107,51 @@ def test_recorded_dollars_are_shared_out_and_else_estimated():
     assert recorded[0].usd / recorded[1].usd == pytest.approx(listed[0].usd / listed[1].usd)
 
 
-def test_a_cut_text_costs_what_it_was_before():
+def test_a_cut_text_costs_its_original_length():
     cut = {"role": "user", "content": "x [cut]", "_chars": 40_000}
     assert call_spends(recording([cut, *step(1)]), TokenPrices())[0].tokens >= 10_000
 
 
-def test_every_rule_sees_the_requests_up_to_its_stop():
-    verdicts = replay(recording(circle(30)), rule_factories(RULE_NAMES, loop_limits(None), GuardCost()))
-    assert set(verdicts) == set(RULE_NAMES)
-    stops = {name: classification.first_reaching(Level.stop) for name, classification in verdicts.items()}
+def test_every_rule_is_evaluated_up_to_its_stop():
+    levels = replay(recording(circle(30)), rule_factories(RULE_NAMES, loop_limits(None), GuardCost()))
+    assert set(levels) == set(RULE_NAMES)
+    stops = {name: reached.first_reaching(Level.stop) for name, reached in levels.items()}
     assert stops["opencode"] == 3
     assert stops["roo_cline"] == 4
     assert stops["openhands"] == 3
     assert stops["cap_25"] == 25
     assert stops["cap_50"] is None
     assert stops["penstock"] is not None
-    assert len(verdicts["opencode"].levels) == 4
+    assert len(levels["opencode"].levels) == 4
 
 
 def test_a_lower_threshold_stops_our_guard_earlier():
     def stop(threshold):
-        classification = replay(
-            recording(circle(60)), rule_factories(["penstock"], loop_limits(threshold), GuardCost())
-        )["penstock"]
-        return classification.first_reaching(Level.stop)
+        levels = replay(recording(circle(60)), rule_factories(["penstock"], loop_limits(threshold), GuardCost()))[
+            "penstock"
+        ]
+        return levels.first_reaching(Level.stop)
 
     assert stop(6) < stop(12)
 
 
-def test_state_is_weighed_with_what_it_holds():
+def test_the_size_of_state_includes_its_contents():
     assert deep_size({"a": [1, 2]}, set()) > deep_size({}, set())
     assert deep_size([RuleTally(), int], set()) > 0
 
 
 def data(path):
-    """Two real sessions and a made-up one."""
+    """Two real sessions and a synthetic one."""
     lines = (
         line(circle(3, new=3)),
         line(circle(20), id="s/2", label="loop", loop_class="exact", loop_onset_call=1, cost_usd=2.1),
         line(circle(20), id="syn/3", label="loop", loop_class="syn_exact", loop_onset_call=1),
     )
-    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    path.write_text("".join(json.dumps(session) + "\n" for session in lines))
     return str(path)
 
 
-def test_json_holds_every_rule_pooled_and_by_source(tmp_path, capsys):
+def test_the_json_has_every_rule_pooled_and_by_source(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--json", str(out)]) == 0
     document = json.loads(out.read_text())
@@ -170,31 +170,31 @@ def test_json_holds_every_rule_pooled_and_by_source(tmp_path, capsys):
     assert "list-price estimate" in printed
 
 
-def test_chosen_rules_only(tmp_path, capsys):
+def test_only_the_selected_rules_are_reported(tmp_path, capsys):
     assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--rules", "crush,cap_25"]) == 0
     printed = capsys.readouterr().out
     assert "crush" in printed
     assert "penstock" not in printed
 
 
-def test_wrong_usage_and_bad_data_say_what_is_wrong(tmp_path, capsys):
+def test_wrong_usage_and_invalid_data_are_reported(tmp_path, capsys):
     assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--rules", "nonsense"]) == 2
-    assert "unknown rule 'nonsense'; there are penstock, openhands" in capsys.readouterr().err
+    assert "unknown rule 'nonsense'; known: penstock, openhands" in capsys.readouterr().err
     (tmp_path / "bad.jsonl").write_text("{}\n")
     assert main(["eval", "loops", str(tmp_path / "bad.jsonl")]) == 1
     assert "bad.jsonl:1: not a session" in capsys.readouterr().err
     (tmp_path / "none.jsonl").write_text("")
     assert main(["eval", "loops", str(tmp_path / "none.jsonl")]) == 1
     assert "no session in the data" in capsys.readouterr().err
-    assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--long", "2"]) == 1
+    assert main(["eval", "loops", data(tmp_path / "a.jsonl"), "--long-sessions", "2"]) == 1
     assert "too few healthy sessions" in capsys.readouterr().err
 
 
-def test_sources_without_healthy_or_without_loops_are_told_without_them():
-    told = benchmark.run(
+def test_a_report_without_loops_has_no_shares():
+    result = benchmark.run(
         [recording(circle(3))], rule_factories(["crush"], loop_limits(None), GuardCost()), TokenPrices(), GuardCost()
     )
-    figures = told.document()["rules"]["crush"]
+    figures = result.document()["rules"]["crush"]
     assert figures["saved_share_usd"] is None
     assert figures["wasted_calls_median"] is None
     assert figures["synthetic"] is None

@@ -1,4 +1,4 @@
-"""Small hand-made sessions, as lines of a recording."""
+"""Small handmade sessions, as lines of a recording."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def step(number: int, name: str = "run", result: str = "error: no module", **arg
 
 
 def circle(calls: int, new: int = 0) -> list[dict[str, Any]]:
-    """So many calls, the first of them new, the others all the same."""
+    """This many calls, the first `new` of them different, the others all the same."""
     messages = list(OPENING)
     for number in range(calls):
         messages += step(number, path=number, result=f"text {number}") if number < new else step(number)
@@ -31,5 +31,5 @@ def line(messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 
 
 def recording(messages: list[dict[str, Any]], **more: Any) -> Recording:
-    """The same, read."""
+    """The same, as a Recording."""
     return Recording(**{"id": "s/1", "source": "lab", "label": "healthy", "messages": tuple(messages), **more})
