@@ -13,8 +13,10 @@ CARBON ?= ../shared/data/carbon
 CLIENTS ?=
 # For example OVERSPEND=--quick
 OVERSPEND ?=
+# One process for each core; a test file stays in one process. PARALLEL= runs them one after the other.
+PARALLEL ?= --numprocesses auto --dist loadfile
 
-.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide energy fit gpu green links fanout pairs clients setup docs clean
+.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide energy fit gpu green links fanout pairs clients setup docs refresh-data clean
 
 demo: setup  ## agents running through the gateway in front of two simulated providers
 	$(BIN)/penstock demo
@@ -22,15 +24,15 @@ demo: setup  ## agents running through the gateway in front of two simulated pro
 run: setup  ## serve with config/routing.yaml
 	$(BIN)/penstock serve config/routing.yaml
 
-test: setup  ## the tests
-	$(BIN)/python -m pytest
+test: setup  ## the tests, in parallel and in random order
+	$(BIN)/python -m pytest $(PARALLEL)
 
-check: setup  ## what CI runs: lint, types, layers, tests
+check: setup  ## what CI runs: lint, types, layers, tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) --cov
 
 fix: setup  ## format and mend what a machine can
 	$(BIN)/ruff format .
@@ -53,7 +55,7 @@ holds: setup  ## false refusals: recorded sessions behind budgets of 1.3 times t
 
 loops: setup  ## the loop guard on recorded sessions beside published rules, and on long healthy ones; needs $(LOOPS)
 	$(BIN)/penstock eval loops $(LOOPS)
-	$(BIN)/penstock eval loops $(LOOPS) --long 400 --rules penstock
+	$(BIN)/penstock eval loops $(LOOPS) --long-sessions 400 --rules penstock
 
 routing: setup  ## the router on labelled prompts, its quality floor, whole sessions' costs; needs $(PROMPTS), $(LOOPS)
 	$(BIN)/penstock eval routing $(PROMPTS)/*.test.jsonl.gz
@@ -94,6 +96,9 @@ pairs: setup  ## what a reservation and its settlement cost, also beside 10,000 
 
 clients: setup  ## real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
 	tests/clients/run.sh $(CLIENTS)
+
+refresh-data: setup  ## price list, grid tables and vocabulary from the installed litellm and codecarbon
+	$(BIN)/python -m gateway.offline.refresh_data
 
 docs: setup  ## what is generated: docs/configuration.md and the JSON Schema of routing.yaml
 	$(BIN)/python -m tests.docs_tables

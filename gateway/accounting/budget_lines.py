@@ -95,7 +95,7 @@ class BudgetLineCache:
     def lines(
         self, budgets: Sequence[Budget], request_values: tuple[str, ...], deployment: Deployment, *, now: float
     ) -> ApplicableLines:
-        """The lines of a request with these values of REQUEST_DIMENSIONS, served by `deployment`."""
+        """The lines of a request served by `deployment`; values of REQUEST_DIMENSIONS."""
         if budgets is not self._budgets:
             self._index(budgets)
         if now >= self._valid_until or now < self._valid_until - 2 * _CACHE_SECONDS or len(self._lines) > LINES_MAX:
@@ -130,5 +130,5 @@ class BudgetLineCache:
         self._used_dimensions = itemgetter(*positions) if positions else _no_dimensions
 
 
-def _no_dimensions(request_values: tuple[str, ...]) -> object:
+def _no_dimensions(_: tuple[str, ...]) -> object:
     return ()

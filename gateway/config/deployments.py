@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from ..carbon import footprint
 from ..feeds import prices_litellm
+from ..feeds.package_data import is_installed
 from ..providers import PROVIDERS
 from ..values import catalog
+from ..values.extras import install_hint
 from . import schema
 from .footprints import FootprintTables
 from .reader import ConfigReader, did_you_mean, to_nusd
@@ -134,6 +136,8 @@ def _base_url(reader: ConfigReader, name: str, provider: schema.ProviderConfig) 
         reader.add_problem(("providers", name), "required key 'base_url' is missing; add it here")
     if provider.speaks is not None and provider.dialect != "openai":
         reader.add_problem(("providers", name, "speaks"), "'speaks' applies to dialect 'openai' only; remove it")
+    if provider.dialect == "litellm" and not is_installed("litellm"):
+        reader.add_problem(("providers", name, "dialect"), f"dialect 'litellm': {install_hint('litellm')}")
     if (provider.options or provider.secrets) and provider.dialect != "litellm":
         reader.add_problem(("providers", name), "'options' and 'secrets' apply to dialect 'litellm' only; remove them")
     return (provider.base_url or "").rstrip("/")

@@ -3,7 +3,9 @@
 from collections.abc import Collection
 
 from ..feeds import intensity_electricity_maps, intensity_uk, intensity_watttime
+from ..feeds.package_data import is_installed
 from ..values.energy_policy import Deferral, EnergyPolicy, EnergyPreferences
+from ..values.extras import install_hint
 from ..values.grid_feeds import FeedAccess, GridFeeds
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH
 from . import schema
@@ -18,6 +20,8 @@ def energy_policy_of(
     reader: ConfigReader, doc: schema.EnergyPoliciesConfig, task_types: Collection[str]
 ) -> EnergyPolicy:
     """Energy preferences by task type; mistakes become problems."""
+    if doc.registry == "ecologits" and not is_installed("ecologits"):
+        reader.add_problem(("energy", "registry"), f"registry 'ecologits': {install_hint('ecologits')}")
     by_task_type: dict[str, EnergyPreferences] = {}
     for index, rule in enumerate(doc.rules):
         path: YamlPath = ("energy", "rules", index)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 def _number(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("must be a number, like 0.15")
+        raise ValueError("must be a number, like 0.15")  # noqa: TRY004 - pydantic turns ValueError into a problem
     number = Decimal(value)
     if not number.is_finite():
         raise ValueError("must be a finite number")

@@ -6,7 +6,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ..feeds.package_data import is_installed
 from ..values.errors import ConfigError
+from ..values.extras import install_hint
 from .messages import requirement
 
 PREFIX = "PENSTOCK_"
@@ -88,6 +90,16 @@ def read_settings() -> Settings:
         problems += [
             f"environment: {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()} {requirement(item['msg'])}"
             for item in error.errors(include_url=False, include_input=False)
+        ]
+    if not problems:
+        wanted = {
+            "REDIS_URL": ("redis", settings.redis_url),
+            "MEASURE_OWN_ENERGY": ("codecarbon", settings.measure_own_energy),
+        }
+        problems = [
+            f"environment: {PREFIX}{name}: {install_hint(package)}"
+            for name, (package, value) in wanted.items()
+            if value and not is_installed(package)
         ]
     if problems:
         raise ConfigError(problems)

@@ -1,4 +1,4 @@
-"""Where data files lie: those that ship with Penstock, and those inside other installed packages."""
+"""Finds data files: those shipped with Penstock, and those of installed packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +9,16 @@ PRICE_LIST = "prices_litellm.json"
 INTENSITY_TABLES = "intensity_tables.json"
 
 
+def is_installed(package: str) -> bool:
+    """Returns whether a package can be imported, without importing it."""
+    return find_spec(package) is not None
+
+
 def data_file(package: str, *parts: str) -> Path | None:
-    """The path of a file inside an installed package, found without importing it; None where there is none."""
+    """Returns the path of a file in an installed package, None if missing.
+
+    Does not import the package.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None

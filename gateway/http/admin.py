@@ -1,4 +1,4 @@
-"""Operator endpoints: /livez, /readyz, /metrics, /export, /admin/budgets with grants, and /admin/sessions.
+"""Operator endpoints: health, /metrics, /export, /admin/budgets, /admin/sessions.
 
 /export and /admin show what teams spent: without an admin token they are served on a loopback address only.
 """
@@ -38,7 +38,7 @@ class AdminApi:
     with_data: whether to serve anything beyond liveness and readiness.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, in app.py
         self,
         *,
         ready: Callable[[], list[str]],
@@ -72,7 +72,7 @@ class AdminApi:
         return response if response is not None else web.Response(status=404, text="not found\n")
 
     async def dispatch(self, request: web.BaseRequest) -> web.Response | None:
-        """Returns the response, or None if the path is not an operator endpoint. Raises CallerError."""
+        """Returns the response, None for other paths. Raises CallerError."""
         path = request.path
         if path == "/livez":
             return web.Response(text="ok\n")
@@ -96,7 +96,10 @@ class AdminApi:
         return await self._handle_export(request)
 
     async def _handle_budgets(self, request: web.BaseRequest) -> web.Response:
-        """GET /admin/budgets, GET /admin/budgets/events?since=MS, POST /admin/budgets/NAME/grants."""
+        """Handles /admin/budgets.
+
+        GET /admin/budgets, GET /admin/budgets/events?since=MS, POST /admin/budgets/NAME/grants.
+        """
         self._authorize(request)
         parts = request.path.removeprefix("/admin/budgets").strip("/").split("/")
         if request.method == "GET" and parts == [""]:
@@ -115,7 +118,9 @@ class AdminApi:
         )
 
     async def _handle_sessions(self, request: web.BaseRequest) -> web.Response:
-        """GET /admin/sessions[?stopped=true], GET /admin/sessions/ID, POST /admin/sessions/ID/ACTION.
+        """Handles /admin/sessions.
+
+        GET /admin/sessions[?stopped=true], GET /admin/sessions/ID, POST /admin/sessions/ID/ACTION.
 
         ACTION is resume, exempt, kill or label; `?key=` selects a key where several have a session of that name.
         """
@@ -148,7 +153,10 @@ class AdminApi:
         return self._session_admin.label(name, key, body, actor="admin")
 
     def _require_token(self) -> None:
-        """Changes need a token even on loopback: the agents that budgets limit run on the same machine."""
+        """Raises Unauthenticated if no admin token is set.
+
+        Changes need a token even on loopback: the agents that budgets limit may run on the same machine.
+        """
         if self._token is None:
             raise Unauthenticated("Admin token required to change budgets and sessions: set PENSTOCK_ADMIN_TOKEN.")
 
@@ -170,7 +178,7 @@ class AdminApi:
             raise Unauthenticated("Invalid admin token." if token else "Missing admin token.")
 
     def _error_response(self, error: PenstockError) -> web.Response:
-        response = openai_errors.error_answer(error)
+        response = openai_errors.error_response(error)
         return web.Response(status=response.status, headers=dict(response.headers), body=response.body)
 
 
@@ -179,7 +187,7 @@ def _json_response(document: dict[str, Any]) -> web.Response:
 
 
 async def read_json(request: web.BaseRequest) -> dict[str, Any]:
-    """Returns the JSON object of the body ({} if empty), bounded in size and time. Raises BadRequest."""
+    """Returns the JSON object of the body, {} if empty. Raises BadRequest."""
     body = await read_body(request)
     return bodies.parse_document(body) if body.strip() else {}
 
@@ -199,7 +207,10 @@ async def read_body(request: web.BaseRequest) -> bytes:
 
 
 def _session_and_action(request: web.BaseRequest) -> tuple[str, str]:
-    """Returns (session, action) of a path below /admin/sessions; a session's name may contain slashes."""
+    """Returns (session, action) of a path below /admin/sessions.
+
+    A session's name may contain slashes.
+    """
     path = unquote(request.rel_url.raw_path.removeprefix("/admin/sessions")).strip("/")
     name, slash, action = path.rpartition("/")
     if request.method == "GET" or not slash:

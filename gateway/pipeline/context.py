@@ -133,7 +133,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
 
     number: int
     attempt: Attempt
-    dialled: bool = False
+    dialed: bool = False
     got_error_status: bool = False
     first_byte_monotonic: float | None = None
     upstream_seconds: float = 0.0

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from ..routing.deferred_start import greenest_start, lead_seconds
+from ..routing.deferred_start import lead_seconds, lowest_carbon_start
 from ..sessions import caps
 from ..values.metric import MetricFamily, counter, gauge
 from ..values.plan import Plan, Refusal
@@ -106,7 +106,7 @@ class Deferrer:
 
     def _lowest_carbon_start(self, plan: Plan, latest: float, gain_min: float) -> float | None:
         """Start of the slot of lowest intensity, seconds since the epoch; None: now."""
-        return greenest_start(plan.attempts[0].deployment, now=self._clock.now(), latest=latest, gain_min=gain_min)
+        return lowest_carbon_start(plan.attempts[0].deployment, now=self._clock.now(), latest=latest, gain_min=gain_min)
 
     def refresh_context(self, context: RequestContext, arrival: RequestContext, grams_per_kwh: float) -> RequestContext:
         """The context as of now, with the current snapshot.

@@ -73,7 +73,7 @@ _FAILURE_OUTCOMES = ("upstream_error", "cut")
 class Pipeline:
     """Serves requests; keeps no state of any single request."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, in app.py
         self,
         *,
         snapshot: Callable[[], Snapshot],
@@ -81,28 +81,28 @@ class Pipeline:
         sessions: SessionIndex,
         circuit_breakers: CircuitBreakers,
         upstream: Upstream,
-        counter: InputTokenCounter,
+        token_counter: InputTokenCounter,
         ledger: LedgerWriter,
         clock: Clock,
         randomness: Randomness,
-        outputs: OutputEstimates,
+        output_estimates: OutputEstimates,
         session_sync: SessionSync,
         observer: CallObserver | None = None,
         scorer: Scorer | None = None,
     ) -> None:
-        self.refused_after_stop = 0
+        self.stopped_session_requests = 0
         self._snapshot = snapshot
         self._budgets = budgets
         self._ledger = ledger
         self._clock = clock
         self._randomness = randomness
         self._circuit_breakers = circuit_breakers
-        self._token_counter = counter
+        self._token_counter = token_counter
         self._call_observer = observer or _NoCallObserver()
         self._identifier = Identifier(sessions, session_sync, clock, randomness.request_id)
-        self.router = Router(circuit_breakers, outputs, randomness.jitter, scorer)
+        self.router = Router(circuit_breakers, output_estimates, randomness.jitter, scorer)
         self.deferrer = Deferrer(snapshot, clock, self.router, randomness.jitter)
-        self._reserver = Reserver(budgets, clock, outputs, randomness.jitter, self._write_hold)
+        self._reserver = Reserver(budgets, clock, output_estimates, randomness.jitter, self._write_hold)
         self._upstream = upstream
         self._relay = Relay(circuit_breakers)
 
@@ -204,7 +204,7 @@ class Pipeline:
             return request_features(request)
         origin_providers = {origin.provider for origin in origins}
         features = request_features(
-            request, affinities_of(request, route, minted_by=session.last_provider, origins=origin_providers)
+            request, affinities_of(request, route, last_provider=session.last_provider, origins=origin_providers)
         )
         has_stored_input = request.referenced_ids or "stored" in request.provider_state
         if not has_stored_input or request.passthrough is not None:
@@ -371,7 +371,7 @@ class Pipeline:
                 raise Unreachable(f"Circuit breaker open for '{deployment.name}' after repeated failures.")
 
             # upstream
-            progress.dialled = True
+            progress.dialed = True
             dialed_at = self._clock.monotonic()
             self.router.loads.call_started(deployment.name)
             self._call_observer.call_started(context, progress)
@@ -437,12 +437,12 @@ class Pipeline:
         if failed.retry_dialect is not None:
             return NextAttempt(index=position.index, wait_seconds=0.0)
         return next_attempt(
-            place=position.index,
-            places=position.count,
-            tries_here=position.calls_made,
+            index=position.index,
+            count=position.count,
+            calls_made=position.calls_made,
             max_retries=context.snapshot.routing_policy.max_retries,
             retry_same=failed.retry_same and not self._circuit_open(attempt),
-            try_other=failed.try_other,
+            retry_other=failed.try_other,
             retry_after=failed.retry_after_seconds,
             jitter=self._randomness.jitter(),
         )
@@ -483,7 +483,7 @@ class Pipeline:
         """
         session = identified.session
         session.refused_at, session.refusals_since_stop = identified.received_at, session.refusals_since_stop + 1
-        self.refused_after_stop += 1
+        self.stopped_session_requests += 1
         refusal, limits = self._stop_refusal(identified)
         session.newest_failed = True
         step = "hold" if refusal.code == "loop_approval_required" else "stop"
@@ -492,7 +492,7 @@ class Pipeline:
             "x-penstock-session": session.id,
             "x-penstock-loop": f"{step}; repeats={session.refusals_since_stop}",
         }
-        return await stop_response.stopped_answer(
+        return await stop_response.stop_response(
             identified.request, refusal, limits, identified.request_id, identified.received_at, headers, writer
         )
 
@@ -501,7 +501,7 @@ class Pipeline:
         context.session.newest_failed = True
         limits = context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type)
         headers = response_headers.context_headers(context)
-        answer = await stop_response.stopped_answer(
+        answer = await stop_response.stop_response(
             context.request, refusal, limits, context.request_id, context.started_at, headers, writer
         )
         now = self._clock.monotonic()
@@ -517,7 +517,7 @@ class Pipeline:
     def _refuse(self, context: RequestContext, refusal: Refusal, *, attempts: int) -> CallerResponse:
         """Answer a refused request (budget, cap, no deployment), with a ledger entry."""
         context.session.newest_failed = True
-        answer = DIALECTS[context.request.dialect].refusal_answer(refusal)
+        answer = DIALECTS[context.request.dialect].refusal_response(refusal)
         now = self._clock.monotonic()
         self._ledger.append_entry(
             settle.entry_of_refusal(context, refusal, status=answer.status, attempts=attempts, now=now)

@@ -26,7 +26,7 @@ class BudgetStore(Protocol):
     async def reserve(
         self,
         reservation_id: str,
-        offers_at: Callable[[float], Iterable[HoldOption]],
+        options_at: Callable[[float], Iterable[HoldOption]],
         *,
         tenant: str,
         now: float,

@@ -122,7 +122,7 @@ class Relay:
         self._mark_completed(progress, response.status)
         return CallerResponse(status=response.status, headers=headers, body=body)
 
-    async def _relay_stream(
+    async def _relay_stream(  # noqa: C901 - one loop over a stream and the ways that it ends
         self,
         context: RequestContext,
         progress: AttemptProgress,
@@ -326,7 +326,7 @@ class Relay:
         progress.outcome = "cut" if begun else "upstream_error"
         progress.status, progress.code = error.status, error.code
         if isinstance(error, Unreachable):
-            progress.dialled = False
+            progress.dialed = False
         if not isinstance(error, UnreadableResponse):
             self._circuit_breakers.record_failure(progress.attempt.deployment.name, now=now)
         dialect = DIALECTS[context.request.dialect]
@@ -335,7 +335,7 @@ class Relay:
             return CallerResponse(status=200, headers={}, already_sent=True)
         retry_same = error.retryable and not isinstance(error, UpstreamTimeout)
         return FailedAttempt(
-            answer=dialect.error_answer(error), retry_same=retry_same, try_other=True, retry_after_seconds=None
+            answer=dialect.error_response(error), retry_same=retry_same, try_other=True, retry_after_seconds=None
         )
 
     def _mark_completed(self, progress: AttemptProgress, status: int) -> None:
@@ -411,7 +411,7 @@ def _error_answer(
     provider, dialect = PROVIDERS[progress.attempt.deployment.dialect], DIALECTS[context.request.dialect]
     if failure.hides_message:
         error: PenstockError = UpstreamError(f"Provider returned status {response.status}.", code=failure.code)
-        return dialect.error_answer(error)
+        return dialect.error_response(error)
     headers = provider.returned_headers(response.headers)
     if progress.attempt.upstream_dialect == context.request.dialect:
         return CallerResponse(status=response.status, headers=headers, body=body)
@@ -420,7 +420,7 @@ def _error_answer(
         code=failure.code,
     )
     error.status = response.status
-    answer = dialect.error_answer(error)
+    answer = dialect.error_response(error)
     if "retry-after" in headers:
         answer = CallerResponse(
             status=answer.status, headers={"content-type": "application/json", "retry-after": headers["retry-after"]},

@@ -163,7 +163,7 @@ class Reserver:
     async def _reserve(
         self, context: RequestContext, attempts: Sequence[Attempt], index: int, number: int
     ) -> ReservedAttempt | Refusal:
-        indices = hold_offers.cheaper_places(attempts, index)
+        indices = hold_offers.cheaper_indices(attempts, index)
         offered = [attempts[index] for index in indices]
         lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS
         queued_at, pause, may_queue = self._clock.now(), _POLL_SECONDS_MIN, True
@@ -172,7 +172,7 @@ class Reserver:
         def offers_at(now: float) -> Iterable[HoldOption]:
             nonlocal inputs
             inputs = self._hold_inputs(context, now, may_queue=may_queue)
-            return hold_offers.offers(offered, inputs)
+            return hold_offers.hold_options(offered, inputs)
 
         while True:
             now = self._clock.now()
@@ -221,7 +221,7 @@ class Reserver:
 
         return HoldInputs(
             request=context.request,
-            facts=context.features,
+            features=context.features,
             budget_lines_at=lines_at,
             usual_tokens=usual_at,
             may_queue=may_queue,

@@ -23,7 +23,7 @@ from ..routing.prompt_features import normalized_tools, prompt_features
 from ..routing.scorer import Scorer
 from ..routing.session_forecast import CACHE_SECONDS, CACHE_SECONDS_LONG, CachedPrefix, SessionForecaster
 from ..routing.tier_target import TierTarget, TierTargets
-from ..routing.verifier import doubts
+from ..routing.verifier import failed_checks
 from ..values.catalog import Tier
 from ..values.energy_policy import Deferral
 from ..values.ledger_entry import LedgerEntry
@@ -89,8 +89,8 @@ class Router:
             self._task_types,
             declared=declared,
             role=role,
-            read=scored,
-            pair=identified.route.model_pair,
+            scored=scored,
+            model_pair=identified.route.model_pair,
         )
         return classification, role
 
@@ -106,7 +106,7 @@ class Router:
             identified.caller.org,
             identified.snapshot,
             role,
-            opens=not identified.session.call_count,
+            first_in_session=not identified.session.call_count,
             now=identified.received_at,
         )
 
@@ -148,7 +148,7 @@ class Router:
             deferrable=context.deferral is not None,
             breaker_state=lambda name: self._circuit_breakers.state(name, now=now),
             translator=context.translator,
-            aim=context.target,
+            tier_target=context.target,
             forecast=self._session_forecasts.forecast(
                 task_type, session.call_count, session.warm_caches, now=context.started_at
             ),
@@ -218,7 +218,7 @@ class Router:
             or request.dialect not in CONVERSATION_DIALECTS
         ):
             return None
-        if request.is_background or request.referenced_ids or request.conversation_id or context.features.bonds:
+        if request.is_background or request.referenced_ids or request.conversation_id or context.features.affinities:
             # State at the provider would be created twice.
             return None
         return next_higher_tier(attempts, index)
@@ -232,7 +232,7 @@ class Router:
         deadline = context.deadline_ms
         if deadline is not None and (now - context.started_monotonic) * 1000 >= deadline / 2:
             return False
-        progress.failed_checks = doubts(progress.parsed_answer, parse_output_constraints(context.request))
+        progress.failed_checks = failed_checks(progress.parsed_answer, parse_output_constraints(context.request))
         classification = context.classification
         self.cascades.record_verified(
             classification.task_type, classification.complexity, doubtful=bool(progress.failed_checks)
@@ -275,8 +275,8 @@ class Router:
         self._session_forecasts.record_call(
             entry.task_type,
             session.call_count,
-            high=needed_higher_tier,
-            before=session.last_needed_higher_tier,
+            needs_higher_tier=needed_higher_tier,
+            previous_needed_higher_tier=session.last_needed_higher_tier,
             grown_tokens=entry.input_tokens - previous_tokens if previous_tokens else 0,
         )
         session.last_needed_higher_tier = needed_higher_tier

@@ -28,7 +28,7 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
     An answer of which nothing was seen may have cost anything up to its hold, so it is charged as held.
     """
     passthrough = context.request.passthrough
-    if not progress.dialled or progress.got_error_status or (passthrough is not None and passthrough.is_free):
+    if not progress.dialed or progress.got_error_status or (passthrough is not None and passthrough.is_free):
         return NO_USAGE
     if _usage_unknown(context, progress):
         return _usage_as_held(context, progress.attempt)
@@ -185,7 +185,7 @@ def _estimated_usage(context: RequestContext, output_tokens: int) -> Usage:
     return Usage(input=context.features.input_tokens, output=output_tokens, exact=False)
 
 
-def _entry(
+def _entry(  # noqa: PLR0913 - the columns of an entry
     context: RequestContext,
     *,
     number: int,
@@ -308,10 +308,10 @@ def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) ->
         return (0, False) if hold is None else (hold, True)
     if (
         passthrough is not None
-        and passthrough.pieces_max is not None
+        and passthrough.billed_units_max is not None
         and (deployment.price_sheet is None or not usage.exact)
     ):
-        unit, units_max = passthrough.pieces_max
+        unit, units_max = passthrough.billed_units_max
         price = deployment.unit_prices.get(unit)
         if price is not None:
             return price * (units_max if progress.billed_units is None else progress.billed_units), True
@@ -343,4 +343,4 @@ def _reference_figures(
 def _footprint(deployment: Deployment | None, usage: Usage, *, has_images: bool) -> Footprint:
     if deployment is None or deployment.energy_models is None or usage in (NO_USAGE, _UNREPORTED_USAGE):
         return UNKNOWN_FOOTPRINT
-    return footprint(deployment.energy_models, deployment.intensity, usage, pictures=has_images)
+    return footprint(deployment.energy_models, deployment.intensity, usage, has_images=has_images)

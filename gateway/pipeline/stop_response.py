@@ -11,7 +11,7 @@ from ..values.session import LoopThresholds
 from .ports import ResponseWriter
 
 
-async def stopped_answer(
+async def stop_response(
     request: Request,
     refusal: Refusal,
     limits: LoopThresholds,
@@ -23,7 +23,7 @@ async def stopped_answer(
     """A refusal, or a final answer where `stop_mode` is "answer"."""
     headers = {**headers, "x-penstock-stopped": refusal.code}
     if limits.stop_mode != "answer" or request.dialect not in CONVERSATION_DIALECTS:
-        answer = DIALECTS[request.dialect].refusal_answer(refusal)
+        answer = DIALECTS[request.dialect].refusal_response(refusal)
         return CallerResponse(status=answer.status, headers={**answer.headers, **headers}, body=answer.body)
     content_headers, body = final_answer(
         request.dialect,

@@ -59,14 +59,14 @@ class LocalBudgets:
     async def reserve(
         self,
         reservation_id: str,
-        offers_at: Callable[[float], Iterable[HoldOption]],
+        options_at: Callable[[float], Iterable[HoldOption]],
         *,
         tenant: str,
         now: float,
         lease: float,
     ) -> Reservation | BudgetExceeded:
         """Hold an amount on every account, or on none; never suspends."""
-        return self._accounts.reserve(reservation_id, offers_at(now), now=now, lease=lease)
+        return self._accounts.reserve(reservation_id, options_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
         """Extend a hold; never suspends. False where a budget does not allow it."""
@@ -111,7 +111,7 @@ class BudgetService:
         self._redis = redis
         self._supervisor = supervisor
         self._now = now
-        self.book = BudgetAccounts()
+        self.accounts = BudgetAccounts()
         self.output_estimates = OutputEstimates()
         self.shared_budgets: RedisBudgets | None = None
         self.budgets: LocalBudgets | RedisBudgets
@@ -136,10 +136,10 @@ class BudgetService:
         spent = iter_spent(snapshot, ledger, now=now)
         if self._redis is None:
             for line, amount, at in spent:
-                self.book.restore(line, amount, at=at)
+                self.accounts.restore(line, amount, at=at)
             for _, line, grant in self._active_grants():
-                self.book.grant(line, grant)
-            self.budgets = LocalBudgets(self.book, self._notifier.notify)
+                self.accounts.grant(line, grant)
+            self.budgets = LocalBudgets(self.accounts, self._notifier.notify)
         else:
             self.budgets = self.shared_budgets = self._connect_redis(*self._redis)
             for line, amount, at in spent:
@@ -162,7 +162,7 @@ class BudgetService:
 
     def expire_holds(self) -> None:
         """Charge holds whose lease has expired."""
-        expired = self.book.expire(self._now())
+        expired = self.accounts.expire(self._now())
         if expired:
             log.error("holds_expired count=%d charged=full", len(expired))
 
@@ -171,7 +171,7 @@ class BudgetService:
         now = self._now()
         for cap_line in lines if self.shared_budgets is None else ():
             for line, amount, at in self._spend_from_ledger(cap_line.account, now):
-                self.book.restore(line, amount, at=at)
+                self.accounts.restore(line, amount, at=at)
 
     def not_ready_reasons(self) -> list[str]:
         """Reasons for failing the readiness probe: the store is down and a budget is `on_store_failure: closed`."""
@@ -190,7 +190,7 @@ class BudgetService:
         yield gauge(
             "penstock_open_holds",
             "Holds not yet settled.",
-            store.open_holds if store is not None else self.book.open_holds,
+            store.open_holds if store is not None else self.accounts.open_holds,
         )
         yield gauge(
             "penstock_budget_store_failing",
@@ -255,9 +255,9 @@ class BudgetService:
             replica,
             start=self._supervisor.spawn,
             notify=self._notifier.notify,
-            recall=self._spend_from_ledger,
+            spent_of_account=self._spend_from_ledger,
             grants=self._active_grants,
-            patience=timeout_seconds,
+            timeout_seconds=timeout_seconds,
         )
 
     def _active_grants(self) -> list[tuple[str, BudgetLine, Grant]]:
@@ -332,7 +332,7 @@ class BudgetService:
 
     def _balance(self, line: BudgetLine) -> tuple[int, int, int]:
         if self.shared_budgets is None:
-            return self.book.balance(line, now=self._now())
+            return self.accounts.balance(line, now=self._now())
         return self._balances.get(line.account, (0, 0, 0))
 
     def send_to_webhook(self, event: Mapping[str, Any]) -> None:

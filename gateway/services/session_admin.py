@@ -43,7 +43,7 @@ class SessionAdmin:
     flush: waits until other gateways can read what was done; raises Overloaded
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, in services/sessions.py
         self,
         snapshot: Callable[[], Snapshot],
         sessions: SessionIndex,
@@ -222,7 +222,7 @@ class SessionAdmin:
         """Stop a session for good. Raises NotFound, BadRequest."""
         key, session = self._find_unique(name, key)
         note = _parse_note(body)
-        ladder.kill_session(session, id=self._new_id(), at=self._now(), why=note)
+        ladder.kill_session(session, id=self._new_id(), at=self._now(), note=note)
         self._emit_event("session_killed", self._org_of(key), key, session, {"actor": actor, "note": note})
         return self.describe(key, session)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialects.answer_fingerprint import AnswerFingerprint
 from ..sessions import caps, ladder
-from ..sessions.lineage import History, answer_beginning, answer_digests
+from ..sessions.lineage import History, answer_digests, answer_fingerprint
 from ..sessions.replica_records import FIELDS_BY_EVENT, LADDER_FIELDS, LINEAGE_FIELDS, adopt_record, to_record
 from ..sessions.session_index import Session, SessionIndex
 from ..stores.events_sqlite import AuditEvent, SqliteAuditEvents
@@ -178,12 +178,12 @@ class SessionService:
         if newest is not None:
             for name, answer in candidates[newest].items():
                 session = await self._fetch_or_create(caller, name, now)
-                self.sessions.add_remote_request(key, session, newest, answer, now=now)
+                self.sessions.add_remote_request(session, newest, answer, now=now)
         if not candidates:
             answers = [
                 answer_key
                 for _, message in history.earlier_requests()
-                for answer_key in answer_digests(key, answer_beginning(message))
+                for answer_key in answer_digests(key, answer_fingerprint(message))
             ]
             for answer_key, names in (await self._shared_sessions.sessions_with_answer(caller.org, answers)).items():
                 for name in names:
@@ -206,7 +206,7 @@ class SessionService:
             record = to_record(session, now=now)
             changed = {field: record[field] for field in fields}
             self._shared_sessions.publish_record(
-                org, key, session.id, changed, now=now, publish=fields is not LINEAGE_FIELDS
+                org, key, session.id, changed, now=now, lists_change=fields is not LINEAGE_FIELDS
             )
 
     async def _poll_changes(self) -> None:
@@ -289,7 +289,7 @@ class SessionService:
             ladder.resume_session(session, note="")
         elif kind == "session_killed":
             stop_id, note = event.id.partition(".")[0], details.get("note", "")
-            ladder.kill_session(session, id=stop_id, at=details["at"], why=note)
+            ladder.kill_session(session, id=stop_id, at=details["at"], note=note)
         elif kind == "session_labelled":
             session.loop_label = details.get("label", "")
 

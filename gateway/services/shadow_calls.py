@@ -79,7 +79,7 @@ def repeatable_request(context: RequestContext) -> Request | None:
     request = context.request
     if request.dialect not in _REPEATABLE_DIALECTS or len(request.body) > _BODY_BYTES_MAX:
         return None
-    if context.features.bonds or request.referenced_ids or request.is_background or request.conversation_id:
+    if context.features.affinities or request.referenced_ids or request.is_background or request.conversation_id:
         return None
     document = bodies.parse_document(bytes(request.body))
     tools = document.get("tools")

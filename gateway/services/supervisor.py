@@ -25,9 +25,9 @@ class Supervisor:
         """Run `work` periodically, first after `seconds`."""
         self._create_task(self._run_periodically(seconds, name, work), name)
 
-    def spawn(self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]) -> Cancel:
+    def spawn(self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]) -> Cancel:
         """Run `work` once; `failed` is called with what it raised. Returns a function that cancels it."""
-        return self._create_task(self._run_once(name, work, failed), name).cancel
+        return self._create_task(self._run_once(name, work, on_failure), name).cancel
 
     async def stop(self) -> None:
         """Cancel every task and wait for its end."""

@@ -235,16 +235,14 @@ class SessionIndex:
         for digest, answer in history.earlier_requests():
             nodes = self._nodes_by_digest.get(digest, ())
             if nodes:
-                fingerprint = lineage.answer_beginning(answer)
+                fingerprint = lineage.answer_fingerprint(answer)
                 return any(
                     lineage.answers_match(_answer_at(node.session, digest) or NO_FINGERPRINT, fingerprint)
                     for node in nodes
                 )
         return False
 
-    def add_remote_request(
-        self, key: str, session: Session, digest: int, answer: AnswerFingerprint, *, now: float
-    ) -> None:
+    def add_remote_request(self, session: Session, digest: int, answer: AnswerFingerprint, *, now: float) -> None:
         """Record a request of the session that another gateway answered."""
         if all(node.session is not session for node in self._nodes_by_digest.get(digest, ())):
             session.newest_digest, session.newest_answer, session.newest_answered, session.newest_at = (
@@ -337,7 +335,7 @@ class SessionIndex:
             if not nodes:
                 continue
             waiting = [node.session for node in nodes if _answer_at(node.session, digest) is not None]
-            fingerprint = lineage.answer_beginning(answer)
+            fingerprint = lineage.answer_fingerprint(answer)
             verdicts = [
                 lineage.answers_match(_answer_at(session, digest) or NO_FINGERPRINT, fingerprint) for session in waiting
             ]
@@ -384,7 +382,7 @@ class SessionIndex:
         candidates: set[int] | None = None
         by_id: dict[int, Session] = {}
         for _, answer in history.earlier_requests():
-            keys = lineage.answer_digests(key, lineage.answer_beginning(answer))
+            keys = lineage.answer_digests(key, lineage.answer_fingerprint(answer))
             sessions = [session for digest in keys for session in self._sessions_by_answer.get(digest, ())]
             if not sessions:
                 continue

@@ -90,28 +90,28 @@ class RedisBudgets:
     patience: seconds that a call waits at most to join its tenant.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, in services/budgets.py
         self,
         scripts: ScriptRunner,
         replica: str,
         *,
         start: StartTask,
         notify: Callable[[ThresholdCrossing], None] = lambda crossing: None,
-        recall: Callable[[str, float], Iterable[tuple[BudgetLine, int, float]]] = lambda account, now: (),
+        spent_of_account: Callable[[str, float], Iterable[tuple[BudgetLine, int, float]]] = lambda account, now: (),
         grants: Callable[[], Iterable[tuple[str, BudgetLine, Grant]]] = lambda: (),
         quarantine: int = QUARANTINE_SECONDS,
-        patience: float = TIMEOUT_SECONDS,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scripts = scripts
         self._replica_id = replica
         self._start_task = start
         self._notify = notify
-        self._query_ledger = recall
+        self._query_ledger = spent_of_account
         self._known_grants = grants
         self._joins: dict[str, asyncio.Future[None]] = {}
         self._quarantine_seconds = quarantine
-        self._join_timeout_seconds = patience
+        self._join_timeout_seconds = timeout_seconds
         self._monotonic = monotonic
         self._holds: dict[str, _UnresolvedHold] = {}
         # By tenant, so that one failing node does not block the others.
@@ -138,7 +138,7 @@ class RedisBudgets:
     async def reserve(
         self,
         reservation_id: str,
-        offers_at: Callable[[float], Iterable[HoldOption]],
+        options_at: Callable[[float], Iterable[HoldOption]],
         *,
         tenant: str,
         now: float,
@@ -151,20 +151,18 @@ class RedisBudgets:
         """
         if self.backlog >= PENDING_MAX:
             raise Overloaded("Budget store backlog is full; no unbudgeted call is made.")
-        offers = list(offers_at(now + self._clock_offset_seconds))
+        offers = list(options_at(now + self._clock_offset_seconds))
         if not any(offer.lines for offer in offers):
-            return self._add_hold(
-                reservation_id, tenant, _unbudgeted_reservation(reservation_id, offers[0], now + lease)
-            )
+            return self._add_hold(reservation_id, tenant, _unbudgeted_reservation(reservation_id, now + lease))
         if self._breaker_is_open(tenant):
             return self._reserve_without_store(reservation_id, offers, tenant, now, lease)
         try:
-            reserved = await self._reserve(reservation_id, offers, offers_at, tenant, now, lease)
+            reserved = await self._reserve(reservation_id, offers, options_at, tenant, now, lease)
         except StoreUnavailable as error:
             self._release(reservation_id, tenant)
             self._record_failure(tenant, error)
             return self._reserve_without_store(
-                reservation_id, list(offers_at(now + self._clock_offset_seconds)), tenant, now, lease
+                reservation_id, list(options_at(now + self._clock_offset_seconds)), tenant, now, lease
             )
         except BaseException:
             # The caller disconnected meanwhile.
@@ -288,7 +286,7 @@ class RedisBudgets:
         Holds of an earlier process are released.
         """
         if first:
-            await self._close_earlier_holds(tenant, now)
+            await self._release_earlier_holds(tenant, now)
         else:
             log.error("budget_store_writes_lost tenant=%s action=restore_from_replica", tenant)
         totals = self._totals.of_tenant(tenant)
@@ -304,7 +302,7 @@ class RedisBudgets:
             if grant_tenant == tenant:
                 await self._apply_grant(tenant, line, grant)
 
-    async def _close_earlier_holds(self, tenant: str, now: float) -> None:
+    async def _release_earlier_holds(self, tenant: str, now: float) -> None:
         """Release holds of an earlier process, in one step with the ledger's totals.
 
         The ledger has those calls already, charged as held or as they ended.
@@ -643,6 +641,6 @@ class RedisBudgets:
             self._failures_in_a_row[tenant] = self._failures_in_a_row.get(tenant, 0) + 1
 
 
-def _unbudgeted_reservation(reservation_id: str, offer: HoldOption, expires_at: float) -> Reservation:
+def _unbudgeted_reservation(reservation_id: str, expires_at: float) -> Reservation:
     """The reservation of a request without budgets."""
     return Reservation(id=reservation_id, option_index=0, lines=(), amounts=(), balances=(), expires_at=expires_at)
