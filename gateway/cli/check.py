@@ -1,4 +1,4 @@
-"""`penstock check FILE`: every mistake in a routing file at once, as file:line:column."""
+"""`penstock check FILE`: every problem of a routing file at once, as file:line:column."""
 
 import argparse
 import os
@@ -8,21 +8,23 @@ from ..config.load import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Secrets need not be present unless asked for."""
-    parser.add_argument("config", type=Path, help="routing file")
-    parser.add_argument("--secrets", action="store_true", help="secrets must be there too")
+    """The routing file, and whether its secrets must be present."""
+    parser.add_argument("config", type=Path, metavar="FILE", help="routing file")
+    parser.add_argument("--secrets", action="store_true", help="also report secrets that are missing, as `serve` does")
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print notes, a summary, and what each footprint rests on; complaints leave as ConfigError."""
-    snapshot, notes = load(chosen.config, os.environ, need_secrets=chosen.secrets)
+def run(args: argparse.Namespace) -> int:
+    """Print notes, a summary and the grid of each deployment. Raises ConfigError with all problems."""
+    snapshot, notes = load(args.config, os.environ, need_secrets=args.secrets)
     for note in notes:
         print(f"note: {note}")
     print(
-        f"{chosen.config}: ok, configuration {snapshot.generation}: {len(snapshot.routes)} routes, "
+        f"{args.config}: ok, configuration {snapshot.generation}: {len(snapshot.routes)} routes, "
         f"{len(snapshot.deployments)} deployments, {len(snapshot.budgets)} budgets"
     )
-    for name, one in snapshot.deployments.items():
-        grid = one.intensity
-        print(f"  {name}: {grid.zone} {grid.grams_per_kwh:.4g} g/kWh ({grid.source}), footprint {one.footprint_method}")
+    for name, deployment in snapshot.deployments.items():
+        grid = deployment.intensity
+        print(
+            f"  {name}: {grid.zone} {grid.grams_per_kwh:.4g} g/kWh ({grid.source}), footprint {deployment.footprint_method}"
+        )
     return 0

@@ -1,4 +1,4 @@
-"""`penstock demo`: the gateway in front of two simulated providers, with agents running through it."""
+"""`penstock demo`: agents run through a gateway in front of two simulated providers."""
 
 import argparse
 import asyncio
@@ -18,37 +18,59 @@ from ..simulator import agent_sessions
 from ..simulator.session_replay import ReplayCounts, replay
 
 _CONFIG = Path(__file__).parent.parent / "simulator" / "demo.yaml"
-# (first token in seconds, tokens a second): about what small and frontier models of 2026 do.
+# (seconds to the first token:tokens per second) of the small and the frontier model, typical of 2026.
 _SPEEDS = {"normal": ("0.08:180", "0.25:90"), "max": ("0:0", "0:0")}
 _CONCURRENCY = {"normal": 16, "max": 8}
 _BAR_CHARS = 30
-# Says that a folder is a demo's and may be emptied.
+# File that marks a folder as a demo's, which may be emptied.
 _MARKER = ".penstock-demo"
 _START_SECONDS_MAX = 20.0
 _RESTARTS_MAX = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Without --sessions a few dozen made-up sessions are replayed."""
+    """What is replayed, how fast, and where."""
     parser.add_argument(
-        "--sessions", nargs="+", type=Path, metavar="FILE", help="recorded trajectories, JSON Lines, .gz or not"
+        "--sessions",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="recorded sessions to replay, JSON Lines or .jsonl.gz (default: 48 built-in ones)",
     )
-    parser.add_argument("--speed", choices=tuple(_SPEEDS), help="max: no pauses, providers answer at once")
-    parser.add_argument("--data", type=Path, default=Path("var/demo"), help="folder for the ledger, emptied first")
-    parser.add_argument("--port", type=int, default=8080, help="the gateway's port, another if it is taken")
-    parser.add_argument("--infer", action="store_true", help="send no session header: the gateway infers sessions")
-    parser.add_argument("--exit", action="store_true", help="end after the table instead of staying up")
+    parser.add_argument(
+        "--speed",
+        choices=tuple(_SPEEDS),
+        help="max: no pauses, and providers without latency (default: max with --sessions, else normal)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("var/demo"),
+        metavar="FOLDER",
+        help="folder of the ledger, emptied first (default: var/demo)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8080,
+        metavar="PORT",
+        help="port of the gateway, another if it is in use (default: 8080)",
+    )
+    parser.add_argument(
+        "--no-session-header", action="store_true", help="send no session id, so that the gateway infers sessions"
+    )
+    parser.add_argument("--exit", action="store_true", help="exit after the table instead of staying up")
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Set up, replay, print, stay."""
-    chosen.speed = chosen.speed or ("max" if chosen.sessions else "normal")
-    missing = [str(path) for path in chosen.sessions or () if not path.is_file()]
+def run(args: argparse.Namespace) -> int:
+    """Replay the sessions, print the table, and stay up; 1 if calls failed, 2 for a missing file."""
+    args.speed = args.speed or ("max" if args.sessions else "normal")
+    missing = [str(path) for path in args.sessions or () if not path.is_file()]
     if missing:
-        print(f"penstock: no such file: {', '.join(missing)}", file=sys.stderr)
+        print(f"penstock: file not found: {', '.join(missing)}", file=sys.stderr)
         return 2
     try:
-        return asyncio.run(_demo(chosen))
+        return asyncio.run(_demo(args))
     except KeyboardInterrupt:
         return 0
     except ValueError as error:
@@ -56,32 +78,32 @@ def run(chosen: argparse.Namespace) -> int:
         return 1
 
 
-async def _demo(chosen: argparse.Namespace) -> int:
-    data: Path = chosen.data
+async def _demo(args: argparse.Namespace) -> int:
+    data: Path = args.data
     _reset_data_folder(data)
-    runs = list(agent_sessions.load_sessions(chosen.sessions)) if chosen.sessions else agent_sessions.demo_sessions()
-    calls = sum(one.call_count for one in runs)
+    sessions = list(agent_sessions.load_sessions(args.sessions)) if args.sessions else agent_sessions.demo_sessions()
+    calls = sum(session.call_count for session in sessions)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    port = _find_free_port(chosen.port)
+    port = _find_free_port(args.port)
     async with contextlib.AsyncExitStack() as stack:
-        bases = await _start_providers(stack, _SPEEDS[chosen.speed])
-        config = _write_config(data, bases)
+        base_urls = await _start_providers(stack, _SPEEDS[args.speed])
+        config = _write_config(data, base_urls)
         gateway = DemoGateway(config, data, port)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
-        print(f"penstock demo: {len(runs)} sessions, {calls} calls, http://127.0.0.1:{port}/v1", flush=True)
+        print(f"penstock demo: {len(sessions)} sessions, {calls} calls, http://127.0.0.1:{port}/v1", flush=True)
         started = time.monotonic()
         replaying = asyncio.ensure_future(
             replay(
-                runs,
+                sessions,
                 base_url=f"http://127.0.0.1:{port}/v1",
                 api_key="demo",
                 model="auto",
-                at_once=_CONCURRENCY[chosen.speed],
-                pauses=chosen.speed != "max",
-                named=not chosen.infer,
+                at_once=_CONCURRENCY[args.speed],
+                pauses=args.speed != "max",
+                named=not args.no_session_header,
                 progress=ProgressBar(calls).show,
             )
         )
@@ -93,7 +115,7 @@ async def _demo(chosen: argparse.Namespace) -> int:
         tally = replaying.result()
         await asyncio.sleep(0.5)
         _print_report(data, tally, time.monotonic() - started)
-        if not chosen.exit:
+        if not args.exit:
             _print_next_steps(port, data)
             await stopping
         stopping.cancel()
@@ -101,7 +123,7 @@ async def _demo(chosen: argparse.Namespace) -> int:
 
 
 class DemoGateway:
-    """The gateway as a process of its own, started again when it dies: kill it and see what the ledger keeps."""
+    """The gateway as a separate process, restarted when it exits: kill it to see what the ledger keeps."""
 
     def __init__(self, config: Path, data: Path, port: int) -> None:
         self._config = config
@@ -111,12 +133,12 @@ class DemoGateway:
         self._restart_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start and wait until it is ready. Raises ValueError if it does not come up."""
+        """Start it and wait until it listens. Raises ValueError if it does not."""
         await self._spawn()
         self._restart_task = asyncio.ensure_future(self._restart_on_exit())
 
     async def stop(self) -> None:
-        """End it as an operator would."""
+        """Stop it with SIGTERM."""
         if self._restart_task is not None:
             self._restart_task.cancel()
         if self._process is not None and self._process.returncode is None:
@@ -127,7 +149,7 @@ class DemoGateway:
         for _ in range(_RESTARTS_MAX):
             assert self._process is not None
             code = await self._process.wait()
-            print(f"\nthe gateway ended ({code}); starting it again on the same ledger", flush=True)
+            print(f"\npenstock demo: gateway exited with status {code}; restarting it on the same ledger", flush=True)
             await self._spawn()
 
     async def _spawn(self) -> None:
@@ -145,12 +167,12 @@ class DemoGateway:
         deadline = time.monotonic() + _START_SECONDS_MAX
         while not _is_listening(self._port):
             if self._process.returncode is not None or time.monotonic() > deadline:
-                raise ValueError("the gateway did not start; see above")
+                raise ValueError("gateway did not start; see the messages above")
             await asyncio.sleep(0.02)
 
 
 class ProgressBar:
-    """A progress bar on a terminal, a line every tenth elsewhere."""
+    """A progress bar on a terminal, else a line for every tenth of the calls."""
 
     def __init__(self, calls: int) -> None:
         self._calls = max(1, calls)
@@ -158,7 +180,7 @@ class ProgressBar:
         self._steps = 200 if sys.stdout.isatty() else 10
 
     def show(self, tally: ReplayCounts) -> None:
-        """Redraw if something changed that can be seen."""
+        """Redraw if the bar has changed."""
         done = min(1.0, tally.calls_answered / self._calls)
         step = int(done * self._steps)
         if step == self._last_step:
@@ -170,7 +192,7 @@ class ProgressBar:
 
 
 async def _start_providers(stack: contextlib.AsyncExitStack, speeds: Sequence[str]) -> list[str]:
-    """Both simulated providers in a process of their own; gives their base URLs."""
+    """Start both simulated providers in a separate process; returns their base URLs."""
     models = [f"--model=sim-small:{speeds[0]}", f"--model=sim-frontier:{speeds[1]}"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway.simulator.provider", *models, stdout=asyncio.subprocess.PIPE
@@ -186,30 +208,30 @@ async def _start_providers(stack: contextlib.AsyncExitStack, speeds: Sequence[st
     return [(await process.stdout.readline()).decode().split()[1] for _ in models]
 
 
-def _write_config(data: Path, bases: Sequence[str]) -> Path:
-    """The demo's routing file with the providers' ports in it, left beside the ledger to be looked at."""
+def _write_config(data: Path, base_urls: Sequence[str]) -> Path:
+    """Write the demo's routing file with the ports of the providers into the data folder."""
     text = _CONFIG.read_text(encoding="utf-8")
-    for place, base in enumerate(bases, 1):
-        text = text.replace(f"http://127.0.0.1:{place}/v1", base)
+    for number, base_url in enumerate(base_urls, 1):
+        text = text.replace(f"http://127.0.0.1:{number}/v1", base_url)
     path = data / "routing.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def _reset_data_folder(data: Path) -> None:
-    """Forget an earlier demo. Raises ValueError if the folder holds something else: a ledger is not a demo's to delete."""
+    """Delete the files of an earlier demo. Raises ValueError if the folder holds anything else."""
     data.mkdir(parents=True, exist_ok=True)
     if not (data / _MARKER).exists() and any(data.iterdir()):
-        raise ValueError(f"{data} is not empty and not an earlier demo's; name another folder with --data")
+        raise ValueError(f"{data} is not empty and not the folder of an earlier demo; choose another one with --data")
     (data / _MARKER).touch()
     shutil.rmtree(data / "journal", ignore_errors=True)
     for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "routing.yaml"):
         (data / name).unlink(missing_ok=True)
 
 
-def _find_free_port(wanted: int) -> int:
-    """The wanted port, or any other if it is taken."""
-    for port in (wanted, 0):
+def _find_free_port(preferred: int) -> int:
+    """The preferred port, or any other one if that is in use."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -228,7 +250,7 @@ def _is_listening(port: int) -> bool:
 
 
 def _print_report(data: Path, tally: ReplayCounts, seconds: float) -> None:
-    """The table per task type, from the same export that finance pulls."""
+    """Print the table by task type, from `penstock export`."""
     text, _ = export_ledger(data, {"by": "task_type", "format": "json"}, now=time.time())
     total, _ = export_ledger(data, {"by": "", "format": "json"}, now=time.time())
     rows = [*json.loads(text)["rows"], {"task_type": "TOTAL", **json.loads(total)["rows"][0]}]
@@ -277,7 +299,7 @@ def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _penstock_command() -> str:
-    """`penstock` as this user can type it: beside the interpreter, unless it is on the path anyway."""
+    """The command as this user can type it: from the path, else from the folder of the interpreter."""
     beside = Path(sys.executable).with_name("penstock")
     return "penstock" if shutil.which("penstock") or not beside.exists() else os.path.relpath(beside)
 
@@ -286,12 +308,12 @@ def _print_next_steps(port: int, data: Path) -> None:
     base = f"http://127.0.0.1:{port}"
     print(
         f"""
-What to open next:
-  base URL   {base}/v1      (any OpenAI client, any key, model "auto")
+Next steps:
+  base URL   {base}/v1      (any OpenAI client, any API key, model "auto")
   metrics    {base}/metrics
   export     {base}/export?by=task_type,tier&format=csv
              PENSTOCK_DATA={data} {_penstock_command()} export --by team,day --format json
   routing    {data}/routing.yaml
-Ctrl-C ends it.""",
+Press Ctrl-C to stop.""",
         flush=True,
     )

@@ -1,5 +1,4 @@
-"""`penstock eval`: the loop guard and published rules on recorded agent sessions; the router on labelled prompts; the
-energy estimate beside published figures."""
+"""`penstock eval`: loop guard, router, quality floor, session costs and energy estimate, evaluated on data."""
 
 import argparse
 import sys
@@ -19,34 +18,46 @@ from .eval_routing import run as run_routing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One subject each."""
+    """One subcommand for each subject."""
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
-    text = "replay recorded sessions before the loop guard and published rules"
-    loops = subjects.add_parser("loops", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    summary = "Compare the loop guard with published rules on recorded sessions"
+    loops = subjects.add_parser("loops", help=summary, description=f"{summary}.")
     loops.add_argument(
-        "data", nargs="+", type=Path, metavar="DATA", help="JSON Lines files (.gz or not), or folders of them"
+        "data", nargs="+", type=Path, metavar="DATA", help="recorded sessions: JSON Lines files, .gz or not, or folders"
     )
-    loops.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
-    loops.add_argument("--rules", default=",".join(RULE_NAMES), metavar="NAME,...", help="only these (default: all)")
-    loops.add_argument("--threshold-stop", type=int, metavar="N", help="score at which our guard stops")
-    loops.add_argument("--input-price", type=float, default=3.0, metavar="USD", help="per million tokens (default: 3)")
+    loops.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file, as JSON")
     loops.add_argument(
-        "--output-price", type=float, default=15.0, metavar="USD", help="per million tokens (default: 15)"
+        "--rules",
+        default=",".join(RULE_NAMES),
+        metavar="NAME,...",
+        help=f"rules to compare (default: all, {', '.join(RULE_NAMES)})",
     )
     loops.add_argument(
-        "--long", type=int, metavar="N", help="instead, make N long healthy sessions out of DATA's and try those"
+        "--threshold-stop", type=int, metavar="N", help="score at which the loop guard stops a session (default: 8)"
     )
-    loops.add_argument("--seed", type=int, default=7, help="of the long sessions (default: 7)")
+    loops.add_argument(
+        "--input-price", type=float, default=3.0, metavar="USD", help="price per million input tokens (default: 3)"
+    )
+    loops.add_argument(
+        "--output-price", type=float, default=15.0, metavar="USD", help="price per million output tokens (default: 15)"
+    )
+    loops.add_argument(
+        "--long-sessions",
+        type=int,
+        metavar="N",
+        help="evaluate N long healthy sessions that are composed of those in DATA",
+    )
+    loops.add_argument("--seed", type=int, default=7, metavar="N", help="random seed of --long-sessions (default: 7)")
     routing_arguments(subjects)
     eval_energy.add_arguments(subjects)
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print the tables, and write the files that were asked for."""
-    if chosen.subject == "loops":
-        return _eval_loops(chosen)
+def run(args: argparse.Namespace) -> int:
+    """Print the tables and write the requested files; 1 for unusable data, 2 for invalid arguments."""
+    if args.subject == "loops":
+        return _eval_loops(args)
     try:
-        return eval_energy.run(chosen) if chosen.subject == "energy" else run_routing(chosen)
+        return eval_energy.run(args) if args.subject == "energy" else run_routing(args)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
@@ -54,23 +65,23 @@ def run(chosen: argparse.Namespace) -> int:
         return 1
 
 
-def _eval_loops(chosen: argparse.Namespace) -> int:
+def _eval_loops(args: argparse.Namespace) -> int:
     meter = GuardCost()
     try:
-        rules = rule_factories(chosen.rules.split(","), loop_limits(chosen.threshold_stop), meter)
+        rules = rule_factories(args.rules.split(","), loop_limits(args.threshold_stop), meter)
     except ValueError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
-    prices = TokenPrices(input=chosen.input_price, output=chosen.output_price)
+    prices = TokenPrices(input=args.input_price, output=args.output_price)
     try:
-        recordings = load_recordings(chosen.data)
-        if chosen.long is not None:
-            recordings = long_sessions.generate_sessions(recordings, chosen.long, chosen.seed)
-        found = benchmark.run(recordings, rules, prices, meter)
-        for piece in report.render(found, prices):
-            print(piece)
-        if chosen.json is not None:
-            chosen.json.write_bytes(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2))
+        recordings = load_recordings(args.data)
+        if args.long_sessions is not None:
+            recordings = long_sessions.generate_sessions(recordings, args.long_sessions, args.seed)
+        result = benchmark.run(recordings, rules, prices, meter)
+        for part in report.render(result, prices):
+            print(part)
+        if args.json is not None:
+            args.json.write_bytes(orjson.dumps(result.document(), option=orjson.OPT_INDENT_2))
     except (ValueError, OSError) as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""`penstock eval energy`: our energy estimate beside published figures, and beside EcoLogits."""
+"""`penstock eval energy`: the energy estimate compared with published figures and EcoLogits."""
 
 import argparse
 from pathlib import Path
@@ -10,21 +10,25 @@ from ..offline.evaluation.energy import benchmark, published_figures, report
 
 
 def add_arguments(subjects: Any) -> None:
-    """Tables of figures in; errors out."""
-    text = "compare the energy estimate with published figures, by subset"
-    energy = subjects.add_parser("energy", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    """The tables of published figures."""
+    summary = "Compare the energy estimate with published figures and EcoLogits"
+    energy = subjects.add_parser("energy", help=summary, description=f"{summary}.")
     energy.add_argument(
-        "data", nargs="+", type=Path, metavar="CSV", help="published points (truth.csv), ML.ENERGY's v3 or v2 table"
+        "data",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="published figures (truth.csv), or a table of ML.ENERGY v2 or v3",
     )
-    energy.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    energy.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file, as JSON")
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print the table. Raises ValueError, OSError."""
-    found = benchmark.run(published_figures.load_figures(chosen.data))
-    for page in report.render(found):
+def run(args: argparse.Namespace) -> int:
+    """Print the tables. Raises ValueError and OSError for unusable data."""
+    results = benchmark.run(published_figures.load_figures(args.data))
+    for page in report.render(results):
         print(page)
-    if chosen.json is not None:
-        document = {"subsets": {name: one.to_json() for name, one in found.items()}}
-        chosen.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    if args.json is not None:
+        document = {"subsets": {name: result.to_json() for name, result in results.items()}}
+        args.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return 0

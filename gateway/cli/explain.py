@@ -1,4 +1,4 @@
-"""`penstock explain`: where one request went and why, and the arithmetic of its footprint, line by line."""
+"""`penstock explain`: routing and cost of one request, and its footprint line by line."""
 
 import argparse
 import os
@@ -24,70 +24,89 @@ from ..values.usage import Usage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A request of the ledger, or one that is made up."""
-    parser.add_argument("request", nargs="?", help="its id, as x-penstock-request-id said it")
-    parser.add_argument("--config", type=Path, help="the routing file (default: PENSTOCK_CONFIG)")
-    parser.add_argument("--deployment", metavar="NAME", help="instead: what a request would take at this deployment")
-    parser.add_argument("--input", type=int, default=1000, metavar="N", help="its input tokens (default: 1000)")
-    parser.add_argument("--cached", type=int, default=0, metavar="N", help="of them read from a cache (default: 0)")
-    parser.add_argument("--output", type=int, default=300, metavar="N", help="its output tokens (default: 300)")
+    """A request of the ledger, or a hypothetical one."""
+    parser.add_argument(
+        "request", nargs="?", metavar="REQUEST_ID", help="id of a request in the ledger (x-penstock-request-id)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="routing file (default: PENSTOCK_CONFIG, else config/routing.yaml)"
+    )
+    parser.add_argument(
+        "--deployment", metavar="NAME", help="estimate a hypothetical request at this deployment instead"
+    )
+    parser.add_argument(
+        "--input", type=int, default=1000, metavar="N", help="with --deployment: input tokens (default: 1000)"
+    )
+    parser.add_argument(
+        "--cached",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --deployment: input tokens read from a cache (default: 0)",
+    )
+    parser.add_argument(
+        "--output", type=int, default=300, metavar="N", help="with --deployment: output tokens (default: 300)"
+    )
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print it."""
+def run(args: argparse.Namespace) -> int:
+    """Print the explanation; 1 if the request or deployment is unknown, 2 for invalid arguments."""
     settings = read_settings()
-    snapshot, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
-    if chosen.deployment is not None:
-        return _explain_hypothetical(snapshot, chosen)
-    if chosen.request is None:
-        print("penstock: name a request, or --deployment NAME", file=sys.stderr)
+    snapshot, _ = load(args.config or settings.config, os.environ, need_secrets=False)
+    if args.deployment is not None:
+        return _explain_hypothetical(snapshot, args)
+    if args.request is None:
+        print("penstock: REQUEST_ID or --deployment NAME is required", file=sys.stderr)
         return 2
     path = settings.data / "ledger.sqlite"
     if not path.exists():
-        print(f"penstock: no ledger in {settings.data} (set PENSTOCK_DATA)", file=sys.stderr)
-        return 1
-    store = SqliteLedger(path)
-    try:
-        entries = store.entries_of_request(chosen.request)
-    finally:
-        store.close()
-    if not entries:
-        print(f"penstock: the ledger has no request '{chosen.request[:100]}'", file=sys.stderr)
-        return 1
-    measured = SqliteMeteredEnergy(path)
-    for entry in entries:
-        for piece in _explain_entry(entry, snapshot, measured.millijoules_of(entry.id)):
-            print(piece)
-    return 0
-
-
-def _explain_hypothetical(snapshot: Snapshot, chosen: argparse.Namespace) -> int:
-    deployment = snapshot.deployments.get(chosen.deployment)
-    if deployment is None:
-        print(f"penstock: there is no deployment '{chosen.deployment[:100]}'", file=sys.stderr)
-        return 1
-    if min(chosen.input, chosen.output, chosen.cached) < 0 or chosen.cached > chosen.input:
-        print("penstock: tokens are 0 or more, and cached ones lie within the input", file=sys.stderr)
-        return 2
-    if deployment.energy_profile is None:
         print(
-            f"penstock: nobody knows the weights of '{deployment.model}'; give its deployment an 'energy'",
+            f"penstock: no ledger in {settings.data}; set PENSTOCK_DATA to the data folder of a gateway",
             file=sys.stderr,
         )
         return 1
-    usage = Usage(input=chosen.input, cached_input=chosen.cached, output=chosen.output)
+    store = SqliteLedger(path)
+    try:
+        entries = store.entries_of_request(args.request)
+    finally:
+        store.close()
+    if not entries:
+        print(f"penstock: request '{args.request[:100]}' not found in the ledger", file=sys.stderr)
+        return 1
+    metered = SqliteMeteredEnergy(path)
+    for entry in entries:
+        for part in _explain_entry(entry, snapshot, metered.millijoules_of(entry.id)):
+            print(part)
+    return 0
+
+
+def _explain_hypothetical(snapshot: Snapshot, args: argparse.Namespace) -> int:
+    deployment = snapshot.deployments.get(args.deployment)
+    if deployment is None:
+        print(f"penstock: unknown deployment '{args.deployment[:100]}'", file=sys.stderr)
+        return 1
+    if min(args.input, args.output, args.cached) < 0 or args.cached > args.input:
+        print("penstock: token counts must be 0 or more, and --cached at most --input", file=sys.stderr)
+        return 2
+    if deployment.energy_profile is None:
+        print(
+            f"penstock: unknown model size of '{deployment.model}'; set 'energy' of deployment '{deployment.name}'",
+            file=sys.stderr,
+        )
+        return 1
+    usage = Usage(input=args.input, cached_input=args.cached, output=args.output)
     print(f"A request at {deployment.name} ({deployment.model})\n")
     print(_footprint_table(deployment, deployment.intensity, usage))
     return 0
 
 
 def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) -> Iterator[str]:
-    """One attempt: the decision, the money, the footprint, what it is compared with."""
+    """One attempt: the decision, its cost, its footprint, and the frontier for comparison."""
     at = datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="seconds")
     rows = [
         ("request", f"{entry.request_id}, attempt {entry.attempts}, {at}"),
         ("route", f"{entry.route} -> {entry.deployment} ({entry.model}, {entry.tier})"),
-        ("why", entry.reason),
+        ("reason", entry.reason),
         ("task type", f"{entry.task_type}, complexity {entry.complexity:.3f}"),
         ("outcome", f"{entry.outcome} {entry.status} {entry.code}".rstrip()),
         (
@@ -103,28 +122,28 @@ def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) 
         ("method", entry.footprint_method),
     ]
     if entry.deferred_ms:
-        waited = f"{entry.deferred_ms / 1000:,.0f} s; at once it had been {_format_grams(entry.undeferred_carbon_ug)}"
-        rows.append(("waited", waited))
+        undeferred = _format_grams(entry.undeferred_carbon_ug)
+        rows.append(("deferred", f"{entry.deferred_ms / 1000:,.0f} s; {undeferred} without deferral"))
     if metered is not None:
-        rows.append(("metered", f"{metered / 1000:.4g} J of accelerator, off the meter"))
+        rows.append(("metered", f"{metered / 1000:.4g} J of accelerator energy"))
     yield "\n".join(f"{name:<13} {value}" for name, value in rows) + "\n"
     deployment = snapshot.deployments.get(entry.deployment)
     if entry.usage_basis == "none":
         return
     if deployment is None or deployment.energy_profile is None:
-        yield f"The file has no weights of '{entry.deployment}' to show the arithmetic with.\n"
+        yield f"Footprint not recomputed: the routing file has no model size for deployment '{entry.deployment}'.\n"
         return
     yield from _recompute_footprint(entry, deployment)
 
 
 def _recompute_footprint(entry: LedgerEntry, deployment: Deployment) -> Iterator[str]:
-    """The arithmetic with what the entry was made from, and whether it comes to what the ledger says."""
+    """The calculation with the entry's inputs, and whether it reproduces the ledger."""
     assert deployment.energy_profile is not None
     source = entry.footprint_method.partition("/")[0]
     profile = replace(
         deployment.energy_profile,
         concurrency=entry.concurrency or None,
-        concurrency_source=next((one for one in CONCURRENCY_SOURCES if one in source), "prior"),
+        concurrency_source=next((name for name in CONCURRENCY_SOURCES if name in source), "prior"),
         meter_scale=entry.energy_scale or 1.0,
     )
     method, _, feed = [*entry.footprint_method.split("/"), "", "", ""][2].partition(":")
@@ -135,25 +154,28 @@ def _recompute_footprint(entry: LedgerEntry, deployment: Deployment) -> Iterator
         feed=feed,
     )
     usage = Usage(input=entry.input_tokens, cached_input=entry.cached_input_tokens, output=entry.output_tokens)
-    pictures = next((one for one in (False, True) if _matches_entry(entry, profile, grid, usage, pictures=one)), None)
+    pictures = next(
+        (choice for choice in (False, True) if _matches_entry(entry, profile, grid, usage, pictures=choice)), None
+    )
     yield _footprint_table(replace(deployment, energy_profile=profile), grid, usage, pictures=bool(pictures))
     if pictures is not None:
-        yield "This is what the ledger says.\n"
+        yield "The ledger has the same figures.\n"
     else:
         yield (
-            f"The ledger says {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_format_grams(entry.carbon_ug_mid)}: the call was charged as"
-            f" held, or configuration {entry.world} or the method ({entry.footprint_method}) knew this deployment otherwise.\n"
+            f"The ledger has {entry.energy_mj_mid / MILLIJOULES_PER_WH:.6g} Wh and {_format_grams(entry.carbon_ug_mid)}:"
+            f" the call was charged as held, or configuration {entry.config_hash} or method {entry.footprint_method}"
+            " described the deployment differently.\n"
         )
 
 
 def _matches_entry(
     entry: LedgerEntry, profile: EnergyProfile, grid: CarbonIntensity, usage: Usage, *, pictures: bool
 ) -> bool:
-    """Whether the arithmetic comes to every figure of the entry."""
-    took = footprint(energy_models(profile), grid, usage, pictures=pictures)
+    """Whether the calculation reproduces every figure of the entry."""
+    result = footprint(energy_models(profile), grid, usage, has_images=pictures)
     energy = Bounds(entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high)
     carbon = Bounds(entry.carbon_ug_low, entry.carbon_ug_mid, entry.carbon_ug_high)
-    return (took.energy_millijoules, took.carbon_micrograms) == (energy, carbon)
+    return (result.energy_millijoules, result.carbon_micrograms) == (energy, carbon)
 
 
 def _footprint_table(deployment: Deployment, grid: CarbonIntensity, usage: Usage, *, pictures: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""`penstock learn`: train the shipped scorer from public outcomes; fit floors to the labels of own traffic."""
+"""`penstock learn`: train the shipped scorer on public outcomes, or fit quality floors to labels of own traffic."""
 
 import argparse
 import os
@@ -16,80 +16,91 @@ from ..offline.training.boosted_trees import TreeParameters
 from ..stores.labels_sqlite import SqliteLabels, write_learned
 from ..values.quality import LearnedFloors
 
-# Five folds with something to learn in each.
+# Enough rows for five folds.
 _ROWS_MIN = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Train or fit."""
+    """One subcommand for each subject."""
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
-    text = "train the scorer from labelled prompts; the same data give the same bytes"
-    training = subjects.add_parser("train", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    summary = "Train the scorer on labeled prompts; equal data give equal weights"
+    training = subjects.add_parser("train", help=summary, description=f"{summary}.")
     training.add_argument(
-        "data", nargs="+", type=Path, metavar="DATA", help="JSON Lines files (.gz or not), or folders"
+        "data", nargs="+", type=Path, metavar="DATA", help="labeled prompts: JSON Lines files, .gz or not, or folders"
     )
     training.add_argument(
-        "--out", type=Path, default=scorer_weights.WEIGHTS_PATH, help="weights file (default: the one in the package)"
+        "--out",
+        type=Path,
+        default=scorer_weights.WEIGHTS_PATH,
+        metavar="FILE",
+        help="weights file to write (default: that of the package)",
     )
-    training.add_argument("--leave-out", default="", metavar="SOURCE,...", help="sources not to learn from")
-    text = "fit quality floors, and corrections of the scorer, to the labels in a data folder"
-    fitting = subjects.add_parser("fit", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    training.add_argument(
+        "--exclude-sources", default="", metavar="SOURCE,...", help="sources to leave out of training (default: none)"
+    )
+    summary = "Fit quality floors to the labels in the data folder"
+    fitting = subjects.add_parser("fit", help=summary, description=f"{summary}.")
     fitting.add_argument(
-        "config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)"
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="routing file (default: PENSTOCK_CONFIG, else config/routing.yaml)",
     )
-    fitting.add_argument("--dry-run", action="store_true", help="print what would be fitted, and change nothing")
-    training.add_argument("--seed", type=int, default=0, help="of the trainer's own draws (default: 0)")
+    fitting.add_argument("--dry-run", action="store_true", help="print the floors without publishing them")
+    training.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the trainer (default: 0)")
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Do what was asked for."""
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen subject; 1 for unusable data."""
     try:
-        return _train(chosen) if chosen.subject == "train" else _fit(chosen)
+        return _train(args) if args.subject == "train" else _fit(args)
     except (ValueError, OSError, sqlite3.Error) as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 1
 
 
-def _train(chosen: argparse.Namespace) -> int:
-    rows, left_out = labelled_prompts.load(chosen.data), {name for name in chosen.leave_out.split(",") if name}
-    unknown = left_out - {row.source_group for row in rows}
+def _train(args: argparse.Namespace) -> int:
+    rows = labelled_prompts.load(args.data)
+    excluded = {name for name in args.exclude_sources.split(",") if name}
+    unknown = excluded - {row.source_group for row in rows}
     if unknown:
-        raise ValueError(f"no such source in the data: {', '.join(sorted(unknown))}")
-    # Neither what is to be tested on, nor other rows of the same questions.
-    apart = {row.question_id for row in rows if row.split == "test" or row.source_group in left_out}
-    rows = [row for row in rows if row.question_id not in apart]
+        raise ValueError(f"unknown source in --exclude-sources: {', '.join(sorted(unknown))}")
+    # Questions of the test set and of excluded sources, in whatever row they appear.
+    held_out = {row.question_id for row in rows if row.split == "test" or row.source_group in excluded}
+    rows = [row for row in rows if row.question_id not in held_out]
     if not rows:
-        raise ValueError("nothing is left to learn from")
+        raise ValueError("DATA has no rows to train on")
     if len(rows) < _ROWS_MIN:
-        raise ValueError(f"{len(rows)} rows are too few to learn from; {_ROWS_MIN} is the least")
-    growth = TreeParameters()
-    trained = train_scorer.TrainedScorer(rows, growth, chosen.seed)
-    fresh = chosen.out.with_name(f"{chosen.out.name}.new")
-    fresh.write_bytes(train_scorer.weights_file(trained, train_scorer.provenance(rows, growth, chosen.seed)))
-    # What the gateway cannot read does not replace what it can.
-    scorer_weights.load(fresh)
-    fresh.replace(chosen.out)
+        raise ValueError(f"DATA has {len(rows)} rows to train on; at least {_ROWS_MIN} are needed")
+    parameters = TreeParameters()
+    trained = train_scorer.TrainedScorer(rows, parameters, args.seed)
+    new_file = args.out.with_name(f"{args.out.name}.new")
+    new_file.write_bytes(train_scorer.weights_file(trained, train_scorer.provenance(rows, parameters, args.seed)))
+    # Weights that cannot be read must not replace those that can.
+    scorer_weights.load(new_file)
+    new_file.replace(args.out)
     print(
-        f"{chosen.out.name}: {len(rows)} rows, {len(trained.word_weights.vocabulary)} words, {len(trained.trees)} trees"
+        f"{args.out.name}: {len(rows)} rows, {len(trained.word_weights.vocabulary)} words, {len(trained.trees)} trees"
     )
     return 0
 
 
-def _fit(chosen: argparse.Namespace) -> int:
+def _fit(args: argparse.Namespace) -> int:
     settings = read_settings()
-    snapshot, _ = load(chosen.config or settings.config, os.environ, need_secrets=False)
+    snapshot, _ = load(args.config or settings.config, os.environ, need_secrets=False)
     labels = SqliteLabels(settings.data, snapshot.learning.labels_max)
     labels.create()
-    learnt = fit_floors.fit_floors(labels.valid_labels(), scorer_weights.load(), snapshot.quality_policy, time.time())
-    print(_fitted_table(learnt))
-    if not chosen.dry_run:
-        write_learned(settings.data, learnt)
+    learned = fit_floors.fit_floors(labels.valid_labels(), scorer_weights.load(), snapshot.quality_policy, time.time())
+    print(_fitted_table(learned))
+    if not args.dry_run:
+        write_learned(settings.data, learned)
     return 0
 
 
-def _fitted_table(learnt: LearnedFloors) -> str:
+def _fitted_table(learned: LearnedFloors) -> str:
     head = (
-        "organisation",
+        "organization",
         "task type",
         "small",
         "frontier",
@@ -103,10 +114,10 @@ def _fitted_table(learnt: LearnedFloors) -> str:
     )
     rows = [
         (
-            *group, f"{one.labels:,}", f"{one.keep:g}", f"{one.confidence:g}",
-            "too few labels" if one.ceiling is None else f"{one.ceiling:.3f}", f"{one.share:.0%}", f"{one.kept:.3f}",
-            "yes" if one.head is not None and (one.head.numbers or one.head.words) else "no",
+            *group, f"{floor.labels:,}", f"{floor.keep:g}", f"{floor.confidence:g}",
+            "too few labels" if floor.ceiling is None else f"{floor.ceiling:.3f}", f"{floor.share:.0%}", f"{floor.kept:.3f}",
+            "yes" if floor.head is not None and (floor.head.numbers or floor.head.words) else "no",
         )
-        for group, one in sorted(learnt.floors.items())
+        for group, floor in sorted(learned.floors.items())
     ]  # fmt: skip
-    return table("Quality floors", head, rows) if rows else "no labels of both sides yet: nothing to fit"
+    return table("Quality floors", head, rows) if rows else "no floors fitted: no labels that compare both tiers"

@@ -1,7 +1,7 @@
 """`penstock COMMAND`: the table of commands.
 
-A command's module is imported when it is chosen and not before: `serve` must start fast and carry no client library
-that only the demo needs. This is the one place where a module is loaded by name.
+Only the chosen command's module is imported: `serve` must start fast, without the client libraries of the demo. No other
+module is imported by name.
 """
 
 import argparse
@@ -13,33 +13,46 @@ from .. import __version__
 from ..values.errors import ConfigError
 
 COMMANDS = {
-    "serve": "run the gateway",
-    "check": "check a routing file: every mistake at once",
-    "sessions": "see sessions, let stopped ones go on, end them, label them",
-    "explain": "show where a request went and why, and its footprint line by line",
-    "export": "print what was spent, per task type or another group",
-    "eval": "try the loop guard on recorded sessions, the router on labelled prompts, beside published rules",
-    "learn": "train the scorer, fit quality floors to the labels of own traffic",
-    "demo": "watch agents run through a gateway in front of two simulated providers",
+    "serve": "Run the gateway",
+    "check": "Check a routing file and report every problem at once",
+    "sessions": "List, show, resume, stop and label agent sessions",
+    "explain": "Show how a request was routed, charged and estimated",
+    "export": "Print requests, cost, energy and carbon by group",
+    "eval": "Evaluate loop guard, router, quality floor or energy estimate on data",
+    "learn": "Train the scorer, or fit quality floors to labels of own traffic",
+    "demo": "Run agents through a gateway in front of two simulated providers",
 }
+_EPILOG = """\
+Exit status:
+  0  success
+  1  the command failed, or the routing file has problems
+  2  invalid usage
+
+Settings are read from PENSTOCK_* environment variables (docs/configuration.md).
+Run 'penstock COMMAND --help' for the arguments of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 for what went wrong, 2 for wrong usage."""
+    """Run one command and return its exit status: 0 success, 1 failure, 2 invalid usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="penstock", description="Cost-and-carbon aware gateway for AI agents.")
-    parser.add_argument("--version", action="version", version=f"penstock {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in given if not word.startswith("-")), None)
-    module = importlib.import_module(f".{chosen}", __package__) if chosen in COMMANDS else None
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if module is not None and name == chosen:
+    parser = argparse.ArgumentParser(
+        prog="penstock",
+        description="Cost- and carbon-aware gateway between AI agents and model providers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="print the version")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="Commands")
+    name_given = next((word for word in given if not word.startswith("-")), None)
+    module = importlib.import_module(f".{name_given}", __package__) if name_given in COMMANDS else None
+    for name, summary in COMMANDS.items():
+        command = subparsers.add_parser(name, help=summary, description=f"{summary}.")
+        if module is not None and name == name_given:
             module.add_arguments(command)
-    parsed = parser.parse_args(given)
-    assert module is not None, "argparse has refused every other word"
+    args = parser.parse_args(given)
+    assert module is not None, "argparse has rejected every other command"
     try:
-        status: int = module.run(parsed)
+        status: int = module.run(args)
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 try:
     from uvloop import run as run_loop
-except ImportError:  # not on every platform; asyncio's own loop does the same, a tenth slower
+except ImportError:  # not on every platform; the loop of asyncio is a tenth slower
     from asyncio import run as run_loop  # type: ignore[assignment]
 
 from ..app import App
@@ -20,28 +20,32 @@ from ..config.load import load, parse
 from ..config.settings import Settings, read_settings
 from ..values.snapshot import Snapshot
 
-# Net new containers between young collections: a few long histories, some tens of MB at worst.
+# Net new containers between two young collections: a few long histories, tens of MB at worst.
 _GC_THRESHOLD = 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The routing file may be named here instead of in PENSTOCK_CONFIG."""
+    """The routing file, if not that of PENSTOCK_CONFIG."""
     parser.add_argument(
-        "config", nargs="?", type=Path, help="routing file (default: PENSTOCK_CONFIG or config/routing.yaml)"
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="routing file (default: PENSTOCK_CONFIG, else config/routing.yaml)",
     )
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Start, serve, drain."""
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal arrives, then drain; 1 if the gateway cannot start."""
     settings = read_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    path = chosen.config or settings.config
+    path = args.config or settings.config
     snapshot, notes = load(path, os.environ)
     for note in notes:
-        logging.getLogger(__name__).warning(note)
+        logging.getLogger(__name__).warning("config_note %s", note)
     try:
         text = path.read_text(encoding="utf-8")
-        # The text that was started with, not the file: what changes with time is prices, and nothing else.
+        # Parsed again at every price change: the text read at start, so that nothing but prices changes.
         run_loop(
             _serve(settings, snapshot, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
         )
@@ -52,17 +56,17 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 async def _refit(path: Path) -> None:
-    """Fit what is learnt anew in a process of its own: the arithmetic would hold up every call here."""
-    fitting = await asyncio.create_subprocess_exec(
+    """Fit the quality floors in a separate process: the arithmetic would delay every request here."""
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway.cli.main", "learn", "fit", str(path), stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        status = await fitting.wait()
+        status = await process.wait()
     except asyncio.CancelledError:
-        fitting.kill()
+        process.kill()
         raise
     if status:
-        logging.getLogger(__name__).error("penstock learn fit ended with status %d; what was learnt stays", status)
+        logging.getLogger(__name__).error("floor_refit_failed exit_status=%d floors=unchanged", status)
 
 
 async def _serve(
@@ -73,21 +77,22 @@ async def _serve(
     _tune_gc()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     admin = f"http://{host}:{app.admin_port or app.port}"
-    print(f"penstock serves http://{host}:{app.port}/v1 (models: {', '.join(snapshot.routes)})", flush=True)
-    print(f"metrics {admin}/metrics, export {admin}/export?by=task_type", flush=True)
+    print(f"penstock: serving http://{host}:{app.port}/v1 (models: {', '.join(snapshot.routes)})", flush=True)
+    print(f"penstock: metrics {admin}/metrics, export {admin}/export?by=task_type", flush=True)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     await ended.wait()
-    print(f"penstock drains: open streams may end within {settings.drain_seconds:g} s", flush=True)
+    print(f"penstock: draining, open streams have {settings.drain_seconds:g} s to end", flush=True)
     await app.stop()
 
 
 def _tune_gc() -> None:
-    """Garbage that is a cycle is rare here, parsed histories are many: collect seldom, and never what start-up built.
+    """Collect cyclic garbage seldom, and never what start-up built.
 
-    The default (700 allocations) runs a dozen collections inside the parse of one long history.
+    Cycles are rare here and parsed histories many: the default (700 allocations) runs a dozen collections inside the parse
+    of one long history.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The commands, as a user runs them: real processes, a real kill."""
+"""The commands as a user runs them: separate processes, and a real kill."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ def penstock(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_check_is_content_with_the_example_and_says_what_it_saw():
+def test_check_accepts_the_example_and_prints_a_summary():
     done = penstock("check", "config/routing.yaml")
     assert done.returncode == 0, done.stderr
     assert "3 routes, 2 deployments, 3 budgets" in done.stdout
 
 
-def test_check_prints_every_mistake_and_fails(tmp_path):
+def test_check_prints_every_problem_and_exits_with_1(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
         BASE_CONFIG.format(more="", small="", near="x", far="http://b/v1").replace("tier: frontier", "tier: top")
@@ -46,14 +46,16 @@ def test_check_prints_every_mistake_and_fails(tmp_path):
     assert done.stderr.startswith(f"{path}:")
 
 
-def test_wrong_usage_is_status_2():
+def test_invalid_usage_exits_with_2():
     assert penstock("chek").returncode == 2
     assert penstock().returncode == 2
     assert penstock("export", "--by", "nonsense", PENSTOCK_DATA="nowhere").returncode == 1
-    assert "serve" in penstock("--help").stdout
+    text = penstock("--help").stdout
+    assert "Run the gateway" in text
+    assert "Exit status:" in text
 
 
-def test_serve_says_why_it_cannot_start(tmp_path):
+def test_serve_prints_why_it_cannot_start(tmp_path):
     done = penstock("serve", "config/routing.yaml", PENSTOCK_DATA=str(tmp_path))
     assert done.returncode == 1
     assert "PENSTOCK_KEY_MY_AGENT is not set" in done.stderr
@@ -80,15 +82,15 @@ class Serving:
             except (urllib.error.URLError, ConnectionError):
                 assert self.process.poll() is None, self.process.stdout.read()
                 time.sleep(0.02)
-        raise AssertionError("it did not start")
+        raise AssertionError("the gateway did not start")
 
     def post(self, **body: object) -> dict:
         document = {"model": "small", "messages": [{"role": "user", "content": "hi"}], **body}
         request = urllib.request.Request(
             f"{self.base}/v1/chat/completions", json.dumps(document).encode(), {"Authorization": "Bearer secret-one"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.loads(response.read())
 
     def end(self, number: int) -> str:
         self.process.send_signal(number)
@@ -112,32 +114,32 @@ async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
     serving = await asyncio.to_thread(Serving, config, data, port)
     for _ in range(9):
         await asyncio.to_thread(serving.post)
-    hanging = asyncio.ensure_future(asyncio.to_thread(_ignoring, serving.post, sim={"fault": "hang"}))
+    pending = asyncio.ensure_future(asyncio.to_thread(_ignoring, serving.post, sim={"fault": "hang"}))
     for _ in range(500):
         if len(provider.request_bodies) == 10:
             break
         await asyncio.sleep(0.01)
     serving.process.kill()
     await asyncio.to_thread(serving.process.communicate)
-    await hanging
-    again = await asyncio.to_thread(Serving, config, data, port)
+    await pending
+    restarted = await asyncio.to_thread(Serving, config, data, port)
     rows = (
         sqlite3.connect(data / "ledger.sqlite")
         .execute("SELECT outcome, charge_nusd, hold_nusd FROM entries")
         .fetchall()
     )
     assert sorted(outcome for outcome, _, _ in rows) == ["completed"] * 9 + ["expired"]
-    assert all(charge == held for outcome, charge, held in rows if outcome == "expired")
-    # Ten of twelve calls are booked, so two more fit and the third does not: the budget survived as well.
-    await asyncio.to_thread(again.post)
-    await asyncio.to_thread(again.post)
+    assert all(charge == hold for outcome, charge, hold in rows if outcome == "expired")
+    # Ten of twelve calls are booked, so that the budget admits two more and refuses the third.
+    await asyncio.to_thread(restarted.post)
+    await asyncio.to_thread(restarted.post)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        await asyncio.to_thread(again.post)
+        await asyncio.to_thread(restarted.post)
     assert json.loads(refused.value.read())["error"]["code"] == "cap_exceeded"
     refused.value.close()
-    text = await asyncio.to_thread(again.end, signal.SIGTERM)
-    assert again.process.returncode == 0
-    assert "1 of them calls that were open" in text
+    text = await asyncio.to_thread(restarted.end, signal.SIGTERM)
+    assert restarted.process.returncode == 0
+    assert "open_calls=1" in text
     await provider.stop()
 
 
@@ -150,12 +152,12 @@ def _ignoring(call, **arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo itself, on a handful of recorded sessions."""
+    """The demo on six recorded sessions."""
     folder = tmp_path_factory.mktemp("demo")
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "Summarize the meeting."}]
     lines = []
     for number in range(6):
-        history = [*messages, {"role": "assistant", "content": f"part {number}"}, {"role": "user", "content": "go on"}, {"role": "assistant", "content": "done", "_note": "not sent"}]  # fmt: skip
+        history = [*messages, {"role": "assistant", "content": f"part {number}"}, {"role": "user", "content": "continue"}, {"role": "assistant", "content": "done", "_note": "not sent"}]  # fmt: skip
         lines.append(json.dumps({"id": f"run/{number}", "messages": history}))
     (folder / "runs.jsonl").write_text("\n".join(lines))
     done = penstock(
@@ -178,7 +180,7 @@ def test_the_demo_replays_recorded_sessions_and_prints_its_table(demo):
 
 
 @pytest.mark.parametrize("format_", ["csv", "json"])
-def test_the_export_prints_what_the_ledger_holds(demo, format_):
+def test_the_export_equals_the_ledger(demo, format_):
     done = penstock(
         "export", "--by", "task_type,tier", "--format", format_, "--from", "2026-01-01", PENSTOCK_DATA=str(demo[1])
     )
@@ -191,16 +193,22 @@ def test_the_export_prints_what_the_ledger_holds(demo, format_):
         assert sum(int(row[heading.index("charge_nusd")]) for row in rows) == total
 
 
-def test_the_demo_names_a_file_that_is_not_there_or_no_session():
+def test_the_export_takes_json_as_a_flag(demo):
+    done = penstock("export", "--json", "--by", "tier", PENSTOCK_DATA=str(demo[1]))
+    assert json.loads(done.stdout)["by"] == ["tier"]
+    assert penstock("export", "--json", "--format", "csv", PENSTOCK_DATA=str(demo[1])).returncode == 2
+
+
+def test_the_demo_names_a_missing_or_invalid_session_file():
     assert penstock("demo", "--sessions", "nowhere.jsonl").returncode == 2
     done = penstock("demo", "--exit", "--sessions", "pyproject.toml", "--data", "var/none")
     assert done.returncode == 1
     assert "pyproject.toml:1: not a session" in done.stderr
 
 
-def test_the_demo_never_empties_a_folder_that_is_not_a_demo_s(tmp_path):
+def test_the_demo_never_empties_a_folder_of_something_else(tmp_path):
     (tmp_path / "ledger.sqlite").write_text("precious")
     done = penstock("demo", "--exit", "--data", str(tmp_path))
     assert done.returncode == 1
-    assert "not an earlier demo's" in done.stderr
+    assert "not the folder of an earlier demo" in done.stderr
     assert (tmp_path / "ledger.sqlite").read_text() == "precious"

@@ -1,4 +1,4 @@
-"""Energy and carbon through a running gateway: real feeds over HTTP, receipts, counters that equal the ledger, SCI, explain."""
+"""Energy and carbon through a running gateway: feeds, receipts, counters, export."""
 
 import asyncio
 import csv
@@ -25,7 +25,7 @@ SMALL = ", feeds: {uk: '13'}"
 
 
 class SimulatedFeed:
-    """A feed on loopback: answers with `grams` for the current slot, or with `answer` if set."""
+    """A feed on loopback: answers with `grams` for now, or with `answer` if set."""
 
     def __init__(self) -> None:
         self.grams: object = 42
@@ -186,7 +186,7 @@ async def test_explain_shows_the_arithmetic_behind_a_ledger_entry(
     text = config.read_text().replace("active_params_b: 8", "active_params_b: 9")
     config.write_text(text)
     assert main(["explain", request_id]) == 0
-    assert "knew this deployment otherwise" in capsys.readouterr().out
+    assert "described the deployment differently" in capsys.readouterr().out
 
 
 async def test_a_model_of_unknown_size_is_counted_without_an_estimate():
