@@ -260,7 +260,7 @@ def _print_report(data: Path, tally: ReplayCounts, seconds: float) -> None:
     print("\n")
     for cells in table:
         print(_format_row(cells, widths))
-    print("\nWh and gCO2e are modelled, low–mid–high; all-frontier assumes the same tokens.")
+    print("\nWh and gCO2e are modeled, low–mid–high; all-frontier assumes the same tokens.")
     print(
         f"{tally.calls_answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.sessions_stopped) or 'none'}",
         end="",
