@@ -1,7 +1,8 @@
-"""Refreshes the data that ships with Penstock from the installed litellm and codecarbon: `make refresh-data`.
+"""Refreshes the shipped data from installed packages: `make refresh-data`.
 
-Serving reads `gateway/feeds/data/` alone, so that neither package has to be installed. Each file names its source,
-version and licence. The price list has one model a line, so that a price change shows as one line of a diff.
+The packages are litellm and codecarbon. Serving reads `gateway/feeds/data/` alone, so that neither has to be installed.
+Each file names its source, version and license. The price list has one model a line, so that a price change shows as
+one line of a diff.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,10 @@ _KEPT_KEYS = frozenset({"mode", "litellm_provider", "deprecation_date", "thinkin
 
 
 def refresh(folder: Path = DATA_FOLDER) -> list[Path]:
-    """Write every data file anew and return their paths. Raises FileNotFoundError where a package is missing."""
+    """Write every data file and return the paths.
+
+    Raises FileNotFoundError where a package is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {PRICE_LIST: price_list(), TABLES: intensity_tables(), VOCABULARY_FILE: vocabulary()}
     for name, content in files.items():
@@ -35,7 +39,10 @@ def refresh(folder: Path = DATA_FOLDER) -> list[Path]:
 
 
 def price_list() -> bytes:
-    """litellm's price list (MIT), reduced to what pricing and routing read; one model a line."""
+    """litellm's price list (MIT), reduced to what pricing and routing read.
+
+    One model a line.
+    """
     listed = orjson.loads(_package_file("litellm", "model_prices_and_context_window_backup.json"))
     models = {name: _reduced(entry) for name, entry in sorted(listed.items()) if name not in _NON_MODEL_KEYS}
     lines = (orjson.dumps(name) + b":" + orjson.dumps(entry) for name, entry in models.items())
@@ -44,7 +51,10 @@ def price_list() -> bytes:
 
 
 def intensity_tables() -> bytes:
-    """codecarbon's annual grid intensities in gCO2e/kWh (MIT; Our World in Data / Ember CC BY 4.0, EPA eGRID)."""
+    """codecarbon's annual grid intensities in gCO2e/kWh.
+
+    MIT; Our World in Data / Ember CC BY 4.0, EPA eGRID.
+    """
     countries = {
         zone: float(row["carbon_intensity"])
         for zone, row in _private_infra("global_energy_mix.json").items()
@@ -64,7 +74,10 @@ def intensity_tables() -> bytes:
 
 
 def vocabulary() -> bytes:
-    """OpenAI's o200k_base vocabulary as litellm ships it, under the file name that tiktoken looks for (MIT)."""
+    """OpenAI's o200k_base vocabulary as litellm ships it (MIT).
+
+    Under the file name that tiktoken looks for.
+    """
     return _package_file("litellm", "litellm_core_utils", "tokenizers", VOCABULARY_FILE)
 
 

@@ -27,7 +27,7 @@ _TOOL_WORD = re.compile(r"\btools?\b", re.IGNORECASE)
 # Opens a directive inside a text; JSON and two closing brackets follow.
 DIRECTIVE_OPEN = "[[sim "
 _DECODER = json.JSONDecoder()
-# Keys of a directive without steps that apply after its turn; repeating the others would never end an agent.
+# Keys of a directive without steps that apply after its turn too; with the others an agent would never end.
 _PERSISTENT_KEYS = ("output_tokens", "fault")
 
 Directive = Mapping[str, Any]
@@ -112,7 +112,7 @@ def directive_for(sim: Any, request: SimulatedRequest) -> Directive:
 
 
 def directive_in(request: SimulatedRequest) -> Directive:
-    """The directive in the newest user text; {} if there is none or its turn is over."""
+    """The directive in the newest user text; {} if there is none or it no longer applies."""
     start = request.text.rfind(DIRECTIVE_OPEN)
     if start < 0:
         return {}

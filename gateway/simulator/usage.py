@@ -52,9 +52,9 @@ class PromptCache:
         The known prefix in whole blocks, from a minimum on.
         """
         key = hash(orjson.dumps(opening))
-        known = self._openai_prompts.get(key, 0)
+        seen_tokens = self._openai_prompts.get(key, 0)
         _store_bounded(self._openai_prompts, key, input_tokens)
-        prefix = min(known, input_tokens)
+        prefix = min(seen_tokens, input_tokens)
         return prefix // _CACHE_BLOCK_TOKENS * _CACHE_BLOCK_TOKENS if prefix >= _CACHE_MIN_TOKENS else 0
 
     def anthropic_cache_tokens(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:

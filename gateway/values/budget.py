@@ -51,10 +51,10 @@ LIMIT_MAX = 2**52
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """When a budget starts again.
+    """When a budget resets.
 
     kind: hour, day, week, month, rolling, session or total. Calendar windows begin with the hour, day, Monday or month;
-        `session` and `total` never start again.
+        `session` and `total` never reset.
     zone: time zone of calendar windows; None: UTC
     seconds: length of a rolling window. It moves in steps of 1/60, so an amount leaves between one and 61/60 windows
         after it was booked, never before.

@@ -11,7 +11,11 @@ GRAMS_PER_KWH_MAX = 2000.0
 
 
 class IntensitySample(Value, frozen=True):
-    """The intensity from `start` (seconds since the epoch) until the next sample's start, in gCO2e per kWh."""
+    """The intensity from `start` until the next sample's start.
+
+    start: seconds since the epoch
+    grams_per_kwh: gCO2e per kWh
+    """
 
     start: float
     grams_per_kwh: float

@@ -9,7 +9,7 @@ Samples = float | Iterable[tuple[Sequence[str], float]]
 
 
 class MetricFamily(Value, frozen=True, kw_only=True):
-    """One metric family as it stands at a scrape.
+    """One metric family at a scrape.
 
     name: as exposed, in base units; a counter's ends in `_total`
     help: one sentence
@@ -29,12 +29,15 @@ class MetricFamily(Value, frozen=True, kw_only=True):
 
 
 def counter(name: str, help: str, samples: Samples, labels: tuple[str, ...] = ()) -> MetricFamily:
-    """A count since the process began; `samples` is one number where there are no labels."""
+    """A count since the process began.
+
+    `samples` is one number where there are no labels.
+    """
     return MetricFamily(name=name, help=help, kind="counter", label_names=labels, samples=_samples(samples))
 
 
 def gauge(name: str, help: str, samples: Samples, labels: tuple[str, ...] = ()) -> MetricFamily:
-    """A value of this moment; `samples` is one number where there are no labels."""
+    """The current value; `samples` is one number where there are no labels."""
     return MetricFamily(name=name, help=help, kind="gauge", label_names=labels, samples=_samples(samples))
 
 

@@ -34,7 +34,7 @@ ZERO_BOUNDS = Bounds(0, 0, 0)
 
 
 def usd_to_nusd(usd: Decimal) -> int:
-    """Dollars to nano-dollars; raises ValueError if the amount is finer than a nano-dollar."""
+    """Dollars to nano-dollars; raises ValueError if the amount is finer."""
     nusd = usd * NUSD_PER_USD
     if nusd != nusd.to_integral_value():
         raise ValueError("finer than a nano-dollar")
@@ -42,7 +42,7 @@ def usd_to_nusd(usd: Decimal) -> int:
 
 
 def nusd_to_usd(nusd: int) -> str:
-    """Nano-dollars as an exact decimal text in dollars, without exponent: 1_500_000 -> '0.0015'."""
+    """Nano-dollars as exact decimal dollars, without exponent: 1_500_000 -> '0.0015'."""
     sign = "-" if nusd < 0 else ""
     whole, part = divmod(abs(nusd), NUSD_PER_USD)
     return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"

@@ -1,4 +1,7 @@
-"""The data that ships is what the pinned packages hold: `make refresh-data` after a new version of either."""
+"""The shipped data equals that of the pinned packages.
+
+Run `make refresh-data` after a new version of litellm or codecarbon.
+"""
 
 import orjson
 

@@ -1,4 +1,4 @@
-"""Gradient-boosted regression trees on binned inputs with two outputs; numpy only.
+"""Gradient-boosted regression trees, binned inputs, two outputs; numpy only.
 
 The method is that of LightGBM (Ke et al., NeurIPS 2017) without its shortcuts, leaf-wise, with squared loss: histograms
 of each leaf, the smaller child counted and the larger subtracted. Sums run in a fixed order, so that the same data give

@@ -1,4 +1,7 @@
-"""OpenAI's legacy completions: https://platform.openai.com/docs/api-reference/completions"""
+"""OpenAI's legacy completions.
+
+https://platform.openai.com/docs/api-reference/completions
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""Anthropic's messages: https://docs.claude.com/en/api/messages and /messages-streaming"""
+"""Anthropic's messages.
+
+https://docs.claude.com/en/api/messages and https://docs.claude.com/en/api/messages-streaming
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

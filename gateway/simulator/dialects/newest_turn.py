@@ -32,21 +32,21 @@ def newest_turn(turns_newest_first: Iterable[HistoryTurn]) -> NewestTurn:
     """
     texts: list[str] = []
     results: list[str] = []
-    step, found, answered, newer_role = 0, False, False, ""
+    step, is_complete, answered, newer_role = 0, False, False, ""
     for turn in turns_newest_first:
-        if turn.role == "user" and not found:
+        if turn.role == "user" and not is_complete:
             texts += reversed(turn.texts)
             continue
-        if texts and not found:
-            found = turn.role != "tool" or any(DIRECTIVE_OPEN in text for text in texts)
-            texts = texts if found else []
+        if texts and not is_complete:
+            is_complete = turn.role != "tool" or any(DIRECTIVE_OPEN in text for text in texts)
+            texts = texts if is_complete else []
         if turn.role != "tool":
             answered = True
         elif not answered:
             results.append("".join(turn.texts))
-        if found and answered:
+        if is_complete and answered:
             break
-        step += not found and turn.role == "tool" and newer_role != "tool"
+        step += not is_complete and turn.role == "tool" and newer_role != "tool"
         newer_role = turn.role
     texts.reverse()
     return NewestTurn(

@@ -50,9 +50,9 @@ def minimum_errors(path: str, value: object, minimum: int) -> Iterator[ApiError]
         yield ApiError(message=message, openai_code="integer_below_min_value", param=path)
 
 
-def unknown_field_errors(fields: Body, known: Collection[str], path: str) -> Iterator[ApiError]:
-    """Every field that is not known."""
-    return (unknown_parameter(f"{path}.{name}") for name in fields if name not in known)
+def unknown_field_errors(fields: Body, allowed: Collection[str], path: str) -> Iterator[ApiError]:
+    """Every field that is not allowed."""
+    return (unknown_parameter(f"{path}.{name}") for name in fields if name not in allowed)
 
 
 def tool_dependency_errors(body: Body) -> Iterator[ApiError]:

@@ -1,4 +1,7 @@
-"""The events of a streamed response: https://platform.openai.com/docs/api-reference/responses-streaming"""
+"""The events of a streamed response.
+
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
 
 import itertools
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ def healthy() -> list:
         done = {"role": "assistant", "content": "Done."}
         sessions.append(recording([*OPENING, *steps, done], id=f"e/{number}", task=f"t{number}"))
         conversation = [*OPENING, *steps, done, question, done, question, done]
-        sessions.append(recording(conversation, id=f"t/{number}", task=f"t{number}", source="desk"))
+        sessions.append(recording(conversation, id=f"t/{number}", task=f"t{number}", source="support"))
     return sessions
 
 
