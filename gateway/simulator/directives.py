@@ -27,7 +27,7 @@ _TOOL_WORD = re.compile(r"\btools?\b", re.IGNORECASE)
 # Opens a directive inside a text; JSON and two closing brackets follow.
 DIRECTIVE_OPEN = "[[sim "
 _DECODER = json.JSONDecoder()
-# Keys of a directive without steps that apply after its turn too; with the others an agent would never end.
+# Keys of a directive without steps that also apply to later turns; with the others an agent would never end.
 _PERSISTENT_KEYS = ("output_tokens", "fault")
 
 Directive = Mapping[str, Any]

@@ -300,7 +300,7 @@ class RoutingPolicy:
     """Thresholds of routing.
 
     tier_ceilings: the highest complexity that each tier may serve, ascending
-    max_retries: attempts after the first
+    max_retries: retries at the same deployment
     """
 
     tier_ceilings: Mapping[Tier, float]

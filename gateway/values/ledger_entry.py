@@ -16,9 +16,9 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     complexity: as classified, in [0, 1]
     attempts: attempts made so far for the request
     outcome: one of OUTCOMES
-    status: HTTP status that the caller received; 0: none
+    status: HTTP status of the answer or refusal; 0: none
     code: error or refusal code, docs/errors.md; "": none
-    reason: why this deployment was chosen
+    reason: why this deployment was chosen, or why none was
     usage_basis: exact, estimated or none
     priced: 0 without a price sheet; the charge is then 0 and must be read as unknown
     hold_nusd: what was held before dialling
