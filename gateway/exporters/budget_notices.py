@@ -1,4 +1,4 @@
-"""Budget notices: a log line, a count for the metrics, and an event for the audit and the webhook.
+"""Budget notices: a log line, a count, and an event for the audit and webhook.
 
 Sent once per account, percentage and window; for a rolling window at most once an hour.
 """
@@ -29,7 +29,7 @@ class BudgetNotifier:
         self.counts: dict[tuple[str, str], int] = {}
 
     def notify(self, crossing: ThresholdCrossing) -> None:
-        """Sends a notice that an account's spending has reached a percentage of its limit."""
+        """Sends a notice that an account's spending reached a percentage of its limit."""
         line, key = crossing.line, (crossing.line.account, crossing.percent)
         sent_at = self._sent_at.get(key)
         if sent_at is not None and (not line.bucket_seconds or crossing.crossed_at - sent_at < _REPEAT_SECONDS):

@@ -1,4 +1,4 @@
-"""Exports sums of ledger entries per group as CSV or JSON, exact to the nano-dollar."""
+"""Exports sums of ledger entries per group as CSV or JSON, exact to 1 nUSD."""
 
 import csv
 import io
@@ -31,7 +31,10 @@ class ExportQuery:
 
 
 def parse_query(*, by: str, start: str | None, end: str | None, now: float) -> ExportQuery:
-    """Parses parameters: `by` comma-separated, `start` and `end` ISO dates or times (UTC). Raises ValueError."""
+    """Parses the query parameters. Raises ValueError.
+
+    `by` is comma-separated; `start` and `end` are ISO dates or times (UTC).
+    """
     groups = tuple(part.strip() for part in by.split(",") if part.strip())
     unknown = [group for group in groups if group not in GROUP_COLUMNS]
     if unknown:
@@ -44,7 +47,7 @@ def parse_query(*, by: str, start: str | None, end: str | None, now: float) -> E
 
 
 def render(rows: list[Row], query: ExportQuery, format_: str) -> str:
-    """Renders the rows as CSV with a header or as one JSON object. Raises ValueError for another format."""
+    """Renders the rows as CSV or as one JSON object. Raises ValueError."""
     if format_ not in CONTENT_TYPES:
         raise ValueError(f"format must be one of {', '.join(CONTENT_TYPES)}")
     export_rows = [_export_row(row) for row in rows]

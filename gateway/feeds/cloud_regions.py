@@ -1,4 +1,4 @@
-"""Cloud regions: grid intensity, Electricity Maps zone, and published PUE and carbon-free share.
+"""Cloud regions: grid intensity, Electricity Maps zone, PUE, carbon-free share.
 
 Source, `cloud_regions.csv`: for Google Cloud its own hourly-weighted location-based averages of 2024
 (region-carbon-info, Apache-2.0); for AWS and Azure the state's or country's average (eGRID 2023, Our World in Data /

@@ -37,7 +37,7 @@ def load() -> Mapping[str, ModelSizeEstimate]:
 
 
 def parse(document: Mapping[str, Any]) -> Mapping[str, ModelSizeEstimate]:
-    """Returns model -> size estimate of the registry's document; names and aliases in lower case."""
+    """Returns model -> size estimate; names and aliases are in lower case."""
     estimates: dict[str, ModelSizeEstimate] = {}
     for row in document.get("models", ()):
         estimate = _size_estimate(row)
@@ -51,7 +51,7 @@ def parse(document: Mapping[str, Any]) -> Mapping[str, ModelSizeEstimate]:
 
 
 def find(model: str) -> ModelSizeEstimate | None:
-    """Returns the estimate under exactly this name, or under the part after the organization."""
+    """Returns the estimate by exact name, with or without the organization."""
     estimates = load()
     return estimates.get(model.lower()) or estimates.get(model.rsplit("/", 1)[-1].lower())
 

@@ -1,4 +1,4 @@
-"""Shared by all intensity feeds: the feed Protocol, and parsing and validation of responses.
+"""The intensity feeds' Protocol, and parsing and validation of their responses.
 
 No network access here: the service that polls the feeds supplies `fetch`.
 """
@@ -22,7 +22,7 @@ _FUTURE_SECONDS_MAX = 3600.0
 
 
 class FeedError(Exception):
-    """A feed responded with an error or with invalid data. The text contains no key and no body."""
+    """A feed's response is an error or invalid; the text contains no key and no body."""
 
 
 class GridFeed(Protocol):
@@ -53,7 +53,7 @@ async def fetch_json(fetch: Fetch, url: str, headers: Mapping[str, str]) -> dict
 
 
 def parse_grams_per_kwh(value: Any, factor: float = 1.0) -> float:
-    """Returns `value * factor` as gCO2e/kWh, within the range of real grids. Raises FeedError."""
+    """Returns `value * factor` as gCO2e/kWh if plausible. Raises FeedError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FeedError("intensity is not a number")
     try:
@@ -66,7 +66,10 @@ def parse_grams_per_kwh(value: Any, factor: float = 1.0) -> float:
 
 
 def parse_timestamp(value: Any) -> float:
-    """Returns an ISO 8601 time (UTC without an offset) as seconds since the epoch. Raises FeedError."""
+    """Returns seconds since the epoch of an ISO 8601 time, UTC without an offset.
+
+    Raises FeedError.
+    """
     try:
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
@@ -82,7 +85,10 @@ def check_not_future(at: float, now: float) -> float:
 
 
 def parse_forecast(points: Iterable[tuple[Any, Any]], factor: float = 1.0) -> tuple[IntensitySample, ...]:
-    """Returns (time, value) pairs as samples in ascending order. Raises FeedError if any of them is invalid."""
+    """Returns (time, value) pairs as samples; they must be in ascending order.
+
+    Raises FeedError if any of them is invalid.
+    """
     samples = [IntensitySample(parse_timestamp(when), parse_grams_per_kwh(value, factor)) for when, value in points]
     if len(samples) > _SAMPLES_MAX:
         raise FeedError(f"forecast longer than {_SAMPLES_MAX} samples")

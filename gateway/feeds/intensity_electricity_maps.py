@@ -1,4 +1,4 @@
-"""Electricity Maps API v3: location-based average intensity, life-cycle, hourly, with a forecast if the plan has one.
+"""Electricity Maps API v3: location-based average intensity, life-cycle, hourly.
 
 GET /v3/carbon-intensity/latest?zone=DE and /forecast?zone=DE with the header `auth-token`. Shapes: the API's docs (v3,
 2025); the response repeats the zone, which must match the request.
@@ -32,7 +32,10 @@ class ElectricityMaps:
         self._headers = {"auth-token": access.key or ""}
 
     async def fetch_reading(self, fetch: Fetch, zone: str, now: float) -> GridReading:
-        """Returns the latest value with the forecast; the forecast is empty if the plan has none or it is invalid."""
+        """Returns the latest value with the forecast. Raises FeedError.
+
+        The forecast is empty if the plan has none or it is invalid.
+        """
         url = f"{self._base_url}/v3/carbon-intensity/{{}}?zone={quote(zone)}"
         latest = await fetch_json(fetch, url.format("latest"), self._headers)
         if latest.get("zone") != zone:

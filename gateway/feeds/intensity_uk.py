@@ -1,8 +1,8 @@
-"""Carbon intensity API of Great Britain's system operator: average (generation, direct), half-hourly, no key.
+"""Carbon intensity API of Great Britain: average intensity, half-hourly, no key.
 
-GET /intensity/FROM/fw24h for the whole grid ("GB"), /regional/intensity/FROM/fw24h/regionid/N for a region ("1" to "14";
-"15" England, "16" Scotland, "17" Wales). Shapes: carbonintensity.org.uk, API v2. `actual` is null for the current
-half-hour; its forecast is used instead.
+Published by the system operator; direct emissions of generation. GET /intensity/FROM/fw24h for the whole grid ("GB"),
+/regional/intensity/FROM/fw24h/regionid/N for a region ("1" to "14"; "15" England, "16" Scotland, "17" Wales). Shapes:
+carbonintensity.org.uk, API v2. `actual` is null for the current half-hour; its forecast is used instead.
 """
 
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""WattTime API v3: the marginal signal (co2_moer) in 5-minute steps; used for decisions, not for reports.
+"""WattTime API v3: marginal intensity (co2_moer) for decisions, not for reports.
 
 GET /login (basic auth) returns a token valid for 30 minutes; GET /v3/forecast?region=R&signal_type=co2_moer returns the
 signal from now on, in pounds per MWh. Shapes: WattTime's docs of v3. The response repeats the region in `meta`.

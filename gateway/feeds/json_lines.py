@@ -1,4 +1,4 @@
-"""Reads JSON Lines, plain or gzip, from files and folders; errors name file and line."""
+"""Reads JSON Lines, plain or gzip; errors name file and line."""
 
 import gzip
 import zlib
@@ -14,7 +14,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")
 def read(
     paths: Iterable[Path], parse: Callable[[bytes, Path], T], expected: str, parse_errors: tuple[type[Exception], ...]
 ) -> Iterator[T]:
-    """Parses each line of files, and of the .jsonl and .jsonl.gz files in folders, in order of name.
+    """Parses each line of the files, and of .jsonl[.gz] files in folders by name.
 
     expected: what a line is, with its article, for error messages.
     parse_errors: exceptions that `parse` raises for an invalid line.

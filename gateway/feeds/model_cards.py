@@ -1,4 +1,4 @@
-"""Sizes of open models as published by their developers; `model_cards.csv` names the sources. No estimates."""
+"""Published sizes of open models; `model_cards.csv` names the sources."""
 
 import csv
 import re
@@ -48,7 +48,7 @@ def load() -> Mapping[str, ModelCard]:
 
 
 def find(model: str) -> ModelCard | None:
-    """Returns the card of a model by a provider's name for it, with the bits that the name gives.
+    """Returns the card of a model by a provider's name, with the bits in the name.
 
     Accepts names like "meta-llama/Llama-3.1-8B-Instruct" and "llama-3.1-8b-instant". Names are compared whole, never by
     similarity; None if there is no card.

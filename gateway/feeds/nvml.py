@@ -15,7 +15,9 @@ class Nvml:
         self._library: Any = None
 
     def joules(self, gpus: tuple[str, ...]) -> dict[str, float]:
-        """Returns GPU UUID -> joules since the driver was loaded; `gpus` selects by index or UUID (empty: all).
+        """Returns GPU UUID -> joules since the driver was loaded.
+
+        `gpus` selects by index or UUID (empty: all).
 
         Raises OSError without a driver, or for a GPU without an energy counter.
         """

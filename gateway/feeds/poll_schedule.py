@@ -1,4 +1,4 @@
-"""State machine: when each feed is polled for each zone, and its last valid reading.
+"""State machine: when to poll each feed for each zone, and its last reading.
 
 Does no I/O and does not sleep; `now` is monotonic time in seconds.
 """
@@ -32,7 +32,10 @@ class _PollState:
 
 
 class PollSchedule:
-    """Poll targets of one process, each polled every `refresh` seconds; `jitter` draws from [0, 1)."""
+    """Poll targets of one process, each polled every `refresh` seconds.
+
+    `jitter` draws from [0, 1).
+    """
 
     def __init__(self, targets: frozenset[PollTarget], refresh: float, jitter: Callable[[], float]) -> None:
         self._states = {target: _PollState(0.0) for target in targets}
@@ -54,7 +57,10 @@ class PollSchedule:
         return recovered
 
     def record_failure(self, target: PollTarget, reason: str, *, now: float) -> bool:
-        """Records a failed poll and keeps the last valid reading; returns whether the failure or its reason is new."""
+        """Records a failed poll; returns whether the failure or its reason is new.
+
+        The last valid reading is kept.
+        """
         state = self._states[target]
         is_new = state.failures == 0 or state.failure_reason != reason
         backoff = min(_BACKOFF_SECONDS * 2.0 ** min(state.failures, 16), _BACKOFF_SECONDS_MAX)

@@ -1,4 +1,6 @@
-"""Price sheets and limits from litellm's price list (MIT), shipped as data/prices_litellm.json.
+"""Price sheets and limits from litellm's price list (MIT).
+
+Shipped as `data/prices_litellm.json`.
 
 The list gives US dollars per token as JSON floats; their shortest decimal form is exact and becomes integer nUSD per
 million tokens. Entries without a price or with a zero input price are unpriced, not free.
@@ -64,7 +66,7 @@ _file_decoder = msgspec.json.Decoder(_PriceListFile)
 
 @lru_cache(maxsize=1)
 def load() -> PriceList:
-    """The shipped list, read once per process; a model's entry stays encoded until it is looked up."""
+    """Returns the shipped list, cached; an entry stays encoded until it is looked up."""
     return _file_decoder.decode((DATA_FOLDER / PRICE_LIST).read_bytes()).models
 
 

@@ -1,4 +1,4 @@
-"""Loads the packaged scorer weights, trained on public outcomes by `penstock learn train`."""
+"""Loads the scorer's weights, trained on public data by `penstock learn train`."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ _PARSE_ERRORS = (
 
 @cache
 def load(path: Path = WEIGHTS_PATH) -> Scorer:
-    """Returns the scorer of a weights file, cached. Raises OSError, and ValueError for an invalid file."""
+    """Returns the scorer of a weights file, cached. Raises OSError and ValueError."""
     packed = path.read_bytes()
     try:
         return Scorer(hashlib.sha256(packed).hexdigest()[:12], orjson.loads(gzip.decompress(packed)))

@@ -1,4 +1,4 @@
-"""Measures the gateway's own energy with CodeCarbon's offline tracker; off by default.
+"""Measures the gateway's own energy with CodeCarbon; off by default.
 
 Every call blocks briefly; run them in a thread, off the request path. The tracker makes no network call. On a machine
 without a power meter it models CPU by load and memory by a flat figure, so the result is an upper bound.
@@ -15,7 +15,7 @@ _GRAMS_PER_KG = 1000.0
 _SAMPLE_SECONDS = 15
 
 
-class SelfMeter:
+class OwnEnergyMeter:
     """Measures this process from the first reading on.
 
     energy_joules: energy so far, joules; 0 until the first reading.

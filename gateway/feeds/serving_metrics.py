@@ -22,7 +22,10 @@ _RUNNING_MAX = 20_000.0
 
 
 def running_requests(text: str) -> float | None:
-    """Returns the mean concurrent sequences of replicas that serve any; 0 if none does, None without such a metric."""
+    """Returns the mean concurrent sequences of busy replicas.
+
+    0 if no replica is busy, None if the page has no such metric.
+    """
     vllm: list[float] = []
     sglang: dict[str, float] = {}
     for name, labels, value in _samples(text, (_VLLM, *_SGLANG)):
@@ -54,7 +57,7 @@ def gpu_joules(text: str, gpus: tuple[str, ...]) -> dict[str, float]:
 
 
 def _samples(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    """Yields (name, labels, value) of the lines with one of these names; values that are not finite are skipped."""
+    """Yields (name, labels, value) of metrics with these names and a finite value."""
     for line in text.splitlines()[:_LINES_MAX]:
         if not line.startswith(names) or len(line) > _LINE_CHARS_MAX:
             continue

@@ -1,4 +1,4 @@
-"""HTTP adapters: `server.py` and `admin.py` serve callers and operators, `upstream.py` calls providers.
+"""HTTP servers for callers and operators, HTTP clients for providers and feeds.
 
 Only this package imports aiohttp; its exceptions are translated here. `services/supervisor.py` starts every background
 task.

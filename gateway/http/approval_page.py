@@ -1,4 +1,4 @@
-"""The approval page: shows a stopped session and the reason, with a button that resumes it.
+"""The approval page: a stopped session, the reason, and a button that resumes it.
 
 GET by a program (curl, a script) resumes the session directly. Browsers get the page first; link previews of chat
 applications, which open every posted link, only ever get the page.
@@ -38,7 +38,10 @@ _FORM = """<form method="post"><p><label>Note to the model (optional)<br>
 
 
 async def handle_approval(request: web.BaseRequest, session_admin: SessionEndpoints, token: str) -> web.Response:
-    """GET shows the page or resumes the session, POST resumes it. Raises NotFound for an invalid or used link."""
+    """GET shows the page or resumes the session; POST resumes it.
+
+    Raises NotFound for an invalid or used link.
+    """
     await session_admin.ensure_loaded_by_link(token)
     key, session = session_admin.session_of_link(token)
     accepts = request.headers.get("Accept", "")

@@ -1,4 +1,4 @@
-"""HTTP client for feeds, serving engines and meters: small documents by GET, off the request path."""
+"""HTTP client for feeds, serving engines and meters, off the request path."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Calls litellm for providers whose API is neither an OpenAI dialect nor Anthropic's.
+"""Calls providers through litellm whose API is not OpenAI's or Anthropic's.
 
 Calls have the shape of chat completions and carry their key; nothing is read from the environment or fetched. Responses
 are returned as bytes of OpenAI's dialect, so that they are metered like any other call. litellm is imported lazily.
@@ -63,7 +63,7 @@ class LitellmResponse:
         self._deadline = asyncio.get_running_loop().time() + timeouts.total
 
     async def read_chunk(self) -> bytes:
-        """Returns the next bytes, b"" at the end. Raises UpstreamTimeout or BrokenResponse."""
+        """Returns the next bytes, b"" at the end. Raises UpstreamError."""
         try:
             remaining = self._deadline - asyncio.get_running_loop().time()
             async with asyncio.timeout(min(self._timeouts.idle, remaining)):
@@ -74,7 +74,7 @@ class LitellmResponse:
             ) from error
 
     async def read(self, limit: int) -> bytes:
-        """Returns the whole response. Raises UpstreamTimeout, and BrokenResponse beyond `limit` bytes."""
+        """Returns the whole response, at most `limit` bytes. Raises UpstreamError."""
         parts, size = [], 0
         while data := await self.read_chunk():
             size += len(data)
@@ -84,14 +84,17 @@ class LitellmResponse:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Cancels the reader of a stream that was not read to its end, which closes its connection."""
+        """Cancels the reader of an unfinished stream, which closes its connection."""
         cancel = getattr(self._chunks, "cancel", None)
         if cancel is not None:
             cancel()
 
 
 class LitellmUpstream:
-    """Sends calls through litellm; imports it (4 s, 180 MB) at the first call or in `preload`, in a thread."""
+    """Sends calls through litellm.
+
+    Imports it (4 s, 180 MB) in a thread, at the first call or in `preload`.
+    """
 
     def __init__(self, start: StartTask) -> None:
         self._start = start
@@ -134,12 +137,12 @@ class LitellmUpstream:
             await self._litellm.close_litellm_async_clients()
 
     def _error_types(self) -> tuple[type[Exception], ...]:
-        """Returns the exceptions of a failed call; litellm's derive from the openai package's."""
+        """Returns the exceptions of a failed call; litellm's derive from openai's."""
         base: type[Exception] = self._litellm.exceptions.openai.OpenAIError
         return base, ValueError, TypeError
 
     def _error_response(self, error: Exception, deployment: Deployment) -> LitellmResponse:
-        """Returns a response with an error status; raises UpstreamError if no response arrived."""
+        """Returns the error response; raises UpstreamError if no response arrived."""
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None) or 400
         if headers is None and status == _TIMEOUT_STATUS:
@@ -160,7 +163,10 @@ class LitellmUpstream:
 
 
 class _LitellmStream(AsyncIterator[bytes]):
-    """Reads litellm's stream in its own task: cancelling the task reliably closes the connection."""
+    """Reads litellm's stream in its own task.
+
+    Cancelling the task reliably closes the connection.
+    """
 
     def __init__(self, start: StartTask, response: Any, *, lacks_finish_reason: bool) -> None:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_MAX)
@@ -185,7 +191,7 @@ class _LitellmStream(AsyncIterator[bytes]):
         raise StopAsyncIteration
 
     def _store_error(self, error: Exception) -> None:
-        """Keeps an error of the stream as the provider's failure; chunks before it are delivered first."""
+        """Stores an error of the stream; chunks before it are delivered first."""
         self._error = error
         if self._queue.empty():
             self._queue.put_nowait(b"")
@@ -229,7 +235,7 @@ def _import_litellm() -> Any:
 
 
 def _call_arguments(deployment: Deployment) -> dict[str, Any]:
-    """Returns a call's arguments beyond its body; retries are off because the pipeline retries."""
+    """Returns a call's arguments beyond its body; the pipeline does the retries."""
     arguments: dict[str, Any] = {
         **deployment.litellm_options,
         "model": deployment.model,
@@ -282,7 +288,7 @@ async def _single_chunk(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _never_sent(error: BaseException | None) -> bool:
-    """Returns whether a failed connection is among the causes: then nothing was spent."""
+    """Returns whether a failed connection is a cause: then nothing was spent."""
     depth = 0
     while error is not None and depth < _CAUSES_MAX:
         if isinstance(error, ConnectionRefusedError) or type(error).__name__ in _CONNECT_ERROR_NAMES:
@@ -292,7 +298,7 @@ def _never_sent(error: BaseException | None) -> bool:
 
 
 def _error_message(error: Exception) -> str:
-    """Returns the provider's own message from its JSON, else litellm's text without its prefixes."""
+    """Returns the provider's message from its JSON, else litellm's without prefixes."""
     text = str(getattr(error, "message", "") or error)
     try:
         document = orjson.loads(text[text.index("{") : text.rindex("}") + 1])

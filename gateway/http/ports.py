@@ -1,4 +1,4 @@
-"""Protocols that the HTTP adapters need from the services; the services implement them without importing them."""
+"""Protocols of the services that the HTTP adapters use."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -8,15 +8,21 @@ from ..values.request import Caller
 
 
 class StartTask(Protocol):
-    """Starts a background task; calls `failed` with the exception that ended it. Returns a function that cancels it."""
+    """Starts a background task; returns a function that cancels it.
+
+    Calls `failed` with the exception that ended the task.
+    """
 
     def __call__(
-        self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]
+        self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]
     ) -> Callable[[], object]: ...
 
 
 class BudgetEndpoints(Protocol):
-    """Budgets as callers and operators read and raise them. Methods may raise BadRequest, NotFound and Overloaded."""
+    """Budgets as callers and operators read and raise them.
+
+    Methods may raise BadRequest, NotFound and Overloaded.
+    """
 
     async def budgets_of(self, caller: Caller, query: Mapping[str, str]) -> dict[str, Any]: ...
     async def list_budgets(self) -> dict[str, Any]: ...
@@ -24,7 +30,10 @@ class BudgetEndpoints(Protocol):
 
 
 class SessionEndpoints(Protocol):
-    """Sessions as callers and operators read and change them. Methods may raise BadRequest and NotFound."""
+    """Sessions as callers and operators read and change them.
+
+    Methods may raise BadRequest and NotFound.
+    """
 
     @property
     def flush(self) -> Callable[[], Awaitable[None]]: ...

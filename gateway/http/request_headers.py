@@ -1,4 +1,4 @@
-"""Reads a caller's headers: the key, and hints beyond the body (session, task type, deadline, deferral).
+"""Reads a caller's headers: the key, and hints such as session and task type.
 
 Header names are in lower case.
 """
@@ -67,7 +67,10 @@ def _parse_deadline_ms(value: str) -> float:
 
 
 def _parse_defer_seconds(value: str) -> float:
-    """Returns seconds for `4h`, `30m`, `90s`, a number of seconds, or `no`; at most two days. Raises BadRequest."""
+    """Returns seconds. Raises BadRequest.
+
+    Accepts `4h`, `30m`, `90s`, a number of seconds, or `no` for 0; at most two days.
+    """
     text = value.strip().lower()
     unit = _SECONDS_BY_UNIT.get(text[-1:], 0)
     number = text[:-1] if unit else text

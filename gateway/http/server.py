@@ -1,4 +1,4 @@
-"""The HTTP server for callers: aiohttp's low-level server with one handler and a table of paths.
+"""The HTTP server for callers: aiohttp's low-level server and a table of paths.
 
 No router, no middleware. Every error is answered in the caller's dialect; aiohttp's exceptions and texts never reach
 the caller.
@@ -84,7 +84,7 @@ class HttpResponseWriter:
             raise CallerDisconnected("Client closed the connection.") from error
 
     async def write(self, data: bytes) -> None:
-        """Sends bytes; waits while the caller's socket is full. Raises CallerDisconnected."""
+        """Sends bytes, waiting while the socket is full. Raises CallerDisconnected."""
         assert self.response is not None, "a stream begins before it is written"
         transport = self._request.transport
         if transport is None:
@@ -103,7 +103,7 @@ class HttpResponseWriter:
             raise CallerDisconnected("Client closed the connection.") from error
 
     async def send(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Sends the rest, or the whole of a large response, within the stall limit. Raises CallerDisconnected."""
+        """Sends the rest or the whole of a large response. Raises CallerDisconnected."""
         body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and len(body) < _WRITE_BUFFER:
             return response
@@ -165,11 +165,11 @@ class Server:
             return _abort_started(writer) or web.Response(status=CallerDisconnected.status)
         except PenstockError as error:
             self._count_error(error.code)
-            return _abort_started(writer) or _to_response(_error_dialect(request).error_answer(error))
+            return _abort_started(writer) or _to_response(_error_dialect(request).error_response(error))
         except Exception:
             log.exception("request_failed method=%s", request.method)
             self._count_error(PenstockError.code)
-            answer = _error_dialect(request).error_answer(PenstockError(_INTERNAL_ERROR))
+            answer = _error_dialect(request).error_response(PenstockError(_INTERNAL_ERROR))
             return _abort_started(writer) or _to_response(answer)
 
     async def _handle_dialect(
@@ -190,7 +190,9 @@ class Server:
         path = _normalized_path(request.path)
         if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
             # Codex tries a WebSocket first; 426 is the only status at which it falls back to POST immediately.
-            return _to_response(openai_errors.error_answer(UpgradeRequired("WebSockets are not supported; use POST.")))
+            return _to_response(
+                openai_errors.error_response(UpgradeRequired("WebSockets are not supported; use POST."))
+            )
         if path in _DIALECT_BY_PATH:
             raise MethodNotAllowed(f"Method not allowed: {request.method} {path}. Use POST.")
         if path == "/v1/models" or path.startswith("/v1/models/"):
@@ -216,7 +218,7 @@ class Server:
         return await self._handle_passthrough(request, writer)
 
     async def _handle_passthrough(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
-        """Passes images, audio, files and other endpoints through to the provider, metered."""
+        """Passes other endpoints (images, audio, files) through to the provider, metered."""
         headers, caller = self._authenticate(request)
         self._admit_call()
         try:
@@ -239,7 +241,7 @@ class Server:
             parsed = PARSERS["messages"](body)
             estimate = self._pipeline.estimated_input_tokens(parsed, hints)
             if estimate is not None:
-                return _to_response(models.json_answer({"input_tokens": estimate}))
+                return _to_response(models.json_response({"input_tokens": estimate}))
             path = str(request.rel_url).removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
             forwarded = passthrough.parse("POST", path, "application/json", body, "anthropic")
             answer = await self._pipeline.serve(forwarded, caller, hints, writer)
@@ -248,7 +250,7 @@ class Server:
         return await _send_answer(answer, writer)
 
     def _authenticate(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
-        """Returns the headers, names in lower case, and the caller. Raises Unauthenticated."""
+        """Returns the headers (lower-case names) and the caller. Raises Unauthenticated."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         caller = authenticate(headers, self._snapshot())
         if "expect" in headers and self.open_calls < self._requests_max:
@@ -287,7 +289,10 @@ class Server:
         return web.Response(body=orjson.dumps(budgets), content_type="application/json")
 
     async def _handle_own_sessions(self, request: web.BaseRequest) -> web.Response:
-        """POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback, for the caller's sessions."""
+        """Handles the caller's own sessions.
+
+        POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback.
+        """
         caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._snapshot())
         name = unquote(request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix(_SESSIONS_PATH)).strip("/")
         if request.method == "POST" and not name:
@@ -313,7 +318,7 @@ class Server:
         return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def _read_body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
-        """Returns the whole body, bounded in size and time. Raises BodyTooLarge and BadRequest."""
+        """Returns the whole body within the limits. Raises BodyTooLarge and BadRequest."""
         limit, content = self._body_bytes_max, request.content
         if (request.content_length or 0) > limit:
             raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
@@ -344,7 +349,7 @@ class Server:
 
 
 class _RequestProtocol(RequestHandler):
-    """aiohttp's protocol with our error response, so that input that cannot be parsed is not echoed."""
+    """aiohttp's protocol with our error response, which never echoes invalid input."""
 
     def handle_error(
         self,
@@ -359,7 +364,7 @@ class _RequestProtocol(RequestHandler):
             error.status = status
         elif exc is not None:
             log.error("http_protocol_failed error=%s", type(exc).__name__, exc_info=exc)
-        response = _to_response(openai_errors.error_answer(error))
+        response = _to_response(openai_errors.error_response(error))
         response.force_close()
         return response
 
@@ -376,7 +381,10 @@ class _AiohttpServer(web.Server):
 
 
 def server_runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
-    """Returns a server for one handler; a client that disconnects cancels its request at any point."""
+    """Returns a server for one handler.
+
+    A client that disconnects cancels its request at any point (`handler_cancellation`).
+    """
     server = _AiohttpServer(handler, handler_cancellation=True)
     return web.ServerRunner(server, shutdown_timeout=drain_seconds)
 

@@ -1,7 +1,7 @@
-"""Counts tokens with a real vocabulary where the number matters: whether a history fits a context window.
+"""Counts tokens with a real vocabulary to see if a history fits a context window.
 
-The vocabulary (o200k_base) ships in feeds/data.
-Counting runs in a thread at 3 to 18 MB/s; the loaded vocabulary takes 80 MB.
+The vocabulary (o200k_base) is shipped in `feeds/data`. Counting runs in a thread at 3 to 18 MB/s; the loaded
+vocabulary takes 80 MB.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class TokenCounter:
         self._is_unavailable = False
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """Returns the tokens of the messages' text and tool calls; None if they cannot be counted."""
+        """Returns the tokens of text and tool calls; None if they cannot be counted."""
         texts = [text for message in messages for text in _texts(message)]
         if self._is_unavailable or sum(map(len, texts)) > _CHARS_MAX:
             return None

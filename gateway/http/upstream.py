@@ -25,7 +25,7 @@ _JOINED_BYTES_MAX = 128 * 1024
 
 
 class HttpResponse:
-    """A provider's response whose headers have arrived; closes itself at the idle and total timeouts."""
+    """A provider's response whose headers have arrived; closes itself at a timeout."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
         self._response = response
@@ -49,7 +49,7 @@ class HttpResponse:
         return self._response.headers
 
     async def read_chunk(self) -> bytes:
-        """Returns the bytes that have arrived, b"" at the end. Raises UpstreamTimeout or BrokenResponse."""
+        """Returns the bytes that have arrived, b"" at the end. Raises UpstreamError."""
         if self._timer is not None:
             self._waiting_since = self._loop.time()
         try:
@@ -61,7 +61,7 @@ class HttpResponse:
         return data
 
     async def read(self, limit: int) -> bytes:
-        """Returns the whole response. Raises UpstreamTimeout, and BrokenResponse beyond `limit` bytes."""
+        """Returns the whole response, at most `limit` bytes. Raises UpstreamError."""
         parts, size = [], 0
         while data := await self.read_chunk():
             size += len(data)
@@ -112,7 +112,7 @@ class HttpResponse:
 
 
 class _SegmentedPayload(Payload):
-    """A request body in segments, of known length, sent without joining them into one copy."""
+    """A request body of known length, sent in segments without joining them."""
 
     def __init__(self, segments: tuple[bytes | memoryview, ...]) -> None:
         super().__init__(segments, content_type="application/json")
@@ -134,7 +134,7 @@ class _SegmentedPayload(Payload):
 
 
 def _payload(segments: tuple[bytes | memoryview, ...]) -> bytes | Payload | None:
-    """Joins short bodies, which is cheaper than several writes; returns None for an empty body."""
+    """Joins short bodies, cheaper than several writes; None for an empty body."""
     if not any(segments):
         return None
     return b"".join(segments) if sum(map(len, segments)) < _JOINED_BYTES_MAX else _SegmentedPayload(segments)
@@ -155,7 +155,7 @@ class HttpUpstream:
         self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
 
     async def dial(self, call: UpstreamCall) -> HttpResponse:
-        """Sends the request and waits for the headers. Raises Unreachable, UpstreamTimeout or BrokenResponse."""
+        """Sends the request and waits for the headers. Raises UpstreamError."""
         timeouts = call.deployment.timeouts
         started = asyncio.get_running_loop().time()
         try:
@@ -182,8 +182,8 @@ class HttpUpstream:
         await self._client.close()
 
     def _url(self, call: UpstreamCall) -> URL:
-        """Caches the URL per deployment and dialect, whose number is bounded; pass-through URLs are not cached."""
-        if call.upstream_dialect == "passage":
+        """Caches URLs per deployment and dialect; pass-through URLs are not cached."""
+        if call.upstream_dialect == "passthrough":
             return URL(call.url, encoded=True)
         parsed = self._urls.get(call.url)
         if parsed is None:
@@ -191,7 +191,7 @@ class HttpUpstream:
         return parsed
 
     def _timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
-        """Returns aiohttp's timeouts, which cover connecting and the first byte of headers and of body."""
+        """Returns aiohttp's timeouts: connecting, first byte of headers and of body."""
         key = (timeouts.connect, timeouts.first_byte)
         timeout = self._timeouts.get(key)
         if timeout is None:

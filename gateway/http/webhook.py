@@ -79,7 +79,9 @@ class _Delivery:
 
 
 class WebhookSender:
-    """Delivers events to one URL, one at a time; an event that waits for a retry delays no other.
+    """Delivers events to one URL, one at a time.
+
+    An event that waits for a retry delays no other.
 
     Every event is counted exactly once:
     delivered: acknowledged by the receiver.
@@ -119,7 +121,9 @@ class WebhookSender:
         self._http_client: aiohttp.ClientSession | None = None
 
     def enqueue(self, event: Mapping[str, Any]) -> None:
-        """Queues an event, which has text under `id` and `kind` and must not change afterwards. Never waits or raises.
+        """Queues an event; never waits or raises.
+
+        The event has text under `id` and `kind` and must not change afterwards.
 
         A full queue drops its oldest event.
         """
@@ -130,7 +134,7 @@ class WebhookSender:
         self._wake.set()
 
     async def run(self) -> None:
-        """Delivers until `close`; may be cancelled at any time and run again without losing an event."""
+        """Delivers until `close`; may be cancelled and run again without losing an event."""
         while not self._is_closing:
             self._move_due_retries()
             if self._ready:
@@ -142,7 +146,7 @@ class WebhookSender:
                 await self._wake.wait()
 
     async def close(self) -> None:
-        """Attempts every queued event once more within `close_timeout_seconds`, drops the rest, and closes."""
+        """Attempts queued events once more within the close timeout and drops the rest."""
         self._is_closing = True
         self._wake.set()
         try:
@@ -161,7 +165,7 @@ class WebhookSender:
             log.info("webhook_close_timed_out seconds=%g", self._policy.close_timeout_seconds)
 
     async def _shutdown(self) -> None:
-        """Counts undelivered events as dropped, with the one that `run` is sending, and closes the connection."""
+        """Counts undelivered events as dropped and closes the connection."""
         undelivered = 0 if self._is_closed else len(self._ready) + len(self._retries) + self._delivery_lock.locked()
         self._is_closed = True
         self._ready.clear()
@@ -184,13 +188,13 @@ class WebhookSender:
         self._ready.append(queued)
 
     def _move_due_retries(self) -> None:
-        """Moves due retries to the end of the queue, so that neither new events nor retries starve the others."""
+        """Moves due retries to the end of the queue, so that new events do not starve."""
         now = self._monotonic()
         while self._retries and self._retries[0][0] <= now:
             self._append_ready(heappop(self._retries)[2])
 
     async def _deliver_next(self) -> None:
-        """Attempts the first event of the queue. Locked because `close` may deliver while `run` still does."""
+        """Attempts the first event of the queue; locked, since `run` and `close` deliver."""
         async with self._delivery_lock:
             if not self._ready:
                 return
@@ -251,7 +255,7 @@ class WebhookSender:
         return headers
 
     def _requeue(self, queued: _QueuedEvent) -> None:
-        """Puts the event of a cancelled attempt first again, unless the queue has filled up meanwhile."""
+        """Puts the event of a cancelled attempt first again, unless the queue is full."""
         if len(self._ready) >= self._policy.queue_max:
             self.dropped += 1
         else:
@@ -323,23 +327,23 @@ def _encode(event: Mapping[str, Any]) -> _Delivery:
 
 
 def _event_id(event: object) -> object:
-    """Returns the id of an event for the log, or the name of its type if it is not a mapping."""
+    """Returns the id of an event for the log, its type's name if it is not a mapping."""
     return event.get("id") if isinstance(event, Mapping) else type(event).__name__
 
 
 def _signature(secret: str, stamp: int, body: bytes) -> str:
-    """Returns the signature header: HMAC-SHA256 over the time and the body (see the module's docstring)."""
+    """Returns the signature header: HMAC-SHA256 over the time and the body."""
     digest = hmac.new(secret.encode(), b"%d." % stamp + body, "sha256").hexdigest()
     return f"t={stamp},v1={digest}"
 
 
 async def _drain_response(content: aiohttp.StreamReader) -> None:
-    """Reads a short response to its end; aiohttp closes the connection of an unread one."""
+    """Reads a short response to its end so that aiohttp keeps the connection."""
     remaining = _RESPONSE_BYTES_MAX
     while remaining > 0 and (data := await content.read(remaining)):
         remaining -= len(data)
 
 
 def _is_retryable(outcome: int | str) -> bool:
-    """Returns whether to retry: not after redirects, which are not followed, nor other client errors."""
+    """Returns whether to retry: not after redirects and other client errors."""
     return isinstance(outcome, str) or outcome >= 500 or outcome in _RETRYABLE_STATUSES

@@ -1,4 +1,4 @@
-"""Intensity feeds: responses in the documented shapes of their APIs, and rejection of invalid ones."""
+"""Intensity feeds: documented response shapes, and rejection of invalid ones."""
 
 import json
 from collections.abc import Mapping

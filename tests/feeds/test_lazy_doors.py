@@ -8,7 +8,7 @@ import pytest
 
 from gateway.dialects import chat
 from gateway.feeds.package_data import DATA_FOLDER, data_file
-from gateway.feeds.self_energy import SelfMeter
+from gateway.feeds.self_energy import OwnEnergyMeter
 from gateway.http.token_counter import TokenCounter
 from gateway.simulator.playbook import Playbook
 from tests.pipeline.test_pipeline import answers
@@ -54,7 +54,7 @@ def test_a_missing_package_has_no_data_file():
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_gateway_s_own_energy_is_measured():
-    meter = SelfMeter("FRA")
+    meter = OwnEnergyMeter("FRA")
     meter.read()
     meter.read()
     meter.stop()

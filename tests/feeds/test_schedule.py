@@ -1,4 +1,4 @@
-"""Poll schedule of feeds: jitter, backoff after failures, last valid reading kept."""
+"""Poll schedule of feeds: jitter, backoff after failures, last valid reading."""
 
 from gateway.feeds.poll_schedule import PollSchedule, PollTarget
 from gateway.values.grid import GridReading

@@ -1,4 +1,4 @@
-"""Model sizes: model cards by exact names, EcoLogits' registry, and cloud regions."""
+"""Model sizes by exact names, EcoLogits' registry, and cloud regions."""
 
 import csv
 from importlib import resources

@@ -1,4 +1,4 @@
-"""A gateway in this process with three simulated providers: OpenAI, chat completions only, Anthropic."""
+"""A gateway with simulated providers: OpenAI, chat completions only, Anthropic."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,7 +40,10 @@ ENV = {"OPENAI": "openai-key", "ANTHROPIC": "anthropic-key"}
 
 
 class RunningGateway:
-    """A running gateway with its providers; `request` and `post` return (status, headers, body)."""
+    """A running gateway with its providers.
+
+    `request` and `post` return (status, headers, body).
+    """
 
     def __init__(self, app: App, client: aiohttp.ClientSession, data: Path, providers: dict[str, SimulatedProvider]):
         self.app, self.client, self.data_folder, self.providers = app, client, data, providers

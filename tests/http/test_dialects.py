@@ -1,4 +1,4 @@
-"""Every dialect over real sockets: responses to callers, calls to providers, ledger entries."""
+"""Every dialect over real sockets: responses, upstream calls, ledger entries."""
 
 import json
 
@@ -206,7 +206,7 @@ async def test_an_untranslatable_field_is_routed_to_its_dialect_or_refused_befor
 
 
 async def test_signed_thinking_stays_with_its_provider(tmp_path):
-    """A history with thinking is routed to Anthropic even if the tier target is small."""
+    """A history with thinking is routed to Anthropic even if the target is small."""
     dialect_client = CLIENTS["messages"]
     async with running_gateway(tmp_path) as gateway:
         first = dialect_client.request_body(

@@ -1,4 +1,4 @@
-"""A hostile provider costs bounded memory and yields a clean error, in every dialect, streamed and not."""
+"""A hostile provider costs bounded memory and yields a clean error."""
 
 import asyncio
 import gzip
@@ -123,7 +123,7 @@ HOSTILE = [
 
 
 def memory_kb(*, peak: bool = False) -> int:
-    """Returns this process's memory: now, resetting the peak, or the peak since then (proc(5))."""
+    """Returns this process's memory in kB, resetting its peak, or the peak (proc(5))."""
     if not peak:
         Path("/proc/self/clear_refs").write_text("5")
     name = "VmHWM" if peak else "VmRSS"
@@ -194,7 +194,7 @@ async def overloaded(writer):
 
 @pytest.mark.parametrize("name", CLIENTS)
 async def test_an_error_event_before_any_output_is_an_upstream_failure(name, tmp_path):
-    """Anthropic reports overload this way: the next deployment is tried, and the response has an error status."""
+    """Anthropic reports overload this way; the response has an error status."""
     dialect_client = CLIENTS[name]
     async with gateway_for(overloaded, tmp_path) as (app, client):
         for model in ("openai", "anthropic"):

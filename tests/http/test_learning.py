@@ -1,4 +1,4 @@
-"""Learning from own traffic: labels, floors, cascades and roles, over real sockets with a real label store and fit."""
+"""Learning from own traffic over real sockets: labels, floors, cascades, roles."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> list[StoredLabel]:
-    """Returns labels as a gateway stores them; `small_right` says for which prompts the small model suffices."""
+    """Returns stored labels; `small_right` says where the small model suffices."""
     scorer, labels = scorer_weights.load(), []
     for number in range(count):
         text = f"Summarize note {number}." if small_right(number) else f"Prove theorem {number} about rings."

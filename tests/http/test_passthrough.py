@@ -1,4 +1,4 @@
-"""Pass-through of images, audio, files and moderations: metered with a price, counted without one."""
+"""Pass-through endpoints: metered with a price, counted without one."""
 
 import json
 

@@ -45,8 +45,8 @@ KEY, OTHER = {"Authorization": "Bearer secret-one"}, {"Authorization": "Bearer s
 ADMIN, CURL = {"Authorization": "Bearer s3cret"}, {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "User-Agent": "Mozilla/5.0"}
 DIALECTS = ("chat", "responses", "messages")
-# The request at which each ladder step is due: the first has no tool result, the second a new one, and every further one
-# adds 1 to the score. SERVED is the number of requests served before the refused one.
+# The request at which each ladder step is due: the first has no tool result, the second a new one, and every further
+# one adds 1 to the score. SERVED is the number of requests served before the refused one.
 WARNED, NUDGED, SERVED = 5, 6, 9
 SYSTEM = "You are an agent – be brief."
 PARAMETERS = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
@@ -92,7 +92,10 @@ class Site:
         return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
     async def calls(self, count: int, *, at_once: bool, **headers: str) -> list[int]:
-        """Sends chat requests and returns their statuses; underscores in header names stand for dashes."""
+        """Sends chat requests and returns their statuses.
+
+        Underscores in header names stand for dashes.
+        """
         all_headers = KEY | {name.replace("_", "-"): value for name, value in headers.items()}
 
         async def call() -> int:
@@ -107,7 +110,7 @@ class Site:
 
 
 class Agent:
-    """Sends its whole history each turn and runs the tool calls, which always return the same result.
+    """Sends its whole history each turn; its tool calls return the same result.
 
     `turn` returns the response's headers; `sim` sets the model's output.
     """
@@ -224,7 +227,7 @@ class ResponsesAgent(Agent):
 
 
 class MessagesAgent(Agent):
-    """Sends and parses what Anthropic's SDK would; the SDK is not installed in this environment."""
+    """Stands for Anthropic's SDK, which is not installed in this environment."""
 
     model = "claude"
 
@@ -256,7 +259,7 @@ AGENTS: dict[str, type[Agent]] = {"chat": ChatAgent, "responses": ResponsesAgent
 
 
 def _message_of_stream(text: str) -> dict[str, Any]:
-    """Returns the message of a stream of Anthropic events, whose names and types must agree."""
+    """Returns the message of a stream of Anthropic events; names and types agree."""
     message: dict[str, Any] = {}
     for event in text.strip().split("\n\n"):
         name, payload = (line.partition(": ")[2] for line in event.split("\n"))
@@ -281,7 +284,10 @@ StartSite = Callable[..., Any]
 
 @pytest.fixture
 def start_site(tmp_path: Path) -> StartSite:
-    """`async with start_site("loop_guard: {...}") as site:` starts a gateway, with the same data folder each time."""
+    """Starts gateways: `async with start_site("loop_guard: {...}") as site:`.
+
+    All of a test use the same data folder.
+    """
 
     @asynccontextmanager
     async def start(more: str = "", **settings: Any) -> AsyncIterator[Site]:
@@ -610,7 +616,7 @@ def _moved(agent: Agent, site: Site) -> Agent:
 
 
 async def _until_written(site: Site, least: int) -> None:
-    """Waits until the audit, which is written after the responses, has so many events."""
+    """Waits until the audit, written after the responses, has so many events."""
     async with asyncio.timeout(5):
         while len((await site.get("/admin/budgets/events", ADMIN)).json()["data"]) < least:
             pass

@@ -234,7 +234,7 @@ async def test_a_client_that_disconnects_from_a_silent_provider_cancels_the_call
         await eventually(lambda: gateway.small_provider.disconnects == 1)
         await eventually(lambda: entries(gateway))
         (entry,) = entries(gateway)
-        assert gateway.app._budget_service.book.open_holds == 0
+        assert gateway.app._budget_service.accounts.open_holds == 0
     assert entry["outcome"] == "cancelled"
 
 
@@ -256,7 +256,7 @@ async def test_a_misbehaving_provider_yields_a_clean_response_and_one_final_entr
         assert not any(word in text for word in ("Traceback", "provider-secret", "site-packages"))
         await eventually(lambda: any(entry["final"] for entry in entries(gateway)))
         finals = [entry for entry in entries(gateway) if entry["final"]]
-        assert gateway.app._budget_service.book.open_holds == 0
+        assert gateway.app._budget_service.accounts.open_holds == 0
     assert len(finals) == 1
     assert outcome is None or finals[0]["outcome"] == outcome
     if fault == "no_usage":
@@ -291,7 +291,7 @@ async def test_a_provider_that_hangs_times_out(start_gateway: StartGateway, time
             text = await answer.text()
         assert '"code":"upstream_timeout"' in text
         await eventually(lambda: entries(gateway))
-        assert gateway.app._budget_service.book.open_holds == 0
+        assert gateway.app._budget_service.accounts.open_holds == 0
 
 
 async def test_readiness_and_liveness(start_gateway: StartGateway):
@@ -385,7 +385,7 @@ async def test_three_hundred_concurrent_requests_all_complete(start_gateway: Sta
         statuses = await asyncio.gather(*(post_status(number) for number in range(300)))
         assert set(statuses) == {200}
         await eventually(lambda: len(entries(gateway)) == 300)
-        assert gateway.app._budget_service.book.open_holds == 0
+        assert gateway.app._budget_service.accounts.open_holds == 0
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ async def test_a_caller_that_does_not_read_is_disconnected_and_its_hold_resolved
         await reader.readline()
         writer.transport.pause_reading()
         await eventually(lambda: entries(gateway) and gateway.app._server.open_calls == 0, seconds=15)
-        assert gateway.app._budget_service.book.open_holds == 0
+        assert gateway.app._budget_service.accounts.open_holds == 0
         await eventually(lambda: not gateway.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""The webhook with a real receiver on loopback; delays before retries pass instantly."""
+"""The webhook with a real receiver on loopback; retry delays pass instantly."""
 
 import asyncio
 import hmac
@@ -65,7 +65,7 @@ class Receiver:
 
 
 class PausedClock(FakeClock):
-    """A clock whose sleep blocks until `go` is set; `sleeping` is set once a sleep has begun."""
+    """A clock whose sleep blocks until `go` is set; `sleeping` marks its start."""
 
     def __init__(self) -> None:
         super().__init__()
