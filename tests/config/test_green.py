@@ -4,6 +4,7 @@ import pytest
 
 from gateway.config.load import parse
 from gateway.feeds import cloud_regions
+from gateway.feeds.package_data import is_installed
 from gateway.values.errors import ConfigError
 from tests.snapshots import BASE_CONFIG, ENV
 
@@ -57,9 +58,10 @@ def test_an_unknown_model_size_is_noted_and_not_guessed():
     assert any("no energy profile" in note for note in notes)
 
 
-def test_a_registry_that_is_not_installed_has_no_effect():
-    deployment, _, _ = small("", more="energy: {registry: ecologits}", model="unpublished-model")
-    assert deployment.energy_profile is None
+@pytest.mark.skipif(is_installed("ecologits"), reason="the registry is installed")
+def test_a_registry_that_is_not_installed_is_a_problem():
+    with pytest.raises(ConfigError, match=r"pip install 'penstock\[ecologits\]'"):
+        small("", more="energy: {registry: ecologits}", model="unpublished-model")
 
 
 def test_a_cloud_region_sets_grid_pue_market_intensity_and_feed_zone():

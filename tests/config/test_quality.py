@@ -19,9 +19,10 @@ def load_with(more: str):
     return parse(text.replace("routes:\n", "routes:\n  gpt-5: {candidates: [frontier]}\n"), "r.yaml", ENV)
 
 
-def test_the_example_in_the_docs_loads():
-    (example,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    snapshot, _ = load_with(example)
+def test_the_examples_in_the_docs_load():
+    complete, additions = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert "auto" in parse(complete, "complete.yaml", {}, need_secrets=False)[0].routes
+    snapshot, _ = load_with(additions)
     assert snapshot.quality_policy.for_task_type("nightly").frontier_share == 0.2
     assert snapshot.quality_policy.for_task_type("summary").keep == 0.9
     assert snapshot.quality_policy.for_task_type("code").keep == 0.97
