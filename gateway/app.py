@@ -17,7 +17,7 @@ from .config.settings import Settings
 from .exporters import grouped_export
 from .exporters.prometheus import Metrics
 from .feeds import package_data, scorer_weights
-from .feeds.self_energy import SelfMeter
+from .feeds.self_energy import OwnEnergyMeter
 from .http import server
 from .http.admin import AdminApi
 from .http.feed_client import FeedClient
@@ -113,7 +113,7 @@ class CallObservers:
         """Notify each of the end of an attempt."""
         self._quality_service.call_ended(context, progress, entry)
         self._accelerators.call_ended(context, progress, entry)
-        if progress.dialled:
+        if progress.dialed:
             upstream = progress.upstream_seconds
             overhead = self._monotonic() - context.started_monotonic - upstream - progress.earlier_upstream_seconds
             self._metrics.observe_latency(
@@ -179,7 +179,7 @@ class App:
             self._clock.monotonic,
             self._randomness.jitter,
         )
-        self._self_meter = SelfMeter(settings.own_energy_country) if settings.measure_own_energy else None
+        self._own_energy_meter = OwnEnergyMeter(settings.own_energy_country) if settings.measure_own_energy else None
         self.port = settings.port
         self.admin_port = settings.admin_port
 
@@ -205,11 +205,11 @@ class App:
             session_sync=self._session_service,
             circuit_breakers=self._breakers,
             upstream=self._upstreams,
-            counter=TokenCounter(package_data.DATA_FOLDER),
+            token_counter=TokenCounter(package_data.DATA_FOLDER),
             ledger=self._ledger,
             clock=self._clock,
             randomness=self._randomness,
-            outputs=self._budget_service.output_estimates,
+            output_estimates=self._budget_service.output_estimates,
             observer=CallObservers(self.quality_service, self._grid_service, self._metrics, self._clock.monotonic),
             scorer=scorer_weights.load(),
         )
@@ -239,8 +239,8 @@ class App:
         self._supervisor.run_every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
         if self._reload is not None:
             self._supervisor.run_every(_PRICE_CHECK_SECONDS, "prices", self._reload_prices)
-        if self._self_meter is not None:
-            self._supervisor.run_every(_SELF_METER_SECONDS, "self-footprint", self._measure_self)
+        if self._own_energy_meter is not None:
+            self._supervisor.run_every(_SELF_METER_SECONDS, "self-footprint", self._measure_own_energy)
 
     async def stop(self) -> None:
         """Finish open requests, settle them, write the ledger and close."""
@@ -253,8 +253,8 @@ class App:
         await self._fetcher.close()
         await self.quality_service.flush()
         await self._budget_service.stop()
-        if self._self_meter is not None:
-            await asyncio.to_thread(self._self_meter.stop)
+        if self._own_energy_meter is not None:
+            await asyncio.to_thread(self._own_energy_meter.stop)
         await asyncio.to_thread(self._ledger.close)
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
@@ -308,9 +308,9 @@ class App:
         """Publish newly fitted quality floors; open requests keep theirs."""
         self._snapshot = replace(self._snapshot, learned_floors=learned)
 
-    async def _measure_self(self) -> None:
-        assert self._self_meter is not None
-        await asyncio.to_thread(self._self_meter.read)
+    async def _measure_own_energy(self) -> None:
+        assert self._own_energy_meter is not None
+        await asyncio.to_thread(self._own_energy_meter.read)
 
     def _refresh_metrics(self) -> None:
         """Read all metrics on the event loop, where nothing changes them meanwhile."""
@@ -330,8 +330,8 @@ class App:
             [([self._snapshot.generation], 1)],
             ("config_hash",),
         )
-        if self._self_meter is not None:
-            yield from self._own_energy_metrics(self._self_meter)
+        if self._own_energy_meter is not None:
+            yield from self._own_energy_metrics(self._own_energy_meter)
         yield gauge("penstock_open_requests", "Requests in flight.", self._server.open_calls)
         yield from self._budget_service.metrics()
         yield from self._session_service.metrics()
@@ -341,7 +341,7 @@ class App:
         yield counter(
             "penstock_stopped_session_requests_total",
             "Requests of stopped sessions, refused from memory without a ledger entry.",
-            self._pipeline.refused_after_stop,
+            self._pipeline.stopped_session_requests,
         )
         yield gauge(
             "penstock_ledger_failing", "1 while the journal or the ledger cannot be written.", self._ledger.is_failing
@@ -355,7 +355,7 @@ class App:
             ("deployment",),
         )
 
-    def _own_energy_metrics(self, meter: SelfMeter) -> Iterator[MetricFamily]:
+    def _own_energy_metrics(self, meter: OwnEnergyMeter) -> Iterator[MetricFamily]:
         yield counter(
             "penstock_gateway_energy_joules_total", "Energy of the gateway process (CodeCarbon).", meter.energy_joules
         )

@@ -14,7 +14,7 @@ def budget(
     rolling: int = 0,
     shadow: bool = False,
     notify: tuple[int, ...] = (),
-    fail: str = "closed",
+    store_failure_mode: str = "closed",
     contact: str = "",
 ) -> Budget:
     return Budget(
@@ -25,7 +25,7 @@ def budget(
         window=Window(kind="rolling", seconds=rolling) if rolling else Window(kind="total"),
         thresholds=BudgetThresholds(notify_at=tuple((percent, limit * percent // 100) for percent in notify)),
         is_shadow=shadow,
-        store_failure_mode=fail,
+        store_failure_mode=store_failure_mode,
         contact=contact,
     )
 
@@ -40,12 +40,12 @@ def line(
     rolling: int = 0,
     shadow: bool = False,
     notify: tuple[int, ...] = (),
-    fail: str = "closed",
+    store_failure_mode: str = "closed",
 ) -> BudgetLine:
     step = max(1, rolling // 60) if rolling else 0
     return BudgetLine(
         account=name,
-        budget=budget(name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, fail=fail),
+        budget=budget(name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, store_failure_mode=store_failure_mode),
         ceiling=limit,
         keep_until=keep,
         is_session_account=session,
@@ -59,13 +59,13 @@ def offer(
     wanted: tuple[int | None, ...],
     *,
     ceilings: tuple[int, ...] | None = None,
-    smaller: Shrinkage | None = None,
+    shrinkage: Shrinkage | None = None,
 ) -> HoldOption:
     return HoldOption(
         lines=lines,
         amounts=wanted,
         ceilings=tuple(one.ceiling for one in lines) if ceilings is None else ceilings,
-        shrinkage=smaller,
+        shrinkage=shrinkage,
     )
 
 

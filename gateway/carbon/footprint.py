@@ -56,15 +56,15 @@ def footprint_method(profile: EnergyProfile | None, intensity: CarbonIntensity, 
     return f"{energy}/{BOUNDARY}/{intensity.source}/{data_version}"
 
 
-def footprint(models: EnergyModels, intensity: CarbonIntensity, usage: Usage, *, pictures: bool = False) -> Footprint:
-    """Energy at the facility's meter and carbon of `usage`; `pictures`: has images."""
+def footprint(models: EnergyModels, intensity: CarbonIntensity, usage: Usage, *, has_images: bool = False) -> Footprint:
+    """Energy at the facility's meter and carbon of `usage`; images widen the high bound."""
     grid = intensity.grams_per_kwh
     low, mid, high = models
     embodied_low, embodied_mid, embodied_high = EMBODIED_GRAMS_PER_KWH
     energy_low, carbon_low, _ = _bound_footprint(low, embodied_low, grid, usage)
     energy, carbon, embodied = _bound_footprint(mid, embodied_mid, grid, usage)
     energy_high, carbon_high, _ = _bound_footprint(high, embodied_high, grid, usage)
-    if pictures:
+    if has_images:
         energy_high, carbon_high = round(energy_high * _IMAGES_HIGH_FACTOR), round(carbon_high * _IMAGES_HIGH_FACTOR)
     market = intensity.market_grams_per_kwh
     return Footprint(

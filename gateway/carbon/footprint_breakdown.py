@@ -34,7 +34,7 @@ class BreakdownLine(Value, frozen=True, kw_only=True):
 
 
 def breakdown(
-    profile: EnergyProfile, intensity: CarbonIntensity, usage: Usage, *, pictures: bool = False
+    profile: EnergyProfile, intensity: CarbonIntensity, usage: Usage, *, has_images: bool = False
 ) -> list[BreakdownLine]:
     """Every step from tokens to grams, in order of computation."""
     models, concurrency = energy_models(profile), concurrency_bounds(profile)
@@ -86,7 +86,7 @@ def breakdown(
             f"{cached:,} cached input tokens",
         ),
     ]
-    return lines + _total_lines(profile, models, intensity, usage, pictures=pictures)
+    return lines + _total_lines(profile, models, intensity, usage, pictures=has_images)
 
 
 def _total_lines(
@@ -98,7 +98,7 @@ def _total_lines(
     pictures: bool,
 ) -> list[BreakdownLine]:
     accelerator = [model.accelerator_joules(usage.input, usage.cached_input, usage.output) for model in models]
-    total = footprint(models, intensity, usage, pictures=pictures)
+    total = footprint(models, intensity, usage, has_images=pictures)
     energy, grid = _scaled_bounds(total.energy_millijoules, MILLIJOULES_PER_WH), intensity.grams_per_kwh
     embodied = [
         joules * per_kwh / JOULES_PER_KWH for joules, per_kwh in zip(accelerator, EMBODIED_GRAMS_PER_KWH, strict=True)

@@ -101,9 +101,9 @@ async def _demo(args: argparse.Namespace) -> int:
                 base_url=f"http://127.0.0.1:{port}/v1",
                 api_key="demo",
                 model="auto",
-                at_once=_CONCURRENCY[args.speed],
+                sessions_at_once=_CONCURRENCY[args.speed],
                 pauses=args.speed != "max",
-                named=not args.no_session_header,
+                send_session_id=not args.no_session_header,
                 progress=ProgressBar(calls).show,
             )
         )

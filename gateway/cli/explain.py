@@ -187,7 +187,7 @@ def _footprint_table(deployment: Deployment, grid: CarbonIntensity, usage: Usage
         f" (from {profile.source}), {profile.hardware}" + f"; {factors}" * bool(factors)
     )
     head = f"{'':<19}{'low':>10}{'mid':>10}{'high':>10}"
-    rows = [_format_row(line) for line in breakdown(profile, grid, usage, pictures=pictures)]
+    rows = [_format_row(line) for line in breakdown(profile, grid, usage, has_images=pictures)]
     return "\n".join([title, "", head, "-" * len(head), *rows, ""])
 
 

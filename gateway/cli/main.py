@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..values.errors import ConfigError
+from ..values.extras import EXTRA_BY_PACKAGE, install_hint
 
 COMMANDS = {
     "serve": "Run the gateway",
@@ -44,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="print the version")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="Commands")
     name_given = next((word for word in given if not word.startswith("-")), None)
-    module = importlib.import_module(f".{name_given}", __package__) if name_given in COMMANDS else None
+    try:
+        module = importlib.import_module(f".{name_given}", __package__) if name_given in COMMANDS else None
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_BY_PACKAGE:
+            raise
+        print(f"penstock {name_given}: {install_hint(error.name)}", file=sys.stderr)
+        return 1
     for name, summary in COMMANDS.items():
         command = subparsers.add_parser(name, help=summary, description=f"{summary}.")
         if module is not None and name == name_given:

@@ -15,7 +15,7 @@ from .yaml_tree import YamlPath
 
 # Names of the budgets that session caps become.
 _CAP_BUDGET_NAMES = {
-    f"{kind}-{unit}" for kind in values.CAP_PREFIXES for unit in (*values.CAP_MEASURES, "sub-agents")
+    f"{kind}-{unit}" for kind in values.CAP_NAME_PREFIXES for unit in (*values.CAP_MEASURES, "sub-agents")
 }  # fmt: skip
 _SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86_400}
 # Stores keep the steps of a rolling window one by one for as long as it is.

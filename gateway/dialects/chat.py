@@ -13,7 +13,7 @@ import msgspec
 from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
-from ..values.request import ABSENT, NO_PROVIDER_STATE, SIZE_OF_PARTS, TOOLS_BYTES_MAX, Message, Request, Splice
+from ..values.request import ABSENT, NO_PROVIDER_STATE, PARTS_SIZE, TOOLS_BYTES_MAX, Message, Request, Splice
 from . import body as bodies
 from . import openai_errors
 from .body import DECODE_ERRORS, check_count, is_present
@@ -97,7 +97,7 @@ def parse(body: bytes | bytearray) -> Request:
 def message_sizes(messages: list[Message]) -> list[int]:
     """Return the characters of each message's text, SIZE_OF_PARTS where it is a list."""
     return [
-        len(content) if type(content := message.content) is str else SIZE_OF_PARTS if content is not None else 0
+        len(content) if type(content := message.content) is str else PARTS_SIZE if content is not None else 0
         for message in messages
     ]
 
@@ -121,14 +121,14 @@ def answer_text_bytes(document: Mapping[str, Any]) -> int:
     return sum(text_bytes(message) for message in messages if isinstance(message, dict))
 
 
-def refusal_answer(refusal: Refusal) -> CallerResponse:
+def refusal_response(refusal: Refusal) -> CallerResponse:
     """Build the response to a refusal: 400, on which all measured clients stop; 429 only where waiting helps."""
-    return openai_errors.refusal_answer(refusal)
+    return openai_errors.refusal_response(refusal)
 
 
-def error_answer(error: PenstockError) -> CallerResponse:
+def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error, in OpenAI's shape."""
-    return openai_errors.error_answer(error)
+    return openai_errors.error_response(error)
 
 
 def error_event(error: PenstockError) -> bytes:
@@ -203,7 +203,7 @@ def _provider_state(messages: list[Message], sizes: list[int]) -> frozenset[str]
     """Kinds of provider-bound state in the history: files by id, signed thinking."""
     kinds = None
     for message, size in zip(messages, sizes, strict=True):
-        if size == SIZE_OF_PARTS and _has_file_id(message.content):
+        if size == PARTS_SIZE and _has_file_id(message.content):
             kinds = {*(kinds or ()), "file"}
         if message.thinking_blocks is not ABSENT and bytes(message.thinking_blocks) not in _NO_THINKING_BLOCKS:
             kinds = {*(kinds or ()), "thinking"}

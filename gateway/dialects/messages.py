@@ -136,7 +136,7 @@ def answer_text_bytes(document: Mapping[str, Any]) -> int:
     return size
 
 
-def refusal_answer(refusal: Refusal) -> CallerResponse:
+def refusal_response(refusal: Refusal) -> CallerResponse:
     """Build the response to a refusal: 402, on which all measured Anthropic clients stop.
 
     On 400 Claude Code drops its beta headers and retries.
@@ -152,7 +152,7 @@ def refusal_answer(refusal: Refusal) -> CallerResponse:
     return CallerResponse(status=status, headers=headers, body=orjson.dumps({"type": "error", "error": error}))
 
 
-def error_answer(error: PenstockError) -> CallerResponse:
+def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
     headers = {"content-type": _JSON}
     if error.retry_after_seconds is not None:

@@ -15,16 +15,16 @@ def model_list(names: Sequence[str], *, anthropic: bool) -> CallerResponse:
     data = [_model_document(name, anthropic) for name in names]
     if anthropic:
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        return json_answer({"data": data, "has_more": False, **ends})
-    return json_answer({"object": "list", "data": data})
+        return json_response({"data": data, "has_more": False, **ends})
+    return json_response({"object": "list", "data": data})
 
 
 def model_entry(name: str, *, anthropic: bool) -> CallerResponse:
     """Build the entry of one route."""
-    return json_answer(_model_document(name, anthropic))
+    return json_response(_model_document(name, anthropic))
 
 
-def json_answer(document: Any) -> CallerResponse:
+def json_response(document: Any) -> CallerResponse:
     """Build a 200 response from a document."""
     return CallerResponse(status=200, headers=_HEADERS, body=orjson.dumps(document))
 

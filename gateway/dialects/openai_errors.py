@@ -12,7 +12,7 @@ from ..values.plan import Refusal
 _JSON = "application/json"
 
 
-def refusal_answer(refusal: Refusal) -> CallerResponse:
+def refusal_response(refusal: Refusal) -> CallerResponse:
     """Build the response to a refusal: 400, on which all measured clients stop; 429 only where waiting helps."""
     headers = {"content-type": _JSON, "x-should-retry": "false"}
     status = refusal.status or 400
@@ -23,7 +23,7 @@ def refusal_answer(refusal: Refusal) -> CallerResponse:
     return CallerResponse(status=status, headers=headers, body=body)
 
 
-def error_answer(error: PenstockError) -> CallerResponse:
+def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
     headers = {"content-type": _JSON}
     if error.retry_after_seconds is not None:

@@ -62,7 +62,7 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             model, stream = document.masked_model, bool(document.stream)
             units_max = _billed_units_max(path, body, document)
     return Request(
-        dialect="passage",
+        dialect="passthrough",
         body=body,
         model=model,
         model_span=span,
@@ -84,7 +84,7 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             reports_usage=bare_path.startswith(_METERED_PATHS),
             creates_object=method == "POST" and not _RESOURCE_PATH.match(bare_path),
             model_in_json=model_in_json,
-            pieces_max=units_max,
+            billed_units_max=units_max,
         ),
     )
 
@@ -187,14 +187,14 @@ def answer_text_bytes(document: Mapping[str, Any]) -> int:
     return 0
 
 
-def refusal_answer(refusal: Refusal) -> CallerResponse:
+def refusal_response(refusal: Refusal) -> CallerResponse:
     """Build the response to a refusal, in OpenAI's shape."""
-    return openai_errors.refusal_answer(refusal)
+    return openai_errors.refusal_response(refusal)
 
 
-def error_answer(error: PenstockError) -> CallerResponse:
+def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error, in OpenAI's shape."""
-    return openai_errors.error_answer(error)
+    return openai_errors.error_response(error)
 
 
 def error_event(error: PenstockError) -> bytes:

@@ -168,14 +168,14 @@ def answer_text_bytes(document: Mapping[str, Any]) -> int:
     return size
 
 
-def refusal_answer(refusal: Refusal) -> CallerResponse:
+def refusal_response(refusal: Refusal) -> CallerResponse:
     """Build the response to a refusal: 400, on which all measured clients stop."""
-    return openai_errors.refusal_answer(refusal)
+    return openai_errors.refusal_response(refusal)
 
 
-def error_answer(error: PenstockError) -> CallerResponse:
+def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error, in OpenAI's shape."""
-    return openai_errors.error_answer(error)
+    return openai_errors.error_response(error)
 
 
 def error_event(error: PenstockError) -> bytes:

@@ -19,7 +19,9 @@ _READER_DIALECTS = {
 }
 
 
-def affinities_of(request: Request, route: Route, *, minted_by: str, origins: Collection[str]) -> tuple[Affinity, ...]:
+def affinities_of(
+    request: Request, route: Route, *, last_provider: str, origins: Collection[str]
+) -> tuple[Affinity, ...]:
     """What binds the conversation to providers or models.
 
     minted_by: provider that served the session last, "" if unknown
@@ -30,18 +32,18 @@ def affinities_of(request: Request, route: Route, *, minted_by: str, origins: Co
         if kind in _READER_DIALECTS:
             cause, dialects = _READER_DIALECTS[kind]
             readers = {candidate.provider for candidate in route.candidates if candidate.dialect in dialects}
-            affinities.append(Affinity(cause=cause, providers=frozenset({minted_by} & readers or readers)))
+            affinities.append(Affinity(cause=cause, providers=frozenset({last_provider} & readers or readers)))
     if "own_seal" in request.provider_state:
         # A native Responses provider would refuse it; through a translation its content is readable.
         readers = {candidate.provider for candidate in route.candidates if "responses" not in candidate.dialects}
         affinities.append(
-            Affinity(cause="reasoning encrypted by this gateway", providers=frozenset(readers | {minted_by}))
+            Affinity(cause="reasoning encrypted by this gateway", providers=frozenset(readers | {last_provider}))
         )
     if request.referenced_ids or "stored" in request.provider_state:
-        providers = frozenset(origins) or _likely_providers(request, route, minted_by)
+        providers = frozenset(origins) or _likely_providers(request, route, last_provider)
         affinities.append(Affinity(cause="stored response or conversation", providers=providers))
     if "file" in request.provider_state:
-        affinities.append(Affinity(cause="file ids", providers=_likely_providers(request, route, minted_by)))
+        affinities.append(Affinity(cause="file ids", providers=_likely_providers(request, route, last_provider)))
     if request.dialect == "embeddings":
         # Vectors of different models are not comparable.
         affinities.append(Affinity(cause="embedding vectors", models=frozenset({route.candidates[0].model})))

@@ -15,7 +15,7 @@ from .rules.candidate import Candidate
 RankedCandidate = tuple[Candidate, float]
 
 
-def put_greenest_first(
+def put_lowest_carbon_first(
     order: Sequence[RankedCandidate], green: EnergyPreferences, *, least: Tier, chosen: str
 ) -> tuple[list[RankedCandidate], str]:
     """(the order with the greener candidate first, the reason or "").

@@ -50,8 +50,8 @@ def classify(
     *,
     declared: str | None = None,
     role: Role | None = None,
-    read: ScoredPrompt | None = None,
-    pair: tuple[str, str] = ("", ""),
+    scored: ScoredPrompt | None = None,
+    model_pair: tuple[str, str] = ("", ""),
 ) -> Classification:
     """Complexity and task type of a request.
 
@@ -61,20 +61,22 @@ def classify(
     pair: models of the route's lowest and highest tier
     """
     task, confidence = match_task_type(features, snapshot.task_types, declared)
-    if read is None:
+    if scored is None:
         base, shifts = transparent.log_odds(features)
     else:
         if len(snapshot.task_types) > 1:
             task, confidence = kinds.classify(
-                task, confidence, snapshot.task_types, org, lambda: read.standardized, declared
+                task, confidence, snapshot.task_types, org, lambda: scored.standardized, declared
             )
-        same_scorer = snapshot.learned_floors.scorer == read.scorer.name
-        fitted = snapshot.learned_floors.floors.get((org, task_type_name(task), *pair)) if same_scorer else None
+        same_scorer = snapshot.learned_floors.scorer == scored.scorer.name
+        fitted = snapshot.learned_floors.floors.get((org, task_type_name(task), *model_pair)) if same_scorer else None
         corrected = None
         if fitted is not None and fitted.head is not None:
-            standardized = read.standardized if fitted.head.numbers else ()
-            corrected = corrected_log_odds(fitted.head, read.prediction.gain, standardized, read.prompt_features.words)
-        base, shifts = learned.log_odds(features, read.prediction, corrected)
+            standardized = scored.standardized if fitted.head.numbers else ()
+            corrected = corrected_log_odds(
+                fitted.head, scored.prediction.gain, standardized, scored.prompt_features.words
+            )
+        base, shifts = learned.log_odds(features, scored.prediction, corrected)
     if task is not None and task.complexity_shift:
         shifts.append((f"task-{task.name}", task.complexity_shift))
     if role is not None and role.complexity_shift:
@@ -82,16 +84,16 @@ def classify(
     log_odds = base + sum([shift for _, shift in shifts])
     uncorrected_shift = sum([shift for name, shift in shifts if name != learned.OWN_TRAFFIC])
     reasons = [f"{name}{shift:+.1f}" for name, shift in shifts if not -_REASON_SHIFT_MIN < shift < _REASON_SHIFT_MIN]
-    if read is not None:
-        reasons.insert(0, f"small {read.prediction.small:.2f} frontier {read.prediction.frontier:.2f}")
+    if scored is not None:
+        reasons.insert(0, f"small {scored.prediction.small:.2f} frontier {scored.prediction.frontier:.2f}")
     return Classification(
         complexity=complexity_of(log_odds),
         task_type=task_type_name(task),
         confidence=round(confidence, 3),
         reason=",".join(reasons) or "no signals",
         role=role.name if role is not None else "",
-        scorer=read.scorer.name if read is not None else "",
-        features=read.prompt_features if read is not None else None,
+        scorer=scored.scorer.name if scored is not None else "",
+        features=scored.prompt_features if scored is not None else None,
         log_odds_shift=uncorrected_shift,
         uncorrected_complexity=complexity_of(base + uncorrected_shift),
     )

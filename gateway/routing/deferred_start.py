@@ -23,7 +23,7 @@ def lead_seconds(expected_seconds: float, timeout_seconds: float, limit_seconds:
     return max(usual, min(timeout_seconds, _LEAD_SHARE_MAX * limit_seconds))
 
 
-def greenest_start(deployment: Deployment, *, now: float, latest: float, gain_min: float) -> float | None:
+def lowest_carbon_start(deployment: Deployment, *, now: float, latest: float, gain_min: float) -> float | None:
     """The greenest time up to `latest`, the earliest of equals; None to start now.
 
     now, latest: seconds since the epoch

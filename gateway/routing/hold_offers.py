@@ -46,19 +46,19 @@ class HoldInputs(Value, frozen=True, kw_only=True):
     """
 
     request: Request
-    facts: RequestFeatures
+    features: RequestFeatures
     budget_lines_at: Callable[[Deployment], ApplicableLines]
     usual_tokens: Callable[[Deployment], UsualTokens]
     may_queue: bool = False
 
 
-def cheaper_places(attempts: Sequence[Attempt], place: int) -> list[int]:
+def cheaper_indices(attempts: Sequence[Attempt], place: int) -> list[int]:
     """`place` and the later, cheaper indices: fallbacks when a budget is too tight."""
     first = attempts[place]
     return [place, *(later for later in range(place + 1, len(attempts)) if _is_cheaper(attempts[later], first))]
 
 
-def offers(attempts: Sequence[Attempt], inputs: HoldInputs) -> Iterator[HoldOption]:
+def hold_options(attempts: Sequence[Attempt], inputs: HoldInputs) -> Iterator[HoldOption]:
     """One offer for each attempt, in order, computed lazily."""
     for attempt in attempts:
         applicable = inputs.budget_lines_at(attempt.deployment)
@@ -84,7 +84,7 @@ def held_output_tokens(attempt: Attempt, inputs: HoldInputs, lines: Sequence[Bud
 
 def with_output_limit(attempt: Attempt, inputs: HoldInputs, output: int, budget: str) -> Attempt:
     """The attempt with a lower output limit and its worst-case hold."""
-    deployment, features = attempt.deployment, inputs.facts
+    deployment, features = attempt.deployment, inputs.features
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
     if money is not None and deployment.price_sheet is not None:
         money = pricing.worst_case(
@@ -116,7 +116,7 @@ def with_usual_hold(attempt: Attempt, inputs: HoldInputs, lines: Sequence[Budget
     """The attempt with its usual-case hold; unchanged if a line is worst-case."""
     if not all(line.budget.expected_factor or line.budget.measure is Measure.calls for line in lines):
         return attempt
-    deployment, features, usual = attempt.deployment, inputs.facts, inputs.usual_tokens(attempt.deployment)
+    deployment, features, usual = attempt.deployment, inputs.features, inputs.usual_tokens(attempt.deployment)
     tokens = min(usual.input, features.input_tokens_max)
     cached = min(usual.cached_input, tokens)
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
@@ -172,7 +172,7 @@ def _staged_offer(
 
 def _worst_case(attempt: Attempt, inputs: HoldInputs, *, carbon: bool) -> Amounts:
     """Worst case of every measure; carbon only if a line counts it."""
-    features, passthrough, energy = inputs.facts, inputs.request.passthrough, attempt.hold_millijoules
+    features, passthrough, energy = inputs.features, inputs.request.passthrough, attempt.hold_millijoules
     grams = _carbon_micrograms(attempt.deployment, energy) if carbon else 0
     if passthrough is not None and passthrough.is_free:
         return attempt.hold_nusd, 0, 1, energy, 0
@@ -192,7 +192,7 @@ def _usual_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst:
     measure, most = line.budget.measure, worst[line.budget.measure]
     if most is None or measure is Measure.calls or inputs.request.passthrough is not None:
         return most
-    deployment, features, usual = attempt.deployment, inputs.facts, inputs.usual_tokens(attempt.deployment)
+    deployment, features, usual = attempt.deployment, inputs.features, inputs.usual_tokens(attempt.deployment)
     input_tokens = min(usual.input, features.input_tokens_max)
     cached = min(usual.cached_input, input_tokens)
     if measure is Measure.tokens:
@@ -306,7 +306,7 @@ def _linear_hold(
 
 
 def _input_only_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs) -> int:
-    deployment, features, measure = attempt.deployment, inputs.facts, line.budget.measure
+    deployment, features, measure = attempt.deployment, inputs.features, line.budget.measure
     if line.budget.expected_factor:
         return _usual_amount(line, attempt, inputs, _worst_case(attempt, inputs, carbon=True), 0) or 0
     if measure is Measure.calls:

@@ -21,12 +21,12 @@ class NextAttempt(Value, frozen=True, kw_only=True):
 
 def next_attempt(
     *,
-    place: int,
-    places: int,
-    tries_here: int,
+    index: int,
+    count: int,
+    calls_made: int,
     max_retries: int,
     retry_same: bool,
-    try_other: bool,
+    retry_other: bool,
     retry_after: float | None,
     jitter: float,
 ) -> NextAttempt | None:
@@ -38,11 +38,11 @@ def next_attempt(
     retry_after: seconds asked for by the provider, None if it did not ask
     jitter: uniform in [0, 1)
     """
-    if try_other and place + 1 < places:
-        return NextAttempt(index=place + 1, wait_seconds=0.0)
-    if not retry_same or tries_here > max_retries:
+    if retry_other and index + 1 < count:
+        return NextAttempt(index=index + 1, wait_seconds=0.0)
+    if not retry_same or calls_made > max_retries:
         return None
     if retry_after is not None:
-        return NextAttempt(index=place, wait_seconds=retry_after) if retry_after <= _RETRY_AFTER_SECONDS_MAX else None
-    backoff = _BACKOFF_SECONDS[min(tries_here - 1, len(_BACKOFF_SECONDS) - 1)]
-    return NextAttempt(index=place, wait_seconds=backoff * (0.5 + jitter / 2))
+        return NextAttempt(index=index, wait_seconds=retry_after) if retry_after <= _RETRY_AFTER_SECONDS_MAX else None
+    backoff = _BACKOFF_SECONDS[min(calls_made - 1, len(_BACKOFF_SECONDS) - 1)]
+    return NextAttempt(index=index, wait_seconds=backoff * (0.5 + jitter / 2))

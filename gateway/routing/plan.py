@@ -23,7 +23,7 @@ from ..values.errors import NotTranslatable
 from ..values.plan import Affinity, Attempt, Plan, Refusal, RequestFeatures
 from ..values.request import PassThrough, Request
 from ..values.units import JOULES_PER_KWH, NUSD_PER_USD
-from .carbon_order import RankedCandidate, put_greenest_first
+from .carbon_order import RankedCandidate, put_lowest_carbon_first
 from .circuit_breaker import BreakerState
 from .deployment_load import IDLE, DeploymentLoad
 from .expected_cost import (
@@ -68,7 +68,7 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     deferrable: bool = False
     breaker_state: Callable[[str], BreakerState]
     translator: Translator
-    aim: TierTarget | None = None
+    tier_target: TierTarget | None = None
     forecast: SessionForecast = NO_FORECAST
     usual_output_tokens: Callable[[str], int] = lambda model: DEFAULT_MEDIAN_TOKENS
     load: Callable[[str], DeploymentLoad] = lambda name: IDLE
@@ -94,9 +94,9 @@ def make_plan(route: Route, request: Request, features: RequestFeatures, inputs:
             eligible.append(candidate)
     if not eligible:
         return _no_candidate_refusal(route, excluded, unfit)
-    if inputs.aim is None:
+    if inputs.tier_target is None:
         return Plan(attempts=_named_route_attempts(eligible, features, inputs), excluded=excluded)
-    return Plan(attempts=_auto_route_attempts(eligible, features, inputs, inputs.aim), excluded=excluded)
+    return Plan(attempts=_auto_route_attempts(eligible, features, inputs, inputs.tier_target), excluded=excluded)
 
 
 def _intensity_signal(route: Route, green: EnergyPreferences) -> str:
@@ -121,13 +121,15 @@ def _named_route_attempts(
     if inputs.energy_policy.reorders:
         tier = order[0][0].deployment.tier
         same = [pair for pair in order if pair[0].deployment.tier == tier]
-        reordered, greener = put_greenest_first(same, inputs.energy_policy, least=tier, chosen=inputs.last_deployment)
+        reordered, greener = put_lowest_carbon_first(
+            same, inputs.energy_policy, least=tier, chosen=inputs.last_deployment
+        )
         order = [*reordered, *[pair for pair in order if pair[0].deployment.tier != tier]]
     return tuple(
         _make_attempt(
             candidate,
             ("fallback" if place else greener or "route order") + ", deprioritized" * candidate.deprioritized,
-            features.bonds,
+            features.affinities,
         )
         for place, (candidate, _) in enumerate(order)
     )
@@ -159,7 +161,7 @@ def _auto_route_attempts(
     order = _less_busy_first([(eligible[rank[-1]], rank[-2]) for rank in ranked], inputs)
     greener = ""
     if inputs.energy_policy.reorders:
-        order, greener = put_greenest_first(
+        order, greener = put_lowest_carbon_first(
             order, inputs.energy_policy, least=target.tier, chosen=inputs.last_deployment
         )
     first = order[0][0].deployment
@@ -170,7 +172,7 @@ def _auto_route_attempts(
             reason += f", {greener}"
         elif number == 0 and first.tier > target.tier:
             reason += _higher_tier_reason(order, target)
-        attempts.append(_make_attempt(candidate, reason, features.bonds))
+        attempts.append(_make_attempt(candidate, reason, features.affinities))
     return tuple(attempts)
 
 
@@ -365,12 +367,12 @@ def _make_candidate(
         not_translatable=None
         if upstream_dialect == request.dialect and deployment.dialect != "litellm"
         else _not_translatable(request, deployment, upstream_dialect, inputs.translator),
-        tier_max=inputs.aim.tier_max if inputs.aim is not None else None,
+        tier_max=inputs.tier_target.tier_max if inputs.tier_target is not None else None,
         cache_warm=warm > 0,
         load=load,
         misses_deadline=deadline is not None and load.first_byte_ms + output * OUTPUT_TOKEN_MS > deadline,
         # Rate limits reorder auto routes only.
-        deprioritized=breaker_state.deprioritized or (load.rate_limited and inputs.aim is not None),
+        deprioritized=breaker_state.deprioritized or (load.rate_limited and inputs.tier_target is not None),
         circuit_open_seconds=breaker_state.open_seconds,
     )
 
@@ -379,7 +381,7 @@ def upstream_dialect_at(request: Request, deployment: Deployment, breaker_state:
     """The dialect of the call to a deployment; None if it supports none that fits."""
     dialects = deployment.dialects
     if request.passthrough is not None:
-        return "passage" if deployment.dialect == request.passthrough.dialect else None
+        return "passthrough" if deployment.dialect == request.passthrough.dialect else None
     if request.dialect in dialects and not breaker_state.missing_dialects:
         return request.dialect
     return upstream_dialect_of(
@@ -390,7 +392,7 @@ def upstream_dialect_at(request: Request, deployment: Deployment, breaker_state:
 def _not_translatable(
     request: Request, deployment: Deployment, upstream_dialect: str | None, translator: Translator
 ) -> NotTranslatable | None:
-    if upstream_dialect is None or upstream_dialect == "passage":
+    if upstream_dialect is None or upstream_dialect == "passthrough":
         return None
     if upstream_dialect == request.dialect:
         return translator.litellm_refusal(upstream_dialect)
@@ -409,8 +411,8 @@ def _passthrough_hold_nusd(
     if not passthrough.reports_usage:
         return None
     holds = [_hold_nusd(deployment.price_sheet, features, output_max)] if deployment.price_sheet is not None else []
-    if passthrough.pieces_max is not None and passthrough.pieces_max[0] in deployment.unit_prices:
-        holds.append(deployment.unit_prices[passthrough.pieces_max[0]] * passthrough.pieces_max[1])
+    if passthrough.billed_units_max is not None and passthrough.billed_units_max[0] in deployment.unit_prices:
+        holds.append(deployment.unit_prices[passthrough.billed_units_max[0]] * passthrough.billed_units_max[1])
     return max(holds, default=None)
 
 
@@ -432,7 +434,7 @@ def _circuits_open_refusal(route: Route, excluded: Mapping[str, str], seconds: f
         code="circuit_breaker_open",
         message=f"Circuit breakers open for every deployment of '{route.name}' that could serve this request, "
         "after repeated failures; retry shortly.",
-        details={"route": route.name, "struck": dict(excluded)},
+        details={"route": route.name, "excluded": dict(excluded)},
         retry_after_seconds=max(1, math.ceil(seconds)),
         status=503,
     )
@@ -453,6 +455,6 @@ def _no_candidate_refusal(route: Route, excluded: Mapping[str, str], unfit: Sequ
     return Refusal(
         code="no_eligible_deployment",
         message=f"No deployment of '{route.name}' can serve this request ({reasons}).",
-        details={"route": route.name, "struck": dict(excluded)},
+        details={"route": route.name, "excluded": dict(excluded)},
         param=not_translatable.param if not_translatable is not None else None,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..accounting import token_estimate
 from ..values.plan import Affinity, RequestFeatures
-from ..values.request import SIZE_OF_PARTS, Message, Request
+from ..values.request import PARTS_SIZE, Message, Request
 
 # Characters read of the newest user text (half from its head, half from its tail) and of the system prompt.
 _PROMPT_CHARS_MAX = 2000
@@ -34,7 +34,7 @@ _TOOL_ERROR_PATTERN = re.compile(
 def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) -> RequestFeatures:
     """The features of one request; `affinities` bind its history."""
     messages = request.messages
-    has_parts = SIZE_OF_PARTS in request.sizes
+    has_parts = PARTS_SIZE in request.sizes
     images, media_bytes = _count_media(messages) if has_parts else (0, 0)
     prompt = _newest_user_text(request)
     half = _PROMPT_CHARS_MAX // 2
@@ -61,7 +61,7 @@ def request_features(request: Request, affinities: tuple[Affinity, ...] = ()) ->
         newest_user_text=prompt,
         tools_head=request.tools_head,
         writes_long_cache=_has_long_cache_mark(request, has_parts),
-        bonds=affinities,
+        affinities=affinities,
     )
 
 

@@ -65,7 +65,15 @@ class SessionForecaster:
         self._call_stats: OrderedDict[str, _CallStats] = OrderedDict()
         self._cache_hit_shares: dict[str, float] = {}
 
-    def record_call(self, task_type: str, number: int, *, high: bool, before: bool | None, grown_tokens: int) -> None:
+    def record_call(
+        self,
+        task_type: str,
+        number: int,
+        *,
+        needs_higher_tier: bool,
+        previous_needed_higher_tier: bool | None,
+        grown_tokens: int,
+    ) -> None:
         """Record a served call.
 
         number: the call's number in its session, from 1
@@ -82,12 +90,12 @@ class SessionForecaster:
             self._call_stats.move_to_end(task_type)
         group.sessions_by_length[_bin(number)] += 1 / _bin_width(_bin(number))
         group.calls += 1
-        if before is False:
+        if previous_needed_higher_tier is False:
             group.low_tier_calls += 1
-            group.escalated += high
-        elif before:
+            group.escalated += needs_higher_tier
+        elif previous_needed_higher_tier:
             group.high_tier_calls += 1
-            group.deescalated += not high
+            group.deescalated += not needs_higher_tier
         group.growth_tokens += max(0, grown_tokens)
         if group.calls > _HALVE_AT_CALLS:
             group.sessions_by_length = [count / 2 for count in group.sessions_by_length]

@@ -56,7 +56,7 @@ class TierTargets:
         snapshot: Snapshot,
         role: Role | None = None,
         *,
-        opens: bool = True,
+        first_in_session: bool = True,
         now: float = 0.0,
     ) -> TierTarget:
         """The target of one request of an auto route; counts it where a share is held.
@@ -75,7 +75,7 @@ class TierTargets:
             )
         elif quality.keep is not None:
             target = self._by_quality_floor(
-                route, classification, org, quality, snapshot.learned_floors, tiers, opens, now
+                route, classification, org, quality, snapshot.learned_floors, tiers, first_in_session, now
             )
         else:
             target = _by_ceiling(classification, snapshot.routing_policy, tiers)

@@ -25,7 +25,7 @@ _REFUSAL_PATTERN = re.compile(
 _MARGIN_NATS = 1.0
 
 
-def doubts(answer: ParsedAnswer, constraints: OutputConstraints) -> tuple[str, ...]:
+def failed_checks(answer: ParsedAnswer, constraints: OutputConstraints) -> tuple[str, ...]:
     """The checks that the response failed, each in a few words; () if it passed all."""
     if answer.truncated and constraints.has_output_limit:
         # A larger model would be truncated at the caller's limit too, and a truncated response fits no schema.

@@ -225,7 +225,7 @@ class QualityService:
             opens=int(context.session.call_count <= 1),
             small=None,
             large=None,
-            how="",
+            source="",
             scorer=classification.scorer,
         )
         features = classification.features
@@ -259,7 +259,7 @@ class QualityService:
         if len(self._pending_labels) >= _PENDING_LABELS_MAX:
             self._increment("dropped")
             return
-        self._increment(label.how)
+        self._increment(label.source)
         self._pending_labels.append(label)
 
     def _increment(self, source: str) -> None:

@@ -192,10 +192,10 @@ def resume_session(session: Session, *, note: str) -> None:
         loop_guard.reset_conversation(conversation)
 
 
-def kill_session(session: Session, *, id: str, at: float, why: str) -> SessionStop:
+def kill_session(session: Session, *, id: str, at: float, note: str) -> SessionStop:
     """Stop the session for good."""
     session.stop = SessionStop(
-        id=id, stopped_at=at, code="session_killed", message=f"Session ended by an operator{': ' + why if why else ''}.",
+        id=id, stopped_at=at, code="session_killed", message=f"Session ended by an operator{': ' + note if note else ''}.",
         details={"session": session.id, "calls": session.call_count},
     )  # fmt: skip
     return session.stop

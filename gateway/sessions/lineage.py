@@ -11,7 +11,7 @@ from itertools import islice
 
 from ..dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFingerprint
 from ..values.request import Message, Request
-from .turn_digests import beginning_of, message_ends, message_text
+from .turn_digests import fingerprint_from, message_ends, message_text
 
 # Trailing answers tried as the end of the previous request (agents may add several at once).
 ANSWERS_TRIED = 3
@@ -114,9 +114,9 @@ def answer_digests(key: str, answer: AnswerFingerprint) -> list[int]:
     return []
 
 
-def answer_beginning(message: Message) -> AnswerFingerprint:
+def answer_fingerprint(message: Message) -> AnswerFingerprint:
     """The fingerprint of an answer in a history."""
-    return beginning_of(message_text(message), message.tool_calls)
+    return fingerprint_from(message_text(message), message.tool_calls)
 
 
 def digest_texts(*parts: str) -> int:

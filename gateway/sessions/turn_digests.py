@@ -150,7 +150,7 @@ def parse_calls(raw: msgspec.Raw) -> Sequence[CallDigest]:
     return [digest_call(id, function.name, function.arguments) for id, function in _decode_calls(raw)]
 
 
-def beginning_of(text: str, raw: msgspec.Raw) -> AnswerFingerprint:
+def fingerprint_from(text: str, raw: msgspec.Raw) -> AnswerFingerprint:
     """The fingerprint of an answer with this text and these calls."""
     for id, function in _decode_calls(raw):
         return AnswerFingerprint(

@@ -101,9 +101,9 @@ class FakeRandomness:
 class FakeCallerStream:
     """The caller's side of a stream; disconnects before byte `gone_after`."""
 
-    def __init__(self, events: list[str], gone_after: int | None = None) -> None:
+    def __init__(self, events: list[str], disconnect_after_bytes: int | None = None) -> None:
         self._events = events
-        self._disconnect_after_bytes = gone_after
+        self._disconnect_after_bytes = disconnect_after_bytes
         self.written = b""
         self.headers: Mapping[str, str] = {}
 
@@ -132,7 +132,7 @@ class Playbook:
         self.session_events: list[SessionEvent] = []
         self.upstream_calls: list[UpstreamCall] = []
         self.clock = FakeClock()
-        self.budget_book = BudgetAccounts()
+        self.budget_accounts = BudgetAccounts()
         self.caller_stream = FakeCallerStream(self.events)
         self.upstream_script = list(provider)
         self._disk_full = disk_full
@@ -142,11 +142,11 @@ class Playbook:
             sessions=SessionIndex(),
             circuit_breakers=CircuitBreakers(),
             upstream=self,
-            counter=self,
+            token_counter=self,
             ledger=self,
             clock=self.clock,
             randomness=FakeRandomness(),
-            outputs=OutputEstimates(),
+            output_estimates=OutputEstimates(),
             session_sync=self,
         )
 
@@ -183,7 +183,7 @@ class Playbook:
     async def reserve(
         self,
         reservation_id: str,
-        offers_at: Callable[[float], Iterable[HoldOption]],
+        options_at: Callable[[float], Iterable[HoldOption]],
         *,
         tenant: str,
         now: float,
@@ -191,18 +191,18 @@ class Playbook:
     ) -> Reservation | BudgetExceeded:
         """Record, then reserve in the real accounts."""
         self.events.append("reserve")
-        return self.budget_book.reserve(reservation_id, offers_at(now), now=now, lease=lease)
+        return self.budget_accounts.reserve(reservation_id, options_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
         """Extend in the real accounts, then record."""
-        extended = self.budget_book.extend(reservation_id, number, more, now=now)
+        extended = self.budget_accounts.extend(reservation_id, number, more, now=now)
         self.events.append("extend" if extended else "extend refused")
         return extended
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
         """Record, then settle in the real accounts."""
         self.events.append("settle" if any(spent) else "void")
-        return self.budget_book.settle(reservation_id, spent, now=now) is not None
+        return self.budget_accounts.settle(reservation_id, spent, now=now) is not None
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         """A count of one token per word."""

@@ -41,9 +41,9 @@ async def replay(
     base_url: str,
     api_key: str,
     model: str,
-    at_once: int,
+    sessions_at_once: int,
     pauses: bool,
-    named: bool,
+    send_session_id: bool,
     progress: Callable[[ReplayCounts], None],
 ) -> ReplayCounts:
     """Send every call of every session.
@@ -57,9 +57,11 @@ async def replay(
         async def worker(number: int) -> None:
             randomness = random.Random(number)
             for session in queue:
-                await _replay_session(client, session, model, tally, randomness if pauses else None, named, progress)
+                await _replay_session(
+                    client, session, model, tally, randomness if pauses else None, send_session_id, progress
+                )
 
-        await asyncio.gather(*(worker(number) for number in range(at_once)))
+        await asyncio.gather(*(worker(number) for number in range(sessions_at_once)))
     return tally
 
 

@@ -62,7 +62,7 @@ class StoredLabel(Value, frozen=True, kw_only=True):
     moved: float
     small: float | None
     large: float | None
-    how: str
+    source: str
     scorer: str
     numbers: bytes = b""
     words: bytes = b""
@@ -77,7 +77,7 @@ class StoredLabel(Value, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # Content must not reach the logs.
-        return f"StoredLabel({self.id}, {self.how})"
+        return f"StoredLabel({self.id}, {self.source})"
 
 
 class SqliteLabels:
@@ -100,7 +100,7 @@ class SqliteLabels:
         rows = [
             (
                 label.id, label.at_ms, label.org, label.task_type, label.small_model, label.large_model,
-                label.score, label.moved, label.small, label.large, label.how, label.scorer,
+                label.score, label.moved, label.small, label.large, label.source, label.scorer,
                 label.numbers, label.words, label.known, label.opens, label.content,
             )
             for label in labels
@@ -142,7 +142,7 @@ class SqliteLabels:
             for row in rows:
                 yield StoredLabel(
                     id=row[0], at_ms=row[1], org=row[2], task_type=row[3], small_model=row[4], large_model=row[5],
-                    score=row[6], moved=row[7], small=row[8], large=row[9], how=row[10], scorer=row[11],
+                    score=row[6], moved=row[7], small=row[8], large=row[9], source=row[10], scorer=row[11],
                     numbers=row[12], words=row[13], known=row[14], opens=row[15],
                     content=row[16],
                 )  # fmt: skip

@@ -95,7 +95,7 @@ class SharedSessions:
             self._enqueue("EXPIRE", _answer_key(org, answer), str(_RETENTION_SECONDS))
 
     def publish_record(
-        self, org: str, key: str, name: str, record: Mapping[str, Any], *, now: float, publish: bool = True
+        self, org: str, key: str, name: str, record: Mapping[str, Any], *, now: float, lists_change: bool = True
     ) -> None:
         """Publish fields of a session's record.
 
@@ -107,7 +107,7 @@ class SharedSessions:
         ]
         self._enqueue("HSET", session_key, *fields)
         self._enqueue("EXPIRE", session_key, str(_RETENTION_SECONDS))
-        if not publish:
+        if not lists_change:
             return
         self._enqueue("ZADD", _changes_key(org), f"{now:.3f}", orjson.dumps([key, name]).decode())
         self._enqueue("ZREMRANGEBYSCORE", _changes_key(org), "-inf", f"{now - _CHANGES_SECONDS:.3f}")

@@ -232,7 +232,7 @@ class SessionCaps:
 
 
 # Name prefixes of caps by who set them: the configuration for a tree, for each session alone, the run itself.
-CAP_PREFIXES = ("session", "each", "run")
+CAP_NAME_PREFIXES = ("session", "each", "run")
 CAP_MEASURES = {"calls": Measure.calls, "usd": Measure.nusd, "tokens": Measure.tokens, "wh": Measure.millijoules}
 
 

@@ -13,7 +13,7 @@ from .grid import CarbonIntensity
 from .units import Bounds
 
 # Units priced by the piece rather than by tokens, on pass-through paths.
-PIECE_UNITS = ("image", "second", "query", "character")
+BILLED_UNITS = ("image", "second", "query", "character")
 
 
 # Label of figures where the weights are unknown: counted as unknown, not guessed.

@@ -70,8 +70,8 @@ class NotTranslatable(CallerError):
 
     code = "not_translatable"
 
-    def __init__(self, param: str, why: str) -> None:
-        super().__init__(f"'{param}' cannot be translated: {why}.", param=param)
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(f"'{param}' cannot be translated: {reason}.", param=param)
 
 
 class Unauthenticated(CallerError):

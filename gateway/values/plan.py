@@ -47,7 +47,7 @@ class RequestFeatures(Value, frozen=True, kw_only=True):
     agent_fingerprint: hash of system prompt and tools, which identify an agent; 0: neither
     newest_user_text: for counting only, never logged
     tools_head: the first bytes of the tool definitions, likewise
-    bonds: affinities of the conversation
+    affinities: what binds the conversation to providers or models
     """
 
     input_tokens: int
@@ -65,7 +65,7 @@ class RequestFeatures(Value, frozen=True, kw_only=True):
     agent_fingerprint: int = 0
     newest_user_text: str = ""
     tools_head: bytes = b""
-    bonds: tuple[Affinity, ...] = ()
+    affinities: tuple[Affinity, ...] = ()
 
     def __repr__(self) -> str:
         # Prompt text is never logged.

@@ -57,7 +57,7 @@ class PassThrough(Value, frozen=True, kw_only=True):
     reports_usage: the response contains usage
     creates_object: it creates something that can be referred to by id
     model_in_json: the model's name is in a JSON body
-    pieces_max: (unit, count at most) where it is priced by the piece
+    billed_units_max: (unit, count at most) where it is priced per unit rather than by tokens
     """
 
     method: str
@@ -67,13 +67,13 @@ class PassThrough(Value, frozen=True, kw_only=True):
     reports_usage: bool = True
     creates_object: bool = False
     model_in_json: bool = True
-    pieces_max: tuple[str, int] | None = None
+    billed_units_max: tuple[str, int] | None = None
 
 
 # Bytes of the tool definitions that are kept.
 TOOLS_BYTES_MAX = 4096
 # The size of a message whose content is a list of parts.
-SIZE_OF_PARTS = -1
+PARTS_SIZE = -1
 
 
 class Request(Value, frozen=True, kw_only=True):

@@ -87,10 +87,10 @@ def test_an_offer_shrinks_to_what_is_left_and_not_below_its_minimum():
         ceilings=(1000,),
     )
     accounts = BudgetAccounts()
-    result = reserve(accounts, "a", offer((MONEY,), (2100,), smaller=shrinkage))
+    result = reserve(accounts, "a", offer((MONEY,), (2100,), shrinkage=shrinkage))
     assert isinstance(result, Reservation)
     assert (result.output_tokens, result.amounts) == (450, (1000,))
-    assert isinstance(reserve(accounts, "b", offer((MONEY,), (2100,), smaller=shrinkage)), BudgetExceeded)
+    assert isinstance(reserve(accounts, "b", offer((MONEY,), (2100,), shrinkage=shrinkage)), BudgetExceeded)
 
 
 def test_past_the_threshold_an_offer_still_gets_its_minimum_up_to_the_limit():
@@ -103,8 +103,8 @@ def test_past_the_threshold_an_offer_still_gets_its_minimum_up_to_the_limit():
         ceilings=(1000,),
     )
     accounts = BudgetAccounts()
-    first = reserve(accounts, "a", offer((MONEY,), (2100,), ceilings=(500,), smaller=shrinkage))
-    second = reserve(accounts, "b", offer((MONEY,), (2100,), ceilings=(500,), smaller=shrinkage))
+    first = reserve(accounts, "a", offer((MONEY,), (2100,), ceilings=(500,), shrinkage=shrinkage))
+    second = reserve(accounts, "b", offer((MONEY,), (2100,), ceilings=(500,), shrinkage=shrinkage))
     assert isinstance(first, Reservation) and isinstance(second, Reservation)
     assert (first.output_tokens, second.output_tokens) == (200, 50)
 

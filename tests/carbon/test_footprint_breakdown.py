@@ -17,7 +17,7 @@ _PARTS = ("decode, steps", "decode, tokens", "decode, context", "prefill", "pref
 @given(profile=PROFILES, input_tokens=COUNTS, cached=COUNTS, output_tokens=COUNTS, pictures=st.booleans())
 def test_the_lines_add_up_to_the_footprint(profile, input_tokens, cached, output_tokens, pictures):
     usage = Usage(input=input_tokens, cached_input=min(cached, input_tokens), output=output_tokens)
-    lines = {(line.name, line.unit): line for line in breakdown(profile, GRID, usage, pictures=pictures)}
+    lines = {(line.name, line.unit): line for line in breakdown(profile, GRID, usage, has_images=pictures)}
     booked = footprint(energy_models(profile), GRID, usage, has_images=pictures)
     for bound in ("low", "mid", "high"):
         parts = sum(getattr(lines[part, "J"], bound) for part in _PARTS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects import DIALECTS, PARSERS, messages, responses
 from gateway.values.errors import BadRequest
-from gateway.values.request import SIZE_OF_PARTS
+from gateway.values.request import PARTS_SIZE
 from tests.dialects.test_chat import JSON_VALUES
 
 MINIMAL_BODIES = {
@@ -122,7 +122,7 @@ def test_a_messages_history_is_read_as_chat_messages():
     assert [message.content for message in request.messages[:5]] == ["be brief", "go", "I look", "one", "two"]
     calls = json.loads(bytes(request.messages[2].tool_calls))
     assert calls[0] == {"id": "t1", "function": {"name": "look", "arguments": {"a": 1}}}
-    assert request.sizes[-1] == SIZE_OF_PARTS and request.tool_names == {"look"}
+    assert request.sizes[-1] == PARTS_SIZE and request.tool_names == {"look"}
     assert request.provider_state == {"thinking"}
 
 

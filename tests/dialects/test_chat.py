@@ -168,16 +168,16 @@ def test_an_invalid_body_is_rejected_with_the_field_that_is_wrong(raw, code, par
 
 
 def test_a_refusal_is_400_without_retry_unless_waiting_helps():
-    refused = chat.refusal_answer(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
+    refused = chat.refusal_response(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
     assert (refused.status, refused.headers["x-should-retry"]) == (400, "false")
     assert json.loads(refused.body)["error"]["details"] == {"used": 1}
-    delayed = chat.refusal_answer(Refusal(code="x", message="soon", retry_after_seconds=3))
+    delayed = chat.refusal_response(Refusal(code="x", message="soon", retry_after_seconds=3))
     assert (delayed.status, delayed.headers["retry-after"]) == (429, "3")
 
 
 def test_errors_have_openai_s_shape():
-    answer = chat.error_answer(Unauthenticated("no"))
+    answer = chat.error_response(Unauthenticated("no"))
     assert json.loads(answer.body)["error"] == {
         "message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key",
     }  # fmt: skip
-    assert "x-should-retry" not in chat.error_answer(Overloaded("busy")).headers
+    assert "x-should-retry" not in chat.error_response(Overloaded("busy")).headers

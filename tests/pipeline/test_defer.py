@@ -128,7 +128,7 @@ async def test_a_caller_that_disconnects_while_waiting_leaves_an_entry_and_no_ho
         await task
     (entry,) = book.ledger_entries
     assert (entry.outcome, entry.usage_basis, sum(amounts_of(entry))) == ("cancelled", "none", 0)
-    assert (book.pipeline.deferrer.waiting_requests, book.budget_book.open_holds) == (0, 0)
+    assert (book.pipeline.deferrer.waiting_requests, book.budget_accounts.open_holds) == (0, 0)
 
 
 async def test_shutdown_ends_every_wait():
@@ -173,14 +173,14 @@ async def test_a_session_stopped_during_the_wait_is_not_served_and_stays_stopped
             )
             session.refused_at = book.clock.seconds
         else:
-            ladder.kill_session(session, id="x", at=book.clock.seconds, why="enough")
+            ladder.kill_session(session, id="x", at=book.clock.seconds, note="enough")
 
     book.clock.sleep = stopped
     answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
     assert answer.status == 400
     assert book.events == ["entry refused"]
     session = sessions.get("k1", "s1")
-    assert (session.refusals_since_stop, book.pipeline.refused_after_stop) == (0, 0), "no further request was made"
+    assert (session.refusals_since_stop, book.pipeline.stopped_session_requests) == (0, 0), "no further request was made"
     assert session.stop is not None
     assert not is_loop or session.refused_at == book.clock.seconds, "when it was stopped, not when it arrived"
 

@@ -43,7 +43,7 @@ async def test_a_request_is_reserved_dialed_settled_and_recorded():
     (entry,) = book.ledger_entries
     assert (entry.charge_nusd, entry.usage_basis, entry.final) == (25_000, "exact", 1)
     assert entry.reference_nusd == 125_000
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_a_stream_is_forwarded_and_settled_at_its_end():
@@ -131,7 +131,7 @@ async def test_provider_errors_are_returned_or_hidden(response, status, hidden):
     assert answer.status == status
     assert (message.encode() not in answer.body) is hidden
     assert book.ledger_entries[-1].charge_nusd == 0
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_a_stream_that_breaks_before_its_first_byte_is_retried_on_another_deployment():
@@ -168,7 +168,7 @@ async def test_a_caller_that_disconnects_is_charged_for_the_output_so_far():
     assert upstream.closed
     (entry,) = book.ledger_entries
     assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("cancelled", "estimated", 2)
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_a_cancelled_stream_is_settled_exactly_once():
@@ -185,7 +185,7 @@ async def test_a_cancelled_stream_is_settled_exactly_once():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert book.events[-2:] == ["settle", "entry cancelled"]
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[1]", b""], ids=["html", "not utf-8", "a list", "nothing"])
@@ -222,7 +222,7 @@ async def test_a_full_disk_stops_the_call_before_it_is_dialed():
     with pytest.raises(Overloaded):
         await book.ask(EASY)
     assert book.events == ["reserve", "void"]
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_an_unknown_model_is_not_found():
@@ -342,7 +342,7 @@ async def test_a_hold_with_an_expired_lease_still_leaves_its_entry():
     class Slow(UpstreamAnswer):
         async def read_chunk(self) -> bytes:
             book.clock.seconds += 10_000
-            book.budget_book.expire(book.clock.seconds)
+            book.budget_accounts.expire(book.clock.seconds)
             return await UpstreamAnswer.read_chunk(self)
 
     book = Playbook(snapshot(), [Slow(body=[WHOLE])])
@@ -354,8 +354,8 @@ async def test_a_hold_with_an_expired_lease_still_leaves_its_entry():
 async def test_a_lease_outlasts_the_slowest_deployment_of_the_plan():
     book = Playbook(snapshot(small=", timeouts: {total: 5}"), [answers()])
     leases = []
-    reserve = book.budget_book.reserve
-    book.budget_book.reserve = lambda *args, lease, now: (leases.append(lease), reserve(*args, lease=lease, now=now))[1]
+    reserve = book.budget_accounts.reserve
+    book.budget_accounts.reserve = lambda *args, lease, now: (leases.append(lease), reserve(*args, lease=lease, now=now))[1]
     await book.ask(json.dumps({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode())  # fmt: skip
     assert leases[0] > 600
 
@@ -496,7 +496,7 @@ async def test_an_answer_that_fails_verification_is_settled_before_the_next_tier
         "reserve", "hold", "dial frontier", "settle", "entry completed",
     ]  # fmt: skip
     assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "")]
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 @pytest.mark.parametrize("end", ["caller disconnected", "broken", "unreachable"])
@@ -518,7 +518,7 @@ async def test_however_an_escalation_ends_it_leaves_one_final_entry_and_no_hold(
         assert answer.body == REJECTED_ANSWER
         assert book.ledger_entries[-1].code == "escalation_failed"
     assert sum(entry.final for entry in book.ledger_entries) == 1
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_without_budget_for_the_next_tier_the_first_answer_is_returned():

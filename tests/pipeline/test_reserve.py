@@ -32,7 +32,7 @@ def spend(book: Playbook, nusd: int) -> None:
     applicable = book.pipeline._reserver._budget_lines.lines(
         (configured,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW
     )
-    book.budget_book.restore(applicable.lines[0], nusd, at=NOW)
+    book.budget_accounts.restore(applicable.lines[0], nusd, at=NOW)
 
 
 NOW = 1_790_000_000.0
@@ -94,13 +94,13 @@ async def test_a_queued_call_is_served_when_capacity_is_freed():
         sleeps += 1
         book.clock.seconds += seconds
         if sleeps == 3:
-            book.budget_book.void("other", now=book.clock.seconds)
+            book.budget_accounts.void("other", now=book.clock.seconds)
 
     book.clock.sleep = sleep
     lines = book.pipeline._reserver._budget_lines.lines(
         book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
     ).lines
-    book.budget_book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    book.budget_accounts.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
     answer = await book.ask(body(max_tokens=10))
     assert (answer.status, sleeps) == (200, 3)
 
@@ -110,11 +110,11 @@ async def test_a_queued_call_waits_no_longer_than_its_limit_and_not_for_spent_ca
     lines = book.pipeline._reserver._budget_lines.lines(
         book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
     ).lines
-    book.budget_book.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    book.budget_accounts.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
     started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
     assert 5 <= book.clock.seconds - started_at < 6
-    book.budget_book.settle("other", amounts(calls=1), now=NOW)
+    book.budget_accounts.settle("other", amounts(calls=1), now=NOW)
     started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
     assert book.clock.seconds == started_at, "spent capacity is not freed today"
@@ -140,7 +140,7 @@ async def test_a_queue_threshold_does_not_refuse_a_call_below_the_limit():
     book = playbook(more)
     soft = book.pipeline._snapshot().budgets[0]
     line = book.pipeline._reserver._budget_lines.lines((soft,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.budget_book.restore(line, USD * 6 // 10, at=NOW)
+    book.budget_accounts.restore(line, USD * 6 // 10, at=NOW)
     assert (await book.ask(body(max_tokens=100))).status == 200
     assert book.ledger_entries[-1].tier == "frontier"
 
@@ -149,7 +149,7 @@ async def test_a_call_that_may_queue_waits_before_its_output_is_cut():
     book = playbook(budget("usd: 0.01", ", hold: expected, stages: {queue: {seconds: 5}}"))
     (configured,) = book.pipeline._snapshot().budgets
     line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.budget_book.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
+    book.budget_accounts.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
     waits = 0
 
     async def sleep(seconds: float) -> None:
@@ -157,7 +157,7 @@ async def test_a_call_that_may_queue_waits_before_its_output_is_cut():
         waits += 1
         book.clock.seconds += seconds
         if waits == 2:
-            book.budget_book.void("other", now=book.clock.seconds)
+            book.budget_accounts.void("other", now=book.clock.seconds)
 
     book.clock.sleep = sleep
     await book.ask(body(model="small"))
@@ -215,7 +215,7 @@ async def test_a_stream_that_cannot_extend_its_hold_ends_as_at_its_output_limit(
     )
     assert upstream.closed and 1000 < entry.output_tokens < 2600
     assert entry.charge_nusd <= 5_000_000
-    assert book.budget_book.open_holds == 0
+    assert book.budget_accounts.open_holds == 0
 
 
 async def test_a_whole_answer_that_barely_fits_is_limited_to_its_hold():
@@ -253,7 +253,7 @@ async def test_concurrent_calls_never_exceed_a_limit_of_any_measure():
         answers = await asyncio.gather(*(book.ask(body(model="small", max_tokens=200)) for _ in range(100)))
         (configured,) = book.pipeline._snapshot().budgets
         line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
-        used, held, _ = book.budget_book.balance(line, now=NOW)
+        used, held, _ = book.budget_accounts.balance(line, now=NOW)
         assert 0 < used <= configured.limit and held == 0, limit
         assert {answer.status for answer in answers} == {200, 400}, limit
         sums = [sum(column) for column in zip(*(amounts_of(entry) for entry in book.ledger_entries), strict=True)]

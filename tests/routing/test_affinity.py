@@ -63,14 +63,14 @@ def make_snapshot() -> Snapshot:
 )  # fmt: skip
 def test_affinity_names_the_providers_that_can_read_the_history(dialect, body, minted_by, origins, providers):
     (affinity,) = affinities_of(
-        PARSERS[dialect](body), make_snapshot().routes["all"], minted_by=minted_by, origins=origins
+        PARSERS[dialect](body), make_snapshot().routes["all"], last_provider=minted_by, origins=origins
     )
     assert affinity.providers == providers
 
 
 def test_embeddings_are_bound_to_their_model():
     request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
-    (affinity,) = affinities_of(request, make_snapshot().routes["all"], minted_by="", origins=())
+    (affinity,) = affinities_of(request, make_snapshot().routes["all"], last_provider="", origins=())
     assert affinity.models == {"gpt"}
 
 
@@ -87,7 +87,7 @@ def test_embeddings_are_bound_to_their_model():
 def test_the_rule_excludes_deployments_outside_the_affinity(bound, name, excluded):
     features = RequestFeatures(
         input_tokens=1, input_tokens_max=1, turns=1, tool_names=frozenset(), tool_errors=0, has_images=False,
-        has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, bonds=(bound,),
+        has_schema=False, code_share=0.0, words=frozenset(), newest_chars=1, affinities=(bound,),
     )  # fmt: skip
     candidate = Candidate(
         deployment=make_snapshot().deployments[name], output_tokens_max=1, hold_nusd=None, hold_millijoules=None,

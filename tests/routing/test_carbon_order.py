@@ -61,7 +61,7 @@ def plan(
         energy_policy=snapshot.energy_policy.for_task_type(task),
         breaker_state=lambda name: BreakerState(),
         translator=Translator(REQUEST),
-        aim=target,
+        tier_target=target,
         last_deployment=chosen,
         deferrable=deferrable,
         load=lambda name: DeploymentLoad(first_byte_ms=(waits or {}).get(name, 0.0)),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.deferred_start import greenest_start, lead_seconds
+from gateway.routing.deferred_start import lead_seconds, lowest_carbon_start
 from gateway.values.grid import IntensitySample
 from tests.snapshots import snapshot
 
@@ -37,13 +37,13 @@ def deployment_on(grams: float, *forecast: float, name: str = "small"):
          "now is the greenest", "no forecast", "no sample before the deadline", "the deadline has passed"],
 )  # fmt: skip
 def test_the_greenest_start(grams, forecast, hours, start):
-    chosen = greenest_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
+    chosen = lowest_carbon_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=0.2)
     assert (chosen - NOW) / HOUR == start if chosen is not None else start is None
 
 
 def test_requests_with_unknown_energy_are_not_deferred():
     assert (
-        greenest_start(
+        lowest_carbon_start(
             replace(deployment_on(300, 300, 10), energy_models=None), now=NOW, latest=NOW + HOUR * 4, gain_min=0.2
         )
         is None
@@ -57,7 +57,7 @@ def test_requests_with_unknown_energy_are_not_deferred():
     gain=st.floats(0, 0.99),
 )
 def test_a_start_is_never_too_late_nor_below_the_minimum_gain(grams, forecast, hours, gain):
-    chosen = greenest_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
+    chosen = lowest_carbon_start(deployment_on(grams, *forecast), now=NOW, latest=NOW + hours * HOUR, gain_min=gain)
     if chosen is not None:
         assert NOW < chosen <= NOW + hours * HOUR
         assert forecast[round((chosen - NOW) / HOUR)] <= (1 - gain) * grams

@@ -30,7 +30,7 @@ def plan_in(config, route: str, parsed, classified: Classification, breaker_stat
         energy_policy=config.energy_policy.for_task_type(classified.task_type),
         breaker_state=breaker_state,
         translator=Translator(parsed),
-        aim=target,
+        tier_target=target,
     )
     return make_plan(config.routes[route], parsed, request_features(parsed), inputs)
 

@@ -5,7 +5,7 @@ import pytest
 from gateway.dialects import PARSERS
 from gateway.dialects.output_constraints import OutputConstraints, parse_output_constraints
 from gateway.dialects.parsed_answer import parse_answer
-from gateway.routing.verifier import doubts, matches_schema
+from gateway.routing.verifier import failed_checks, matches_schema
 
 
 def chat(content: object = "Paris.", finish: str = "stop", **more: object) -> dict:
@@ -62,14 +62,14 @@ TOOLS = OutputConstraints(tools={"lookup": LOOKUP})
     ],
 )  # fmt: skip
 def test_the_checks_that_a_response_fails(document, form, expected):
-    assert doubts(parse_answer(document), form) == expected
+    assert failed_checks(parse_answer(document), form) == expected
 
 
 @pytest.mark.parametrize("gap, doubted", [(0.1, True), (5.0, False)])
 def test_a_small_logprob_margin_is_doubtful(gap, doubted):
     tokens = [{"logprob": -0.1, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - gap}]}] * 5
     document = {"choices": [{"message": {"content": "Paris."}, "logprobs": {"content": tokens}}]}
-    assert ("low token confidence" in doubts(parse_answer(document), OutputConstraints())) is doubted
+    assert ("low token confidence" in failed_checks(parse_answer(document), OutputConstraints())) is doubted
 
 
 @pytest.mark.parametrize(

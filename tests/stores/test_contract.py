@@ -46,7 +46,7 @@ def offers(draw):
             thresholds=tuple(ceiling - draw(st.sampled_from([0, 0, 50])) for ceiling in ceilings),
             ceilings=ceilings,
         )
-    return offer(lines, wanted_amounts, ceilings=ceilings, smaller=shrinkage)
+    return offer(lines, wanted_amounts, ceilings=ceilings, shrinkage=shrinkage)
 
 
 AMOUNTS = st.builds(
@@ -73,7 +73,7 @@ class Stores(RuleBasedStateMachine):
             "one",
             start=self.tasks.start,
             notify=self.shared_crossings.append,
-            patience=5.0,
+            timeout_seconds=5.0,
             # The server's clock does not advance during a call.
             monotonic=lambda: 0.0,
         )

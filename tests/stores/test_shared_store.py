@@ -30,7 +30,7 @@ def server(tmp_path):
 async def replica(server, name="one", *, seconds=PATIENT, quarantine=0, **more):
     tasks = Tasks()
     scripts = SingleNode(server.url, tasks.start, timeout=seconds)
-    budgets = RedisBudgets(scripts, name, start=tasks.start, quarantine=quarantine, patience=seconds, **more)
+    budgets = RedisBudgets(scripts, name, start=tasks.start, quarantine=quarantine, timeout_seconds=seconds, **more)
     try:
         yield budgets
     finally:
@@ -84,7 +84,7 @@ async def test_holds_with_an_unknown_result_are_released_after_a_hung_store_reco
 
 
 async def test_open_budgets_admit_during_an_outage_and_are_charged_after_it(server):
-    lines = (line("open", Measure.nusd, 1000, fail="open"),)
+    lines = (line("open", Measure.nusd, 1000, store_failure_mode="open"),)
     async with replica(server, seconds=0.05) as budgets:
         await reserve(budgets, "warm", 1, lines=lines)
         server.kill()
@@ -102,7 +102,7 @@ async def test_open_budgets_admit_during_an_outage_and_are_charged_after_it(serv
 
 
 async def test_local_budgets_spend_no_more_than_their_allowance(server):
-    lines = (line("local", Measure.nusd, 1000, fail="local"),)
+    lines = (line("local", Measure.nusd, 1000, store_failure_mode="local"),)
     async with replica(server, seconds=0.05) as budgets:
         reservation = await reserve(budgets, "warm", 10, lines=lines)
         assert isinstance(reservation, Reservation)
@@ -188,7 +188,7 @@ async def test_an_account_that_was_not_restored_is_queried_when_its_hold_is_rele
     async with replica(server) as before:
         await reserve(before, "open", 200, lines=(session,))
         recall = {"session": [(session, 200, NOW)]}
-        async with replica(server, recall=lambda account, now: recall.get(account, [])) as after:
+        async with replica(server, spent_of_account=lambda account, now: recall.get(account, [])) as after:
             await after.join("acme", now=NOW)
             assert await after.balance("acme", session, now=NOW) == (200, 0, 0)
         before._holds.clear()
@@ -246,7 +246,7 @@ async def test_a_lost_cluster_node_stops_only_its_own_tenants(tmp_path):
         await _joined(servers)
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in servers)
         scripts = ScriptCluster(f"redis://{hosts}/0", tasks.start, timeout=PATIENT)
-        budgets = RedisBudgets(scripts, "one", start=tasks.start, patience=PATIENT)
+        budgets = RedisBudgets(scripts, "one", start=tasks.start, timeout_seconds=PATIENT)
         tenants = {_node_of(servers, f"org{number}"): f"org{number}" for number in range(40)}
         assert len(tenants) == 3
         for tenant in tenants.values():

@@ -37,13 +37,13 @@ class TrainedScorer:
     """Words, thresholds and trees of one training, and the calibration of its gain."""
 
     def __init__(
-        self, rows: Sequence[LabelledPrompt], growth: TreeParameters, seed: int = 0, calibrate: bool = True
+        self, rows: Sequence[LabelledPrompt], parameters: TreeParameters, seed: int = 0, calibrate: bool = True
     ) -> None:
         features = [prompt_features(row.prompt, row.tools_json) for row in rows]
         targets, weights = soft_labels(rows), row_weights(rows)
         self.scale = _feature_scales(features)
-        self._train(rows, features, targets, weights, growth, seed)
-        self.calibration = _out_of_fold_calibration(rows, growth, seed) if calibrate else (4.0, -1.0)
+        self._train(rows, features, targets, weights, parameters, seed)
+        self.calibration = _out_of_fold_calibration(rows, parameters, seed) if calibrate else (4.0, -1.0)
 
     def _train(
         self, rows: Sequence[LabelledPrompt], features: Sequence[PromptFeatures], targets: Floats, weights: Floats,

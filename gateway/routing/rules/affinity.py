@@ -7,7 +7,7 @@ from .candidate import Candidate
 def forbids(candidate: Candidate, features: RequestFeatures) -> str | None:
     """Why the deployment cannot continue the conversation, None if it can."""
     deployment = candidate.deployment
-    for affinity in features.bonds:
+    for affinity in features.affinities:
         if affinity.providers is not None and deployment.provider not in affinity.providers:
             readers = ", ".join(sorted(affinity.providers)) or "no candidate of this route"
             return f"affinity: {affinity.cause} readable only by {readers}"

@@ -141,7 +141,7 @@ def outcomes(rows: Sequence[LabelledPrompt], weights: Array) -> TierOutcomes:
     )
 
 
-def budget_error(scores: Array, weights: Array, seed: int) -> float:
+def budget_error(scores: Array, seed: int) -> float:
     """The mean gap in [0, 1] between target and actual frontier shares, 0.1 to 0.9.
 
     On unseen traffic: the prompts come one by one in random order, and the share controller corrects as it goes.
@@ -174,7 +174,7 @@ def _evaluate(
         measures=measures(scores, need, known_outcomes),
         apgr_low=float(low),
         apgr_high=float(high),
-        budget_error=budget_error(scores, known_outcomes.weights, seed),
+        budget_error=budget_error(scores, seed),
         prompt_count=len(indexes),
     )
 

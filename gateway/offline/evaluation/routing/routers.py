@@ -36,13 +36,15 @@ class RouterScores(NamedTuple):
 Router = Callable[[Sequence[LabelledPrompt]], RouterScores]
 
 
-def routers(scorer: Scorer, own_labels: int, seed: int, taught: Sequence[LabelledPrompt] = ()) -> Mapping[str, Router]:
+def routers(
+    scorer: Scorer, own_labels: int, seed: int, training_rows: Sequence[LabelledPrompt] = ()
+) -> Mapping[str, Router]:
     """Ours and the baselines, by name.
 
     `taught`: rows from which labels are drawn before any others.
     """
     return {
-        PENSTOCK: lambda rows: penstock_router(rows, scorer, own_labels, seed, taught),
+        PENSTOCK: lambda rows: penstock_router(rows, scorer, own_labels, seed, training_rows),
         "random": lambda rows: _random_scores(len(rows), seed),
         "length": _length_scores,
         "oracle": _oracle_scores,

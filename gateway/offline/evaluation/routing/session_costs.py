@@ -118,7 +118,11 @@ class SessionCosts:
             tiers.append(chosen)
             grown_tokens = call.input_tokens - calls[number - 1].input_tokens if number else 0
             forecasts.record_call(
-                recording.source, number + 1, needs_higher_tier=call.wants_frontier, previous_needed_higher_tier=needed_before, grown_tokens=grown_tokens
+                recording.source,
+                number + 1,
+                needs_higher_tier=call.wants_frontier,
+                previous_needed_higher_tier=needed_before,
+                grown_tokens=grown_tokens,
             )
             if str(chosen) in warm:
                 forecasts.record_cache_read(

@@ -1,6 +1,7 @@
 """Deployment load, learned task types, cascade statistics, tool result labels."""
 
 import pytest
+from tests.routing.test_classifier import features_of
 
 from gateway.routing.cascade import CascadeStats
 from gateway.routing.classifiers.task_type import TaskTypeClassifier, match_task_type
@@ -8,7 +9,6 @@ from gateway.routing.deployment_load import DeploymentLoads
 from gateway.routing.tool_result_labels import tool_success_share
 from gateway.values.catalog import TaskType
 from gateway.values.request import Message
-from tests.routing.test_classifier import features_of
 
 
 def test_open_calls_and_failures_raise_the_load():

@@ -5,20 +5,20 @@ import pytest
 from gateway.routing.circuit_breaker import CLOSED, FAILURES_TO_OPEN, OPEN_SECONDS, BreakerState, CircuitBreakers
 from gateway.routing.next_attempt import NextAttempt, next_attempt
 
-DEFAULTS = {"place": 0, "places": 1, "tries_here": 1, "max_retries": 1, "retry_same": True, "try_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
+DEFAULTS = {"index": 0, "count": 1, "calls_made": 1, "max_retries": 1, "retry_same": True, "retry_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change, expected",
     [
-        ({"places": 2}, NextAttempt(index=1, wait_seconds=0.0)),
+        ({"count": 2}, NextAttempt(index=1, wait_seconds=0.0)),
         ({}, NextAttempt(index=0, wait_seconds=0.1 * 0.75)),
-        ({"tries_here": 2}, None),
+        ({"calls_made": 2}, None),
         ({"retry_same": False}, None),
-        ({"places": 2, "try_other": False, "retry_same": False}, None),
+        ({"count": 2, "retry_other": False, "retry_same": False}, None),
         ({"retry_after": 1.5}, NextAttempt(index=0, wait_seconds=1.5)),
         ({"retry_after": 3600.0}, None),
-        ({"place": 1, "places": 2, "tries_here": 1}, NextAttempt(index=1, wait_seconds=0.075)),
+        ({"index": 1, "count": 2, "calls_made": 1}, NextAttempt(index=1, wait_seconds=0.075)),
     ],
     ids=[
         "another deployment before waiting", "the same one after a short wait", "no more retries than allowed",
