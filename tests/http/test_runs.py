@@ -682,7 +682,7 @@ async def test_invalid_caps_are_refused_in_the_callers_dialect(start_site: Start
             await agent.turn()
         assert caught.value.status_code == 400 and site.sent == 1
         error = caught.value.response.json()["error"]
-        assert error["type"] == "invalid_request_error" and "cap" in error["message"].lower()
+        assert error["type"] == "invalid_request_error" and "cap" in error["message"]
         assert not agent.provider.request_bodies
 
 
