@@ -1,4 +1,4 @@
-"""Dashboard, rules and image speak of what the gateway really exposes, and of files that are really there."""
+"""Dashboard, rules and image use only metrics that the gateway exposes and files that exist."""
 
 import asyncio
 import json
@@ -41,16 +41,16 @@ budgets: {day: {limit: {usd: 1}, window: day}}
 quality: {keep: 0.9}
 notify: {webhook: {url: "http://127.0.0.1:1/"}}
 """
-# Prometheus' own; what it adds to every scraped series.
+# Prometheus' own metrics, and the labels that it adds to every scraped series.
 PROMETHEUS_METRICS, PROMETHEUS_LABELS = {"up"}, {"job", "instance"}
-# A name that is no label or function, with or without its selector.
+# A metric name (not a label or function), with or without its selector.
 _METRIC = re.compile(r"(?<![\w:\"$.])((?:\w+:)?penstock_\w+(?::\w+)?|up)\b(?:\{([^}]*)\})?(?!\s*\()")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPED = re.compile(r"\bby \(([^)]*)\)")
 
 
 async def _rendered(data: Path) -> str:
-    """What a started gateway exposes after one unpriced answer, one refusal, one failed attempt and one notice."""
+    """The /metrics of a started gateway after one unpriced answer, one refusal, one failed attempt and one notice."""
     app = App(Settings(data=data, port=0), snapshot(more=BUDGETS))
     await app.start()
     try:
@@ -112,7 +112,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def copied() -> Iterator[str]:
-    """Sources of COPY that come from the build context."""
+    """Yields the sources of COPY that come from the build context."""
     for line in DOCKERFILE.splitlines():
         if line.startswith("COPY ") and "--from=" not in line:
             *sources, _ = (word for word in shlex.split(line)[1:] if not word.startswith("--"))
@@ -122,7 +122,7 @@ def copied() -> Iterator[str]:
 @pytest.mark.parametrize("where, expression", [pytest.param(*query, id=query[0]) for query in queries()])
 def test_every_query_names_series_and_labels_that_exist(exposed, where, expression):
     found = _METRIC.findall(expression)
-    assert found, f"{where} asks for nothing of ours"
+    assert found, f"{where} queries no metric of the gateway"
     for name, selector in found:
         assert name in exposed or name in RECORDS or name in PROMETHEUS_METRICS, f"{where}: {name} is not exposed"
         if name in exposed:
@@ -134,12 +134,12 @@ def test_every_query_names_series_and_labels_that_exist(exposed, where, expressi
         assert not unknown, f"{where}: grouped by {unknown}"
 
 
-def test_every_series_that_we_expose_is_looked_at(exposed):
-    asked = {name for _, expression in queries() for name, _ in _METRIC.findall(expression)}
-    assert {name for name in exposed if not name.endswith(("_sum", "_count"))} - asked == set()
+def test_every_exposed_series_is_used_by_a_query(exposed):
+    queried = {name for _, expression in queries() for name, _ in _METRIC.findall(expression)}
+    assert {name for name in exposed if not name.endswith(("_sum", "_count"))} - queried == set()
 
 
-def test_the_labels_that_a_record_keeps_are_those_its_name_says():
+def test_a_recording_rule_is_named_after_the_labels_it_keeps():
     for rule in RULES:
         if "record" in rule and " by (" in rule["expr"]:
             (labels,) = _GROUPED.findall(rule["expr"])
@@ -147,7 +147,7 @@ def test_the_labels_that_a_record_keeps_are_those_its_name_says():
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
+def test_a_panel_has_a_title_a_description_and_a_unit(panel):
     assert panel["title"] and panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["targets"] and panel["datasource"]["uid"] == "${datasource}"
@@ -155,7 +155,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
     assert len(references) == len(set(references))
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap():
+def test_panels_have_unique_ids_and_do_not_overlap():
     boxes = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(boxes)
     assert all(box["x"] >= 0 and box["x"] + box["w"] <= 24 for box in boxes)
@@ -170,7 +170,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap():
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_says_how_bad_it_is_what_happened_and_what_to_do(alert):
+def test_an_alert_has_a_severity_a_summary_and_a_description(alert):
     assert alert["labels"]["severity"] in {"warning", "critical"}
     assert set(alert["annotations"]) == {"summary", "description"}
     assert all(text.endswith(".") for text in alert["annotations"].values())
@@ -178,18 +178,18 @@ def test_an_alert_says_how_bad_it_is_what_happened_and_what_to_do(alert):
 
 def test_every_alert_has_a_unit_test_and_a_line_in_the_readme():
     tests = yaml.safe_load((ROOT / "deploy/prometheus/penstock.rules.test.yml").read_text())["tests"]
-    fired = {one["alertname"] for test in tests for one in test.get("alert_rule_test", ()) if one["exp_alerts"]}
-    told = set(re.findall(r"^\| (Penstock\w+) \|", (ROOT / "deploy/README.md").read_text(), re.MULTILINE))
-    assert fired == told == {alert["alert"] for alert in ALERTS}
+    fired = {case["alertname"] for test in tests for case in test.get("alert_rule_test", ()) if case["exp_alerts"]}
+    documented = set(re.findall(r"^\| (Penstock\w+) \|", (ROOT / "deploy/README.md").read_text(), re.MULTILINE))
+    assert fired == documented == {alert["alert"] for alert in ALERTS}
 
 
 @pytest.mark.parametrize("source", list(copied()))
-def test_what_the_image_copies_exists_and_is_let_through(source):
+def test_a_file_that_the_image_copies_exists_and_is_not_ignored(source):
     assert (ROOT / source).exists()
     assert f"!{source.removeprefix('./')}" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
-def test_the_image_sets_variables_that_the_gateway_knows(monkeypatch):
+def test_the_image_sets_valid_settings(monkeypatch):
     settings = dict(re.findall(r"(PENSTOCK_\w+)=(\S+)", DOCKERFILE))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
