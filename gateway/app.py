@@ -269,16 +269,16 @@ class App:
     def _build_admin_api(self, *, with_data: bool) -> AdminApi:
         token = self._settings.admin_token
         return AdminApi(
-            ready=self._not_ready_reasons,
+            not_ready_reasons=self._not_ready_reasons,
             refresh_metrics=self._refresh_metrics,
-            render=self._metrics.render,
+            render_metrics=self._metrics.render,
             export=lambda query: export_ledger(self._settings.data, query, now=self._clock.now()),
             budget_admin=self._budget_service.admin,
             session_admin=self._session_service.admin,
-            events=self._budget_service.audit_events,
+            audit_events=self._budget_service.audit_events,
             token=token.get_secret_value() if token is not None else None,
-            local=self._settings.host in _LOOPBACK_HOSTS,
-            with_data=with_data,
+            is_loopback=self._settings.host in _LOOPBACK_HOSTS,
+            serves_data=with_data,
         )
 
     def _not_ready_reasons(self) -> list[str]:
@@ -332,7 +332,7 @@ class App:
         )
         if self._own_energy_meter is not None:
             yield from self._own_energy_metrics(self._own_energy_meter)
-        yield gauge("penstock_open_requests", "Requests in flight.", self._server.open_calls)
+        yield gauge("penstock_open_requests", "Requests in flight.", self._server.open_requests)
         yield from self._budget_service.metrics()
         yield from self._session_service.metrics()
         yield from self.quality_service.metrics()

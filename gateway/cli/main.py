@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f".{name_given}", __package__) if name_given in COMMANDS else None
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA_BY_PACKAGE:
+        if error.name is None or error.name not in EXTRA_BY_PACKAGE:
             raise
         print(f"penstock {name_given}: {install_hint(error.name)}", file=sys.stderr)
         return 1

@@ -77,7 +77,7 @@ def _deployment(
     path: YamlPath = ("deployments", name)
     listed = _listed_model(reader, doc, path, inputs.price_list)
     output_tokens = doc.output_tokens or (listed.output_tokens if listed else None)
-    price_sheet = _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.sheet if listed else None
+    price_sheet = _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.price_sheet if listed else None
     price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, inputs.now)
     if price_sheet is None:
         reader.add_note(
@@ -105,8 +105,8 @@ def _deployment(
         context_tokens_max=doc.context_tokens or (listed and listed.context_tokens) or _CONTEXT_TOKENS_DEFAULT,
         output_tokens_max=output_tokens or _OUTPUT_TOKENS_DEFAULT,
         output_limit_is_known=output_tokens is not None,
-        vision=_first_given(doc.vision, listed.vision if listed else None),
-        tools=_first_given(doc.tools, listed.tools if listed else None),
+        vision=_first_given(doc.vision, listed.supports_vision if listed else None),
+        tools=_first_given(doc.tools, listed.supports_tools if listed else None),
         stream_usage=doc.stream_usage,
         timeouts=catalog.Timeouts(
             connect=float(doc.timeouts.connect),
@@ -116,9 +116,9 @@ def _deployment(
         ),
         dialects=tuple(provider.speaks or PROVIDERS[provider.dialect].SUPPORTED_DIALECTS),
         unconfirmed_dialects=PROVIDERS[provider.dialect].OPTIONAL_DIALECTS if provider.speaks is None else frozenset(),
-        takes_json_schema=_first_given(doc.json_schema, listed.structured if listed else None),
-        takes_reasoning_effort=_first_given(doc.reasoning, listed.reasons if listed else None, default=False),
-        adapts_thinking=_first_given(doc.adaptive_thinking, listed.adaptive if listed else None, default=False),
+        takes_json_schema=_first_given(doc.json_schema, listed.supports_response_schema if listed else None),
+        takes_reasoning_effort=_first_given(doc.reasoning, listed.supports_reasoning if listed else None, default=False),
+        adapts_thinking=_first_given(doc.adaptive_thinking, listed.supports_adaptive_thinking if listed else None, default=False),
         unit_prices=listed.unit_prices if listed else {},
         litellm_options=inputs.options[doc.provider],
     )

@@ -43,14 +43,14 @@ class ListedModel:
     unit_prices: unit of catalog.UNITS -> nUSD per piece.
     """
 
-    sheet: PriceSheet | None
+    price_sheet: PriceSheet | None
     context_tokens: int | None
     output_tokens: int | None
-    vision: bool | None
-    tools: bool | None
-    reasons: bool | None
-    structured: bool | None
-    adaptive: bool | None
+    supports_vision: bool | None
+    supports_tools: bool | None
+    supports_reasoning: bool | None
+    supports_response_schema: bool | None
+    supports_adaptive_thinking: bool | None
     unit_prices: Mapping[str, int]
 
 
@@ -77,14 +77,14 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
         return None
     entry: Mapping[str, Any] = msgspec.json.decode(raw)
     return ListedModel(
-        sheet=_price_sheet(entry, f"litellm:{name}"),
+        price_sheet=_price_sheet(entry, f"litellm:{name}"),
         context_tokens=_positive_int(entry.get("max_input_tokens")),
         output_tokens=_positive_int(entry.get("max_output_tokens")),
-        vision=entry.get("supports_vision"),
-        tools=entry.get("supports_function_calling"),
-        reasons=entry.get("supports_reasoning"),
-        structured=entry.get("supports_response_schema"),
-        adaptive=entry.get("supports_adaptive_thinking"),
+        supports_vision=entry.get("supports_vision"),
+        supports_tools=entry.get("supports_function_calling"),
+        supports_reasoning=entry.get("supports_reasoning"),
+        supports_response_schema=entry.get("supports_response_schema"),
+        supports_adaptive_thinking=entry.get("supports_adaptive_thinking"),
         unit_prices=_unit_prices(entry),
     )
 

@@ -41,27 +41,27 @@ class AdminApi:
     def __init__(  # noqa: PLR0913 - wired once, in app.py
         self,
         *,
-        ready: Callable[[], list[str]],
+        not_ready_reasons: Callable[[], list[str]],
         refresh_metrics: Callable[[], None],
-        render: Callable[[], tuple[bytes, str]],
+        render_metrics: Callable[[], tuple[bytes, str]],
         export: ExportFunction,
         budget_admin: BudgetEndpoints,
         session_admin: SessionEndpoints,
-        events: Callable[[int], list[dict[str, Any]]],
+        audit_events: Callable[[int], list[dict[str, Any]]],
         token: str | None,
-        local: bool,
-        with_data: bool,
+        is_loopback: bool,
+        serves_data: bool,
     ) -> None:
-        self._not_ready_reasons = ready
+        self._not_ready_reasons = not_ready_reasons
         self._refresh_metrics = refresh_metrics
-        self._render_metrics = render
+        self._render_metrics = render_metrics
         self._export_text = export
         self._budget_admin = budget_admin
         self._session_admin = session_admin
-        self._audit_events = events
+        self._audit_events = audit_events
         self._token = token
-        self._is_loopback = local
-        self._serves_data = with_data
+        self._is_loopback = is_loopback
+        self._serves_data = serves_data
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handles every request on a separate admin port."""

@@ -150,7 +150,7 @@ class Server:
         self._body_bytes_max = body_bytes_max
         self._requests_max = requests_max
         self._count_error = count_error
-        self.open_calls = 0
+        self.open_requests = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handles one request; the outermost handler, which catches any exception."""
@@ -182,7 +182,7 @@ class Server:
             parsed = PARSERS[dialect](await self._read_body(request, headers))
             answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._snapshot()), writer)
         finally:
-            self.open_calls -= 1
+            self.open_requests -= 1
         return await _send_answer(answer, writer)
 
     async def _handle_other(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
@@ -228,7 +228,7 @@ class Server:
             parsed = passthrough.parse(request.method, path, headers.get("content-type", ""), body, dialect)
             answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._snapshot()), writer)
         finally:
-            self.open_calls -= 1
+            self.open_requests -= 1
         return await _send_answer(answer, writer)
 
     async def _handle_count_tokens(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
@@ -246,22 +246,22 @@ class Server:
             forwarded = passthrough.parse("POST", path, "application/json", body, "anthropic")
             answer = await self._pipeline.serve(forwarded, caller, hints, writer)
         finally:
-            self.open_calls -= 1
+            self.open_requests -= 1
         return await _send_answer(answer, writer)
 
     def _authenticate(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
         """Returns the headers (lower-case names) and the caller. Raises Unauthenticated."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         caller = authenticate(headers, self._snapshot())
-        if "expect" in headers and self.open_calls < self._requests_max:
+        if "expect" in headers and self.open_requests < self._requests_max:
             _send_continue(request, headers["expect"])
         return headers, caller
 
     def _admit_call(self) -> None:
         """Counts one more open request. Raises Overloaded."""
-        if self.open_calls >= self._requests_max:
+        if self.open_requests >= self._requests_max:
             raise Overloaded(f"Too many concurrent requests: the limit is {self._requests_max}. Retry in a moment.")
-        self.open_calls += 1
+        self.open_requests += 1
 
     def _handle_models(self, request: web.BaseRequest, path: str) -> web.Response:
         if request.method != "GET":

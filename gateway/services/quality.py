@@ -253,7 +253,7 @@ class QualityService:
             label_id = f"{call.label.id}.{source}.{event_id}" if event_id else f"{call.label.id}.{source}"
             small = quality if call.answered_by_lowest else None
             large = quality if call.answered_by_highest else None
-            self._queue_label(structs.replace(call.label, id=label_id, small=small, large=large, how=source))
+            self._queue_label(structs.replace(call.label, id=label_id, small=small, large=large, source=source))
 
     def _queue_label(self, label: StoredLabel) -> None:
         if len(self._pending_labels) >= _PENDING_LABELS_MAX:
@@ -288,7 +288,7 @@ class QualityService:
         content = grades.content.decode() if context.snapshot.learning.keep_content else None
         self._queue_label(
             structs.replace(
-                label, id=f"{label.id}.judge", small=grades.small, large=grades.large, how="judge", content=content
+                label, id=f"{label.id}.judge", small=grades.small, large=grades.large, source="judge", content=content
             )
         )
         self._check_drift(label, grades.small, grades.large)

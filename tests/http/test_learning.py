@@ -57,7 +57,7 @@ def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> l
             StoredLabel(
                 id=f"{kind}{number}", at_ms=int(time.time() * 1000), org="default", task_type=kind,
                 small_model="sim-small", large_model="sim-frontier", score=scores.small_insufficient, moved=0.0, small=float(small_right(number)), large=1.0,
-                how="judge", scorer=scorer.name, numbers=array("f", features.dense).tobytes(), words=array("I", scorer.word_indices(features.words)).tobytes(), known=1.0,
+                source="judge", scorer=scorer.name, numbers=array("f", features.dense).tobytes(), words=array("I", scorer.word_indices(features.words)).tobytes(), known=1.0,
             )
         )  # fmt: skip
     return labels
@@ -75,7 +75,7 @@ async def test_a_shadowed_request_becomes_a_label_and_is_charged_separately(star
             assert 'penstock_quality_labels_total{source="judge"} 1.0' in await scraped.text()
         async with gateway.get("/admin/budgets") as budgets:
             assert "penstock-shadow" in await budgets.text()
-    (label,) = [label for label in SqliteLabels(gateway.data_folder, 1000).valid_labels() if label.how == "judge"]
+    (label,) = [label for label in SqliteLabels(gateway.data_folder, 1000).valid_labels() if label.source == "judge"]
     # The first answer gets 4 and the second 10 in both orders, so that position cancels out.
     assert (label.small, label.large) == (0.7, 0.7)
     assert label.numbers and label.content is None
@@ -292,7 +292,7 @@ async def test_callers_report_outcomes_and_feedback(start_gateway: StartGateway)
         async with gateway.client.post(f"{url}/outcome", json={"outcome": "success"}) as unauthenticated:
             assert unauthenticated.status == 401
     labels = list(SqliteLabels(gateway.data_folder, 1000).valid_labels())
-    assert sorted((label.how, label.small) for label in labels) == [
+    assert sorted((label.source, label.small) for label in labels) == [
         ("feedback", 0.0), ("feedback", 0.25), ("outcome", 1.0),
     ]  # fmt: skip
     assert all(label.large is None for label in labels)
@@ -387,7 +387,7 @@ async def test_queued_labels_are_written_at_shutdown(start_gateway: StartGateway
         url = f"{gateway.base_url}/v1/sessions/run-1/outcome"
         async with gateway.client.post(url, json={"outcome": "failure"}, headers=key) as report:
             assert report.status == 200
-    assert [label.how for label in SqliteLabels(gateway.data_folder, 1000).valid_labels()] == ["outcome"]
+    assert [label.source for label in SqliteLabels(gateway.data_folder, 1000).valid_labels()] == ["outcome"]
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,7 @@ async def test_a_caller_that_does_not_read_is_disconnected_and_its_hold_resolved
         writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
         await reader.readline()
         writer.transport.pause_reading()
-        await eventually(lambda: entries(gateway) and gateway.app._server.open_calls == 0, seconds=15)
+        await eventually(lambda: entries(gateway) and gateway.app._server.open_requests == 0, seconds=15)
         assert gateway.app._budget_service.accounts.open_holds == 0
         await eventually(lambda: not gateway.app._runners[0].server.connections, seconds=5)
         writer.transport.abort()

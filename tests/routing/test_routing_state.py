@@ -1,7 +1,7 @@
 """Deployment load, learned task types, cascade statistics, tool result labels."""
 
 import pytest
-from tests.routing.test_classifier import features_of
+from tests.routing.test_classify import features_of
 
 from gateway.routing.cascade import CascadeStats
 from gateway.routing.classifiers.task_type import TaskTypeClassifier, match_task_type
