@@ -1,7 +1,7 @@
-"""Replays a Valkey append-only file in memory and looks at every account after every transaction.
+"""Replays a Valkey append-only file in memory and checks every account after every transaction.
 
-A script's effects stand in the file as one MULTI ... EXEC, so that nothing between them was ever visible: the check is
-exhaustive, not a sample. Rewriting must be off, so that the file begins with an empty base and holds every change.
+The file records a script's effects as one MULTI ... EXEC, so no intermediate state was ever visible: the check is
+exhaustive, not a sample. Rewriting must be off, so that the file begins with an empty base and has every change.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ _AMOUNT_FIELDS = (b"spent", b"held", b"extra", b"grace", b"grace_until")
 
 @dataclass
 class Overrun:
-    """An instant at which an account was over its limit."""
+    """A state in which an account exceeded its limit, in the unit of its measure."""
 
     account: str
     spent: int
@@ -29,10 +29,16 @@ class Overrun:
 
 @dataclass
 class AofReplay:
-    """What a server's life came to. `limit_of` gives an account's ceiling by its key, None for what is no account.
+    """The replayed state of a server, with peaks and violations.
 
-    `booked`: what was ever booked on an account, what has left its window included. `peaks`: the most that spent and
-    held ever were. `over`: every violation.
+    limit_of: limit of the account that a key names, None for a key that is no account
+    hashes: fields by key
+    booked_totals: all that was ever booked, by account, amounts outside the window included
+    peaks: highest sum of spent and held, by account
+    overruns: states over the limit
+    transaction_count: transactions replayed
+    checked_states: account states checked
+    expired_holds: holds that expired
     """
 
     limit_of: Callable[[str], int | None]
@@ -45,7 +51,7 @@ class AofReplay:
     expired_holds: int = 0
 
     def replay_folder(self, folder: Path) -> "AofReplay":
-        """Replay what a server left in its folder; may be called for one folder after another."""
+        """Replay a server's data folder; may be called for several folders in order."""
         for file in incremental_files(folder):
             touched: set[str] = set()
             inside = False
@@ -64,7 +70,7 @@ class AofReplay:
         return self
 
     def accounts(self) -> dict[str, dict[bytes, int]]:
-        """Every account as it stands at the end, figures only."""
+        """Every account at the end, amounts only."""
         return {
             key: {name: int(value) for name, value in fields.items() if name in _AMOUNT_FIELDS}
             for key, fields in self.hashes.items()
@@ -72,16 +78,16 @@ class AofReplay:
         }
 
     def open_holds(self) -> dict[str, dict[bytes, bytes]]:
-        """The holds that are still open, by their id."""
-        found = {}
+        """The open holds by id."""
+        holds = {}
         for key, fields in self.hashes.items():
             _, part, id = key.partition("}:hold:")
             if part and b"n" in fields and b"expired" not in fields:
-                found[id] = fields
-        return found
+                holds[id] = fields
+        return holds
 
     def _apply(self, name: bytes, parts: list[bytes]) -> bool:
-        """Whether a hash was changed."""
+        """Apply one command; whether it changed a hash. Raises ValueError for an unknown command."""
         if name in _IGNORED_COMMANDS:
             return False
         key = parts[1].decode()
@@ -97,18 +103,18 @@ class AofReplay:
                 self.booked_totals[key] += amount
         elif name == b"HDEL":
             fields = self.hashes.get(key, {})
-            for gone in parts[2:]:
-                fields.pop(gone, None)
+            for removed in parts[2:]:
+                fields.pop(removed, None)
             if not fields:
                 self.hashes.pop(key, None)
         elif name in (b"DEL", b"UNLINK"):
-            for gone in parts[1:]:
-                self.hashes.pop(gone.decode(), None)
+            for removed in parts[1:]:
+                self.hashes.pop(removed.decode(), None)
         elif name in (b"FLUSHALL", b"FLUSHDB"):
             self.hashes.clear()
             return False
         elif name not in (b"SET", b"ZADD", b"ZREM", b"SADD", b"SREM"):
-            raise ValueError(f"the replay does not know {name!r}")
+            raise ValueError(f"unknown command in the append-only file: {name!r}")
         return name[:1] == b"H"
 
     def _check_accounts(self, touched: set[str]) -> None:
@@ -119,7 +125,7 @@ class AofReplay:
                 continue
             fields = self.hashes.get(key, {})
             spent, held = int(fields.get(b"spent", b"0")), int(fields.get(b"held", b"0"))
-            # Grace would need the time; these runs grant none.
+            # Grace depends on the time; these runs grant none.
             limit += int(fields.get(b"extra", b"0"))
             self.checked_states += 1
             self.peaks[key] = max(self.peaks[key], spent + held)
@@ -128,24 +134,26 @@ class AofReplay:
 
 
 def incremental_files(folder: Path) -> list[Path]:
-    """The incremental files in the order of the manifest. Raises ValueError if the base holds anything."""
+    """The incremental files in the order of the manifest. Raises ValueError if the base is not empty."""
     manifest = folder / "appendonlydir" / "appendonly.aof.manifest"
-    found = []
+    numbered = []
     for line in manifest.read_text().splitlines():
         words = line.split()
-        named = dict(zip(words[::2], words[1::2], strict=True))
-        path = manifest.parent / named["file"]
-        if named["type"] == "b":
+        entry = dict(zip(words[::2], words[1::2], strict=True))
+        path = manifest.parent / entry["file"]
+        if entry["type"] == "b":
             # An empty base is a header and a checksum.
             if path.stat().st_size > 256:
-                raise ValueError(f"{path.name} is not empty: the file was rewritten, and its history is lost")
-        elif named["type"] == "i":
-            found.append((int(named["seq"]), path))
-    return [path for _, path in sorted(found)]
+                raise ValueError(
+                    f"{path.name} is not empty: the append-only file was rewritten and its history is lost"
+                )
+        elif entry["type"] == "i":
+            numbered.append((int(entry["seq"]), path))
+    return [path for _, path in sorted(numbered)]
 
 
 def commands(file: Path) -> Iterator[list[bytes]]:
-    """Every command of one file; a torn last one is what a kill leaves and is dropped."""
+    """Every command of one file; drops an incomplete last command, which a kill leaves."""
     reader = hiredis.Reader()
     with file.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):

@@ -1,6 +1,6 @@
-"""The yardstick: a bare reverse proxy in aiohttp, no logic. What Penstock costs is measured beside it, in the same run.
+"""Baseline of the benchmark: a bare reverse proxy in aiohttp without logic, measured in the same run as Penstock.
 
-`python loadtest/bare_proxy.py PORT UPSTREAM_BASE_URL`
+python loadtest/bare_proxy.py PORT UPSTREAM_BASE_URL
 """
 
 import sys
@@ -24,10 +24,12 @@ async def _forward(request: web.Request) -> web.StreamResponse:
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS}
     url = request.app["base"] + request.path_qs
     async with request.app["client"].request(request.method, url, data=body, headers=headers) as answer:
-        back = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS}
+        response_headers = {
+            name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS
+        }
         if "event-stream" not in answer.headers.get("Content-Type", ""):
-            return web.Response(status=answer.status, body=await answer.read(), headers=back)
-        response = web.StreamResponse(status=answer.status, headers=back)
+            return web.Response(status=answer.status, body=await answer.read(), headers=response_headers)
+        response = web.StreamResponse(status=answer.status, headers=response_headers)
         await response.prepare(request)
         async for chunk in answer.content.iter_any():
             await response.write(chunk)
@@ -36,7 +38,7 @@ async def _forward(request: web.Request) -> web.StreamResponse:
 
 
 def main() -> None:
-    """Serve until killed."""
+    """Serve on 127.0.0.1 until killed."""
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app["base"] = sys.argv[2]
     app.cleanup_ctx.append(_client)

@@ -1,10 +1,11 @@
-"""What Penstock costs: CPU time per request and per streamed chunk of the gateway process, beside the bare proxy.
-
-Rounds are interleaved (bare, penstock, bare, ...) so that a machine whose speed drifts bends both alike; the ratios are
-what counts. CPU time is the process's own, read from the operating system before and after a round. Everything on
-loopback, bounded in requests; the targets are pinned to one core, load and upstream to another, where there are two.
+"""Measures the gateway's CPU time per request and per streamed chunk, next to a bare proxy.
 
     python loadtest/bench.py [--quick] [--out bench.json]
+
+Rounds are interleaved (bare, penstock, bare, ...), so that a drift of the machine's speed affects both equally; the
+ratios are the result. CPU time is the process's own, read from the operating system before and after a round. All
+traffic is on loopback and bounded in requests. Where there are two cores, the targets are pinned to one and load and
+upstream to the other.
 """
 
 import argparse
@@ -18,10 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 SIZES = {"1k": 1_000, "32k": 32_000, "256k": 256_000, "1m": 1_000_000}
-# Requests of one round, by size; one round is about a second.
+# Requests of one round, by size; one round takes about a second.
 REQUESTS = {"1k": 3000, "32k": 2000, "256k": 800, "1m": 240}
 STREAMS, STREAM_CONCURRENCY = 60, 20
 EVENTS = 100
@@ -32,28 +34,8 @@ KEY = "bench-key"
 
 def request_body(size: int, *, stream: bool = False) -> bytes:
     """A chat request of about `size` bytes: an agent's history with tool calls."""
-    words = [
-        "the",
-        "quick",
-        "agent",
-        "reads",
-        "a",
-        "file",
-        "and",
-        "reports",
-        "what",
-        "it",
-        "found",
-        "there",
-        "before",
-        "the",
-        "next",
-        "step",
-        "is",
-        "planned",
-    ]
-    text = " ".join(words)
-    messages = [
+    text = "the quick agent reads a file and reports what it found there before the next step is planned"
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "You are an agent with a shell."},
         {"role": "user", "content": f"Summarize what the code in this repository does. {text}"},
     ]
@@ -70,17 +52,17 @@ def request_body(size: int, *, stream: bool = False) -> bytes:
                 {"role": "tool", "tool_call_id": f"call_{turn}", "content": f"file {turn}\n" + f"{text}\n" * 16}
             )
             turn += 1
-    document = {"model": "auto", "messages": messages, "temperature": 0.2}
+    document: dict[str, Any] = {"model": "auto", "messages": messages, "temperature": 0.2}
     if stream:
         document["stream"] = True
-    pad = size - len(json.dumps(document))
-    if pad > 0:
-        messages[1]["content"] += "x" * pad
+    missing = size - len(json.dumps(document))
+    if missing > 0:
+        messages[1]["content"] += "x" * missing
     return json.dumps(document, separators=(",", ":") if stream else None).encode()
 
 
 class Target:
-    """One process under test."""
+    """One process under test, started and ready."""
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], port: int) -> None:
         self.name = name
@@ -98,7 +80,7 @@ class Target:
         self.start_seconds = time.perf_counter() - started
 
     def cpu(self) -> float:
-        """CPU seconds that the process's threads have used, to the nanosecond (Linux schedstat)."""
+        """CPU seconds used by the process's threads, to the nanosecond (Linux schedstat)."""
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
@@ -125,14 +107,14 @@ def _request_head(payload: bytes) -> bytes:
 
 
 async def send_one(port: int, payload: bytes) -> None:
-    """A single request, answered."""
+    """Send one request and wait for its answer."""
     client = await _RawClient.connect(port)
     await client.request(_request_head(payload) + payload, stream=False)
     client.close()
 
 
 class _RawClient(asyncio.Protocol):
-    """A client that costs little: writes a request, waits for the end of the answer."""
+    """A cheap client: writes a request and waits for the end of the answer."""
 
     @classmethod
     async def connect(cls, port: int) -> "_RawClient":
@@ -142,7 +124,7 @@ class _RawClient(asyncio.Protocol):
     def connection_made(self, transport) -> None:
         self.transport = transport
         self.buffer = bytearray()
-        self.waiting = None
+        self.waiting: asyncio.Future[bytes] | None = None
         self.stream = False
 
     def data_received(self, data: bytes) -> None:
@@ -154,8 +136,8 @@ class _RawClient(asyncio.Protocol):
             if end < 0:
                 return
             head = bytes(self.buffer[:end]).lower()
-            at = head.find(b"content-length:")
-            done = at >= 0 and len(self.buffer) >= end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
+            start = head.find(b"content-length:")
+            done = start >= 0 and len(self.buffer) >= end + 4 + int(head[start + 15 :].split(b"\r\n", 1)[0])
         if done and self.waiting is not None:
             answer, self.buffer = bytes(self.buffer), bytearray()
             self.waiting.set_result(answer)
@@ -163,7 +145,7 @@ class _RawClient(asyncio.Protocol):
 
     def connection_lost(self, exc) -> None:
         if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_exception(ConnectionError("the target hung up"))
+            self.waiting.set_exception(ConnectionError("the target closed the connection"))
 
     async def request(self, data: bytes, *, stream: bool) -> bytes:
         self.stream = stream
@@ -177,8 +159,8 @@ class _RawClient(asyncio.Protocol):
         self.transport.close()
 
 
-async def send_load(port: int, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> None:
-    """So many requests over so many connections."""
+async def send_load(port: int, payload: bytes, requests: int, concurrency: int, *, stream: bool = False) -> None:
+    """Send `requests` requests over `concurrency` connections."""
     left = requests
     data = _request_head(payload) + payload
 
@@ -190,51 +172,53 @@ async def send_load(port: int, payload: bytes, requests: int, at_once: int, *, s
             await client.request(data, stream=stream)
         client.close()
 
-    await asyncio.gather(*(worker() for _ in range(at_once)))
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-def cpu_us_per_request(target: Target, payload: bytes, requests: int, at_once: int, *, stream: bool = False) -> float:
+def cpu_us_per_request(
+    target: Target, payload: bytes, requests: int, concurrency: int, *, stream: bool = False
+) -> float:
     """CPU microseconds per request in one round."""
     before = target.cpu()
-    asyncio.run(send_load(target.port, payload, requests, at_once, stream=stream))
-    # The ledger's writer follows within a moment; its work belongs to these requests.
+    asyncio.run(send_load(target.port, payload, requests, concurrency, stream=stream))
+    # The ledger writer finishes within this time; its work belongs to these requests.
     time.sleep(0.3)
     return (target.cpu() - before) / requests * 1e6
 
 
 async def peak_rss_mb(port: int, count: int, read_rss) -> float:
-    """Open `count` streams at once; gives the largest resident memory seen while they run."""
+    """Opens `count` streams at once and returns the highest resident memory while they run, in MB."""
     payload = request_body(1000, stream=True)
     data = _request_head(payload) + payload
     clients = []
     for start in range(0, count, 100):
         clients += await asyncio.gather(*(_RawClient.connect(port) for _ in range(min(100, count - start))))
-    asks = [asyncio.ensure_future(client.ask(data, stream=True)) for client in clients]
+    streams = [asyncio.ensure_future(client.request(data, stream=True)) for client in clients]
     peak = 0.0
-    while not all(ask.done() for ask in asks):
+    while not all(stream.done() for stream in streams):
         peak = max(peak, read_rss())
         await asyncio.sleep(0.1)
-    await asyncio.gather(*asks)
+    await asyncio.gather(*streams)
     for client in clients:
         client.close()
     return peak
 
 
 def free_port() -> int:
-    """A port that nobody has."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def main() -> None:
-    """Run the rounds, print the table, write the file."""
+    """Run the rounds, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer requests and rounds")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("bench.json"))
-    chosen = parser.parse_args()
-    rounds, share = (3, 4) if chosen.quick else (chosen.rounds, 1)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per target (default: 7)")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON file to write")
+    args = parser.parse_args()
+    rounds, divisor = (3, 4) if args.quick else (args.rounds, 1)
     pin = _pin(1)
     if pin is not None:
         pin()
@@ -247,16 +231,16 @@ def main() -> None:
         try:
             time.sleep(0.5)
             targets = start_targets(folder, upstream_port)
-            results = run_rounds(targets, rounds, share)
+            results = run_rounds(targets, rounds, divisor)
         finally:
             for target in targets:
                 target.process.kill()
             upstream.kill()
-    report(results, chosen.out)
+    report(results, args.out)
 
 
 def start_targets(folder: str, upstream_port: int) -> list[Target]:
-    """Both targets, ready."""
+    """Start the bare proxy and the gateway, and wait until both answer."""
     base = f"http://127.0.0.1:{upstream_port}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     bare_port, port = free_port(), free_port()
@@ -268,8 +252,8 @@ def start_targets(folder: str, upstream_port: int) -> list[Target]:
     return [bare, Target("penstock", command, env, port)]
 
 
-def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
-    """Medians of interleaved rounds, per target."""
+def run_rounds(targets: list[Target], rounds: int, divisor: int) -> dict:
+    """Figures of interleaved rounds, per target; `divisor` reduces the requests of a round."""
     figures: dict = {target.name: {name: [] for name in (*SIZES, "stream", "rss")} for target in targets}
     for target in targets:
         figures[target.name]["rss"].append(asyncio.run(peak_rss_mb(target.port, OPEN_STREAMS, target.rss_mb)))
@@ -280,7 +264,7 @@ def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
             payload = request_body(size)
             for target in targets:
                 figures[target.name][name].append(
-                    cpu_us_per_request(target, payload, REQUESTS[name] // share, CONCURRENCY)
+                    cpu_us_per_request(target, payload, REQUESTS[name] // divisor, CONCURRENCY)
                 )
         payload = request_body(1000, stream=True)
         for target in targets:
@@ -290,11 +274,11 @@ def run_rounds(targets: list[Target], rounds: int, share: int) -> dict:
 
 
 def report(figures: dict, out: Path) -> None:
-    """The table and bench.json."""
+    """Prints the table and writes the JSON file."""
     targets = {}
     for name, values in figures.items():
         per_request = {size: round(statistics.median(values[size]), 1) for size in SIZES}
-        # What a stream costs beyond a whole answer, over its events.
+        # Cost of a stream beyond an unstreamed answer, divided by its events.
         per_chunk = (statistics.median(values["stream"]) - per_request["1k"]) / EVENTS
         targets[name] = {
             "cpu_us_per_request": per_request,

@@ -1,4 +1,4 @@
-"""`penstock serve` with a clock that is wrong: `python loadtest/skewed_clock.py SECONDS ROUTING_FILE`."""
+"""Runs `penstock serve` with a wrong clock: `python loadtest/skewed_clock.py SECONDS ROUTING_FILE`."""
 
 import sys
 import time

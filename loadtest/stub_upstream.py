@@ -1,7 +1,9 @@
-"""A mock upstream that costs as little as Python can: an asyncio protocol that answers canned bytes.
+"""A minimal mock upstream for benchmarks: an asyncio protocol that answers with fixed bytes.
 
-Streams are paced (one event a write) so that every event is one chunk at the proxy. `python loadtest/stub_upstream.py PORT`
-Query of the path: /v1/... answers 1 KB whole, or with "stream":true in the body EVENTS events. Paths are not looked at.
+    python loadtest/stub_upstream.py PORT
+
+Answers every path with 1 KB of JSON, or with EVENTS events where the body has "stream":true. Streams are paced (one
+event per write), so that every event is one chunk at the proxy.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import json
 import sys
 
 EVENTS = 100
-# Between two events of a stream, so that none are merged on the way.
+# Between two events of a stream, so that none are merged on their way.
 GAP_SECONDS = 0.002
 
 _COMPLETION = json.dumps(
@@ -53,21 +55,22 @@ _FINAL_CHUNKS = (
 
 
 class StubUpstream(asyncio.Protocol):
-    """Reads a request up to its Content-Length, answers, goes on."""
+    """Reads requests by their Content-Length and answers each."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A new connection."""
+        """Begin with an empty buffer."""
+        assert isinstance(transport, asyncio.WriteTransport)
         self.transport = transport
         self.buffer = bytearray()
         self.bytes_needed = -1
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Gone."""
+        """Stop a running stream."""
         self.is_open = False
 
     def data_received(self, data: bytes) -> None:
-        """Count bytes until the request is whole."""
+        """Collect bytes until the request is complete, then answer."""
         self.buffer += data
         while True:
             if self.bytes_needed < 0:
@@ -75,8 +78,8 @@ class StubUpstream(asyncio.Protocol):
                 if end < 0:
                     return
                 head = bytes(self.buffer[:end]).lower()
-                at = head.find(b"content-length:")
-                length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+                start = head.find(b"content-length:")
+                length = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
                 self.bytes_needed = end + 4 + length
             if len(self.buffer) < self.bytes_needed:
                 return

@@ -1,11 +1,12 @@
-"""What prefill, cached prefill and decoding cost on this machine's GPU, by its own energy counter, beside the shipped formula.
+"""Measures prefill, cached prefill and decoding on this machine's GPU and compares them with the shipped formula.
 
     python loadtest/energy/measure.py [--seconds N] [--json OUT]
 
-Decoders of random weights (Llama's kind: RMSNorm, rotary positions, grouped queries, SwiGLU; bf16) on one GPU, over sizes,
-batches, prompts and cached shares. Nothing is subtracted: the counter includes what the GPU takes when idle, which is told beside
-it. Plain torch kernels, decoding as one CUDA graph a step, no scheduler and no host: a floor for what a server does. Needs an NVIDIA
-GPU, torch and nvidia-ml-py, which the gateway does not bring; says so and measures nothing without them.
+Decoders with random weights (Llama's architecture: RMSNorm, rotary positions, grouped queries, SwiGLU; bf16) on one
+GPU, over sizes, batches, prompts and cached shares, by the GPU's own energy counter. Nothing is subtracted: the counter
+includes idle power, which is printed as well. Plain torch kernels, decoding as one CUDA graph a step, no scheduler and
+no host: a lower bound for a server. Needs an NVIDIA GPU, torch and nvidia-ml-py, which Penstock does not install;
+without them it prints what is missing and measures nothing.
 """
 
 import argparse
@@ -30,7 +31,10 @@ from gateway.values.catalog import EnergyProfile
 
 
 class Shape(NamedTuple):
-    """A decoder's sizes, as its model card has them."""
+    """A decoder's sizes, from its model card.
+
+    tied: output weights are the embedding's
+    """
 
     name: str
     layers: int
@@ -50,23 +54,29 @@ SHAPES = (
     Shape("Qwen3-32B", 64, 5120, 64, 8, 128, 25600, 151_936, False),
 )
 _BYTES = 2
-# Rotary positions' base (Llama 3), and the deviation of the random weights (the usual initialisation).
+# Base of the rotary positions (Llama 3), and deviation of the random weights (the usual initialization).
 _ROTARY_BASE, _DEVIATION = 500_000.0, 0.02
 BATCHES, PROMPTS, CACHED = (1, 8, 32, 128), (512, 2048, 8192, 32_768), (0.5, 0.9)
-# Tokens of one pass, at most: servers split prompts finer (vLLM 0.11: 2,048 to 8,192), beyond that only memory is lost.
+# Most tokens of one pass: servers split prompts finer (vLLM 0.11: 2,048 to 8,192); more only costs memory.
 _PASS_TOKENS = 65_536
-# Passes of fewer tokens leave the GPU partly idle; a server fills them up, so no coefficient of prefill is taken from them.
+# Shorter passes leave the GPU partly idle; a server fills them up, so prefill coefficients are not fitted to them.
 _FULL_PASS_TOKENS = 2048
-# NVML's readings move every 0.1 s or oftener, from a part of that time (Yang et al., 2024): 2 s of the same work are right to
-# about 5 %. Work is queued for so long at a time.
+# NVML updates its readings every 0.1 s or more often, from a part of that time (Yang et al., 2024): 2 s of constant
+# work are accurate to about 5 %. Work is queued in bursts of _BURST_SECONDS.
 _CELL_SECONDS, _WARM_SECONDS, _BURST_SECONDS = 2.0, 0.3, 0.2
-# Coefficients by the cells that tell of them.
-PREFILL = ("_PREFILL_JOULES", "_ATTENTION", "_CACHED_SHARE")
+# Coefficients by the cells that determine them.
+PREFILL = ("_PREFILL_JOULES", "_ATTENTION_FACTOR", "_CACHED_COST_SHARES")
 DECODE = ("_JOULES_PER_GB", "_STEP_JOULES", "_COMPUTE_JOULES", "_FIXED_JOULES", "_CONTEXT_JOULES")
 
 
 class Cell(NamedTuple):
-    """A pass: `batch` prompts of which so many tokens lie in the KV cache, or one token each after so long a context."""
+    """One kind of pass: prompts of which a part is cached, or one decoded token per sequence.
+
+    kind: prefill, cached or decode
+    batch: sequences
+    context: tokens of each sequence, the decoded token included
+    cached: tokens of each sequence that are in the KV cache
+    """
 
     kind: str
     batch: int
@@ -75,13 +85,13 @@ class Cell(NamedTuple):
 
     @property
     def fresh(self) -> int:
-        """Tokens that are run."""
+        """Tokens computed in the pass."""
         return self.batch * (self.context - self.cached)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A cell on a model: joules and seconds of one pass, mean of so many."""
+    """Joules and seconds of one pass of a cell on a model, as means over `passes`."""
 
     model: str
     params_b: float
@@ -92,7 +102,7 @@ class Measured:
 
 
 class Machine:
-    """The GPU: its counter, its queue, its memory."""
+    """The GPU: energy counter, work queue, memory."""
 
     device = "cuda"
 
@@ -103,18 +113,18 @@ class Machine:
         self._nvml, self._uuid = nvml, f"GPU-{properties.uuid}"
 
     def joules(self) -> float:
-        """Since the driver was loaded. Raises OSError where the GPU does not count."""
-        found = self._nvml.joules((self._uuid,))
-        if not found:
-            raise OSError(f"NVML does not know {self.name}, {self._uuid}")
-        return found[self._uuid]
+        """Energy since the driver was loaded. Raises OSError where the GPU has no counter."""
+        joules = self._nvml.joules((self._uuid,))
+        if not joules:
+            raise OSError(f"no NVML energy counter for {self.name}, {self._uuid}")
+        return joules[self._uuid]
 
     def wait(self) -> None:
-        """Until all that was queued is done."""
+        """Wait until all queued work is done."""
         self.torch.cuda.synchronize()
 
     def recorded(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        """The step as one graph: launched kernel by kernel, a small model waits for the host."""
+        """The step as one CUDA graph; launched kernel by kernel, a small model would wait for the host."""
         stream = self.torch.cuda.Stream()
         stream.wait_stream(self.torch.cuda.current_stream())
         with self.torch.cuda.stream(stream):
@@ -127,14 +137,14 @@ class Machine:
         return graph.replay
 
     def free_bytes(self) -> int:
-        """What can still be allocated."""
+        """Bytes that can still be allocated."""
         self.torch.cuda.empty_cache()
         return self.torch.cuda.mem_get_info()[0]
 
 
 def opened() -> Machine | str:
-    """The machine, or why there is none."""
-    # Lazy doors: only this program wants torch; gateway/feeds/nvml.py opens NVML as lazily.
+    """The machine, or the reason why there is none."""
+    # Imported here: only this program uses torch. gateway/feeds/nvml.py imports NVML lazily as well.
     try:
         import torch  # noqa: PLC0415
         from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415
@@ -166,21 +176,21 @@ class Transformer:
 
     @property
     def params_b(self) -> float:
-        """Parameters in 1e9, the norms' apart."""
+        """Parameters in 1e9, without the norms."""
         weights = [self.embedding, *(weight for layer in self.layers for weight in layer)]
         return sum(weight.numel() for weight in weights + [self.head] * (not self.shape.tied)) / 1e9
 
     def cache(self, batch: int, capacity: int) -> list[tuple[Any, Any]]:
-        """Keys and values of each layer, at random: a prefix that was run before."""
+        """Random keys and values of each layer: the KV cache of an earlier prefix."""
         sizes = (batch, self.shape.kv_heads, capacity, self.shape.head_width)
         return [(self._random(*sizes), self._random(*sizes)) for _ in self.layers]
 
     def tokens(self, batch: int, count: int) -> Any:
-        """At random."""
+        """Random token ids."""
         return self._torch.randint(self.shape.vocabulary, (batch, count), device=self.machine.device)
 
     def logits(self, tokens: Any, cache: Sequence[tuple[Any, Any]], begin: int) -> Any:
-        """Of each sequence's next token, after these from position `begin` on; the cache takes their keys and values."""
+        """Logits of each sequence's next token after `tokens` at position `begin`; the cache receives their keys and values."""
         stream = self.embedding[tokens]
         for (attend_in, attend_out, feed_in, feed_out), (keys, values) in zip(self.layers, cache, strict=True):
             query = self._functional.linear(self._normed(stream), attend_in)
@@ -218,23 +228,23 @@ class Transformer:
         return self._torch.cat((left * cosines - right * sines, right * cosines + left * sines), -1)
 
     def _attended(self, mixed: Any, keys: Any, values: Any, begin: int) -> Any:
-        """Attention of the new tokens to all up to themselves."""
+        """Causal attention of the new tokens to all tokens up to themselves."""
         batch, count, _ = mixed.shape
         shape, end = self.shape, begin + count
         heads = mixed.view(batch, count, -1, shape.head_width).transpose(1, 2)
         query, key, value = heads.split((shape.heads, shape.kv_heads, shape.kv_heads), 1)
         keys[:, :, begin:end] = self._turned(key, begin)
         values[:, :, begin:end] = value
-        # torch's `is_causal` counts from the first key; behind a cached prefix the last ones must meet.
+        # torch's `is_causal` aligns the first keys; behind a cached prefix the last keys must align.
         mask = self.machine.causal(count, end) if count > 1 else None
-        found = self._functional.scaled_dot_product_attention(
+        attended = self._functional.scaled_dot_product_attention(
             self._turned(query, begin), keys[:, :, :end], values[:, :, :end], attn_mask=mask, enable_gqa=True
         )
-        return found.transpose(1, 2).reshape(batch, count, -1)
+        return attended.transpose(1, 2).reshape(batch, count, -1)
 
 
 def grid() -> list[Cell]:
-    """All cells, in a fixed random order: what time cuts off is then no one kind, and a GPU that warms up no trend."""
+    """All cells in a fixed random order, so that a time limit drops no single kind and GPU warm-up is no trend."""
     cells = [Cell("prefill", batch, prompt, 0) for batch, prompt in product(BATCHES, PROMPTS)]
     cells += [
         Cell("cached", batch, prompt, round(share * prompt))
@@ -247,7 +257,7 @@ def grid() -> list[Cell]:
 
 
 def sweep(machine: Machine, shapes: Sequence[Shape], seconds: float) -> Iterator[Measured]:
-    """Every cell of every model that memory and time allow, each model with its part of the time."""
+    """Measures every cell of every model that memory and time allow; the time is shared between the models."""
     deadline = time.monotonic() + seconds
     for place, shape in enumerate(shapes):
         until = time.monotonic() + (deadline - time.monotonic()) / (len(shapes) - place)
@@ -259,7 +269,7 @@ def _of_shape(machine: Machine, shape: Shape, until: float) -> Iterator[Measured
     try:
         transformer = Transformer(machine, shape, machine.torch.bfloat16)
     except machine.torch.OutOfMemoryError:
-        print(f"{shape.name}: does not fit", file=sys.stderr)
+        print(f"{shape.name}: does not fit into memory", file=sys.stderr)
         return
     for cell in grid():
         if time.monotonic() + _CELL_SECONDS > until:
@@ -268,13 +278,13 @@ def _of_shape(machine: Machine, shape: Shape, until: float) -> Iterator[Measured
             large += 1
         else:
             try:
-                one = _measured(machine, transformer, cell)
+                measured = _measured(machine, transformer, cell)
             except machine.torch.OutOfMemoryError:
                 large += 1
                 continue
             done += 1
-            yield one
-    print(f"{shape.name}: {done} cells, {large} too large for memory, {late} too late", file=sys.stderr)
+            yield measured
+    print(f"{shape.name}: {done} cells, {large} too large for memory, {late} out of time", file=sys.stderr)
 
 
 def _cache_bytes(shape: Shape, cell: Cell) -> int:
@@ -285,11 +295,11 @@ def _measured(machine: Machine, transformer: Transformer, cell: Cell) -> Measure
     tokens = transformer.tokens(cell.batch, cell.context - cell.cached)
     cache = transformer.cache(cell.batch, cell.context)
 
-    def one() -> Any:
+    def step() -> Any:
         return transformer.logits(tokens, cache, cell.cached).argmax(-1)
 
     with machine.torch.no_grad():
-        passes, seconds, joules = _counted(machine, machine.recorded(one) if cell.kind == "decode" else one)
+        passes, seconds, joules = _counted(machine, machine.recorded(step) if cell.kind == "decode" else step)
     return Measured(
         model=transformer.shape.name,
         params_b=transformer.params_b,
@@ -300,85 +310,86 @@ def _measured(machine: Machine, transformer: Transformer, cell: Cell) -> Measure
     )
 
 
-def _counted(machine: Machine, one: Callable[[], Any]) -> tuple[int, float, float]:
+def _counted(machine: Machine, step: Callable[[], Any]) -> tuple[int, float, float]:
     """(passes, seconds, joules) of at least _CELL_SECONDS, after a warm-up."""
     begun = time.monotonic()
-    one()
+    step()
     machine.wait()
     burst = max(1, round(_BURST_SECONDS / (time.monotonic() - begun)))
-    _repeated(machine, one, burst, _WARM_SECONDS - (time.monotonic() - begun))
+    _repeated(machine, step, burst, _WARM_SECONDS - (time.monotonic() - begun))
     begun, before = time.monotonic(), machine.joules()
-    passes = _repeated(machine, one, burst, _CELL_SECONDS)
+    passes = _repeated(machine, step, burst, _CELL_SECONDS)
     return passes, time.monotonic() - begun, machine.joules() - before
 
 
-def _repeated(machine: Machine, one: Callable[[], Any], burst: int, seconds: float) -> int:
+def _repeated(machine: Machine, step: Callable[[], Any], burst: int, seconds: float) -> int:
+    """Runs the step in bursts for so many seconds and returns the number of passes."""
     begun, passes = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
         for _ in range(burst):
-            one()
+            step()
         machine.wait()
         passes += burst
     return passes
 
 
 def idle_watts(machine: Machine) -> float:
-    """With the driver's context open and nothing running."""
+    """Watts with the driver's context open and nothing running."""
     machine.wait()
     begun, before = time.monotonic(), machine.joules()
     time.sleep(_CELL_SECONDS)
     return (machine.joules() - before) / (time.monotonic() - begun)
 
 
-def estimates(formula: Any, one: Measured, hardware: str) -> tuple[float, float, float]:
+def estimates(formula: Any, measured: Measured, hardware: str) -> tuple[float, float, float]:
     """Low, mid and high joules of the pass, by the shipped formula or a copy of it with other coefficients."""
-    cell = one.cell
+    cell = measured.cell
     profile = EnergyProfile(
-        active_params_b=one.params_b, total_params_b=one.params_b, bytes_per_param=_BYTES, hardware=hardware, gpus=1,
+        active_params_b=measured.params_b, total_params_b=measured.params_b, bytes_per_param=_BYTES, hardware=hardware, gpus=1,
         engine="2025", concurrency=cell.batch,
     )  # fmt: skip
     low, mid, high = (
         cell.batch * (model.per_output + model.per_output_context * cell.context)
         if cell.kind == "decode"
         else cell.batch * model.accelerator_joules(cell.context, cell.cached, 0)
-        for model in formula.model_of(profile)
+        for model in formula.energy_models(profile)
     )
     return low, mid, high
 
 
-def refitted(found: Sequence[Measured], names: Sequence[str], hardware: str) -> dict[str, float]:
-    """The coefficients that these cells ask for, all others as shipped; a weak prior holds what they leave open."""
+def refitted(cells: Sequence[Measured], names: Sequence[str], hardware: str) -> dict[str, float]:
+    """Coefficients fitted to these cells, all others as shipped; a weak prior keeps those that the cells leave open."""
     start = np.log([shipped_value(name) for name in names])
 
     def errors(logs: np.ndarray) -> np.ndarray:
         formula = shipped_with(dict(zip(names, np.exp(logs).tolist(), strict=True))).energy
-        off = [math.log2(estimates(formula, one, hardware)[1] / one.joules) for one in found]
-        return np.concatenate([off, WEAK_PRIOR * (logs - start)])
+        log_ratios = [math.log2(estimates(formula, cell, hardware)[1] / cell.joules) for cell in cells]
+        return np.concatenate([log_ratios, WEAK_PRIOR * (logs - start)])
 
     return dict(zip(names, np.exp(solve(errors, start)).tolist(), strict=True))
 
 
-def _cells(found: Sequence[Measured], hardware: str) -> str:
+def _cells(results: Sequence[Measured], hardware: str) -> str:
     rows = []
-    for one in found:
-        cell, (low, mid, high) = one.cell, estimates(energy, one, hardware)
+    for result in results:
+        cell, (low, mid, high) = result.cell, estimates(energy, result, hardware)
         rows.append(
             (
-                one.model, cell.kind, f"{cell.batch}", f"{cell.context:,}", f"{cell.cached / cell.context:.0%}" if cell.kind == "cached" else "-",
-                f"{one.passes}", f"{one.seconds * 1000:.2f}", f"{one.joules / one.seconds:.0f}",
-                f"{one.joules / cell.fresh:.4g}", f"{mid / cell.fresh:.4g}", f"{math.log2(mid / one.joules):+.2f}",
-                "yes" if low <= one.joules <= high else "no",
+                result.model, cell.kind, f"{cell.batch}", f"{cell.context:,}", f"{cell.cached / cell.context:.0%}" if cell.kind == "cached" else "-",
+                f"{result.passes}", f"{result.seconds * 1000:.2f}", f"{result.joules / result.seconds:.0f}",
+                f"{result.joules / cell.fresh:.4g}", f"{mid / cell.fresh:.4g}", f"{math.log2(mid / result.joules):+.2f}",
+                "yes" if low <= result.joules <= high else "no",
             )
         )  # fmt: skip
     head = ("", "", "batch", "context", "cached", "passes", "ms", "W", "J/token", "shipped", "log2", "in band")
-    return table("Cells: joules a token that is run, log2 of the shipped formula over the counter", head, rows)
+    return table("Cells: joules per computed token, log2 of the shipped formula over the counter", head, rows)
 
 
-def _by_kind(found: Sequence[Measured], hardware: str) -> str:
+def _by_kind(results: Sequence[Measured], hardware: str) -> str:
     rows = []
-    for model, kind in sorted({(one.model, one.cell.kind) for one in found}):
-        chosen = [one for one in found if (one.model, one.cell.kind) == (model, kind)]
-        logs = [math.log2(estimates(energy, one, hardware)[1] / one.joules) for one in chosen]
+    for model, kind in sorted({(result.model, result.cell.kind) for result in results}):
+        group = [result for result in results if (result.model, result.cell.kind) == (model, kind)]
+        logs = [math.log2(estimates(energy, result, hardware)[1] / result.joules) for result in group]
         rows.append((model, kind, *spread(logs)))
     return table("The same, by model", ("", "", "n", "median", "p90", "bias"), rows)
 
@@ -396,42 +407,44 @@ def _coefficients(groups: Sequence[tuple[int, dict[str, float]]]) -> str:
         for name, value in values.items()
     ]
     head = ("", "shipped", "this GPU", "log2", "cells")
-    return table("Coefficients: as shipped, and as these cells ask for", head, rows)
+    return table("Coefficients: shipped, and fitted to these cells", head, rows)
 
 
 def main() -> None:
-    """Measure, print, and write if asked."""
+    """Measure, print the tables, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=480.0, help="in all, to within one cell (default: 480)")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--seconds", type=float, default=480.0, help="total duration, to within one cell (default: 480)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results as JSON")
+    args = parser.parse_args()
     machine = opened()
     if isinstance(machine, str):
-        print(f"Nothing is measured here: {machine}. It takes an NVIDIA GPU, torch and nvidia-ml-py.")
+        print(f"Nothing measured: {machine}. An NVIDIA GPU, torch and nvidia-ml-py are required.")
         return
-    report(machine, SHAPES, asked.seconds, asked.json)
+    report(machine, SHAPES, args.seconds, args.json)
 
 
 def report(machine: Machine, shapes: Sequence[Shape], seconds: float, out: Path | None) -> None:
-    """The whole measurement, as tables and as JSON."""
+    """Runs the whole measurement and prints it as tables; writes JSON to `out`."""
     hardware = next((name for name in energy.HARDWARE if name in machine.name.lower()), energy.DEFAULT_HARDWARE)
     idle = idle_watts(machine)
-    print(f"{machine.name}, taken for {hardware}; idle {idle:.0f} W\n")
-    found = list(sweep(machine, shapes, seconds))
-    if not found:
-        print("Neither time nor memory sufficed for a single cell.")
+    print(f"{machine.name}, estimated as {hardware}; idle {idle:.0f} W\n")
+    results = list(sweep(machine, shapes, seconds))
+    if not results:
+        print("Not enough time or memory for a single cell.")
         return
-    full = [one for one in found if one.cell.kind != "decode" and one.cell.fresh >= _FULL_PASS_TOKENS]
-    steps = [one for one in found if one.cell.kind == "decode"]
+    full = [result for result in results if result.cell.kind != "decode" and result.cell.fresh >= _FULL_PASS_TOKENS]
+    steps = [result for result in results if result.cell.kind == "decode"]
     groups = [(len(cells), refitted(cells, names, hardware)) for cells, names in ((full, PREFILL), (steps, DECODE))]
-    print(_cells(found, hardware))
-    print(_by_kind(found, hardware))
+    print(_cells(results, hardware))
+    print(_by_kind(results, hardware))
     print(_coefficients(groups))
     if out is not None:
         document = {
             "gpu": machine.name, "hardware": hardware, "method": energy.METHOD, "idle_watts": idle,
             "coefficients": {name: value for _, values in groups for name, value in values.items()},
-            "cells": [{**asdict(one), "cell": one.cell._asdict()} for one in found],
+            "cells": [{**asdict(result), "cell": result.cell._asdict()} for result in results],
         }  # fmt: skip
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
