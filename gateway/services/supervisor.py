@@ -26,7 +26,7 @@ class Supervisor:
         self._create_task(self._run_periodically(seconds, name, work), name)
 
     def spawn(self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]) -> Cancel:
-        """Run `work` once; `failed` is called with what it raised. Returns a function that cancels it."""
+        """Run `work` once; `on_failure` is called with what it raised. Returns a function that cancels it."""
         return self._create_task(self._run_once(name, work, on_failure), name).cancel
 
     async def stop(self) -> None:
@@ -43,13 +43,13 @@ class Supervisor:
         return task
 
     async def _run_once(
-        self, name: str, work: Coroutine[None, None, None], failed: Callable[[Exception], None]
+        self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]
     ) -> None:
         try:
             await work
         except Exception as error:
             log.warning("background_task_failed task=%s error=%s", name, type(error).__name__)
-            failed(error)
+            on_failure(error)
 
     async def _run_periodically(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -58,4 +58,4 @@ class Supervisor:
                 await work()
             except Exception:
                 log.exception("background_task_failed task=%s retry_seconds=%g", name, _RESTART_SECONDS)
-                await asyncio.sleep(_RESTART_SECONDS)
+                await self._sleep(_RESTART_SECONDS)

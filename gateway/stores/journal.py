@@ -34,11 +34,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """Append-only file under `folder`; `recover` reads an earlier process's file."""
+    """Append-only file under `folder`; `recover` reads an earlier process's file.
 
-    def __init__(self, folder: Path) -> None:
+    generation_bytes_max: size from which the next file is begun
+    """
+
+    def __init__(self, folder: Path, generation_bytes_max: int = GENERATION_BYTES_MAX) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._generation_bytes_max = generation_bytes_max
         self._generation = max((int(path.stem) for path in self._files()), default=0)
         self._open_holds: dict[str, Hold] = {}
         self._size_bytes = 0
@@ -87,7 +91,7 @@ class Journal:
         """Write the ledger entry of a hold. Raises OSError; the hold then stays open."""
         self._append(b'{"fact":', entry)
         self._open_holds.pop(entry.id, None)
-        if self._size_bytes > GENERATION_BYTES_MAX:
+        if self._size_bytes > self._generation_bytes_max:
             self._rotate()
 
     @property

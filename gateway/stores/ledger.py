@@ -28,12 +28,23 @@ _NOT_STORABLE_ERRORS = (OverflowError, ValueError, TypeError, sqlite3.DataError,
 
 
 class JournaledLedger:
-    """Takes holds and entries without waiting; `publish` receives every entry."""
+    """Takes holds and entries without waiting.
 
-    def __init__(self, journal: Journal, store: SqliteLedger, publish: Callable[[LedgerEntry], None]) -> None:
+    publish: receives every entry
+    sleep: waits so many seconds in the writer thread, between batches and before a retry
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: SqliteLedger,
+        publish: Callable[[LedgerEntry], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._journal = journal
         self._store = store
         self._publish = publish
+        self._sleep = sleep
         self._queue: queue.SimpleQueue[tuple[int, LedgerEntry] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run_writer, name="ledger", daemon=True)
         self._journal_failing = False
@@ -111,7 +122,7 @@ class JournaledLedger:
                 # All entries of generations older than the batch's first were queued before it, so they are stored.
                 self._journal.remove_before(batch[0][0])
             if running and len(batch) < _BATCH_MAX:
-                time.sleep(_BATCH_SECONDS)
+                self._sleep(_BATCH_SECONDS)
 
     def _next_batch(self) -> tuple[list[tuple[int, LedgerEntry]], bool]:
         """(queued entries, whether to continue); waits for at least one item."""
@@ -137,7 +148,7 @@ class JournaledLedger:
             except sqlite3.Error as error:
                 self._store_failing = True
                 log.error("ledger_write_failed retry_seconds=%s error=%s", _RETRY_SECONDS, error)
-                time.sleep(_RETRY_SECONDS)
+                self._sleep(_RETRY_SECONDS)
 
     def _store_each(self, entries: Sequence[LedgerEntry]) -> int:
         """Write entries singly and log unstorable ones; returns how many were new."""
