@@ -3,21 +3,36 @@
 book = Playbook(snapshot, provider=[Unreachable("down"), UpstreamAnswer(body=...)])
 response = await book.ask(body)
 assert book.events == ["reserve", "hold", "dial small", "settle", "entry upstream_error", ...]
+
+The caller's moves are set before the request: `book.caller_stream.disconnect_after_bytes`. What happens while the
+request waits is a function of the clock: `book.clock.on_sleep`. What others spend or hold on its budgets is booked with
+`book.spend` and `book.hold`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from ..accounting.budget_lines import lines_for, scope_of
 from ..accounting.budgets import BudgetAccounts
 from ..accounting.output_estimate import OutputEstimates
 from ..dialects import chat
 from ..dialects.answer_fingerprint import AnswerFingerprint
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.ports import CallObserver
 from ..providers.upstream_call import UpstreamCall
 from ..routing.circuit_breaker import CircuitBreakers
 from ..sessions.lineage import History
 from ..sessions.session_index import Session, SessionIndex
-from ..values.budget import Amounts, BudgetExceeded, HoldOption, Reservation
+from ..values.budget import (
+    REQUEST_DIMENSIONS,
+    ZERO_AMOUNTS,
+    Amounts,
+    BudgetExceeded,
+    BudgetLine,
+    HoldOption,
+    Reservation,
+)
 from ..values.caller_response import CallerResponse
 from ..values.errors import CallerDisconnected, Overloaded, UpstreamError
 from ..values.ledger_entry import Hold, LedgerEntry
@@ -65,21 +80,31 @@ class UpstreamAnswer:
 
 @dataclass
 class FakeClock:
-    """A clock that only moves when it is set, or by sleeping."""
+    """A clock that only moves when it is set, or by sleeping.
+
+    seconds: since the epoch
+    monotonic_seconds: where it differs from `seconds`, as after the wall clock was set
+    on_sleep: called instead of sleeping, with the seconds; it may move the clock, and change anything else
+    """
 
     seconds: float = 1_790_000_000.0
+    monotonic_seconds: float | None = None
+    on_sleep: Callable[[float], Awaitable[None]] | None = None
 
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.seconds
 
     def monotonic(self) -> float:
-        """The same."""
-        return self.seconds
+        """The same, unless `monotonic_seconds` is set."""
+        return self.seconds if self.monotonic_seconds is None else self.monotonic_seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Advance the clock without waiting."""
-        self.seconds += seconds
+        """Advance the clock without waiting, or call `on_sleep`."""
+        if self.on_sleep is None:
+            self.seconds += seconds
+        else:
+            await self.on_sleep(seconds)
 
 
 class FakeRandomness:
@@ -99,11 +124,15 @@ class FakeRandomness:
 
 
 class FakeCallerStream:
-    """The caller's side of a stream; disconnects before byte `gone_after`."""
+    """The caller's side of a stream.
+
+    disconnect_after_bytes: the caller disconnects once it has received this many; None for never
+    written, headers: what it received
+    """
 
     def __init__(self, events: list[str], disconnect_after_bytes: int | None = None) -> None:
         self._events = events
-        self._disconnect_after_bytes = disconnect_after_bytes
+        self.disconnect_after_bytes = disconnect_after_bytes
         self.written = b""
         self.headers: Mapping[str, str] = {}
 
@@ -114,33 +143,49 @@ class FakeCallerStream:
 
     async def write(self, data: bytes) -> None:
         """Record bytes; raises CallerDisconnected once the caller has disconnected."""
-        if self._disconnect_after_bytes is not None and len(self.written) >= self._disconnect_after_bytes:
+        if self.disconnect_after_bytes is not None and len(self.written) >= self.disconnect_after_bytes:
             raise CallerDisconnected("disconnected")
         self.written += data
         self._events.append("chunk")
 
 
 class Playbook:
-    """A pipeline with fake adapters: records the sequence of events and the ledger."""
+    """A pipeline with fake adapters: records the sequence of events and the ledger.
+
+    provider: what it answers, one step for each call
+    disk_full: no hold can be written
+    reservations_max: the budget store is unavailable after this many reservations; None for never
+    observer: notified of every call
+    """
 
     def __init__(
-        self, snapshot: Snapshot, provider: Sequence[UpstreamAnswer | UpstreamError], *, disk_full: bool = False
+        self,
+        snapshot: Snapshot,
+        provider: Sequence[UpstreamAnswer | UpstreamError],
+        *,
+        disk_full: bool = False,
+        reservations_max: int | None = None,
+        observer: CallObserver | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.events: list[str] = []
         self.ledger_entries: list[LedgerEntry] = []
         self.session_events: list[SessionEvent] = []
         self.upstream_calls: list[UpstreamCall] = []
+        self.leases: list[float] = []
+        self.sessions = SessionIndex()
+        self.circuit_breakers = CircuitBreakers()
         self.clock = FakeClock()
         self.budget_accounts = BudgetAccounts()
         self.caller_stream = FakeCallerStream(self.events)
         self.upstream_script = list(provider)
         self._disk_full = disk_full
+        self._reservations_max = reservations_max
         self.pipeline = Pipeline(
             snapshot=lambda: self.snapshot,
             budgets=self,
-            sessions=SessionIndex(),
-            circuit_breakers=CircuitBreakers(),
+            sessions=self.sessions,
+            circuit_breakers=self.circuit_breakers,
             upstream=self,
             token_counter=self,
             ledger=self,
@@ -148,6 +193,7 @@ class Playbook:
             randomness=FakeRandomness(),
             output_estimates=OutputEstimates(),
             session_sync=self,
+            observer=observer,
         )
 
     def publish_event(self, event: SessionEvent) -> None:
@@ -175,10 +221,30 @@ class Playbook:
         """A link to a host that does not exist."""
         return f"http://gateway.test/approve/{key}.{session}.{stop}"
 
-    async def ask(self, body: bytes, caller: Caller = CALLER, **hints: str) -> CallerResponse:
-        """Serve one request."""
-        header_hints = HeaderHints(**hints)  # type: ignore[arg-type]
-        return await self.pipeline.serve(chat.parse(body), caller, header_hints, self.caller_stream)
+    async def ask(self, body: bytes, caller: Caller = CALLER, **hints: Any) -> CallerResponse:
+        """Serve one request; `hints` are fields of HeaderHints."""
+        return await self.pipeline.serve(chat.parse(body), caller, HeaderHints(**hints), self.caller_stream)
+
+    def budget_lines(self, *, deployment: str = "small", caller: Caller = CALLER) -> tuple[BudgetLine, ...]:
+        """The lines of the configured budgets that apply to the caller's requests without a session."""
+        scope = dict.fromkeys(REQUEST_DIMENSIONS, "") | {"org": caller.org, "team": caller.team, "key": caller.key}
+        scope |= scope_of(self.snapshot.deployments[deployment])
+        return lines_for(self.snapshot.budgets, scope, now=self.clock.now())
+
+    def spend(self, amount: int) -> None:
+        """Book an amount on the first of `budget_lines`, as if other calls had spent it."""
+        self.budget_accounts.restore(self.budget_lines()[0], amount, at=self.clock.now())
+
+    def hold(self, reservation_id: str, amount: int) -> None:
+        """Hold an amount on the first of `budget_lines`, as if another call were being served."""
+        line = self.budget_lines()[0]
+        option = HoldOption(lines=(line,), amounts=(amount,), ceilings=(line.ceiling,))
+        reserved = self.budget_accounts.reserve(reservation_id, [option], now=self.clock.now(), lease=600.0)
+        assert isinstance(reserved, Reservation), "the hold fits"
+
+    def resolve(self, reservation_id: str, spent: Amounts = ZERO_AMOUNTS) -> None:
+        """End a hold; without `spent` nothing is charged."""
+        self.budget_accounts.settle(reservation_id, spent, now=self.clock.now())
 
     async def reserve(
         self,
@@ -191,6 +257,9 @@ class Playbook:
     ) -> Reservation | BudgetExceeded:
         """Record, then reserve in the real accounts."""
         self.events.append("reserve")
+        self.leases.append(lease)
+        if self._reservations_max is not None and len(self.leases) > self._reservations_max:
+            raise Overloaded("Budget store unavailable.")
         return self.budget_accounts.reserve(reservation_id, options_at(now), now=now, lease=lease)
 
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:

@@ -12,6 +12,7 @@ from gateway.http.request_headers import parse_hints
 from gateway.pipeline.settle import amounts_of
 from gateway.sessions import ladder
 from gateway.simulator.playbook import Playbook, UpstreamAnswer
+from gateway.values.budget import ZERO_AMOUNTS
 from gateway.values.errors import BadRequest
 from gateway.values.grid import IntensitySample
 from gateway.values.quality import SHADOW_KEY
@@ -51,7 +52,7 @@ async def test_a_request_waits_for_the_hour_of_lowest_intensity_before_its_deadl
             # The feed publishes the new slot at its start, for all requests that wait for it.
             book.snapshot = later
 
-    book.clock.sleep = hours_pass
+    book.clock.on_sleep = hours_pass
     await book.ask(BODY, defer_seconds=4 * HOUR)
     # The slot, plus this request's share of the minute over which starts are spread.
     assert book.clock.seconds == NOW + 2 * HOUR + 30
@@ -85,14 +86,15 @@ async def test_a_task_type_may_wait_by_configuration():
 
 
 async def test_a_wrong_forecast_never_costs_the_deadline():
-    book = playbook(with_grid(snapshot(), 300, 300, 200, 100))
+    base = snapshot()
+    book = playbook(with_grid(base, 300, 300, 200, 100))
 
     async def always_later(seconds: float) -> None:
         """The hour of lowest intensity is always forecast for two hours later."""
         book.clock.seconds += seconds
-        book.snapshot = with_grid(snapshot(), 300, 300, 200, 100, start=book.clock.seconds)
+        book.snapshot = with_grid(base, 300, 300, 200, 100, start=book.clock.seconds)
 
-    book.clock.sleep = always_later
+    book.clock.on_sleep = always_later
     await book.ask(BODY, defer_seconds=4 * HOUR)
     (entry,) = book.ledger_entries
     assert entry.outcome == "completed"
@@ -106,7 +108,7 @@ async def test_a_wait_ends_when_the_present_intensity_is_as_low():
         book.clock.seconds += seconds
         book.snapshot = with_grid(snapshot(), 50, 50, 60, start=book.clock.seconds)
 
-    book.clock.sleep = wind_rises
+    book.clock.on_sleep = wind_rises
     await book.ask(BODY, defer_seconds=4 * HOUR)
     assert book.clock.seconds - NOW <= 5 + 30
     assert book.ledger_entries[0].grid_grams_per_kwh == 50.0
@@ -114,20 +116,21 @@ async def test_a_wait_ends_when_the_present_intensity_is_as_low():
 
 async def test_a_caller_that_disconnects_while_waiting_leaves_an_entry_and_no_hold():
     book = playbook(with_grid(snapshot(), 300, 300, 100))
+    sleeping = asyncio.Event()
 
     async def long_sleep(seconds: float) -> None:
+        sleeping.set()
         await asyncio.Event().wait()
 
-    book.clock.sleep = long_sleep
+    book.clock.on_sleep = long_sleep
     task = asyncio.ensure_future(book.ask(BODY, defer_seconds=4 * HOUR))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await sleeping.wait()
     assert book.pipeline.deferrer.waiting_requests == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     (entry,) = book.ledger_entries
-    assert (entry.outcome, entry.usage_basis, sum(amounts_of(entry))) == ("cancelled", "none", 0)
+    assert (entry.outcome, entry.usage_basis, amounts_of(entry)) == ("cancelled", "none", ZERO_AMOUNTS)
     assert (book.pipeline.deferrer.waiting_requests, book.budget_accounts.open_holds) == (0, 0)
 
 
@@ -138,7 +141,7 @@ async def test_shutdown_ends_every_wait():
         book.clock.seconds += seconds
         book.pipeline.deferrer.release()
 
-    book.clock.sleep = shutdown
+    book.clock.on_sleep = shutdown
     await book.ask(BODY, defer_seconds=4 * HOUR)
     assert book.clock.seconds - NOW <= 5
     assert book.ledger_entries[0].outcome == "completed"
@@ -153,7 +156,7 @@ async def test_a_budget_used_up_during_the_wait_refuses():
         if len(book.ledger_entries) == 0:
             await book.ask(BODY)
 
-    book.clock.sleep = another_request
+    book.clock.on_sleep = another_request
     answer = await book.ask(BODY, defer_seconds=4 * HOUR)
     assert answer.status == 400
     assert [entry.outcome for entry in book.ledger_entries] == ["completed", "refused"]
@@ -162,11 +165,11 @@ async def test_a_budget_used_up_during_the_wait_refuses():
 @pytest.mark.parametrize("is_loop", [False, True], ids=["killed", "stopped for a loop"])
 async def test_a_session_stopped_during_the_wait_is_not_served_and_stays_stopped(is_loop):
     book = playbook(with_grid(snapshot(), 300, 300, 100))
-    sessions = book.pipeline._identifier._sessions
 
     async def stopped(seconds: float) -> None:
         book.clock.seconds += 2 * HOUR if is_loop else seconds
-        session = sessions.get("k1", "s1")
+        session = book.sessions.get("k1", "s1")
+        assert session is not None
         if is_loop:
             session.stop = SessionStop(
                 id="x", stopped_at=book.clock.seconds, code="loop_stopped", message="It repeats itself.", details={}
@@ -175,12 +178,15 @@ async def test_a_session_stopped_during_the_wait_is_not_served_and_stays_stopped
         else:
             ladder.kill_session(session, id="x", at=book.clock.seconds, note="enough")
 
-    book.clock.sleep = stopped
+    book.clock.on_sleep = stopped
     answer = await book.ask(BODY, defer_seconds=4 * HOUR, session="s1", session_source="header")
     assert answer.status == 400
     assert book.events == ["entry refused"]
-    session = sessions.get("k1", "s1")
-    assert (session.refusals_since_stop, book.pipeline.stopped_session_requests) == (0, 0), "no further request was made"
+    session = book.sessions.get("k1", "s1")
+    assert session is not None
+    assert (session.refusals_since_stop, book.pipeline.stopped_session_requests) == (0, 0), (
+        "no further request was made"
+    )
     assert session.stop is not None
     assert not is_loop or session.refused_at == book.clock.seconds, "when it was stopped, not when it arrived"
 
@@ -193,7 +199,7 @@ async def test_a_plan_that_now_takes_longer_starts_earlier():
         book.clock.seconds += seconds
         book.snapshot = slower
 
-    book.clock.sleep = other_timeouts
+    book.clock.on_sleep = other_timeouts
     await book.ask(BODY, defer_seconds=4 * HOUR)
     assert book.clock.seconds <= NOW + 2 * HOUR
 
@@ -207,16 +213,15 @@ async def test_a_request_waits_no_longer_than_its_session_may_run():
 
 async def test_an_outage_during_the_wait_does_not_end_it():
     book = playbook(with_grid(snapshot(), 300, 300, 250, 100))
-    circuit_breakers = book.pipeline._circuit_breakers
 
     async def outage(seconds: float) -> None:
         book.clock.seconds += seconds
         if book.clock.seconds - NOW < 60:
             for _ in range(10):
-                circuit_breakers.record_failure("small", now=book.clock.seconds)
+                book.circuit_breakers.record_failure("small", now=book.clock.seconds)
             book.snapshot = with_grid(snapshot(), 290, 290, 250, 100)
 
-    book.clock.sleep = outage
+    book.clock.on_sleep = outage
     answer = await book.ask(BODY, defer_seconds=4 * HOUR)
     assert answer.status == 200
     assert book.ledger_entries[0].deferred_ms >= 2 * 3600 * 1000
@@ -224,15 +229,16 @@ async def test_an_outage_during_the_wait_does_not_end_it():
 
 async def test_a_wall_clock_set_back_does_not_move_the_deadline():
     book = playbook(with_grid(snapshot(), 300, 300, 250, 100))
-    monotonic = [0.0]
+    book.clock.monotonic_seconds = waited = 0.0
 
     async def set_back(seconds: float) -> None:
-        monotonic[0] += seconds
+        nonlocal waited
+        book.clock.monotonic_seconds = waited = waited + seconds
         book.clock.seconds = NOW - 10 * HOUR
 
-    book.clock.sleep, book.clock.monotonic = set_back, lambda: monotonic[0]
+    book.clock.on_sleep = set_back
     await book.ask(BODY, defer_seconds=4 * HOUR)
-    assert monotonic[0] <= 4 * HOUR - 600
+    assert waited <= 4 * HOUR - 600
 
 
 async def test_shadow_calls_do_not_wait():

@@ -2,14 +2,26 @@
 
 import asyncio
 import json
-from types import SimpleNamespace
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from gateway.config.load import parse
+from gateway.providers.upstream_call import UpstreamCall
 from gateway.simulator.playbook import SSE_HEADERS, Playbook, UpstreamAnswer
-from gateway.values.errors import BrokenResponse, CallerDisconnected, NotFound, Overloaded, Unreachable, UpstreamTimeout
+from gateway.values.budget import BudgetExceeded, Reservation
+from gateway.values.errors import (
+    BrokenResponse,
+    CallerDisconnected,
+    NotFound,
+    Overloaded,
+    Unreachable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.values.request import Caller
+from gateway.values.snapshot import Snapshot
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
@@ -162,7 +174,7 @@ async def test_a_stream_that_breaks_later_ends_with_an_error_event_and_is_charge
 async def test_a_caller_that_disconnects_is_charged_for_the_output_so_far():
     upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[event("abcd"), event("efgh"), event("ijkl"), END])
     book = Playbook(snapshot(), [upstream])
-    book.caller_stream._disconnect_after_bytes = 1
+    book.caller_stream.disconnect_after_bytes = 1
     with pytest.raises(CallerDisconnected):
         await book.ask(STREAM)
     assert upstream.closed
@@ -172,15 +184,17 @@ async def test_a_caller_that_disconnects_is_charged_for_the_output_so_far():
 
 
 async def test_a_cancelled_stream_is_settled_exactly_once():
+    reading = asyncio.Event()
+
     class Silent(UpstreamAnswer):
         async def read_chunk(self) -> bytes:
-            await asyncio.sleep(3600)
+            reading.set()
+            await asyncio.Event().wait()
             return b""
 
     book = Playbook(snapshot(), [Silent(headers=SSE_HEADERS)])
     task = asyncio.ensure_future(book.ask(STREAM))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await reading.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -259,21 +273,32 @@ async def test_energy_and_calls_are_limits_too(limit):
     assert json.loads(answer.body)["error"]["code"] == "budget_exceeded"
 
 
+class OverlappingCalls(Playbook):
+    """No provider answers before all of the expected requests have tried to reserve."""
+
+    def __init__(self, snapshot: Snapshot, provider: Sequence[UpstreamAnswer], *, requests: int) -> None:
+        super().__init__(snapshot, provider)
+        self._requests_expected = requests
+        self._all_reserved = asyncio.Event()
+
+    async def reserve(self, *args: Any, **keywords: Any) -> Reservation | BudgetExceeded:
+        reserved = await super().reserve(*args, **keywords)
+        if self.events.count("reserve") == self._requests_expected:
+            self._all_reserved.set()
+        return reserved
+
+    async def dial(self, call: UpstreamCall) -> UpstreamAnswer:
+        await self._all_reserved.wait()
+        return await super().dial(call)
+
+
 async def test_concurrent_calls_cannot_exceed_a_budget():
     # Each call may take up to 0.00042 USD; only two fit into 0.001.
-    book = Playbook(snapshot(more=BUDGET.format(limit="usd: 0.001")), [answers() for _ in range(20)])
-    book.dial = _slow(book.dial)  # type: ignore[method-assign]
+    start = snapshot(more=BUDGET.format(limit="usd: 0.001"))
+    book = OverlappingCalls(start, [answers() for _ in range(20)], requests=20)
     results = await asyncio.gather(*(book.ask(EASY) for _ in range(20)))
     assert sum(answer.status == 200 for answer in results) <= 4
     assert sum(entry.charge_nusd for entry in book.ledger_entries) <= 1_000_000
-
-
-def _slow(dial):
-    async def slowly(call):
-        await asyncio.sleep(0.01)
-        return await dial(call)
-
-    return slowly
 
 
 async def test_caps_apply_per_session():
@@ -295,7 +320,7 @@ async def test_a_session_is_refused_after_its_time_cap():
 
 def looping(turns: int) -> bytes:
     call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
-    history = [{"role": "user", "content": "go"}]
+    history: list[dict[str, Any]] = [{"role": "user", "content": "go"}]
     for _ in range(turns):
         history += [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "no"}]
     return json.dumps({"model": "auto", "messages": history}).encode()
@@ -353,11 +378,8 @@ async def test_a_hold_with_an_expired_lease_still_leaves_its_entry():
 
 async def test_a_lease_outlasts_the_slowest_deployment_of_the_plan():
     book = Playbook(snapshot(small=", timeouts: {total: 5}"), [answers()])
-    leases = []
-    reserve = book.budget_accounts.reserve
-    book.budget_accounts.reserve = lambda *args, lease, now: (leases.append(lease), reserve(*args, lease=lease, now=now))[1]
     await book.ask(json.dumps({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "prove the theorem, derive why, optimize the algorithm design"}]}).encode())  # fmt: skip
-    assert leases[0] > 600
+    assert book.leases[0] > 600
 
 
 async def test_a_caller_that_disconnects_between_attempts_leaves_one_final_entry():
@@ -366,7 +388,7 @@ async def test_a_caller_that_disconnects_between_attempts_leaves_one_final_entry
     async def cancelled_sleep(_: float) -> None:
         raise asyncio.CancelledError
 
-    book.clock.sleep = cancelled_sleep
+    book.clock.on_sleep = cancelled_sleep
     with pytest.raises(asyncio.CancelledError):
         await book.ask(EASY.replace(b"auto", b"small"))
     assert [(entry.outcome, entry.final) for entry in book.ledger_entries] == [("upstream_error", 0), ("cancelled", 1)]
@@ -458,7 +480,7 @@ async def test_each_session_of_a_tree_has_its_own_cap_in_addition_to_the_tree():
         snapshot(more="sessions: {caps: {calls: 5}, caps_per_session: {calls: 2}}"), [answers() for _ in range(12)]
     )
     for name in ("root", "one", "two"):
-        parent = {} if name == "root" else {"parent": "root"}
+        parent: dict[str, Any] = {} if name == "root" else {"parent": "root"}
         statuses = [(await book.ask(EASY, session=name, **parent)).status for _ in range(3)]
         # The five calls of the tree are used up before the last child has made two.
         assert statuses == ([200, 200, 400] if name != "two" else [200, 400, 400])
@@ -501,13 +523,14 @@ async def test_an_answer_that_fails_verification_is_settled_before_the_next_tier
 
 @pytest.mark.parametrize("end", ["caller disconnected", "broken", "unreachable"])
 async def test_however_an_escalation_ends_it_leaves_one_final_entry_and_no_hold(end):
-    response = {
+    responses: dict[str, UpstreamAnswer | UpstreamError] = {
         "caller disconnected": UpstreamAnswer(
             headers={"Content-Type": "application/json"}, body=[CallerDisconnected("gone")]
         ),
         "broken": UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[BrokenResponse("broken")]),
         "unreachable": Unreachable("down"),
-    }[end]
+    }
+    response = responses[end]
     book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), response, response, response])
     if end == "caller disconnected":
         with pytest.raises(CallerDisconnected):
@@ -530,17 +553,7 @@ async def test_without_budget_for_the_next_tier_the_first_answer_is_returned():
 
 
 async def test_when_the_budget_store_fails_the_first_answer_is_returned():
-    book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), answers()])
-    reservations, reserve = 0, book.reserve
-
-    async def fails_later(*args, **kwargs):
-        nonlocal reservations
-        reservations += 1
-        if reservations > 1:
-            raise Overloaded("Budget store unavailable.")
-        return await reserve(*args, **kwargs)
-
-    book.pipeline._reserver._budgets = SimpleNamespace(reserve=fails_later, settle=book.settle, extend=book.extend)
+    book = Playbook(snapshot(more=CASCADE), [answers(REJECTED_ANSWER), answers()], reservations_max=1)
     answer = await book.ask(PLAIN)
     assert (answer.status, answer.body) == (200, REJECTED_ANSWER)
     assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "escalation_failed")]

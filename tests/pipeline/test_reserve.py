@@ -8,8 +8,8 @@ import pytest
 from gateway.pipeline.settle import amounts_of
 from gateway.simulator.playbook import JSON_HEADERS, SSE_HEADERS, Playbook, UpstreamAnswer
 from gateway.values.budget import Measure
-from gateway.values.errors import UpstreamTimeout
-from tests.budget_lines import amounts, offer
+from gateway.values.errors import UpstreamError, UpstreamTimeout
+from tests.budget_lines import amounts
 from tests.snapshots import snapshot
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
@@ -26,20 +26,7 @@ def budget(limit: str, more: str = "", window: str = "day") -> str:
     return f"budgets: {{b: {{limit: {{{limit}}}, window: {window}{more}}}}}"
 
 
-def spend(book: Playbook, nusd: int) -> None:
-    """Book `nusd` on the budget, as if spent by other calls."""
-    (configured,) = book.pipeline._snapshot().budgets
-    applicable = book.pipeline._reserver._budget_lines.lines(
-        (configured,), ("default", "research", "k1", "", "", "", ""), SMALL, now=NOW
-    )
-    book.budget_accounts.restore(applicable.lines[0], nusd, at=NOW)
-
-
-NOW = 1_790_000_000.0
-SMALL = snapshot().deployments["small"]
-
-
-def playbook(more: str, *answers: UpstreamAnswer) -> Playbook:
+def playbook(more: str, *answers: UpstreamAnswer | UpstreamError) -> Playbook:
     return Playbook(snapshot(more=more), list(answers) or [UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE])])
 
 
@@ -52,7 +39,7 @@ async def test_above_the_downgrade_threshold_only_lower_tiers_are_chosen():
     await book.ask(body(max_tokens=100))
     assert book.ledger_entries[-1].tier == "frontier"
     book = playbook(more)
-    spend(book, USD // 2)
+    book.spend(USD // 2)
     await book.ask(body(max_tokens=100))
     assert book.ledger_entries[-1].tier == "small"
     assert "b has no capacity for frontier" in book.ledger_entries[-1].reason
@@ -60,7 +47,7 @@ async def test_above_the_downgrade_threshold_only_lower_tiers_are_chosen():
 
 async def test_a_route_without_a_lower_tier_may_use_the_whole_limit():
     book = playbook(budget("usd: 1", ", stages: {downgrade: {at: 50}}"))
-    spend(book, USD // 2)
+    book.spend(USD // 2)
     await book.ask(body(model="frontier", max_tokens=100))
     assert book.ledger_entries[-1].outcome == "completed"
 
@@ -94,27 +81,21 @@ async def test_a_queued_call_is_served_when_capacity_is_freed():
         sleeps += 1
         book.clock.seconds += seconds
         if sleeps == 3:
-            book.budget_accounts.void("other", now=book.clock.seconds)
+            book.resolve("other")
 
-    book.clock.sleep = sleep
-    lines = book.pipeline._reserver._budget_lines.lines(
-        book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
-    ).lines
-    book.budget_accounts.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    book.clock.on_sleep = sleep
+    book.hold("other", 1)
     answer = await book.ask(body(max_tokens=10))
     assert (answer.status, sleeps) == (200, 3)
 
 
 async def test_a_queued_call_waits_no_longer_than_its_limit_and_not_for_spent_capacity():
     book = playbook(budget("calls: 1", ", stages: {queue: {seconds: 5}}"))
-    lines = book.pipeline._reserver._budget_lines.lines(
-        book.pipeline._snapshot().budgets, ("default",) * 7, SMALL, now=NOW
-    ).lines
-    book.budget_accounts.reserve("other", [offer(lines, (1,))], now=NOW, lease=600)
+    book.hold("other", 1)
     started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
     assert 5 <= book.clock.seconds - started_at < 6
-    book.budget_accounts.settle("other", amounts(calls=1), now=NOW)
+    book.resolve("other", amounts(calls=1))
     started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
     assert book.clock.seconds == started_at, "spent capacity is not freed today"
@@ -124,7 +105,7 @@ async def test_above_the_downgrade_threshold_a_shrunk_call_of_a_higher_tier_does
     more = budget("usd: 1", ", stages: {downgrade: {at: 50}, shrink: {at: 60, min_output_tokens: 16}}")
     for hold in ("worst_case", "expected"):
         book = playbook(more.replace("window: day", f"window: day, hold: {hold}") + DEAR)
-        spend(book, USD * 97 // 100)
+        book.spend(USD * 97 // 100)
         await book.ask(body(max_tokens=3000))
         assert book.ledger_entries[-1].tier == "small", hold
 
@@ -138,18 +119,15 @@ async def test_a_queue_threshold_does_not_refuse_a_call_below_the_limit():
         " tight: {scope: {tier: small}, limit: {usd: 0}, window: day}}" + DEAR
     )
     book = playbook(more)
-    soft = book.pipeline._snapshot().budgets[0]
-    line = book.pipeline._reserver._budget_lines.lines((soft,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.budget_accounts.restore(line, USD * 6 // 10, at=NOW)
+    assert book.budget_lines()[0].budget.name == "soft"
+    book.spend(USD * 6 // 10)
     assert (await book.ask(body(max_tokens=100))).status == 200
     assert book.ledger_entries[-1].tier == "frontier"
 
 
 async def test_a_call_that_may_queue_waits_before_its_output_is_cut():
     book = playbook(budget("usd: 0.01", ", hold: expected, stages: {queue: {seconds: 5}}"))
-    (configured,) = book.pipeline._snapshot().budgets
-    line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
-    book.budget_accounts.reserve("other", [offer((line,), (USD // 100 - 200_000,))], now=NOW, lease=600)
+    book.hold("other", USD // 100 - 200_000)
     waits = 0
 
     async def sleep(seconds: float) -> None:
@@ -157,9 +135,9 @@ async def test_a_call_that_may_queue_waits_before_its_output_is_cut():
         waits += 1
         book.clock.seconds += seconds
         if waits == 2:
-            book.budget_accounts.void("other", now=book.clock.seconds)
+            book.resolve("other")
 
-    book.clock.sleep = sleep
+    book.clock.on_sleep = sleep
     await book.ask(body(model="small"))
     assert waits == 2 and "max_tokens" not in json.loads(b"".join(book.upstream_calls[0].body))
 
@@ -251,9 +229,9 @@ async def test_concurrent_calls_never_exceed_a_limit_of_any_measure():
     for limit in ("usd: 0.001", "tokens: 3000", "calls: 7", "wh: 0.03", "g_co2e: 0.003"):
         book = playbook(budget(limit), *[UpstreamAnswer(headers=JSON_HEADERS, body=[WHOLE]) for _ in range(100)])
         answers = await asyncio.gather(*(book.ask(body(model="small", max_tokens=200)) for _ in range(100)))
-        (configured,) = book.pipeline._snapshot().budgets
-        line = book.pipeline._reserver._budget_lines.lines((configured,), ("default",) * 7, SMALL, now=NOW).lines[0]
-        used, held, _ = book.budget_accounts.balance(line, now=NOW)
+        (line,) = book.budget_lines()
+        configured = line.budget
+        used, held, _ = book.budget_accounts.balance(line, now=book.clock.now())
         assert 0 < used <= configured.limit and held == 0, limit
         assert {answer.status for answer in answers} == {200, 400}, limit
         sums = [sum(column) for column in zip(*(amounts_of(entry) for entry in book.ledger_entries), strict=True)]
