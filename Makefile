@@ -106,7 +106,7 @@ docs: setup  ## what is generated: docs/configuration.md and the JSON Schema of 
 setup: $(VENV)/.synced
 
 $(VENV)/.synced: pyproject.toml uv.lock | $(UV)
-	UV_PYTHON=$(PYTHON) $(UV) sync --frozen --quiet
+	UV_PYTHON=$(PYTHON) UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet
 	@touch $@
 
 .tools/bin/uv:
@@ -114,4 +114,4 @@ $(VENV)/.synced: pyproject.toml uv.lock | $(UV)
 	.tools/bin/pip install --quiet uv==$(UV_VERSION)
 
 clean:  ## everything that was built here
-	rm -rf $(VENV) .tools var bench.json
+	rm -rf $(VENV) .venv-newest .tools var bench.json
