@@ -242,6 +242,11 @@ class App:
         if self._own_energy_meter is not None:
             self._supervisor.run_every(_SELF_METER_SECONDS, "self-footprint", self._measure_own_energy)
 
+    @property
+    def open_connections(self) -> int:
+        """Connections of clients on every port, idle ones included."""
+        return sum(len(runner.server.connections) for runner in self._runners if runner.server is not None)
+
     async def stop(self) -> None:
         """Finish open requests, settle them, write the ledger and close."""
         self._draining = True

@@ -1,4 +1,4 @@
-"""Worlds for tests: a routing file in text, with the parts that a test changes."""
+"""Snapshots for tests: a routing file in text, with the parts that a test changes."""
 
 from gateway.config.load import parse
 from gateway.values.snapshot import Snapshot
@@ -33,7 +33,12 @@ ENV = {"KEY_ONE": "secret-one", "KEY_TWO": "secret-two", "PROVIDER_KEY": "provid
 
 
 def snapshot(
-    *, more: str = "", small: str = "", near: str = "http://127.0.0.1:1/v1", far: str = "http://127.0.0.1:2/v1"
+    *,
+    config: str = BASE_CONFIG,
+    more: str = "",
+    small: str = "",
+    near: str = "http://127.0.0.1:1/v1",
+    far: str = "http://127.0.0.1:2/v1",
 ) -> Snapshot:
     """A small and a frontier deployment behind `auto`, two keys; `more` is appended, `small` adds to that deployment."""
-    return parse(BASE_CONFIG.format(more=more, small=small, near=near, far=far), "test.yaml", ENV)[0]
+    return parse(config.format(more=more, small=small, near=near, far=far), "test.yaml", ENV)[0]

@@ -3,30 +3,15 @@
 import asyncio
 import gzip
 import json
-import sqlite3
+import re
+import socket
 
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.http import server
-from tests.gateways import AUTH_HEADERS, Gateway, StartGateway
-
-
-def entries(gateway: Gateway) -> list[sqlite3.Row]:
-    db = sqlite3.connect(gateway.data_folder / "ledger.sqlite")
-    db.row_factory = sqlite3.Row
-    rows = db.execute("SELECT * FROM entries ORDER BY at_ms, id").fetchall()
-    db.close()
-    return rows
-
-
-async def eventually(condition, seconds: float = 3.0):
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("condition not met in time")
+from tests.gateways import AUTH_HEADERS, StartGateway, metric_sum, until
 
 
 async def test_a_response_carries_the_gateway_headers(start_gateway: StartGateway):
@@ -86,8 +71,8 @@ async def test_a_stream_is_complete_and_has_usage_only_on_request(start_gateway:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert text.endswith("data: [DONE]\n\n")
         assert ('"usage":{' in text) is wants_usage
-        await eventually(lambda: entries(gateway))
-        (entry,) = entries(gateway)
+        await until(gateway.ledger_rows)
+        (entry,) = gateway.ledger_rows()
     assert (entry["usage_basis"], entry["outcome"]) == ("exact", "completed")
 
 
@@ -98,8 +83,8 @@ async def test_ledger_metrics_and_export_agree_to_the_nano_dollar(start_gateway:
                 await answer.read()
         async with gateway.post(sim={"fault": "status:500"}) as answer:
             assert answer.status == 502
-        await eventually(lambda: len(entries(gateway)) >= 15)
-        spent = sum(entry["charge_nusd"] for entry in entries(gateway))
+        await until(lambda: len(gateway.ledger_rows()) >= 15)
+        spent = sum(entry["charge_nusd"] for entry in gateway.ledger_rows())
         async with gateway.get("/metrics") as answer:
             families = {f.name: f for f in text_string_to_metric_families(await answer.text())}
         async with gateway.get("/export?format=json&by=task_type,tier") as answer:
@@ -171,8 +156,8 @@ async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(
             error = (await answer.json())["error"]
             assert error["code"] == code
             assert "Traceback" not in error["message"]
-        await asyncio.sleep(0.15)
-        assert entries(gateway) == []
+        await gateway.stop()
+        assert gateway.ledger_rows() == []
 
 
 async def test_the_body_limit_applies_to_chunked_and_compressed_bodies(start_gateway: StartGateway):
@@ -202,12 +187,13 @@ async def test_invalid_http_is_not_echoed_in_the_error(start_gateway: StartGatew
 async def test_a_client_that_disconnects_mid_stream_cancels_the_upstream_call(start_gateway: StartGateway):
     async with start_gateway(rate=50.0) as gateway:
         answer = await gateway.post(stream=True, sim={"output_tokens": 400})
-        await answer.content.readany()
-        await asyncio.sleep(0.1)
+        # The first event has a role only; the usage of a cancelled stream is estimated from its text.
+        while not re.search(rb'"content":"[^"]', await answer.content.readline()):
+            pass
         answer.close()
-        await eventually(lambda: gateway.small_provider.disconnects == 1)
-        await eventually(lambda: entries(gateway))
-        (entry,) = entries(gateway)
+        await until(lambda: gateway.small_provider.disconnects == 1)
+        await until(gateway.ledger_rows)
+        (entry,) = gateway.ledger_rows()
     assert (entry["outcome"], entry["usage_basis"]) == ("cancelled", "estimated")
     assert 0 < entry["output_tokens"] < 100
     assert 0 < entry["charge_nusd"] < entry["hold_nusd"]
@@ -222,19 +208,19 @@ async def test_a_client_that_closes_after_the_last_event_counts_as_completed(sta
                 )
                 async for _chunk in stream:
                     pass
-        await eventually(lambda: len(entries(gateway)) == 10)
-        assert {entry["outcome"] for entry in entries(gateway)} == {"completed"}
+        await until(lambda: len(gateway.ledger_rows()) == 10)
+        assert {entry["outcome"] for entry in gateway.ledger_rows()} == {"completed"}
 
 
 async def test_a_client_that_disconnects_from_a_silent_provider_cancels_the_call(start_gateway: StartGateway):
     async with start_gateway() as gateway:
         request = asyncio.ensure_future(gateway.post(stream=True, sim={"fault": "hang"}).__aenter__())
-        await eventually(lambda: len(gateway.small_provider.request_bodies) == 1)
+        await until(lambda: len(gateway.small_provider.request_bodies) == 1)
         request.cancel()
-        await eventually(lambda: gateway.small_provider.disconnects == 1)
-        await eventually(lambda: entries(gateway))
-        (entry,) = entries(gateway)
-        assert gateway.app._budget_service.accounts.open_holds == 0
+        await until(lambda: gateway.small_provider.disconnects == 1)
+        await until(gateway.ledger_rows)
+        (entry,) = gateway.ledger_rows()
+        assert await gateway.open_holds() == 0
     assert entry["outcome"] == "cancelled"
 
 
@@ -254,9 +240,9 @@ async def test_a_misbehaving_provider_yields_a_clean_response_and_one_final_entr
             text = await answer.text(errors="replace")
         assert status is None or answer.status == status
         assert not any(word in text for word in ("Traceback", "provider-secret", "site-packages"))
-        await eventually(lambda: any(entry["final"] for entry in entries(gateway)))
-        finals = [entry for entry in entries(gateway) if entry["final"]]
-        assert gateway.app._budget_service.accounts.open_holds == 0
+        await until(lambda: any(entry["final"] for entry in gateway.ledger_rows()))
+        finals = [entry for entry in gateway.ledger_rows() if entry["final"]]
+        assert await gateway.open_holds() == 0
     assert len(finals) == 1
     assert outcome is None or finals[0]["outcome"] == outcome
     if fault == "no_usage":
@@ -276,8 +262,8 @@ async def test_a_broken_stream_raises_in_the_client(start_gateway: StartGateway,
             with pytest.raises(openai.APIError):
                 async for _ in stream:
                     pass
-        await eventually(lambda: entries(gateway))
-        (entry,) = entries(gateway)
+        await until(gateway.ledger_rows)
+        (entry,) = gateway.ledger_rows()
     assert (entry["outcome"], entry["usage_basis"]) == ("cut", "estimated")
     assert entry["charge_nusd"] > 0
 
@@ -290,8 +276,8 @@ async def test_a_provider_that_hangs_times_out(start_gateway: StartGateway, time
         async with gateway.post(model="small", stream=True, sim=sim) as answer:
             text = await answer.text()
         assert '"code":"upstream_timeout"' in text
-        await eventually(lambda: entries(gateway))
-        assert gateway.app._budget_service.accounts.open_holds == 0
+        await until(gateway.ledger_rows)
+        assert await gateway.open_holds() == 0
 
 
 async def test_readiness_and_liveness(start_gateway: StartGateway):
@@ -299,27 +285,35 @@ async def test_readiness_and_liveness(start_gateway: StartGateway):
         for path in ("/livez", "/readyz", "/healthz"):
             async with gateway.get(path) as answer:
                 assert answer.status == 200
-        gateway.app._draining = True
-        async with gateway.get("/readyz") as answer:
-            assert (answer.status, await answer.text()) == (503, "draining: finishing open requests\n")
+
+
+async def test_readiness_fails_while_open_streams_finish(start_gateway: StartGateway):
+    async with start_gateway(rate=50.0, admin_port=0) as gateway:
+        stream = await gateway.post(stream=True, sim={"output_tokens": 400})
+        await stream.content.readany()
+        stopping = asyncio.ensure_future(gateway.stop())
+        readyz = f"http://127.0.0.1:{gateway.app.admin_port}/readyz"
+
+        async def draining() -> bool:
+            async with gateway.client.get(readyz) as answer:
+                return (answer.status, await answer.text()) == (503, "draining: finishing open requests\n")
+
+        await until(draining)
+        assert not stopping.done()
+        stream.close()
+        await stopping
 
 
 async def test_shutdown_lets_open_streams_finish(start_gateway: StartGateway):
     async with start_gateway(rate=200.0) as gateway:
         answer = await gateway.post(stream=True, sim={"output_tokens": 100})
         await answer.content.readany()
-        stopping = asyncio.ensure_future(gateway.app.stop())
+        stopping = asyncio.ensure_future(gateway.stop())
         text = (await answer.read()).decode()
         await stopping
         assert text.endswith("data: [DONE]\n\n")
-        (entry,) = entries(gateway)
+        (entry,) = gateway.ledger_rows()
         assert entry["outcome"] == "completed"
-        gateway.app._runners.clear()
-
-        async def done() -> None:
-            return None
-
-        gateway.app.stop = done
 
 
 async def test_requests_over_the_concurrency_limit_get_503(start_gateway: StartGateway):
@@ -375,7 +369,6 @@ async def test_session_ids_are_read_from_headers_and_truncated(start_gateway: St
 
 async def test_three_hundred_concurrent_requests_all_complete(start_gateway: StartGateway):
     async with start_gateway(slow=0.05) as gateway:
-        gateway.client._connector._limit = 200
 
         async def post_status(number: int) -> int:
             async with gateway.post(stream=number % 3 == 0, sim={"output_tokens": 3}) as answer:
@@ -384,8 +377,8 @@ async def test_three_hundred_concurrent_requests_all_complete(start_gateway: Sta
 
         statuses = await asyncio.gather(*(post_status(number) for number in range(300)))
         assert set(statuses) == {200}
-        await eventually(lambda: len(entries(gateway)) == 300)
-        assert gateway.app._budget_service.accounts.open_holds == 0
+        await until(lambda: len(gateway.ledger_rows()) == 300)
+        assert await gateway.open_holds() == 0
 
 
 @pytest.mark.parametrize(
@@ -426,17 +419,40 @@ async def test_a_caller_that_does_not_read_is_disconnected_and_its_hold_resolved
     start_gateway: StartGateway, monkeypatch, stream
 ):
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
+    text = "x" * 4_000_000
+    body = {"model": "small", "stream": stream, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": text}}}  # fmt: skip
+    document = json.dumps(body).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n"
+    loop = asyncio.get_running_loop()
     async with start_gateway() as gateway:
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.app.port, limit=1024)
-        reply = json.dumps({"model": "small", "stream": stream, "messages": [{"role": "user", "content": "x"}], "sim": {"reply": {"content": "x" * 4_000_000}}}).encode()  # fmt: skip
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret-one\r\n")
-        writer.write(b"Content-Length: %d\r\n\r\n" % len(reply) + reply)
-        await reader.readline()
-        writer.transport.pause_reading()
-        await eventually(lambda: entries(gateway) and gateway.app._server.open_requests == 0, seconds=15)
-        assert gateway.app._budget_service.accounts.open_holds == 0
-        await eventually(lambda: not gateway.app._runners[0].server.connections, seconds=5)
-        writer.transport.abort()
+        await gateway.metrics()
+        connections_before = gateway.app.open_connections
+        with socket.socket() as caller:
+            caller.setblocking(False)
+            await loop.sock_connect(caller, ("127.0.0.1", gateway.app.port))
+            await loop.sock_sendall(caller, head + b"Content-Length: %d\r\n\r\n" % len(document) + document)
+
+            async def is_settled() -> bool:
+                metrics = await gateway.metrics()
+                return bool(gateway.ledger_rows()) and metric_sum(metrics, "penstock_open_requests") == 0
+
+            await until(is_settled)
+            assert await gateway.open_holds() == 0
+            await until(lambda: gateway.app.open_connections == connections_before)
+            received = await _read_to_end(caller)
+        assert received.startswith(b"HTTP/1.1 200") and len(received) < len(text)
+
+
+async def _read_to_end(caller: socket.socket) -> bytes:
+    """What is received until the gateway closes or resets the connection."""
+    received = b""
+    try:
+        async with asyncio.timeout(20):
+            while data := await asyncio.get_running_loop().sock_recv(caller, 65536):
+                received += data
+    except ConnectionResetError:
+        pass
+    return received
 
 
 async def test_a_data_folder_is_locked_by_one_gateway(start_gateway: StartGateway, tmp_path):
@@ -454,5 +470,5 @@ async def test_implausible_usage_is_replaced_by_an_estimate(start_gateway: Start
             await answer.read()
         async with gateway.post() as answer:
             await answer.read()
-        await eventually(lambda: len(entries(gateway)) == 2)
-        assert [entry["usage_basis"] for entry in entries(gateway)] == ["estimated", "exact"]
+        await until(lambda: len(gateway.ledger_rows()) == 2)
+        assert [entry["usage_basis"] for entry in gateway.ledger_rows()] == ["estimated", "exact"]
