@@ -3,19 +3,24 @@
 import asyncio
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from gateway.app import App
-from gateway.simulator.provider import SimulatedProvider
+from gateway.app import App, SystemClock
+from gateway.config.settings import Settings
+from gateway.pipeline.ports import Clock
+from gateway.simulator.provider import SimulatedModel, SimulatedProvider
+from tests.snapshots import BASE_CONFIG, snapshot
 
 AUTH_HEADERS = {"Authorization": "Bearer secret-one"}
 _DEADLINE_SECONDS = 20.0
 _POLL_SECONDS = 0.01
+# More than aiohttp's default, so that tests can have many requests in flight.
+_CONNECTIONS_MAX = 200
 
 
 class Gateway:
@@ -69,6 +74,56 @@ class Gateway:
 
 # `async with start_gateway(more="...") as it:` starts one and stops it.
 StartGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
+
+
+class ImpatientClock(SystemClock):
+    """The system's clocks, with sleeps a twentieth as long: background tasks run soon."""
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+
+@asynccontextmanager
+async def serving_gateway(
+    data: Path,
+    *,
+    config: str = BASE_CONFIG,
+    more: str = "",
+    small: str = "",
+    slow: float = 0.0,
+    rate: float = 0.0,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> AsyncIterator[Gateway]:
+    """Starts a gateway with its providers on a data folder, and stops them.
+
+    config, more, small: as of `snapshot`
+    slow, rate: seconds to the first token and tokens a second of both providers, 0 for at once
+    clock: the system's by default
+    settings: further settings of the process
+    """
+    near, far = (
+        SimulatedProvider(SimulatedModel(model=model, first_token_seconds=slow, tokens_per_second=rate))
+        for model in ("sim-small", "sim-frontier")
+    )
+    base_urls = {"near": await near.start(), "far": await far.start()}
+    try:
+        app = App(
+            Settings(data=data, port=0, drain_seconds=2.0, **settings),
+            snapshot(config=config, more=more, small=small, **base_urls),
+            clock=clock,
+        )
+        await app.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX)) as client:
+            gateway = Gateway(app, near, far, client, data)
+            try:
+                yield gateway
+            finally:
+                await gateway.stop()
+    finally:
+        await near.stop()
+        await far.stop()
 
 
 def metric_sum(text: str, name: str) -> float:

@@ -4,26 +4,22 @@ import asyncio
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import msgspec
 import pytest
 import yaml
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.app import App
-from gateway.carbon.footprint import with_footprint_model
-from gateway.config.settings import Settings, read_settings
-from gateway.services.accelerators import _MeteredDeployment
-from gateway.values.budget import Measure, ThresholdCrossing
-from gateway.values.catalog import UNKNOWN_FOOTPRINT_METHOD
+from gateway.config.settings import read_settings
+from gateway.stores.labels_sqlite import SqliteLabels, write_learned
 from gateway.values.quality import FittedFloor, LearnedFloors
-from tests import budget_lines
-from tests.entries import ENTRY
-from tests.snapshots import snapshot
+from tests.feeds.simulated_feed import running_feed, serving
+from tests.gateways import AUTH_HEADERS, Gateway, ImpatientClock, serving_gateway, until
+from tests.snapshots import BASE_CONFIG
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/penstock.json").read_text())
@@ -36,10 +32,21 @@ RULES = [
 ALERTS = [rule for rule in RULES if "alert" in rule]
 RECORDS = {rule["record"] for rule in RULES if "record" in rule}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-BUDGETS = """
-budgets: {day: {limit: {usd: 1}, window: day}}
+MORE = """
+budgets:
+  day: {limit: {calls: 1000}, window: day, stages: {notify: [1]}}
+  none: {scope: {key: k2}, limit: {calls: 0}, window: day}
 quality: {keep: 0.9}
 notify: {webhook: {url: "http://127.0.0.1:1/"}}
+feeds: {uk: {base_url: "@feed"}, refresh_minutes: 0.01}
+"""
+ENERGY = 'energy: {{active_params_b: 8, concurrency: 4, power: {{dcgm_url: "@meter/metrics"}}}}'
+# Without a price and a model size.
+DEPLOYMENTS = """deployments:
+  bare: {{provider: near, model: sim-small, tier: small, zone: FRA, output_tokens: 4000}}
+"""
+ROUTES = """routes:
+  bare: {{candidates: [bare]}}
 """
 # Prometheus' own metrics, and the labels that it adds to every scraped series.
 PROMETHEUS_METRICS, PROMETHEUS_LABELS = {"up"}, {"job", "instance"}
@@ -49,48 +56,67 @@ _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPED = re.compile(r"\bby \(([^)]*)\)")
 
 
-async def _rendered(data: Path) -> str:
-    """The /metrics of a started gateway after one unpriced answer, one refusal, one failed attempt and one notice."""
-    app = App(Settings(data=data, port=0), snapshot(more=BUDGETS))
-    await app.start()
-    try:
-        app._metrics.observe_entry(ENTRY)
-        app._metrics.observe_entry(msgspec.structs.replace(ENTRY, footprint_method=UNKNOWN_FOOTPRINT_METHOD))
-        app._metrics.observe_entry(
-            msgspec.structs.replace(ENTRY, outcome="refused", code="loop_stopped", usage_basis="none")
-        )
-        app._metrics.observe_entry(
-            msgspec.structs.replace(ENTRY, outcome="upstream_error", code="upstream_error", final=0)
-        )
-        app._budget_service._notifier.notify(
-            ThresholdCrossing(line=budget_lines.line("day", Measure.nusd, 2), percent=50, spent=1, crossed_at=1)
-        )
-        app._metrics.observe_latency("small", upstream_ms=5.0, overhead_ms=0.5)
-        group = ("default", "code", "s", "f")
-        fitted = FittedFloor(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
-        app._publish_fitted(LearnedFloors(scorer="x", floors={group: fitted}))
-        app.quality_service.label_counts["judge"] = 1
-        app.quality_service._tier_targets.counts_by_basis["code", "floor"] = 1
-        app.quality_service._tool_check_sums["code", "small"] = [1.0, 1.0]
-        grid_service = app._grid_service
-        grid_service._poll_schedule.outcome_counts["uk", "answered"] = 1
-        grid_service.accelerators._meters["small"] = metered = _MeteredDeployment(0.0)
-        metered.meter._attributed_requests, metered.meter._modelled_joules = 20, 1.0
-        metered.attributed_mj["code", "research"] = 1
-        small = app._snapshot.deployments["small"]
-        profile = replace(small.energy_profile, concurrency=4.0, concurrency_source="observed")
-        live = replace(small.annual_intensity, method="live", feed="uk", read_at=1.0)
-        app._publish_snapshot(app._snapshot.with_deployments({"small": with_footprint_model(small, profile, live)}))
-        app._refresh_metrics()
-        return app._metrics.render()[0].decode()
-    finally:
-        await app.stop()
+class SimulatedMeter:
+    """The energy counter of one GPU that draws 100 W, as DCGM exports it in mJ; `readings` counts its readers."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        self.readings += 1
+        millijoules = int(time.monotonic() * 100 * 1000)
+        return web.Response(text=f'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{gpu="0",UUID="GPU-a"}} {millijoules}\n')
+
+
+async def _scraped(data: Path) -> str:
+    """The /metrics of a gateway that has served, refused, failed, metered, polled a feed, and learned a floor."""
+    fitted = FittedFloor(ceiling=None, keep=0.9, confidence=0.9, labels=1, share=0.0, kept=1.0)
+    SqliteLabels(data, 10).create()
+    write_learned(data, LearnedFloors(scorer="x", fitted_at=1.0, floors={("default", "code", "s", "f"): fitted}))
+    meter = SimulatedMeter()
+    async with running_feed() as (_, feed_url), serving(meter.handle) as meter_url:
+        config = BASE_CONFIG.replace("energy: {{active_params_b: 8}}", ENERGY.replace("@meter", meter_url))
+        config = config.replace("deployments:\n", DEPLOYMENTS).replace("routes:\n", ROUTES)
+        more = MORE.replace("@feed", feed_url)
+        small = ", feeds: {uk: '13'}"
+        async with serving_gateway(data, config=config, more=more, small=small, clock=ImpatientClock()) as gateway:
+            # Requests before the first reading are not metered.
+            await until(lambda: meter.readings)
+            await _send_traffic(gateway)
+
+            async def is_live() -> bool:
+                text = await gateway.metrics()
+                return 'method="live:uk"' in text and "penstock_metered_to_modelled_energy_ratio{" in text
+
+            await until(is_live)
+            return await gateway.metrics()
+
+
+async def _send_traffic(gateway: Gateway) -> None:
+    async def post(status: int, headers: dict[str, str] | None = None, **body: object) -> None:
+        async with gateway.post(headers, **body) as answer:
+            assert answer.status == status, await answer.text()
+
+    # As many as the meter needs before it compares itself with the model; the budget notifies at the tenth.
+    for _ in range(20):
+        await post(200, model="small")
+    await post(200, model="bare")
+    await post(400, {"Authorization": "Bearer secret-two"}, model="small")
+    await post(502, model="small", sim={"fault": "status:500"})
+    session = {"x-penstock-session": "run-1"}
+    await post(200, session)
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    await post(200, session, messages=[*turns, {"role": "tool", "tool_call_id": "c1", "content": "fine"}])
+    url = f"{gateway.base_url}/v1/sessions/run-1/feedback"
+    async with gateway.client.post(url, json={"rating": 1}, headers=AUTH_HEADERS) as answer:
+        assert answer.status == 200
 
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory) -> dict[str, set[str]]:
     """Series name -> its labels."""
-    text = asyncio.run(_rendered(tmp_path_factory.mktemp("data")))
+    text = asyncio.run(_scraped(tmp_path_factory.mktemp("data")))
     series: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -105,7 +131,9 @@ def queries() -> Iterator[tuple[str, str]]:
             yield f"panel {panel['title']} {target['refId']}", target["expr"]
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
-            name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+            parts = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            assert parts is not None, variable["query"]
+            name, label = parts.groups()
             yield f"variable {variable['name']}", f"{name}{{{label}='x'}}"
     for rule in RULES:
         yield f"rule {rule.get('alert') or rule['record']}", rule["expr"]

@@ -1,12 +1,9 @@
 """Energy and carbon through a running gateway: feeds, receipts, counters, export."""
 
-import asyncio
 import csv
 import io
 import json
 import sqlite3
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,52 +14,12 @@ from gateway.carbon.footprint import with_footprint_model
 from gateway.cli.main import main
 from gateway.exporters.prometheus import Metrics
 from gateway.simulator.playbook import Playbook, UpstreamAnswer
-from tests.gateways import Gateway, StartGateway
+from tests.feeds.simulated_feed import running_feed
+from tests.gateways import Gateway, ImpatientClock, StartGateway, until
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
 MORE = "feeds: {{uk: {{base_url: '{base}'}}, refresh_minutes: 0.01}}"
 SMALL = ", feeds: {uk: '13'}"
-
-
-class SimulatedFeed:
-    """A feed on loopback: answers with `grams` for now, or with `answer` if set."""
-
-    def __init__(self) -> None:
-        self.grams: object = 42
-        self.answer: web.Response | None = None
-        self.pause = 0.0
-        self.polls = 0
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.polls += 1
-        await asyncio.sleep(self.pause)
-        if self.answer is not None:
-            return web.Response(status=self.answer.status, body=self.answer.body)
-        slot = datetime.now(UTC).replace(minute=datetime.now(UTC).minute // 30 * 30, second=0, microsecond=0)
-        row = {"from": slot.strftime("%Y-%m-%dT%H:%MZ"), "intensity": {"forecast": self.grams}}
-        return web.json_response({"data": {"regionid": 13, "data": [row]}})
-
-
-@asynccontextmanager
-async def running_feed():
-    feed = SimulatedFeed()
-    runner = web.ServerRunner(web.Server(feed.handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield feed, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-async def until(condition, seconds: float = 10.0) -> None:
-    """Waits until the condition holds."""
-    for _ in range(round(seconds / 0.05)):
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("condition not met in time")
 
 
 def written_counts(data: Path) -> tuple[int, int]:
@@ -84,24 +41,26 @@ async def receipt(gateway: Gateway, **sim: object) -> str:
 
 async def test_a_live_feed_reaches_receipts_and_its_failure_keeps_the_last_value(start_gateway: StartGateway):
     async with running_feed() as (feed, base_url):
-        async with start_gateway(more=MORE.format(base=base_url), small=SMALL) as gateway:
-            before = gateway.app._snapshot
-            await until(lambda: gateway.app._snapshot is not before)
+        async with start_gateway(more=MORE.format(base=base_url), small=SMALL, clock=ImpatientClock()) as gateway:
+
+            async def is_live() -> bool:
+                return 'method="live:uk"' in await gateway.metrics()
+
+            await until(is_live)
             footprint = await receipt(gateway)
             assert "grid=GBR-13 42 g/kWh" in footprint and "/live:uk/" in footprint
             polls, feed.answer = feed.polls, web.Response(body=b'{"data": 3}')
             await until(lambda: feed.polls > polls)
             assert "/live:uk/" in await receipt(gateway), "the last valid value is kept"
-            async with gateway.get("/metrics") as answer:
-                text = await answer.text()
+            text = await gateway.metrics()
         assert 'penstock_grid_intensity_grams_per_kwh{deployment="small",method="live:uk",zone="GBR-13"} 42.0' in text
         assert 'penstock_feed_requests_total{feed="uk",outcome="answered"}' in text
 
 
 async def test_a_feed_that_hangs_delays_no_request(start_gateway: StartGateway):
     async with running_feed() as (feed, base_url):
-        feed.pause = 30.0
-        async with start_gateway(more=MORE.format(base=base_url), small=SMALL) as gateway:
+        feed.may_answer.clear()
+        async with start_gateway(more=MORE.format(base=base_url), small=SMALL, clock=ImpatientClock()) as gateway:
             await until(lambda: feed.polls > 0)
             assert "/annual_country/" in await receipt(gateway)
 
@@ -112,9 +71,8 @@ async def test_carbon_counters_equal_the_ledger_exactly(start_gateway: StartGate
             for model in ("small", "frontier", "auto"):
                 async with gateway.post(model=model, max_tokens=300, sim={"output_tokens": tokens}) as answer:
                     await answer.read()
-        gateway.app._ledger.close()
-        async with gateway.get("/metrics") as answer:
-            text = await answer.text()
+        await until(lambda: len(gateway.ledger_rows()) == 9)
+        text = await gateway.metrics()
     with sqlite3.connect(gateway.data_folder / "ledger.sqlite") as db:
         columns = (
             "energy_mj_low, energy_mj_mid, energy_mj_high, carbon_ug_low, carbon_ug_mid, carbon_ug_high, embodied_ug,"

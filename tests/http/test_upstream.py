@@ -15,13 +15,18 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 async def dial(answer: bytes, *, hang: bool = False, small: str = "") -> bytes | UpstreamError:
     """Returns the body, or the error, for a provider that sends these raw bytes."""
 
+    served = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        if hang:
-            await reader.read()
-        writer.close()
-        await writer.wait_closed()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            if hang:
+                await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            served.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -46,7 +51,7 @@ async def dial(answer: bytes, *, hang: bool = False, small: str = "") -> bytes |
     finally:
         await upstream.close()
         server.close()
-        await asyncio.sleep(0.01)
+        await served.wait()
 
 
 @pytest.mark.parametrize(
