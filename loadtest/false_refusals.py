@@ -1,12 +1,12 @@
-"""False refusals: every recorded session behind a budget of 1.3 times what it truly costs, under both kinds of hold.
+"""Counts false refusals: recorded sessions behind a budget of 1.3 times their true cost, under both kinds of hold.
 
-    python loadtest/false_refusals.py FOLDER [--factor 1.3] [--safety 1.5] [--json OUT]
+    python loadtest/false_refusals.py FOLDER [--factor 1.3] [--safety 1.5] [--max-tokens N] [--json OUT]
 
-No call sets max_tokens (most agents do not) unless --max-tokens says so; the model allows 128,000 tokens of output. What a call truly takes is counted with
-the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache (OpenAI's rules: from 1,024
-tokens on, in steps of 128). The exchange, the book and the pricing are the real ones; only the network is left out.
-Half of the sessions stream. Reported: sessions refused although what they cost fits, and by how much any budget was
-overspent beside the documented bound.
+No call sets max_tokens (most agents do not) unless --max-tokens is given; the model allows 128,000 tokens of output. True
+usage is counted with the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache (OpenAI's
+rules: from 1,024 tokens, in steps of 128). Pipeline, budgets and pricing are the real ones, only the network is faked.
+Half of the sessions stream. Reported: sessions refused although their cost fits, and the largest overspend of a budget,
+next to the documented bound.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import orjson
 from gateway.accounting import pricing
 from gateway.config.load import parse
 from gateway.dialects import chat
+from gateway.feeds.package_data import DATA_FOLDER
 from gateway.http.token_counter import TokenCounter
 from gateway.simulator.agent_sessions import AgentSession, load_sessions
 from gateway.simulator.playbook import JSON_HEADERS, SSE_HEADERS, Playbook, UpstreamAnswer
@@ -47,7 +48,7 @@ deployments:
 routes:
   mini: {{candidates: [mini]}}
 sessions: {{caps: {{}}}}
-loops: {{mode: shadow}}
+loop_guard: {{mode: shadow}}
 budgets:
 {budgets}
 """
@@ -55,7 +56,11 @@ budgets:
 
 @dataclass(slots=True, kw_only=True)
 class SessionRun:
-    """One session as it will be replayed: its calls' bodies and what each truly takes."""
+    """One session to replay.
+
+    calls: (body, true usage, answer) of each call
+    cost_nusd: true cost of all calls
+    """
 
     name: str
     stream: bool
@@ -65,7 +70,10 @@ class SessionRun:
 
 @dataclass(slots=True)
 class HoldOutcomes:
-    """What became of the sessions under one kind of hold."""
+    """Counts over the sessions under one kind of hold.
+
+    by_source: (sessions, refused) by file
+    """
 
     sessions: int = 0
     refused: int = 0
@@ -79,48 +87,48 @@ class HoldOutcomes:
 
 
 def main() -> None:
-    """Count, replay twice, print a table."""
+    """Count tokens, replay under both kinds of hold, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--factor", type=float, default=1.3)
-    parser.add_argument("--safety", type=float, default=1.5)
-    parser.add_argument("--max-tokens", type=int)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--sessions", type=int, default=10**9, help="only so many, chosen at random")
-    chosen = parser.parse_args()
-    paths = sorted(chosen.folder.glob("*.jsonl.gz"))
+    parser.add_argument("--factor", type=float, default=1.3, help="budget over true cost (default: 1.3)")
+    parser.add_argument("--safety", type=float, default=1.5, help="safety_factor of the holds (default: 1.5)")
+    parser.add_argument("--max-tokens", type=int, help="max_tokens of every call (default: none)")
+    parser.add_argument("--json", type=Path, help="write the counts as JSON")
+    parser.add_argument("--sessions", type=int, default=10**9, help="replay at most so many, chosen at random")
+    args = parser.parse_args()
+    paths = sorted(args.folder.glob("*.jsonl.gz"))
     if not paths:
-        sys.exit(f"holds: no *.jsonl.gz in {chosen.folder}")
-    found = [(path.name.split(".")[0], session) for path in paths for session in load_sessions([path])]
-    random.Random(7).shuffle(found)
-    del found[chosen.sessions :]
+        sys.exit(f"error: no *.jsonl.gz in {args.folder}")
+    recorded = [(path.name.split(".")[0], session) for path in paths for session in load_sessions([path])]
+    random.Random(7).shuffle(recorded)
+    del recorded[args.sessions :]
     counter = _CachedTokenCounter()
     bare = parse(_CONFIG.format(keys="  - {id: k, team: t, secret: {env: K}}", budgets="  {}"), "x", {"K": "k"})[0]
     prices = bare.deployments["mini"].price_sheet
     assert prices is not None
     runs = [
         run
-        for number, (source, session) in enumerate(found)
+        for number, (source, session) in enumerate(recorded)
         if (run := _session_run(f"{source}.{number}", session, counter, prices))
     ]
     print(f"{len(runs)} sessions, {sum(len(run.calls) for run in runs)} calls", file=sys.stderr)
-    results = {kind: asyncio.run(_replay(runs, kind, chosen)) for kind in ("worst_case", "expected")}
+    results = {kind: asyncio.run(_replay(runs, kind, args)) for kind in ("worst_case", "expected")}
     print(_table(results))
-    if chosen.json:
-        chosen.json.write_text(
+    if args.json:
+        args.json.write_text(
             json.dumps({kind: _result_fields(tally) for kind, tally in results.items()}, indent=2) + "\n"
         )
 
 
 class _CachedTokenCounter:
-    """Tokens of texts, each counted once."""
+    """Counts tokens with the o200k_base vocabulary; each text once."""
 
     def __init__(self) -> None:
-        counter = TokenCounter()
+        counter = TokenCounter(DATA_FOLDER)
         self._encoding = counter._load()
         if self._encoding is None:
-            sys.exit("holds: the o200k_base vocabulary is not to be had")
-        self._known: dict[str, int] = {}
+            sys.exit("error: the o200k_base vocabulary is not available")
+        self._counts: dict[str, int] = {}
 
     def tokens_of(self, message: dict[str, Any]) -> int:
         """Tokens of a message."""
@@ -128,54 +136,55 @@ class _CachedTokenCounter:
         content = message.get("content")
         if isinstance(content, str) and len(message) == 2:
             text = content
-        if text not in self._known:
-            self._known[text] = len(self._encoding.encode_ordinary(text))
-        return self._known[text] + _TOKENS_PER_MESSAGE
+        if text not in self._counts:
+            self._counts[text] = len(self._encoding.encode_ordinary(text))
+        return self._counts[text] + _TOKENS_PER_MESSAGE
 
 
 def _session_run(
     name: str, session: AgentSession, counter: _CachedTokenCounter, prices: PriceSheet
 ) -> SessionRun | None:
-    """What a session's calls truly take."""
-    calls, cost, before = [], 0, 0
+    """The session's calls with their true usage; None for a session without calls."""
+    calls, cost, previous_tokens = [], 0, 0
     tools = len(json.dumps(session.tools)) // 4 if session.tools else 0
     for history, reply in session.calls():
         body = {"model": "mini", "messages": history, **({"tools": list(session.tools)} if session.tools else {})}
         tokens = tools + sum(counter.tokens_of(message) for message in history)
-        cached = before // _CACHE_STEP_TOKENS * _CACHE_STEP_TOKENS if before >= _CACHE_MIN_TOKENS else 0
+        cached = previous_tokens // _CACHE_STEP_TOKENS * _CACHE_STEP_TOKENS
+        cached = cached if previous_tokens >= _CACHE_MIN_TOKENS else 0
         usage = Usage(input=tokens, cached_input=min(cached, tokens), output=counter.tokens_of(reply))
         cost += pricing.charge(prices, usage)
         calls.append((orjson.dumps(body), usage, str(reply.get("content") or "") or json.dumps(reply)))
-        before = tokens
+        previous_tokens = tokens
     stream = len(name) % 2 == 0
     return SessionRun(name=name, stream=stream, calls=calls, cost_nusd=cost) if calls else None
 
 
-async def _replay(runs: list[SessionRun], kind: str, chosen: argparse.Namespace) -> HoldOutcomes:
+async def _replay(runs: list[SessionRun], kind: str, args: argparse.Namespace) -> HoldOutcomes:
     keys = "\n".join(f"  - {{id: {run.name}, team: t, secret: {{env: K{number}}}}}" for number, run in enumerate(runs))
     limits = "\n".join(
-        f"  {run.name}: {{scope: {{key: {run.name}}}, limit: {{usd: {_usd(run.cost_nusd, chosen.factor)}}},"
-        f" window: total, hold: {kind}, safety_factor: {chosen.safety}}}"
+        f"  {run.name}: {{scope: {{key: {run.name}}}, limit: {{usd: {_usd(run.cost_nusd, args.factor)}}},"
+        f" window: total, hold: {kind}, safety_factor: {args.safety}}}"
         for run in runs
     )
     env = {f"K{number}": f"secret-{number}" for number in range(len(runs))}
     snapshot = parse(_CONFIG.format(keys=keys, budgets=limits), "holds.yaml", env)[0]
     book, tally = Playbook(snapshot, []), HoldOutcomes()
     for run in runs:
-        await _replay_session(book, run, tally, chosen)
+        await _replay_session(book, run, tally, args)
     for budget, run in zip(snapshot.budgets, runs, strict=True):
         _count_overspend(book, budget.limit, run, tally)
     return tally
 
 
-async def _replay_session(book: Playbook, run: SessionRun, tally: HoldOutcomes, chosen: argparse.Namespace) -> None:
+async def _replay_session(book: Playbook, run: SessionRun, tally: HoldOutcomes, args: argparse.Namespace) -> None:
     caller, tally.sessions = Caller(key=run.name, team="t"), tally.sessions + 1
     source = tally.by_source.setdefault(run.name.partition(".")[0], [0, 0])
     source[0] += 1
     for number, (body, usage, text) in enumerate(run.calls):
         tally.calls += 1
-        if chosen.max_tokens:
-            body = body[:-1] + f',"max_tokens":{chosen.max_tokens}}}'.encode()
+        if args.max_tokens:
+            body = body[:-1] + f',"max_tokens":{args.max_tokens}}}'.encode()
         if run.stream:
             body = body[:-1] + b',"stream":true}'
         book.upstream_script = [_upstream_answer(usage, text, stream=run.stream)]
@@ -190,14 +199,16 @@ async def _replay_session(book: Playbook, run: SessionRun, tally: HoldOutcomes, 
             return
         sent = orjson.loads(b"".join(book.upstream_calls.pop().body))
         limit = sent.get("max_tokens")
-        tally.answers_shortened += book.ledger_entries[-1].code == "hold_used_up" or (
+        tally.answers_shortened += book.ledger_entries[-1].code == "hold_exhausted" or (
             limit is not None and limit < usage.output
         )
 
 
 def _count_overspend(book: Playbook, limit: int, run: SessionRun, tally: HoldOutcomes) -> None:
-    """Whether the session's budget was overspent, and whether by more than the documented bound: for a sequential
-    session, what one call may take beyond its hold."""
+    """Counts an overspent budget, and one overspent beyond the documented bound.
+
+    The bound of a sequential session is the largest charge of one call beyond its hold.
+    """
     entries = [entry for entry in book.ledger_entries if entry.key == run.name]
     excess = sum(entry.charge_nusd for entry in entries) - limit
     if excess <= 0:
@@ -208,7 +219,7 @@ def _count_overspend(book: Playbook, limit: int, run: SessionRun, tally: HoldOut
 
 
 def _upstream_answer(usage: Usage, text: str, *, stream: bool) -> UpstreamAnswer:
-    told = {
+    usage_object = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
         "prompt_tokens_details": {"cached_tokens": usage.cached_input},
@@ -216,24 +227,24 @@ def _upstream_answer(usage: Usage, text: str, *, stream: bool) -> UpstreamAnswer
     if not stream:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         return UpstreamAnswer(
-            headers=JSON_HEADERS, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": told}),)
+            headers=JSON_HEADERS, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": usage_object}),)
         )
-    return UpstreamAnswer(headers=SSE_HEADERS, body=tuple(_stream_chunks(text, told, usage.output)))
+    return UpstreamAnswer(headers=SSE_HEADERS, body=tuple(_stream_chunks(text, usage_object, usage.output)))
 
 
-def _stream_chunks(text: str, told: dict[str, Any], tokens: int) -> Iterable[bytes]:
-    """About one event a token, in pieces as they come over the wire."""
-    width, piece = max(1, len(text) // max(1, tokens)), []
-    for at in range(0, len(text), width):
-        choice = {"index": 0, "delta": {"content": text[at : at + width]}, "finish_reason": None}
-        piece.append(b"data: " + orjson.dumps({"id": "x", "choices": [choice]}) + b"\n\n")
-        if len(piece) == 8:
-            yield b"".join(piece)
-            piece = []
+def _stream_chunks(text: str, usage_object: dict[str, Any], tokens: int) -> Iterable[bytes]:
+    """About one event per token, eight events per chunk."""
+    width, events = max(1, len(text) // max(1, tokens)), []
+    for start in range(0, len(text), width):
+        choice = {"index": 0, "delta": {"content": text[start : start + width]}, "finish_reason": None}
+        events.append(b"data: " + orjson.dumps({"id": "x", "choices": [choice]}) + b"\n\n")
+        if len(events) == 8:
+            yield b"".join(events)
+            events = []
     last = {"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    piece.append(b"data: " + orjson.dumps(last) + b"\n\n")
-    piece.append(b"data: " + orjson.dumps({"id": "x", "choices": [], "usage": told}) + b"\n\ndata: [DONE]\n\n")
-    yield b"".join(piece)
+    events.append(b"data: " + orjson.dumps(last) + b"\n\n")
+    events.append(b"data: " + orjson.dumps({"id": "x", "choices": [], "usage": usage_object}) + b"\n\ndata: [DONE]\n\n")
+    yield b"".join(events)
 
 
 def _usd(nusd: int, factor: float) -> str:
@@ -251,16 +262,21 @@ def _result_fields(tally: HoldOutcomes) -> dict[str, Any]:
 
 
 def _table(results: dict[str, HoldOutcomes]) -> str:
-    rows = ["| hold | sessions | calls | refused | share | at the first call | answers cut short | overspent | worst excess USD | beyond the bound |", "|---|" + "---|" * 9]  # fmt: skip
+    columns = (
+        "hold", "sessions", "calls", "refused", "share", "at the first call", "answers cut short", "overspent",
+        "worst excess USD", "beyond the bound",
+    )  # fmt: skip
+    rows = [f"| {' | '.join(columns)} |", "|---|" + "---|" * 9]
     for kind, tally in results.items():
-        one = _result_fields(tally)
+        fields = _result_fields(tally)
         rows.append(
-            f"| {kind} | {one['sessions']} | {one['calls']} | {one['refused']} | {one['refused_share']:.2%} |"
-            f" {one['refused_at_first_call']} | {one['shortened_streams']} | {one['overspent']} |"
-            f" {one['worst_excess_usd']:.6f} | {one['beyond_bound']} |"
+            f"| {kind} | {fields['sessions']} | {fields['calls']} | {fields['refused']} | {fields['refused_share']:.2%} |"
+            f" {fields['refused_at_first_call']} | {fields['shortened_streams']} | {fields['overspent']} |"
+            f" {fields['worst_excess_usd']:.6f} | {fields['beyond_bound']} |"
         )
         rows += [
-            f"|   {source} | {n} | | {bad} | {bad / n:.2%} | | | | | |" for source, (n, bad) in one["by_source"].items()
+            f"|   {source} | {count} | | {refused} | {refused / count:.2%} | | | | | |"
+            for source, (count, refused) in fields["by_source"].items()
         ]
     return "\n".join(rows)
 

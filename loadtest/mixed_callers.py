@@ -1,7 +1,7 @@
-"""The callers of the overspend test: conversations in three dialects, whole and streamed, well and badly behaved.
+"""The callers of the overspend test: conversations in three dialects, streamed or not, some of them badly behaved.
 
-A conversation is one to four turns in one session, each at any of the gateways. What goes wrong upstream is ordered from
-the simulated providers in the prompt; some callers hang up in the middle, or before the answer.
+A conversation is one to four turns in one session, each at any of the gateways. Prompts order upstream faults from the
+simulated providers; some callers disconnect during the answer, or before it.
 """
 
 import asyncio
@@ -15,22 +15,13 @@ from typing import Any
 import aiohttp
 from tight_budgets import KEYS
 
-# No call may take longer, whatever goes wrong.
+# Longest duration of a call, whatever fails.
 CALL_SECONDS = 60.0
 _PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
 _ROUTE_WEIGHTS = {"auto": 5, "small": 2, "spread": 2, "best": 3, "shaky": 3, "claude": 2}
 _FAULTS = (
-    "status:500",
-    "status:429",
-    "status:400",
-    "cut",
-    "cut",
-    "no_usage",
-    "garbage",
-    "error_event",
-    "hang",
-    "hang_mid",
-)
+    "status:500", "status:429", "status:400", "cut", "cut", "no_usage", "garbage", "error_event", "hang", "hang_mid",
+)  # fmt: skip
 _PROMPTS = ("Summarize the meeting of this morning", "Debug this function for me", "What is next on the list",
           "Explain why the build is slow", "Translate the notes")  # fmt: skip
 _TOOL_SCHEMA = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
@@ -38,8 +29,13 @@ _TOOL_SCHEMA = {"type": "object", "properties": {"cmd": {"type": "string"}}, "re
 
 @dataclass
 class CallerOutcomes:
-    """What the callers saw. `down_seconds`: how long it took to be told that the store does not answer,
-    where nothing was ordered to go wrong upstream."""
+    """Outcomes as the callers saw them.
+
+    outcomes: calls by outcome
+    violations: answers that must not occur
+    store_down_seconds: time until a call was answered 503 for the store; calls without an ordered upstream fault
+    statuses: calls by HTTP status
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -48,13 +44,13 @@ class CallerOutcomes:
 
     @property
     def calls(self) -> int:
-        """Calls made."""
+        """Number of calls."""
         return sum(self.outcomes.values())
 
 
 @dataclass
 class Conversation:
-    """One conversation: who, in which dialect, and what it has said."""
+    """One conversation: key, dialect, route and history so far."""
 
     number: int
     key: str
@@ -67,15 +63,16 @@ class Conversation:
 
 
 class MixedCallers:
-    """Makes so many calls at once over `bases`, which may change while they run."""
+    """Makes `calls` calls over the gateways at `bases`; conversations begin within `ramp_seconds`."""
 
     def __init__(self, bases: list[str], calls: int, randomness: random.Random, ramp_seconds: float) -> None:
-        self._base_urls, self._calls, self._chance, self._ramp_seconds = bases, calls, randomness, ramp_seconds
+        self._base_urls, self._calls, self._random, self._ramp_seconds = bases, calls, randomness, ramp_seconds
         self.outcomes = CallerOutcomes()
 
     async def run(self) -> CallerOutcomes:
-        """Every conversation to its end."""
-        conversations, left = [], self._calls
+        """Run every conversation to its end."""
+        conversations: list[Conversation] = []
+        left = self._calls
         while left > 0:
             conversation = self._new_conversation(len(conversations), left)
             conversations.append(conversation)
@@ -83,14 +80,14 @@ class MixedCallers:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            await asyncio.gather(*(self._run_conversation(session, talk) for talk in conversations))
+            await asyncio.gather(*(self._run_conversation(session, conversation) for conversation in conversations))
         return self.outcomes
 
     def _new_conversation(self, number: int, left: int) -> Conversation:
-        randomness = self._chance
+        randomness = self._random
         key, dialect = randomness.choice(list(KEYS)), randomness.choices(list(_PATHS), (5, 3, 3))[0]
         headers = {"authorization": f"Bearer {key}", "x-penstock-user": f"user-{randomness.randrange(60)}"}
-        # A tenth does not name its session; another tenth belongs to the tree of an earlier one of its key.
+        # A tenth names no session; another tenth belongs to the tree of an earlier session of its key.
         kind = randomness.random()
         if kind > 0.1:
             headers["x-penstock-session"] = f"{key}-{number}"
@@ -103,10 +100,10 @@ class MixedCallers:
         return Conversation(number, key, dialect, route, headers, min(left, randomness.choice((1, 1, 2, 3, 4))), tools)
 
     async def _run_conversation(self, session: aiohttp.ClientSession, conversation: Conversation) -> None:
-        await asyncio.sleep(self._chance.uniform(0, self._ramp_seconds))
+        await asyncio.sleep(self._random.uniform(0, self._ramp_seconds))
         for turn in range(conversation.turns):
             conversation.history.append({"role": "user", "content": self._prompt(conversation, turn)})
-            began = time.monotonic()
+            started = time.monotonic()
             try:
                 outcome, text = await self._call(session, conversation)
             except TimeoutError:
@@ -117,8 +114,8 @@ class MixedCallers:
             except (aiohttp.ClientError, ConnectionError):
                 outcome, text = "broken", ""
             if outcome == "store_down" and '"fault"' not in str(conversation.history[-1]):
-                # Calls that were told to go wrong may have waited for something else before.
-                self.outcomes.store_down_seconds.append(time.monotonic() - began)
+                # Calls with an ordered fault may have waited for something else before.
+                self.outcomes.store_down_seconds.append(time.monotonic() - started)
             self.outcomes.outcomes[outcome] += 1
             if conversation.tools:
                 conversation.history += _tool_messages(
@@ -128,7 +125,7 @@ class MixedCallers:
                 conversation.history.append({"role": "assistant", "content": text or "Nothing."})
 
     def _prompt(self, conversation: Conversation, turn: int) -> str:
-        randomness = self._chance
+        randomness = self._random
         order: dict[str, Any] = {"output_tokens": randomness.choice((3, 8, 20, 60, 150))}
         if conversation.route == "shaky" and randomness.random() < 0.7:
             order |= {"fault": randomness.choice(("status:500", "status:503", "cut", "hang_mid")), "at": "sim-flaky"}
@@ -141,7 +138,7 @@ class MixedCallers:
         return f"{randomness.choice(_PROMPTS)}, number {conversation.number}.{turn}. [[sim {json.dumps(order)}]]"
 
     def _body(self, conversation: Conversation) -> dict[str, Any]:
-        randomness = self._chance
+        randomness = self._random
         body: dict[str, Any] = {"model": conversation.route, "stream": randomness.random() < 0.6}
         limit = randomness.choice((None, None, 16, 40, 100, 250))
         if conversation.dialect == "responses":
@@ -157,8 +154,8 @@ class MixedCallers:
         return body | ({"tools": [tool]} if conversation.tools else {})
 
     async def _call(self, session: aiohttp.ClientSession, conversation: Conversation) -> tuple[str, str]:
-        """(outcome, a few words of the answer)."""
-        randomness, body = self._chance, self._body(conversation)
+        """(outcome, beginning of the answer)."""
+        randomness, body = self._random, self._body(conversation)
         url = randomness.choice(self._base_urls) + _PATHS[conversation.dialect]
         impatient = randomness.random()
         if impatient < 0.04:
@@ -195,7 +192,7 @@ class MixedCallers:
             return "completed"
         if b"budget_exceeded" in text or b"cap_exceeded" in text:
             return "refused"
-        if status == 503 and b"budget store" in text:
+        if status == 503 and b"budget store" in text.lower():
             return "store_down"
         if status == 500 or (status == 400 and b"[[sim" not in text and b"simulated" not in text.lower()):
             self.outcomes.violations.append(f"{status} {conversation.dialect} {conversation.route}: {text[:300]!r}")
@@ -203,15 +200,16 @@ class MixedCallers:
 
 
 def _tool_messages(dialect: str, id: str, command: str) -> list[dict[str, Any]]:
-    """A tool call and its result, as they stand in a conversation."""
+    """A tool call and its result, as messages of a history."""
     arguments, result = {"cmd": command}, f"{command}: 3 lines"
     if dialect == "responses":
         call = {"type": "function_call", "call_id": id, "name": "bash", "arguments": json.dumps(arguments)}
         return [call, {"type": "function_call_output", "call_id": id, "output": result}]
     if dialect == "messages":
-        use = {"type": "tool_use", "id": id, "name": "bash", "input": arguments}
-        back = {"type": "tool_result", "tool_use_id": id, "content": result}
-        return [{"role": "assistant", "content": [use]}, {"role": "user", "content": [back]}]
+        tool_use = {"type": "tool_use", "id": id, "name": "bash", "input": arguments}
+        tool_result = {"type": "tool_result", "tool_use_id": id, "content": result}
+        return [{"role": "assistant", "content": [tool_use]}, {"role": "user", "content": [tool_result]}]
     function = {"name": "bash", "arguments": json.dumps(arguments)}
-    asked = {"role": "assistant", "content": None, "tool_calls": [{"id": id, "type": "function", "function": function}]}
-    return [asked, {"role": "tool", "tool_call_id": id, "content": result}]
+    tool_call = {"id": id, "type": "function", "function": function}
+    message = {"role": "assistant", "content": None, "tool_calls": [tool_call]}
+    return [message, {"role": "tool", "tool_call_id": id, "content": result}]

@@ -1,10 +1,10 @@
-"""Four gateways on one Valkey, 2,000 calls at once, budgets that most of them collide with: is anything ever overspent?
+"""Tests for overspend: four gateways on one Valkey, 2,000 concurrent calls, tight budgets, kills and outages.
 
     python loadtest/overspend.py [--scenario NAME ...] [--seeds N] [--calls N] [--quick] [--keep FOLDER]
 
-After a run every transaction of the store's append-only file is replayed: at no instant may an account have more spent
-and held than its limit. At the end nothing is held, and what each account has spent is the sum of the four ledgers.
-Everything on loopback; exit status 1 if anything does not hold. Progress goes to stderr, the table to stdout.
+After a run every transaction of the store's append-only file is replayed: in no state may an account have more spent and
+held than its limit. At the end nothing is held, and the spent amount of each account is the sum of the four ledgers. All
+traffic is on loopback. Exit status 1 if a check failed. Progress goes to stderr, the table to stdout.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import redis
@@ -36,14 +36,14 @@ GATEWAYS = 4
 CLOCK_SKEWS_SECONDS = (0.0, 300.0, -300.0, 0.0)
 SETTLE_SECONDS = 30.0
 SAMPLE_SECONDS = 1.0
-# Accounts asked for at once: the server must not be held up by who looks on.
+# Accounts read at once: sampling must not block the server.
 SAMPLE_BATCH = 100
 DEFAULT_SEEDS = {"plain": 20}
 OTHER_SEEDS = 3
 
 
 class AccountSampler:
-    """Looks at every account in the running store now and then: a check on the replay, not on the gateways."""
+    """Samples every account of the running store: a check of the replay, not of the gateways."""
 
     def __init__(self, stores: list[ValkeyServer], limit_of: Callable[[str], int | None]) -> None:
         self._stores, self._limit_of = stores, limit_of
@@ -54,7 +54,7 @@ class AccountSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop sampling."""
         self._ended.set()
         self._thread.join(timeout=20)
 
@@ -64,7 +64,7 @@ class AccountSampler:
                 try:
                     self._sample(store)
                 except redis.RedisError:
-                    # It is dead or paused just now; that is the scenario.
+                    # Killed or paused by the scenario.
                     continue
 
     def _sample(self, store: ValkeyServer) -> None:
@@ -72,27 +72,29 @@ class AccountSampler:
             limit = self._limit_of(key)
             self.samples += 1
             if limit is not None and fields.get(b"spent", 0) + fields.get(b"held", 0) > limit:
-                self.overruns.append(f"sampled over its limit: {key}: {fields}")
+                self.overruns.append(f"sampled account over its limit: {key}: {fields}")
 
 
 def store_accounts(store: ValkeyServer) -> dict[str, dict[bytes, int]]:
     """Every account of a running store. Raises RedisError."""
     with store.client() as client:
         keys = list(client.scan_iter("penstock:*:account:*", count=1000))
-        found: list[dict[bytes, bytes]] = []
+        hashes: list[dict[bytes, bytes]] = []
         for first in range(0, len(keys), SAMPLE_BATCH):
             pipe = client.pipeline(transaction=False)
             for key in keys[first : first + SAMPLE_BATCH]:
                 pipe.hgetall(key)
-            found += pipe.execute()
-        named = zip(keys, found, strict=True)
-        return {key.decode(): {name: int(value) for name, value in fields.items()} for key, fields in named}
+            hashes += pipe.execute()
+        return {
+            key.decode(): {name: int(value) for name, value in fields.items()}
+            for key, fields in zip(keys, hashes, strict=True)
+        }
 
 
 def run_scenario(
     scenario: str, seed: int, calls: int, folder: Path, *, loose: bool = False
 ) -> tuple[CallerOutcomes, AuditFindings]:
-    """One run in its own folder."""
+    """Run one scenario in a folder of its own and check its result."""
     randomness = random.Random(f"{scenario}-{seed}")
     event, ramp = SCENARIOS[scenario]
     pace = min(1.0, calls / 1000)
@@ -123,11 +125,11 @@ def run_scenario(
         run = ScenarioRun(gateways, stores, randomness, pace=pace)
         sampler = AccountSampler(stores, account_limits(snapshot))
         callers = MixedCallers([gateway.base_url for gateway in gateways], calls, random.Random(seed), ramp * pace)
-        began = time.monotonic()
+        started = time.monotonic()
         tally = asyncio.run(_run_callers(callers, event, run))
-        took = time.monotonic() - began
-        for late in run.after_calls:
-            late()
+        seconds = time.monotonic() - started
+        for action in run.after_calls:
+            action()
         _wait_until_ready(gateways)
         unsettled = _unsettled_gateways(gateways)
         sampler.stop()
@@ -144,16 +146,17 @@ def run_scenario(
             killed=run.killed_replicas,
             forgetful=scenario == "amnesia",
         )
-    over = [] if scenario == "amnesia" else sampler.overruns
+    sampled_overruns = [] if scenario == "amnesia" else sampler.overruns
     findings.violations += (
-        unsettled + over + tally.violations + _log_errors(gateways) + _replay_differences(findings, last)
+        unsettled + sampled_overruns + tally.violations + _log_errors(gateways) + _replay_differences(findings, last)
     )
-    if took < 55 and scenario != "amnesia":
+    if seconds < 55 and scenario != "amnesia":
         findings.violations += ledger_overruns(snapshot, [gateway.folder for gateway in gateways])
     _log(
-        f"{scenario} {seed}: {took:.1f} s, {dict(tally.outcomes)}, statuses {dict(tally.statuses)}, {findings.accounts} accounts ({findings.nearly_full_accounts} "
-        f"nearly full), {findings.checked_states} instants, {sampler.samples} samples, {findings.orphaned_holds} orphans, "
-        f"{findings.expired_holds} expired, scripts {scripts}, {len(findings.violations)} wrong"
+        f"{scenario} {seed}: {seconds:.1f} s, {dict(tally.outcomes)}, statuses {dict(tally.statuses)},"
+        f" {findings.accounts} accounts ({findings.nearly_full_accounts} nearly full), {findings.checked_states} states"
+        f" checked, {sampler.samples} samples, {findings.orphaned_holds} orphaned holds, {findings.expired_holds} expired,"
+        f" scripts {scripts}, {len(findings.violations)} violations"
     )
     for line in findings.violations[:12]:
         _log(f"    {line}")
@@ -161,70 +164,71 @@ def run_scenario(
 
 
 async def _run_callers(
-    callers: MixedCallers, event: Callable[[ScenarioRun], object], run: ScenarioRun
+    callers: MixedCallers, event: Callable[[ScenarioRun], Awaitable[None]], run: ScenarioRun
 ) -> CallerOutcomes:
-    happening = asyncio.ensure_future(event(run))
+    injection = asyncio.ensure_future(event(run))
     tally = await callers.run()
-    await happening
+    await injection
     return tally
 
 
 def _wait_until_ready(gateways: list[GatewayProcess]) -> None:
     for gateway in gateways:
-        wait_for("a gateway listens", gateway.is_ready)
+        wait_for("gateway listens", gateway.is_ready)
 
 
 def _unsettled_gateways(gateways: list[GatewayProcess]) -> list[str]:
-    """Wait until no gateway has an open hold or an undelivered resolution; what is left when the time is over."""
+    """Waits until no gateway has an open hold or an unsent settlement; returns what remains after SETTLE_SECONDS."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        left = [f"gateway on {one.port} still has {found}" for one in gateways if (found := _unsettled(one))]
-        if not left or time.monotonic() > deadline:
-            return left
+        remaining = [
+            f"gateway on port {gateway.port} still has {text}" for gateway in gateways if (text := _unsettled(gateway))
+        ]
+        if not remaining or time.monotonic() > deadline:
+            return remaining
         time.sleep(0.1)
 
 
 def _unsettled(gateway: GatewayProcess) -> str:
     text = urllib.request.urlopen(f"{gateway.base_url}/metrics", timeout=10).read().decode()
-    names = (
-        "penstock_holds_open",
+    names = {
+        "penstock_open_holds",
         "penstock_budget_store_backlog",
-        "penstock_calls_open",
+        "penstock_open_requests",
         "penstock_budget_store_failing",
-    )
-    figures = {name: float(found[1]) for name in names if (found := re.search(rf"^{name} (\S+)$", text, re.MULTILINE))}
-    assert len(figures) == len(names), "the metrics are there"
+    }
+    matches = {name: re.search(rf"^{name} (\S+)$", text, re.MULTILINE) for name in names}
+    figures = {name: float(match[1]) for name, match in matches.items() if match is not None}
+    assert len(figures) == len(names), f"missing metrics: {names - figures.keys()}"
     return ", ".join(f"{name} {figure:g}" for name, figure in figures.items() if figure)
 
 
 def _log_errors(gateways: list[GatewayProcess]) -> list[str]:
-    """Tracebacks, and what the logs say that is no warning about the store."""
-    found = []
+    """Tracebacks and unhandled errors in the gateways' logs, three of each log."""
+    errors = []
     for gateway in gateways:
         text = gateway.log.read_text(errors="replace")
-        for place in [
-            match.start() for match in re.finditer("Traceback|Unhandled|never retrieved|was never awaited", text)
-        ][:3]:
-            found.append(f"in a gateway's log: {text[place : place + 1500]}")
-    return found
+        starts = [match.start() for match in re.finditer("Traceback|Unhandled|never retrieved|was never awaited", text)]
+        errors += [f"in a gateway's log: {text[start : start + 1500]}" for start in starts[:3]]
+    return errors
 
 
 def _replay_differences(findings: AuditFindings, last: dict[str, dict[bytes, int]]) -> list[str]:
-    """The replay must end where the server ended."""
-    found, names = findings.final_accounts, (b"spent", b"held")
-    differ = [
+    """Accounts whose final amounts differ between the replay and the server."""
+    replayed, names = findings.final_accounts, (b"spent", b"held")
+    different = [
         key
-        for key in found.keys() | last.keys()
-        if any(found.get(key, {}).get(name, 0) != last.get(key, {}).get(name, 0) for name in names)
+        for key in replayed.keys() | last.keys()
+        if any(replayed.get(key, {}).get(name, 0) != last.get(key, {}).get(name, 0) for name in names)
     ]
-    return [f"the replay and the server differ on {key}" for key in differ[:3]]
+    return [f"the replay and the server differ on {key}" for key in different[:3]]
 
 
 def _script_cost_text(store: ValkeyServer) -> str:
-    """How often scripts ran in the server's last life, and how long one took."""
+    """Number of scripts since the server's last start, and mean duration."""
     with store.client() as client:
-        found = client.info("commandstats").get("cmdstat_evalsha", {})
-    return f"{found.get('calls', 0)} of {found.get('usec_per_call', 0):.0f} us"
+        stats = client.info("commandstats").get("cmdstat_evalsha", {})
+    return f"{stats.get('calls', 0)} of {stats.get('usec_per_call', 0):.0f} us"
 
 
 def _log(line: str) -> None:
@@ -232,81 +236,84 @@ def _log(line: str) -> None:
 
 
 def table(results: dict[str, list[tuple[CallerOutcomes, AuditFindings]]]) -> str:
-    """The results as Markdown, one row for each scenario."""
+    """The results as Markdown, one row per scenario."""
     heads = (
         "scenario", "seeds", "calls", "completed", "refused", "failed, left", "503", "accounts", "transactions checked",
-        "instants over a limit", "held at the end", "accounts where spent != ledgers", "wrong in all",
+        "states over a limit", "accounts held at the end", "accounts where spent != ledgers", "violations",
         "p99 of 503 (s)", "remarks",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for scenario, runs in results.items():
         outcomes = sum((tally.outcomes for tally, _ in runs), start=CallerOutcomes().outcomes)
-        findings = [one for _, one in runs]
-        down = sorted(second for tally, _ in runs for second in tally.store_down_seconds)
+        findings = [audit for _, audit in runs]
+        down = sorted(seconds for tally, _ in runs for seconds in tally.store_down_seconds)
         others = sum(outcomes[name] for name in ("failed", "left", "broken", "hung"))
         p99 = f"{down[min(len(down) - 1, len(down) * 99 // 100)]:.3f}" if down else "–"
         cells = (
             scenario, len(runs), outcomes.total(), outcomes["completed"], outcomes["refused"], others,
-            outcomes["store_down"], *[sum(getattr(one, name) for one in findings) for name in _SUMMED_FIELDS],
-            sum(len(one.violations) for one in findings), p99, _remarks(findings),
+            outcomes["store_down"], *[sum(getattr(audit, name) for audit in findings) for name in _SUMMED_FIELDS],
+            sum(len(audit.violations) for audit in findings), p99, _remarks(findings),
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
-_SUMMED_FIELDS = ("accounts", "transactions", "over", "held", "unequal")
+_SUMMED_FIELDS = ("accounts", "transactions", "overruns", "accounts_still_held", "unequal_accounts")
 
 
 def _remarks(findings: list[AuditFindings]) -> str:
-    named = {
-        "holds of killed gateways, never written down": sum(one.orphaned_holds for one in findings),
-        "holds that expired": sum(one.expired_holds for one in findings),
-        "accounts over their limit after the loss": sum(one.overruns_after_loss for one in findings),
+    counts = {
+        "orphaned holds of killed gateways": sum(audit.orphaned_holds for audit in findings),
+        "expired holds": sum(audit.expired_holds for audit in findings),
+        "accounts over their limit after the loss": sum(audit.overruns_after_loss for audit in findings),
     }
-    return ", ".join(f"{count} {what}" for what, count in named.items() if count) or "–"
+    return ", ".join(f"{count} {text}" for text, count in counts.items() if count) or "–"
 
 
 def main() -> int:
-    """Run what was asked for, print the table."""
+    """Run the scenarios and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all")
     parser.add_argument(
-        "--seeds", type=int, help=f"runs of each (default: {DEFAULT_SEEDS['plain']} of plain, {OTHER_SEEDS} of others)"
+        "--seeds",
+        type=int,
+        help=f"runs per scenario (default: {DEFAULT_SEEDS['plain']} of plain, {OTHER_SEEDS} of others)",
     )
-    parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--quick", action="store_true", help="200 calls, one seed, plain, kill and pause")
-    parser.add_argument("--keep", type=Path, help="keep what the runs leave in this folder")
-    parser.add_argument("--loose", action="store_true", help="limits that nobody reaches, to see what calls take")
-    chosen = parser.parse_args()
-    # The end by SIGTERM, too, must leave no process behind.
+    parser.add_argument("--first", type=int, default=1, help="first seed (default: 1)")
+    parser.add_argument("--calls", type=int, default=2000, help="calls of each run (default: 2000)")
+    parser.add_argument("--quick", action="store_true", help="200 calls, one seed; scenarios plain, kill and pause")
+    parser.add_argument("--keep", type=Path, help="copy the folders of the runs to this folder")
+    parser.add_argument("--loose", action="store_true", help="limits that no run reaches, to measure the calls' usage")
+    args = parser.parse_args()
+    # SIGTERM must not leave processes running either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names = chosen.scenario or (["plain", "kill", "pause"] if chosen.quick else list(SCENARIOS))
-    calls, results = 200 if chosen.quick else chosen.calls, {}
+    names = args.scenario or (["plain", "kill", "pause"] if args.quick else list(SCENARIOS))
+    calls, results = 200 if args.quick else args.calls, {}
     try:
         for name in names:
-            seeds = chosen.seeds or (1 if chosen.quick else DEFAULT_SEEDS.get(name, OTHER_SEEDS))
-            results[name] = [_run_and_keep(name, chosen.first + at, calls, chosen) for at in range(seeds)]
+            seeds = args.seeds or (1 if args.quick else DEFAULT_SEEDS.get(name, OTHER_SEEDS))
+            results[name] = [_run_and_keep(name, args.first + offset, calls, args) for offset in range(seeds)]
     except KeyboardInterrupt:
         _log("interrupted")
     print(table(results), flush=True)
-    return 1 if any(one.wrong for runs in results.values() for _, one in runs) or len(results) < len(names) else 0
+    failed = any(audit.violations for runs in results.values() for _, audit in runs)
+    return 1 if failed or len(results) < len(names) else 0
 
 
-def _run_and_keep(name: str, seed: int, calls: int, chosen: argparse.Namespace) -> tuple[CallerOutcomes, AuditFindings]:
-    """One run; a copy of its folder is kept where that was asked for."""
+def _run_and_keep(name: str, seed: int, calls: int, args: argparse.Namespace) -> tuple[CallerOutcomes, AuditFindings]:
+    """One run; copies its folder with --keep."""
     with tempfile.TemporaryDirectory(prefix="overspend-") as folder:
         try:
-            tally, findings = run_scenario(name, seed, calls, Path(folder), loose=chosen.loose)
+            tally, findings = run_scenario(name, seed, calls, Path(folder), loose=args.loose)
         except (TimeoutError, RuntimeError, OSError, redis.RedisError) as error:
             traceback.print_exc()
             tally, findings = (
                 CallerOutcomes(),
-                AuditFindings(violations=[f"the run did not come to its end: {error!r}"]),
+                AuditFindings(violations=[f"the run did not finish: {error!r}"]),
             )
-        (Path(folder) / "wrong.txt").write_text("\n".join(findings.violations) + "\n")
-        if chosen.keep is not None:
-            shutil.copytree(folder, chosen.keep / f"{name}-{seed}", dirs_exist_ok=True)
+        (Path(folder) / "violations.txt").write_text("\n".join(findings.violations) + "\n")
+        if args.keep is not None:
+            shutil.copytree(folder, args.keep / f"{name}-{seed}", dirs_exist_ok=True)
     return tally, findings
 
 

@@ -1,6 +1,6 @@
-"""The processes of the overspend test: Valkey (one, or three masters), gateways, simulated providers.
+"""The processes of the load tests: Valkey (one server, or three masters), gateways, simulated providers.
 
-Each has a folder of its own, its output goes to a file there, and every one is dead when `Processes` is left.
+Each has a folder of its own with a log of its output. `Processes` kills those that still run when it is left.
 """
 
 import os
@@ -23,7 +23,7 @@ SLOTS = 16_384
 
 
 def free_port() -> int:
-    """A port that nobody has. A node's bus port is 10,000 higher and must exist."""
+    """A free port below 55,000: a cluster node's bus port is 10,000 higher and must exist."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -33,16 +33,16 @@ def free_port() -> int:
 
 
 def wait_for(what: str, done: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Look every 20 ms. Raises TimeoutError."""
+    """Poll `done` every 20 ms. Raises TimeoutError, which names `what`."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} within {seconds:g} s")
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.02)
 
 
 class Processes:
-    """Starts processes; kills whichever is left at the end."""
+    """Starts processes and kills those that still run at the end."""
 
     def __init__(self) -> None:
         self._all: list[subprocess.Popen[bytes]] = []
@@ -57,7 +57,7 @@ class Processes:
                 process.wait()
 
     def start(self, command: list[str], log: Path, env: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
-        """Run it with its output appended to `log`."""
+        """Start the command with its output appended to `log`."""
         with log.open("ab") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)
         self._all.append(process)
@@ -65,9 +65,9 @@ class Processes:
 
 
 class ValkeyServer:
-    """One Valkey server that keeps an append-only file and can be killed, paused, and started on the same port.
+    """One Valkey server with an append-only file that can be killed, paused and restarted on the same port.
 
-    `lives`: the folder of each life that began empty.
+    data_folders: one folder for each start with empty data
     """
 
     def __init__(self, processes: Processes, folder: Path, *, cluster: bool = False) -> None:
@@ -77,7 +77,7 @@ class ValkeyServer:
         self.start(empty=True)
 
     def start(self, *, empty: bool = False) -> None:
-        """Start it, with what it had or with nothing, and wait until it answers."""
+        """Start it with its last data, or empty, and wait until it answers."""
         if empty:
             self.data_folders.append(self._folder / f"life-{len(self.data_folders) + 1}")
             self.data_folders[-1].mkdir(parents=True)
@@ -91,7 +91,7 @@ class ValkeyServer:
         wait_for("Valkey answers", self._is_answering)
 
     def client(self) -> redis.Redis:
-        """A connection for looking on."""
+        """A connection for inspection."""
         return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5)
 
     def kill(self) -> None:
@@ -100,11 +100,11 @@ class ValkeyServer:
         self._process.wait()
 
     def pause(self) -> None:
-        """It holds its connections and says nothing."""
+        """SIGSTOP: connections stay open, no answers."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """After a pause."""
+        """SIGCONT after a pause."""
         self._process.send_signal(signal.SIGCONT)
 
     def _is_answering(self) -> bool:
@@ -116,28 +116,28 @@ class ValkeyServer:
 
 
 def join_cluster(stores: list[ValkeyServer]) -> None:
-    """Share the slots out among the nodes, let them meet, wait until all see the whole map."""
+    """Distribute the slots over the nodes, connect them, wait until all see the whole map."""
     clients = [store.client() for store in stores]
-    for place, client in enumerate(clients):
-        first, last = place * SLOTS // len(stores), (place + 1) * SLOTS // len(stores) - 1
+    for index, client in enumerate(clients):
+        first, last = index * SLOTS // len(stores), (index + 1) * SLOTS // len(stores) - 1
         client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-        client.execute_command("CLUSTER SET-CONFIG-EPOCH", place + 1)
+        client.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
     for client in clients[1:]:
         client.execute_command("CLUSTER MEET", "127.0.0.1", stores[0].port)
 
-    def whole() -> bool:
+    def is_complete() -> bool:
         infos = [client.execute_command("CLUSTER INFO") for client in clients]
         texts = [info.decode() if isinstance(info, bytes) else str(info) for info in infos]
         counts = [len(client.execute_command("CLUSTER SLOTS")) for client in clients]
         return all("cluster_state" in text and "ok" in text for text in texts) and set(counts) == {len(stores)}
 
-    wait_for("the cluster's nodes know each other", whole)
+    wait_for("all cluster nodes see the whole map", is_complete)
     for client in clients:
         client.close()
 
 
 class GatewayProcess:
-    """One `penstock serve` with its own data folder; `skew` puts its clock so many seconds off."""
+    """One `penstock serve` with its own data folder; its clock is off by `skew` seconds."""
 
     def __init__(
         self, processes: Processes, folder: Path, config: Path, env: dict[str, str], *, skew: float = 0.0
@@ -154,17 +154,17 @@ class GatewayProcess:
 
     @property
     def base_url(self) -> str:
-        """Its URL."""
+        """URL of the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def replica_name(self) -> str:
-        """Its name among those that share the store."""
+        """Name of this replica in the shared store."""
         path = self.folder / "replica"
         return path.read_text().strip() if path.exists() else ""
 
     def start(self) -> None:
-        """Start it; `ready` says when it listens."""
+        """Start it; `is_ready` reports when it listens."""
         self.process = self._processes.start(self._command, self.log, self._env)
 
     def is_ready(self) -> bool:
@@ -187,24 +187,24 @@ class GatewayProcess:
 
 
 def start_providers(processes: Processes, folder: Path) -> dict[str, str]:
-    """Simulated providers in two processes: the base URL of each model."""
+    """Start simulated providers in two processes; returns the base URL of each model."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     groups = (
         ("sim-small:0.02:400", "sim-flaky:0.02:400"),
         ("sim-medium:0.05:250", "sim-frontier:0.1:150", "sim-claude:0.1:150"),
     )
-    found: dict[str, str] = {}
+    urls: dict[str, str] = {}
     for number, models in enumerate(groups):
         log = folder / f"provider-{number}.log"
         command = [sys.executable, "-m", "gateway.simulator.provider"]
         for model in models:
             command += ["--model", model]
         processes.start(command, log, env)
-        found |= _provider_urls(log, len(models))
-    return found
+        urls |= _provider_urls(log, len(models))
+    return urls
 
 
 def _provider_urls(log: Path, models: int) -> dict[str, str]:
-    """The base URL of each model, once every one has printed its own."""
+    """Base URL of each model, read from the log once all are printed."""
     wait_for("the providers listen", lambda: log.read_text().count("http://") == models)
     return dict(line.split() for line in log.read_text().splitlines() if "http://" in line)

@@ -1,15 +1,17 @@
-"""What a decision costs: facts, classifier, plan and the words that explain it, in microseconds of CPU.
+"""Measures a routing decision in microseconds of CPU: features, classifier, plan and explanation.
 
     python loadtest/routing_cost.py [--rounds N]
 
-A fresh 4 KB request (prose, and multiple-choice questions), and the next turns of a conversation of 4 KB and of 1 MB, whose
-newest text the scorer has seen. Parsing and the session's own books are not part of it (loadtest/bench.py has the whole).
+Cases: a fresh 4 KB request (prose, and multiple-choice questions), and later turns of a conversation of 4 KB and of 1 MB
+whose newest text the scorer has already scored. Parsing and session state are excluded (loadtest/bench.py measures the
+whole).
 """
 
 import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 from gateway.accounting.output_estimate import OutputEstimates
 from gateway.carbon.energy import energy_models
@@ -47,16 +49,20 @@ task_types:
   extraction: {words: [extract, fields]}
 """
 PROSE_PROMPT = (
-    "The committee met on Tuesday to look at what had gone wrong with the second shipment of instruments, and whether the "
-    "supplier in Trieste could have known of the damage before it left the harbour. Nobody doubted that the crates had been "
-    "opened; the question was by whom, and why the seals were whole. "
+    "The committee met on Tuesday to look at what had gone wrong with the second shipment of instruments, and whether "
+    "the supplier in Trieste could have known of the damage before it left the harbor. It was clear that the crates had "
+    "been opened; the question was at which port, and why the seals were whole. "
 )
-QUESTION_PROMPT = "Which of the following best explains why the reaction in flask {n} slows down after 30 minutes at 25.5 degrees?\nA. The catalyst is used up.\nB. The pressure falls below 2 atm.\nC. The product inhibits the enzyme.\nD. None of the above.\n"
+QUESTION_PROMPT = (
+    "Which of the following best explains why the reaction in flask {n} slows down after 30 minutes at 25.5 degrees?\n"
+    "A. The catalyst is used up.\nB. The pressure falls below 2 atm.\nC. The product inhibits the enzyme.\n"
+    "D. None of the above.\n"
+)
 
 
 def request_body(text: str, history: int = 0, turn: int = 0) -> bytes:
-    """A request whose newest text is this, with so many bytes of history after it: an agent's own steps."""
-    messages = [
+    """A request with the user message `text`, followed by about `history` bytes of the agent's own steps."""
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "You are an agent that repairs instruments."},
         {"role": "user", "content": text},
     ]
@@ -75,33 +81,35 @@ def request_body(text: str, history: int = 0, turn: int = 0) -> bytes:
 
 
 def decision_us(router: Router, snapshot, session: Session, request: Request, now: float) -> float:
-    """One decision with its explanation; gives microseconds."""
+    """Makes one decision with its explanation; returns microseconds of CPU."""
     translator, caller = Translator(request), Caller(key="k", team="t")
-    standing = ladder.no_loop_state()
-    begun = time.process_time_ns()
+    loop_state = ladder.no_loop_state()
+    started = time.process_time_ns()
     features = request_features(request)
     identified = IdentifiedRequest(
-        request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request, caller=caller, hints=HeaderHints(),
-        session=session, origins=(), loop_state=standing, history_digest=0,
+        request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request, caller=caller,
+        hints=HeaderHints(), session=session, origins=(), loop_state=loop_state, history_digest=0,
     )  # fmt: skip
     classification, role = router.classify(identified, features)
-    case = RequestContext(
-        request_id="r", started_at=now, started_monotonic=now, snapshot=snapshot, caller=caller, request=request, translator=translator, session=session,
-        route=snapshot.routes["auto"], features=features, classification=classification, loop_state=standing, target=router.tier_target(identified, classification, role),
+    context = RequestContext(
+        request_id="r", started_at=now, started_monotonic=now, snapshot=snapshot, caller=caller, request=request,
+        translator=translator, session=session, route=snapshot.routes["auto"], features=features,
+        classification=classification, loop_state=loop_state,
+        target=router.tier_target(identified, classification, role),
     )  # fmt: skip
-    plan = router.plan(case, now=now)
-    assert isinstance(plan, Plan), "somebody can serve it"
-    headers.context_headers(case)
+    plan = router.plan(context, now=now)
+    assert isinstance(plan, Plan)
+    headers.context_headers(context)
     _ = f"{plan.attempts[0].reason}; {classification.reason}"
-    return (time.process_time_ns() - begun) / 1000
+    return (time.process_time_ns() - started) / 1000
 
 
 def main() -> None:
-    """Print medians and the slowest one in a hundred."""
+    """Print median and p99 of each case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=400, help="decisions of each case (default: 400)")
     rounds = parser.parse_args().rounds
-    snapshot, _ = parse(ROUTING, "decide", {})
+    snapshot, _ = parse(ROUTING, "routing_cost.yaml", {})
     router = Router(CircuitBreakers(), OutputEstimates(), lambda: 0.5, scorer_weights.load())
     texts = {
         "4 KB of prose": [(PROSE_PROMPT * 16)[n : n + 4096] for n in range(rounds)],
@@ -110,20 +118,20 @@ def main() -> None:
         ],
     }
     print(f"{'':34s} median us   p99 us")
-    for name, found in texts.items():
+    for name, prompts in texts.items():
         times = [
             decision_us(
                 router, snapshot, Session(id="s", source="x", started_at=0.0), chat.parse(request_body(text)), 1.0
             )
-            for text in found
+            for text in prompts
         ]
         _print_row(f"fresh, {name}", times)
         scorer, times = scorer_weights.load(), []
-        for text in found:
-            begun = time.process_time_ns()
+        for text in prompts:
+            started = time.process_time_ns()
             scorer.score(prompt_features(text))
-            times.append((time.process_time_ns() - begun) / 1000)
-        _print_row("  of it: features and scorer", times)
+            times.append((time.process_time_ns() - started) / 1000)
+        _print_row("  thereof features and scorer", times)
     for size in (4_000, 1_000_000):
         session, times = Session(id="s", source="x", started_at=0.0), []
         requests = [chat.parse(request_body(PROSE_PROMPT, size, turn)) for turn in range(20)]
@@ -136,15 +144,15 @@ def main() -> None:
 
 
 def footprint_us(rounds: int) -> list[float]:
-    """Microseconds of one estimate with its carbon, each the mean of a hundred: one alone is too quick for the clock."""
+    """Microseconds of one footprint estimate, each the mean of a hundred: a single one is too short for the clock."""
     models = energy_models(EnergyProfile(active_params_b=37, total_params_b=671, bytes_per_param=1))
     grid, usage = CarbonIntensity(zone="FRA", grams_per_kwh=56.0, method="override"), Usage(input=2000, output=300)
     times = []
     for _ in range(rounds):
-        begun = time.process_time_ns()
+        started = time.process_time_ns()
         for _ in range(100):
             footprint(models, grid, usage)
-        times.append((time.process_time_ns() - begun) / 100_000)
+        times.append((time.process_time_ns() - started) / 100_000)
     return times
 
 

@@ -1,4 +1,4 @@
-"""What happens to the overspend test's gateways and stores while the calls are under way."""
+"""Failures of gateways and stores that the overspend test injects while its calls run."""
 
 import asyncio
 import random
@@ -10,37 +10,41 @@ from processes import GatewayProcess, ValkeyServer
 
 @dataclass
 class ScenarioRun:
-    """One run's stage, and what happens on it. `killed`: replicas of gateways that were, `later`: what is done when all calls
-    have ended, `pace`: below 1 where few calls are soon over."""
+    """The processes of one run, and what its scenario did to them.
+
+    randomness: source of random choices
+    killed_replicas: replica names of killed gateways
+    after_calls: actions to take when all calls have ended
+    pace: scales the wait for the start; below 1 for few calls
+    """
 
     gateways: list[GatewayProcess]
     stores: list[ValkeyServer]
-    chance: random.Random
+    randomness: random.Random
     killed_replicas: set[str] = field(default_factory=set)
     after_calls: list[Callable[[], None]] = field(default_factory=list)
-
     pace: float = 1.0
 
     async def wait_for_start(self) -> None:
-        """Some moment while the conversations begin."""
-        await asyncio.sleep(self.chance.uniform(1, 7) * self.pace)
+        """Wait until a random moment while conversations begin."""
+        await asyncio.sleep(self.randomness.uniform(1, 7) * self.pace)
 
     async def wait_between(self, low: float, high: float) -> None:
-        """Some time between."""
-        await asyncio.sleep(self.chance.uniform(low, high))
+        """Wait for a random time between `low` and `high` seconds."""
+        await asyncio.sleep(self.randomness.uniform(low, high))
 
 
 async def plain(run: ScenarioRun) -> None:
-    """Nothing happens."""
+    """No failure."""
 
 
 async def kill_gateway(run: ScenarioRun) -> None:
-    """A gateway dies; it comes back after a second, or when all is over."""
-    gateway = run.chance.choice(run.gateways)
+    """Kill a gateway; restart it after a second, or after all calls."""
+    gateway = run.randomness.choice(run.gateways)
     await run.wait_for_start()
     run.killed_replicas.add(gateway.replica_name)
     gateway.kill()
-    if run.chance.random() < 0.5:
+    if run.randomness.random() < 0.5:
         await run.wait_between(0.5, 1.5)
         gateway.start()
     else:
@@ -48,7 +52,7 @@ async def kill_gateway(run: ScenarioRun) -> None:
 
 
 async def restart_store(run: ScenarioRun) -> None:
-    """The store dies and comes back with its append-only file."""
+    """Kill the store and restart it with its append-only file."""
     await run.wait_for_start()
     run.stores[0].kill()
     await run.wait_between(0.2, 1.5)
@@ -56,7 +60,7 @@ async def restart_store(run: ScenarioRun) -> None:
 
 
 async def restart_store_empty(run: ScenarioRun) -> None:
-    """The store dies and comes back with nothing."""
+    """Kill the store and restart it empty."""
     await run.wait_for_start()
     run.stores[0].kill()
     await run.wait_between(0.2, 1)
@@ -64,7 +68,7 @@ async def restart_store_empty(run: ScenarioRun) -> None:
 
 
 async def pause_store(run: ScenarioRun) -> None:
-    """The store says nothing for a while."""
+    """Pause the store for a while."""
     await run.wait_for_start()
     run.stores[0].pause()
     await run.wait_between(1, 2)
@@ -72,8 +76,8 @@ async def pause_store(run: ScenarioRun) -> None:
 
 
 async def restart_cluster_node(run: ScenarioRun) -> None:
-    """One of three masters dies and comes back with its append-only file."""
-    store = run.chance.choice(run.stores)
+    """Kill one of three masters and restart it with its append-only file."""
+    store = run.randomness.choice(run.stores)
     await run.wait_for_start()
     store.kill()
     await run.wait_between(1, 2.5)
@@ -81,11 +85,11 @@ async def restart_cluster_node(run: ScenarioRun) -> None:
 
 
 async def kill_gateway_while_store_paused(run: ScenarioRun) -> None:
-    """A gateway dies while the store says nothing: what it had settled was not delivered."""
+    """Kill a gateway while the store is paused: its settlements were not delivered."""
     await run.wait_for_start()
     run.stores[0].pause()
     await run.wait_between(0.3, 0.8)
-    gateway = run.chance.choice(run.gateways)
+    gateway = run.randomness.choice(run.gateways)
     run.killed_replicas.add(gateway.replica_name)
     gateway.kill()
     run.stores[0].resume()
@@ -93,7 +97,7 @@ async def kill_gateway_while_store_paused(run: ScenarioRun) -> None:
     gateway.start()
 
 
-# What happens, and over how many seconds the conversations begin.
+# Failure, and seconds over which the conversations begin.
 SCENARIOS = {
     "plain": (plain, 8.0),
     "burst": (plain, 0.5),

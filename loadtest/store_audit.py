@@ -1,4 +1,4 @@
-"""Compares what the store believes with the routing file and with the ledgers: limits, open holds, what was spent."""
+"""Compares the budget store with the routing file and the ledgers: limits, open holds, spent amounts."""
 
 import time
 from collections import defaultdict
@@ -14,13 +14,26 @@ from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
 from gateway.values.snapshot import Snapshot
 
-# (tenant, budget and scope values, window): an account without the turn of its window.
+# (tenant, budget and scope values): an account without the period of its window.
 AccountId = tuple[str, str]
 
 
 @dataclass
 class AuditFindings:
-    """What one run came to; `wrong` is empty if everything holds. `notes` are worth reading, and no violation."""
+    """Counts and violations of one run.
+
+    accounts: accounts that were used
+    transactions, checked_states: replayed transactions, checked account states
+    overruns: states over a limit
+    overruns_after_loss: accounts over their limit after the store lost its data
+    accounts_still_held: accounts with a held amount at the end
+    orphaned_holds: open holds of killed gateways that are in no ledger
+    unequal_accounts: accounts whose spent amount differs from the ledgers
+    expired_holds: holds that expired
+    nearly_full_accounts: accounts that reached 90 % of their limit
+    violations: failed checks; empty for a good run
+    final_accounts: amounts at the end, by account key
+    """
 
     accounts: int = 0
     transactions: int = 0
@@ -33,12 +46,11 @@ class AuditFindings:
     expired_holds: int = 0
     nearly_full_accounts: int = 0
     violations: list[str] = field(default_factory=list)
-    # How the accounts stand at the end, by key.
     final_accounts: dict[str, dict[bytes, int]] = field(default_factory=dict)
 
 
 def account_limits(snapshot: Snapshot) -> Callable[[str], int | None]:
-    """The ceiling of the account that a key names; None for a key that is no account."""
+    """Returns a function from a key to its account's limit, None for a key that is no account."""
     ceilings = {budget.name: budget.refuse_above for budget in (*snapshot.budgets, *snapshot.default_caps.tree_budgets)}
 
     def limit_of(key: str) -> int | None:
@@ -49,25 +61,25 @@ def account_limits(snapshot: Snapshot) -> Callable[[str], int | None]:
 
 
 def account_id_of(key: str) -> AccountId:
-    """Where an account's key belongs: all turns of a calendar window come to one place."""
+    """The account of a key, the same for all periods of a calendar window."""
     tenant, _, account = key.removeprefix("penstock:{").partition("}:account:")
     return tenant, account.rsplit("|", 1)[0]
 
 
 def read_ledgers(folders: Iterable[Path]) -> list[LedgerEntry]:
     """Every entry of every ledger."""
-    found: list[LedgerEntry] = []
+    entries: list[LedgerEntry] = []
     for folder in folders:
         store = SqliteLedger(folder / "ledger.sqlite")
         try:
-            found += store.entries()
+            entries += store.entries()
         finally:
             store.close()
-    return found
+    return entries
 
 
 def spent_by_account(snapshot: Snapshot, entries: Iterable[LedgerEntry]) -> dict[AccountId, int]:
-    """What the ledgers say was spent, by account."""
+    """Spent amounts by account, from ledger entries."""
     sums: dict[AccountId, int] = defaultdict(int)
     budgets = (*snapshot.budgets, *snapshot.default_caps.tree_budgets)
     now = time.time()
@@ -86,19 +98,20 @@ def spent_by_account(snapshot: Snapshot, entries: Iterable[LedgerEntry]) -> dict
 
 
 def check(
-    snapshot: Snapshot, lives: list[list[Path]], gateways: dict[str, Path], *, killed: set[str], forgetful: bool
+    snapshot: Snapshot, store_folders: list[list[Path]], gateways: dict[str, Path], *, killed: set[str], forgetful: bool
 ) -> AuditFindings:
-    """Everything that must hold after a run.
+    """Checks everything that must hold after a run.
 
-    `lives`: for each node its folders, one for each life that began empty; `gateways`: data folders by replica;
-    `killed`: replicas that were, whose holds may wait for their lease. `forgetful`: the store lost its data, so that
-    only the end of its last life is compared.
+    store_folders: for each node its data folders, one for each start with empty data
+    gateways: data folders by replica
+    killed: killed replicas; their holds may wait for their lease
+    forgetful: the store lost its data, so only the state after its last empty start is compared
     """
     findings = AuditFindings()
     entries = read_ledgers(gateways.values())
-    sums, known = spent_by_account(snapshot, entries), {entry.id for entry in entries}
+    sums, entry_ids = spent_by_account(snapshot, entries), {entry.id for entry in entries}
     spent: dict[AccountId, int] = defaultdict(int)
-    for folders in lives:
+    for folders in store_folders:
         for number, folder in enumerate(folders):
             replay = AofReplay(account_limits(snapshot)).replay_folder(folder)
             findings.transactions += replay.transaction_count
@@ -106,9 +119,9 @@ def check(
             findings.expired_holds += replay.expired_holds
             full = [key for key, peak in replay.peaks.items() if peak >= 0.9 * (replay.limit_of(key) or 0)]
             findings.nearly_full_accounts += len(full)
-            _check_limits(findings, replay, later=forgetful and number > 0)
+            _check_limits(findings, replay, after_loss=forgetful and number > 0)
             if number == len(folders) - 1:
-                _check_no_holds(findings, replay, known, killed)
+                _check_no_holds(findings, replay, entry_ids, killed)
                 findings.final_accounts |= replay.accounts()
                 _check_rolling_buckets(findings, replay)
                 for key in replay.accounts():
@@ -118,41 +131,42 @@ def check(
     return findings
 
 
-def _check_limits(findings: AuditFindings, replay: AofReplay, *, later: bool) -> None:
-    accounts = {one.account for one in replay.overruns}
-    if later:
+def _check_limits(findings: AuditFindings, replay: AofReplay, *, after_loss: bool) -> None:
+    accounts = {overrun.account for overrun in replay.overruns}
+    if after_loss:
         findings.overruns_after_loss += len(accounts)
         return
     findings.overruns += len(replay.overruns)
-    for one in replay.overruns[:5]:
+    for overrun in replay.overruns[:5]:
         findings.violations.append(
-            f"over its limit: {one.account}: spent {one.spent} + held {one.held} > {one.limit} (transaction {one.transaction})"
+            f"account over its limit: {overrun.account}: spent {overrun.spent} + held {overrun.held} > {overrun.limit}"
+            f" (transaction {overrun.transaction})"
         )
 
 
-def _check_no_holds(findings: AuditFindings, replay: AofReplay, known: set[str], killed: set[str]) -> None:
-    """Nothing may be held at the end but what a killed gateway had reserved and not yet written down."""
-    left: dict[str, int] = defaultdict(int)
+def _check_no_holds(findings: AuditFindings, replay: AofReplay, entry_ids: set[str], killed: set[str]) -> None:
+    """At the end only killed gateways may have holds, and only those that are in no ledger."""
+    orphaned: dict[str, int] = defaultdict(int)
     for id, fields in replay.open_holds().items():
         replica = fields[b"replica"].decode()
-        if replica in killed and id not in known:
+        if replica in killed and id not in entry_ids:
             findings.orphaned_holds += 1
             for line in range(1, int(fields[b"n"]) + 1):
-                left[fields[b"a%d" % line].decode()] += int(fields[b"h%d" % line])
+                orphaned[fields[b"a%d" % line].decode()] += int(fields[b"h%d" % line])
         else:
             findings.violations.append(
-                f"an open hold at the end: {id}, {'in' if id in known else 'not in'} a ledger, "
+                f"open hold at the end: {id}, {'in' if id in entry_ids else 'not in'} a ledger, "
                 f"its gateway was {'' if replica in killed else 'not '}killed"
             )
     for key, figures in replay.accounts().items():
-        more = figures.get(b"held", 0) - left[key]
-        if more:
+        excess = figures.get(b"held", 0) - orphaned[key]
+        if excess:
             findings.accounts_still_held += 1
-            findings.violations.append(f"held at the end: {key}: {more}")
+            findings.violations.append(f"amount held at the end: {key}: {excess}")
 
 
 def _check_rolling_buckets(findings: AuditFindings, replay: AofReplay) -> None:
-    """A rolling account takes its steps out from `first` on: one below it would count for ever."""
+    """A rolling account removes its steps from `first` on: a step before it would count forever."""
     stuck = []
     for key, fields in replay.hashes.items():
         if b"first" in fields and replay.limit_of(key) is not None:
@@ -160,31 +174,31 @@ def _check_rolling_buckets(findings: AuditFindings, replay: AofReplay) -> None:
             stuck += [key for name in fields if name.startswith(b"b:") and int(name[2:]) < first]
     if stuck:
         findings.violations.append(
-            f"{len(stuck)} steps of rolling accounts lie before `first` and never end: {stuck[0]}"
+            f"{len(stuck)} steps of rolling accounts precede `first` and never expire: {stuck[0]}"
         )
 
 
 def _check_ledgers(
     findings: AuditFindings, snapshot: Snapshot, spent: dict[AccountId, int], sums: dict[AccountId, int]
 ) -> None:
-    ceilings = {budget.name: budget for budget in (*snapshot.budgets, *snapshot.default_caps.tree_budgets)}
-    for place in sorted(spent.keys() | sums.keys()):
-        store, own = spent.get(place, 0), sums.get(place, 0)
-        budget = ceilings[place[1].split("|", 1)[0]]
-        if store != own:
+    budgets = {budget.name: budget for budget in (*snapshot.budgets, *snapshot.default_caps.tree_budgets)}
+    for account in sorted(spent.keys() | sums.keys()):
+        store, ledgers = spent.get(account, 0), sums.get(account, 0)
+        budget = budgets[account[1].split("|", 1)[0]]
+        if store != ledgers:
             findings.unequal_accounts += 1
             findings.violations.append(
-                f"spent differs: {place[0]} {place[1]} ({budget.window.kind}): store {store}, ledgers {own}, {store - own:+}"
+                f"spent amount differs: {account[0]} {account[1]} ({budget.window.kind}):"
+                f" store {store}, ledgers {ledgers}, {store - ledgers:+}"
             )
 
 
 def ledger_overruns(snapshot: Snapshot, folders: Iterable[Path]) -> list[str]:
-    """Accounts whose calls, as the ledgers have them, took more than the limit; right while the run lies within one
-    turn of every window."""
+    """Accounts whose ledger entries exceed the limit; valid for a run within one period of every window."""
     sums = spent_by_account(snapshot, read_ledgers(folders))
     ceilings = {budget.name: budget.refuse_above for budget in (*snapshot.budgets, *snapshot.default_caps.tree_budgets)}
     return [
-        f"the ledgers have more than the limit: {place[0]} {place[1]}: {amount} > {ceilings[place[1].split('|', 1)[0]]}"
-        for place, amount in sums.items()
-        if amount > ceilings[place[1].split("|", 1)[0]]
+        f"ledgers over the limit: {account[0]} {account[1]}: {amount} > {ceilings[account[1].split('|', 1)[0]]}"
+        for account, amount in sums.items()
+        if amount > ceilings[account[1].split("|", 1)[0]]
     ]

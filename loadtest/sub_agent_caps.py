@@ -1,11 +1,11 @@
-"""Thirty sub-agents at once against one cap of the run that started them: is it ever exceeded?
+"""Tests a cap of a root session with thirty concurrent sub-agents: is it ever exceeded?
 
     python loadtest/sub_agent_caps.py [--children N] [--calls N] [--seeds N] [--only WORD]
 
-Each child is a session of its own, tells its parent and root by headers, and makes several calls, in mixed dialects, half
+Each child is a session of its own, names its parent and root by headers, and makes several calls in mixed dialects, half
 of them streamed, over one gateway or over four that share a Valkey. The cap is the operator's (`sessions.caps`) or the
-run's own (POST /v1/sessions), in calls, in USD, or in sub-agents. What the ledgers sum to, and what the store holds,
-is looked at while it runs and at the end. Exit status 1 if a cap was exceeded or nothing was let in.
+run's own (POST /v1/sessions), in calls, in USD, or in sub-agents. The sums of the ledgers and of the store are checked
+during the run and at the end. Exit status 1 if a cap was exceeded or no call was served.
 """
 
 import argparse
@@ -35,18 +35,18 @@ ROOT_SESSION, SECRET, ADMIN = "root", "fan-secret", "fan-admin"
 HEADERS = {"authorization": f"Bearer {SECRET}"}
 SAMPLE_SECONDS, SETTLE_SECONDS, CALL_SECONDS = 0.05, 10.0, 60.0
 GATEWAY_REPLICAS = 4
-# A store that has just begun may not answer at once.
+# A store that has just started may not answer at once.
 WARMUP_ATTEMPTS = 50
-# Each cap: its amount, and what it is in the integer unit of its account.
+# Cap: its amount, and the same in the integer unit of its account.
 CAP_AMOUNTS = {"calls": (40, 40), "usd": (0.004, 4_000_000), "sub_agents": (12, 12)}
 _PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
-# Codes of a refusal by a cap.
+# Error codes of a refusal by a cap.
 _REFUSED = ("budget_exceeded", "cap_exceeded", "session_budget_exceeded", "sub_agents_exceeded")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Which cap, whose, and on how many gateways."""
+    """One cap of one owner (operator or run) on a number of gateways."""
 
     cap: str
     owner: str
@@ -54,24 +54,30 @@ class Scenario:
 
     @property
     def limit(self) -> int:
-        """In the unit of its account."""
+        """The cap in the unit of its account."""
         return CAP_AMOUNTS[self.cap][1]
 
     @property
     def account(self) -> str:
-        """How the keys of its account in the store go on behind the tenant."""
+        """Part of the account's key in the store after the tenant."""
         kind = "session" if self.owner == "operator" else "run"
         return f"account:{kind}-{self.cap.replace('_', '-')}|"
 
     @property
     def name(self) -> str:
-        """For the table."""
+        """Name in the table."""
         return f"{self.cap}, the {self.owner}'s"
 
 
 @dataclass
 class ChildOutcomes:
-    """What the children saw. `served` counts calls by child; `refused` are children that were; `odd` is what else came."""
+    """Outcomes as the children saw them.
+
+    outcomes: calls by outcome
+    served: served calls by child
+    refused: children with a refused call
+    unexpected: other answers
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
@@ -81,7 +87,11 @@ class ChildOutcomes:
 
 @dataclass
 class RunResult:
-    """What a run came to; `peak` is the most that was ever seen on the capped account."""
+    """Result of one run; amounts are in the unit of the capped account.
+
+    ledger_amount, store_amount: used amount by the ledgers and by the store
+    peak_amount: highest amount of all samples
+    """
 
     tally: ChildOutcomes
     ledger_amount: int = 0
@@ -93,15 +103,15 @@ class RunResult:
 
 
 def amount_used(cap: str, entries: list[LedgerEntry]) -> int:
-    """What the ledgers say that the tree took of a cap."""
-    own = [entry for entry in entries if entry.root == ROOT_SESSION and entry.usage_basis != "none"]
+    """The tree's usage of a cap, from ledger entries."""
+    own_entries = [entry for entry in entries if entry.root == ROOT_SESSION and entry.usage_basis != "none"]
     if cap == "sub_agents":
-        return len({entry.session for entry in own} - {ROOT_SESSION})
-    return sum(entry.charge_nusd for entry in own) if cap == "usd" else len(own)
+        return len({entry.session for entry in own_entries} - {ROOT_SESSION})
+    return sum(entry.charge_nusd for entry in own_entries) if cap == "usd" else len(own_entries)
 
 
 class CapSampler:
-    """Looks at the ledgers and the store while the children run."""
+    """Samples the ledgers and the store while the children run."""
 
     def __init__(self, scenario: Scenario, folders: list[Path], store: ValkeyServer | None) -> None:
         self._scenario, self._folders, self._store = scenario, folders, store
@@ -111,7 +121,7 @@ class CapSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop sampling."""
         self._ended.set()
         self._thread.join(timeout=20)
 
@@ -124,7 +134,7 @@ class CapSampler:
 
 
 def store_amounts(scenario: Scenario, store: ValkeyServer) -> tuple[int, int]:
-    """(spent, spent and held) of the capped account in the store."""
+    """(spent, spent plus held) of the capped account in the store."""
     accounts = [
         fields
         for key, fields in store_accounts(store).items()
@@ -135,7 +145,7 @@ def store_amounts(scenario: Scenario, store: ValkeyServer) -> tuple[int, int]:
 
 
 def routing(models: dict[str, str], scenario: Scenario) -> str:
-    """The file as JSON, which is YAML."""
+    """The routing file as JSON, which is valid YAML."""
     amount = CAP_AMOUNTS[scenario.cap][0]
     document = {
         "version": 1,
@@ -165,20 +175,20 @@ class SubAgents:
     """All sub-agents of one root."""
 
     def __init__(self, bases: list[str], children: int, calls: int, randomness: random.Random) -> None:
-        self._bases, self._count, self._calls, self._chance = bases, children, calls, randomness
+        self._bases, self._count, self._calls, self._random = bases, children, calls, randomness
         self.outcomes = ChildOutcomes()
 
     async def run(self, scenario: Scenario) -> ChildOutcomes:
-        """A call of somebody else's at each gateway, so that none is cold; open the root, then every child at once."""
+        """Warm up each gateway with another session, open the root, then start all children at once."""
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as http:
             for number, base in enumerate(self._bases):
                 await self._warm(http, base, f"other-{number}")
             if scenario.owner == "run":
-                asked = {"id": ROOT_SESSION, "caps": {scenario.cap: CAP_AMOUNTS[scenario.cap][0]}}
-                async with http.post(f"{self._bases[0]}/v1/sessions", json=asked, headers=HEADERS) as answer:
+                session = {"id": ROOT_SESSION, "caps": {scenario.cap: CAP_AMOUNTS[scenario.cap][0]}}
+                async with http.post(f"{self._bases[0]}/v1/sessions", json=session, headers=HEADERS) as answer:
                     if answer.status != 200:
-                        raise RuntimeError(f"the root was not opened: {(await answer.text())[:300]}")
+                        raise RuntimeError(f"cannot open the root session: {(await answer.text())[:300]}")
             await asyncio.gather(*(self._child(http, number) for number in range(self._count)))
         return self.outcomes
 
@@ -191,7 +201,7 @@ class SubAgents:
                 if answer.status == 200:
                     return
             await asyncio.sleep(0.1)
-        raise TimeoutError("a gateway serves nothing")
+        raise TimeoutError("gateway serves no request")
 
     async def _child(self, http: aiohttp.ClientSession, number: int) -> None:
         name, dialect = f"child-{number}", list(_PATHS)[number % len(_PATHS)]
@@ -207,20 +217,22 @@ class SubAgents:
             history.append({"role": "assistant", "content": f"Done {number}.{turn}."})
 
     def _order(self) -> str:
-        return json.dumps({"output_tokens": self._chance.choice((3, 8, 20, 40))})
+        return json.dumps({"output_tokens": self._random.choice((3, 8, 20, 40))})
 
     async def _call(self, http: aiohttp.ClientSession, name: str, dialect: str, history: list[dict[str, Any]]) -> str:
         body: dict[str, Any] = {
-            "model": self._chance.choice(("small", "claude")),
-            "stream": self._chance.random() < 0.5,
+            "model": self._random.choice(("small", "claude")),
+            "stream": self._random.random() < 0.5,
         }
         body |= {"input" if dialect == "responses" else "messages": history}
         body |= {"max_output_tokens" if dialect == "responses" else "max_tokens": 60}
         headers = HEADERS | {
-            "x-penstock-session": name, "x-penstock-parent-session": ROOT_SESSION, "x-penstock-root-session": ROOT_SESSION,
+            "x-penstock-session": name,
+            "x-penstock-parent-session": ROOT_SESSION,
+            "x-penstock-root-session": ROOT_SESSION,
             "anthropic-version": "2023-06-01",
-        }  # fmt: skip
-        url = self._chance.choice(self._bases) + _PATHS[dialect]
+        }
+        url = self._random.choice(self._bases) + _PATHS[dialect]
         async with http.post(url, json=body, headers=headers) as answer:
             text = await answer.text()
         if answer.status == 200:
@@ -232,7 +244,7 @@ class SubAgents:
 
 
 def run_scenario(scenario: Scenario, seed: int, children: int, calls: int, folder: Path) -> RunResult:
-    """One run in its own folder."""
+    """Run one scenario in a folder of its own and check its result."""
     with Processes() as processes:
         config = folder / "routing.yaml"
         config.write_text(routing(start_providers(processes, folder), scenario))
@@ -246,110 +258,114 @@ def run_scenario(scenario: Scenario, seed: int, children: int, calls: int, folde
             for number in range(scenario.gateway_count)
         ]
         for gateway in gateways:
-            wait_for("a gateway listens", gateway.is_ready)
+            wait_for("gateway listens", gateway.is_ready)
         folders = [gateway.folder for gateway in gateways]
         sampler = CapSampler(scenario, folders, store)
-        flock = SubAgents([gateway.base_url for gateway in gateways], children, calls, random.Random(seed))
-        seen = RunResult(tally=asyncio.run(flock.run(scenario)))
+        sub_agents = SubAgents([gateway.base_url for gateway in gateways], children, calls, random.Random(seed))
+        result = RunResult(tally=asyncio.run(sub_agents.run(scenario)))
         if store is not None:
-            seen.store_amount = _settled_amount(scenario, store)
+            result.store_amount = _settled_amount(scenario, store)
         sampler.stop()
         for gateway in gateways:
             gateway.stop()
-        seen.ledger_amount, seen.sample_count = amount_used(scenario.cap, read_ledgers(folders)), sampler.samples
-        seen.peak_amount = max(sampler.peak, seen.ledger_amount)
+        result.ledger_amount, result.sample_count = amount_used(scenario.cap, read_ledgers(folders)), sampler.samples
+        result.peak_amount = max(sampler.peak, result.ledger_amount)
         logs = "".join(gateway.log.read_text(errors="replace") for gateway in gateways)
-    seen.violations += list(_violations(scenario, seen, logs))
-    seen.notes += list(_notes(scenario, seen, children))
-    if "does not answer" in logs:
-        seen.notes.append("the store did not answer for a while")
-    return seen
+    result.violations += list(_violations(scenario, result, logs))
+    result.notes += list(_notes(scenario, result, children))
+    if "budget_store_unavailable" in logs:
+        result.notes.append("the store did not answer for a while")
+    return result
 
 
 def _settled_amount(scenario: Scenario, store: ValkeyServer) -> int:
-    """What the store has spent on the account once nothing is held there any more."""
+    """The account's spent amount in the store, once nothing is held there."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        spent, whole = store_amounts(scenario, store)
-        if spent == whole or time.monotonic() > deadline:
-            return whole
+        spent, spent_and_held = store_amounts(scenario, store)
+        if spent == spent_and_held or time.monotonic() > deadline:
+            return spent_and_held
         time.sleep(SAMPLE_SECONDS)
 
 
-def _violations(scenario: Scenario, seen: RunResult, logs: str) -> Iterator[str]:
-    if seen.peak_amount > scenario.limit:
-        yield f"{scenario.name}: {seen.peak_amount} of {scenario.limit}"
-    if not seen.tally.outcomes["served"]:
-        yield "nothing was served"
-    if scenario.cap == "calls" and seen.tally.outcomes["served"] != seen.ledger_amount:
-        yield f"{seen.tally.outcomes['served']} calls were served, the ledgers have {seen.ledger_amount}"
-    if scenario.cap != "sub_agents" and seen.store_amount is not None and seen.store_amount != seen.ledger_amount:
-        yield f"the store has {seen.store_amount}, the ledgers have {seen.ledger_amount}"
+def _violations(scenario: Scenario, result: RunResult, logs: str) -> Iterator[str]:
+    if result.peak_amount > scenario.limit:
+        yield f"{scenario.name}: {result.peak_amount} of {scenario.limit}"
+    if not result.tally.outcomes["served"]:
+        yield "no call was served"
+    if scenario.cap == "calls" and result.tally.outcomes["served"] != result.ledger_amount:
+        yield f"{result.tally.outcomes['served']} calls were served, the ledgers have {result.ledger_amount}"
+    if scenario.cap != "sub_agents" and result.store_amount is not None and result.store_amount != result.ledger_amount:
+        yield f"the store has {result.store_amount}, the ledgers have {result.ledger_amount}"
     if "Traceback" in logs:
-        yield f"a traceback in a log: {logs[logs.index('Traceback') :][:800]}"
-    yield from seen.tally.unexpected[:3]
+        yield f"traceback in a log: {logs[logs.index('Traceback') :][:800]}"
+    yield from result.tally.unexpected[:3]
 
 
-def _notes(scenario: Scenario, seen: RunResult, children: int) -> Iterator[str]:
-    """What is stricter than it need be."""
-    if seen.ledger_amount < min(scenario.limit, children) and scenario.cap in ("calls", "sub_agents"):
-        yield f"{scenario.limit - seen.ledger_amount} less than the cap allows"
-    torn = [child for child in seen.tally.refused if seen.tally.served[child]]
-    if scenario.cap == "sub_agents" and torn:
-        yield f"{len(torn)} sub-agents served and refused"
+def _notes(scenario: Scenario, result: RunResult, children: int) -> Iterator[str]:
+    """Refusals that were stricter than necessary."""
+    if result.ledger_amount < min(scenario.limit, children) and scenario.cap in ("calls", "sub_agents"):
+        yield f"{scenario.limit - result.ledger_amount} less than the cap allows"
+    partly_served = [child for child in result.tally.refused if result.tally.served[child]]
+    if scenario.cap == "sub_agents" and partly_served:
+        yield f"{len(partly_served)} sub-agents served and refused"
 
 
 def table(results: dict[Scenario, list[RunResult]]) -> str:
-    """The results as Markdown, one row for each scenario."""
+    """The results as Markdown, one row per scenario."""
     heads = (
         "cap", "gateways", "seeds", "calls", "served", "refused", "failed", "sub-agents served", "limit",
-        "ledgers (most)", "store (most)", "most seen", "samples", "exceeded", "wrong in all", "remarks",
+        "ledgers (max)", "store (max)", "peak", "samples", "exceeded", "violations", "remarks",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for scenario, runs in results.items():
-        outcomes = sum((seen.tally.outcomes for seen in runs), start=Counter[str]())
-        stores = [seen.store_amount for seen in runs if seen.store_amount is not None]
+        outcomes = sum((result.tally.outcomes for result in runs), start=Counter[str]())
+        stores = [result.store_amount for result in runs if result.store_amount is not None]
         cells = (
             scenario.name, scenario.gateway_count, len(runs), outcomes.total(), outcomes["served"], outcomes["refused"],
-            outcomes["failed"], "/".join(str(len(seen.tally.served)) for seen in runs), scenario.limit,
-            max(seen.ledger_amount for seen in runs), max(stores) if stores else "–", max(seen.peak_amount for seen in runs),
-            sum(seen.sample_count for seen in runs), sum(seen.peak_amount > scenario.limit for seen in runs),
-            sum(len(seen.violations) for seen in runs), "; ".join(note for seen in runs for note in seen.notes) or "–",
+            outcomes["failed"], "/".join(str(len(result.tally.served)) for result in runs), scenario.limit,
+            max(result.ledger_amount for result in runs), max(stores) if stores else "–",
+            max(result.peak_amount for result in runs), sum(result.sample_count for result in runs),
+            sum(result.peak_amount > scenario.limit for result in runs),
+            sum(len(result.violations) for result in runs),
+            "; ".join(note for result in runs for note in result.notes) or "–",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Run every scenario, print the table."""
+    """Run the scenarios and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--children", type=int, default=30)
-    parser.add_argument("--calls", type=int, default=5, help="calls of each child")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default="", help="scenarios whose name has this word, like calls or operator")
-    chosen = parser.parse_args()
+    parser.add_argument("--children", type=int, default=30, help="sub-agents (default: 30)")
+    parser.add_argument("--calls", type=int, default=5, help="calls of each child (default: 5)")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per scenario (default: 1)")
+    parser.add_argument(
+        "--only", default="", help="run only scenarios whose name contains this word, such as calls or operator"
+    )
+    args = parser.parse_args()
     scenarios = [
-        Scenario(cap=cap, owner=whose, gateway_count=gateways)
+        Scenario(cap=cap, owner=owner, gateway_count=gateways)
         for gateways in (1, GATEWAY_REPLICAS)
-        for whose in ("operator", "run")
+        for owner in ("operator", "run")
         for cap in CAP_AMOUNTS
     ]
     results: dict[Scenario, list[RunResult]] = {}
     for scenario in scenarios:
-        if chosen.only not in scenario.name:
+        if args.only not in scenario.name:
             continue
-        for seed in range(1, chosen.seeds + 1):
+        for seed in range(1, args.seeds + 1):
             with tempfile.TemporaryDirectory(prefix="fanout-") as folder:
                 try:
-                    seen = run_scenario(scenario, seed, chosen.children, chosen.calls, Path(folder))
+                    result = run_scenario(scenario, seed, args.children, args.calls, Path(folder))
                 except (TimeoutError, RuntimeError, OSError, aiohttp.ClientError, redis.RedisError) as error:
-                    seen = RunResult(ChildOutcomes(), violations=[f"the run did not come to its end: {error!r}"])
-            results.setdefault(scenario, []).append(seen)
-            _log(f"{scenario.name}, {scenario.gateway_count} gateways, seed {seed}: {dict(seen.tally.outcomes)}")
-            for line in seen.violations:
+                    result = RunResult(ChildOutcomes(), violations=[f"the run did not finish: {error!r}"])
+            results.setdefault(scenario, []).append(result)
+            _log(f"{scenario.name}, {scenario.gateway_count} gateways, seed {seed}: {dict(result.tally.outcomes)}")
+            for line in result.violations:
                 _log(f"    {line}")
     print(table(results), flush=True)
-    return 1 if any(seen.violations for runs in results.values() for seen in runs) else 0
+    return 1 if any(result.violations for runs in results.values() for result in runs) else 0
 
 
 def _log(line: str) -> None:

@@ -1,13 +1,13 @@
-"""The routing file of the overspend test: three organisations, six deployments, and budgets that most calls collide with.
+"""The routing file of the overspend test: three organizations, six deployments, budgets that most calls run into.
 
-Every measure, every kind of window and every dimension appears; limits are amounts per 1,000 calls, drawn anew for each
-seed. Sessions' budgets are absolute: a session has the same few turns however many calls there are.
+Every measure, kind of window and dimension occurs. Limits are amounts per 1,000 calls, drawn for each seed. Budgets of
+sessions are absolute: a session has the same few turns whatever the number of calls.
 """
 
 import json
 import random
 
-# One organisation on each of three masters, as a cluster of three shares the 16,384 slots out.
+# One organization on each of three masters, by the distribution of the 16,384 slots.
 ORGS = ("hooli", "umbrella", "acme")
 KEYS = {
     f"{org}-{number}": (org, f"{org}-{team}") for org in ORGS for number, team in ((1, "red"), (2, "red"), (3, "blue"))
@@ -29,7 +29,7 @@ DEPLOYMENTS = {
     "frontier": ("sim-frontier", "frontier", 1.25, 10, 60, "USA"),
     "claude": ("sim-claude", "frontier", 3, 15, 60, "USA"),
 }
-# Name: scope, unit, amount, window; amounts are for 1,000 calls, but for sessions' and users' budgets.
+# Name: scope, unit, amount, window; amounts are per 1,000 calls, except for budgets of sessions and users.
 BUDGETS = {
     "org-usd-month": ({"org": "*"}, "usd", 0.30, "month"),
     "org-wh-day": ({"org": "*"}, "wh", 60, "day"),
@@ -64,8 +64,12 @@ _ABSOLUTE_SCOPES = ("user", "session")
 def routing(
     models: dict[str, str], calls: int, randomness: random.Random, *, patience: float, loose: bool = False
 ) -> str:
-    """The file as JSON, which is YAML; `models` are the providers' base URLs, `patience`: seconds that a provider may
-    say nothing; `loose` multiplies every limit by 1,000."""
+    """The routing file as JSON, which is valid YAML.
+
+    models: base URL of each model's provider
+    patience: seconds that a provider may be silent
+    loose: multiplies every limit by 1,000
+    """
     document = {
         "version": 1,
         "keys": [
@@ -84,12 +88,12 @@ def routing(
 
 
 def secret_name(key: str) -> str:
-    """The environment variable with a key's secret; its value is the key's own name."""
+    """Environment variable of a key's secret; the secret is the key's name."""
     return "OVERSPEND_" + key.upper().replace("-", "_")
 
 
 def key_environment() -> dict[str, str]:
-    """The secrets that the file refers to."""
+    """The environment variables that the file refers to."""
     return {secret_name(key): key for key in KEYS} | {"OVERSPEND_PROVIDER": "provider-secret"}
 
 
@@ -109,15 +113,15 @@ def _deployment(
         "energy": {"active_params_b": params},
         "zone": zone,
         "output_tokens": 400,
-        # Long enough for a busy machine, short enough that calls which hang end with the run.
+        # Long enough for a busy machine, short enough that hanging calls end within the run.
         "timeouts": {"connect": 5, "first_byte": patience, "idle": patience, "total": 20},
     }
 
 
 def _budget(name: str, calls: int, factor: float) -> dict[str, object]:
     scope, unit, amount, window = BUDGETS[name]
-    many = 1 if window == "session" or set(_ABSOLUTE_SCOPES) & set(scope) else calls / 1000
-    limit = amount * many * factor
+    scale = 1 if window == "session" or set(_ABSOLUTE_SCOPES) & set(scope) else calls / 1000
+    limit = amount * scale * factor
     return {
         "scope": scope,
         "limit": {unit: max(1, round(limit)) if unit in _INTEGER_UNITS else round(limit, 6)},
