@@ -58,7 +58,7 @@ class Router:
         self.loads = DeploymentLoads()
         self._circuit_breakers = circuit_breakers
         self._output_estimates = outputs
-        self._session_forecasts = SessionForecaster()
+        self.session_forecasts = SessionForecaster()
         self._roles = AgentRoles()
         self._jitter = jitter
         self.cascades = CascadeStats()
@@ -149,7 +149,7 @@ class Router:
             breaker_state=lambda name: self._circuit_breakers.state(name, now=now),
             translator=context.translator,
             tier_target=context.target,
-            forecast=self._session_forecasts.forecast(
+            forecast=self.session_forecasts.forecast(
                 task_type, session.call_count, session.warm_caches, now=context.started_at
             ),
             usual_output_tokens=lambda model: self._output_estimates.median_tokens(task_type, model),
@@ -267,12 +267,12 @@ class Router:
         session, name, now = context.session, entry.deployment, context.started_at
         cached_prefix = session.warm_caches.get(name)
         if cached_prefix is not None and cached_prefix.expires_at > now:
-            self._session_forecasts.record_cache_read(
+            self.session_forecasts.record_cache_read(
                 name, min(cached_prefix.tokens, entry.input_tokens), entry.cached_input_tokens
             )
         previous_tokens = session.input_tokens
         needed_higher_tier = context.target is not None and context.target.tier > context.route.lowest_tier
-        self._session_forecasts.record_call(
+        self.session_forecasts.record_call(
             entry.task_type,
             session.call_count,
             needs_higher_tier=needed_higher_tier,

@@ -103,6 +103,11 @@ class SessionForecaster:
             group.low_tier_calls, group.escalated = group.low_tier_calls / 2, group.escalated / 2
             group.high_tier_calls, group.deescalated = group.high_tier_calls / 2, group.deescalated / 2
 
+    def call_count(self, task_type: str) -> float:
+        """Served calls behind a task type's forecasts; older ones count less."""
+        group = self._call_stats.get(task_type)
+        return group.calls if group is not None else 0.0
+
     def record_cache_read(self, deployment: str, expected_tokens: int, cached_tokens: int) -> None:
         """Record how many of the tokens expected to be warm were charged as cached."""
         if expected_tokens >= CACHE_TOKENS_MIN:

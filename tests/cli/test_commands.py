@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator.provider import SimulatedModel, SimulatedProvider
+from tests.gateways import until
 from tests.snapshots import BASE_CONFIG, ENV
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,7 +81,7 @@ class Serving:
                 urllib.request.urlopen(f"{self.base}/livez", timeout=1).read()
                 return
             except (urllib.error.URLError, ConnectionError):
-                assert self.process.poll() is None, self.process.stdout.read()
+                assert self.process.poll() is None, self.process.communicate()[0]
                 time.sleep(0.02)
         raise AssertionError("the gateway did not start")
 
@@ -115,10 +116,7 @@ async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
     for _ in range(9):
         await asyncio.to_thread(serving.post)
     pending = asyncio.ensure_future(asyncio.to_thread(_ignoring, serving.post, sim={"fault": "hang"}))
-    for _ in range(500):
-        if len(provider.request_bodies) == 10:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: len(provider.request_bodies) == 10)
     serving.process.kill()
     await asyncio.to_thread(serving.process.communicate)
     await pending

@@ -105,8 +105,8 @@ def test_a_price_change_takes_effect_at_midnight_utc():
     text = text.replace("2026-12-01", '"2026-12-01"').replace("2027-01-01", '"2027-01-01"')
     day = 1_796_083_200.0  # 2026-12-01T00:00:00Z
     before, after = (parse(text, "p.yaml", ENV, now=now)[0] for now in (day - 1, day))
-    assert before.deployments["small"].price_sheet.base.input == 250_000_000
-    assert after.deployments["small"].price_sheet.base.input == 1_000_000_000
+    sheets = [snapshot.deployments["small"].price_sheet for snapshot in (before, after)]
+    assert [sheet and sheet.base.input for sheet in sheets] == [250_000_000, 1_000_000_000]
     assert before.next_price_change_at == day and after.next_price_change_at == day + 31 * 86_400
     assert before.generation != after.generation
     with pytest.raises(ConfigError, match="ascending order"):

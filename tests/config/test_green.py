@@ -68,6 +68,7 @@ def test_a_cloud_region_sets_grid_pue_market_intensity_and_feed_zone():
     more = "feeds: {electricity_maps: {api_key: {env: KEY_ONE}}}"
     deployment, _, snapshot = small("energy: {active_params_b: 8}, cloud_region: gcp/europe-west1,", more)
     region = cloud_regions.load()["gcp/europe-west1"]
+    assert region.carbon_free_share is not None
     assert deployment.intensity.method == "cloud_region"
     assert deployment.intensity.grams_per_kwh == region.grams_per_kwh
     assert deployment.intensity.market_grams_per_kwh == pytest.approx(

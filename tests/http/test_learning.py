@@ -1,31 +1,31 @@
 """Learning from own traffic over real sockets: labels, floors, cascades, roles."""
 
-import asyncio
 import json
 import time
 from array import array
 from collections.abc import Callable
 
 import pytest
+from aiohttp import web
 from msgspec import structs
 
 from gateway.cli.main import main
-from gateway.config.load import parse
 from gateway.feeds import scorer_weights
 from gateway.offline.training import fit_floors
 from gateway.routing.classifiers.learned import corrected_log_odds
 from gateway.routing.classify import complexity_of
 from gateway.routing.prompt_features import prompt_features
-from gateway.routing.quality_floor import QualityLabel
+from gateway.simulator.playbook import CALLER, Playbook, UpstreamAnswer
 from gateway.stores.labels_sqlite import SqliteLabels, StoredLabel, read_learned, write_learned
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.values.quality import LearnedFloors, QualityPolicy, QualityTarget
-from tests.gateways import StartGateway
-from tests.snapshots import BASE_CONFIG, ENV
+from gateway.values.quality import SHADOW_KEY, LearnedFloors, QualityPolicy, QualityTarget
+from gateway.values.request import Caller
+from tests.feeds.simulated_feed import serving
+from tests.gateways import Gateway, StartGateway, until
+from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
-SHADOW_CONFIG = (
-    "quality: {keep: 0.9}\nlearning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
-)
+SHADOW_LEARNING = "learning: {shadow: {share: 1, judge: frontier, usd_per_day: 1}, refit_minutes: null}"
+SHADOW_CONFIG = f"quality: {{keep: 0.9}}\n{SHADOW_LEARNING}"
 # Both models, and the judge that compares them, answer with the text that the prompt orders.
 GRADED_PROMPT = "[[sim " + json.dumps({"text": '{"first": 4, "second": 10}'}) + "]]"
 
@@ -35,15 +35,6 @@ GROUP = ("default", "summary", "sim-small", "sim-frontier")
 
 def user_message(text: str) -> list:
     return [{"role": "user", "content": text}]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for work that runs after the response."""
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("condition not met in time")
 
 
 def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> list[StoredLabel]:
@@ -61,6 +52,44 @@ def labels_of(kind: str, count: int, *, small_right: Callable[[int], bool]) -> l
             )
         )  # fmt: skip
     return labels
+
+
+def write_fitted_floor(data, count: int = 500) -> None:
+    """Writes labels and a floor fitted to them into the folder."""
+    labels_store = SqliteLabels(data, 10_000)
+    labels_store.create()
+    labels_store.add(labels_of("summary", count, small_right=lambda number: number % 2 == 0))
+    policy = QualityPolicy(default=QualityTarget(keep=0.9, confidence=0.9))
+    write_learned(data, fit_floors.fit_floors(labels_store.valid_labels(), scorer_weights.load(), policy, time.time()))
+
+
+SUMMARY_HEADER, FLOOR_CONFIG = {"x-penstock-task-type": "summary"}, "quality: {keep: 0.9, confidence: 0.9}"
+EASY_PROMPT = user_message("Summarize note 7.")
+
+
+async def answer_and_prefer_the_frontier(request: web.BaseRequest) -> web.Response:
+    """Both providers: each model names itself in its answer; the judge gives the frontier 10 and the small model 0."""
+    document = json.loads(await request.read())
+    prompt = document["messages"][-1]["content"]
+    text = f"An answer of {document['model']}."
+    if "<first>" in prompt:
+        first, _, second = prompt.partition("<first>")[2].partition("<second>")
+        text = json.dumps({"first": 10 * ("sim-frontier" in first), "second": 10 * ("sim-frontier" in second)})
+    message = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+    return web.json_response({"id": "c", "choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+
+
+async def serve_until_drift(gateway: Gateway) -> None:
+    """Serves requests within the floor until the grades of their shadow calls contradict it."""
+    quality = gateway.app.quality_service
+    for _ in range(200):
+        async with gateway.post(SUMMARY_HEADER, messages=EASY_PROMPT) as answer:
+            await answer.read()
+        await until(lambda: not quality.open_shadow_calls)
+        if quality.drift_reason(GROUP):
+            return
+    raise AssertionError(f"no drift after {quality.label_counts}")
 
 
 async def test_a_shadowed_request_becomes_a_label_and_is_charged_separately(start_gateway: StartGateway):
@@ -112,12 +141,15 @@ async def test_content_is_kept_only_with_keep_content(start_gateway: StartGatewa
 async def test_a_fitted_floor_is_applied_and_drift_disables_it(start_gateway: StartGateway, tmp_path, capsys):
     more = "quality: {keep: 0.9, confidence: 0.9}"
     data = tmp_path / "data"
-    labels_store = SqliteLabels(data, 10_000)
-    labels_store.create()
-    labels_store.add(labels_of("summary", 500, small_right=lambda number: number % 2 == 0))
-    policy = QualityPolicy(default=QualityTarget(keep=0.9, confidence=0.9))
-    write_learned(data, fit_floors.fit_floors(labels_store.valid_labels(), scorer_weights.load(), policy, time.time()))
-    async with start_gateway(more=more, data=data) as gateway:
+    write_fitted_floor(data)
+    async with (
+        serving(answer_and_prefer_the_frontier) as base_url,
+        start_gateway(
+            config=BASE_CONFIG.replace("{near}", base_url).replace("{far}", base_url),
+            more=f"{more}\n{SHADOW_LEARNING}",
+            data=data,
+        ) as gateway,
+    ):
         task = {"x-penstock-task-type": "summary"}
         async with gateway.post(task, messages=user_message("Summarize note 7.")) as easy:
             assert easy.headers["x-penstock-tier"] == "small"
@@ -136,10 +168,7 @@ async def test_a_fitted_floor_is_applied_and_drift_disables_it(start_gateway: St
                 in text
             )
             assert 'penstock_routing_decisions_total{basis="floor",task_type="summary"}' in text
-        group = GROUP
-        drift = gateway.app.quality_service._tier_targets.drift
-        while not drift.record_label(group, QualityLabel(score=0.0, small=0.0, large=1.0), 1.0, 0.9, now=time.time()):
-            pass
+        await serve_until_drift(gateway)
         async with gateway.post(task, messages=user_message("Summarize note 7.")) as drifted:
             assert drifted.headers["x-penstock-tier"] == "frontier"
         async with gateway.get("/metrics") as scraped:
@@ -323,26 +352,20 @@ async def test_the_deadline_header_is_validated(start_gateway: StartGateway, dea
         assert answer.status == status
 
 
-def write_fitted_floor(data, count: int = 500) -> None:
-    """Writes labels and a floor fitted to them into the folder."""
-    labels_store = SqliteLabels(data, 10_000)
-    labels_store.create()
-    labels_store.add(labels_of("summary", count, small_right=lambda number: number % 2 == 0))
-    policy = QualityPolicy(default=QualityTarget(keep=0.9, confidence=0.9))
-    write_learned(data, fit_floors.fit_floors(labels_store.valid_labels(), scorer_weights.load(), policy, time.time()))
-
-
-SUMMARY_HEADER, FLOOR_CONFIG = {"x-penstock-task-type": "summary"}, "quality: {keep: 0.9, confidence: 0.9}"
-EASY_PROMPT = user_message("Summarize note 7.")
-
-
 async def test_a_drift_survives_a_restart(start_gateway: StartGateway, tmp_path):
     data = tmp_path / "data"
     write_fitted_floor(data)
-    async with start_gateway(more=FLOOR_CONFIG, data=data) as gateway:
+    async with (
+        serving(answer_and_prefer_the_frontier) as base_url,
+        start_gateway(
+            config=BASE_CONFIG.replace("{near}", base_url).replace("{far}", base_url),
+            more=f"{FLOOR_CONFIG}\n{SHADOW_LEARNING}",
+            data=data,
+        ) as gateway,
+    ):
         async with gateway.post(SUMMARY_HEADER, messages=EASY_PROMPT) as answer:
             assert answer.headers["x-penstock-tier"] == "small"
-        gateway.app.quality_service._report_drift(GROUP, "quality")
+        await serve_until_drift(gateway)
     # Written at shutdown and read at start; only a newer fit would replace it.
     async with (
         start_gateway(more=FLOOR_CONFIG, data=data) as gateway,
@@ -403,47 +426,54 @@ async def test_requests_with_server_side_tools_are_not_shadowed(start_gateway: S
     async with start_gateway(more=SHADOW_CONFIG) as gateway:
         async with gateway.post(messages=user_message(GRADED_PROMPT), tools=[tool], store=True) as answer:
             await answer.read()
-        if shadowed:
-            await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
-            assert json.loads(gateway.small_provider.request_bodies[-1])["store"] is False
-        else:
-            await asyncio.sleep(0.2)
-            assert gateway.app.quality_service.label_counts == {}
-            assert not gateway.small_provider.request_bodies
+        if not shadowed:
+            # The next request without tools is shadowed: the first would have been by then.
+            async with gateway.post(messages=user_message(GRADED_PROMPT), store=True) as answer:
+                await answer.read()
+        await until(lambda: gateway.app.quality_service.label_counts.get("judge"))
+        await until(lambda: not gateway.app.quality_service.open_shadow_calls)
+        assert gateway.app.quality_service.label_counts == {"judge": 1}
+        (repeated,) = (json.loads(body) for body in gateway.small_provider.request_bodies)
+        assert repeated["store"] is False
+        assert ("tools" in repeated) is shadowed
 
 
-async def test_shadow_calls_use_no_caller_budget_and_do_not_count_in_sessions(start_gateway: StartGateway):
+async def test_shadow_calls_use_no_caller_budget(start_gateway: StartGateway):
     more = f"{SHADOW_CONFIG}\nbudgets: {{all: {{limit: {{calls: 2}}, window: day}}}}"
     async with start_gateway(more=more) as gateway:
         for _ in range(2):
             async with gateway.post({"x-penstock-session": "run-1"}, messages=user_message(GRADED_PROMPT)) as answer:
                 assert answer.status == 200
         await until(lambda: gateway.app.quality_service.label_counts.get("judge") == 2)
-        forecasts = gateway.app._pipeline.router._session_forecasts
-        assert forecasts._call_stats["other"].calls == 2
+
+
+async def test_shadow_calls_do_not_count_in_session_forecasts():
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+    response = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": usage}).encode()
+    playbook = Playbook(snapshot(), [UpstreamAnswer(body=[response]) for _ in range(4)])
+    for caller in (CALLER, Caller(key=SHADOW_KEY, team=SHADOW_KEY), CALLER, Caller(key=SHADOW_KEY, team=SHADOW_KEY)):
+        await playbook.ask(body, caller)
+    assert [entry.outcome for entry in playbook.ledger_entries] == ["completed"] * 4
+    assert playbook.pipeline.router.session_forecasts.call_count("other") == 2
 
 
 async def test_an_escalation_never_falls_back_to_a_lower_tier(start_gateway: StartGateway):
-    medium = "  medium: {provider: near, model: sim-small, tier: medium, price: {input: 0.5, output: 4}, output_tokens: 4000}\nroutes:\n"
+    medium = (
+        "  medium: {{provider: near, model: sim-small, tier: medium, price: {{input: 0.5, output: 4}}, output_tokens: 4000}}\n"
+        "routes:\n"
+    )
     order = {"text": "I'm sorry, but I cannot help with that.", "fault": "status:500", "at": "sim-frontier"}
-    async with start_gateway() as gateway:
-        text = BASE_CONFIG.format(
-            more=CASCADE_CONFIG + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}",
-            small="",
-            near="@near",
-            far="@far",
-        )
-        text = text.replace("routes:\n", medium).replace(
-            "auto: {candidates: [small, frontier]", "auto: {candidates: [small, medium, frontier]"
-        )
-        near, far = (
-            gateway.app._snapshot.deployments["small"].base_url,
-            gateway.app._snapshot.deployments["frontier"].base_url,
-        )
-        gateway.app._snapshot = parse(text.replace("@near", near).replace("@far", far), "t", ENV)[0]
-        async with gateway.post(messages=user_message("Hello! [[sim " + json.dumps(order) + "]]")) as answer:
-            assert "cannot help" in await answer.text()
-            assert answer.headers["x-penstock-tier"] == "medium"
+    config = BASE_CONFIG.replace("routes:\n", medium).replace(
+        "[small, frontier], auto", "[small, medium, frontier], auto"
+    )
+    more = CASCADE_CONFIG + "\ntiers: {small: {max_complexity: 0}, medium: {max_complexity: 1}}"
+    async with (
+        start_gateway(config=config, more=more) as gateway,
+        gateway.post(messages=user_message("Hello! [[sim " + json.dumps(order) + "]]")) as answer,
+    ):
+        assert "cannot help" in await answer.text()
+        assert answer.headers["x-penstock-tier"] == "medium"
     entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
     assert "small" not in {entry.tier for entry in entries}
     assert sum(entry.final for entry in entries) == 1
@@ -479,16 +509,16 @@ async def test_shadow_calls_stay_out_of_caller_budgets_after_a_restart(start_gat
         assert answer.status == 200
 
 
-def test_fitting_and_routing_compute_the_same_complexity():
+@pytest.mark.parametrize(
+    "keep, text",
+    [(0.9, "Summarize note 10."), (0.5, "Prove theorem 11 about rings.")],
+    ids=["an easy prompt", "a hard prompt"],
+)
+def test_a_fitted_ceiling_is_a_complexity_that_routing_computes(keep, text):
     labels = labels_of("summary", 500, small_right=lambda number: number % 2 == 0)
-    scorer = scorer_weights.load()
-    fitted = fit_floors.fit_group(labels, scorer, 0.9, 0.9)
+    scorer, features = scorer_weights.load(), prompt_features(text)
+    fitted = fit_floors.fit_group(labels, scorer, keep, 0.9)
     assert fitted.head is not None
-    for text in ("Summarize note 2.", "Prove theorem 3 about rings."):
-        features = prompt_features(text)
-        scores = scorer.score(features)
-        live = corrected_log_odds(fitted.head, scores.gain, scorer.standardize(features.dense), features.words)
-        label = next(candidate for candidate in labels if candidate.numbers == array("f", features.dense).tobytes())
-        assert complexity_of(live) == fit_floors._complexity(
-            fit_floors._training_label(label, scorer), label, fitted.head
-        )
+    scores = scorer.score(features)
+    live = corrected_log_odds(fitted.head, scores.gain, scorer.standardize(features.dense), features.words)
+    assert complexity_of(live) == fitted.ceiling

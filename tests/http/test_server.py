@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import socket
+from typing import Any
 
 import openai
 import pytest
@@ -64,7 +65,7 @@ async def test_the_provider_gets_its_own_key_and_not_the_callers(start_gateway: 
 
 @pytest.mark.parametrize("wants_usage", [True, False], ids=["usage requested", "usage not requested"])
 async def test_a_stream_is_complete_and_has_usage_only_on_request(start_gateway: StartGateway, wants_usage):
-    options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    options: Any = {"stream_options": {"include_usage": True}} if wants_usage else {}
     async with start_gateway() as gateway:
         async with gateway.post(stream=True, **options) as answer:
             text = (await answer.read()).decode()

@@ -6,7 +6,6 @@ Agents build each request from the gateway's previous responses.
 import asyncio
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +23,7 @@ from gateway.config.settings import Settings
 from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
+from tests.gateways import metric_sum
 
 CONFIG = """
 version: 1
@@ -55,16 +55,24 @@ NOTE = "[Gateway note: "
 
 
 class Site:
-    """A running gateway, its providers, and an HTTP client that counts its requests."""
+    """A running gateway, its providers, and an HTTP client.
+
+    sent: requests that the client has sent
+    last_headers: headers of its last response
+    """
 
     def __init__(self, app: App, near: SimulatedProvider, claude: SimulatedProvider, client: httpx.AsyncClient) -> None:
         self.app, self.near, self.claude, self.client = app, near, claude, client
         self.base = f"http://127.0.0.1:{app.port}"
         self.sent = 0
+        self.last_headers: dict[str, str] = {}
+        client.event_hooks = {"request": [self._count_request], "response": [self._keep_headers]}
 
-    async def count(self, request: httpx.Request) -> None:
-        """Counts a request that is sent."""
+    async def _count_request(self, request: httpx.Request) -> None:
         self.sent += 1
+
+    async def _keep_headers(self, response: httpx.Response) -> None:
+        self.last_headers = dict(response.headers)
 
     def agent(self, dialect: str = "chat", **more: Any) -> "Agent":
         """Returns an agent of a dialect."""
@@ -88,8 +96,7 @@ class Site:
 
     async def metric(self, name: str) -> float:
         """Returns the sum of a metric over its labels."""
-        text = (await self.get("/metrics")).text
-        return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+        return metric_sum((await self.get("/metrics")).text, name)
 
     async def calls(self, count: int, *, at_once: bool, **headers: str) -> list[int]:
         """Sends chat requests and returns their statuses.
@@ -179,14 +186,14 @@ class ChatAgent(Agent):
 
     async def turn(self, sim: dict[str, Any] = LOOPING_TURN, *, stream: bool = False) -> dict[str, str]:
         tool = {"type": "function", "function": {"name": "bash", "parameters": PARAMETERS, "strict": True}}
-        arguments = {"model": self.model, "messages": self.history, "tools": [tool], "extra_body": {"sim": sim}}
+        arguments: Any = {"model": self.model, "messages": self.history, "tools": [tool], "extra_body": {"sim": sim}}
         arguments["extra_headers"] = self.headers
         if stream:
             async with self.sdk.chat.completions.stream(**arguments) as events:
                 async for _ in events:
                     pass
                 completion = await events.get_final_completion()
-            headers = dict(events._response.headers)
+            headers = self.site.last_headers
         else:
             raw = await self.sdk.chat.completions.with_raw_response.create(**arguments)
             completion, headers = raw.parse(), dict(raw.headers)
@@ -204,14 +211,14 @@ class ChatAgent(Agent):
 class ResponsesAgent(Agent):
     async def turn(self, sim: dict[str, Any] = LOOPING_TURN, *, stream: bool = False) -> dict[str, str]:
         tool = {"type": "function", "name": "bash", "parameters": PARAMETERS, "strict": False}
-        arguments = {"model": self.model, "input": self.history, "instructions": SYSTEM, "tools": [tool]}
+        arguments: Any = {"model": self.model, "input": self.history, "instructions": SYSTEM, "tools": [tool]}
         arguments |= {"extra_body": {"sim": sim}, "extra_headers": self.headers}
         if stream:
             async with self.sdk.responses.stream(**arguments) as events:
                 async for _ in events:
                     pass
                 response = await events.get_final_response()
-            headers = dict(events._raw_stream.response.headers)
+            headers = self.site.last_headers
         else:
             raw = await self.sdk.responses.with_raw_response.create(**arguments)
             response, headers = raw.parse(), dict(raw.headers)
@@ -302,9 +309,7 @@ def start_site(tmp_path: Path) -> StartSite:
             await app.start()
             stack.push_async_callback(app.stop)
             client = await stack.enter_async_context(httpx.AsyncClient(timeout=20, trust_env=False))
-            site = Site(app, near, claude, client)
-            client.event_hooks["request"] = [site.count]
-            yield site
+            yield Site(app, near, claude, client)
 
     return start
 
@@ -677,7 +682,7 @@ NOT_UTF8 = pytest.param("ü=1")
 async def test_invalid_caps_are_refused_in_the_callers_dialect(start_site: StartSite, dialect: str, caps: str) -> None:
     async with start_site() as site:
         agent = site.agent(dialect, headers={"x-penstock-session": "s"})
-        agent.headers["x-penstock-session-caps"] = caps.encode("latin-1")  # type: ignore[assignment]
+        agent.headers["x-penstock-session-caps"] = caps.encode("latin-1")
         with pytest.raises(openai.APIStatusError) as caught:
             await agent.turn()
         assert caught.value.status_code == 400 and site.sent == 1

@@ -129,7 +129,8 @@ async def running_webhook(
     run: bool = True,
     port: int = 0,
 ) -> AsyncIterator[RunningWebhook]:
-    clock, supervisor, failures = clock or FakeClock(), Supervisor(), []
+    clock, supervisor = clock or FakeClock(), Supervisor()
+    failures: list[Exception] = []
     receiver = Receiver(clock, *answers)
     app = web.Application()
     app.router.add_post("/{anything}", receiver.handle)
