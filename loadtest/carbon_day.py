@@ -3,11 +3,11 @@
     python loadtest/carbon_day.py [--seconds S] [--plot PNG] [--json OUT]
 
 Two deployments of one model are in London and in North West England. A feed on loopback plays their half-hourly carbon
-intensities of 15 March 2023, with the forecast of the evening before (carbon_day.csv: Contains Carbon Intensity API data,
-National Grid ESO / NESO and University of Oxford, CC BY 4.0). The gateway is the real one over HTTP, in front of a
-simulated provider; its clock is sped up, so that the day takes S seconds. `chat` has a carbon price, `code` a budget in
-Wh; half of the `summary` requests may wait six hours, the other half may not. Checked: routing follows the price, saved
-grams equal the arithmetic, every deadline is kept, export and metrics equal the ledger. Exit status 1 otherwise.
+intensities of 15 March 2023, with the forecast of the evening before (carbon_day.csv: Contains Carbon Intensity API
+data, National Grid ESO / NESO and University of Oxford, CC BY 4.0). The gateway is the real one over HTTP, in front of
+a simulated provider; its clock is sped up, so that the day takes S seconds. `chat` has a carbon price, `code` a budget
+in Wh; half of the `summary` requests may wait six hours, the other half may not. Checked: routing follows the price,
+saved grams equal the arithmetic, every deadline is kept, export and metrics equal the ledger. Exit status 1 otherwise.
 """
 
 import argparse
@@ -54,13 +54,16 @@ access: open
 providers: {{sim: {{base_url: "{base}"}}, tiny: {{base_url: "{tiny}"}}}}
 deployments:
   london:
-    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: 0.06}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
+    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: 0.06}},
+     output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
      energy: {{active_params_b: 70, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
   north-west:
-    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: {clean_price}}}, output_tokens: 400, zone: GBR, feeds: {{uk: '3'}},
+    {{provider: sim, model: m, tier: medium, price: {{input: 0.02, output: {clean_price}}},
+     output_tokens: 400, zone: GBR, feeds: {{uk: '3'}},
      energy: {{active_params_b: 70, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
   little:
-    {{provider: tiny, model: s, tier: small, price: {{input: 0.01, output: 0.02}}, output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
+    {{provider: tiny, model: s, tier: small, price: {{input: 0.01, output: 0.02}},
+     output_tokens: 400, zone: GBR, feeds: {{uk: '13'}},
      energy: {{active_params_b: 8, bits_per_param: 8, concurrency: 64, hardware: h100, engine: '2025'}}}}
 routes:
   auto: {{candidates: [london, north-west, little], auto: true}}
@@ -72,12 +75,14 @@ energy:
     - {{task_type: chat, carbon_price_usd_per_tonne: {price}}}
     - {{task_type: summary, defer: {{hours: {hours}}}}}
 budgets:
-  code-energy: {{scope: {{task_type: code}}, limit: {{wh: {wh}}}, window: total, hold: expected, stages: {{downgrade: {{at: 50}}}}}}
+  code-energy:
+    {{scope: {{task_type: code}}, limit: {{wh: {wh}}}, window: total, hold: expected,
+     stages: {{downgrade: {{at: 50}}}}}}
 feeds: {{uk: {{base_url: "{feed}"}}, refresh_minutes: 15, max_age_minutes: 120}}
 loop_guard: {{mode: shadow}}
 """
-# USD per tonne, high for an internal price, because a request emits hundredths of a gram; and the cleaner region's price
-# in USD per million output tokens: the difference is about the value of 140 g/kWh at that carbon price.
+# USD per tonne, high for an internal price, because a request emits hundredths of a gram; and the cleaner region's
+# price in USD per million output tokens: the difference is about the value of 140 g/kWh at that carbon price.
 CARBON_PRICE_USD_PER_TONNE, CLEAN_OUTPUT_PRICE = 1000, "0.09"
 # The router treats deployments whose expected costs differ by less than 2 % as equal: beyond twice that share of the
 # total, the price decides.
@@ -317,7 +322,7 @@ def _code_findings(entries: list[LedgerEntry]) -> dict[str, Any]:
 def _summary_findings(day: DayRun, by_id: dict[str, LedgerEntry]) -> dict[str, Any]:
     """Grams of deferrable requests and of their twins, sent at the same moment, that may not wait; savings; deadlines.
 
-    Savings are computed by the intensities that the gateway used (a twin's is that of the arrival) and by the actual ones.
+    Savings are computed by the intensities that the gateway used (a twin's is that of the arrival) and by actual ones.
     """
     pairs = [
         (call, by_id[call.request_id], by_id[twin.request_id])

@@ -2,11 +2,11 @@
 
     python loadtest/false_refusals.py FOLDER [--factor 1.3] [--safety 1.5] [--max-tokens N] [--json OUT]
 
-No call sets max_tokens (most agents do not) unless --max-tokens is given; the model allows 128,000 tokens of output. True
-usage is counted with the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache (OpenAI's
-rules: from 1,024 tokens, in steps of 128). Pipeline, budgets and pricing are the real ones, only the network is faked.
-Half of the sessions stream. Reported: sessions refused although their cost fits, and the largest overspend of a budget,
-next to the documented bound.
+No call sets max_tokens (most agents do not) unless --max-tokens is given; the model allows 128,000 tokens of output.
+True usage is counted with the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache
+(OpenAI's rules: from 1,024 tokens, in steps of 128). Pipeline, budgets and pricing are the real ones, only the network
+is faked. Half of the sessions stream. Reported: sessions refused although their cost fits, and the largest overspend
+of a budget, next to the documented bound.
 """
 
 import argparse
@@ -270,7 +270,8 @@ def _table(results: dict[str, HoldOutcomes]) -> str:
     for kind, tally in results.items():
         fields = _result_fields(tally)
         rows.append(
-            f"| {kind} | {fields['sessions']} | {fields['calls']} | {fields['refused']} | {fields['refused_share']:.2%} |"
+            f"| {kind} | {fields['sessions']} | {fields['calls']} |"
+            f" {fields['refused']} | {fields['refused_share']:.2%} |"
             f" {fields['refused_at_first_call']} | {fields['shortened_streams']} | {fields['overspent']} |"
             f" {fields['worst_excess_usd']:.6f} | {fields['beyond_bound']} |"
         )

@@ -2,9 +2,9 @@
 
     python loadtest/overspend.py [--scenario NAME ...] [--seeds N] [--calls N] [--quick] [--keep FOLDER]
 
-After a run every transaction of the store's append-only file is replayed: in no state may an account have more spent and
-held than its limit. At the end nothing is held, and the spent amount of each account is the sum of the four ledgers. All
-traffic is on loopback. Exit status 1 if a check failed. Progress goes to stderr, the table to stdout.
+After a run every transaction of the store's append-only file is replayed: in no state may an account have more spent
+and held than its limit. At the end nothing is held, and the spent amount of each account is the sum of the four
+ledgers. All traffic is on loopback. Exit status 1 if a check failed. Progress goes to stderr, the table to stdout.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def run_scenario(
     _log(
         f"{scenario} {seed}: {seconds:.1f} s, {dict(tally.outcomes)}, statuses {dict(tally.statuses)},"
         f" {findings.accounts} accounts ({findings.nearly_full_accounts} nearly full), {findings.checked_states} states"
-        f" checked, {sampler.samples} samples, {findings.orphaned_holds} orphaned holds, {findings.expired_holds} expired,"
-        f" scripts {scripts}, {len(findings.violations)} violations"
+        f" checked, {sampler.samples} samples, {findings.orphaned_holds} orphaned holds,"
+        f" {findings.expired_holds} expired, scripts {scripts}, {len(findings.violations)} violations"
     )
     for line in findings.violations[:12]:
         _log(f"    {line}")

@@ -3,7 +3,8 @@
     python loadtest/reconcile.py FOLDER [--kill] [--no-session-header]
 
 FOLDER holds recorded sessions (JSON Lines, .gz or not); files whose name begins with "synthetic" are skipped. --kill
-ends the gateway process with SIGKILL several times during the replay. Exit status 0 if the sums agree to the nano-dollar.
+ends the gateway process with SIGKILL several times during the replay. Exit status 0 if the sums agree to the
+nano-dollar.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
     python loadtest/reserve_settle.py
 
-In process: CPU of `Reserver.reserve` (lines, hold options, reservation) and of the settlement, with five budgets on the
-request. On a Valkey of its own: wall time of the pair, one at a time, and its round trips. Each figure is the minimum of
-several rounds.
+In process: CPU of `Reserver.reserve` (lines, hold options, reservation) and of the settlement, with five budgets on
+the request. On a Valkey of its own: wall time of the pair, one at a time, and its round trips. Each figure is the
+minimum of several rounds.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -41,6 +42,7 @@ SPENT_AMOUNTS = (1000, 50, 1, 100, 100)
 
 def main() -> None:
     """Print the table and the round trips."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print("| reserve + settle | alone | 10,000 open holds | and 5,000 budgets | increase |\n|---|---|---|---|---|")
     alone, held, crowded = (
         asyncio.run(in_process_us(*case)) for case in ((0, 0), (OPEN_HOLDS, 0), (OPEN_HOLDS, OTHER_BUDGETS))

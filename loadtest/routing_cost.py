@@ -2,9 +2,9 @@
 
     python loadtest/routing_cost.py [--rounds N]
 
-Cases: a fresh 4 KB request (prose, and multiple-choice questions), and later turns of a conversation of 4 KB and of 1 MB
-whose newest text the scorer has already scored. Parsing and session state are excluded (loadtest/bench.py measures the
-whole).
+Cases: a fresh 4 KB request (prose, and multiple-choice questions), and later turns of a conversation of 4 KB and of 1
+MB whose newest text the scorer has already scored. Parsing and session state are excluded (loadtest/bench.py measures
+the whole).
 """
 
 import argparse
@@ -50,8 +50,8 @@ task_types:
 """
 PROSE_PROMPT = (
     "The committee met on Tuesday to look at what had gone wrong with the second shipment of instruments, and whether "
-    "the supplier in Trieste could have known of the damage before it left the harbor. It was clear that the crates had "
-    "been opened; the question was at which port, and why the seals were whole. "
+    "the supplier in Trieste could have known of the damage before it left the harbor. It was clear that the crates "
+    "had been opened; the question was at which port, and why the seals were whole. "
 )
 QUESTION_PROMPT = (
     "Which of the following best explains why the reaction in flask {n} slows down after 30 minutes at 25.5 degrees?\n"
@@ -87,8 +87,8 @@ def decision_us(router: Router, snapshot, session: Session, request: Request, no
     started = time.process_time_ns()
     features = request_features(request)
     identified = IdentifiedRequest(
-        request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request, caller=caller,
-        hints=HeaderHints(), session=session, origins=(), loop_state=loop_state, history_digest=0,
+        request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request,
+        caller=caller, hints=HeaderHints(), session=session, origins=(), loop_state=loop_state, history_digest=0,
     )  # fmt: skip
     classification, role = router.classify(identified, features)
     context = RequestContext(

@@ -1,4 +1,4 @@
-"""Agents as they live: sessions replayed with what was really answered, and rewritten as agents do; part of `links.py`."""
+"""Replays sessions with the answers received, perturbed as agents do; part of `session_links.py`."""
 
 import asyncio
 import itertools
@@ -15,21 +15,26 @@ from gateway.simulator.agent_sessions import AgentSession, ChatMessage
 
 KEY = "links-key"
 MODELS = {"chat": "openai", "responses": "openai", "messages": "anthropic"}
-# SWE-agent's default: the last five observations stay.
+# SWE-agent's default: the last five observations are kept.
 KEPT_TOOL_RESULTS = 5
 RETRY_SHARE, FAILURE_SHARE = 0.03, 0.01
-# Between two calls an agent runs its tool (seconds).
+# Seconds between two calls, in which an agent runs its tool.
 PAUSE_SECONDS = (0.0, 0.05)
 CALL_SECONDS = 60.0
 
-# A tool call's id as it was recorded, and as it was received.
+# (recorded, received) ids of tool calls.
 CallIdPairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRun:
-    """One true session: what is replayed, how, and among which others. `group`: runs whose pairs across are left out
-    if they are of one job (`identical`, `forked`)."""
+    """One true session to replay.
+
+    group: runs whose pairs with each other are excluded if they belong to one job (`identical`, `forked`)
+    kind: perturbation, or plain
+    source: file of the recording
+    seed: seed of this run's random choices
+    """
 
     name: str
     group: str
@@ -42,7 +47,11 @@ class AgentRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkedCall:
-    """One call as it was linked. `branch` is "" before a fork, then "a" or "b"; `step` counts the run's calls."""
+    """One call and the session that the gateway linked it to.
+
+    branch: "" before a fork, then "a" or "b"
+    step: number of the call in its run
+    """
 
     run: AgentRun
     branch: str
@@ -52,18 +61,18 @@ class LinkedCall:
 
 
 class ReplayClient:
-    """Replays jobs, so many at once; every call in turn at the next gateway."""
+    """Replays jobs, `concurrency` at once; calls go to the gateways round-robin."""
 
-    def __init__(self, bases: list[str], at_once: int) -> None:
-        self._base_urls, self._concurrency = itertools.cycle(bases), at_once
+    def __init__(self, bases: list[str], concurrency: int) -> None:
+        self._base_urls, self._concurrency = itertools.cycle(bases), concurrency
         self.calls: list[LinkedCall] = []
-        # Each run's opening and the first answer that it received, as a digest.
+        # Digest of each run's opening and first answer.
         self.opening_digests: dict[str, int] = {}
         self.failures: Counter[str] = Counter()
         self.calls_without_session = 0
 
     async def replay(self, jobs: list[list[AgentRun]]) -> None:
-        """Every job to its end."""
+        """Run every job to its end."""
         queue = iter(jobs)
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as self._http:
@@ -84,46 +93,46 @@ class ReplayClient:
 
 
 class _Agent:
-    """One run as its agent lives it: a history that grows by what was received, and is rewritten now and then."""
+    """The agent of one run: its history grows by the answers received and is sometimes rewritten."""
 
     def __init__(self, client: ReplayClient, run: AgentRun, branch: str = "", step: int = 0) -> None:
         self._client, self._run, self._branch, self._step = client, run, branch, step
-        self._chance = random.Random(f"{run.seed}{branch}")
+        self._random = random.Random(f"{run.seed}{branch}")
         self._history: History = []
         self._ids: CallIdPairs = []
         count = run.session.call_count
-        self._perturbation_step = self._chance.randint(count // 2, max(count // 2, 2 * count // 3))
-        self._forks_by_resampling = self._chance.random() < 0.5
+        self._perturbation_step = self._random.randint(count // 2, max(count // 2, 2 * count // 3))
+        self._forks_by_resampling = self._random.random() < 0.5
 
     async def run(self, first: int = 0) -> None:
-        """From this message on to the end, or until a call fails."""
+        """Replay from message `first` to the end, or until a call fails."""
         messages = self._run.session.messages
-        for place in range(first, len(messages)):
-            message = {name: value for name, value in messages[place].items() if not name.startswith("_")}
-            if message["role"] != "assistant" or not place or messages[place].get("_demo"):
+        for index in range(first, len(messages)):
+            message = {name: value for name, value in messages[index].items() if not name.startswith("_")}
+            if message["role"] != "assistant" or not index or messages[index].get("_demo"):
                 self._history.append(self._received_entry(message))
                 continue
-            turning = self._step == self._perturbation_step and not self._branch
-            if turning and self._run.kind == "compacted":
-                self._history = _compact(self._history, self._chance)
-            if turning and self._run.kind == "forked":
-                await self._fork(message, place)
+            is_perturbed = self._step == self._perturbation_step and not self._branch
+            if is_perturbed and self._run.kind == "compacted":
+                self._history = _compact(self._history, self._random)
+            if is_perturbed and self._run.kind == "forked":
+                await self._fork(message, index)
                 return
             if not await self._call(message):
                 return
 
-    async def _fork(self, message: ChatMessage, place: int) -> None:
-        """Two branches go on: from two answers to the same request, or from one answer to two requests."""
+    async def _fork(self, message: ChatMessage, index: int) -> None:
+        """Continue in two branches: from two answers to one request, or from two requests after one answer."""
         if not self._forks_by_resampling and not await self._call(message):
             return
-        after = place if self._forks_by_resampling else place + 1
-        branches = [_Agent(self._client, self._run, branch, self._step) for branch in "ab"]
-        for one in branches:
-            one._history, one._ids = list(self._history), list(self._ids)
-        await asyncio.gather(*(one.run(after) for one in branches))
+        next_index = index if self._forks_by_resampling else index + 1
+        branches = [_Agent(self._client, self._run, name, self._step) for name in "ab"]
+        for branch in branches:
+            branch._history, branch._ids = list(self._history), list(self._ids)
+        await asyncio.gather(*(branch.run(next_index) for branch in branches))
 
     def _received_entry(self, message: ChatMessage) -> HistoryEntry:
-        """What the user or a tool said; a tool's result carries the id that was received."""
+        """A user or tool message for the history; a tool result carries the call id that was received."""
         if self._branch == "b":
             message = {**message, "content": f"Another way: {message.get('content') or ''}"}
         if message["role"] != "tool":
@@ -136,77 +145,79 @@ class _Agent:
         return HistoryEntry(message={**message, "tool_call_id": pair[1]})
 
     async def _call(self, reply: ChatMessage) -> bool:
-        """One call, its answer into the history; False if it failed."""
-        await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
-        run, luck = self._run, self._chance.random()
-        unlucky = run.kind != "identical" and luck < RETRY_SHARE + FAILURE_SHARE
-        fails = unlucky and luck < FAILURE_SHARE
-        stream, said = self._chance.random() < 0.5, _branch_reply(reply) if self._branch == "b" else reply
-        order = {"reply": said, **({"fault": "status:503", "times": 1} if fails else {})}
+        """Make one call and append its answer to the history; False if it failed."""
+        await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+        run, draw = self._run, self._random.random()
+        sent_twice = run.kind != "identical" and draw < RETRY_SHARE + FAILURE_SHARE
+        fails = sent_twice and draw < FAILURE_SHARE
+        stream, answer_message = self._random.random() < 0.5, _branch_reply(reply) if self._branch == "b" else reply
+        order = {"reply": answer_message, **({"fault": "status:503", "times": 1} if fails else {})}
         body = BODY_BUILDERS[run.dialect](self._visible_history(), run.session.tools)
         body |= {"model": MODELS[run.dialect], "stream": stream, "sim": order}
         encoded = orjson.dumps(body)
         received = None
-        for again in (False, True) if unlucky else (False,):
+        for is_retry in (False, True) if sent_twice else (False,):
             status, answer, session = await self._client.request(run, encoded)
-            self._record_call(session, again=again or unlucky)
+            self._record_call(session, is_retry=is_retry or sent_twice)
             if status == 200:
                 received = ANSWER_PARSERS[run.dialect](answer, stream)
-            elif not (fails and status in (502, 503) and not again):
+            elif not (fails and status in (502, 503) and not is_retry):
                 self._client.failures[f"{status} {answer[:200]!r}"] += 1
                 return False
         if not self._step:
             self._client.opening_digests[run.name] = hash(
-                orjson.dumps([*(one.message for one in self._history), received])
+                orjson.dumps([*(entry.message for entry in self._history), received])
             )
         self._step += 1
         recorded = [str(call.get("id") or "") for call in reply.get("tool_calls") or ()]
         self._ids = list(zip(recorded, CALL_ID_GETTERS[run.dialect](received), strict=False))
-        self._history.append(HistoryEntry(message=said, received=received))
+        self._history.append(HistoryEntry(message=answer_message, received=received))
         return True
 
-    def _record_call(self, session: str, *, again: bool) -> None:
+    def _record_call(self, session: str, *, is_retry: bool) -> None:
         if not session:
             self._client.calls_without_session += 1
             return
-        call = LinkedCall(run=self._run, branch=self._branch, step=self._step, is_retry=again, inferred_session=session)
+        call = LinkedCall(
+            run=self._run, branch=self._branch, step=self._step, is_retry=is_retry, inferred_session=session
+        )
         self._client.calls.append(call)
 
     def _visible_history(self) -> History:
-        """The history as this request shows it."""
+        """The history as sent in the next request."""
         if self._run.kind == "elided":
             return _elide(self._history)
         if self._run.kind == "rewritten":
-            return _add_clock(self._history, self._step, self._chance)
+            return _add_clock(self._history, self._step, self._random)
         return self._history
 
 
 def _compact(history: History, randomness: random.Random) -> History:
-    """The older part replaced by a summary; the last messages stay, beginning with no tool's."""
+    """Replaces the older part by a summary; the last messages stay and do not begin with a tool result."""
     start = len(history) - randomness.randint(2, 4)
     while history[start].role == "tool":
         start -= 1
     system = [entry for entry in history[:start] if entry.role == "system"]
-    told = " ".join(entry.text[:60] for entry in history[:start] if entry.role in ("user", "assistant"))
-    summary = {"role": "user", "content": f"Summary of the conversation so far: {told[:2000]}"}
+    text = " ".join(entry.text[:60] for entry in history[:start] if entry.role in ("user", "assistant"))
+    summary = {"role": "user", "content": f"Summary of the conversation so far: {text[:2000]}"}
     return [*system, HistoryEntry(message=summary), *history[start:]]
 
 
 def _elide(history: History) -> History:
-    """Old tool output left out, all but the last few, as SWE-agent does it."""
+    """Omits old tool output except for the last few, as SWE-agent does."""
     old = set(tool_output_positions([entry.message for entry in history])[:-KEPT_TOOL_RESULTS])
     return [
         HistoryEntry(
             message={**entry.message, "content": f"Old output omitted ({entry.text.count(chr(10)) + 1} lines)"}
         )
-        if place in old
+        if index in old
         else entry
-        for place, entry in enumerate(history)
+        for index, entry in enumerate(history)
     ]
 
 
 def _add_clock(history: History, step: int, randomness: random.Random) -> History:
-    """A clock in the system prompt; one is added where there is none."""
+    """Adds the time to the system prompt, which is added where there is none."""
     clock = f"The current time is 2026-02-03T10:{step // 60:02d}:{step % 60:02d}.{randomness.randrange(1000):03d}Z."
     rest = [entry for entry in history if entry.role != "system"]
     system = "\n".join(entry.text for entry in history if entry.role == "system")
@@ -214,13 +225,13 @@ def _add_clock(history: History, step: int, randomness: random.Random) -> Histor
 
 
 def _branch_reply(reply: ChatMessage) -> ChatMessage:
-    """The answer as another branch gets it: other words, other ids."""
+    """The answer of the other branch: different text and ids."""
     calls = [{**call, "id": f"{call.get('id') or 'call'}b"} for call in reply.get("tool_calls") or ()]
-    said = {**reply, "content": f"Another way: {reply.get('content') or ''}"}
-    return {**said, "tool_calls": calls} if calls else said
+    message = {**reply, "content": f"Another way: {reply.get('content') or ''}"}
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def tool_output_positions(messages: Sequence[ChatMessage]) -> list[int]:
-    """Where tool output stands; an agent that acts in plain text gets it as user messages."""
-    tools = [place for place, message in enumerate(messages) if message["role"] == "tool"]
-    return tools or [place for place, message in enumerate(messages) if message["role"] == "user"][1:]
+    """Indexes of tool output; an agent that acts in plain text receives it as user messages."""
+    tools = [index for index, message in enumerate(messages) if message["role"] == "tool"]
+    return tools or [index for index, message in enumerate(messages) if message["role"] == "user"][1:]

@@ -1,4 +1,4 @@
-"""A history in the words of three dialects, and their answers as a client keeps them; part of `links.py`."""
+"""Builds requests and reads answers in three dialects; part of `session_links.py`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """One message of a history; an answer also as it was received, in the dialect's own words."""
+    """One message of a history; `received` is the answer in its dialect, None for other messages."""
 
     message: ChatMessage
     received: Any = None
 
     @property
     def role(self) -> str:
-        """Who speaks."""
+        """Role of the message."""
         return str(self.message["role"])
 
     @property
     def text(self) -> str:
-        """What is said."""
+        """Text of the message."""
         return str(self.message.get("content") or "")
 
 
@@ -38,7 +38,7 @@ def _chat_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]
 
 
 def _messages_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]:
-    """Turns alternate: what follows an answer is one user message, tool results first as they come."""
+    """Roles alternate: everything after an answer is one user message."""
     turns: list[dict[str, Any]] = []
     for entry in history:
         if entry.role == "system":
@@ -48,9 +48,9 @@ def _messages_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, 
             turns.append({"role": role, "content": []})
         turns[-1]["content"] += _blocks(entry)
     system = "\n".join(entry.text for entry in history if entry.role == "system")
-    offered = [{"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in tools]
+    tool_list = [{"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in tools]
     body = {"messages": turns, "max_tokens": 4096}
-    return body | ({"system": system} if system else {}) | ({"tools": offered} if offered else {})
+    return body | ({"system": system} if system else {}) | ({"tools": tool_list} if tool_list else {})
 
 
 def _blocks(entry: HistoryEntry) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def _blocks(entry: HistoryEntry) -> list[dict[str, Any]]:
 
 
 def _responses_body(history: History, tools: Sequence[ChatMessage]) -> dict[str, Any]:
-    """Every item each time, since nothing is stored."""
+    """Every item in each request, since nothing is stored."""
     items: list[dict[str, Any]] = []
     for entry in history:
         if entry.received is not None:
@@ -74,13 +74,13 @@ def _responses_body(history: History, tools: Sequence[ChatMessage]) -> dict[str,
             role = "assistant" if entry.role == "assistant" else "user"
             items.append({"type": "message", "role": role, "content": entry.text})
     system = "\n".join(entry.text for entry in history if entry.role == "system")
-    offered = [{"type": "function", **tool["function"]} for tool in tools]
+    tool_list = [{"type": "function", **tool["function"]} for tool in tools]
     body = {"input": items, "store": False}
-    return body | ({"instructions": system} if system else {}) | ({"tools": offered} if offered else {})
+    return body | ({"instructions": system} if system else {}) | ({"tools": tool_list} if tool_list else {})
 
 
 def _parse_chat_answer(answer: bytes, stream: bool) -> Any:
-    """The message, put together from its pieces if they were streamed."""
+    """The message, assembled from its deltas if it was streamed."""
     if not stream:
         return orjson.loads(answer)["choices"][0]["message"]
     text = ""
@@ -88,16 +88,16 @@ def _parse_chat_answer(answer: bytes, stream: bool) -> Any:
     for event in _events(answer):
         for choice in event["choices"]:
             text += choice["delta"].get("content") or ""
-            for piece in choice["delta"].get("tool_calls") or ():
-                made = calls.setdefault(piece["index"], {"type": "function", "function": {"name": "", "arguments": ""}})
-                made["id"] = piece.get("id") or made.get("id")
-                made["function"]["name"] += piece["function"].get("name") or ""
-                made["function"]["arguments"] += piece["function"].get("arguments") or ""
+            for delta in choice["delta"].get("tool_calls") or ():
+                call = calls.setdefault(delta["index"], {"type": "function", "function": {"name": "", "arguments": ""}})
+                call["id"] = delta.get("id") or call.get("id")
+                call["function"]["name"] += delta["function"].get("name") or ""
+                call["function"]["arguments"] += delta["function"].get("arguments") or ""
     return {"role": "assistant", "content": text, **({"tool_calls": list(calls.values())} if calls else {})}
 
 
 def _parse_messages_answer(answer: bytes, stream: bool) -> Any:
-    """The blocks."""
+    """The content blocks."""
     if not stream:
         return orjson.loads(answer)["content"]
     blocks: list[dict[str, Any]] = []
@@ -115,7 +115,7 @@ def _parse_messages_answer(answer: bytes, stream: bool) -> Any:
 
 
 def _parse_responses_answer(answer: bytes, stream: bool) -> Any:
-    """The items."""
+    """The output items."""
     if not stream:
         return orjson.loads(answer)["output"]
     return next(event["response"]["output"] for event in _events(answer) if event["type"] == "response.completed")

@@ -1,4 +1,4 @@
-"""Pairwise precision and recall of inferred sessions against true ones; part of `links.py`."""
+"""Pairwise precision and recall of inferred sessions against true ones; part of `session_links.py`."""
 
 import math
 from collections import Counter, defaultdict
@@ -10,10 +10,10 @@ from session_links_agents import LinkedCall
 # Table rows in this order; a row without calls is left out.
 ROW_TITLES = {
     "": "all",
-    "apart": "told apart by their first answer",
-    "alike": "not so: another job opens and begins alike",
+    "apart": "distinct by opening and first answer",
+    "alike": "another job has the same opening and first answer",
     "plain": "plain",
-    "again": "plain, another job opens alike",
+    "again": "plain, another job has the same opening",
     "compacted": "compacted",
     "elided": "old output elided",
     "rewritten": "system prompt rewritten",
@@ -24,9 +24,12 @@ ROW_TITLES = {
 }
 
 
-def score(calls: list[LinkedCall], begun: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The rows of the table: the kinds in their order, then the files. `begun` are digests of how the runs began."""
-    labels, alike = _true_session_labels(calls), _runs_with_shared_opening(calls, begun)
+def score(calls: list[LinkedCall], opening_digests: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The rows of the table: kinds, then files.
+
+    opening_digests: digest of each run's opening and first answer
+    """
+    labels, alike = _true_session_labels(calls), _runs_with_shared_opening(calls, opening_digests)
     tagged = [_tags(call, call.run.name in alike) for call in calls]
     present = set().union(*tagged)
     tags = [tag for tag in ROW_TITLES if tag in present] + sorted(tag for tag in present if tag.startswith("from "))
@@ -36,17 +39,17 @@ def score(calls: list[LinkedCall], begun: Mapping[str, int]) -> list[dict[str, A
 def _tags(call: LinkedCall, alike: bool) -> set[str]:
     """The rows that a call counts in."""
     kind = call.run.kind
-    begins = set() if kind == "identical" else {"alike"} if alike else {"apart"}
-    return {"", kind, f"from {call.run.source}"} | begins | ({"retried"} if call.is_retry else set())
+    opening_tags = set() if kind == "identical" else {"alike"} if alike else {"apart"}
+    return {"", kind, f"from {call.run.source}"} | opening_tags | ({"retried"} if call.is_retry else set())
 
 
-def _runs_with_shared_opening(calls: list[LinkedCall], begun: Mapping[str, int]) -> set[str]:
-    """Runs that another job equals up to and including its first answer: by lineage nobody can tell which goes on."""
+def _runs_with_shared_opening(calls: list[LinkedCall], opening_digests: Mapping[str, int]) -> set[str]:
+    """Runs that equal one of another job up to their first answer: lineage cannot distinguish them."""
     group = {call.run.name: call.run.group for call in calls}
     jobs: defaultdict[int, set[str]] = defaultdict(set)
-    for run, digest in begun.items():
+    for run, digest in opening_digests.items():
         jobs[digest].add(group.get(run, run))
-    return {run for run, digest in begun.items() if len(jobs[digest]) > 1}
+    return {run for run, digest in opening_digests.items() if len(jobs[digest]) > 1}
 
 
 def _row(tag: str, calls: list[LinkedCall], labels: list[str], marked: list[bool]) -> dict[str, Any]:
@@ -77,14 +80,14 @@ def _row(tag: str, calls: list[LinkedCall], labels: list[str], marked: list[bool
 
 
 def _marked_pairs(cells: Sequence[Hashable], marked: Sequence[bool]) -> int:
-    """Pairs of calls in one cell, of which at least one is marked."""
-    every = Counter(cells)
+    """Number of pairs of calls in one cell, of which at least one is marked."""
+    totals = Counter(cells)
     others = Counter(cell for cell, counts in zip(cells, marked, strict=True) if not counts)
-    return sum(math.comb(count, 2) - math.comb(others[cell], 2) for cell, count in every.items())
+    return sum(math.comb(count, 2) - math.comb(others[cell], 2) for cell, count in totals.items())
 
 
 def _true_session_labels(calls: list[LinkedCall]) -> list[str]:
-    """The true session of each call, by which pairs are judged. A call of exchangeable copies is one of its own."""
+    """The true session of each call, for scoring pairs; each call of exchangeable copies has one of its own."""
     kept = _kept_branches(calls)
     labels = []
     for number, call in enumerate(calls):
@@ -102,20 +105,20 @@ def _true_session(call: LinkedCall, label: str) -> str:
 
 
 def _kept_branches(calls: list[LinkedCall]) -> dict[str, str]:
-    """For each forked run the branch that goes on in the session in which the run began."""
+    """The branch of each forked run that continued the session of the run's beginning."""
     before: defaultdict[str, Counter[str]] = defaultdict(Counter)
     after: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for call in calls:
         (after[call.run.name, call.branch] if call.branch else before[call.run.name])[call.inferred_session] += 1
 
-    def together(run: str, branch: str) -> int:
+    def linked_pairs(run: str, branch: str) -> int:
         return sum(count * after[run, branch][session] for session, count in before[run].items())
 
-    return {run: "a" if together(run, "a") >= together(run, "b") else "b" for run in before}
+    return {run: "a" if linked_pairs(run, "a") >= linked_pairs(run, "b") else "b" for run in before}
 
 
 def _exchangeable_pairs(calls: list[LinkedCall]) -> tuple[int, int, int]:
-    """(right, true, found) pairs within jobs of identical copies, where at every step any copy may be any other."""
+    """(right, true, found) pairs within jobs of identical copies, which may be swapped at every step."""
     steps: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     lengths: Counter[str] = Counter()
     for call in calls:
@@ -123,16 +126,16 @@ def _exchangeable_pairs(calls: list[LinkedCall]) -> tuple[int, int, int]:
             steps[call.run.group, call.inferred_session][call.step] += 1
             lengths[call.run.name] += 1
     right = sum(
-        math.comb(sum(count > layer for count in found.values()), 2)
-        for found in steps.values()
-        for layer in range(max(found.values()))
+        math.comb(sum(count > layer for count in counts.values()), 2)
+        for counts in steps.values()
+        for layer in range(max(counts.values()))
     )
     true = sum(math.comb(length, 2) for length in lengths.values())
-    return right, true, sum(math.comb(found.total(), 2) for found in steps.values())
+    return right, true, sum(math.comb(counts.total(), 2) for counts in steps.values())
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text."""
+    """The rows as Markdown."""
     lines = [
         "| kind | sessions | calls | precision | recall | inferred per session |",
         "|---|---:|---:|---:|---:|---:|",
@@ -145,7 +148,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def examples(calls: list[LinkedCall], count: int) -> Iterable[str]:
-    """Where sessions were split (a letter for each call's session, ' if it was sent again), and what was taken for one."""
+    """Split sessions (a letter for each call's session, ' for a retry), and runs that were linked to one session."""
     runs: defaultdict[tuple[str, str], list[LinkedCall]] = defaultdict(list)
     sessions: defaultdict[str, list[LinkedCall]] = defaultdict(list)
     for call in calls:
@@ -169,5 +172,5 @@ def examples(calls: list[LinkedCall], count: int) -> Iterable[str]:
             steps: defaultdict[str, list[str]] = defaultdict(list)
             for call in own:
                 steps[f"{call.run.name} {call.branch}"].append(f"{call.step}{chr(39) * call.is_retry}")
-            told = "; ".join(f"{name}: {','.join(of)}" for name, of in steps.items())
-            yield f"taken for one, {kinds}: {session}: {told}"
+            runs_text = "; ".join(f"{name}: {','.join(numbers)}" for name, numbers in steps.items())
+            yield f"merged, {kinds}: {session}: {runs_text}"

@@ -2,10 +2,10 @@
 
     python loadtest/sub_agent_caps.py [--children N] [--calls N] [--seeds N] [--only WORD]
 
-Each child is a session of its own, names its parent and root by headers, and makes several calls in mixed dialects, half
-of them streamed, over one gateway or over four that share a Valkey. The cap is the operator's (`sessions.caps`) or the
-run's own (POST /v1/sessions), in calls, in USD, or in sub-agents. The sums of the ledgers and of the store are checked
-during the run and at the end. Exit status 1 if a cap was exceeded or no call was served.
+Each child is a session of its own, names its parent and root by headers, and makes several calls in mixed dialects,
+half of them streamed, over one gateway or over four that share a Valkey. The cap is the operator's (`sessions.caps`)
+or the run's own (POST /v1/sessions), in calls, in USD, or in sub-agents. The sums of the ledgers and of the store are
+checked during the run and at the end. Exit status 1 if a cap was exceeded or no call was served.
 """
 
 import argparse

@@ -305,8 +305,9 @@ def _families(points: Sequence[PublishedFigure]) -> str:
     shared = sorted({base for base in BASES.values() if base in counts})
     tables = Counter(point.table for point in points)
     return (
-        f"{tables['v3']} configurations of v3 and {tables['v2']} of v2 in {len(counts)} families. A family is the models on the "
-        f"same base weights\n({', '.join(shared)}, each in all its versions); every other model is a family of its own.\n"
+        f"{tables['v3']} configurations of v3 and {tables['v2']} of v2 in {len(counts)} families. A family is the"
+        f" models on the same base weights\n({', '.join(shared)}, each in all its versions);"
+        " every other model is a family of its own.\n"
     )
 
 

@@ -3,10 +3,10 @@
     python loadtest/energy/measure.py [--seconds N] [--json OUT]
 
 Decoders with random weights (Llama's architecture: RMSNorm, rotary positions, grouped queries, SwiGLU; bf16) on one
-GPU, over sizes, batches, prompts and cached shares, by the GPU's own energy counter. Nothing is subtracted: the counter
-includes idle power, which is printed as well. Plain torch kernels, decoding as one CUDA graph a step, no scheduler and
-no host: a lower bound for a server. Needs an NVIDIA GPU, torch and nvidia-ml-py, which Penstock does not install;
-without them it prints what is missing and measures nothing.
+GPU, over sizes, batches, prompts and cached shares, by the GPU's own energy counter. Nothing is subtracted: the
+counter includes idle power, which is printed as well. Plain torch kernels, decoding as one CUDA graph a step, no
+scheduler and no host: a lower bound for a server. Needs an NVIDIA GPU, torch and nvidia-ml-py, which Penstock does not
+install; without them it prints what is missing and measures nothing.
 """
 
 import argparse
@@ -190,7 +190,7 @@ class Transformer:
         return self._torch.randint(self.shape.vocabulary, (batch, count), device=self.machine.device)
 
     def logits(self, tokens: Any, cache: Sequence[tuple[Any, Any]], begin: int) -> Any:
-        """Logits of each sequence's next token after `tokens` at position `begin`; the cache receives their keys and values."""
+        """Logits of each sequence's next token after `tokens`, which begin at position `begin`; extends the cache."""
         stream = self.embedding[tokens]
         for (attend_in, attend_out, feed_in, feed_out), (keys, values) in zip(self.layers, cache, strict=True):
             query = self._functional.linear(self._normed(stream), attend_in)
@@ -345,8 +345,8 @@ def estimates(formula: Any, measured: Measured, hardware: str) -> tuple[float, f
     """Low, mid and high joules of the pass, by the shipped formula or a copy of it with other coefficients."""
     cell = measured.cell
     profile = EnergyProfile(
-        active_params_b=measured.params_b, total_params_b=measured.params_b, bytes_per_param=_BYTES, hardware=hardware, gpus=1,
-        engine="2025", concurrency=cell.batch,
+        active_params_b=measured.params_b, total_params_b=measured.params_b, bytes_per_param=_BYTES, hardware=hardware,
+        gpus=1, engine="2025", concurrency=cell.batch,
     )  # fmt: skip
     low, mid, high = (
         cell.batch * (model.per_output + model.per_output_context * cell.context)
@@ -375,9 +375,11 @@ def _cells(results: Sequence[Measured], hardware: str) -> str:
         cell, (low, mid, high) = result.cell, estimates(energy, result, hardware)
         rows.append(
             (
-                result.model, cell.kind, f"{cell.batch}", f"{cell.context:,}", f"{cell.cached / cell.context:.0%}" if cell.kind == "cached" else "-",
+                result.model, cell.kind, f"{cell.batch}", f"{cell.context:,}",
+                f"{cell.cached / cell.context:.0%}" if cell.kind == "cached" else "-",
                 f"{result.passes}", f"{result.seconds * 1000:.2f}", f"{result.joules / result.seconds:.0f}",
-                f"{result.joules / cell.fresh:.4g}", f"{mid / cell.fresh:.4g}", f"{math.log2(mid / result.joules):+.2f}",
+                f"{result.joules / cell.fresh:.4g}", f"{mid / cell.fresh:.4g}",
+                f"{math.log2(mid / result.joules):+.2f}",
                 "yes" if low <= result.joules <= high else "no",
             )
         )  # fmt: skip
