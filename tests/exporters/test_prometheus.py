@@ -5,6 +5,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.exporters.prometheus import Metrics
+from gateway.values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from gateway.values.metric import counter, gauge
 from tests.entries import ENTRY
 
@@ -64,3 +65,85 @@ def test_a_refusal_counts_by_code_and_has_no_duration():
     found = exposed(metrics)
     assert found["penstock_refusals_total", (("code", "budget_exceeded"), ("team", "research"))] == 1
     assert not [key for key in found if key[0].startswith("penstock_request_duration_seconds_bucket")]
+
+
+def test_entries_without_usage_count_as_requests_only():
+    metrics = Metrics(list)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, usage_basis="none", outcome="cancelled"))
+    found = exposed(metrics)
+    labels = (("deployment", "small"), ("task_type", "code"), ("team", "research"), ("tier", "small"))
+    outcome = tuple(sorted((*labels, ("outcome", "cancelled"))))
+    assert found["penstock_requests_total", outcome] == 1
+    assert found["penstock_charge_usd_total", labels] == 0
+    assert not [key for key in found if key[0] == "penstock_unpriced_attempts_total"]
+
+
+def test_tokens_energy_and_carbon_are_exposed_in_base_units_by_kind_and_bound():
+    metrics = Metrics(list)
+    metrics.observe_entry(
+        msgspec.structs.replace(ENTRY, cached_input_tokens=3, energy_mj_high=1_500, carbon_ug_low=2_500_000)
+    )
+    found = {
+        (name, dict(labels).get("kind") or dict(labels).get("bound")): value
+        for (name, labels), value in exposed(metrics).items()
+    }
+    assert (found["penstock_tokens_total", "cached_input"], found["penstock_tokens_total", "output"]) == (3, 20)
+    assert found["penstock_energy_joules_total", "high"] == 1.5
+    assert found["penstock_carbon_grams_total", "low"] == 2.5
+
+
+@pytest.mark.parametrize("outcome, failures", [("upstream_error", 1), ("cut", 1), ("rejected", 0), ("completed", 0)])
+def test_only_attempts_that_failed_upstream_count_as_failures(outcome, failures):
+    metrics = Metrics(list)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, outcome=outcome, code="upstream_timeout", final=0))
+    found = exposed(metrics)
+    labels = (("code", "upstream_timeout"), ("deployment", "small"))
+    assert found.get(("penstock_attempt_failures_total", labels), 0) == failures
+    assert metrics.request_count == 0, "a fallback may still answer"
+
+
+def test_unpriced_attempts_and_unknown_footprints_are_counted_by_deployment():
+    metrics = Metrics(list)
+    metrics.observe_entry(ENTRY)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, priced=1, footprint_method=UNKNOWN_FOOTPRINT_METHOD))
+    found, labels = exposed(metrics), (("deployment", "small"), ("team", "research"))
+    assert found["penstock_unpriced_attempts_total", labels] == 1
+    assert found["penstock_unknown_footprint_attempts_total", labels] == 1
+    assert metrics.request_count == 2
+
+
+def test_errors_without_a_ledger_entry_are_present_at_zero_and_counted_by_code():
+    metrics = Metrics(list)
+    assert exposed(metrics)["penstock_errors_total", (("code", "internal_error"),)] == 0
+    for code in ("overloaded", "overloaded", "invalid_api_key"):
+        metrics.count_error(code)
+    found = exposed(metrics)
+    assert found["penstock_errors_total", (("code", "overloaded"),)] == 2
+    assert found["penstock_errors_total", (("code", "invalid_api_key"),)] == 1
+
+
+def test_a_duration_on_a_bound_falls_into_its_bucket_and_one_beyond_all_into_the_last():
+    metrics = Metrics(list)
+    for milliseconds in (10, 10.1, 10**6):
+        metrics.observe_latency("small", upstream_ms=milliseconds, overhead_ms=None)
+    found = exposed(metrics)
+    counts = [
+        found["penstock_upstream_duration_seconds_bucket", (("deployment", "small"), ("le", bound))]
+        for bound in ("0.01", "0.02", "81.92", "+Inf")
+    ]
+    assert counts == [1, 2, 2, 3]
+
+
+def test_families_are_read_at_each_scrape():
+    open_requests = [1.0]
+    metrics = Metrics(lambda: [gauge("penstock_open_requests", "Open.", open_requests[0])])
+    first = exposed(metrics)["penstock_open_requests", ()]
+    open_requests[0] = 2.0
+    assert (first, exposed(metrics)["penstock_open_requests", ()]) == (1, 2)
+
+
+def test_a_label_value_with_quotes_and_newlines_is_escaped():
+    metrics = Metrics(list)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, team='a"b\nc\\'))
+    teams = {dict(labels).get("team") for _, labels in exposed(metrics)} - {None}
+    assert teams == {'a"b\nc\\'}
