@@ -53,14 +53,14 @@ SEVERAL_PROMPTS = [
     completion_chunk(1, "c"),
     completion_chunk(1, "", "length"),
 ]
-AZURE_CHUNKS = [
+AZURE_CHUNKS: list[dict[str, Any]] = [
     {**USAGE_CHUNK, "id": "", "model": "", "prompt_filter_results": []},
     chat_chunk(0, content="a"),
     chat_chunk(0, content="b"),
 ]
 MESSAGE_START = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 3}}
 TOOL_USE_BLOCK = {"type": "tool_use", "id": "t", "name": "look_up", "input": {}}
-INTERLEAVED_TOOLS = [
+INTERLEAVED_TOOLS: list[dict[str, Any]] = [
     {"type": "message_start", "message": MESSAGE_START},
     {"type": "content_block_start", "index": 0, "content_block": {**TOOL_USE_BLOCK, "id": "t0"}},
     {"type": "content_block_start", "index": 1, "content_block": {**TOOL_USE_BLOCK, "id": "t1"}},
@@ -93,7 +93,7 @@ MANY_ITEMS = numbered_events(
         {"type": "custom_tool_call_input.done", "item_id": "ctc_1", "output_index": 3, "input": "*** Begin Patch"},
     ]
 )  # fmt: skip
-USAGE_WITH_FINISH = [chat_chunk(0, content="a"), {**chat_chunk(0, "stop"), "usage": SEVERAL_CHOICES[-1]["usage"]}]
+USAGE_WITH_FINISH: list[dict[str, Any]] = [chat_chunk(0, content="a"), {**chat_chunk(0, "stop"), "usage": SEVERAL_CHOICES[-1]["usage"]}]
 SYNTHETIC_STREAMS = {
     "several choices": encode_stream(SEVERAL_CHOICES, named=False) + DONE,
     "several prompts": encode_stream(SEVERAL_PROMPTS, named=False) + DONE,

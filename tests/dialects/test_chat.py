@@ -1,31 +1,31 @@
-"""Chat-completions bodies: parsed once, forwarded unchanged but for two splices; errors and refusals."""
+"""Chat-completions bodies: parsed once, forwarded unchanged but for two splices."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects import chat
-from gateway.values.errors import BadRequest, Overloaded, Unauthenticated
-from gateway.values.plan import Refusal
+from gateway.values.errors import BadRequest
+from gateway.values.request import PARTS_SIZE, TOOLS_BYTES_MAX, Request
+from tests.dialects.json_values import JSON_VALUES
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-FREE_NAMES = st.text(min_size=1).filter(
-    lambda name: name not in chat._ChatFields.__struct_encode_fields__ and name.lower() not in ("model", "_odel")
-)
+# Fields that the gateway reads, and the key that masks the model.
+READ_FIELDS = (
+    "_odel", "client_metadata", "max_completion_tokens", "max_tokens", "messages", "metadata", "n", "prompt_cache_key",
+    "response_format", "safety_identifier", "session_id", "stream", "stream_options", "tools", "user",
+)  # fmt: skip
+FREE_NAMES = st.text(min_size=1).filter(lambda name: name not in READ_FIELDS and name.lower() != "model")
 
 
-def upstream_bytes(request, model: str, *, ask_usage: bool) -> bytes:
+def upstream_bytes(request: Request, model: str, *, ask_usage: bool) -> bytes:
     return b"".join(chat.upstream_body(request, model, ask_usage=ask_usage))
 
 
-def body(**fields: object) -> bytes:
+def body(**fields: Any) -> bytes:
     return json.dumps({"model": "auto", "messages": MESSAGES, **fields}).encode()
 
 
@@ -167,17 +167,66 @@ def test_an_invalid_body_is_rejected_with_the_field_that_is_wrong(raw, code, par
     assert raised.value.param == param
 
 
-def test_a_refusal_is_400_without_retry_unless_waiting_helps():
-    refused = chat.refusal_response(Refusal(code="budget_exceeded", message="used up", details={"used": 1}))
-    assert (refused.status, refused.headers["x-should-retry"]) == (400, "false")
-    assert json.loads(refused.body)["error"]["details"] == {"used": 1}
-    delayed = chat.refusal_response(Refusal(code="x", message="soon", retry_after_seconds=3))
-    assert (delayed.status, delayed.headers["retry-after"]) == (429, "3")
+@pytest.mark.parametrize(
+    "fields, limit",
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 9, "max_completion_tokens": 7}, 9),
+    ],
+    ids=["none", "the older name", "the newer name", "the larger of both"],
+)
+def test_the_output_limit_has_two_names(fields, limit):
+    assert chat.parse(body(**fields)).max_output_tokens == limit
 
 
-def test_errors_have_openai_s_shape():
-    answer = chat.error_response(Unauthenticated("no"))
-    assert json.loads(answer.body)["error"] == {
-        "message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key",
-    }  # fmt: skip
-    assert "x-should-retry" not in chat.error_response(Overloaded("busy")).headers
+@pytest.mark.parametrize(
+    "format_, has_schema",
+    [
+        ({"type": "json_schema", "json_schema": {}}, True),
+        ({"type": "json_object"}, True),
+        ({"type": "text"}, False),
+        (None, False),
+    ],
+)
+def test_a_response_format_other_than_text_is_a_schema(format_, has_schema):
+    assert chat.parse(body(response_format=format_)).has_schema is has_schema
+
+
+@pytest.mark.parametrize(
+    "messages, state",
+    [
+        (MESSAGES, set()),
+        ([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}], {"file"}),
+        ([{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:x"}}, 7]}], set()),
+        ([*MESSAGES, {"role": "assistant", "content": "x", "thinking_blocks": [{"type": "thinking"}]}], {"thinking"}),
+        ([*MESSAGES, {"role": "assistant", "content": "x", "thinking_blocks": []}], set()),
+        ([*MESSAGES, {"role": "assistant", "content": "x", "thinking_blocks": None}], set()),
+    ],
+    ids=["text", "a file by id", "an inline file", "signed thinking", "no thinking", "null thinking"],
+)
+def test_state_that_only_its_provider_can_read_is_named(messages, state):
+    assert chat.parse(body(messages=messages)).provider_state == state
+
+
+def test_sizes_count_characters_of_text_only():
+    messages = [
+        {"role": "user", "content": "Łódź"},
+        {"role": "assistant"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+    ]
+    assert chat.parse(body(messages=messages)).sizes == [4, 0, PARTS_SIZE]
+
+
+def test_the_kept_head_of_the_tools_is_bounded():
+    tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(200)]
+    request = chat.parse(body(tools=tools))
+    assert len(request.tools_head) == TOOLS_BYTES_MAX and json.dumps(tools).encode().startswith(request.tools_head)
+    assert request.tool_names == {f"f{number}" for number in range(200)}
+
+
+def test_the_text_of_all_choices_is_counted():
+    choices = [{"message": {"content": "ab"}}, {"message": {"refusal": "c"}}, {"message": None}, 7]
+    assert chat.answer_text_bytes({"choices": choices}) == 3
+    assert chat.answer_text_bytes({"choices": None}) == chat.answer_text_bytes({}) == 0

@@ -1,14 +1,18 @@
 """Chat-completions streams: chunking changes neither bytes nor usage; incomplete and invalid input."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.chat_stream import ChatStreamMeter
+from gateway.dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFingerprint
+from gateway.dialects.chat_stream import ChatStreamMeter, text_bytes
 from gateway.dialects.sse import EVENT_BYTES_MAX
 from gateway.values.errors import BrokenResponse
+from tests.dialects import stream_checks
+from tests.dialects.streams import INPUT_TOKENS, OUTPUT_TOKENS, RAW, boundaries, end_stream
 
 
 def event(content: str | None = None, end: str = "\n\n", **fields: object) -> bytes:
@@ -110,3 +114,60 @@ def test_an_endless_event_is_rejected_in_bounded_memory():
 def test_garbage_is_forwarded_and_never_raises(noise):
     out, _ = run(event("a") + noise + b"\n\n" + DONE, [], withhold=True)
     assert out.startswith(event("a"))
+
+
+def test_a_stream_s_fingerprint_is_recorded_across_chunks():
+    meter = ChatStreamMeter(withhold_usage=True)
+    meter.fingerprint_chars = FINGERPRINT_CHARS_DEFAULT
+    for text in ("I will ", "look ", "at it.") * 4:
+        meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n")
+    call = {"index": 0, "id": "c9", "function": {"name": "f", "arguments": "{"}}
+    assert meter.fingerprint.text.startswith("I will look at it.") and not meter.fingerprint_chars
+    call_meter = ChatStreamMeter(withhold_usage=True)
+    call_meter.fingerprint_chars = FINGERPRINT_CHARS_DEFAULT
+    call_meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n")
+    assert call_meter.fingerprint == AnswerFingerprint("", "c9", "f{")
+
+
+def test_an_ending_has_no_usage_for_a_caller_who_did_not_request_it():
+    meter = ChatStreamMeter(withhold_usage=True)
+    meter.may_end_early = True
+    for at in boundaries(RAW["several choices"]):
+        out = meter.feed(RAW["several choices"][:at]) + meter.end_early(INPUT_TOKENS, OUTPUT_TOKENS)
+        assert set(stream_checks.check_chat_stream(out, usage=False).values()) <= {"length", "stop"}
+        meter = ChatStreamMeter(withhold_usage=True)
+        meter.may_end_early = True
+
+
+def test_a_chat_ending_repeats_the_fields_of_its_chunks():
+    out = end_stream("chat", RAW["several choices"], boundaries(RAW["several choices"])[3], [])
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "system_fingerprint": "fp_1"}
+    length: dict[str, Any] = {"delta": {}, "logprobs": None, "finish_reason": "length"}
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    assert stream_checks.payloads(out)[4:] == [
+        {**head, "choices": [{"index": 0, **length}], "usage": None},
+        {**head, "choices": [{"index": 2, **length}], "usage": None},
+        {**head, "choices": [], "usage": usage},
+    ]
+
+
+@pytest.mark.parametrize(
+    "message, size",
+    [
+        ({"content": "Łódź", "refusal": "no"}, 9),
+        ({"reasoning_content": "abc", "reasoning": "de"}, 5),
+        (
+            {
+                "content": None,
+                "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "g"}}],
+            },
+            4,
+        ),
+        ({"content": ["parts"], "tool_calls": [7, {"function": "f"}]}, 0),
+        ({"tool_calls": "f"}, 0),
+        ({}, 0),
+    ],
+    ids=["answer and refusal", "both names of reasoning", "calls", "other shapes", "calls that are no list", "nothing"],
+)
+def test_the_text_of_a_message_includes_reasoning_and_calls(message, size):
+    assert text_bytes(message) == size

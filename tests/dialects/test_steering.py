@@ -1,11 +1,10 @@
-"""Notes and forbidden tools in a request, final answers in the model's place, and answer fingerprints."""
+"""Notes and forbidden tools in a request."""
 
 import json
 
 import pytest
 
-from gateway.dialects import DIALECTS, answer_fingerprint, chat, final_answer, messages, responses, steering
-from gateway.dialects.sse import events_of, payload_of
+from gateway.dialects import steering
 
 NOTE = "[Gateway note: change your approach.]"
 
@@ -62,58 +61,14 @@ def test_forbidden_tools_stay_in_the_request(upstream_dialect, choice):
     assert steering.forbid_tools({}, upstream_dialect) == {}
 
 
-@pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
-def test_a_final_answer_is_valid_in_its_dialect(dialect):
-    headers, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=False)
-    assert headers["content-type"] == "application/json"
-    assert answer_fingerprint.fingerprint_of(json.loads(body)).text == "Stopped."
-    assert DIALECTS[dialect].answer_text_bytes(json.loads(body)) == len("Stopped.")
+def test_a_note_after_an_output_that_is_not_text_is_a_turn_of_its_own():
+    shell = {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "x"}]}
+    assert steering.append_note({"input": [shell]}, "responses", NOTE)["input"] == [
+        shell,
+        {"role": "user", "content": NOTE},
+    ]
 
 
-@pytest.mark.parametrize(
-    "dialect, request_body",
-    [
-        ("chat", {"model": "m", "messages": [{"role": "user", "content": "x"}]}),
-        ("messages", {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}),
-        ("responses", {"model": "m", "input": "x"}),
-    ],
-)
-def test_a_streamed_final_answer_is_complete(dialect, request_body):
-    headers, body = final_answer.final_answer(dialect, "Stopped.", id="abc", model="m", created=1, stream=True)
-    parse = {"chat": chat, "messages": messages, "responses": responses}[dialect].parse
-    meter = DIALECTS[dialect].stream_meter(parse(json.dumps(request_body).encode()))
-    meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_MAX
-    assert headers["content-type"].startswith("text/event-stream")
-    assert meter.feed(body) == body and meter.is_complete and meter.error is None
-    assert meter.fingerprint.text == "Stopped."
-    assert all(payload_of(event) or b"[DONE]" in event for event in events_of(body))
-
-
-@pytest.mark.parametrize(
-    "document, expected",
-    [
-        ({"choices": [{"message": {"content": "Hi", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}}]}}]},
-         answer_fingerprint.AnswerFingerprint("Hi", "c1", 'f{"a":1}')),
-        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hi"}, {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}]},
-         answer_fingerprint.AnswerFingerprint("Hi", "t1", 'f{"a":1}')),
-        ({"output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}, {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}]},
-         answer_fingerprint.AnswerFingerprint("Hi", "c1", "f{}")),
-        ({"choices": []}, answer_fingerprint.NO_FINGERPRINT), ({"choices": [7]}, answer_fingerprint.NO_FINGERPRINT), ({"output": "x", "content": 7}, answer_fingerprint.NO_FINGERPRINT),
-        ({"choices": [{"message": {"content": [1], "tool_calls": [None]}}]}, answer_fingerprint.NO_FINGERPRINT),
-    ],
-)  # fmt: skip
-def test_a_fingerprint_holds_the_first_text_and_call(document, expected):
-    assert answer_fingerprint.fingerprint_of(document) == expected
-
-
-def test_a_stream_s_fingerprint_is_recorded_across_chunks():
-    meter = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
-    meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
-    for text in ("I will ", "look ", "at it.") * 4:
-        meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n")
-    call = {"index": 0, "id": "c9", "function": {"name": "f", "arguments": "{"}}
-    assert meter.fingerprint.text.startswith("I will look at it.") and not meter.fingerprint_chars
-    call_meter = chat.stream_meter(chat.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'))
-    call_meter.fingerprint_chars = answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
-    call_meter.feed(b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n")
-    assert call_meter.fingerprint == answer_fingerprint.AnswerFingerprint("", "c9", "f{")
+def test_the_deprecated_functions_are_forbidden_too():
+    document = {"functions": [{"name": "f"}]}
+    assert steering.forbid_tools(document, "chat") == {**document, "function_call": "none"}

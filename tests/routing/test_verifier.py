@@ -1,18 +1,19 @@
 """The verifier: doubts about a small model's response, in every dialect."""
 
+from typing import Any
+
 import pytest
 
-from gateway.dialects import PARSERS
-from gateway.dialects.output_constraints import OutputConstraints, parse_output_constraints
+from gateway.dialects.output_constraints import OutputConstraints
 from gateway.dialects.parsed_answer import parse_answer
 from gateway.routing.verifier import failed_checks, matches_schema
 
 
-def chat(content: object = "Paris.", finish: str = "stop", **more: object) -> dict:
+def chat(content: object = "Paris.", finish: object = "stop", **more: object) -> dict[str, Any]:
     return {"choices": [{"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish}]}
 
 
-def call(name: str, arguments: str) -> dict:
+def call(name: str, arguments: str) -> dict[str, Any]:
     return chat(None, "tool_calls", tool_calls=[{"id": "a", "function": {"name": name, "arguments": arguments}}])
 
 
@@ -84,22 +85,3 @@ def test_a_small_logprob_margin_is_doubtful(gap, doubted):
 )  # fmt: skip
 def test_values_match_schemas(value, schema, matches):
     assert matches_schema(value, schema) is matches
-
-
-@pytest.mark.parametrize(
-    "dialect, body",
-    [
-        ("chat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"lookup","parameters":{"type":"object"}}}],"tool_choice":"required","response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"}}}}'),
-        ("messages", b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"lookup","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"},"output_config":{"format":{"type":"json_schema","schema":{"type":"object"}}}}'),
-        ("responses", b'{"model":"m","input":"x","tools":[{"type":"function","name":"lookup","parameters":{"type":"object"}}],"tool_choice":"required","text":{"format":{"type":"json_schema","name":"n","schema":{"type":"object"}}}}'),
-    ],
-)  # fmt: skip
-def test_output_constraints_are_parsed_from_every_dialect(dialect, body):
-    form = parse_output_constraints(PARSERS[dialect](body))
-    limited = dialect == "messages"
-    assert form == OutputConstraints(
-        schema={"type": "object"},
-        tools={"lookup": {"type": "object"}},
-        tool_call_required=True,
-        has_output_limit=limited,
-    )

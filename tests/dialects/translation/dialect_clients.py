@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 SCHEMA = {
     "type": "object",
@@ -39,12 +39,28 @@ def sse_payloads(body: bytes) -> list[dict[str, Any]]:
     return payloads
 
 
+class DialectClient(Protocol):
+    """What a test needs of a client; each has the path of its dialect."""
+
+    path: str
+
+    def request_body(
+        self, model: str, turns: list[Any], *, stream: bool, tools: bool = False, thinking: bool = False
+    ) -> dict[str, Any]: ...
+    def user_message(self, text: str, image: str | None = None) -> dict[str, Any]: ...
+    def tool_result_messages(self, results: list[tuple[str, str]]) -> list[Any]: ...
+    def parse_answer(self, document: dict[str, Any]) -> ReceivedAnswer: ...
+    def parse_stream(self, body: bytes) -> ReceivedAnswer: ...
+
+
 class ChatClient:
     """OpenAI chat completions."""
 
     path = "/v1/chat/completions"
 
-    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(
+        self, model: str, turns: list[Any], *, stream: bool, tools: bool = False, thinking: bool = False
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "messages": turns, "max_completion_tokens": 4000}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -55,16 +71,16 @@ class ChatClient:
             body["reasoning_effort"] = "low"
         return body
 
-    def user_message(self, text, image=None):
+    def user_message(self, text: str, image: str | None = None) -> dict[str, Any]:
         if image is None:
             return {"role": "user", "content": text}
         image_part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
         return {"role": "user", "content": [{"type": "text", "text": text}, image_part]}
 
-    def tool_result_messages(self, results):
+    def tool_result_messages(self, results: list[tuple[str, str]]) -> list[Any]:
         return [{"role": "tool", "tool_call_id": call, "content": text} for call, text in results]
 
-    def parse_answer(self, document) -> ReceivedAnswer:
+    def parse_answer(self, document: dict[str, Any]) -> ReceivedAnswer:
         choice, usage = document["choices"][0], document["usage"]
         message = choice["message"]
         calls = [
@@ -82,7 +98,7 @@ class ChatClient:
             history_messages=[kept],
         )
 
-    def parse_stream(self, body) -> ReceivedAnswer:
+    def parse_stream(self, body: bytes) -> ReceivedAnswer:
         assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
         message: dict[str, Any] = {"role": "assistant", "content": None}
         calls: dict[int, dict[str, Any]] = {}
@@ -115,7 +131,9 @@ class ResponsesClient:
 
     path = "/v1/responses"
 
-    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(
+        self, model: str, turns: list[Any], *, stream: bool, tools: bool = False, thinking: bool = False
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "input": turns, "max_output_tokens": 4000, "store": False}
         if stream:
             body["stream"] = True
@@ -127,16 +145,16 @@ class ResponsesClient:
             body |= {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}
         return body
 
-    def user_message(self, text, image=None):
-        parts = [{"type": "input_text", "text": text}]
+    def user_message(self, text: str, image: str | None = None) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = [{"type": "input_text", "text": text}]
         if image is not None:
             parts.append({"type": "input_image", "image_url": f"data:image/png;base64,{image}", "detail": "auto"})
         return {"role": "user", "content": parts}
 
-    def tool_result_messages(self, results):
+    def tool_result_messages(self, results: list[tuple[str, str]]) -> list[Any]:
         return [{"type": "function_call_output", "call_id": call, "output": text} for call, text in results]
 
-    def parse_answer(self, document) -> ReceivedAnswer:
+    def parse_answer(self, document: dict[str, Any]) -> ReceivedAnswer:
         assert document["object"] == "response" and document["status"] in ("completed", "incomplete"), document
         answer = ReceivedAnswer(finish_reason=document["status"], history_messages=document["output"])
         answer.input_tokens, answer.output_tokens = (
@@ -152,7 +170,7 @@ class ResponsesClient:
                 answer.thinking += "".join(part["text"] for part in item["summary"]) or "(encrypted)"
         return answer
 
-    def parse_stream(self, body) -> ReceivedAnswer:
+    def parse_stream(self, body: bytes) -> ReceivedAnswer:
         events = sse_payloads(body)
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert events[0]["type"] == "response.created", events[0]
@@ -175,7 +193,9 @@ class MessagesClient:
 
     path = "/v1/messages"
 
-    def request_body(self, model, turns, *, stream, tools=False, image=None, thinking=False):
+    def request_body(
+        self, model: str, turns: list[Any], *, stream: bool, tools: bool = False, thinking: bool = False
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "messages": turns, "max_tokens": 4000}
         if stream:
             body["stream"] = True
@@ -185,17 +205,17 @@ class MessagesClient:
             body["thinking"] = {"type": "enabled", "budget_tokens": 1024}
         return body
 
-    def user_message(self, text, image=None):
+    def user_message(self, text: str, image: str | None = None) -> dict[str, Any]:
         if image is None:
             return {"role": "user", "content": text}
         source = {"type": "base64", "media_type": "image/png", "data": image}
         return {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": text}]}
 
-    def tool_result_messages(self, results):
+    def tool_result_messages(self, results: list[tuple[str, str]]) -> list[Any]:
         blocks = [{"type": "tool_result", "tool_use_id": call, "content": text} for call, text in results]
         return [{"role": "user", "content": blocks}]
 
-    def parse_answer(self, document) -> ReceivedAnswer:
+    def parse_answer(self, document: dict[str, Any]) -> ReceivedAnswer:
         assert document["type"] == "message", document
         usage = document["usage"]
         answer = ReceivedAnswer(
@@ -215,14 +235,14 @@ class MessagesClient:
                 answer.thinking += block["thinking"]
         return answer
 
-    def parse_stream(self, body) -> ReceivedAnswer:
+    def parse_stream(self, body: bytes) -> ReceivedAnswer:
         events = [event for event in sse_payloads(body) if event["type"] != "ping"]
         assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop"), events
         message = events[0]["message"]
         blocks: dict[int, dict[str, Any]] = {}
         partial: dict[int, str] = {}
         for event in events:
-            kind, index = event["type"], event.get("index")
+            kind, index = event["type"], event.get("index", -1)
             if kind == "content_block_start":
                 assert index == len(blocks), "blocks are numbered as they begin"
                 blocks[index] = dict(event["content_block"])
@@ -243,4 +263,4 @@ class MessagesClient:
         return self.parse_answer({**message, "content": [blocks[index] for index in sorted(blocks)]})
 
 
-CLIENTS = {"chat": ChatClient(), "responses": ResponsesClient(), "messages": MessagesClient()}
+CLIENTS: dict[str, DialectClient] = {"chat": ChatClient(), "responses": ResponsesClient(), "messages": MessagesClient()}

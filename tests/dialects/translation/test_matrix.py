@@ -5,10 +5,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.dialects.translation.dialect_clients import CLIENTS, TOOL_NAME, ReceivedAnswer, sse_payloads
+from tests.dialects.translation.dialect_clients import CLIENTS, TOOL_NAME, DialectClient, ReceivedAnswer, sse_payloads
 
 # One red pixel.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -17,7 +18,7 @@ FINISHES = {"stop", "completed", "end_turn"}
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory) -> Iterator[int]:
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a gateway in front of all providers."""
     folder = tmp_path_factory.mktemp("matrix")
     command = [sys.executable, "-m", "tests.dialects.translation.gateway_process", str(folder)]
@@ -31,7 +32,7 @@ def port(tmp_path_factory) -> Iterator[int]:
             process.kill()
 
 
-def post(port: int, client, body: dict) -> tuple[int, bytes]:
+def post(port: int, client: DialectClient, body: dict[str, Any]) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", client.path, json.dumps(body), {"Content-Type": "application/json"})
@@ -41,7 +42,9 @@ def post(port: int, client, body: dict) -> tuple[int, bytes]:
         connection.close()
 
 
-def ask(port: int, client, model: str, turns: list, *, stream: bool, **options: object) -> ReceivedAnswer:
+def ask(
+    port: int, client: DialectClient, model: str, turns: list[Any], *, stream: bool, **options: bool
+) -> ReceivedAnswer:
     status, body = post(port, client, client.request_body(model, turns, stream=stream, **options))
     assert status == 200, (status, body)
     answer = client.parse_stream(body) if stream else client.parse_answer(json.loads(body))
@@ -50,18 +53,18 @@ def ask(port: int, client, model: str, turns: list, *, stream: bool, **options: 
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
-def stream(request) -> bool:
-    return request.param
+def stream(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture(params=list(CLIENTS))
-def client(request):
+def client(request: pytest.FixtureRequest) -> DialectClient:
     return CLIENTS[request.param]
 
 
 @pytest.fixture(params=PROVIDERS)
-def model(request) -> str:
-    return request.param
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_a_text_answer(port, client, model, stream):

@@ -1,0 +1,297 @@
+"""Messages requests to chat completions, and chat answers back."""
+
+from typing import Any
+
+import pytest
+
+from gateway.dialects.messages import UNSIGNED_SIGNATURE_PREFIX
+from gateway.values.errors import NotTranslatable
+from tests.dialects.translation.translating import USER, answer_translator, translate
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"top_k": 5}, "top_k"),
+        ({"stop_sequences": list("abcde")}, "stop_sequences"),
+        ({"container": "c"}, "container"),
+        ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools.0"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}]}, "messages.0.content.0.source"),
+        ({"messages": [*USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "x", "signature": "s"}]}]}, "messages.1.content.0"),
+        ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "messages.0.content.0"),
+        ({"next_year": 1}, "next_year"),
+    ],
+)  # fmt: skip
+def test_a_field_without_a_counterpart_is_refused_by_name(fields, param):
+    with pytest.raises(NotTranslatable) as raised:
+        translate("messages", "chat", **fields)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields, dropped",
+    [
+        ({"metadata": {"user_id": "u"}, "context_management": {"edits": []}}, ("metadata", "context_management")),
+        ({"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}, ("cache_control",)),
+    ],
+)
+def test_a_field_that_no_answer_depends_on_is_dropped_and_reported(fields, dropped):
+    assert translate("messages", "chat", **fields).dropped_fields == dropped
+
+
+def test_a_failed_tool_result_begins_with_error():
+    blocks = [
+        {
+            "type": "tool_result",
+            "tool_use_id": "t",
+            "is_error": True,
+            "content": [{"type": "text", "text": "no"}, IMAGE],
+        }
+    ]
+    document = translate("messages", "chat", messages=[{"role": "user", "content": blocks}]).document
+    assert document["messages"][0]["content"].startswith("Error: no\n")
+    assert document["messages"][1]["content"][1]["type"] == "image_url", "its image follows in a user message"
+
+
+def test_cache_control_and_signatures_reach_an_extended_target():
+    thinking = {"type": "thinking", "thinking": "x", "signature": "s"}
+    system = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+    turns = [*USER, {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}, *USER]
+    document = translate("messages", "chat", extended=True, system=system, messages=turns).document
+    assert document["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral"}
+    assert document["messages"][2]["thinking_blocks"] == [thinking]
+
+
+@pytest.mark.parametrize(
+    "schema, strict",
+    [
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, True),
+        ({"type": "object", "properties": {"a": {}}, "required": [], "additionalProperties": False}, False),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
+    ],
+)
+def test_a_schema_is_strict_only_if_openai_accepts_it_as_strict(schema, strict):
+    document = translate(
+        "messages", "chat", output_config={"format": {"type": "json_schema", "schema": schema}}
+    ).document
+    assert document["response_format"]["json_schema"]["strict"] is strict
+
+
+TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
+
+
+@pytest.mark.parametrize(
+    "choice, expected",
+    [
+        ({"type": "any"}, "required"),
+        ({"type": "none"}, "none"),
+        ({"type": "new"}, "auto"),
+        ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+        (None, None),
+    ],
+)
+def test_a_tool_choice_is_translated(choice, expected):
+    assert translate("messages", "chat", tools=TOOLS, tool_choice=choice).document.get("tool_choice") == expected
+
+
+def test_parallel_calls_may_be_disabled():
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    assert translate("messages", "chat", tools=TOOLS, tool_choice=choice).document["parallel_tool_calls"] is False
+
+
+def test_the_choice_of_a_tool_that_is_dropped_is_refused():
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    translated = translate("messages", "chat", tools=[*TOOLS, search])
+    assert translated.dropped_fields == ("tools.web_search_20250305",)
+    with pytest.raises(NotTranslatable, match="names a tool that is dropped"):
+        translate("messages", "chat", tools=[*TOOLS, search], tool_choice={"type": "tool", "name": "web_search"})
+
+
+@pytest.mark.parametrize(
+    "fields, effort, dropped",
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, "low", ()),
+        ({"thinking": {"type": "enabled", "budget_tokens": 8192}}, "medium", ()),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9000}}, "high", ()),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, "high", ()),
+        ({"thinking": {"type": "adaptive"}}, None, ("thinking",)),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}, None, ()),
+        ({"output_config": {"effort": "low"}}, None, ("output_config.effort",)),
+    ],
+    ids=[
+        "a small budget",
+        "a medium one",
+        "a large one",
+        "an effort",
+        "adaptive without one",
+        "disabled",
+        "no thinking",
+    ],
+)
+def test_thinking_becomes_reasoning_effort(fields, effort, dropped):
+    translated = translate("messages", "chat", **fields)
+    assert (translated.document.get("reasoning_effort"), translated.dropped_fields) == (effort, dropped)
+
+
+def test_unsigned_thinking_of_the_gateway_is_dropped():
+    thinking = {"type": "thinking", "thinking": "x", "signature": UNSIGNED_SIGNATURE_PREFIX}
+    turn = {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}
+    translated = translate("messages", "chat", messages=[*USER, turn, *USER])
+    assert translated.document["messages"][1] == {"role": "assistant", "content": "y"}
+    assert translated.dropped_fields == ("thinking (unsigned, of earlier turns)",)
+
+
+@pytest.mark.parametrize(
+    "source, part",
+    [
+        ({"type": "text", "data": "Hi"}, {"role": "user", "content": "<document title='a.txt'>\nHi\n</document>"}),
+        (
+            {"type": "base64", "media_type": "application/pdf", "data": "AAAA"},
+            {"role": "user", "content": [{"type": "file", "file": {"filename": "a.txt", "file_data": "data:application/pdf;base64,AAAA"}}]},
+        ),
+    ],
+)  # fmt: skip
+def test_a_document_is_text_or_a_file(source, part):
+    block = {"type": "document", "title": "a.txt", "source": source}
+    assert translate("messages", "chat", messages=[{"role": "user", "content": [block]}]).document["messages"] == [part]
+
+
+def test_a_document_from_elsewhere_is_refused():
+    block = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
+    with pytest.raises(NotTranslatable, match="no document source 'url'"):
+        translate("messages", "chat", messages=[{"role": "user", "content": [block]}])
+
+
+def test_an_assistant_turn_of_calls_only_has_no_content():
+    use = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}
+    document = translate("messages", "chat", messages=[*USER, {"role": "assistant", "content": [use]}]).document
+    assert document["messages"][1] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}],
+    }
+
+
+def test_a_streamed_request_asks_for_usage():
+    assert translate("messages", "chat", stream=True).document["stream_options"] == {"include_usage": True}
+
+
+def chat_answer(message: dict[str, Any], reason: str = "stop", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": reason}], **more}
+
+
+CALL = {"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def test_an_answer_keeps_text_calls_and_usage():
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+    message = {"content": "Hi", "reasoning_content": "hm", "tool_calls": [CALL]}
+    answer = answer_translator("messages", "chat").translate_document(chat_answer(message, usage=usage))
+    assert answer["content"] == [
+        {"type": "text", "text": "Hi"},
+        {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
+    ]
+    assert (answer["id"], answer["type"], answer["model"], answer["stop_reason"]) == (
+        "msg_a",
+        "message",
+        "m",
+        "tool_use",
+    )
+    assert (answer["usage"]["input_tokens"], answer["usage"]["cache_read_input_tokens"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "message, block",
+    [
+        ({"reasoning_content": "hm"}, {"type": "thinking", "thinking": "hm", "signature": UNSIGNED_SIGNATURE_PREFIX}),
+        ({"reasoning": "hm"}, {"type": "thinking", "thinking": "hm", "signature": UNSIGNED_SIGNATURE_PREFIX}),
+        ({"reasoning_content": "hm", "thinking_blocks": [{"type": "thinking", "signature": "s"}]}, {"type": "thinking", "signature": "s"}),
+    ],
+    ids=["reasoning_content", "reasoning", "signed blocks"],
+)  # fmt: skip
+def test_thinking_is_returned_to_a_caller_who_asked_for_it(message, block):
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    answer = answer_translator("messages", "chat", thinking=thinking).translate_document(chat_answer(message))
+    assert answer["content"] == [block]
+    assert answer_translator("messages", "chat").translate_document(chat_answer(message))["content"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments, input_",
+    [
+        ("", {}),
+        (None, {}),
+        ('{"a": 1}', {"a": 1}),
+        ("[1]", {"invalid_arguments": "[1]"}),
+        ("{", {"invalid_arguments": "{"}),
+    ],
+)
+def test_arguments_that_are_no_object_are_wrapped(arguments, input_):
+    message = {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    (block,) = answer_translator("messages", "chat").translate_document(chat_answer(message))["content"]
+    assert block["input"] == input_
+
+
+@pytest.mark.parametrize(
+    "reason, expected",
+    [("stop", "end_turn"), ("length", "max_tokens"), ("content_filter", "refusal"), ("new", "end_turn")],
+)
+def test_a_finish_reason_is_translated(reason, expected):
+    answer = answer_translator("messages", "chat").translate_document(chat_answer({"content": "x"}, reason))
+    assert answer["stop_reason"] == expected
+
+
+def events_of(*deltas: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    translator = answer_translator("messages", "chat", stream=True, **fields)
+    events = [event for delta in deltas for event in translator.feed({"choices": [{"delta": delta}]})]
+    return events + translator.end()
+
+
+def test_interleaved_calls_have_a_block_each():
+    events = events_of(
+        {"tool_calls": [{"index": 0, "id": "c0", "function": {"name": "f", "arguments": "{"}}]},
+        {"tool_calls": [{"index": 1, "id": "c1", "function": {"name": "g", "arguments": "{}"}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]},
+    )
+    deltas = [
+        (event["index"], event["delta"]["partial_json"]) for event in events if event["type"] == "content_block_delta"
+    ]
+    assert deltas == [(0, "{"), (1, "{}"), (0, "}")]
+    assert [event["index"] for event in events if event["type"] == "content_block_stop"] == [0, 1]
+    assert events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
+def test_unsigned_thinking_is_signed_by_the_gateway_where_it_ends():
+    events = events_of({"reasoning_content": "hm"}, {"content": "Hi"}, thinking={"type": "adaptive"})
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert deltas == [
+        {"type": "thinking_delta", "thinking": "hm"},
+        {"type": "signature_delta", "signature": UNSIGNED_SIGNATURE_PREFIX},
+        {"type": "text_delta", "text": "Hi"},
+    ]
+
+
+def test_a_signed_block_keeps_its_signature():
+    signed = {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}
+    events = events_of({"reasoning_content": "hm"}, signed, {"content": "Hi"}, thinking={"type": "adaptive"})
+    signatures = [event["delta"]["signature"] for event in events if event.get("delta", {}).get("signature")]
+    assert signatures == ["s"]
+
+
+def test_redacted_thinking_is_a_block_of_its_own():
+    redacted = {"type": "redacted_thinking", "data": "x"}
+    events = events_of({"thinking_blocks": [redacted]}, {"content": "Hi"}, thinking={"type": "adaptive"})
+    starts = [event["content_block"] for event in events if event["type"] == "content_block_start"]
+    assert starts == [redacted, {"type": "text", "text": ""}]
+
+
+def test_an_empty_stream_is_an_empty_message():
+    assert [event["type"] for event in events_of()] == ["message_start", "message_delta", "message_stop"]
+
+
+def test_such_an_answer_is_not_stored():
+    assert answer_translator("messages", "chat").stored_answer() == ("", [])

@@ -1,0 +1,197 @@
+"""Responses requests to chat completions."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from gateway.dialects import PARSERS
+from gateway.dialects.responses import SEALED_REASONING_PREFIX
+from gateway.dialects.translation import Translator
+from gateway.dialects.translation.responses_to_chat import unseal_reasoning
+from gateway.dialects.translation.translated import TranslatedRequest
+from gateway.values.errors import NotTranslatable
+from tests.dialects.translation.translating import FUNCTION, USER, translate
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"background": True}, "background"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"tools": [{"type": "code_interpreter"}]}, "tools.0"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0"),
+        ({"input": [{"type": "reasoning", "encrypted_content": "opaque"}]}, "input.0.encrypted_content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input.0.content.0.file_id"),
+    ],
+)  # fmt: skip
+def test_a_field_without_a_counterpart_is_refused_by_name(fields, param):
+    with pytest.raises(NotTranslatable) as raised:
+        translate("responses", "chat", **fields)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields, dropped",
+    [
+        (
+            {"metadata": {"a": "b"}, "client_metadata": {}, "store": False, "include": []},
+            ("metadata", "client_metadata"),
+        ),
+        ({"tools": [{"type": "function", **FUNCTION}, {"type": "web_search"}]}, ("tools.web_search",)),
+    ],
+)
+def test_a_field_that_no_answer_depends_on_is_dropped_and_reported(fields, dropped):
+    assert translate("responses", "chat", **fields).dropped_fields == dropped
+
+
+def test_a_free_text_tool_becomes_a_function_and_its_call_is_translated_back():
+    tool = {
+        "type": "namespace",
+        "name": "functions",
+        "tools": [
+            {
+                "type": "custom",
+                "name": "exec",
+                "format": {"type": "grammar", "syntax": "lark", "definition": "start: X"},
+            }
+        ],
+    }
+    body = json.dumps({"model": "m", "input": [{"type": "additional_tools", "tools": [tool]}, *USER]}).encode()
+    translator = Translator(PARSERS["responses"](body))
+    translated = translator.translate("chat", extended=False)
+    assert isinstance(translated, TranslatedRequest)
+    function = translated.document["tools"][0]["function"]
+    assert function["name"] == "functions__exec" and "start: X" in function["description"]
+    answer_translator = translator.answer_translator(translated, "chat", answer_id="a", created=1)
+    call = {"id": "c1", "function": {"name": "functions__exec", "arguments": '{"input":"text(1)"}'}}
+    answer = answer_translator.translate_document(
+        {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}], "usage": None}
+    )
+    item = answer["output"][0]
+    assert (item["type"], item["name"], item["namespace"], item["input"]) == (
+        "custom_tool_call",
+        "exec",
+        "functions",
+        "text(1)",
+    )
+
+
+def chat_messages(*items: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    return translate("responses", "chat", input=list(items), **fields).document["messages"]
+
+
+def test_text_and_the_calls_after_it_are_one_turn():
+    messages = chat_messages(
+        {"role": "user", "content": "go"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look"}]},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "exec", "input": "ls"},
+        {"type": "function_call_output", "call_id": "c1", "output": "one"},
+        instructions="be brief",
+    )
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool"]
+    calls = [
+        (call["id"], call["function"]["name"], call["function"]["arguments"]) for call in messages[2]["tool_calls"]
+    ]
+    assert calls == [("c1", "f", "{}"), ("c2", "exec", '{"input":"ls"}')]
+
+
+def test_an_image_of_a_tool_output_follows_in_a_user_message():
+    output = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]
+    tool, user = chat_messages({"type": "function_call_output", "call_id": "c", "output": output})
+    assert tool["content"].startswith("a\n[image_url of this result")
+    assert [part["type"] for part in user["content"]] == ["text", "image_url"]
+
+
+def test_developer_messages_are_system_messages():
+    assert chat_messages({"role": "developer", "content": "x"})[0]["role"] == "system"
+
+
+@pytest.mark.parametrize(
+    "format_, expected",
+    [
+        ({"type": "json_schema", "name": "n", "schema": {}, "strict": True}, {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": True}}),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        ({"type": "text"}, None),
+    ],
+)  # fmt: skip
+def test_a_text_format_is_a_response_format(format_, expected):
+    assert translate("responses", "chat", text={"format": format_}).document.get("response_format") == expected
+
+
+TOOLS = [{"type": "function", **FUNCTION}]
+
+
+@pytest.mark.parametrize(
+    "choice, expected",
+    [
+        ("required", "required"),
+        ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+        (None, None),
+    ],
+)
+def test_a_tool_choice_is_translated(choice, expected):
+    assert translate("responses", "chat", tools=TOOLS, tool_choice=choice).document.get("tool_choice") == expected
+
+
+def test_a_tool_choice_of_another_kind_is_refused():
+    with pytest.raises(NotTranslatable, match="no tool choice 'mcp'"):
+        translate("responses", "chat", tools=TOOLS, tool_choice={"type": "mcp"})
+
+
+def test_tools_whose_flat_names_are_equal_are_refused():
+    inner = [{"type": "function", "name": "b__f"}]
+    with pytest.raises(NotTranslatable, match="two of one name"):
+        tools = [{"type": "namespace", "name": "a", "tools": inner}, {"type": "function", "name": "a__b__f"}]
+        translate("responses", "chat", tools=tools)
+
+
+@pytest.mark.parametrize(
+    "reasoning, effort, dropped",
+    [
+        ({"effort": "low", "summary": "auto"}, "low", ()),
+        ({"effort": "none"}, None, ()),
+        ({"effort": "high", "context": "all"}, "high", ("reasoning.context",)),
+        (None, None, ()),
+    ],
+)
+def test_the_reasoning_effort_is_translated(reasoning, effort, dropped):
+    translated = translate("responses", "chat", reasoning=reasoning)
+    assert (translated.document.get("reasoning_effort"), translated.dropped_fields) == (effort, dropped)
+
+
+BLOCKS = [{"type": "thinking", "thinking": "x", "signature": "s"}]
+SEALED = SEALED_REASONING_PREFIX + base64.b64encode(json.dumps(BLOCKS).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "text, blocks",
+    [
+        (SEALED, BLOCKS),
+        ("opaque", None),
+        (SEALED_REASONING_PREFIX + "not base64!", None),
+        (SEALED_REASONING_PREFIX + base64.b64encode(b"{").decode(), None),
+        (SEALED_REASONING_PREFIX + base64.b64encode(b"{}").decode(), None),
+    ],
+    ids=["sealed", "a provider's", "no base64", "no JSON", "no list"],
+)
+def test_only_reasoning_sealed_by_the_gateway_is_unsealed(text, blocks):
+    assert unseal_reasoning(text) == blocks
+
+
+def test_signed_thinking_is_refused_where_it_cannot_be_read():
+    item = {"type": "reasoning", "summary": [], "encrypted_content": SEALED}
+    with pytest.raises(NotTranslatable, match="signed thinking") as raised:
+        translate("responses", "chat", input=[item])
+    assert raised.value.param == "input.0"
+    answer = {"type": "message", "role": "assistant", "content": "y"}
+    messages = translate("responses", "chat", extended=True, input=[item, answer]).document["messages"]
+    assert messages == [{"role": "assistant", "content": "y", "thinking_blocks": BLOCKS}]
+
+
+def test_a_streamed_request_asks_for_usage():
+    assert translate("responses", "chat", stream=True).document["stream_options"] == {"include_usage": True}

@@ -1,0 +1,129 @@
+"""Anthropic: calls, bodies, usage and failures."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.providers import anthropic
+from gateway.values.usage import Usage
+from tests.snapshots import snapshot
+
+SMALL = snapshot().deployments["small"]
+
+
+@pytest.mark.parametrize(
+    "usage, expected",
+    [
+        ({"input_tokens": 10, "output_tokens": 4}, Usage(input=10, output=4)),
+        ({"input_tokens": 10, "output_tokens": 4, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 50}, Usage(input=160, output=4, cached_input=100, cache_write=50)),
+        ({"input_tokens": 0, "output_tokens": 4, "cache_creation_input_tokens": 50, "cache_creation": {"ephemeral_1h_input_tokens": 20}}, Usage(input=50, output=4, cache_write=50, cache_write_long=20)),
+        ({"input_tokens": 1, "output_tokens": 4, "output_tokens_details": {"thinking_tokens": 9}}, Usage(input=1, output=4, reasoning=4)),
+        ({"input_tokens": 0, "output_tokens": 0}, None),
+        ({"input_tokens": None, "output_tokens": 4}, None),
+    ],
+    ids=['anthropic', 'anthropic counts its cache separately', 'one-hour cache', 'thinking is part of output', 'anthropic all zero', 'null'],
+)  # fmt: skip
+def test_usage_is_normalized(usage, expected):
+    assert anthropic.usage_of(usage) == expected
+
+
+@pytest.mark.parametrize(
+    "status, body, code, retry_same",
+    [
+        (529, b'{"type":"error","error":{"type":"overloaded_error"}}', "upstream_error", True),
+        (429, b'{"type":"error","error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}', "provider_account", False),
+        (400, b'{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified workspace API usage limits."}}', "provider_account", False),
+        (400, b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low"}}', "provider_account", False),
+        (400, b'{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: too large"}}', "provider_rejected", False),
+    ],
+)  # fmt: skip
+def test_an_error_status_maps_to_a_failure(status, body, code, retry_same):
+    failure = anthropic.failure_of(status, body)
+    assert (failure.code, failure.retry_same) == (code, retry_same)
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        ("", {}),
+        (", reasoning: true", {"thinking": {"type": "enabled", "budget_tokens": 3999}}),
+        (
+            ", reasoning: true, adaptive_thinking: true",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+        ),
+    ],
+    ids=["no reasoning", "thinking budget", "adaptive thinking"],
+)
+def test_thinking_is_set_in_the_form_that_the_model_accepts(config, expected):
+    deployment = snapshot(small=config).deployments["small"]
+    document = {"messages": [], "thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
+    sent = json.loads(anthropic.encode_body(document, "messages", deployment))
+    assert sent == {"model": "sim-small", "max_tokens": 4000, "messages": [], **expected}
+
+
+ADAPTIVE = snapshot(small=", reasoning: true, adaptive_thinking: true").deployments["small"]
+
+
+def encoded(**fields: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(anthropic.encode_body({"messages": [], **fields}, "messages", ADAPTIVE))
+    return document
+
+
+@pytest.mark.parametrize("kind", ["any", "tool"])
+def test_thinking_is_dropped_where_a_tool_is_forced(kind):
+    assert "thinking" not in encoded(thinking={"type": "adaptive"}, tool_choice={"type": kind})
+    assert "thinking" in encoded(thinking={"type": "adaptive"}, tool_choice={"type": "auto"})
+
+
+def test_sampling_fields_are_dropped_beside_thinking():
+    sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 5}
+    assert not sampling.keys() & encoded(thinking={"type": "adaptive"}, **sampling).keys()
+    assert sampling.keys() <= encoded(**sampling).keys()
+
+
+def test_a_budget_below_the_minimum_is_no_thinking():
+    deployment = snapshot(small=", reasoning: true").deployments["small"]
+    document = {"messages": [], "max_tokens": 1000, "thinking": {"type": "adaptive"}}
+    assert "thinking" not in json.loads(anthropic.encode_body(document, "messages", deployment))
+
+
+@pytest.mark.parametrize(
+    "tokens, thinking",
+    [
+        (9000, {"type": "enabled", "budget_tokens": 8000}),
+        (8000, {"type": "enabled", "budget_tokens": 4000}),
+        (1500, {"type": "enabled", "budget_tokens": 1024}),
+        (1024, None),
+    ],
+    ids=["above the budget", "at the budget", "near the minimum", "at the minimum"],
+)
+def test_the_thinking_budget_stays_below_the_output_limit(tokens, thinking):
+    document = {"max_tokens": 10_000, "thinking": {"type": "enabled", "budget_tokens": 8000}}
+    limited = anthropic.with_output_limit(document, "messages", SMALL, tokens)
+    assert (limited["max_tokens"], limited.get("thinking")) == (tokens, thinking)
+
+
+@pytest.mark.parametrize(
+    "headers, path",
+    [({}, "/v1/messages"), ({"anthropic-beta": "x"}, "/v1/messages?beta=true")],
+    ids=["plain", "with beta features"],
+)
+def test_a_call_has_the_key_and_the_version_and_no_caller_headers(headers, path):
+    call = anthropic.build_call("messages", (b"{}",), SMALL, {**headers, "x-api-key": "caller", "cookie": "c"})
+    assert call.url == f"http://127.0.0.1:1{path}" and call.method == "POST"
+    assert call.headers["x-api-key"] == "provider-secret" and "cookie" not in call.headers
+    assert (call.headers["anthropic-version"], call.headers["Content-Type"]) == ("2023-06-01", "application/json")
+
+
+def test_the_caller_s_version_and_content_type_are_kept():
+    headers = {"anthropic-version": "2024-01-01", "content-type": "multipart/form-data; boundary=x"}
+    call = anthropic.build_passthrough_call("POST", "/files", (b"x",), SMALL, headers)
+    assert (call.url, call.upstream_dialect) == ("http://127.0.0.1:1/v1/files", "passthrough")
+    assert call.headers["anthropic-version"] == "2024-01-01" and call.headers["Content-Type"].startswith("multipart/")
+    assert "Content-Type" not in anthropic.build_passthrough_call("GET", "/files", (), SMALL, {}).headers
+
+
+def test_anthropic_s_own_headers_are_returned():
+    headers = {"Anthropic-RateLimit-Requests-Limit": "5", "Request-Id": "r", "Set-Cookie": "c", "Server": "s"}
+    assert anthropic.returned_headers(headers) == {"anthropic-ratelimit-requests-limit": "5", "request-id": "r"}

@@ -1,0 +1,111 @@
+"""OpenAI and compatible providers: calls, bodies, usage and failures."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.providers import openai_compatible
+from gateway.values.usage import Usage
+from tests.snapshots import snapshot
+
+SMALL = snapshot().deployments["small"]
+
+
+@pytest.mark.parametrize(
+    "usage, expected",
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}, Usage(input=10, output=4)),
+        ({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}, "completion_tokens_details": {"reasoning_tokens": 3}}, Usage(input=10, output=4, cached_input=8, reasoning=3)),
+        ({"input_tokens": 10, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 8}, "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 14}, Usage(input=10, output=4, cached_input=8, reasoning=3)),
+        ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_cache_hit_tokens": 5}, Usage(input=9, output=4, cached_input=5)),
+        ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 34}, Usage(input=10, output=24, reasoning=20)),
+        ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 34, "completion_tokens_details": {"reasoning_tokens": 20}}, Usage(input=10, output=24, reasoning=20)),
+        ({"prompt_tokens": 7, "total_tokens": 7}, Usage(input=7, output=0)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
+        ({"prompt_tokens": 10}, None),
+        ({"prompt_tokens": True, "completion_tokens": 1}, None),
+        ({"prompt_tokens": 10**12, "completion_tokens": 1}, None),
+        (None, None),
+        ([], None),
+    ],
+    ids=['openai', 'openai with details', 'responses', 'deepseek cache', 'gemini counts reasoning separately', 'xai counts reasoning separately and reports it', 'embeddings', 'all zero', 'no output count', 'a boolean', 'out of range', 'missing', 'a list'],
+)  # fmt: skip
+def test_usage_is_normalized(usage, expected):
+    assert openai_compatible.usage_of(usage) == expected
+
+
+@pytest.mark.parametrize(
+    "status, body, code, retry_same",
+    [
+        (429, b'{"error":{"code":"insufficient_quota"}}', "provider_account", False),
+        (429, b'{"error":{"code":"rate_limit_exceeded"}}', "provider_rate_limited", True),
+        (401, b"{}", "provider_account", False),
+        (400, b'{"error":{"message":"bad"}}', "provider_rejected", False),
+        (500, b"\xff", "upstream_error", True),
+        (302, b"", "upstream_error", False),
+    ],
+)  # fmt: skip
+def test_an_error_status_maps_to_a_failure(status, body, code, retry_same):
+    failure = openai_compatible.failure_of(status, body)
+    assert (failure.code, failure.retry_same) == (code, retry_same)
+
+
+def test_reasoning_effort_is_dropped_for_a_model_that_does_not_reason():
+    document = {"messages": [], "reasoning_effort": "low"}
+    sent = json.loads(openai_compatible.encode_body(document, "chat", snapshot().deployments["small"]))
+    assert sent == {"model": "sim-small", "messages": []}
+
+
+def encoded(base_url: str = SMALL.base_url, *, stream_usage: bool = True, **fields: Any) -> dict[str, Any]:
+    deployment = replace(SMALL, base_url=base_url, stream_usage=stream_usage)
+    document: dict[str, Any] = json.loads(openai_compatible.encode_body(fields, "chat", deployment))
+    return document
+
+
+@pytest.mark.parametrize(
+    "base_url, name",
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://x.openai.azure.com/openai/v1", "max_completion_tokens"),
+        ("http://127.0.0.1:8000/v1", "max_tokens"),
+    ],
+)
+def test_the_output_limit_has_the_name_that_the_server_accepts(base_url, name):
+    assert encoded(base_url, max_tokens=5) == {"model": "sim-small", name: 5}
+
+
+def test_stream_options_are_dropped_for_a_server_without_them():
+    options = {"include_usage": True}
+    assert "stream_options" not in encoded(stream_usage=False, stream_options=options)
+    assert encoded(stream_options=options)["stream_options"] == options
+
+
+@pytest.mark.parametrize(
+    "dialect, path", [("chat", "/chat/completions"), ("responses", "/responses"), ("embeddings", "/embeddings")]
+)
+def test_a_call_has_our_key_and_only_known_headers(dialect, path):
+    headers = {"authorization": "Bearer caller", "openai-organization": "org", "openai-beta": "x", "user-agent": "sdk"}
+    call = openai_compatible.build_call(dialect, (b"{}",), SMALL, headers)
+    assert call.url == f"http://127.0.0.1:1/v1{path}"
+    assert call.headers == {
+        "openai-beta": "x", "user-agent": "sdk", "Accept-Encoding": "identity", "Content-Type": "application/json",
+        "Authorization": "Bearer provider-secret",
+    }  # fmt: skip
+
+
+def test_a_pass_through_call_keeps_method_path_and_content_type():
+    call = openai_compatible.build_passthrough_call(
+        "DELETE", "/files/file-1", (), SMALL, {"content-type": "text/plain"}
+    )
+    assert (call.method, call.url) == ("DELETE", "http://127.0.0.1:1/v1/files/file-1")
+    assert (call.upstream_dialect, call.headers["Content-Type"]) == ("passthrough", "text/plain")
+
+
+def test_rate_limits_are_returned():
+    headers = {"X-RateLimit-Remaining-Tokens": "5", "OpenAI-Processing-Ms": "9", "Set-Cookie": "c"}
+    assert openai_compatible.returned_headers(headers) == {
+        "x-ratelimit-remaining-tokens": "5",
+        "openai-processing-ms": "9",
+    }
