@@ -1,11 +1,11 @@
-"""Model sizes by exact names, EcoLogits' registry, and cloud regions."""
+"""Model cards: sizes and bits by exact names."""
 
 import csv
 from importlib import resources
 
 import pytest
 
-from gateway.feeds import cloud_regions, ecologits_registry, model_cards
+from gateway.feeds import model_cards
 
 
 @pytest.mark.parametrize(
@@ -50,39 +50,3 @@ def test_every_card_has_a_source_and_plausible_sizes():
         assert 0 < float(row["active_b"]) <= float(row["total_b"]) < 5000, row
         assert row["bits"] in ("4", "8", "16"), row
     assert len({model_cards.normalized_name(row["model"]) for row in rows}) == len(rows)
-
-
-# The shape of EcoLogits 0.11.3's models.json.
-REGISTRY = {
-    "aliases": [
-        {"type": "alias", "provider": "x", "name": "nick", "alias": "Moe-Model"},
-        {"type": "alias", "provider": "x", "name": "lost", "alias": "gone"},
-    ],
-    "models": [
-        {"name": "dense", "architecture": {"type": "dense", "parameters": 32.3}, "warnings": None},
-        {"name": "ranged", "architecture": {"type": "dense", "parameters": {"min": 20, "max": 40}}, "warnings": ["model-arch-not-released"]},
-        {"name": "Moe-Model", "architecture": {"type": "moe", "parameters": {"total": 440, "active": {"min": 44, "max": 132}}}},
-        {"name": "odd", "architecture": {"type": "dense", "parameters": None}},
-        {"name": "odder", "architecture": None},
-    ],
-}  # fmt: skip
-
-
-def test_registry_sizes_and_warnings():
-    estimates = ecologits_registry.parse(REGISTRY)
-    assert set(estimates) == {"dense", "ranged", "moe-model", "nick"}
-    assert (estimates["ranged"].active_params_b, estimates["ranged"].warning) == (30.0, "model arch not released")
-    assert estimates["nick"] == estimates["moe-model"]
-    assert (estimates["nick"].total_params_b, estimates["nick"].active_params_b) == (440.0, 88.0)
-
-
-def test_without_the_package_the_registry_is_empty():
-    if not ecologits_registry.load():
-        assert ecologits_registry.find("gpt-4o") is None
-
-
-def test_cloud_regions_have_plausible_values():
-    regions = cloud_regions.load()
-    assert len(regions) > 100
-    assert all(0 < region.grams_per_kwh < 1200 for region in regions.values())
-    assert all(region.pue is None or 1 <= region.pue < 2 for region in regions.values())
