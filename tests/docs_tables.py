@@ -241,7 +241,7 @@ def _link(model: type[BaseModel]) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """A default as it could stand in the file."""
+    """A default as it is written in the file."""
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"

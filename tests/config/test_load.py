@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import load, parse
-from gateway.config.settings import read_settings
 from gateway.values.catalog import Tier
 from gateway.values.errors import ConfigError
 from tests.snapshots import BASE_CONFIG, ENV
@@ -137,23 +136,3 @@ def test_a_listed_model_has_its_price_and_limits():
 def test_the_examples_load(path):
     snapshot, _ = load(ROOT / path, {}, need_secrets=False)
     assert snapshot.routes["auto"].reference.tier is Tier.frontier
-
-
-def test_unknown_and_invalid_variables_are_problems(monkeypatch):
-    monkeypatch.setenv("PENSTOCK_PROT", "1")
-    monkeypatch.setenv("PENSTOCK_PORT", "high")
-    monkeypatch.setenv("PENSTOCK_KEY_MINE", "fine")
-    with pytest.raises(ConfigError) as raised:
-        read_settings()
-    text = "\n".join(raised.value.problems)
-    assert "unknown variable PENSTOCK_PROT" in text
-    assert "PENSTOCK_PORT" in text
-    assert "PENSTOCK_KEY_MINE" not in text
-
-
-def test_an_env_file_is_read_only_if_it_is_named(tmp_path, monkeypatch):
-    (tmp_path / ".env").write_text("PENSTOCK_PORT=1234\n")
-    monkeypatch.chdir(tmp_path)
-    assert read_settings().port == 8080
-    monkeypatch.setenv("PENSTOCK_ENV_FILE", str(tmp_path / ".env"))
-    assert read_settings().port == 1234
