@@ -118,11 +118,11 @@ def litellm():
 def test_the_charge_equals_litellms_cost_per_token(litellm, model, tokens):
     input_tokens, output_tokens, cached = tokens
     listed = prices_litellm.listed_model(prices_litellm.load(), model)
-    assert listed is not None and listed.sheet is not None
+    assert listed is not None and listed.price_sheet is not None
     prompt, completion = litellm.cost_per_token(
         model=model, prompt_tokens=input_tokens, completion_tokens=output_tokens, cache_read_input_tokens=cached
     )
-    ours = pricing.charge(listed.sheet, Usage(input=input_tokens, output=output_tokens, cached_input=cached))
+    ours = pricing.charge(listed.price_sheet, Usage(input=input_tokens, output=output_tokens, cached_input=cached))
     assert ours == pytest.approx((prompt + completion) * NUSD_PER_USD, rel=1e-9, abs=1)
 
 
@@ -131,7 +131,7 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
     price_list = {name: msgspec.Raw(msgspec.json.encode(entry)) for name, entry in entries.items()}
     for name in price_list:
         listed = prices_litellm.listed_model(price_list, name)
-        assert listed is not None and listed.sheet is None
+        assert listed is not None and listed.price_sheet is None
     assert prices_litellm.listed_model(price_list, "nearly") is None
 
 

@@ -1,6 +1,7 @@
 """Energy and carbon: physical properties of any estimate, and published figures."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.carbon import energy
 from gateway.carbon.energy import energy_models
 from gateway.carbon.footprint import carbon_hold_micrograms, footprint, footprint_method, with_footprint_model
-from gateway.values.catalog import EnergyProfile
+from gateway.values.catalog import EnergyProfile, Footprint
 from gateway.values.grid import CarbonIntensity
 from gateway.values.usage import Usage
 from tests.snapshots import snapshot
@@ -31,7 +32,7 @@ PROFILES = st.builds(
 )
 
 
-def footprint_of(profile: EnergyProfile, **tokens: int):
+def footprint_of(profile: EnergyProfile, **tokens: Any) -> Footprint:
     return footprint(energy_models(profile), GRID, Usage(**{"input": 0, "output": 0, **tokens}))
 
 
@@ -139,6 +140,7 @@ def test_the_label_of_a_figure_names_its_method(profile, method):
 def test_a_deployment_is_updated_by_its_profile_and_grid():
     small = snapshot().deployments["small"]
     live = replace(small.annual_intensity, grams_per_kwh=12.0, method="live", feed="uk", read_at=1.0)
+    assert small.energy_profile is not None
     updated = with_footprint_model(
         small, replace(small.energy_profile, concurrency=9.0, concurrency_source="observed"), live
     )

@@ -1,5 +1,7 @@
 """The order of intensity sources, their labels, and forecasts."""
 
+from typing import Any
+
 import pytest
 
 from gateway.carbon.intensity import annual_intensity, current_intensity
@@ -15,10 +17,9 @@ NOW = 1_790_000_000.0
 ANNUAL = CarbonIntensity(zone="DEU", grams_per_kwh=354.0, method="annual_country")
 
 
-def make_reading(grams: float = 200.0, age: float = 60.0, **more: object) -> GridReading:
-    return GridReading(
-        **{"zone": "DE", "grams_per_kwh": grams, "read_at": NOW - age, "feed": "electricity_maps", **more}
-    )
+def make_reading(grams: float = 200.0, age: float = 60.0, **more: Any) -> GridReading:
+    fields = {"zone": "DE", "grams_per_kwh": grams, "read_at": NOW - age, "feed": "electricity_maps", **more}
+    return GridReading(**fields)
 
 
 @pytest.mark.parametrize(

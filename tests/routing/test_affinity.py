@@ -71,7 +71,7 @@ def test_affinity_names_the_providers_that_can_read_the_history(dialect, body, m
 def test_embeddings_are_bound_to_their_model():
     request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
     (affinity,) = affinities_of(request, make_snapshot().routes["all"], last_provider="", origins=())
-    assert affinity.models == {"gpt"}
+    assert affinity.models == frozenset({"gpt"})
 
 
 @pytest.mark.parametrize(

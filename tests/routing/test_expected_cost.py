@@ -69,7 +69,11 @@ def test_forecasts_are_learned_from_served_calls():
     for _ in range(50):
         for number in range(1, 21):
             forecaster.record_call(
-                "code", number, needs_higher_tier=number > 10, previous_needed_higher_tier=None if number == 1 else number > 11, grown_tokens=100
+                "code",
+                number,
+                needs_higher_tier=number > 10,
+                previous_needed_higher_tier=None if number == 1 else number > 11,
+                grown_tokens=100,
             )
     after = forecaster.forecast("code", 0, {}, now=0.0)
     assert 17 <= after.calls_left <= 20 > before.calls_left

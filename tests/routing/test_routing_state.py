@@ -1,7 +1,8 @@
 """Deployment load, learned task types, cascade statistics, tool result labels."""
 
+from typing import Any
+
 import pytest
-from tests.routing.test_classify import features_of
 
 from gateway.routing.cascade import CascadeStats
 from gateway.routing.classifiers.task_type import TaskTypeClassifier, match_task_type
@@ -9,6 +10,7 @@ from gateway.routing.deployment_load import DeploymentLoads
 from gateway.routing.tool_result_labels import tool_success_share
 from gateway.values.catalog import TaskType
 from gateway.values.request import Message
+from tests.routing.test_classify import features_of
 
 
 def test_open_calls_and_failures_raise_the_load():
@@ -77,7 +79,7 @@ def test_the_share_of_doubtful_answers_is_learned_by_task_type_and_complexity():
     assert stats.doubtful_share("chat", 0.3, 0.2) == pytest.approx(0.2)
 
 
-def tool(text: object, is_error: object = None) -> Message:
+def tool(text: Any, is_error: object = None) -> Message:
     return Message(role="tool", content=text, is_error=is_error)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import chat, messages, responses
-from gateway.sessions import ladder, loop_guard
+from gateway.sessions import ladder, loop_guard, turn_digests
 from gateway.sessions.conversation_memory import RECORDS_MAX
 from gateway.sessions.session_index import Session
 from tests.sessions.agent_requests import NOW, LoopConversation, chat_request, opening_messages, tool_step
@@ -228,14 +228,12 @@ def test_a_conversation_stored_by_the_provider_is_scored():
         loop_state = ladder.observe(
             session, responses.parse(json.dumps(body).encode()), now=NOW + turn, conversation=conversation
         )
-        conversation.pending_calls = (
-            ladder.loop_guard.turn_digests.digest_call(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),
-        )
+        conversation.pending_calls = (turn_digests.digest_call(f"c{turn + 1}", "bash", '{"cmd": "ls"}'),)
     assert loop_state.score >= STOP
 
 
 def test_a_result_marked_as_an_error_counts_as_a_failure():
-    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
+    body: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
     session = Session(id="s", source="", started_at=NOW)
     for turn in range(12):
         body["messages"] += [
@@ -396,13 +394,13 @@ def test_a_conversation_stored_by_the_provider_loops_only_if_it_repeats(instruct
         for turn, output in enumerate(outputs):
             loop_state = ladder.observe(session, continuation(turn, output), now=NOW + turn, conversation=conversation)
             arguments = '{"cmd": "ls"}' if looping else f'{{"n": {turn}}}'
-            conversation.pending_calls = (loop_guard.turn_digests.digest_call(f"c{turn + 1}", "bash", arguments),)
+            conversation.pending_calls = (turn_digests.digest_call(f"c{turn + 1}", "bash", arguments),)
             conversation.answered_at = NOW + turn + 0.5
         assert (loop_state.score >= STOP) == looping, loop_state.score
 
 
 def test_images_are_distinguished_by_their_url():
-    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
+    body: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]}
     session = Session(id="s", source="", started_at=NOW)
     for turn in range(14):
         picture = {"type": "image", "source": {"type": "url", "url": f"https://example.com/{turn}.png"}}

@@ -150,9 +150,9 @@ def test_memory_is_bounded():
 
 def test_equal_openings_are_bounded_per_digest():
     agents = AgentCaller()
-    for _ in range(100):
-        agents.ask(opening_messages())
-    assert max(len(nodes) for nodes in agents.sessions._nodes_by_digest.values()) <= 16
+    opened = [agents.ask(opening_messages(), answer=answer_with_call(number)).id for number in range(100)]
+    continued = [agents.ask(opening_messages() + tool_step(number, "x")).id for number in range(100)]
+    assert [number for number in range(100) if continued[number] == opened[number]] == list(range(84, 100))
 
 
 def test_an_agent_that_repeats_its_calls_as_text_stays_one_session():

@@ -34,7 +34,7 @@ class Sim:
 
     async def messages(self, *messages: dict[str, Any], max_tokens: int | None = 4000, **more: Any) -> Any:
         """The document or text that /v1/messages returns."""
-        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        limit: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         _, _, document = await self.post("/messages", messages=list(messages), **limit, **more)
         return document
 

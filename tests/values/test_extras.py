@@ -13,7 +13,9 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def _name(requirement: str) -> str:
-    return re.match(r"[\w-]+", requirement)[0]
+    match = re.match(r"[\w-]+", requirement)
+    assert match is not None
+    return match[0]
 
 
 def test_every_hint_names_an_extra_that_brings_the_package():

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_measures_by_hand():
     assert quantile([1.0, 2.0, 3.0, 4.0, 5.0], 0.9) == pytest.approx(4.6)
 
 
-BASE = {
+BASE: dict[str, Any] = {
     "name": "x", "table": "published", "kind": "measured", "model": "m", "media": "text", "task": "chat", "active_b": 8.0,
     "total_b": 8.0, "weight_bits": 16.0, "hardware": "h100", "gpus": 1, "input_tokens": 150, "output_tokens": 500.0,
     "concurrent_sequences": 64.0, "token_latency_ms_median": 20.0, "boundary": "gpu",

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.offline.evaluation.routing.measures import TierOutcomes, cost_at_quality, curve, measures
-from gateway.offline.evaluation.routing.session_costs import PricedCall, _hindsight_tiers, _total_nusd
+from gateway.offline.evaluation.routing.session_costs import PricedCall, hindsight_tiers, total_nusd
 from tests.routing.test_expected_cost import FRONTIER, SMALL
 
 KEYS = {"apgr", "cpt50", "cpt80", "cost_at_95", "auc_need", "ece", "budget_error", "n"}
@@ -148,9 +148,9 @@ def test_the_floor_is_evaluated(tmp_path, capsys):
 def test_hindsight_never_costs_more_than_any_policy():
     steps = [PricedCall(input_tokens=1000 * (n + 1), output_tokens=100, wants_frontier=n % 3 == 0) for n in range(9)]
     sheets = (SMALL, FRONTIER)
-    best = _total_nusd(sheets, steps, _hindsight_tiers(sheets, steps))
+    best = total_nusd(sheets, steps, hindsight_tiers(sheets, steps))
     per_request = [1 if step.wants_frontier else 0 for step in steps]
-    assert best <= _total_nusd(sheets, steps, per_request) <= _total_nusd(sheets, steps, [1] * 9)
+    assert best <= total_nusd(sheets, steps, per_request) <= total_nusd(sheets, steps, [1] * 9)
 
 
 def test_economics_of_a_recording(tmp_path, capsys):

@@ -89,9 +89,9 @@ class SessionCosts:
             "always small": [_SMALL] * len(calls),
             "per request": [_FRONTIER if call.wants_frontier else _SMALL for call in calls],
             "cache-aware": self._cache_aware_tiers(recording, calls, forecasts),
-            "hindsight": _hindsight_tiers(self.price_sheets, calls),
+            "hindsight": hindsight_tiers(self.price_sheets, calls),
         }
-        costs = {name: _total_nusd(self.price_sheets, calls, tiers) for name, tiers in tiers_by_policy.items()}
+        costs = {name: total_nusd(self.price_sheets, calls, tiers) for name, tiers in tiers_by_policy.items()}
         for name, tiers in tiers_by_policy.items():
             totals[name] += costs[name]
             changes[name] += sum(tier != next_tier for tier, next_tier in itertools.pairwise(tiers))
@@ -216,7 +216,7 @@ def run(
     return costs
 
 
-def _total_nusd(sheets: tuple[PriceSheet, PriceSheet], calls: Sequence[PricedCall], tiers: Sequence[int]) -> int:
+def total_nusd(sheets: tuple[PriceSheet, PriceSheet], calls: Sequence[PricedCall], tiers: Sequence[int]) -> int:
     """The cost of a sequence of tiers in nUSD, with each deployment's cache."""
     total, read = 0, [0, 0]
     for call, chosen in zip(calls, tiers, strict=True):
@@ -236,7 +236,7 @@ def _call_nusd(price_sheet: PriceSheet, call: PricedCall, read: int) -> int:
     return pricing.charge(price_sheet, usage)
 
 
-def _hindsight_tiers(sheets: tuple[PriceSheet, PriceSheet], calls: Sequence[PricedCall]) -> list[int]:
+def hindsight_tiers(sheets: tuple[PriceSheet, PriceSheet], calls: Sequence[PricedCall]) -> list[int]:
     """The cheapest tiers that give every request at least the tier it needs.
 
     By dynamic programming over what each deployment has read.
