@@ -1,4 +1,4 @@
-"""Lines, offers and amounts for tests of the budgets."""
+"""Budgets, lines, hold options and amounts for tests of the budget stores."""
 
 from gateway.values.budget import Amounts, Budget, BudgetLine, BudgetThresholds, HoldOption, Measure, Shrinkage, Window
 
@@ -45,7 +45,9 @@ def line(
     step = max(1, rolling // 60) if rolling else 0
     return BudgetLine(
         account=name,
-        budget=budget(name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, store_failure_mode=store_failure_mode),
+        budget=budget(
+            name, measure, limit, rolling=rolling, shadow=shadow, notify=notify, store_failure_mode=store_failure_mode
+        ),
         ceiling=limit,
         keep_until=keep,
         is_session_account=session,
@@ -56,15 +58,15 @@ def line(
 
 def offer(
     lines: tuple[BudgetLine, ...],
-    wanted: tuple[int | None, ...],
+    requested: tuple[int | None, ...],
     *,
     ceilings: tuple[int, ...] | None = None,
     shrinkage: Shrinkage | None = None,
 ) -> HoldOption:
     return HoldOption(
         lines=lines,
-        amounts=wanted,
-        ceilings=tuple(one.ceiling for one in lines) if ceilings is None else ceilings,
+        amounts=requested,
+        ceilings=tuple(each.ceiling for each in lines) if ceilings is None else ceilings,
         shrinkage=shrinkage,
     )
 

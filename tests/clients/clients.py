@@ -1,4 +1,4 @@
-"""The clients and what each is asked to do; a client is one driver, run as a program of its own."""
+"""The table of clients, their scenarios and profiles; a client is one driver, run as a program of its own."""
 
 import json
 from collections.abc import Mapping
@@ -7,22 +7,13 @@ from dataclasses import dataclass, field
 SDK = ("text", "stream", "tool", "stream_tool", "structured", "image", "refusal")
 BOTH_SCHEMAS = ("text", "stream", "tool", "stream_tool", "structured", "structured_tool", "image", "refusal")
 AGENT = ("text", "tool", "refusal")
-# In the order of the table's columns.
+# In the order of the result table's columns.
 SCENARIOS = (
-    "text",
-    "stream",
-    "tool",
-    "stream_tool",
-    "structured",
-    "structured_tool",
-    "image",
-    "read_image",
-    "stored",
-    "count",
+    "text", "stream", "tool", "stream_tool", "structured", "structured_tool", "image", "read_image", "stored", "count",
     "refusal",
-)
-PROFILES = ("direct", "same", "crossed", "chat-only", "auto")
-# Names that no client knows; where a client behaves differently for a name it knows, that name is a route as well.
+)  # fmt: skip
+PROFILES = ("direct", "same", "translated", "chat-only", "auto")
+# Model names that no client has built in; where a client treats a built-in name differently, that name is a route too.
 OPENAI, ANTHROPIC, EMBEDDER = "sim-gpt", "sim-claude", "sim-embedder"
 SHELL = "echo tool-output-$((40+2))"
 _CITY = {"name": "Lisbon", "inhabitants": 545796}
@@ -30,8 +21,14 @@ _CITY = {"name": "Lisbon", "inhabitants": 545796}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """One client. `refusals` are the requests it may make in all when the first is refused; `calls` the tool call to order
-    from the provider, by scenario (name and arguments); `orders` whole orders where that is not enough."""
+    """One client.
+
+    driver: file name of its driver, where it is not the client's name
+    venv: suffix of its virtual environment's folder
+    refusals: most requests that it may make when the first is refused
+    calls: tool call (name, arguments) to order from the provider, by scenario
+    orders: complete orders to the provider, by scenario, where a tool call is not enough
+    """
 
     name: str
     model: str = OPENAI
@@ -45,17 +42,17 @@ class Client:
 
     @property
     def anthropic(self) -> bool:
-        """Whether it speaks Messages."""
+        """Whether its dialect is Messages."""
         return self.model == ANTHROPIC or self.model.startswith("claude-")
 
     @property
     def file(self) -> str:
-        """The driver's file name."""
+        """File name of the driver."""
         name = self.driver or self.name
         return name if "." in name else f"{name}.py"
 
     def order(self, scenario: str, profile: str) -> Mapping[str, object]:
-        """What the simulated provider shall answer; empty: whatever the request itself asks for."""
+        """Order to the simulated provider; empty: it answers what the request asks for."""
         if scenario in self.orders:
             return self.orders[scenario]  # type: ignore[return-value]
         if scenario in self.calls:
@@ -80,19 +77,19 @@ def agent(
     driver: str = "",
     refusals: int = 1,
 ) -> Client:
-    """A coding agent: `tool` is the call that runs a shell command in it."""
+    """A coding agent; `tool` is its call (name, arguments) that runs a shell command."""
     calls = {"tool": tool, **(more or {})}
     order = ("text", "tool", *(more or {}), *also, "refusal")
     scenarios = tuple(dict.fromkeys(name for name in order))
     return Client(name=name, driver=driver, model=model, scenarios=scenarios, calls=calls, refusals=refusals)
 
 
-# Codex lets current models call tools from JavaScript, which comes as the free text of one custom tool.
+# Codex lets current models call tools from JavaScript, sent as the free text of one custom tool.
 _SCRIPT = f"const done = await tools.exec_command({{cmd: {json.dumps(SHELL)}}}); text(done.output)"
-# Where the upstream has no namespaces, the gateway puts them into the name, and free text into a field.
+# For an upstream without namespaces the gateway moves them into the name, and free text into a field.
 _SCRIPTS = [{"name": "exec", "arguments": _SCRIPT}, {"name": "functions__exec", "arguments": {"input": _SCRIPT}}]
-_SHELL_AND_WHY = {"command": SHELL, "description": "prints a line"}
-_OPENCODE = {"tool": ("bash", _SHELL_AND_WHY), "more": {"read_image": ("read", {"filePath": "picture.png"})}}
+_SHELL_CALL = {"command": SHELL, "description": "prints a line"}
+_OPENCODE = {"tool": ("bash", _SHELL_CALL), "more": {"read_image": ("read", {"filePath": "picture.png"})}}
 
 CLIENTS = (
     Client(name="openai_chat"),
@@ -167,15 +164,15 @@ CLIENTS = (
     agent(
         "claude_code",
         model=ANTHROPIC,
-        tool=("Bash", _SHELL_AND_WHY),
+        tool=("Bash", _SHELL_CALL),
         more={"read_image": ("Read", {"file_path": "picture.png"}), "structured": ("StructuredOutput", _CITY)},
     ),
-    agent("claude_code_sonnet", driver="claude_code", model="claude-sonnet-4-5", tool=("Bash", _SHELL_AND_WHY)),
-    # Its title is a second request, beside the first.
+    agent("claude_code_sonnet", driver="claude_code", model="claude-sonnet-4-5", tool=("Bash", _SHELL_CALL)),
+    # It requests a title in parallel with the first request.
     agent("opencode", refusals=2, **_OPENCODE),  # type: ignore[arg-type]
     agent("opencode_responses", refusals=2, **_OPENCODE),  # type: ignore[arg-type]
     agent("opencode_anthropic", model=ANTHROPIC, refusals=2, **_OPENCODE),  # type: ignore[arg-type]
-    agent("qwen_code", tool=("run_shell_command", {**_SHELL_AND_WHY, "is_background": False}), refusals=2),
+    agent("qwen_code", tool=("run_shell_command", {**_SHELL_CALL, "is_background": False}), refusals=2),
     agent("pi", tool=("bash", {"command": SHELL})),
     agent("cline", tool=("run_commands", {"commands": [SHELL]})),
 )

@@ -1,4 +1,4 @@
-"""Starts what the clients talk to, each as a process of its own: simulated providers, and one gateway a profile."""
+"""Starts the servers of the clients as processes: simulated providers, and one gateway per profile."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 from .clients import CLIENTS, EMBEDDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Two callers: one has money, one has not; and what the gateway shows to the providers.
+# A caller with budget, one without, and the gateway's key at the providers.
 FUNDED_KEY, UNFUNDED_KEY, PROVIDER_KEY = "sk-clients-rich", "sk-clients-poor", "sk-clients-provider"
 _START_SECONDS, _AUDIT_WAIT_SECONDS = 60, 0.5
 _MODEL_NAMES = sorted({client.model for client in CLIENTS})
@@ -28,7 +28,7 @@ keys:
 providers:
   openai: {{base_url: "{openai}", api_key: {{env: PROVIDER_KEY}}}}
   anthropic: {{dialect: anthropic, base_url: "{anthropic}", api_key: {{env: PROVIDER_KEY}}}}
-  # It does not say what it speaks: the gateway finds out.
+  # Its dialects are not configured: the gateway finds out.
   chat-only: {{base_url: "{chat_only}", api_key: {{env: PROVIDER_KEY}}}}
   embedder: {{base_url: "{embedder}", api_key: {{env: PROVIDER_KEY}}}}
 deployments:
@@ -54,24 +54,27 @@ budgets:
 
 
 class ClientEnvironment:
-    """The processes of one run of the suite. `between` gives, for a provider's name and URL, the URL that gateways get."""
+    """The processes of one run of the suite.
 
-    def __init__(self, folder: Path, between: Callable[[str, str], str] = lambda _, url: url) -> None:
+    `proxy_url` returns the URL that gateways use for a provider, from its name and own URL.
+    """
+
+    def __init__(self, folder: Path, proxy_url: Callable[[str, str], str] = lambda _, url: url) -> None:
         self._folder = folder
-        self._proxy_url = between
+        self._proxy_url = proxy_url
         self._gateway_urls: list[str] = []
         self._processes: list[asyncio.subprocess.Process] = []
         self._provider_urls: dict[str, str] = {}
 
     async def direct_providers(self) -> dict[str, str]:
-        """Providers that speak every dialect and let everybody in: base URL (without /v1) by model."""
+        """Start providers with every dialect and open access; base URL (without /v1) by model."""
         return {
             model: url.removesuffix("/v1")
             for model, url in (await self._start_provider("direct", _MODEL_NAMES)).items()
         }
 
     async def start_gateway(self, profile: str) -> dict[str, str]:
-        """A gateway whose routes are wired as the profile says: base URL by model."""
+        """Start a gateway with the routes of a profile; base URL by model."""
         routing = self._folder / f"{profile}.yaml"
         routing.write_text(_ROUTING_YAML.format(routes=_routes(profile), **(await self._start_providers())))
         env = {
@@ -89,19 +92,19 @@ class ClientEnvironment:
         return dict.fromkeys(_MODEL_NAMES, url.removesuffix("/v1"))
 
     async def loop_events(self) -> list[dict[str, object]]:
-        """What the loop guards of all gateways did: their audit."""
-        # It is written behind the requests.
+        """Loop guard and session events of all gateways, from their audit."""
+        # Events are written after the response.
         await asyncio.sleep(_AUDIT_WAIT_SECONDS)
-        found: list[dict[str, object]] = []
+        events: list[dict[str, object]] = []
         async with ClientSession() as session:
             for url in self._gateway_urls:
                 async with session.get(f"{url}/admin/budgets/events") as answer:
                     answer.raise_for_status()
-                    found += (await answer.json())["data"]
-        return [event for event in found if str(event["kind"]).startswith(("loop_", "session_"))]
+                    events += (await answer.json())["data"]
+        return [event for event in events if str(event["kind"]).startswith(("loop_", "session_"))]
 
     async def stop(self) -> None:
-        """End everything that was started."""
+        """Stop all processes."""
         for process in self._processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -112,13 +115,13 @@ class ClientEnvironment:
                 process.kill()
 
     async def _start_providers(self) -> dict[str, str]:
-        """What stands behind the gateways; the same for all of them."""
+        """Start the providers behind the gateways, shared by all profiles; base URLs by name."""
         if not self._provider_urls:
-            told = ("--key", PROVIDER_KEY, "--strict")
-            openai = await self._start_provider("openai", ["up-openai"], "--dialects", "chat,responses", *told)
-            anthropic = await self._start_provider("anthropic", ["up-anthropic"], "--dialects", "messages", *told)
-            chat = await self._start_provider("chat-only", ["up-chat"], "--dialects", "chat", *told)
-            embedder = await self._start_provider("embedder", ["up-embedder"], *told)
+            options = ("--key", PROVIDER_KEY, "--strict")
+            openai = await self._start_provider("openai", ["up-openai"], "--dialects", "chat,responses", *options)
+            anthropic = await self._start_provider("anthropic", ["up-anthropic"], "--dialects", "messages", *options)
+            chat = await self._start_provider("chat-only", ["up-chat"], "--dialects", "chat", *options)
+            embedder = await self._start_provider("embedder", ["up-embedder"], *options)
             self._provider_urls = {
                 "openai": self._proxy_url("openai", openai["up-openai"]),
                 "anthropic": self._proxy_url("anthropic", anthropic["up-anthropic"]),
@@ -127,14 +130,14 @@ class ClientEnvironment:
             }
         return self._provider_urls
 
-    async def _start_provider(self, name: str, models: Sequence[str], *more: str) -> dict[str, str]:
-        given = [argument for model in models for argument in ("--model", f"{model}:0:0")]
-        command = [sys.executable, "-m", "gateway.simulator.provider", *given, *more]
+    async def _start_provider(self, name: str, models: Sequence[str], *options: str) -> dict[str, str]:
+        arguments = [argument for model in models for argument in ("--model", f"{model}:0:0")]
+        command = [sys.executable, "-m", "gateway.simulator.provider", *arguments, *options]
         lines = await self._start_process(f"provider-{name}", command, {"PATH": os.environ["PATH"]}, len(models))
         return dict(line.split() for line in lines)
 
     async def _start_process(self, name: str, command: Sequence[str], env: dict[str, str], lines: int) -> list[str]:
-        """Start a process, and read the lines in which it says that it is there."""
+        """Start a process and return its first lines of output. Raises RuntimeError if it does not start."""
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
@@ -144,12 +147,12 @@ class ClientEnvironment:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_SECONDS):
-                said = [(await process.stdout.readline()).decode() for _ in range(lines)]
+                output = [(await process.stdout.readline()).decode() for _ in range(lines)]
         except TimeoutError:
-            said = [""]
-        if not all(said):
+            output = [""]
+        if not all(output):
             raise RuntimeError(f"{name} did not start:\n{log.read_text()[-3000:]}")
-        return said
+        return output
 
 
 def _routes(profile: str) -> str:

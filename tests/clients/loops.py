@@ -1,7 +1,7 @@
-"""Lets every client run in circles, and prints what the gateway did: `python -m tests.clients.loops --help`.
+"""Runs clients in loops and prints what the loop guard did: `python -m tests.clients.loops --help`.
 
-The provider answers with the same tool call for ever. The gateway, on its default settings, warns, nudges and stops; once it
-has stopped a run, the provider would answer with a text, so that a client that gets past the stop comes to an end.
+The provider answers every request with the same tool call. The gateway, with its default settings, warns, nudges and
+stops. After a stop the provider would answer with text, so that a client that passes the stop ends.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from typing import Any
 
 from .clients import CLIENTS, Client
 from .environment import ClientEnvironment
-from .run import OUT, Job, drive, environment, last_line, meant
-from .tap import Seen, Tap
+from .run import NO_REPORT, OUT, Job, drive, environment, is_selected, last_line
+from .tap import RecordedRequest, Tap
 
-PROFILES = ("same", "crossed", "chat-only", "auto")
-# Those whose drivers follow the link of a stop.
+PROFILES = ("same", "translated", "chat-only", "auto")
+# Clients whose drivers follow the approval link of a stop.
 RESUMING = (
     "openai_chat", "openai_responses", "anthropic_messages", "anthropic_messages_v1", "openai_chat_js",
     "openai_responses_js", "anthropic_js", "litellm_chat", "langgraph_openai", "langgraph_responses",
@@ -36,63 +36,84 @@ _RESPONSE = re.compile(rb'"id":\s*"(resp_[\w-]+)"')
 _STEP = re.compile(r"\w+")
 NOTE = b"[Gateway note:"
 FINAL = "Finished: it says tool-output-42 and 4711."
-# What would not be stopped by then never is; above the limits that clients have by themselves.
+# A run of more requests counts as never stopped; above the clients' own limits.
 _ROUNDS_MAX = 60
 _EVENTS = ("warn", "nudge", "stop")
 
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One run: what its client was `told`, and what the provider got of it, by what it answered: the call, the end, anything else."""
+    """One run: the client's requests, and those that reached the provider, by the provider's answer.
+
+    client_requests: requests between client and gateway
+    looped: answered with the tool call
+    finished: answered with the final text
+    other: not part of the loop, such as titles
+    """
 
     client: Client
-    told: Sequence[Seen]
-    circled: list[Seen] = field(default_factory=list)
-    finished: list[Seen] = field(default_factory=list)
-    aside: list[Seen] = field(default_factory=list)
+    client_requests: Sequence[RecordedRequest]
+    looped: list[RecordedRequest] = field(default_factory=list)
+    finished: list[RecordedRequest] = field(default_factory=list)
+    other: list[RecordedRequest] = field(default_factory=list)
 
     @property
-    def finishing(self) -> bool:
-        """Whether its client has been told of a stop, or never will be."""
-        return len(self.circled) >= _ROUNDS_MAX or any("x-penstock-stopped" in one.told for one in self.told)
+    def finishes(self) -> bool:
+        """Whether the provider now answers with the final text: after a stop, or after too many requests."""
+        stopped = any("x-penstock-stopped" in request.response_headers for request in self.client_requests)
+        return stopped or len(self.looped) >= _ROUNDS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One row. `given`: requests that the client sent with tools or without; `steps`: the number of the request with which
-    each step came; `after`: requests that came after the first refusal; `sessions`: how many the gateway took the run for."""
+class LoopResult:
+    """The result of one run, a row of the table.
+
+    resumed: whether the driver was to follow the approval link
+    looped: requests answered with the tool call
+    steps: number of the first response with each step of the ladder
+    noted: requests with a gateway note at the provider
+    note_position: part of the request to which the note was appended
+    status, code: of the first refusal; 0 and "" without one
+    after: requests after the first refusal
+    leaked: requests that reached the provider after the stop
+    sessions: sessions that the gateway linked the run to
+    session_headers: headers of the client that identify its session
+    ended: how the client ended
+    shown: parts of the refusal in the client's output
+    finished: whether the client reported the final text
+    report_text: the driver's report
+    """
 
     job: Job
     resumed: bool
     looped: int
     steps: Mapping[str, int]
     noted: int
-    where: str
+    note_position: str
     status: int
     code: str
     after: int
     leaked: int
     sessions: int
-    by: str
+    session_headers: str
     ended: str
     shown: str
     finished: bool
     events: Mapping[str, int]
     seconds: float
-    said: str
+    report_text: str
 
     @property
     def verdict(self) -> str:
-        """What came of it: `stopped`, `by itself`, `resumed`, or what is wrong."""
-        wrong = list(self._wrong())
-        return ("**" + "; ".join(wrong) + "**") if wrong else self._right()
-
-    def _right(self) -> str:
+        """`stopped`, `ended by itself`, `resumed, finished`, or what is wrong."""
+        failures = list(self._failures())
+        if failures:
+            return f"**{'; '.join(failures)}**"
         if self.resumed:
             return "resumed, finished"
         return "stopped" if self.status else "ended by itself"
 
-    def _wrong(self) -> Iterator[str]:
+    def _failures(self) -> Iterator[str]:
         if self.looped >= _ROUNDS_MAX:
             yield "never stopped"
         if not self.looped:
@@ -100,63 +121,63 @@ class Found:
         if self.sessions != 1:
             yield f"{self.sessions} sessions"
         if self.status and not (self.steps.get("warn") and self.steps.get("nudge")):
-            yield "stopped unwarned"
+            yield "stopped without warning"
         if "nudge" in self.steps and not self.noted:
             yield "nudge not in the body"
         if self.leaked:
             yield f"{self.leaked} served after the stop"
         if self.ended == "killed":
-            yield "had to be killed"
+            yield "killed at the time limit"
         if self.resumed and not self.finished:
             yield "did not finish"
         if not self.resumed and self.status and self.shown == "no":
             yield "message not shown"
 
 
-class Circle:
-    """Stands between gateway and providers: whose request it is, and what it shall be answered with."""
+class LoopingOrders:
+    """Adds orders for the simulated provider to requests between gateway and providers."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
-        self._seen: list[tuple[Seen, str]] = []
+        self._requests: list[tuple[RecordedRequest, str]] = []
 
-    def change(self, seen: Seen) -> bytes:
-        """The body, with an order for the simulated provider."""
-        nonce = self._whose(seen)
+    def change(self, request: RecordedRequest) -> bytes:
+        """The body with an order for the simulated provider."""
+        nonce = self._nonce_of(request)
         run = self.runs.get(nonce)
         if run is None:
-            return seen.asked
-        self._seen.append((seen, nonce))
-        body = json.loads(seen.asked)
-        # Some name tools amid the history.
+            return request.body
+        self._requests.append((request, nonce))
+        body = json.loads(request.body)
+        # Some clients name tools within the history.
         items = body.get("input") if isinstance(body.get("input"), list) else []
-        offered = {
-            name for place in (body, *items) if isinstance(place, dict) for name in _names(place.get("tools") or [])
+        tools = {
+            name for item in (body, *items) if isinstance(item, dict) for name in _tool_names(item.get("tools") or [])
         }
-        call = next((call for call in _calls(run.client) if _offered(call["name"], offered)), None)
-        if call is None or not seen.asks_a_model:
-            run.aside.append(seen)
-            return seen.asked
-        if run.finishing:
-            run.finished.append(seen)
+        call = next((call for call in _calls(run.client) if _full_name(call["name"], tools)), None)
+        if call is None or not request.calls_model:
+            run.other.append(request)
+            return request.body
+        if run.finishes:
+            run.finished.append(request)
             order: dict[str, Any] = {"text": FINAL}
-            if "final_answer" in offered:
+            if "final_answer" in tools:
                 order = {"tool_calls": [{"name": "final_answer", "arguments": {"answer": FINAL}}]}
         else:
-            run.circled.append(seen)
-            order = {"tool_calls": [{**call, "name": _offered(call["name"], offered)}]}
+            run.looped.append(request)
+            order = {"tool_calls": [{**call, "name": _full_name(call["name"], tools)}]}
         return json.dumps({**body, "sim": order}).encode()
 
-    def _whose(self, seen: Seen) -> str:
-        found = _NONCE.search(seen.asked)
-        if found:
-            return found[1].decode()
-        # A request that continues a stored answer says nothing else.
-        if b'"previous_response_id"' not in seen.asked:
+    def _nonce_of(self, request: RecordedRequest) -> str:
+        match = _NONCE.search(request.body)
+        if match:
+            return match[1].decode()
+        # The continuation of a stored answer has no other content.
+        if b'"previous_response_id"' not in request.body:
             return ""
-        earlier = json.loads(seen.asked).get("previous_response_id")
-        for answer, nonce in reversed(self._seen):
-            id = _RESPONSE.search(bytes(answer.answered))
+        earlier = json.loads(request.body).get("previous_response_id")
+        for answered, nonce in reversed(self._requests):
+            id = _RESPONSE.search(bytes(answered.response_body))
             if id and id[1].decode() == earlier:
                 return nonce
         return ""
@@ -166,77 +187,81 @@ def _calls(client: Client) -> list[dict[str, Any]]:
     return list(client.order("tool", "same")["tool_calls"])  # type: ignore[call-overload]
 
 
-def _offered(name: str, offered: set[str]) -> str:
-    """The name under which the tool is offered; frameworks may lengthen it."""
-    return name if name in offered else next((one for one in offered if one.startswith(f"{name}_")), "")
+def _full_name(name: str, tools: set[str]) -> str:
+    """The tool's name in the request, which a framework may have extended; "" where it is not offered."""
+    return name if name in tools else next((tool for tool in tools if tool.startswith(f"{name}_")), "")
 
 
-def _names(tools: Any) -> Iterator[str]:
+def _tool_names(tools: Any) -> Iterator[str]:
     for tool in tools:
         if isinstance(tool, dict):
             yield str(tool.get("name") or tool.get("function", {}).get("name"))
-            yield from _names(tool.get("tools") or [])
+            yield from _tool_names(tool.get("tools") or [])
 
 
 def main() -> int:
-    """Gives 1 if something is not as it should be."""
+    """Run the selected loops and print the table; 1 if a verdict is a failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", action="append", choices=PROFILES, help="default: same")
-    parser.add_argument("--client", action="append", help="its name, or a part of several; default: all with tools")
-    parser.add_argument("--mode", action="append", choices=MODES, help="default: loop, and resume where a driver can")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at once (default 2)")
-    chosen = parser.parse_args()
+    parser.add_argument(
+        "--client", action="append", help="full name of a client, or part of several names; default: all with tools"
+    )
+    parser.add_argument(
+        "--mode", action="append", choices=MODES, help="default: loop, and resume where the driver supports it"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="concurrent jobs (default: 2)")
+    args = parser.parse_args()
     jobs = [
         (Job(client=client, scenario="loop" if mode == "resume" else mode, profile=profile), mode == "resume")
-        for profile in chosen.profile or PROFILES[:1]
+        for profile in args.profile or PROFILES[:1]
         for client in CLIENTS
-        if meant(client.name, chosen.client or [""]) and {"tool", "stream_tool"} & set(client.scenarios)
-        for mode in chosen.mode or ("loop", "resume")
+        if is_selected(client.name, args.client or [""]) and {"tool", "stream_tool"} & set(client.scenarios)
+        for mode in args.mode or ("loop", "resume")
         if mode == "loop"
         or (mode == "resume" and client.name in RESUMING)
         or (mode == "stream_loop" and "stream_tool" in client.scenarios)
         or (mode == "stored_loop" and client.name == "openai_responses")
     ]
-    found = asyncio.run(_run(jobs, chosen.jobs))
-    print(table(found))
-    return 1 if any(one.verdict.startswith("**") for one in found) else 0
+    results = asyncio.run(_run(jobs, args.jobs))
+    print(table(results))
+    return 1 if any(result.verdict.startswith("**") for result in results) else 0
 
 
-async def _run(jobs: Sequence[tuple[Job, bool]], at_once: int) -> list[Found]:
+async def _run(jobs: Sequence[tuple[Job, bool]], concurrency: int) -> list[LoopResult]:
     folder = OUT.with_name("out-loops")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    circle = Circle()
-    upstream, tap = Tap(circle.change), Tap()
+    orders = LoopingOrders()
+    upstream, tap = Tap(orders.change), Tap()
     await upstream.start()
     await tap.start()
 
-    def between(name: str, url: str) -> str:
+    def proxied(name: str, url: str) -> str:
         return upstream.open(name, url.removesuffix("/v1")) + "/v1"
 
-    stage = ClientEnvironment(folder, between)
+    servers = ClientEnvironment(folder, proxied)
     try:
         targets = {
-            profile: await stage.start_gateway(profile) for profile in dict.fromkeys(job.profile for job, _ in jobs)
+            profile: await servers.start_gateway(profile) for profile in dict.fromkeys(job.profile for job, _ in jobs)
         }
-        turn = asyncio.Semaphore(at_once)
+        slots = asyncio.Semaphore(concurrency)
 
-        async def one(job: Job, resumes: bool) -> Found:
-            async with turn:
-                found = await _job(job, resumes, tap, circle, stage, targets[job.profile][job.client.model], folder)
-                print(_line(found), file=sys.stderr, flush=True)
-                return found
+        async def run_job(job: Job, resumes: bool) -> LoopResult:
+            async with slots:
+                result = await _job(job, resumes, tap, orders, servers, targets[job.profile][job.client.model], folder)
+                print(_line(result), file=sys.stderr, flush=True)
+                return result
 
-        return await asyncio.gather(*(one(job, resumes) for job, resumes in jobs))
+        return await asyncio.gather(*(run_job(job, resumes) for job, resumes in jobs))
     finally:
         await tap.stop()
-        await stage.stop()
+        await servers.stop()
         await upstream.stop()
 
 
 async def _job(
-    job: Job, resumes: bool, tap: Tap, circle: Circle, stage: ClientEnvironment, target: str, folder: Path
-) -> Found:
+    job: Job, resumes: bool, tap: Tap, orders: LoopingOrders, servers: ClientEnvironment, target: str, folder: Path
+) -> LoopResult:
     name = f"{job.name}.resume" if resumes else job.name
     base_url = tap.open(name, target)
     started = time.monotonic()
@@ -244,135 +269,127 @@ async def _job(
         env = {**environment(job, base_url, home), "VERBOSE": "1", **({"RESUME": "1"} if resumes else {})}
         nonce = _NONCE.search(env["DIRECTIVE"].encode())
         assert nonce is not None
-        run = circle.runs[nonce[1].decode()] = Run(client=job.client, told=tap.seen[name])
+        run = orders.runs[nonce[1].decode()] = Run(client=job.client, client_requests=tap.requests[name])
         out, err = await drive(job, env)
-    found = _found(job, resumes, run, tap.seen[name], out, err, await stage.loop_events(), time.monotonic() - started)
-    left = {
+    seconds = time.monotonic() - started
+    result = _result(job, resumes, run, out, err, await servers.loop_events(), seconds)
+    record = {
         "out": out[-20_000:],
         "err": err[-20_000:],
-        "seen": [{**one.document(), "told": dict(one.told)} for one in tap.seen[name]],
-        "provider got": [one.document() for one in (*run.circled, *run.finished, *run.aside)],
+        "client requests": [
+            {**request.document(), "response_headers": dict(request.response_headers)} for request in tap.requests[name]
+        ],
+        "provider requests": [request.document() for request in (*run.looped, *run.finished, *run.other)],
     }
-    (folder / f"{name}.json").write_text(json.dumps(left, indent=1))
-    return found
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1))
+    return result
 
 
-def _found(
-    job: Job,
-    resumed: bool,
-    run: Run,
-    seen: Sequence[Seen],
-    out: str,
-    err: str,
-    events: Sequence[Mapping[str, Any]],
-    seconds: float,
-) -> Found:
-    asked = [one for one in seen if one.asks_a_model]
-    told = [{key.lower(): value for key, value in one.told.items()} for one in asked]
-    stops = [number for number, headers in enumerate(told) if headers.get("x-penstock-stopped")]
-    first = stops[0] if stops else len(asked)
+def _result(
+    job: Job, resumed: bool, run: Run, out: str, err: str, events: Sequence[Mapping[str, Any]], seconds: float
+) -> LoopResult:
+    requests = [request for request in run.client_requests if request.calls_model]
+    responses = [{key.lower(): value for key, value in request.response_headers.items()} for request in requests]
+    stops = [number for number, headers in enumerate(responses) if headers.get("x-penstock-stopped")]
+    first = stops[0] if stops else len(requests)
     steps: dict[str, int] = {}
-    for number, headers in enumerate(told):
+    for number, headers in enumerate(responses):
         step = _STEP.match(headers.get("x-penstock-loop", ""))
         if step:
             steps.setdefault(step[0], number + 1)
-    # Side requests (titles) are not part of the run.
-    sessions = {headers["x-penstock-session"] for headers in told if "x-penstock-session" in headers}
-    about = [event for event in events if event.get("session") in sessions]
-    circling = {str(event["session"]) for event in about} or sessions
-    refusals = [one for one, headers in zip(asked, told, strict=True) if headers.get("x-penstock-stopped")]
-    noted = [one for one in (*run.circled, *run.finished) if NOTE in one.asked]
-    said = last_line(out)
-    everything = f"{out}\n{err}"
-    return Found(
+    # Sessions of side requests (titles) have no loop events.
+    sessions = {headers["x-penstock-session"] for headers in responses if "x-penstock-session" in headers}
+    own_events = [event for event in events if event.get("session") in sessions]
+    looping_sessions = {str(event["session"]) for event in own_events} or sessions
+    noted = [request for request in (*run.looped, *run.finished) if NOTE in request.body]
+    report = last_line(out)
+    return LoopResult(
         job=job,
         resumed=resumed,
-        looped=len(run.circled),
+        looped=len(run.looped),
         steps=steps,
         noted=len(noted),
-        where=_place(noted[0]) if noted else "",
-        status=asked[first].status if stops else 0,
-        code=told[first]["x-penstock-stopped"] if stops else "",
-        after=len(asked) - first - 1 if stops else 0,
+        note_position=_note_position(noted[0]) if noted else "",
+        status=requests[first].status if stops else 0,
+        code=responses[first]["x-penstock-stopped"] if stops else "",
+        after=len(requests) - first - 1 if stops else 0,
         leaked=len(run.finished) if stops and not resumed else 0,
-        sessions=len(circling),
-        by=_known_by(asked[0]) if asked else "",
-        ended=_ended(said, out, err),
-        shown=_shown(everything),
-        finished=FINAL in str(said.get("text")),
-        events=Counter(str(event["kind"]) for event in about),
+        sessions=len(looping_sessions),
+        session_headers=_session_headers(requests[0]) if requests else "",
+        ended=_ended(report, err),
+        shown=_shown(f"{out}\n{err}"),
+        finished=FINAL in str(report.get("text")),
+        events=Counter(str(event["kind"]) for event in own_events),
         seconds=seconds,
-        said=_said(said, refusals),
+        report_text=" ".join(str(report.get("detail") or report.get("text") or report.get("out") or "").split())[:300],
     )
 
 
-def _place(seen: Seen) -> str:
-    """What the note was appended to, in the provider's dialect."""
-    body = json.loads(seen.asked)
+def _note_position(request: RecordedRequest) -> str:
+    """The part of the body to which the note was appended, in the provider's dialect."""
+    body = json.loads(request.body)
     items = body.get("messages") or body.get("input") or []
     for item in items if isinstance(items, list) else []:
         if NOTE.decode() in json.dumps(item):
             kind = item.get("type") or item.get("role") or ""
             parts = item.get("content") if isinstance(item.get("content"), list) else []
-            inner = [str(part.get("type")) for part in parts if NOTE.decode() in json.dumps(part)]
-            return " ".join([str(kind), *inner])
+            types = [str(part.get("type")) for part in parts if NOTE.decode() in json.dumps(part)]
+            return " ".join([str(kind), *types])
     return "elsewhere"
 
 
-def _known_by(seen: Seen) -> str:
-    names = {name.lower() for name in seen.headers}
-    known = [name for name in sorted(names) if "session" in name or "thread" in name or name == "traceparent"]
-    return ", ".join(known[:2]) or "–"
+def _session_headers(request: RecordedRequest) -> str:
+    names = sorted({name.lower() for name in request.headers})
+    identifying = [name for name in names if "session" in name or "thread" in name or name == "traceparent"]
+    return ", ".join(identifying[:2]) or "–"
 
 
-def _ended(said: Mapping[str, object], out: str, err: str) -> str:
-    if "ended after" in err[-200:] or "ended after" in str(said.get("status", "")):
+def _ended(report: Mapping[str, object], err: str) -> str:
+    if "ended after" in err[-200:] or "ended after" in str(report.get("status", "")):
         return "killed"
-    if said.get("detail") == "the driver said nothing":
+    if report.get("detail") == NO_REPORT:
         return "no report"
-    if "status" in said:
-        return f"exit {said['status']}"
-    return "error" if said.get("ok") is False and not said.get("text") else "answer"
+    if "status" in report:
+        return f"exit {report['status']}"
+    return "error" if report.get("ok") is False and not report.get("text") else "answer"
 
 
 def _shown(text: str) -> str:
-    """How much of the refusal the user gets to see."""
-    seen = [
-        word for word, mark in (("code", "loop_stopped"), ("message", "repeats itself"), ("link", "To resume it:"))
+    """Parts of the refusal that the client's output shows."""
+    parts = [
+        part for part, mark in (("code", "loop_stopped"), ("message", "repeats itself"), ("link", "To resume it:"))
         if mark in text
     ]  # fmt: skip
-    return ", ".join(seen) or "no"
+    return ", ".join(parts) or "no"
 
 
-def _said(said: Mapping[str, object], refusals: Sequence[Seen]) -> str:
-    text = " ".join(str(said.get("detail") or said.get("text") or said.get("out") or "").split())
-    return text[:300]
-
-
-def table(found: Sequence[Found]) -> str:
-    """Markdown, one row a run."""
+def table(results: Sequence[LoopResult]) -> str:
+    """The results as Markdown, one row per run."""
     head = (
-        "client", "mode", "profile", "known by", "looping requests at the provider", "warn at", "nudge at",
-        "note in", "stop at", "status", "after it", "ended", "user sees", "events (warn/nudge/stop)", "s", "verdict",
+        "client", "mode", "profile", "session headers", "looping requests at the provider", "warn at", "nudge at",
+        "note in", "stop at", "status", "after the stop", "ended", "user sees", "events (warn/nudge/stop)", "s", "verdict",
     )  # fmt: skip
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for one in found:
+    for result in results:
+        steps = result.steps
         cells = (
-            one.job.client.name, "resume" if one.resumed else one.job.scenario, one.job.profile, one.by, one.looped,
-            one.steps.get("warn", "–"), one.steps.get("nudge", "–"), one.where or "–", one.steps.get("stop", "–"),
-            one.status or "–", one.after if one.status else "–", one.ended, one.shown if one.status else "–",
-            "/".join(str(one.events.get(f"loop_{kind}", 0)) for kind in _EVENTS), f"{one.seconds:.0f}", one.verdict,
+            result.job.client.name, "resume" if result.resumed else result.job.scenario, result.job.profile,
+            result.session_headers, result.looped, steps.get("warn", "–"), steps.get("nudge", "–"),
+            result.note_position or "–", steps.get("stop", "–"), result.status or "–",
+            result.after if result.status else "–", result.ended, result.shown if result.status else "–",
+            "/".join(str(result.events.get(f"loop_{kind}", 0)) for kind in _EVENTS), f"{result.seconds:.0f}",
+            result.verdict,
         )  # fmt: skip
         rows.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(rows)
 
 
-def _line(found: Found) -> str:
-    mode = "resume" if found.resumed else found.job.scenario
+def _line(result: LoopResult) -> str:
+    mode = "resume" if result.resumed else result.job.scenario
     return (
-        f"{found.verdict:20} {found.job.profile}.{found.job.client.name}.{mode} looped={found.looped} "
-        f"steps={dict(found.steps)} status={found.status} after={found.after} ended={found.ended} shown={found.shown} "
-        f"({found.seconds:.1f} s) {found.said[:160]}"
+        f"{result.verdict:20} {result.job.profile}.{result.job.client.name}.{mode} looped={result.looped} "
+        f"steps={dict(result.steps)} status={result.status} after={result.after} ended={result.ended} "
+        f"shown={result.shown} ({result.seconds:.1f} s) {result.report_text[:160]}"
     )
 
 

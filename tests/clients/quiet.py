@@ -1,4 +1,4 @@
-"""The switches that keep clients to themselves: no telemetry, no tracing, no update checks, no lists from the network."""
+"""Environment variables that disable telemetry, tracing, update checks and downloads of the clients."""
 
 QUIET = {
     "AGNO_MONITOR": "false",
@@ -10,11 +10,11 @@ QUIET = {
     "CREWAI_TRACING_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
-    # What still wants to go out, switches or not, finds nobody.
+    # Connections that ignore the other switches fail: nothing listens on this port.
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "LANGCHAIN_TRACING_V2": "false",
     "LANGSMITH_TRACING": "false",
-    # Read when litellm is imported: the bundled price list instead of the one on GitHub.
+    # Read when litellm is imported: use the bundled price list instead of the one on GitHub.
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "NO_PROXY": "127.0.0.1,localhost",

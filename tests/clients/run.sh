@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the clients, once, and runs them: `tests/clients/run.sh --help`. Needs npm and the project's .venv (`make setup`).
-# CLIENTS_VENV names the folder of the clients' first virtual environment; the second stands beside it, with -2 at its end.
+# CLIENTS_VENV: folder of the clients' first virtual environment; the second has the same path with -2 appended.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -18,8 +18,8 @@ install_python() { # folder, requirements
 install_python "$CLIENTS_VENV" "$here/requirements.txt"
 install_python "$CLIENTS_VENV-2" "$here/requirements-2.txt"
 if ! cmp -s "$here/package-lock.json" "$here/node_modules/.installed"; then
-    # Some of them ask for Node 22 in their package.json; all run on 20.
-    # Not `npm ci`: it insists on binaries for other platforms, which not every registry has.
+    # Some require Node 22 in their package.json; all run on 20.
+    # Not `npm ci`: it requires binaries for other platforms, which not every registry has.
     (cd "$here" && npm install --no-save --loglevel=error)
     cp "$here/package-lock.json" "$here/node_modules/.installed"
 fi

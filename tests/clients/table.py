@@ -1,4 +1,4 @@
-"""What came out, as markdown: one table a profile, and a list of what failed."""
+"""Renders the outcomes as Markdown: one table per profile, and the failures."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ if TYPE_CHECKING:
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
-    """A cell holds whether it worked and how many requests asked a model; empty: the client has no such thing."""
+    """The tables. A cell shows success and the number of model requests; empty: not offered by the client."""
     profiles = list(dict.fromkeys(outcome.job.profile for outcome in outcomes))
-    parts = [_table(profile, [one for one in outcomes if one.job.profile == profile]) for profile in profiles]
+    parts = [
+        _table(profile, [outcome for outcome in outcomes if outcome.job.profile == profile]) for profile in profiles
+    ]
     failed = [outcome for outcome in outcomes if outcome.ok is False]
     if failed:
-        parts.append("\n".join(["### Failed", "", *(f"- `{one.job.name}`: {_short(one.detail)}" for one in failed)]))
+        parts.append(
+            "\n".join(["### Failed", "", *(f"- `{outcome.job.name}`: {_short(outcome.detail)}" for outcome in failed)])
+        )
     return "\n\n".join(parts)
 
 
 def _table(profile: str, outcomes: Sequence[Outcome]) -> str:
-    scenarios = [name for name in SCENARIOS if any(one.job.scenario == name for one in outcomes)]
-    cells = {(one.job.client.name, one.job.scenario): _cell(one) for one in outcomes}
-    clients = dict.fromkeys(one.job.client.name for one in outcomes)
-    good, all_of_them = sum(one.ok is True for one in outcomes), sum(one.ok is not None for one in outcomes)
+    scenarios = [name for name in SCENARIOS if any(outcome.job.scenario == name for outcome in outcomes)]
+    cells = {(outcome.job.client.name, outcome.job.scenario): _cell(outcome) for outcome in outcomes}
+    clients = dict.fromkeys(outcome.job.client.name for outcome in outcomes)
+    passed, total = sum(outcome.ok is True for outcome in outcomes), sum(outcome.ok is not None for outcome in outcomes)
     rows = [
-        f"### {profile}: {good} of {all_of_them}",
+        f"### {profile}: {passed} of {total}",
         "",
         f"| client | {' | '.join(scenarios)} |",
         f"|---|{'---|' * len(scenarios)}",

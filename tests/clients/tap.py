@@ -1,4 +1,4 @@
-"""Stands between a client and its server: forwards everything as it comes, and writes down what went by."""
+"""A proxy between a client and its server: forwards everything unchanged and records it."""
 
 import json
 import time
@@ -7,51 +7,58 @@ from dataclasses import dataclass, field
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
-# Hop by hop, or the business of the library that sends.
-_OWN = {"host", "content-length", "transfer-encoding", "connection", "keep-alive"}
-_SECRET = {"authorization", "x-api-key"}
-_KEPT_BYTES = 200_000
-_ASKS = ("/chat/completions", "/responses", "/messages", "/embeddings")
+# Hop-by-hop headers, and those set by the sending library.
+_NOT_FORWARDED = {"host", "content-length", "transfer-encoding", "connection", "keep-alive"}
+_SECRET_HEADERS = {"authorization", "x-api-key"}
+_RECORDED_BYTES_MAX = 200_000
+_MODEL_PATHS = ("/chat/completions", "/responses", "/messages", "/embeddings")
 
 
 @dataclass(slots=True, kw_only=True)
-class Seen:
-    """One request that went by."""
+class RecordedRequest:
+    """One recorded request with its response.
+
+    body: request body
+    status: status of the response, 0 without one
+    response_body: beginning of the response body
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
-    asked: bytes
+    body: bytes
     status: int = 0
     seconds: float = 0.0
-    answered: bytearray = field(default_factory=bytearray)
-    told: Mapping[str, str] = field(default_factory=dict)
+    response_body: bytearray = field(default_factory=bytearray)
+    response_headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def asks_a_model(self) -> bool:
-        """Whether it would cost money: model lists and token counts do not."""
-        return self.method == "POST" and self.path.partition("?")[0].endswith(_ASKS)
+    def calls_model(self) -> bool:
+        """Whether it uses a model: model lists and token counts do not."""
+        return self.method == "POST" and self.path.partition("?")[0].endswith(_MODEL_PATHS)
 
     def document(self) -> dict[str, object]:
-        """For the file that a failed run leaves behind."""
+        """As JSON for the file of a run, without keys."""
         return {
             "request": f"{self.method} {self.path}",
-            "headers": {name: value for name, value in self.headers.items() if name.lower() not in _SECRET},
-            "asked": _readable(self.asked),
+            "headers": {name: value for name, value in self.headers.items() if name.lower() not in _SECRET_HEADERS},
+            "body": _readable(self.body),
             "status": self.status,
             "seconds": round(self.seconds, 3),
-            "answered": _readable(bytes(self.answered)),
+            "response_body": _readable(bytes(self.response_body)),
         }
 
 
 class Tap:
-    """Every run has a path of its own, `/run/NAME/...`, which says where its requests go and whose they are. `change` makes
-    what is sent of what came."""
+    """The proxy. Each run has a path prefix of its own, `/run/NAME/`, which identifies its target and its requests.
 
-    def __init__(self, change: Callable[[Seen], bytes] | None = None) -> None:
+    `change` returns the body to send instead of a request's own.
+    """
+
+    def __init__(self, change: Callable[[RecordedRequest], bytes] | None = None) -> None:
         self._change = change
         self._targets: dict[str, str] = {}
-        self.seen: dict[str, list[Seen]] = {}
+        self.requests: dict[str, list[RecordedRequest]] = {}
         self._base = ""
 
     async def start(self) -> None:
@@ -70,20 +77,22 @@ class Tap:
         await self._session.close()
 
     def open(self, name: str, target: str) -> str:
-        """The base URL of a new run whose requests go to `target`."""
+        """Return the base URL of a new run whose requests are sent to `target`."""
         self._targets[name] = target
-        self.seen[name] = []
+        self.requests[name] = []
         return f"{self._base}/run/{name}"
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         path = request.raw_path.removeprefix(f"/run/{name}")
-        seen = Seen(method=request.method, path=path, headers=dict(request.headers), asked=await request.read())
-        self.seen[name].append(seen)
-        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in _OWN]
+        recorded = RecordedRequest(
+            method=request.method, path=path, headers=dict(request.headers), body=await request.read()
+        )
+        self.requests[name].append(recorded)
+        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in _NOT_FORWARDED]
         if "Upgrade" in request.headers:
             headers.append(("Connection", "Upgrade"))
-        sent = self._change(seen) if self._change else seen.asked
+        body = self._change(recorded) if self._change else recorded.body
         started = time.monotonic()
         response = web.StreamResponse()
         try:
@@ -91,25 +100,25 @@ class Tap:
                 request.method,
                 self._targets[name] + path,
                 headers=headers,
-                data=sent or None,
+                data=body or None,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
             ) as answer:
-                seen.status, seen.told = answer.status, dict(answer.headers)
+                recorded.status, recorded.response_headers = answer.status, dict(answer.headers)
                 response.set_status(answer.status, answer.reason)
                 for key, value in answer.headers.items():
-                    if key.lower() not in _OWN:
+                    if key.lower() not in _NOT_FORWARDED:
                         response.headers.add(key, value)
                 await response.prepare(request)
-                async for piece in answer.content.iter_any():
-                    seen.answered += piece[: _KEPT_BYTES - len(seen.answered)]
-                    await response.write(piece)
+                async for chunk in answer.content.iter_any():
+                    recorded.response_body += chunk[: _RECORDED_BYTES_MAX - len(recorded.response_body)]
+                    await response.write(chunk)
         except ClientError as error:
-            seen.answered += f" [the server broke off: {error!r}]".encode()
+            recorded.response_body += f" [connection to the server broken: {error!r}]".encode()
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            seen.seconds = time.monotonic() - started
+            recorded.seconds = time.monotonic() - started
         return response
 
 
@@ -117,4 +126,4 @@ def _readable(raw: bytes) -> object:
     try:
         return json.loads(raw)
     except ValueError:
-        return raw[:_KEPT_BYTES].decode(errors="replace")
+        return raw[:_RECORDED_BYTES_MAX].decode(errors="replace")

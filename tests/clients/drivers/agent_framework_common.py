@@ -11,8 +11,8 @@ def drive_framework(client: Any) -> None:
     def agent(**more: Any) -> Any:
         return Agent(client=client, instructions=SYSTEM, **more)
 
-    async def streamed(agent: Any, asked: str) -> str:
-        return "".join([piece.text async for piece in agent.run(asked, stream=True) if piece.text])
+    async def streamed(agent: Any, prompt: str) -> str:
+        return "".join([update.text async for update in agent.run(prompt, stream=True) if update.text])
 
     async def text() -> str:
         return (await agent().run(GREETING)).text

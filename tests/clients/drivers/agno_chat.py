@@ -29,16 +29,16 @@ def agent(**more: Any) -> Agent:
     return Agent(model=model, instructions=SYSTEM, telemetry=False, **{"tool_call_limit": 3, **more})
 
 
-def said(answer: Any) -> str:
-    # Agno gives failures as answers.
+def answer_text(answer: Any) -> str:
+    # Agno returns failures as answers.
     if str(answer.status).endswith("ERROR") or str(answer.status).endswith("error"):
         raise Unmet(str(answer.content))
     return str(answer.content)
 
 
-def streamed(agent: Agent, asked: str) -> str:
+def streamed(agent: Agent, prompt: str) -> str:
     text = ""
-    for event in agent.run(asked, stream=True):
+    for event in agent.run(prompt, stream=True):
         if event.event == "RunError":
             raise Unmet(str(event.content))
         if event.event == "RunContent":
@@ -48,13 +48,13 @@ def streamed(agent: Agent, asked: str) -> str:
 
 drive(
     {
-        "text": lambda: said(agent().run(GREETING)),
+        "text": lambda: answer_text(agent().run(GREETING)),
         "stream": lambda: streamed(agent(), GREETING),
-        "tool": lambda: said(agent(tools=[weather]).run(TASK)),
+        "tool": lambda: answer_text(agent(tools=[weather]).run(TASK)),
         "stream_tool": lambda: streamed(agent(tools=[weather]), TASK),
-        "loop": lambda: said(agent(tools=[weather], tool_call_limit=None).run(TASK)),
+        "loop": lambda: answer_text(agent(tools=[weather], tool_call_limit=None).run(TASK)),
         "stream_loop": lambda: streamed(agent(tools=[weather], tool_call_limit=None), TASK),
         "structured": lambda: city_of(agent(output_schema=City).run(EXTRACT).content),
-        "image": lambda: said(agent().run(LOOK, images=[Image(content=base64.b64decode(PNG), format="png")])),
+        "image": lambda: answer_text(agent().run(LOOK, images=[Image(content=base64.b64decode(PNG), format="png")])),
     }
 )

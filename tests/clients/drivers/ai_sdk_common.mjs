@@ -14,11 +14,11 @@ const tools = {
   }),
 };
 
-async function streamed(asked) {
+async function streamed(request) {
   let failure;
-  const result = streamText({ ...asked, onError: ({ error }) => (failure = error) });
+  const result = streamText({ ...request, onError: ({ error }) => (failure = error) });
   let text = "";
-  for await (const piece of result.textStream) text += piece;
+  for await (const delta of result.textStream) text += delta;
   if (failure) throw failure;
   must((await result.usage).outputTokens > 0, "no usage in the stream");
   return text;

@@ -3,14 +3,14 @@
 import Anthropic from "@anthropic-ai/sdk";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { z } from "zod";
-import { apiKey, baseUrl, cityOf, drive, extract, greeting, insisting, look, model, must, png, roundsMax, system, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, baseUrl, cityOf, drive, extract, greeting, look, model, must, png, roundsMax, system, task, weather, weatherSchema, withResume } from "./common.mjs";
 
 const client = new Anthropic({ baseURL: baseUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
 const tools = [{ name: "weather", description: "Weather of a city", input_schema: weatherSchema }];
 const common = { model, max_tokens: 1000, system };
 const user = (content) => [{ role: "user", content }];
-const said = (answer) => answer.content.filter((block) => block.type === "text").map((block) => block.text).join("");
+const textOf = (answer) => answer.content.filter((block) => block.type === "text").map((block) => block.text).join("");
 
 async function rounds(ask) {
   const messages = user(task);
@@ -19,15 +19,15 @@ async function rounds(ask) {
   must(calls.length && first.stop_reason === "tool_use", "no tool call");
   const results = calls.map((call) => ({ type: "tool_result", tool_use_id: call.id, content: weather(call.input.city) }));
   const next = [...messages, { role: "assistant", content: first.content }, { role: "user", content: results }];
-  return said(await ask({ ...common, messages: next, tools }));
+  return textOf(await ask({ ...common, messages: next, tools }));
 }
 
 async function loop(ask) {
   const messages = user(task);
   for (let round = 0; round < roundsMax; round++) {
-    const answer = await insisting(() => ask({ ...common, messages, tools }));
+    const answer = await withResume(() => ask({ ...common, messages, tools }));
     const calls = answer.content.filter((block) => block.type === "tool_use");
-    if (!calls.length) return said(answer);
+    if (!calls.length) return textOf(answer);
     const content = calls.map((call) => ({ type: "tool_result", tool_use_id: call.id, content: weather(call.input.city) }));
     messages.push({ role: "assistant", content: answer.content }, { role: "user", content });
   }
@@ -35,22 +35,22 @@ async function loop(ask) {
 }
 
 await drive({
-  text: async () => said(await client.messages.create({ ...common, messages: user(greeting) })),
+  text: async () => textOf(await client.messages.create({ ...common, messages: user(greeting) })),
   stream: async () => {
     const answer = await client.messages.stream({ ...common, messages: user(greeting) }).finalMessage();
     must(answer.usage.output_tokens > 0, "no usage in the stream");
-    return said(answer);
+    return textOf(answer);
   },
-  tool: () => rounds((asked) => client.messages.create(asked)),
-  stream_tool: () => rounds((asked) => client.messages.stream(asked).finalMessage()),
-  loop: () => loop((asked) => client.messages.create(asked)),
-  stream_loop: () => loop((asked) => client.messages.stream(asked).finalMessage()),
+  tool: () => rounds((body) => client.messages.create(body)),
+  stream_tool: () => rounds((body) => client.messages.stream(body).finalMessage()),
+  loop: () => loop((body) => client.messages.create(body)),
+  stream_loop: () => loop((body) => client.messages.stream(body).finalMessage()),
   structured: async () => {
-    const asked = { ...common, messages: user(extract), output_config: { format: zodOutputFormat(City) } };
-    return cityOf((await client.messages.parse(asked)).parsed_output);
+    const body = { ...common, messages: user(extract), output_config: { format: zodOutputFormat(City) } };
+    return cityOf((await client.messages.parse(body)).parsed_output);
   },
   image: async () => {
     const source = { type: "base64", media_type: "image/png", data: png };
-    return said(await client.messages.create({ ...common, messages: user([{ type: "image", source }, { type: "text", text: look }]) }));
+    return textOf(await client.messages.create({ ...common, messages: user([{ type: "image", source }, { type: "text", text: look }]) }));
   },
 });

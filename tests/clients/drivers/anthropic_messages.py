@@ -18,8 +18,8 @@ from common import (
     City,
     city_of,
     drive,
-    insisting,
     weather,
+    with_resume,
 )
 
 client = Anthropic(base_url=BASE_URL, api_key=API_KEY, timeout=60)
@@ -28,15 +28,15 @@ COMMON: Any = {"model": MODEL, "max_tokens": 1000, "system": SYSTEM}
 
 
 def text() -> str:
-    return _said(client.messages.create(**COMMON, messages=[{"role": "user", "content": GREETING}]))
+    return _answer_text(client.messages.create(**COMMON, messages=[{"role": "user", "content": GREETING}]))
 
 
 def stream() -> str:
     with client.messages.stream(**COMMON, messages=[{"role": "user", "content": GREETING}]) as events:
-        said = "".join(events.text_stream)
+        text_received = "".join(events.text_stream)
         usage = events.get_final_message().usage
     assert usage.output_tokens > 0 and usage.input_tokens > 0, f"no usage in the stream: {usage}"
-    return said
+    return text_received
 
 
 def tool() -> str:
@@ -44,7 +44,7 @@ def tool() -> str:
     answer = client.messages.create(**COMMON, messages=messages, tools=TOOLS)
     assert answer.stop_reason == "tool_use", answer.stop_reason
     messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
-    return _said(client.messages.create(**COMMON, messages=messages, tools=TOOLS))
+    return _answer_text(client.messages.create(**COMMON, messages=messages, tools=TOOLS))
 
 
 def stream_tool() -> str:
@@ -53,7 +53,7 @@ def stream_tool() -> str:
         with client.messages.stream(**COMMON, messages=messages, tools=TOOLS) as events:
             answer = events.get_final_message()
         if answer.stop_reason != "tool_use":
-            return _said(answer)
+            return _answer_text(answer)
         messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
     return ""
 
@@ -73,9 +73,9 @@ def stream_loop() -> str:
 def _looped(ask: Any) -> str:
     messages: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(ask, messages)
+        answer = with_resume(ask, messages)
         if answer.stop_reason != "tool_use":
-            return _said(answer)
+            return _answer_text(answer)
         messages += [{"role": "assistant", "content": answer.content}, _results(answer)]
     return ""
 
@@ -90,15 +90,15 @@ def image() -> str:
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
         {"type": "text", "text": LOOK},
     ]
-    return _said(client.messages.create(**COMMON, messages=[{"role": "user", "content": content}]))
+    return _answer_text(client.messages.create(**COMMON, messages=[{"role": "user", "content": content}]))
 
 
 def count() -> str:
-    found = client.messages.count_tokens(model=MODEL, system=SYSTEM, messages=[{"role": "user", "content": GREETING}])
-    return f"{found.input_tokens} tokens"
+    counted = client.messages.count_tokens(model=MODEL, system=SYSTEM, messages=[{"role": "user", "content": GREETING}])
+    return f"{counted.input_tokens} tokens"
 
 
-def _said(answer: Any) -> str:
+def _answer_text(answer: Any) -> str:
     return "".join(block.text for block in answer.content if block.type == "text")
 
 

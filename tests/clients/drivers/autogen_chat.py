@@ -44,18 +44,18 @@ def agent(**more: Any) -> AssistantAgent:
     return AssistantAgent("agent", model_client=client, system_message=SYSTEM, reflect_on_tool_use=True, **more)
 
 
-async def answer(agent: AssistantAgent, asked: Any) -> Any:
-    return (await agent.run(task=asked)).messages[-1].content
+async def answer(agent: AssistantAgent, task: Any) -> Any:
+    return (await agent.run(task=task)).messages[-1].content
 
 
-async def streamed(agent: AssistantAgent, asked: str) -> str:
+async def streamed(agent: AssistantAgent, task: str) -> str:
     text, last = "", ""
-    async for event in agent.run_stream(task=asked):
+    async for event in agent.run_stream(task=task):
         if isinstance(event, ModelClientStreamingChunkEvent):
             text += event.content
         if isinstance(event, TextMessage):
             last = event.content
-    assert last in text, "the pieces are not the whole"
+    assert last in text, "the chunks do not contain the whole text"
     return last
 
 

@@ -1,4 +1,4 @@
-"""Claude Code, printing its answer and leaving."""
+"""Claude Code in print mode."""
 
 import json
 
@@ -22,7 +22,7 @@ def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
         "ANTHROPIC_API_KEY": setting.api_key,
         "ANTHROPIC_SMALL_FAST_MODEL": setting.model,
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": setting.model,
-        # Its own permission check refuses root unless the machine says that it is a sandbox.
+        # It refuses to run as root except in a declared sandbox.
         "IS_SANDBOX": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_TELEMETRY": "1",
@@ -32,8 +32,8 @@ def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
 
 
 def read(out: str) -> str:
-    found = json.loads(out)
-    return json.dumps(found["structured_output"]) if "structured_output" in found else str(found["result"])
+    report = json.loads(out)
+    return json.dumps(report["structured_output"]) if "structured_output" in report else str(report["result"])
 
 
 drive(start, read)

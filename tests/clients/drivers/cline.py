@@ -10,8 +10,8 @@ def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
     settings = setting.home / "cline.json"
     settings.write_text('{"telemetryOptOut": true, "autoUpdateEnabled": false}')
     env = {"CLINE_DIR": folder, "CLINE_GLOBAL_SETTINGS_PATH": str(settings), "CLINE_NO_AUTO_UPDATE": "1"}
-    given = ["-p", "openai-compatible", "-k", setting.api_key, "-m", setting.model, "-b", f"{setting.base_url}/v1"]
-    login = [str(BIN / "cline"), "auth", *given, "--data-dir", folder]
+    options = ["-p", "openai-compatible", "-k", setting.api_key, "-m", setting.model, "-b", f"{setting.base_url}/v1"]
+    login = [str(BIN / "cline"), "auth", *options, "--data-dir", folder]
     subprocess.run(
         login,
         env={**quiet(setting), **env},

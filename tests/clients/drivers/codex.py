@@ -1,8 +1,8 @@
-"""OpenAI Codex CLI with a provider of its own in config.toml (Responses over POST)."""
+"""OpenAI Codex CLI with a custom provider in config.toml (Responses over POST)."""
 
 from coding import BIN, Setting, drive
 
-MORE = {"image": ["--image", "picture.png"], "structured": ["--output-schema", "schema.json"]}
+SCENARIO_OPTIONS = {"image": ["--image", "picture.png"], "structured": ["--output-schema", "schema.json"]}
 
 
 def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
@@ -24,8 +24,8 @@ env_key = "PENSTOCK_CLIENT_KEY"
 wire_api = "responses"
 """)
     command = [str(BIN / "codex"), "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    # The prompt comes first: an option with a list of values would swallow it.
-    return [*command, setting.prompt, *MORE.get(setting.scenario, [])], {
+    # The prompt comes first: an option with a list of values would consume it.
+    return [*command, setting.prompt, *SCENARIO_OPTIONS.get(setting.scenario, [])], {
         "CODEX_HOME": str(folder),
         "PENSTOCK_CLIENT_KEY": setting.api_key,
     }

@@ -1,8 +1,8 @@
-"""OpenAI Codex CLI with its built-in provider turned to another base URL: it tries a WebSocket first."""
+"""OpenAI Codex CLI with its built-in provider at another base URL: it tries a WebSocket first."""
 
 from coding import BIN, Setting, drive
 
-MORE = {"image": ["--image", "picture.png"], "structured": ["--output-schema", "schema.json"]}
+SCENARIO_OPTIONS = {"image": ["--image", "picture.png"], "structured": ["--output-schema", "schema.json"]}
 
 
 def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
@@ -19,8 +19,8 @@ apps = false
 enabled = false
 """)
     command = [str(BIN / "codex"), "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    # The prompt comes first: an option with a list of values would swallow it.
-    return [*command, setting.prompt, *MORE.get(setting.scenario, [])], {
+    # The prompt comes first: an option with a list of values would consume it.
+    return [*command, setting.prompt, *SCENARIO_OPTIONS.get(setting.scenario, [])], {
         "CODEX_HOME": str(folder),
         "CODEX_API_KEY": setting.api_key,
     }

@@ -1,4 +1,4 @@
-"""What the coding agents' drivers share: a throw-away home, no traffic but to BASE_URL, one JSON line at the end."""
+"""Shared by the coding agents' drivers: temporary home, traffic to BASE_URL only, report as one JSON line."""
 
 import base64
 import json
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(__file__).resolve().parent.parent / "node_modules" / ".bin"
-# Kills a client that retries for ever; the runner's own limit is above it.
+# Limit for a client that retries forever; the runner's own limit is higher.
 SECONDS_MAX = float(os.environ.get("SECONDS_MAX", "120"))
-# What a run must bring back: the shell of the agent computes it, so it cannot come from the prompt.
+# Text that the answer must contain: computed by the agent's shell, so it cannot come from the prompt.
 PROOF = "tool-output-42"
 COMMAND = "echo tool-output-$((40+2))"
 PROMPTS = {
@@ -36,7 +36,7 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mO4ICBAEmIY1TCqY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where one run takes place."""
+    """The settings of one run."""
 
     base_url: str
     api_key: str
@@ -50,7 +50,7 @@ class Setting:
 def drive(
     start: Callable[[Setting], tuple[list[str], Mapping[str, str]]], read: Callable[[str], str] = str.strip
 ) -> None:
-    """Run one agent: `start` writes its settings and gives command line and environment; `read` finds its answer."""
+    """Run one agent: `start` writes its settings and returns command and environment; `read` extracts its answer."""
     scenario = os.environ["SCENARIO"]
     with tempfile.TemporaryDirectory(prefix="client-", ignore_cleanup_errors=True) as folder:
         setting = Setting(
@@ -67,14 +67,14 @@ def drive(
         (setting.work / "picture.png").write_bytes(base64.b64decode(PNG))
         (setting.work / "schema.json").write_text(json.dumps(SCHEMA))
         subprocess.run(["git", "init", "-q"], cwd=setting.work, check=True)
-        arguments, more = start(setting)
-        out, err, status = _execute(arguments, {**quiet(setting), **more}, setting.work)
+        command, env = start(setting)
+        out, err, status = _execute(command, {**quiet(setting), **env}, setting.work)
         text = read(out) if out.strip() else ""
         _report(scenario, text, out, err, status)
 
 
 def quiet(setting: Setting) -> dict[str, str]:
-    """An environment of loopback and temporary folders: nothing of the caller's settings or keys gets in."""
+    """An environment with loopback and temporary folders only, without the user's settings and keys."""
     home = str(setting.home)
     return {
         "PATH": os.environ["PATH"],
@@ -87,7 +87,7 @@ def quiet(setting: Setting) -> dict[str, str]:
         "NO_COLOR": "1",
         "CI": "1",
         "LANG": "C.UTF-8",
-        # What still wants to go out, switches or not, finds nobody.
+        # Connections that ignore the other switches fail: nothing listens on this port.
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "NO_PROXY": "127.0.0.1,localhost",
         "DO_NOT_TRACK": "1",
@@ -116,14 +116,14 @@ def _execute(arguments: list[str], env: Mapping[str, str], cwd: Path) -> tuple[s
 
 
 def _report(scenario: str, text: str, out: str, err: str, status: int | str) -> None:
-    both = f"{out}\n{err}"
+    output = f"{out}\n{err}"
     if scenario == "refusal":
-        ok = not isinstance(status, str) and os.environ.get("REFUSAL", "budget").lower() in both.lower()
+        ok = not isinstance(status, str) and os.environ.get("REFUSAL", "budget").lower() in output.lower()
         detail = "" if ok else f"status {status}, message not shown"
     else:
-        wanted = {"tool": PROOF, "structured": "inhabitants"}.get(scenario) or os.environ.get("WANTED", "")
-        ok = wanted in text and bool(text) and status == 0
-        detail = "" if ok else f"status {status}, no {wanted!r} in the answer"
+        expected = {"tool": PROOF, "structured": "inhabitants"}.get(scenario) or os.environ.get("EXPECTED", "")
+        ok = expected in text and bool(text) and status == 0
+        detail = "" if ok else f"status {status}, no {expected!r} in the answer"
     line = {"ok": ok, "text": text[-2000:], "detail": detail, "status": status}
     if not ok or os.environ.get("VERBOSE"):
         line |= {"out": out[-3000:], "err": err[-3000:]}

@@ -1,4 +1,4 @@
-// What the JavaScript drivers share: the environment, the weather tool, one JSON line at the end.
+// Shared by the JavaScript drivers: environment, weather tool, report as one JSON line.
 
 export const env = process.env;
 export const baseUrl = env.BASE_URL.replace(/\/$/, "");
@@ -6,7 +6,7 @@ export const openaiUrl = `${baseUrl}/v1`;
 export const apiKey = env.API_KEY;
 export const model = env.MODEL;
 const directive = env.DIRECTIVE ?? "";
-// Only the tool knows this number; it must come back in the final text.
+// Only the tool returns this number; the final text must contain it.
 const PROOF = "4711";
 export const system = "You are a helpful assistant.";
 export const greeting = `Say hello. ${directive}`.trim();
@@ -24,17 +24,17 @@ export const weatherSchema = {
   additionalProperties: false,
 };
 
-// What is asked for in the loop scenarios at most, where a framework sets no limit of its own.
+// Most requests of a loop scenario, where a framework sets no limit of its own.
 export const roundsMax = 40;
 
-// What is answered; where the session was stopped, to the second try, after the link was followed, as a person would.
-export async function insisting(ask) {
+// Calls `ask`; where the session is stopped, resumes it by the approval link and calls again.
+export async function withResume(ask) {
   try {
     return await ask();
   } catch (error) {
     const link = env.RESUME && /To resume it: (https?:\/\/[\w:./?=&%~-]+)/.exec(chain(error));
     if (!link) throw error;
-    must((await fetch(link[1])).ok, "the link does not work");
+    must((await fetch(link[1])).ok, "the approval link does not work");
     return ask();
   }
 }
@@ -43,16 +43,16 @@ export function must(condition, message) {
   if (!condition) throw new Error(message);
 }
 
-export function cityOf(found) {
-  must(typeof found?.name === "string" && Number.isInteger(found?.inhabitants), `no city but ${JSON.stringify(found)}`);
-  return JSON.stringify(found);
+export function cityOf(answer) {
+  must(typeof answer?.name === "string" && Number.isInteger(answer?.inhabitants), `not a city: ${JSON.stringify(answer)}`);
+  return JSON.stringify(answer);
 }
 
 export async function drive(scenarios) {
   const name = env.SCENARIO;
-  // Where a framework goes round by itself, a loop is nothing but a tool that is called for ever.
+  // Where a framework repeats tool calls by itself, a loop is a tool scenario whose call never changes.
   const scenario = scenarios[name] ?? scenarios[{ refusal: "text", loop: "tool", stream_loop: "stream_tool" }[name]];
-  say(scenario ? await outcome(name, scenario) : { ok: null, detail: "not offered by this client" });
+  report(scenario ? await outcome(name, scenario) : { ok: null, detail: "not offered by this client" });
 }
 
 async function outcome(name, scenario) {
@@ -62,23 +62,23 @@ async function outcome(name, scenario) {
   } catch (error) {
     const shown = chain(error);
     if (name !== "refusal") return { ok: false, text: "", detail: shown.slice(0, 3000), trace: String(error?.stack).slice(0, 3000) };
-    const met = shown.toLowerCase().includes((env.REFUSAL ?? "budget").toLowerCase());
-    return { ok: met, text: "", detail: met ? "" : "message not shown", error: shown.slice(0, 1000) };
+    const ok = shown.toLowerCase().includes((env.REFUSAL ?? "budget").toLowerCase());
+    return { ok, text: "", detail: ok ? "" : "message not shown", error: shown.slice(0, 1000) };
   }
   if (name === "refusal") return { ok: false, text, detail: "no error was raised" };
-  const wanted = ["tool", "stream_tool"].includes(name) ? PROOF : (env.WANTED ?? "");
-  const ok = text !== "" && text.includes(wanted);
-  return { ok, text: text.slice(0, 2000), detail: ok ? "" : `no '${wanted}' in the answer` };
+  const expected = ["tool", "stream_tool"].includes(name) ? PROOF : (env.EXPECTED ?? "");
+  const ok = text !== "" && text.includes(expected);
+  return { ok, text: text.slice(0, 2000), detail: ok ? "" : `no '${expected}' in the answer` };
 }
 
 function chain(error) {
-  const shown = [];
-  for (let at = error; at && shown.length < 6; at = at.cause ?? at.lastError) {
-    shown.push(`${at.name}: ${at.message} ${at.responseBody ?? ""}`);
+  const texts = [];
+  for (let cause = error; cause && texts.length < 6; cause = cause.cause ?? cause.lastError) {
+    texts.push(`${cause.name}: ${cause.message} ${cause.responseBody ?? ""}`);
   }
-  return shown.join(" <- ");
+  return texts.join(" <- ");
 }
 
-function say(line) {
+function report(line) {
   process.stdout.write(`${JSON.stringify(line)}\n`, () => process.exit(0));
 }

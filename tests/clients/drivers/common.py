@@ -1,4 +1,4 @@
-"""What the SDKs' drivers share: the environment, the weather tool, one JSON line at the end."""
+"""Shared by the SDK drivers: environment, weather tool, report as one JSON line."""
 
 import asyncio
 import inspect
@@ -19,18 +19,18 @@ BASE_URL = os.environ["BASE_URL"].rstrip("/")
 OPENAI_URL = f"{BASE_URL}/v1"
 API_KEY = os.environ["API_KEY"]
 MODEL = os.environ["MODEL"]
-# What the runner appends for the simulated provider.
+# Order to the simulated provider, appended to prompts.
 DIRECTIVE = os.environ.get("DIRECTIVE", "")
-# What the tool's result appends, for agents that feed results back as the user's words.
+# Order appended to the tool's result, for agents that send results as user messages.
 DIRECTIVE_AFTER = os.environ.get("DIRECTIVE_AFTER", "")
-# Only the tool knows this number; it must come back in the final text.
+# Only the tool returns this number; the final text must contain it.
 PROOF = "4711"
 SYSTEM = "You are a helpful assistant."
 GREETING = f"Say hello. {DIRECTIVE}".strip()
 TASK = f"What is the weather in Lisbon? Use the tool. {DIRECTIVE}".strip()
-# What is asked for in the loop scenarios at most, where a framework sets no limit of its own.
+# Most requests of a loop scenario, where a framework sets no limit of its own.
 ROUNDS_MAX = 40
-# Whether to follow the link of a stop, as a person would, and go on.
+# Whether to follow the approval link of a stop and resume.
 RESUME = bool(os.environ.get("RESUME"))
 _LINK = re.compile(r"To resume it: (https?://[\w:./?=&%~-]+)")
 _T = TypeVar("_T")
@@ -48,7 +48,7 @@ class City(BaseModel):
 
 
 def weather(city: str) -> str:
-    """Tell the weather of a city.
+    """Get the weather of a city.
 
     Args:
         city: the city to look up
@@ -65,18 +65,18 @@ WEATHER_SCHEMA: dict[str, Any] = {
 
 
 class Unmet(Exception):
-    """The answer is not what the scenario asks for."""
+    """The answer does not meet the scenario."""
 
 
-def city_of(found: Any) -> str:
-    """The text of a structured answer; raises Unmet if it is no City."""
-    if not isinstance(found, City):
-        raise Unmet(f"no City but {found!r:.300}")
-    return found.model_dump_json()
+def city_of(answer: Any) -> str:
+    """A structured answer as text. Raises Unmet if it is no City."""
+    if not isinstance(answer, City):
+        raise Unmet(f"not a City: {answer!r:.300}")
+    return answer.model_dump_json()
 
 
-def follow(error: BaseException) -> None:
-    """Let a stopped session go on by the link in what the client shows; raises the error where there is none to follow."""
+def resume(error: BaseException) -> None:
+    """Resume a stopped session by the link in the error. Raises the error where it has none."""
     link = _LINK.search(_chain(error)) if RESUME else None
     if link is None:
         raise error
@@ -84,53 +84,55 @@ def follow(error: BaseException) -> None:
         assert answer.status == 200
 
 
-def insisting(ask: Callable[..., _T], *given: Any, **named: Any) -> _T:
-    """What is answered; where the session was stopped, to the second try, after the link was followed."""
+def with_resume(ask: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    """Call `ask`; where the session is stopped, resume it and call again."""
     try:
-        return ask(*given, **named)
-    except Exception as error:  # noqa: BLE001 - every client has its own
-        follow(error)
-        return ask(*given, **named)
+        return ask(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - each client has its own exceptions
+        resume(error)
+        return ask(*args, **kwargs)
 
 
 def drive(scenarios: Mapping[str, Callable[[], Any]]) -> None:
-    """Run the scenario that the environment names; a scenario gives the final text, or a coroutine of it."""
+    """Run the scenario in SCENARIO and report; a scenario returns the final text, or is a coroutine function."""
     name = os.environ["SCENARIO"]
-    # A refusal is met by the plainest request there is; clients that only stream name their own.
-    # Where a framework goes round by itself, a loop is nothing but a tool that is called for ever.
-    instead = {"refusal": "text", "loop": "tool", "stream_loop": "stream_tool"}.get(name, "")
-    scenario = scenarios.get(name) or scenarios.get(instead)
-    # Some only stream.
+    # A refusal is tested with the plainest request; clients that only stream have a scenario of their own.
+    # Where a framework repeats tool calls by itself, a loop is a tool scenario whose call never changes.
+    substitute = {"refusal": "text", "loop": "tool", "stream_loop": "stream_tool"}.get(name, "")
+    scenario = scenarios.get(name) or scenarios.get(substitute)
+    # Some clients only stream.
     if name == "loop" and scenario is None:
         scenario = scenarios.get("stream_tool")
     if scenario is None:
-        return _say({"ok": None, "detail": "not offered by this client"})
+        return _report({"ok": None, "detail": "not offered by this client"})
     try:
         text = asyncio.run(scenario()) if inspect.iscoroutinefunction(scenario) else scenario()
-    except Exception as error:  # noqa: BLE001 - whatever a framework raises is the finding
+    except Exception as error:  # noqa: BLE001 - any exception is reported
         shown = _chain(error)
         if name != "refusal":
-            return _say({"ok": False, "text": "", "detail": shown[:3000], "trace": traceback.format_exc()[-3000:]})
-        met = os.environ.get("REFUSAL", "budget").lower() in shown.lower()
-        return _say({"ok": met, "text": "", "detail": "" if met else "message not shown", "error": shown[:1000]})
+            return _report({"ok": False, "text": "", "detail": shown[:3000], "trace": traceback.format_exc()[-3000:]})
+        ok = os.environ.get("REFUSAL", "budget").lower() in shown.lower()
+        return _report({"ok": ok, "text": "", "detail": "" if ok else "message not shown", "error": shown[:1000]})
     text = str(text)
     if name == "refusal":
-        return _say({"ok": False, "text": text, "detail": "no error was raised"})
-    wanted = PROOF if name in ("tool", "stream_tool") else os.environ.get("WANTED", "")
-    ok = bool(text) and wanted in text
-    return _say({"ok": ok, "text": text[:2000], "detail": "" if ok else f"no {wanted!r} in the answer"})
+        return _report({"ok": False, "text": text, "detail": "no error was raised"})
+    expected = PROOF if name in ("tool", "stream_tool") else os.environ.get("EXPECTED", "")
+    ok = bool(text) and expected in text
+    return _report({"ok": ok, "text": text[:2000], "detail": "" if ok else f"no {expected!r} in the answer"})
 
 
 def _chain(error: BaseException) -> str:
-    shown, at = [], error
-    while at is not None and len(shown) < 6:
-        shown.append(f"{type(at).__name__}: {at}")
-        at = at.__cause__ or at.__context__
-    return " <- ".join(shown)
+    """The error with its causes, as a client's user sees them."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < 6:
+        texts.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    return " <- ".join(texts)
 
 
-def _say(line: Mapping[str, Any]) -> None:
-    # On a line of its own: some frameworks leave the cursor in the middle of one.
+def _report(line: Mapping[str, Any]) -> None:
+    # On a line of its own: some frameworks print without a final newline.
     print(f"\n{json.dumps(line)}", flush=True)
-    # Some frameworks keep threads or sockets that would hold the process.
+    # Some frameworks keep threads or sockets open that would delay the exit.
     os._exit(0)

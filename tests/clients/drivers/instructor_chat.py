@@ -8,19 +8,19 @@ client = OpenAI(base_url=OPENAI_URL, api_key=API_KEY, timeout=60)
 
 
 def extract(mode: instructor.Mode) -> str:
-    asked = instructor.from_openai(client, mode=mode)
-    found = asked.chat.completions.create(
+    patched = instructor.from_openai(client, mode=mode)
+    city = patched.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": EXTRACT}], response_model=City, max_retries=0
     )
-    return city_of(found)
+    return city_of(city)
 
 
 def stream() -> str:
-    asked = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
-    pieces = asked.chat.completions.create_partial(
+    patched = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
+    partials = patched.chat.completions.create_partial(
         model=MODEL, messages=[{"role": "user", "content": EXTRACT}], response_model=City, max_retries=0
     )
-    last = list(pieces)[-1]
+    last = list(partials)[-1]
     return city_of(City(name=last.name, inhabitants=last.inhabitants))
 
 

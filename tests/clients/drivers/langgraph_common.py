@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common import EXTRACT, GREETING, LOOK, PNG, ROUNDS_MAX, SYSTEM, TASK, City, city_of, drive, insisting, weather
+from common import EXTRACT, GREETING, LOOK, PNG, ROUNDS_MAX, SYSTEM, TASK, City, city_of, drive, weather, with_resume
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.memory import InMemorySaver
@@ -21,23 +21,23 @@ def drive_graph(model: BaseChatModel) -> None:
         return "".join(chunk.text for chunk in chunks)
 
     def tool() -> str:
-        found = graph.invoke({"messages": [{"role": "user", "content": TASK}]}, {"recursion_limit": 8})
-        return found["messages"][-1].text
+        state = graph.invoke({"messages": [{"role": "user", "content": TASK}]}, {"recursion_limit": 8})
+        return state["messages"][-1].text
 
     def stream_tool(steps: int = 8) -> str:
-        said = ""
-        asked = {"messages": [{"role": "user", "content": TASK}]}
-        for chunk, _ in graph.stream(asked, {"recursion_limit": steps}, stream_mode="messages"):
-            said += chunk.text if chunk.type == "AIMessageChunk" else ""
-        return said
+        received = ""
+        graph_input = {"messages": [{"role": "user", "content": TASK}]}
+        for chunk, _ in graph.stream(graph_input, {"recursion_limit": steps}, stream_mode="messages"):
+            received += chunk.text if chunk.type == "AIMessageChunk" else ""
+        return received
 
     def loop() -> str:
-        kept: Any = create_agent(model, tools=[weather], system_prompt=SYSTEM, checkpointer=InMemorySaver())
+        checkpointed: Any = create_agent(model, tools=[weather], system_prompt=SYSTEM, checkpointer=InMemorySaver())
         settings = {"recursion_limit": 2 * ROUNDS_MAX, "configurable": {"thread_id": "one"}}
-        # From its checkpoint it goes on with what it has.
-        asked: list[Any] = [{"messages": [{"role": "user", "content": TASK}]}]
-        found = insisting(lambda: kept.invoke(asked.pop() if asked else None, settings))
-        return found["messages"][-1].text
+        # Without input it resumes from its checkpoint.
+        inputs: list[Any] = [{"messages": [{"role": "user", "content": TASK}]}]
+        state = with_resume(lambda: checkpointed.invoke(inputs.pop() if inputs else None, settings))
+        return state["messages"][-1].text
 
     def structured() -> str:
         return city_of(model.with_structured_output(City).invoke(EXTRACT))

@@ -18,8 +18,8 @@ from common import (
     City,
     city_of,
     drive,
-    insisting,
     weather,
+    with_resume,
 )
 
 TOOLS: Any = [
@@ -36,19 +36,19 @@ def user(content: Any) -> list[Any]:
 
 
 def stream() -> str:
-    return "".join(piece.choices[0].delta.content or "" for piece in ask(user(GREETING), stream=True) if piece.choices)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in ask(user(GREETING), stream=True) if chunk.choices)
 
 
 def rounds(streams: bool, times: int = 3) -> str:
     messages = user(TASK)
     for _ in range(times):
-        answer = insisting(ask, messages, tools=TOOLS, stream=streams)
+        answer = with_resume(ask, messages, tools=TOOLS, stream=streams)
         if streams:
             answer = litellm.stream_chunk_builder(list(answer), messages=messages)
         message = answer.choices[0].message
         if not message.tool_calls:
             return str(message.content)
-        # litellm sends back a field of its own, `provider_specific_fields`, which OpenAI refuses.
+        # litellm adds a field of its own, `provider_specific_fields`, which OpenAI refuses.
         messages.append(message.model_dump(exclude={"provider_specific_fields"}, exclude_none=True))
         messages += [
             {"role": "tool", "tool_call_id": call.id, "content": weather(**json.loads(call.function.arguments))}

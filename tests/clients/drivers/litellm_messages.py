@@ -12,6 +12,6 @@ def ask(**more: object) -> object:
 drive(
     {
         "text": lambda: str(ask().choices[0].message.content),
-        "stream": lambda: "".join(piece.choices[0].delta.content or "" for piece in ask(stream=True)),
+        "stream": lambda: "".join(chunk.choices[0].delta.content or "" for chunk in ask(stream=True)),
     }
 )

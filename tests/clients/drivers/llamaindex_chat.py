@@ -9,7 +9,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
 from llama_index.llms.openai.utils import ALL_AVAILABLE_MODELS, CHAT_MODELS
 
-# It refuses names that are not in its own table.
+# LlamaIndex refuses model names that are not in its table.
 ALL_AVAILABLE_MODELS[MODEL] = CHAT_MODELS[MODEL] = 128_000
 llm = OpenAI(model=MODEL, api_base=OPENAI_URL, api_key=API_KEY, timeout=60)
 
@@ -19,7 +19,7 @@ def text() -> str:
 
 
 def stream() -> str:
-    return "".join(piece.delta or "" for piece in llm.stream_chat([ChatMessage(role="user", content=GREETING)]))
+    return "".join(chunk.delta or "" for chunk in llm.stream_chat([ChatMessage(role="user", content=GREETING)]))
 
 
 async def tool() -> str:
@@ -30,9 +30,9 @@ async def tool() -> str:
 async def stream_tool() -> str:
     agent = FunctionAgent(tools=[weather], llm=llm, system_prompt=SYSTEM)
     run = agent.run(TASK, max_iterations=4)
-    said = "".join([event.delta async for event in run.stream_events() if isinstance(event, AgentStream)])
+    received = "".join([event.delta async for event in run.stream_events() if isinstance(event, AgentStream)])
     await run
-    return said
+    return received
 
 
 async def loop() -> str:
@@ -44,7 +44,7 @@ async def stream_loop() -> str:
 
 
 def structured() -> str:
-    return city_of(llm.structured_predict(City, PromptTemplate("{asked}"), asked=EXTRACT))
+    return city_of(llm.structured_predict(City, PromptTemplate("{prompt}"), prompt=EXTRACT))
 
 
 def image() -> str:

@@ -24,8 +24,8 @@ def drive_agents(kind: type[OpenAIChatCompletionsModel] | type[OpenAIResponsesMo
             name="agent", instructions=SYSTEM, model=model, model_settings=ModelSettings(include_usage=True), **more
         )
 
-    async def stream_of(agent: Agent[None], asked: str, **more: Any) -> str:
-        result = Runner.run_streamed(agent, asked, **{"max_turns": 4, **more})
+    async def stream_of(agent: Agent[None], prompt: str, **more: Any) -> str:
+        result = Runner.run_streamed(agent, prompt, **{"max_turns": 4, **more})
         async for _ in result.stream_events():
             pass
         return str(result.final_output)
@@ -42,7 +42,7 @@ def drive_agents(kind: type[OpenAIChatCompletionsModel] | type[OpenAIResponsesMo
     async def stream_tool() -> str:
         return await stream_of(agent(tools=[function_tool(weather)]), TASK)
 
-    # 10 is its own default.
+    # 10 is the framework's default.
     async def loop() -> str:
         return str((await Runner.run(agent(tools=[function_tool(weather)]), TASK)).final_output)
 

@@ -17,12 +17,12 @@ const tools = [
   }),
 ];
 const agent = (more = {}) => new Agent({ name: "agent", instructions: system, model, ...more });
-const answer = async (agent, asked, maxTurns = 4) => (await runner.run(agent, asked, { maxTurns })).finalOutput;
+const answer = async (agent, prompt, maxTurns = 4) => (await runner.run(agent, prompt, { maxTurns })).finalOutput;
 
-async function streamed(agent, asked, maxTurns = 4) {
-  const result = await runner.run(agent, asked, { stream: true, maxTurns });
+async function streamed(agent, prompt, maxTurns = 4) {
+  const result = await runner.run(agent, prompt, { stream: true, maxTurns });
   for await (const _ of result) {
-    // Read to the end; the answer stands in the result.
+    // Read to the end; the result holds the answer.
   }
   await result.completed;
   if (result.error) throw result.error;
@@ -34,7 +34,7 @@ await drive({
   stream: () => streamed(agent(), greeting),
   tool: () => answer(agent({ tools }), task),
   stream_tool: () => streamed(agent({ tools }), task),
-  // 10 is its own default.
+  // 10 is the framework's default.
   loop: () => answer(agent({ tools }), task, 10),
   stream_loop: () => streamed(agent({ tools }), task, 10),
   structured: async () => cityOf(await answer(agent({ outputType: City }), extract)),

@@ -17,8 +17,8 @@ from common import (
     City,
     city_of,
     drive,
-    insisting,
     weather,
+    with_resume,
 )
 from openai import OpenAI
 
@@ -52,12 +52,12 @@ def stream() -> str:
         stream=True,
         stream_options={"include_usage": True},
     )
-    said, usage = "", None
+    received, usage = "", None
     for event in events:
         usage = event.usage or usage
-        said += "".join(choice.delta.content or "" for choice in event.choices)
+        received += "".join(choice.delta.content or "" for choice in event.choices)
     assert usage is not None and usage.total_tokens > 0, "no usage in the stream"
-    return said
+    return received
 
 
 def tool() -> str:
@@ -85,11 +85,11 @@ def stream_tool() -> str:
 def loop() -> str:
     messages: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(client.chat.completions.create, model=MODEL, messages=messages, tools=TOOLS)
-        said = answer.choices[0].message
-        if not said.tool_calls:
-            return said.content or ""
-        messages += [said, *map(_run, said.tool_calls)]
+        answer = with_resume(client.chat.completions.create, model=MODEL, messages=messages, tools=TOOLS)
+        message = answer.choices[0].message
+        if not message.tool_calls:
+            return message.content or ""
+        messages += [message, *map(_run, message.tool_calls)]
     return ""
 
 
@@ -101,12 +101,12 @@ def stream_loop() -> str:
             return events.get_final_completion()
 
     for _ in range(ROUNDS_MAX):
-        said = insisting(ask).choices[0].message
-        if not said.tool_calls:
-            return said.content or ""
-        messages.append(said.to_dict(exclude_unset=True))
+        message = with_resume(ask).choices[0].message
+        if not message.tool_calls:
+            return message.content or ""
+        messages.append(message.to_dict(exclude_unset=True))
         messages[-1].pop("parsed", None)
-        messages += map(_run, said.tool_calls)
+        messages += map(_run, message.tool_calls)
     return ""
 
 

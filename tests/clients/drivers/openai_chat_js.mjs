@@ -3,7 +3,7 @@
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { apiKey, cityOf, drive, extract, greeting, insisting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema, withResume } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -11,13 +11,13 @@ const tools = [
   { type: "function", function: { name: "weather", description: "Weather of a city", parameters: weatherSchema, strict: true } },
 ];
 const user = (content) => [{ role: "user", content }];
-const said = (answer) => answer.choices[0].message.content;
+const textOf = (answer) => answer.choices[0].message.content;
 
 async function stream() {
   let text = "";
   let usage;
-  const asked = { model, messages: user(greeting), stream: true, stream_options: { include_usage: true } };
-  for await (const chunk of await client.chat.completions.create(asked)) {
+  const body = { model, messages: user(greeting), stream: true, stream_options: { include_usage: true } };
+  for await (const chunk of await client.chat.completions.create(body)) {
     text += chunk.choices[0]?.delta?.content ?? "";
     usage = chunk.usage ?? usage;
   }
@@ -34,15 +34,15 @@ async function tool() {
     tool_call_id: call.id,
     content: weather(JSON.parse(call.function.arguments).city),
   }));
-  return said(await client.chat.completions.create({ model, messages: [...messages, answer, ...results], tools }));
+  return textOf(await client.chat.completions.create({ model, messages: [...messages, answer, ...results], tools }));
 }
 
 async function loop(ask) {
   const messages = user(task);
   for (let round = 0; round < roundsMax; round++) {
-    const { parsed: _, ...answer } = (await insisting(() => ask({ model, messages, tools }))).choices[0].message;
+    const { parsed: _, ...answer } = (await withResume(() => ask({ model, messages, tools }))).choices[0].message;
     if (!answer.tool_calls?.length) return answer.content;
-    answer.tool_calls = answer.tool_calls.map(({ id, type, function: { name, arguments: given } }) => ({ id, type, function: { name, arguments: given } }));
+    answer.tool_calls = answer.tool_calls.map(({ id, type, function: { name, arguments: args } }) => ({ id, type, function: { name, arguments: args } }));
     messages.push(answer);
     for (const call of answer.tool_calls) {
       messages.push({ role: "tool", tool_call_id: call.id, content: weather(JSON.parse(call.function.arguments).city) });
@@ -67,19 +67,19 @@ async function streamTool() {
 }
 
 await drive({
-  text: async () => said(await client.chat.completions.create({ model, messages: user(greeting) })),
+  text: async () => textOf(await client.chat.completions.create({ model, messages: user(greeting) })),
   stream,
   tool,
   stream_tool: streamTool,
-  loop: () => loop((asked) => client.chat.completions.create(asked)),
-  stream_loop: () => loop((asked) => client.chat.completions.stream(asked).finalChatCompletion()),
+  loop: () => loop((body) => client.chat.completions.create(body)),
+  stream_loop: () => loop((body) => client.chat.completions.stream(body).finalChatCompletion()),
   structured: async () => {
-    const asked = { model, messages: user(extract), response_format: zodResponseFormat(City, "city") };
-    return cityOf((await client.chat.completions.parse(asked)).choices[0].message.parsed);
+    const body = { model, messages: user(extract), response_format: zodResponseFormat(City, "city") };
+    return cityOf((await client.chat.completions.parse(body)).choices[0].message.parsed);
   },
   image: async () => {
     const url = `data:image/png;base64,${png}`;
     const content = [{ type: "text", text: look }, { type: "image_url", image_url: { url } }];
-    return said(await client.chat.completions.create({ model, messages: user(content) }));
+    return textOf(await client.chat.completions.create({ model, messages: user(content) }));
   },
 });

@@ -1,4 +1,4 @@
-"""openai (Python), Responses; the tool scenarios send the whole history, the stored one only what is new."""
+"""openai (Python), Responses; the tool scenarios send the whole history, `stored` only new items."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ from common import (
     City,
     city_of,
     drive,
-    insisting,
     weather,
+    with_resume,
 )
 from openai import OpenAI
 
@@ -39,14 +39,14 @@ def text() -> str:
 
 
 def stream() -> str:
-    said, usage = "", None
+    received, usage = "", None
     for event in client.responses.create(model=MODEL, input=GREETING, stream=True):
         if event.type == "response.output_text.delta":
-            said += event.delta
+            received += event.delta
         if event.type == "response.completed":
             usage = event.response.usage
     assert usage is not None and usage.total_tokens > 0, "no usage in the stream"
-    return said
+    return received
 
 
 def tool() -> str:
@@ -71,7 +71,7 @@ def stream_tool() -> str:
 def loop() -> str:
     items: list[Any] = [{"role": "user", "content": TASK}]
     for _ in range(ROUNDS_MAX):
-        answer = insisting(client.responses.create, model=MODEL, input=items, tools=TOOLS, store=False)
+        answer = with_resume(client.responses.create, model=MODEL, input=items, tools=TOOLS, store=False)
         if answer.output_text:
             return answer.output_text
         items += [*answer.output, *_results(answer)]
@@ -86,7 +86,7 @@ def stream_loop() -> str:
             return events.get_final_response()
 
     for _ in range(ROUNDS_MAX):
-        answer = insisting(ask)
+        answer = with_resume(ask)
         if answer.output_text:
             return answer.output_text
         items += [*(_sent(item) for item in answer.output), *_results(answer)]
@@ -94,12 +94,12 @@ def stream_loop() -> str:
 
 
 def stored_loop() -> str:
-    asked: dict[str, Any] = {"input": TASK}
+    request: dict[str, Any] = {"input": TASK}
     for _ in range(ROUNDS_MAX):
-        answer = insisting(client.responses.create, model=MODEL, tools=TOOLS, **asked)
+        answer = with_resume(client.responses.create, model=MODEL, tools=TOOLS, **request)
         if answer.output_text:
             return answer.output_text
-        asked = {"input": _results(answer), "previous_response_id": answer.id}
+        request = {"input": _results(answer), "previous_response_id": answer.id}
     return ""
 
 

@@ -3,7 +3,7 @@
 import OpenAI from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { apiKey, cityOf, drive, extract, greeting, insisting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema } from "./common.mjs";
+import { apiKey, cityOf, drive, extract, greeting, look, model, must, openaiUrl, png, roundsMax, task, weather, weatherSchema, withResume } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: openaiUrl, apiKey, timeout: 60_000 });
 const City = z.object({ name: z.string(), inhabitants: z.number().int() });
@@ -40,7 +40,7 @@ async function rounds(ask) {
 async function loop(ask) {
   const input = [{ role: "user", content: task }];
   for (let round = 0; round < roundsMax; round++) {
-    const answer = await insisting(() => ask({ model, input, tools, store: false }));
+    const answer = await withResume(() => ask({ model, input, tools, store: false }));
     if (answer.output_text) return answer.output_text;
     input.push(...answer.output, ...results(answer));
   }
@@ -50,13 +50,13 @@ async function loop(ask) {
 await drive({
   text: async () => (await client.responses.create({ model, input: greeting })).output_text,
   stream,
-  tool: () => rounds((asked) => client.responses.create(asked)),
-  stream_tool: () => rounds((asked) => client.responses.stream(asked).finalResponse()),
-  loop: () => loop((asked) => client.responses.create(asked)),
-  stream_loop: () => loop((asked) => client.responses.stream(asked).finalResponse()),
+  tool: () => rounds((body) => client.responses.create(body)),
+  stream_tool: () => rounds((body) => client.responses.stream(body).finalResponse()),
+  loop: () => loop((body) => client.responses.create(body)),
+  stream_loop: () => loop((body) => client.responses.stream(body).finalResponse()),
   structured: async () => {
-    const asked = { model, input: extract, text: { format: zodTextFormat(City, "city") } };
-    return cityOf((await client.responses.parse(asked)).output_parsed);
+    const body = { model, input: extract, text: { format: zodTextFormat(City, "city") } };
+    return cityOf((await client.responses.parse(body)).output_parsed);
   },
   image: async () => {
     const content = [

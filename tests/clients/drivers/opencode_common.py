@@ -1,4 +1,4 @@
-"""opencode with one provider in opencode.json; which of the Vercel SDK's providers it uses says the caller."""
+"""opencode with one provider in opencode.json, over the Vercel SDK's provider `package`."""
 
 import json
 
@@ -24,7 +24,7 @@ def start(setting: Setting, package: str) -> tuple[list[str], dict[str, str]]:
         },
     }
     (setting.work / "opencode.json").write_text(json.dumps(settings))
-    # One word an argument: what has spaces in it would be quoted, and its quotes escaped, on its way to the model.
+    # One word per argument: opencode quotes an argument with spaces and escapes its quotes.
     return [str(BIN / "opencode"), "run", *setting.prompt.split(" ")], {
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
@@ -32,6 +32,6 @@ def start(setting: Setting, package: str) -> tuple[list[str], dict[str, str]]:
         "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
         "OPENCODE_DISABLE_SHARE": "1",
         "OPENCODE_PURE": "1",
-        # It installs a package for plugins whatever its settings say; nobody listens there.
+        # It installs a plugin package regardless of its settings: the installation fails, as nothing listens there.
         "npm_config_registry": "http://127.0.0.1:9/",
     }

@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, follow, weather
+from common import EXTRACT, GREETING, LOOK, PNG, SYSTEM, TASK, City, city_of, drive, resume, weather
 from pydantic_ai import Agent, BinaryContent, NativeOutput, capture_run_messages
 from pydantic_ai.models import Model
 
@@ -12,9 +12,9 @@ def drive_pydantic_ai(model: Model) -> None:
     def agent(**more: Any) -> Agent[None, Any]:
         return Agent(model, instructions=SYSTEM, **more)
 
-    async def stream_of(agent: Agent[None, Any], asked: str) -> str:
-        async with agent.run_stream(asked) as result:
-            return "".join([piece async for piece in result.stream_text(delta=True)])
+    async def stream_of(agent: Agent[None, Any], prompt: str) -> str:
+        async with agent.run_stream(prompt) as result:
+            return "".join([text async for text in result.stream_text(delta=True)])
 
     async def text() -> str:
         return str((await agent().run(GREETING)).output)
@@ -32,8 +32,8 @@ def drive_pydantic_ai(model: Model) -> None:
         with capture_run_messages() as messages:
             try:
                 return str((await agent(tools=[weather]).run(TASK)).output)
-            except Exception as error:  # noqa: BLE001 - whatever a framework raises
-                follow(error)
+            except Exception as error:  # noqa: BLE001 - any exception of the framework
+                resume(error)
         return str((await agent(tools=[weather]).run(message_history=messages)).output)
 
     async def structured() -> str:

@@ -19,7 +19,7 @@ def start(setting: Setting) -> tuple[list[str], dict[str, str]]:
         "OPENAI_BASE_URL": f"{setting.base_url}/v1",
         "OPENAI_API_KEY": setting.api_key,
         "OPENAI_MODEL": setting.model,
-        # It would send loopback there too.
+        # It would send loopback requests to the proxy too.
         "HTTPS_PROXY": "",
     }
 

@@ -12,13 +12,13 @@ def text() -> str:
 
 
 def stream() -> str:
-    pieces = model.generate_stream([{"role": "user", "content": [{"type": "text", "text": GREETING}]}])
-    return "".join(piece.content or "" for piece in pieces)
+    deltas = model.generate_stream([{"role": "user", "content": [{"type": "text", "text": GREETING}]}])
+    return "".join(delta.content or "" for delta in deltas)
 
 
 @tool
 def weather_tool(city: str) -> str:
-    """Tell the weather of a city.
+    """Get the weather of a city.
 
     Args:
         city: the city to look up
@@ -27,15 +27,15 @@ def weather_tool(city: str) -> str:
 
 
 def run(streams: bool, steps: int = 4) -> str:
-    """The proof must be among what the tool observed: the answer is an argument that the model thinks up."""
+    """The answer with the tool observations: the answer itself is an argument that the model invents."""
     agent = ToolCallingAgent(
         tools=[weather_tool], model=model, max_steps=steps, verbosity_level=LogLevel.OFF, stream_outputs=streams
     )
     answer = agent.run(TASK)
     if agent.memory.steps and any(getattr(step, "error", None) for step in agent.memory.steps):
         raise Unmet(str([str(step.error) for step in agent.memory.steps if getattr(step, "error", None)]))
-    seen = [str(getattr(step, "observations", "")) for step in agent.memory.steps]
-    return f"{answer} | {seen}"
+    observations = [str(getattr(step, "observations", "")) for step in agent.memory.steps]
+    return f"{answer} | {observations}"
 
 
 drive(
@@ -44,7 +44,7 @@ drive(
         "stream": stream,
         "tool": lambda: run(False),
         "stream_tool": lambda: run(True),
-        # 20 is its own default.
+        # 20 is smolagents' default.
         "loop": lambda: run(False, 20),
         "stream_loop": lambda: run(True, 20),
     }

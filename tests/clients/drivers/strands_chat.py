@@ -4,8 +4,7 @@ import base64
 from typing import Any
 
 from common import API_KEY, EXTRACT, GREETING, LOOK, MODEL, OPENAI_URL, PNG, SYSTEM, TASK, City, city_of, drive, weather
-from strands import Agent
-from strands import tool as offered
+from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
 
@@ -23,7 +22,7 @@ drive(
     {
         "stream": lambda: str(agent()(GREETING)),
         "refusal": lambda: str(agent()(GREETING)),
-        "stream_tool": lambda: str(agent(tools=[offered(weather)])(TASK)),
+        "stream_tool": lambda: str(agent(tools=[tool(weather)])(TASK)),
         "structured_tool": lambda: city_of(agent()(EXTRACT, structured_output_model=City).structured_output),
         "image": image,
     }
