@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from decimal import Decimal
 
 import msgspec
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.accounting import pricing
 from gateway.feeds import prices_litellm
 from gateway.values.catalog import PriceSheet, Rates
-from gateway.values.units import NUSD_PER_USD, divide_half_even, message_number, nusd_to_usd, usd_to_nusd
+from gateway.values.units import NUSD_PER_USD
 from gateway.values.usage import Usage
 
 PLAIN = PriceSheet(
@@ -95,15 +94,6 @@ def test_the_long_context_rate_applies_to_the_whole_request_strictly_above_its_t
     assert pricing.charge(CLIFF, above) == 500_500 + 300_000
 
 
-def test_half_a_nano_dollar_rounds_to_even():
-    assert [divide_half_even(n, 2) for n in (1, 3, 5)] == [0, 2, 2]
-
-
-@given(nusd=st.integers(-(10**15), 10**15))
-def test_dollar_texts_are_exact(nusd):
-    assert usd_to_nusd(Decimal(nusd_to_usd(nusd))) == nusd
-
-
 @pytest.fixture(scope="module")
 def litellm():
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -133,19 +123,3 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
         listed = prices_litellm.listed_model(price_list, name)
         assert listed is not None and listed.price_sheet is None
     assert prices_litellm.listed_model(price_list, "nearly") is None
-
-
-@pytest.mark.parametrize(
-    "number, text",
-    [
-        (0.0350495, "0.035"),
-        (500, "5.00e+02"),
-        (0.504, "5.04e-01"),
-        (12_500, "1.25e+04"),
-        (4096, "4,096"),
-        (0, "0"),
-        (7.5, "7.5"),
-    ],
-)
-def test_numbers_in_messages_never_contain_a_retryable_status(number, text):
-    assert message_number(number) == text

@@ -1,12 +1,8 @@
-"""Which budgets apply to a request, and when they reset."""
+"""Which budgets apply to a request, on which accounts, and for how long that is cached."""
 
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
-import pytest
-
-from gateway.accounting.budget_lines import BudgetLineCache, line_of, lines_for
-from gateway.accounting.windows import buckets_of, period_of
+from gateway.accounting.budget_lines import SESSION_KEEP_SECONDS, BudgetLineCache, applies, line_of, lines_for, scope_of
 from gateway.values.budget import Budget, Measure, Window
 from tests.budget_lines import NOW
 from tests.snapshots import snapshot
@@ -14,53 +10,9 @@ from tests.snapshots import snapshot
 SCOPE = {
     "org": "default", "team": "a", "key": "k1", "user": "", "session": "s1", "task_type": "x", "route": "auto",
 }  # fmt: skip
+
+
 REQUEST_VALUES = tuple(SCOPE.values())
-
-
-def at(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
-@pytest.mark.parametrize(
-    "kind, zone, now, starts, ends",
-    [
-        ("hour", None, "2026-09-21T14:13:20Z", "2026-09-21T14:00Z", "2026-09-21T15:00Z"),
-        ("day", None, "2026-09-21T14:13:20Z", "2026-09-21T00:00Z", "2026-09-22T00:00Z"),
-        ("week", None, "2026-09-23T14:13:20Z", "2026-09-21T00:00Z", "2026-09-28T00:00Z"),
-        ("month", None, "2026-12-31T14:13:20Z", "2026-12-01T00:00Z", "2027-01-01T00:00Z"),
-        ("hour", "Asia/Kolkata", "2026-09-21T14:13:20Z", "2026-09-21T13:30Z", "2026-09-21T14:30Z"),
-        ("day", "America/New_York", "2026-09-21T03:00Z", "2026-09-20T04:00Z", "2026-09-21T04:00Z"),
-        ("day", "Europe/Berlin", "2026-03-29T12:00Z", "2026-03-28T23:00Z", "2026-03-29T22:00Z"),
-        ("day", "Europe/Berlin", "2026-10-25T12:00Z", "2026-10-24T22:00Z", "2026-10-25T23:00Z"),
-        ("hour", "Europe/Berlin", "2026-10-25T00:30Z", "2026-10-25T00:00Z", "2026-10-25T01:00Z"),
-        ("hour", "Europe/Berlin", "2026-10-25T01:30Z", "2026-10-25T01:00Z", "2026-10-25T02:00Z"),
-        ("month", "Pacific/Auckland", "2026-04-10T00:00Z", "2026-03-31T11:00Z", "2026-04-30T12:00Z"),
-        # Clocks are set forward at midnight: the day begins when there is one.
-        ("day", "America/Santiago", "2026-09-06T12:00Z", "2026-09-06T04:00Z", "2026-09-07T03:00Z"),
-    ],
-)
-def test_calendar_windows_begin_and_end_by_the_clock_of_their_zone(kind, zone, now, starts, ends):
-    period = period_of(Window(kind=kind, zone=ZoneInfo(zone) if zone else None), at(now))
-    assert (period.starts_at, period.ends_at) == (at(starts), at(ends))
-
-
-@pytest.mark.parametrize("kind", ["hour", "day", "week", "month"])
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana"])
-def test_the_periods_of_a_window_follow_without_gap_through_a_year(kind, zone):
-    window, now, names = Window(kind=kind, zone=ZoneInfo(zone)), at("2026-01-01T00:00Z"), set()
-    while now < at("2027-01-01T00:00Z"):
-        period = period_of(window, now)
-        assert period.ends_at is not None and period.starts_at <= now < period.ends_at
-        assert period.name not in names
-        assert period_of(window, period.ends_at - 0.001).name == period.name
-        names.add(period.name)
-        now = period.ends_at
-
-
-def test_a_rolling_window_has_sixty_steps_and_one():
-    assert buckets_of(Window(kind="rolling", seconds=3600)) == (60, 61)
-    assert buckets_of(Window(kind="rolling", seconds=45)) == (1, 46)
-    assert buckets_of(Window(kind="day")) == (0, 0)
 
 
 def make_budget(name: str, scope: dict[str, str], kind: str = "day") -> Budget:
@@ -117,3 +69,36 @@ def test_total_and_session_windows_never_reset():
     for kind in ("total", "session"):
         assert line_of(make_budget("x", {"session": "*"}, kind), SCOPE, now=NOW).resets_at is None
     assert datetime.fromtimestamp(line_of(make_budget("x", {}), SCOPE, now=NOW).resets_at or 0, UTC).hour == 0
+
+
+def test_a_deployment_adds_its_name_model_tier_and_provider():
+    assert scope_of(snapshot().deployments["small"]) == {
+        "deployment": "small",
+        "model": "sim-small",
+        "tier": "small",
+        "provider": "near",
+    }
+
+
+def test_a_budget_applies_only_where_all_of_its_dimensions_are_known_and_match():
+    both = make_budget("both", {"team": "a", "key": "*"})
+    assert applies(both, SCOPE) and applies(make_budget("all", {}), {})
+    assert not applies(both, {**SCOPE, "team": "b"})
+    assert not applies(both, {"team": "a"})
+
+
+def test_a_session_s_account_is_kept_for_a_day_at_least():
+    assert (
+        line_of(make_budget("x", {"session": "*"}, "session"), SCOPE, now=NOW).keep_until == NOW + SESSION_KEEP_SECONDS
+    )
+    day = line_of(make_budget("x", {}), SCOPE, now=NOW)
+    assert day.keep_until == day.resets_at and not day.is_session_account
+
+
+def test_a_new_configuration_replaces_the_cached_lines():
+    cache, small = BudgetLineCache(), snapshot().deployments["small"]
+    names = [
+        [line.name for line in cache.lines((make_budget(name, {}),), REQUEST_VALUES, small, now=NOW).lines]
+        for name in ("before", "after")
+    ]
+    assert names == [["before"], ["after"]]

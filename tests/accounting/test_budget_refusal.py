@@ -1,0 +1,54 @@
+"""Refusals of budgets: figures, reset time, remedy."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.accounting.budget_refusal import refusal
+from gateway.values.budget import BudgetExceeded, BudgetLine, Measure
+from tests.budget_lines import NOW, line
+
+
+def exceeded(budget_line: BudgetLine, **amounts: Any) -> BudgetExceeded:
+    return BudgetExceeded(**{"line": budget_line, "spent": 0, "held": 0, "requested": 1, "granted": 0, **amounts})
+
+
+def test_figures_are_in_the_unit_of_the_budget():
+    amounts = {"spent": 700_000_000, "held": 200_000_000, "requested": 150_000_000}
+    refused = refusal(exceeded(line("day", Measure.nusd, 1_000_000_000), **amounts), NOW)
+    assert "0.7 USD spent and 0.2 held of 1; this call may use up to 0.15." in refused.message
+    assert refused.details["remaining"] == pytest.approx(0.1)
+    assert (refused.details["unit"], refused.details["used"], refused.details["requested"]) == ("USD", 0.7, 0.15)
+
+
+def test_a_grant_raises_the_limit():
+    refused = refusal(exceeded(line("day", Measure.calls, 5), spent=7, granted=2), NOW)
+    assert (refused.details["limit"], refused.details["remaining"]) == (7, 0.0)
+
+
+def test_an_unknown_worst_case_is_said():
+    refused = refusal(exceeded(line("day", Measure.millijoules, 5), requested=None), NOW)
+    assert "in Wh is unknown" in refused.message and "requested" not in refused.details
+
+
+def test_a_budget_that_never_resets_is_a_cap():
+    refused = refusal(exceeded(line("ever", Measure.calls, 5)), NOW)
+    assert refused.code == "cap_exceeded" and "It never resets." in refused.message
+    assert "resets_at" not in refused.details
+
+
+def test_a_rolling_budget_returns_as_calls_become_older():
+    refused = refusal(exceeded(line("rolling", Measure.calls, 5, rolling=3600)), NOW)
+    assert refused.code == "budget_exceeded"
+    assert "Capacity returns as calls become older than 60 min." in refused.message
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(5, "1 min"), (600, "10 min"), (7140, "119 min"), (7200, "2 h"), (86_400, "24 h")]
+)
+def test_the_reset_is_stated_in_minutes_or_hours(seconds, words):
+    resetting = msgspec.structs.replace(line("day", Measure.calls, 5), resets_at=NOW + seconds)
+    refused = refusal(exceeded(resetting), NOW)
+    assert f"It resets in {words}." in refused.message
+    assert refused.details["resets_in_seconds"] == seconds and str(refused.details["resets_at"]).endswith("Z")

@@ -1,0 +1,34 @@
+"""Token estimates without a tokenizer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.accounting import token_estimate
+
+
+@pytest.mark.parametrize(
+    "body, skipped, tokens",
+    [
+        (b"", 0, 1),
+        (b"a" * 400, 0, 100),
+        ("世".encode() * 100, 0, 100),
+        (b"a" * 400 + "世".encode() * 100, 0, 200),
+        (b"a" * 400, 200, 50),
+        (b"a" * 400 + "世".encode(), 200, 51),
+        (b"a" * 10, 9, 1),
+    ],
+    ids=["nothing", "ASCII", "CJK", "mixed", "inline media", "inline media beside CJK", "media only"],
+)
+def test_the_best_estimate_counts_four_ascii_bytes_or_three_others(body, skipped, tokens):
+    assert token_estimate.input_tokens(body, skip_bytes=skipped) == tokens
+
+
+@given(text=st.text(max_size=200))
+def test_the_estimate_never_exceeds_the_bytes(text):
+    assert 1 <= token_estimate.input_tokens(text.encode(errors="replace")) <= max(1, len(text.encode(errors="replace")))
+
+
+@pytest.mark.parametrize("size, events, tokens", [(0, 0, 0), (1, 0, 1), (400, 10, 100), (401, 10, 101), (8, 5, 5)])
+def test_output_has_at_least_one_token_per_event(size, events, tokens):
+    assert token_estimate.output_tokens(size, events) == tokens
