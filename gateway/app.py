@@ -355,7 +355,7 @@ class App:
         now = self._clock.monotonic()
         yield gauge(
             "penstock_deployment_healthy",
-            "0 while the deployment's circuit breaker is open.",
+            "0 while the circuit breaker is open or the deployment asked to wait (429).",
             [([name], self._breakers.is_healthy(name, now=now)) for name in self._snapshot.deployments],
             ("deployment",),
         )

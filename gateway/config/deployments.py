@@ -77,7 +77,9 @@ def _deployment(
     path: YamlPath = ("deployments", name)
     listed = _listed_model(reader, doc, path, inputs.price_list)
     output_tokens = doc.output_tokens or (listed.output_tokens if listed else None)
-    price_sheet = _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.price_sheet if listed else None
+    price_sheet = (
+        _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.price_sheet if listed else None
+    )
     price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, inputs.now)
     if price_sheet is None:
         reader.add_note(
@@ -117,8 +119,12 @@ def _deployment(
         dialects=tuple(provider.speaks or PROVIDERS[provider.dialect].SUPPORTED_DIALECTS),
         unconfirmed_dialects=PROVIDERS[provider.dialect].OPTIONAL_DIALECTS if provider.speaks is None else frozenset(),
         takes_json_schema=_first_given(doc.json_schema, listed.supports_response_schema if listed else None),
-        takes_reasoning_effort=_first_given(doc.reasoning, listed.supports_reasoning if listed else None, default=False),
-        adapts_thinking=_first_given(doc.adaptive_thinking, listed.supports_adaptive_thinking if listed else None, default=False),
+        takes_reasoning_effort=_first_given(
+            doc.reasoning, listed.supports_reasoning if listed else None, default=False
+        ),
+        adapts_thinking=_first_given(
+            doc.adaptive_thinking, listed.supports_adaptive_thinking if listed else None, default=False
+        ),
         unit_prices=listed.unit_prices if listed else {},
         litellm_options=inputs.options[doc.provider],
     )

@@ -85,7 +85,7 @@ def read_settings() -> Settings:
         f"environment: unknown variable {name}; known variables: {', '.join(sorted(names))}" for name in unknown
     ]
     try:
-        settings = Settings(_env_file=env.get(PREFIX + "ENV_FILE"))  # type: ignore[call-arg]
+        settings = Settings(_env_file=env.get(PREFIX + "ENV_FILE"))
     except ValidationError as error:
         problems += [
             f"environment: {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()} {requirement(item['msg'])}"

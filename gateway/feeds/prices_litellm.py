@@ -32,14 +32,14 @@ _THRESHOLD_KEY = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 class ListedModel:
     """The list's data on one model; None where the list has no value.
 
-    sheet: price sheet, None if unpriced.
+    price_sheet: price sheet, None if unpriced.
     context_tokens: longest input, tokens.
     output_tokens: longest output, tokens.
-    vision: whether it accepts images.
-    tools: whether it supports function calling.
-    reasons: whether it supports reasoning.
-    structured: whether it supports response schemas.
-    adaptive: whether it supports adaptive thinking.
+    supports_vision: whether it accepts images.
+    supports_tools: whether it supports function calling.
+    supports_reasoning: whether it supports reasoning.
+    supports_response_schema: whether it supports response schemas.
+    supports_adaptive_thinking: whether it supports adaptive thinking.
     unit_prices: unit of catalog.UNITS -> nUSD per piece.
     """
 

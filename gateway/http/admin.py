@@ -28,14 +28,14 @@ _BODY_SECONDS = 10.0
 class AdminApi:
     """Serves the operator endpoints.
 
-    ready: reasons why the gateway is not ready, empty when it is.
+    not_ready_reasons: reasons why the gateway is not ready, empty when it is.
     refresh_metrics: reads the metric families; called on the event loop.
-    render: metrics as (body, content type); slow, called in a thread.
+    render_metrics: metrics as (body, content type); slow, called in a thread.
     export: the /export text.
-    events: budget audit events since a time in ms since the epoch.
+    audit_events: budget audit events since a time in ms since the epoch.
     token: admin token, None if none is set.
-    local: whether the listening address is a loopback address.
-    with_data: whether to serve anything beyond liveness and readiness.
+    is_loopback: whether the listening address is a loopback address.
+    serves_data: whether to serve anything beyond liveness and readiness.
     """
 
     def __init__(  # noqa: PLR0913 - wired once, in app.py

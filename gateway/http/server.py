@@ -127,7 +127,7 @@ class HttpResponseWriter:
 class Server:
     """Handles every request on the callers' port.
 
-    open_calls: requests in flight, at most `requests_max`.
+    open_requests: requests in flight, at most `requests_max`.
     """
 
     def __init__(

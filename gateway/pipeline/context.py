@@ -108,7 +108,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     """State of one running attempt; starts as a cancellation would leave it.
 
     number: attempt number within the request, from 1
-    dialled: False: nothing can have been spent
+    dialed: False: nothing can have been spent
     got_error_status: the provider returned an error status, which no provider charges for
     first_byte_monotonic: when the status line arrived, monotonic seconds
     upstream_seconds: from dialing to the end of the answer, so far of this attempt

@@ -71,7 +71,7 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
     return headers
 
 
-class FallbackAnswer(Value, frozen=True, kw_only=True):
+class UnverifiedAnswer(Value, frozen=True, kw_only=True):
     """An answer that failed verification, kept in case no higher tier answers."""
 
     answer: CallerResponse
@@ -79,10 +79,10 @@ class FallbackAnswer(Value, frozen=True, kw_only=True):
     failed_checks: tuple[str, ...]
 
 
-def with_escalation_header(answer: CallerResponse, fallback: FallbackAnswer) -> CallerResponse:
+def with_escalation_header(answer: CallerResponse, unverified: UnverifiedAnswer) -> CallerResponse:
     """The higher tier's answer, with a header that describes the first one."""
-    cost = fallback.answer.headers.get("x-penstock-cost-usd", "unpriced")
-    escalation = f"from {fallback.deployment}; {', '.join(fallback.failed_checks)}; {cost} USD"
+    cost = unverified.answer.headers.get("x-penstock-cost-usd", "unpriced")
+    escalation = f"from {unverified.deployment}; {', '.join(unverified.failed_checks)}; {cost} USD"
     return CallerResponse(
         status=answer.status,
         headers={**answer.headers, "x-penstock-escalated": escalation},

@@ -168,7 +168,7 @@ class Identifier:
         user = parse_user(user_text) if user_text else ""
         return self._users.admit(caller.key, user, now=at) if snapshot.has_user_budget else user
 
-    def take_loop_step(self, context: RequestContext, limits: LoopThresholds) -> None:
+    def apply_loop_step(self, context: RequestContext, limits: LoopThresholds) -> None:
         """Take a ladder step that is due: apply it to the session and publish its event."""
         session, loop_state, caller = context.session, context.loop_state, context.caller
         evidence = ladder.evidence(session, loop_state.repeating, loop_state.score, context.started_at)
@@ -308,7 +308,7 @@ class Identifier:
         )
 
 
-def take_operator_note(session: Session) -> str:
+def pop_operator_note(session: Session) -> str:
     """Remove and return the note that an operator left for the model, "" for none."""
     note, session.resume_note = session.resume_note, ""
     return note

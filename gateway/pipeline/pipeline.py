@@ -1,4 +1,4 @@
-"""The life of one request, top to bottom.
+"""The life cycle of one request, top to bottom.
 
     http/server    authenticates the caller, parses the body, calls `Pipeline.serve`
     identify       the session of the request, and whether it is stopped                     identify.py
@@ -10,10 +10,11 @@
     relay          the answer to the caller, whole or chunk by chunk                         relay.py
     settle         usage -> charge -> footprint -> ledger entry, without one `await`         settle.py
 
-`serve` runs the steps; the other methods follow in the order in which a request reaches them.
+`serve_route` runs the steps; the methods of each step follow in that order, then answers that do not come from the last
+attempt, then lookups for `http/server`. Contexts are immutable; `AttemptProgress` and `Session` are the mutable state.
 
 Reserving may await, settling never does: asyncio switches tasks only at `await`, so the `finally` that settles an
-attempt cannot be torn apart by cancellation, and every reservation is resolved exactly once.
+attempt cannot be interrupted by cancellation, and every reservation is resolved exactly once.
 """
 
 import math
@@ -49,7 +50,7 @@ from . import settle, stop_response
 from .build_call import build_call
 from .context import AttemptProgress, IdentifiedRequest, RequestContext
 from .defer import Deferrer
-from .identify import Identifier, take_operator_note
+from .identify import Identifier, pop_operator_note
 from .ports import (
     BudgetStore,
     CallObserver,
@@ -66,7 +67,7 @@ from .relay import FailedAttempt, Relay
 from .reserve import ReservedAttempt, Reserver
 from .route import Router
 
-# Outcomes that count against a deployment.
+# Outcomes that the load statistics of a deployment count as failures.
 _FAILURE_OUTCOMES = ("upstream_error", "cut")
 
 
@@ -129,8 +130,8 @@ class Pipeline:
         if context.loop_state.stops_session:
             refusal = await self._identifier.await_approval(context, hints.headers)
             if refusal is not None:
-                return await self._stop_session(context, refusal, writer)
-            context = structs.replace(context, operator_note=take_operator_note(context.session))
+                return await self._answer_at_stop(context, refusal, writer)
+            context = structs.replace(context, operator_note=pop_operator_note(context.session))
         if planning.near_context_limit(context.features, context.route):
             context = await self._with_exact_count(context)
         plan = self._plan(context)
@@ -139,7 +140,7 @@ class Pipeline:
         if isinstance(plan, Plan) and context.deferral is not None:
             context, plan = await self._defer(context, plan)
             if context.session.stop is not None:
-                return await self._stop_session(context, self._stop_refusal(identified)[0], writer)
+                return await self._answer_at_stop(context, self._stop_refusal(identified)[0], writer)
         if isinstance(plan, Refusal):
             return self._refuse(context, plan, attempts=0)
 
@@ -190,10 +191,10 @@ class Pipeline:
             target=self.router.tier_target(identified, classification, role),
             deadline_ms=deadline_ms,
             deferral=deferral,
-            operator_note=take_operator_note(session) if request.dialect in CONVERSATION_DIALECTS else "",
+            operator_note=pop_operator_note(session) if request.dialect in CONVERSATION_DIALECTS else "",
         )
         if loop_state.step_is_due:
-            self._identifier.take_loop_step(context, limits)
+            self._identifier.apply_loop_step(context, limits)
         return context
 
     def _request_features(
@@ -215,7 +216,7 @@ class Pipeline:
         )
         return structs.replace(
             features,
-            input_tokens=features.input_tokens + stored_tokens * is_size_known,
+            input_tokens=features.input_tokens + (stored_tokens if is_size_known else 0),
             input_tokens_max=features.input_tokens_max + stored_tokens,
         )
 
@@ -263,7 +264,7 @@ class Pipeline:
         attempts = list(plan.attempts)
         index, number, calls_made = 0, 0, [0] * len(attempts)
         between_attempts, missing_dialect, upstream_seconds = False, "", 0.0
-        fallback: response_headers.FallbackAnswer | None = None
+        unverified: response_headers.UnverifiedAnswer | None = None
         try:
             while True:
                 number += 1
@@ -271,35 +272,35 @@ class Pipeline:
                     reserved = await self._reserver.reserve(context, attempts, index, number)
                     if isinstance(reserved, Refusal):
                         between_attempts = False
-                        if fallback is not None:
-                            return self._answer_with_fallback(context, fallback, attempts=number - 1)
+                        if unverified is not None:
+                            return self._answer_unverified(context, unverified, attempts=number - 1)
                         return self._refuse(context, reserved, attempts=number - 1)
                     index = reserved.plan_index
                     calls_made[index] += 1
                     progress = _new_progress(number, reserved, missing_dialect, upstream_seconds)
                     missing_dialect = ""
-                    progress.needs_verification = fallback is None and self.router.can_escalate(
+                    progress.needs_verification = unverified is None and self.router.can_escalate(
                         context, attempts, index
                     )
                     self._write_hold_or_release(context, progress)
                 except Overloaded:
-                    if fallback is None:
+                    if unverified is None:
                         raise
                     between_attempts = False
-                    return self._answer_with_fallback(context, fallback, attempts=number - 1)
+                    return self._answer_unverified(context, unverified, attempts=number - 1)
                 between_attempts = False
                 result, following = await self._run_attempt(
                     context,
                     progress,
-                    _AttemptPosition(index, len(attempts), calls_made[index], fallback is not None),
+                    _AttemptPosition(index, len(attempts), calls_made[index], unverified is not None),
                     hints,
                     writer,
                 )
                 upstream_seconds += progress.upstream_seconds
                 if isinstance(result, CallerResponse):
-                    return result if fallback is None else response_headers.with_escalation_header(result, fallback)
+                    return result if unverified is None else response_headers.with_escalation_header(result, unverified)
                 if progress.failed_checks:
-                    fallback = response_headers.FallbackAnswer(
+                    unverified = response_headers.UnverifiedAnswer(
                         answer=result.answer,
                         deployment=reserved.attempt.deployment.name,
                         failed_checks=progress.failed_checks,
@@ -311,8 +312,8 @@ class Pipeline:
                 if following is None:
                     return (
                         result.answer
-                        if fallback is None
-                        else self._answer_with_fallback(context, fallback, attempts=number)
+                        if unverified is None
+                        else self._answer_unverified(context, unverified, attempts=number)
                     )
                 if result.retry_dialect is not None:
                     missing_dialect = attempts[index].upstream_dialect
@@ -324,7 +325,7 @@ class Pipeline:
                     upstream_seconds += following.wait_seconds
         finally:
             if between_attempts:
-                # Cancelled between two attempts: the request still ends in one final entry.
+                # Ended between two attempts, by cancellation or overload: the request still gets its final entry.
                 self._ledger.append_entry(
                     settle.entry_of_cancellation(context, attempts=number, now=self._clock.monotonic())
                 )
@@ -332,7 +333,7 @@ class Pipeline:
     def _write_hold_or_release(self, context: RequestContext, progress: AttemptProgress) -> None:
         """Write the hold to the ledger before dialing, for recovery after a crash.
 
-        Releases the reservation and raises Overloaded where that fails.
+        If the write fails, releases the reservation and raises Overloaded.
         """
         assert progress.reservation is not None, "an attempt is dialed only with a reservation"
         try:
@@ -389,7 +390,7 @@ class Pipeline:
             ):
                 # Paid for, but failed verification: returned to the caller only if no higher tier answers.
                 progress.code = "escalated"
-                result = FailedAttempt(answer=result, retry_same=False, try_other=True, retry_after_seconds=None)
+                result = FailedAttempt(answer=result, retry_same=False, retry_other=True, retry_after_seconds=None)
         except UpstreamError as error:
             result = await self._relay.handle_upstream_error(
                 context, progress, error, writer, now=self._clock.monotonic()
@@ -423,7 +424,8 @@ class Pipeline:
             entry = self._settle(
                 context,
                 progress,
-                final=not isinstance(result, FailedAttempt) or (following is None and not position.has_fallback),
+                final=not isinstance(result, FailedAttempt)
+                or (following is None and not position.has_unverified_answer),
             )
         if isinstance(result, FailedAttempt):
             answer = response_headers.with_attempt_headers(result.answer, context, progress, entry)
@@ -442,7 +444,7 @@ class Pipeline:
             calls_made=position.calls_made,
             max_retries=context.snapshot.routing_policy.max_retries,
             retry_same=failed.retry_same and not self._circuit_open(attempt),
-            retry_other=failed.try_other,
+            retry_other=failed.retry_other,
             retry_after=failed.retry_after_seconds,
             jitter=self._randomness.jitter(),
         )
@@ -474,7 +476,7 @@ class Pipeline:
             self._identifier.record_origin(context, progress, entry.input_tokens + entry.output_tokens)
         return entry
 
-    # --- requests that end without an upstream call
+    # --- answers that do not come from the last attempt
 
     async def _answer_stopped_session(self, identified: IdentifiedRequest, writer: ResponseWriter) -> CallerResponse:
         """Answer a further request of a stopped session.
@@ -496,7 +498,9 @@ class Pipeline:
             identified.request, refusal, limits, identified.request_id, identified.received_at, headers, writer
         )
 
-    async def _stop_session(self, context: RequestContext, refusal: Refusal, writer: ResponseWriter) -> CallerResponse:
+    async def _answer_at_stop(
+        self, context: RequestContext, refusal: Refusal, writer: ResponseWriter
+    ) -> CallerResponse:
         """Answer the request at which its session is stopped, with a ledger entry."""
         context.session.newest_failed = True
         limits = context.snapshot.loop_policy.limits_for(context.route.name, context.classification.task_type)
@@ -528,12 +532,14 @@ class Pipeline:
             body=answer.body,
         )
 
-    def _answer_with_fallback(
-        self, context: RequestContext, fallback: response_headers.FallbackAnswer, *, attempts: int
+    def _answer_unverified(
+        self, context: RequestContext, unverified: response_headers.UnverifiedAnswer, *, attempts: int
     ) -> CallerResponse:
         """Return the answer that failed verification, because no higher tier answered."""
-        self._ledger.append_entry(settle.entry_of_fallback(context, attempts=attempts, now=self._clock.monotonic()))
-        return fallback.answer
+        self._ledger.append_entry(
+            settle.entry_of_unverified_answer(context, attempts=attempts, now=self._clock.monotonic())
+        )
+        return unverified.answer
 
     # --- lookups for http/server
 
@@ -546,7 +552,7 @@ class Pipeline:
         snapshot, name = self._snapshot(), request.model
         if request.passthrough is not None and not name:
             dialect, name = request.passthrough.dialect, hints.route or ""
-            for route in snapshot.routes.values() if not name else ():
+            for route in () if name else snapshot.routes.values():
                 if any(deployment.dialect == dialect for deployment in route.candidates):
                     return route
         named_route = snapshot.find_route(name)
@@ -559,7 +565,7 @@ class Pipeline:
         return named_route
 
     def estimated_input_tokens(self, request: Request, hints: HeaderHints) -> int | None:
-        """Estimated input tokens of a request; None where Anthropic counts them."""
+        """Estimated input tokens of a request; None if a candidate is Anthropic's, whose own count is asked."""
         route = self.route_of(request, hints)
         return (
             None
@@ -581,16 +587,16 @@ class _NoCallObserver:
 class _AttemptPosition(Value, frozen=True):
     """Where an attempt is in its plan.
 
-    index: its index in the plan
-    count: attempts in the plan
+    index: its index among the attempts of the current tier choice
+    count: number of those attempts
     calls_made: calls to this attempt's deployment, this one included
-    has_fallback: an answer that failed verification is kept in case this attempt fails
+    has_unverified_answer: an answer that failed verification is kept in case this attempt fails
     """
 
     index: int
     count: int
     calls_made: int
-    has_fallback: bool = False
+    has_unverified_answer: bool = False
 
 
 def _new_progress(

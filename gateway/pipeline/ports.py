@@ -17,7 +17,7 @@ from .context import AttemptProgress, RequestContext
 class BudgetStore(Protocol):
     """Reserves, extends and settles holds; settling never waits.
 
-    offers_at: the hold options at a time; a shared store decides by its own clock
+    options_at: the hold options at a time; a shared store decides by its own clock
     tenant: the organization within which everything is reserved together
     now: seconds since the epoch
     lease: seconds until a hold that is not settled expires

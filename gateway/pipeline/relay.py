@@ -59,7 +59,7 @@ class FailedAttempt(Value, frozen=True, kw_only=True):
 
     answer: CallerResponse
     retry_same: bool
-    try_other: bool
+    retry_other: bool
     retry_after_seconds: float | None
     retry_dialect: str | None = None
 
@@ -259,7 +259,7 @@ class Relay:
         progress.outcome = "rejected" if is_caller_error else "upstream_error"
         progress.status, progress.code = response.status, failure.code
         retry_after = _retry_after_seconds(response.headers)
-        retry_dialect = self._fallback_dialect(context, progress, response.status, body)
+        retry_dialect = self._other_dialect(context, progress, response.status, body)
         self._update_circuit_breaker(progress, failure, response.status, retry_after, now=now)
         answer = _error_answer(context, progress, failure, response, body)
         progress.status = answer.status
@@ -270,7 +270,7 @@ class Relay:
         return FailedAttempt(
             answer=answer,
             retry_same=failure.retry_same,
-            try_other=failure.try_other,
+            retry_other=failure.try_other,
             retry_after_seconds=retry_after,
             retry_dialect=retry_dialect,
         )
@@ -291,7 +291,7 @@ class Relay:
         elif is_probe:
             self._circuit_breakers.cancel_probe(name, now=now)
 
-    def _fallback_dialect(
+    def _other_dialect(
         self, context: RequestContext, progress: AttemptProgress, status: int, body: bytes
     ) -> str | None:
         """The dialect to retry in, where the server lacks the path of this one."""
@@ -335,7 +335,7 @@ class Relay:
             return CallerResponse(status=200, headers={}, already_sent=True)
         retry_same = error.retryable and not isinstance(error, UpstreamTimeout)
         return FailedAttempt(
-            answer=dialect.error_response(error), retry_same=retry_same, try_other=True, retry_after_seconds=None
+            answer=dialect.error_response(error), retry_same=retry_same, retry_other=True, retry_after_seconds=None
         )
 
     def _mark_completed(self, progress: AttemptProgress, status: int) -> None:

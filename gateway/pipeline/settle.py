@@ -127,7 +127,7 @@ def entry_of_refusal(
     return _entry_without_call(context, attempts, now, "refused", status, refusal.code, refusal.code)
 
 
-def entry_of_fallback(context: RequestContext, *, attempts: int, now: float) -> LedgerEntry:
+def entry_of_unverified_answer(context: RequestContext, *, attempts: int, now: float) -> LedgerEntry:
     """The final entry of a request answered with the answer that failed verification."""
     return _entry_without_call(context, attempts, now, "completed", 200, "escalation_failed", "no higher tier answered")
 

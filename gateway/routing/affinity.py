@@ -24,7 +24,7 @@ def affinities_of(
 ) -> tuple[Affinity, ...]:
     """What binds the conversation to providers or models.
 
-    minted_by: provider that served the session last, "" if unknown
+    last_provider: provider that served the session last, "" if unknown
     origins: providers known to hold the files and responses that the request refers to
     """
     affinities = []

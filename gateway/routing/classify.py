@@ -57,8 +57,8 @@ def classify(
 
     kinds: learned task types
     declared: task type declared by the caller or its role
-    read: the scored prompt, None for the transparent classifier
-    pair: models of the route's lowest and highest tier
+    scored: the scored prompt, None for the transparent classifier
+    model_pair: models of the route's lowest and highest tier
     """
     task, confidence = match_task_type(features, snapshot.task_types, declared)
     if scored is None:

@@ -39,7 +39,7 @@ class HoldInputs(Value, frozen=True, kw_only=True):
     """What the offers of a request are computed from.
 
     request: the parsed request
-    facts: its features
+    features: its features
     budget_lines_at: budget lines that apply at a deployment
     usual_tokens: usual tokens of such a call at a deployment
     may_queue: whether a queue threshold may still make it wait

@@ -32,9 +32,9 @@ def next_attempt(
 ) -> NextAttempt | None:
     """The next attempt, None to give up. Another deployment is preferred to waiting.
 
-    place, places: index of the failed attempt; number of attempts in the plan
-    tries_here, max_retries: calls made to this deployment; retries allowed
-    retry_same, try_other: whether the failure may be cured by a retry, or by another deployment
+    index, count: index of the failed attempt; number of attempts in the plan
+    calls_made, max_retries: calls made to this deployment; retries allowed
+    retry_same, retry_other: whether the failure may be cured by a retry, or by another deployment
     retry_after: seconds asked for by the provider, None if it did not ask
     jitter: uniform in [0, 1)
     """

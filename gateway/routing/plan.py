@@ -55,7 +55,7 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     deferrable: whether the request may wait
     breaker_state: circuit breaker state of a deployment
     translator: translates the request to other dialects
-    aim: tier target, None on a route that does not choose a tier
+    tier_target: tier target, None on a route that does not choose a tier
     forecast: what is expected of the session
     usual_output_tokens: usual output tokens of a model, one choice
     load: load of a deployment

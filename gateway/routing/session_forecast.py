@@ -77,8 +77,8 @@ class SessionForecaster:
         """Record a served call.
 
         number: the call's number in its session, from 1
-        high: whether it needed a higher tier than the lowest
-        before: the same of the previous call, None if there was none
+        needs_higher_tier: whether it needed a higher tier than the lowest
+        previous_needed_higher_tier: the same of the previous call, None if there was none
         grown_tokens: growth of its input since the previous call
         """
         group = self._call_stats.get(task_type)

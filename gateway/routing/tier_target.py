@@ -61,7 +61,7 @@ class TierTargets:
     ) -> TierTarget:
         """The target of one request of an auto route; counts it where a share is held.
 
-        opens: whether it is its session's first request
+        first_in_session: whether it is its session's first request
         now: seconds since the epoch
         """
         quality = snapshot.quality_policy.for_task_type(classification.task_type)

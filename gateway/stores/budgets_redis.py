@@ -84,10 +84,10 @@ class RedisBudgets:
     replica: id of this process's ledger, the same after every restart.
     start: runs a background task.
     notify: receives threshold crossings.
-    recall: queries the ledger for the spend of an account: (line, amount, seconds since the epoch).
+    spent_of_account: queries the ledger for the spend of an account: (line, amount, seconds since the epoch).
     grants: the active grants of operators: (tenant, line, grant).
     quarantine: seconds without reservations after the store lost its data.
-    patience: seconds that a call waits at most to join its tenant.
+    timeout_seconds: seconds that a call waits at most to join its tenant.
     """
 
     def __init__(  # noqa: PLR0913 - wired once, in services/budgets.py

@@ -43,7 +43,7 @@ class StoredLabel(Value, frozen=True, kw_only=True):
     score: complexity that the request was routed by, in [0, 1].
     moved: log-odds shift by everything except the prompt.
     small, large: quality of that tier's answer in [0, 1], None if it was not seen.
-    how: judge, outcome, feedback or check.
+    source: judge, outcome, feedback or check.
     scorer: name of the scorer that `numbers` and `words` belong to.
     numbers: the scorer's numeric features, 32-bit floats.
     words: 32-bit indices into the scorer's vocabulary.

@@ -2,7 +2,7 @@
 
 Totals are kept by tenant and account, of rolling accounts by bucket.
 
-State machine. The store receives totals, never amounts, so that repeated, late or reordered reports change nothing.
+The store receives totals, never amounts, so that repeated, late or reordered reports change nothing.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,14 @@ class _Total(msgspec.Struct, gc=False):
 
 
 class ReplicaTotals:
-    """The totals of this replica, by tenant and name."""
+    """The totals of this replica, by tenant and name.
 
-    def __init__(self) -> None:
+    prune_above: number of totals above which expired ones are dropped
+    """
+
+    def __init__(self, prune_above: int = _PRUNE_TOTALS_MIN) -> None:
         self._totals: dict[tuple[str, str], _Total] = {}
-        self._prune_above = _PRUNE_TOTALS_MIN
+        self._prune_above = self._prune_above_min = prune_above
         # Accounts whose total at the store was read.
         self._synced: set[tuple[str, str]] = set()
 
@@ -80,4 +83,4 @@ class ReplicaTotals:
             self._totals = {key: total for key, total in self._totals.items() if total.keep_until > now}
             self._synced.intersection_update(self._totals)
             # Avoids scanning the remaining ones every second.
-            self._prune_above = max(_PRUNE_TOTALS_MIN, 2 * len(self._totals))
+            self._prune_above = max(self._prune_above_min, 2 * len(self._totals))
