@@ -1,36 +1,6 @@
-"""After a failure: the next attempt, and circuit breakers."""
-
-import pytest
+"""Circuit breakers of deployments."""
 
 from gateway.routing.circuit_breaker import CLOSED, FAILURES_TO_OPEN, OPEN_SECONDS, BreakerState, CircuitBreakers
-from gateway.routing.next_attempt import NextAttempt, next_attempt
-
-DEFAULTS = {"index": 0, "count": 1, "calls_made": 1, "max_retries": 1, "retry_same": True, "retry_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change, expected",
-    [
-        ({"count": 2}, NextAttempt(index=1, wait_seconds=0.0)),
-        ({}, NextAttempt(index=0, wait_seconds=0.1 * 0.75)),
-        ({"calls_made": 2}, None),
-        ({"retry_same": False}, None),
-        ({"count": 2, "retry_other": False, "retry_same": False}, None),
-        ({"retry_after": 1.5}, NextAttempt(index=0, wait_seconds=1.5)),
-        ({"retry_after": 3600.0}, None),
-        ({"index": 1, "count": 2, "calls_made": 1}, NextAttempt(index=1, wait_seconds=0.075)),
-    ],
-    ids=[
-        "another deployment before waiting", "the same one after a short wait", "no more retries than allowed",
-        "no retry where it cannot help", "a rejected request is not tried elsewhere", "retry-after is respected",
-        "a long retry-after ends the request", "the last deployment may be retried",
-    ],
-)  # fmt: skip
-def test_the_next_attempt(change, expected):
-    following = next_attempt(**{**DEFAULTS, **change})
-    assert (following and (following.index, round(following.wait_seconds, 6))) == (
-        expected and (expected.index, round(expected.wait_seconds, 6))
-    )
 
 
 def open_breakers() -> CircuitBreakers:
