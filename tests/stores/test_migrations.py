@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,12 +10,12 @@ import pytest
 from gateway.stores.events_sqlite import SqliteAuditEvents
 from gateway.stores.journal import Journal
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.stores.migrations import migrate
+from gateway.stores.migrations import migrate, rename_keys_of_journal_line
 from tests.entries import ENTRY
 
 
 @pytest.fixture
-def old_ledger(tmp_path):
+def old_ledger(tmp_path: Path) -> Path:
     """A ledger file as the version before named its columns, codes and event keys."""
     path = tmp_path / "ledger.sqlite"
     ledger = SqliteLedger(path)
@@ -29,7 +30,7 @@ def old_ledger(tmp_path):
     return path
 
 
-def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger):
+def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger: Path):
     ledger = SqliteLedger(old_ledger)
     (entry,) = ledger.entries()
     ledger.close()
@@ -41,7 +42,7 @@ def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger):
     }  # fmt: skip
 
 
-def test_a_migrated_file_is_not_migrated_again(old_ledger):
+def test_a_migrated_file_is_not_migrated_again(old_ledger: Path):
     SqliteLedger(old_ledger).close()
     db = sqlite3.connect(old_ledger, isolation_level=None)
     before = db.total_changes
@@ -50,7 +51,7 @@ def test_a_migrated_file_is_not_migrated_again(old_ledger):
     db.close()
 
 
-def test_a_failed_migration_changes_nothing(old_ledger):
+def test_a_failed_migration_changes_nothing(old_ledger: Path):
     db = sqlite3.connect(old_ledger, isolation_level=None)
     db.execute("UPDATE events SET details = 'not json'")
     with pytest.raises(json.JSONDecodeError):
@@ -60,7 +61,21 @@ def test_a_failed_migration_changes_nothing(old_ledger):
     db.close()
 
 
-def test_a_journal_line_of_the_version_before_is_recovered(tmp_path):
+def test_a_journal_line_of_the_version_before_is_recovered(tmp_path: Path):
     fact = msgspec.json.encode(ENTRY).replace(b'"config_hash":', b'"world":')
     (tmp_path / "00000001.jsonl").write_bytes(b'{"fact":' + fact + b"}\n")
     assert Journal(tmp_path).recover() == [ENTRY]
+
+
+@pytest.mark.parametrize(
+    "line, renamed",
+    [
+        (b'{"fact":{"world":"abc"}}', b'{"fact":{"config_hash":"abc"}}'),
+        (b'{"fact":{"config_hash":"abc"}}', b'{"fact":{"config_hash":"abc"}}'),
+        (b'{"fact":{"config_hash":"abc","user":""world":"}}', b'{"fact":{"config_hash":"abc","user":""world":"}}'),
+        (b"\xff not json", b"\xff not json"),
+    ],
+    ids=["the version before", "this version", "a user of that name", "garbage"],
+)
+def test_only_journal_lines_of_the_version_before_are_renamed(line: bytes, renamed: bytes):
+    assert rename_keys_of_journal_line(line) == renamed
