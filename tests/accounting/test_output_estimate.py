@@ -43,6 +43,6 @@ def test_other_task_types_of_the_model_come_before_other_models():
 
 def test_old_calls_fade():
     estimates = observed(10, times=2500)
-    for _ in range(6000):
+    for _ in range(2200):
         estimates.observe("code", "m", 1000)
     assert estimates.median_tokens("code", "m") > 800

@@ -93,7 +93,10 @@ MANY_ITEMS = numbered_events(
         {"type": "custom_tool_call_input.done", "item_id": "ctc_1", "output_index": 3, "input": "*** Begin Patch"},
     ]
 )  # fmt: skip
-USAGE_WITH_FINISH: list[dict[str, Any]] = [chat_chunk(0, content="a"), {**chat_chunk(0, "stop"), "usage": SEVERAL_CHOICES[-1]["usage"]}]
+USAGE_WITH_FINISH: list[dict[str, Any]] = [
+    chat_chunk(0, content="a"),
+    {**chat_chunk(0, "stop"), "usage": SEVERAL_CHOICES[-1]["usage"]},
+]
 SYNTHETIC_STREAMS = {
     "several choices": encode_stream(SEVERAL_CHOICES, named=False) + DONE,
     "several prompts": encode_stream(SEVERAL_PROMPTS, named=False) + DONE,

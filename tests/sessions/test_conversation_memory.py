@@ -44,6 +44,16 @@ def test_the_oldest_records_are_dropped():
     assert memory.size_bytes == RECORDS_MAX * 12
 
 
+def test_a_digest_that_spans_two_fields_of_a_record_was_not_seen():
+    memory = ConversationMemory()
+    memory.record(OccurrenceKind.call, int.from_bytes(bytes((1, 2, 3, 4, 5, 6, 7)), "little"), 0, 0)
+    # The last six bytes of that digest and its count.
+    spanning = int.from_bytes(bytes((2, 3, 4, 5, 6, 7, 1)), "little")
+    assert not memory.has_seen(OccurrenceKind.call, spanning)
+    assert memory.record(OccurrenceKind.call, spanning, 0, 0) == NO_OCCURRENCES
+    assert memory.record(OccurrenceKind.call, spanning, 0, 0).seen_count == 1
+
+
 @given(digests=st.lists(st.integers(-(2**63), 2**63).map(lambda n: n % 97 * 257**3), max_size=200))
 def test_counts_are_those_of_a_counter_however_digests_overlap(digests):
     memory, counter = ConversationMemory(), Counter[int]()

@@ -174,10 +174,11 @@ SEALED = SEALED_REASONING_PREFIX + base64.b64encode(json.dumps(BLOCKS).encode())
         (SEALED, BLOCKS),
         ("opaque", None),
         (SEALED_REASONING_PREFIX + "not base64!", None),
+        (f"{SEALED[:20]}!{SEALED[20:]}", None),
         (SEALED_REASONING_PREFIX + base64.b64encode(b"{").decode(), None),
         (SEALED_REASONING_PREFIX + base64.b64encode(b"{}").decode(), None),
     ],
-    ids=["sealed", "a provider's", "no base64", "no JSON", "no list"],
+    ids=["sealed", "a provider's", "no base64", "a stray character", "no JSON", "no list"],
 )
 def test_only_reasoning_sealed_by_the_gateway_is_unsealed(text, blocks):
     assert unseal_reasoning(text) == blocks
