@@ -25,7 +25,7 @@ def length(node: ast.stmt) -> int:
 
 
 def nesting(node: ast.AST, depth: int = 0) -> int:
-    """How many blocks lie within one another."""
+    """Depth of nested blocks."""
     inner = [
         nesting(child, depth + isinstance(child, _BLOCKS) - _is_elif(node, child))
         for child in ast.iter_child_nodes(node)

@@ -18,7 +18,7 @@ def requirement(message: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value as it could stand in the file, cut to 60 characters."""
+    """A value as YAML writes it, cut to 60 characters."""
     if value is None or isinstance(value, bool):
         return _YAML_WORDS[value]
     text = str(value) if isinstance(value, Decimal) else repr(value)

@@ -95,7 +95,7 @@ def parse(body: bytes | bytearray) -> Request:
 
 
 def message_sizes(messages: list[Message]) -> list[int]:
-    """Return the characters of each message's text, SIZE_OF_PARTS where it is a list."""
+    """Return the characters of each message's text, PARTS_SIZE where it is a list."""
     return [
         len(content) if type(content := message.content) is str else PARTS_SIZE if content is not None else 0
         for message in messages

@@ -24,7 +24,7 @@ _DURATION_BOUNDS_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 2
 _OVERHEAD_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # (metric, help, extra label value or "", entry field, units per base unit)
 _SUMS: Sequence[tuple[str, str, str, str, float]] = (
-    ("penstock_tokens", "Tokens by kind; cached_input and cache_write lie within input, reasoning within output.", "input", "input_tokens", 1),
+    ("penstock_tokens", "Tokens by kind; input includes cached_input and cache_write, output includes reasoning.", "input", "input_tokens", 1),
     ("penstock_tokens", "", "cached_input", "cached_input_tokens", 1),
     ("penstock_tokens", "", "cache_write", "cache_write_tokens", 1),
     ("penstock_tokens", "", "output", "output_tokens", 1),

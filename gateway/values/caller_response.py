@@ -8,7 +8,7 @@ from .base import Value
 class CallerResponse(Value, frozen=True, kw_only=True):
     """A whole response.
 
-    already_sent: it was streamed to the caller, so nothing is left to send
+    already_sent: it was streamed to the caller; nothing is left to send
     """
 
     status: int

@@ -1,4 +1,4 @@
-"""The error tree, by whose turn it is to act.
+"""The error tree, by who has to act.
 
 The caller's turn: the request has to change
     PenstockError

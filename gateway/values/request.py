@@ -81,7 +81,7 @@ class Request(Value, frozen=True, kw_only=True):
 
     body: the caller's own bytes
     model_span: where the raw value of the top-level `model` is in `body`
-    sizes: per message, characters of text; SIZE_OF_PARTS where content is a list, 0 where there is none
+    sizes: per message, characters of text; PARTS_SIZE where content is a list, 0 where there is none
     usage_splice: the edit that makes the provider report usage in a stream; None: no change needed
     max_output_tokens: per choice
     tools_head: the first TOOLS_BYTES_MAX of the offered tools, as sent
