@@ -27,7 +27,10 @@ class Supervisor:
 
     def spawn(self, name: str, work: Coroutine[None, None, None], on_failure: Callable[[Exception], None]) -> Cancel:
         """Run `work` once; `on_failure` is called with what it raised. Returns a function that cancels it."""
-        return self._create_task(self._run_once(name, work, on_failure), name).cancel
+        task = self._create_task(self._run_once(name, work, on_failure), name)
+        # A task that is cancelled before its first step never awaits the work.
+        task.add_done_callback(lambda _: work.close())
+        return task.cancel
 
     async def stop(self) -> None:
         """Cancel every task and wait for its end."""

@@ -22,6 +22,7 @@ from ..pipeline.pipeline import Pipeline
 from ..pipeline.ports import CallObserver
 from ..providers.upstream_call import UpstreamCall
 from ..routing.circuit_breaker import CircuitBreakers
+from ..routing.scorer import Scorer
 from ..sessions.lineage import History
 from ..sessions.session_index import Session, SessionIndex
 from ..values.budget import (
@@ -156,6 +157,7 @@ class Playbook:
     disk_full: no hold can be written
     reservations_max: the budget store is unavailable after this many reservations; None for never
     observer: notified of every call
+    scorer: scores the complexity of requests; None for the rules without one
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Playbook:
         disk_full: bool = False,
         reservations_max: int | None = None,
         observer: CallObserver | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.events: list[str] = []
@@ -194,6 +197,7 @@ class Playbook:
             output_estimates=OutputEstimates(),
             session_sync=self,
             observer=observer,
+            scorer=scorer,
         )
 
     def publish_event(self, event: SessionEvent) -> None:
