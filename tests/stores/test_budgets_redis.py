@@ -262,8 +262,11 @@ async def test_replicas_restore_a_store_that_lost_its_data(server: Server):
 
 
 async def test_grants_are_restored_to_a_store_that_lost_its_data(server: Server):
-    grant = Grant(id="g1", account="money", amount=500)
-    async with replica(server, grants=lambda: [("acme", MONEY, grant), ("other", CALLS, grant)]) as budgets:
+    grants = [
+        ("acme", MONEY, Grant(id="g1", account="money", amount=500)),
+        ("other", CALLS, Grant(id="g2", account="calls", amount=7)),
+    ]
+    async with replica(server, grants=lambda: grants) as budgets:
         await budgets.join("acme", now=NOW)
         assert (await budgets.balance("acme", MONEY, now=NOW))[2] == 500
         server.lose_data()
