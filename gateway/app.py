@@ -38,6 +38,7 @@ from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, JournaledLedger
 from .stores.ledger_sqlite import SqliteLedger
 from .stores.metered_energy_sqlite import SqliteMeteredEnergy
+from .stores.migrations import migrate_file
 from .values.ledger_entry import LedgerEntry
 from .values.metric import MetricFamily, counter, gauge
 from .values.quality import LearnedFloors
@@ -186,10 +187,12 @@ class App:
     async def start(self) -> None:
         """Recover the ledger and listen. Raises OSError if a port or the data folder is unavailable."""
         settings = self._settings
-        self._ledger_store = SqliteLedger(settings.data / "ledger.sqlite")
-        self._ledger = JournaledLedger(
-            Journal(settings.data / "journal"), self._ledger_store, self._metrics.observe_entry
-        )
+        journal, path = Journal(settings.data / "journal"), settings.data / "ledger.sqlite"
+        # The lock comes first: a file that another gateway writes to is not migrated.
+        journal.acquire_lock()
+        migrate_file(path)
+        self._ledger_store = SqliteLedger(path)
+        self._ledger = JournaledLedger(journal, self._ledger_store, self._metrics.observe_entry)
         self._ledger.start()
         self._budget_service.start(self._ledger_store)
         self._session_service.start(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from ..stores.migrations import OutdatedLedger
 from ..values.errors import ConfigError
 from ..values.extras import EXTRA_BY_PACKAGE, install_hint
 
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = module.run(args)
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
+        return 1
+    except OutdatedLedger as error:
+        print(f"penstock: {error}", file=sys.stderr)
         return 1
     return status
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ except ImportError:  # not on every platform; the loop of asyncio is a tenth slo
 
 from ..app import App
 from ..config.load import load, parse
-from ..config.settings import Settings, read_settings
+from ..config.settings import Settings, read_settings, require_extras
 from ..values.snapshot import Snapshot
 
 # Net new containers between two young collections: a few long histories, tens of MB at worst.
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal arrives, then drain; 1 if the gateway cannot start."""
     settings = read_settings()
+    require_extras(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     path = args.config or settings.config
     snapshot, notes = load(path, os.environ)
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         run_loop(
             _serve(settings, snapshot, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
         )
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         print(f"penstock: cannot start: {error}", file=sys.stderr)
         return 1
     return 0

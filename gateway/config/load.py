@@ -96,6 +96,12 @@ def _remove(data: Any, path: YamlPath) -> None:
         del data[path[-1]]
 
 
+# Keys whose value, or part of it, may be a secret written in the wrong place: problems do not quote it.
+_SECRET_KEYS = frozenset(
+    {"access", "api_key", "base_url", "env", "feeds", "file", "keys", "secret", "secrets", "webhook"}
+)
+
+
 def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
     """Pydantic's errors as problems at their place in the file."""
     for item in error.errors(include_url=False, include_context=True):
@@ -111,6 +117,8 @@ def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
             reader.add_problem(path, f"'{last}' must be {{env: NAME}} or {{file: path}}, not the secret itself")
         elif item["loc"][-1:] == ("[key]",):
             reader.add_problem(path, f"name '{last}' {_requirement(item)}", at_key=True)
+        elif _SECRET_KEYS.intersection(map(str, path)):
+            reader.add_problem(path, f"'{last}' {_requirement(item)}")
         else:
             reader.add_problem(path, f"'{last}' {_requirement(item)}, not {quoted(item['input'])}")
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping
 
+from ..feeds.package_data import is_installed
 from ..values.catalog import Tier
+from ..values.extras import install_hint
 from ..values.quality import Cascade, Learning, QualityPolicy, QualityTarget, Role, ShadowSampling
 from . import schema
 from .reader import ConfigReader, check_name, check_task_type, to_nusd
@@ -60,6 +62,10 @@ def learning_of(reader: ConfigReader, doc: schema.LearningConfig, routes: Mappin
     shadow = doc.shadow
     if shadow.share and shadow.judge is None:
         reader.add_problem(path, "required key 'judge' is missing; name the route that compares the answers")
+    if shadow.share and doc.refit_minutes is not None and not is_installed("numpy"):
+        reader.add_problem(
+            ("learning", "refit_minutes"), f"fitting quality floors: {install_hint('numpy')}, or set it to null"
+        )
     if shadow.judge is not None:
         check_name(reader, "route", shadow.judge, routes, (*path, "judge"))
     return Learning(

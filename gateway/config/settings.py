@@ -91,16 +91,21 @@ def read_settings() -> Settings:
             f"environment: {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()} {requirement(item['msg'])}"
             for item in error.errors(include_url=False, include_input=False)
         ]
-    if not problems:
-        wanted = {
-            "REDIS_URL": ("redis", settings.redis_url),
-            "MEASURE_OWN_ENERGY": ("codecarbon", settings.measure_own_energy),
-        }
-        problems = [
-            f"environment: {PREFIX}{name}: {install_hint(package)}"
-            for name, (package, value) in wanted.items()
-            if value and not is_installed(package)
-        ]
     if problems:
         raise ConfigError(problems)
     return settings
+
+
+def require_extras(settings: Settings) -> None:
+    """Check that the packages which serving with these settings needs are installed. Raises ConfigError."""
+    wanted = {
+        "REDIS_URL": ("redis", settings.redis_url),
+        "MEASURE_OWN_ENERGY": ("codecarbon", settings.measure_own_energy),
+    }
+    problems = [
+        f"environment: {PREFIX}{name}: {install_hint(package)}"
+        for name, (package, value) in wanted.items()
+        if value and not is_installed(package)
+    ]
+    if problems:
+        raise ConfigError(problems)

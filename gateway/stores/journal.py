@@ -51,7 +51,9 @@ class Journal:
         self._last_line_torn = False
 
     def acquire_lock(self) -> None:
-        """Lock the folder against other processes. Raises OSError if another one has it."""
+        """Lock the folder against other processes, once. Raises OSError if another one has it."""
+        if self._lock_fd >= 0:
+            return
         self._lock_fd = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import GROUP_COLUMNS, LedgerEntry
 from ..values.quality import SHADOW_KEY
 from . import events_sqlite, metered_energy_sqlite
-from .migrations import migrate
+from .migrations import check_version
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -65,7 +65,7 @@ _CARBON_COUNTERFACTUALS = ("market_carbon_ug", "reference_carbon_ug", "undeferre
 
 
 class SqliteLedger:
-    """One connection to one ledger file."""
+    """One connection to one ledger file; OutdatedLedger for a file of an earlier version (see migrations.py)."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,12 @@ class SqliteLedger:
         self._db.execute("PRAGMA synchronous=NORMAL")
         # Checkpoints every 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
         self._db.execute("PRAGMA wal_autocheckpoint=4000")
+        try:
+            check_version(self._db)
+        except sqlite3.Error:
+            self._db.close()
+            raise
         self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
-        migrate(self._db)
         self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:

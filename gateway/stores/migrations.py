@@ -6,6 +6,7 @@ The version of a file is SQLite's `user_version`. Rows are rewritten only where 
 import json
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 # The names of version 0, before the first release: old -> new.
 _RENAMED_COLUMNS = {"world": "config_hash"}
@@ -22,9 +23,33 @@ _RENAMED_CODES = {
 _RENAMED_EVENT_KEYS = {"acted": "enforced", "who": "actor", "why": "reason"}
 
 
+class OutdatedLedger(sqlite3.DatabaseError):
+    """A ledger file of an earlier version, which only the gateway that holds the data folder's lock may migrate."""
+
+
+def migrate_file(path: Path) -> None:
+    """Bring a ledger file up to this version; the caller holds the data folder's lock. Raises sqlite3.Error."""
+    db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+    try:
+        migrate(db)
+    finally:
+        db.close()
+
+
+def check_version(db: sqlite3.Connection) -> None:
+    """Raise OutdatedLedger for a file of an earlier version; mark a new, empty one as current."""
+    if _version(db) >= len(_MIGRATIONS):
+        return
+    if _has_entries_table(db):
+        raise OutdatedLedger(
+            "the ledger file is of an earlier version; start this version's gateway once to migrate it"
+        )
+    db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+
 def migrate(db: sqlite3.Connection) -> None:
     """Run the migrations that the file still lacks, in one transaction. Raises sqlite3.Error."""
-    if _version(db) >= len(_MIGRATIONS):
+    if _version(db) >= len(_MIGRATIONS) or not _has_entries_table(db):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -39,10 +64,12 @@ def migrate(db: sqlite3.Connection) -> None:
 
 
 def rename_keys_of_journal_line(line: bytes) -> bytes:
-    """A journal line of an earlier version with today's column names."""
+    """A journal line of an earlier version with today's column names and codes."""
     for old, new in _RENAMED_COLUMNS.items():
         if f'"{new}":'.encode() not in line:
             line = line.replace(f'"{old}":'.encode(), f'"{new}":'.encode())
+    for old, new in _RENAMED_CODES.items():
+        line = line.replace(f'"code":"{old}"'.encode(), f'"code":"{new}"'.encode())
     return line
 
 
@@ -51,8 +78,11 @@ def _rename_to_field_names(db: sqlite3.Connection) -> None:
     for old, new in _RENAMED_COLUMNS.items():
         if old in columns:
             db.execute(f"ALTER TABLE entries RENAME COLUMN {old} TO {new}")
-    for old, new in _RENAMED_CODES.items():
-        db.execute("UPDATE entries SET code = ? WHERE code = ?", (new, old))
+    cases, names = " ".join(["WHEN ? THEN ?"] * len(_RENAMED_CODES)), ", ".join("?" * len(_RENAMED_CODES))
+    pairs = [name for pair in _RENAMED_CODES.items() for name in pair]
+    db.execute(f"UPDATE entries SET code = CASE code {cases} END WHERE code IN ({names})", (*pairs, *_RENAMED_CODES))
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+        return
     for event_id, text in db.execute("SELECT id, details FROM events").fetchall():
         details = json.loads(text)
         renamed = {_RENAMED_EVENT_KEYS.get(key, key): value for key, value in details.items()}
@@ -60,6 +90,10 @@ def _rename_to_field_names(db: sqlite3.Connection) -> None:
             renamed["code"] = _RENAMED_CODES[renamed["code"]]
         if renamed != details:
             db.execute("UPDATE events SET details = ? WHERE id = ?", (json.dumps(renamed), event_id))
+
+
+def _has_entries_table(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone() is not None
 
 
 def _version(db: sqlite3.Connection) -> int:

