@@ -1,6 +1,7 @@
 """Builds every object once and wires them together; the only file that imports every package."""
 
 import asyncio
+import errno
 import logging
 import platform
 import random
@@ -228,12 +229,13 @@ class App:
             requests_max=settings.concurrent_requests_max,
             count_error=self._metrics.count_error,
         )
-        self.port = await self._listen(self._server.handle, settings.port, settings.drain_seconds)
+        self.port = await self._listen(self._server.handle, settings.port, settings.drain_seconds, "PENSTOCK_PORT")
         self._session_service.public_base_url = (settings.public_url or f"http://{settings.host}:{self.port}").rstrip(
             "/"
         )
         if settings.admin_port is not None:
-            self.admin_port = await self._listen(self._build_admin_api(with_data=True).handle, settings.admin_port, 1.0)
+            handler = self._build_admin_api(with_data=True).handle
+            self.admin_port = await self._listen(handler, settings.admin_port, 1.0, "PENSTOCK_ADMIN_PORT")
         if any(deployment.dialect == "litellm" for deployment in self._snapshot.deployments.values()):
             # The import takes four seconds, which would otherwise delay the first request.
             self._supervisor.spawn(
@@ -265,12 +267,17 @@ class App:
             await asyncio.to_thread(self._own_energy_meter.stop)
         await asyncio.to_thread(self._ledger.close)
 
-    async def _listen(self, handler: server.Handler, port: int, drain_seconds: float) -> int:
+    async def _listen(self, handler: server.Handler, port: int, drain_seconds: float, variable: str) -> int:
         runner = server.server_runner(handler, drain_seconds=drain_seconds)
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, self._settings.host, port, backlog=1024)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise OSError(error.errno, f"port {port} is in use; set {variable}") from error
         bound: int = runner.addresses[0][1]
         return bound
 

@@ -2,11 +2,18 @@
 
 from datetime import UTC, datetime
 
-from ..values.budget import MEASURE_UNITS, BudgetExceeded, BudgetLine
+from ..values.budget import MEASURE_UNITS, BudgetExceeded, BudgetLine, Measure
 from ..values.plan import Refusal
 from ..values.units import message_number
 
 _DEFAULT_CONTACT = "ask the operator to raise it"
+# Measure of a budget -> (what is unknown of the call, why, what the operator can set).
+_UNKNOWN_WORST_CASES = {
+    Measure.nusd: ("Price", "no price sheet covers it", "a price"),
+    Measure.tokens: ("Token count", "the provider reports no usage for it", "another kind of limit"),
+    Measure.millijoules: ("Energy", "no energy profile covers it", "an energy profile"),
+    Measure.micrograms: ("Carbon", "no energy profile covers it", "an energy profile"),
+}
 
 
 def refusal(exceeded: BudgetExceeded, now: float) -> Refusal:
@@ -21,24 +28,28 @@ def refusal(exceeded: BudgetExceeded, now: float) -> Refusal:
         "used": used, "held": held, "limit": limit, "remaining": max(0.0, limit - used - held),
         "contact": contact or _DEFAULT_CONTACT,
     }  # fmt: skip
-    if exceeded.requested is None:
-        worst_case = (
-            f"the worst case of this call in {unit} is unknown, so it cannot be held (no price sheet or energy profile)"
-        )
-    else:
+    if exceeded.requested is not None:
         details["requested"] = exceeded.requested / scale
-        worst_case = f"this call may use up to {message_number(exceeded.requested / scale)}"
     if line.resets_at is not None:
         details["resets_at"] = datetime.fromtimestamp(line.resets_at, UTC).isoformat().replace("+00:00", "Z")
         details["resets_in_seconds"] = round(line.resets_at - now)
-    return Refusal(
-        code="cap_exceeded" if _never_resets(line) else "budget_exceeded",
-        message=(
+    if exceeded.requested is None:
+        message = _unknown_worst_case(line, unit)
+    else:
+        message = (
             f"Budget '{line.name}' exceeded: {message_number(used)} {unit} spent and {message_number(held)} held of"
-            f" {message_number(limit)}; {worst_case}. {_reset_sentence(line, now)} Lower max_tokens, use a smaller model,"
-            f" or {contact or _DEFAULT_CONTACT}."
-        ),
-        details=details,
+            f" {message_number(limit)}; this call may use up to {message_number(exceeded.requested / scale)}."
+            f" {_reset_sentence(line, now)} Lower max_tokens, use a smaller model, or {contact or _DEFAULT_CONTACT}."
+        )
+    return Refusal(code="cap_exceeded" if _never_resets(line) else "budget_exceeded", message=message, details=details)
+
+
+def _unknown_worst_case(line: BudgetLine, unit: str) -> str:
+    """The message where the worst case of the call is unknown: less use or a later time does not help."""
+    subject, cause, remedy = _UNKNOWN_WORST_CASES[line.measure]
+    return (
+        f"{subject} unknown: budget '{line.name}' ({unit}) cannot admit a call whose worst case is unknown ({cause})."
+        f" Use another model, or ask the operator to set {remedy}."
     )
 
 

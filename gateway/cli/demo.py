@@ -26,6 +26,7 @@ _BAR_CHARS = 30
 _MARKER = ".penstock-demo"
 _START_SECONDS_MAX = 20.0
 _RESTARTS_MAX = 20
+_PORT_MAX = 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=_port,
         default=8080,
         metavar="PORT",
         help="port of the gateway, another if it is in use (default: 8080)",
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-session-header", action="store_true", help="send no session id, so that the gateway infers sessions"
     )
     parser.add_argument("--exit", action="store_true", help="exit after the table instead of staying up")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _PORT_MAX:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {_PORT_MAX}, not {text[:20]!r}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ module is imported by name.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     assert module is not None, "argparse has rejected every other command"
     try:
         status: int = module.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` for example, has enough. Python flushes stdout once more at exit: to where it cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 1

@@ -52,9 +52,16 @@ def run(args: argparse.Namespace) -> int:
             _serve(settings, snapshot, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
         )
     except (OSError, sqlite3.Error) as error:
-        print(f"penstock: cannot start: {error}", file=sys.stderr)
+        print(f"penstock: cannot start: {_cause(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _cause(error: OSError | sqlite3.Error) -> str:
+    """The cause in words, without the error number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 async def _refit(path: Path) -> None:

@@ -1,19 +1,29 @@
 """Process settings from PENSTOCK_* environment variables; no .env file is read unless PENSTOCK_ENV_FILE names one."""
 
+import difflib
 import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..feeds.package_data import is_installed
 from ..values.errors import ConfigError
 from ..values.extras import install_hint
-from .messages import requirement
+from .messages import quoted, requirement
 
 PREFIX = "PENSTOCK_"
 # Variables of the commands that call a running gateway.
 _CLI_VARIABLES = {"PENSTOCK_URL"}
+_REDIS_SCHEMES = ("redis://", "rediss://", "redis+cluster://", "rediss+cluster://")
+_URL, _COUNTRY, _LOG_LEVEL = r"^https?://[^\s?#]+$", "^[A-Z]{3}$", "^(DEBUG|INFO|WARNING|ERROR)$"
+# What a text should look like that does not match.
+_PATTERN_MEANINGS = {
+    _URL: "an http:// or https:// URL without query or fragment",
+    _COUNTRY: "three capital letters, like USA",
+    _LOG_LEVEL: "DEBUG, INFO, WARNING or ERROR",
+}
 
 
 class Settings(BaseSettings):
@@ -41,7 +51,7 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s?#]+$",
+        pattern=_URL,
         description="URL of this gateway in approval links. Unset: the address that it listens on.",
     )
     body_bytes_max: int = Field(32 * 1024 * 1024, gt=0, description="Largest request body, in bytes.")
@@ -63,12 +73,17 @@ class Settings(BaseSettings):
         False, description="Measure the energy of the gateway itself with CodeCarbon (an extra)."
     )
     own_energy_country: str = Field(
-        "USA", pattern="^[A-Z]{3}$", description="Country of the gateway's own machine, ISO alpha-3."
+        "USA", pattern=_COUNTRY, description="Country of the gateway's own machine, ISO alpha-3."
     )
-    log_level: str = Field(
-        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged: DEBUG to ERROR."
-    )
+    log_level: str = Field("INFO", pattern=_LOG_LEVEL, description="Lowest level that is logged: DEBUG to ERROR.")
     env_file: Path | None = Field(None, description="File with further `PENSTOCK_*` lines. Unset: none is read.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ValueError(f"must begin with {', '.join(_REDIS_SCHEMES[:-1])} or {_REDIS_SCHEMES[-1]}")
+        return url
 
 
 def read_settings() -> Settings:
@@ -82,18 +97,35 @@ def read_settings() -> Settings:
         if name.startswith(PREFIX) and name not in names | _CLI_VARIABLES and not name.startswith(PREFIX + "KEY_")
     )
     problems = [
-        f"environment: unknown variable {name}; known variables: {', '.join(sorted(names))}" for name in unknown
+        f"environment: unknown variable {name}{_suggestion(name, names)}; known variables: {', '.join(sorted(names))}"
+        for name in unknown
     ]
     try:
         settings = Settings(_env_file=env.get(PREFIX + "ENV_FILE"))
     except ValidationError as error:
         problems += [
-            f"environment: {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()} {requirement(item['msg'])}"
-            for item in error.errors(include_url=False, include_input=False)
+            f"environment: {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()} {_requirement(item)}"
+            for item in error.errors(include_url=False)
         ]
     if problems:
         raise ConfigError(problems)
     return settings
+
+
+def _suggestion(name: str, names: set[str]) -> str:
+    """The closest name, as `; did you mean X?`; empty where none is close."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _requirement(item: Any) -> str:
+    """What a variable should be, as the end of a sentence that begins with its name."""
+    if item["type"] == "int_parsing":
+        return f"must be a whole number, not {quoted(item['input'])}"
+    if item["type"] == "string_pattern_mismatch":
+        return f"must be {_PATTERN_MEANINGS[item['ctx']['pattern']]}"
+    # Any other value may be a secret.
+    return str(item["ctx"]["error"]) if item["type"] == "value_error" else requirement(item["msg"])
 
 
 def require_extras(settings: Settings) -> None:

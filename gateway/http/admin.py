@@ -158,7 +158,7 @@ class AdminApi:
         Changes need a token even on loopback: the agents that budgets limit may run on the same machine.
         """
         if self._token is None:
-            raise Unauthenticated("Admin token required to change budgets and sessions: set PENSTOCK_ADMIN_TOKEN.")
+            raise Unauthenticated("Changes disabled: this gateway was started without PENSTOCK_ADMIN_TOKEN.")
 
     async def _handle_export(self, request: web.BaseRequest) -> web.Response:
         self._authorize(request)

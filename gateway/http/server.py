@@ -214,7 +214,7 @@ class Server:
             or path.lower().startswith(_BLOCKED_PREFIXES)
             or _PASSTHROUGH_PATH.fullmatch(provider_path) is None
         ):
-            raise NotFound(f"No such endpoint: {request.method} {request.path[:100]}. See GET /v1/models.")
+            raise NotFound(_no_such_endpoint(request, path))
         return await self._handle_passthrough(request, writer)
 
     async def _handle_passthrough(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
@@ -387,6 +387,13 @@ def server_runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner
     """
     server = _AiohttpServer(handler, handler_cancellation=True)
     return web.ServerRunner(server, shutdown_timeout=drain_seconds)
+
+
+def _no_such_endpoint(request: web.BaseRequest, path: str) -> str:
+    message = f"No such endpoint: {request.method} {request.path[:100]}."
+    if path.startswith("/v1/"):
+        return message
+    return f"{message} Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."
 
 
 def _is_anthropic_client(request: web.BaseRequest) -> bool:

@@ -451,7 +451,7 @@ def _no_candidate_refusal(route: Route, excluded: Mapping[str, str], unfit: Sequ
     not_translatable = next(
         (candidate.not_translatable for candidate in unfit if candidate.not_translatable is not None), None
     )
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
+    reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in excluded.items())
     return Refusal(
         code="no_eligible_deployment",
         message=f"No deployment of '{route.name}' can serve this request ({reasons}).",

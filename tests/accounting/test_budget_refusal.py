@@ -27,9 +27,25 @@ def test_a_grant_raises_the_limit():
     assert (refused.details["limit"], refused.details["remaining"]) == (7, 0.0)
 
 
-def test_an_unknown_worst_case_is_said():
-    refused = refusal(exceeded(line("day", Measure.millijoules, 5), requested=None), NOW)
-    assert "in Wh is unknown" in refused.message and "requested" not in refused.details
+@pytest.mark.parametrize(
+    "measure, message",
+    [
+        (
+            Measure.nusd,
+            "Price unknown: budget 'day' (USD) cannot admit a call whose worst case is unknown (no price sheet covers it). "
+            "Use another model, or ask the operator to set a price.",
+        ),
+        (
+            Measure.millijoules,
+            "Energy unknown: budget 'day' (Wh) cannot admit a call whose worst case is unknown (no energy profile covers "
+            "it). Use another model, or ask the operator to set an energy profile.",
+        ),
+    ],
+)
+def test_an_unknown_worst_case_is_not_called_exceeded(measure, message):
+    refused = refusal(exceeded(line("day", measure, 5), requested=None), NOW)
+    assert refused.message == message
+    assert refused.code == "cap_exceeded" and "requested" not in refused.details
 
 
 def test_a_budget_that_never_resets_is_a_cap():

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator.provider import SimulatedModel, SimulatedProvider
+from gateway.stores.journal import Journal
 from tests.gateways import until
 from tests.snapshots import BASE_CONFIG, ENV
 
@@ -56,11 +57,46 @@ def test_invalid_usage_exits_with_2():
     assert "Exit status:" in text
 
 
+def test_a_closed_pipe_ends_a_command_quietly():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "check", "config/routing.yaml"],
+        env=ENVIRONMENT, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT, check=False,
+    )  # fmt: skip
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_serve_prints_why_it_cannot_start(tmp_path):
     done = penstock("serve", "config/routing.yaml", PENSTOCK_DATA=str(tmp_path))
     assert done.returncode == 1
     assert "PENSTOCK_KEY_MY_AGENT is not set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_serve_names_the_port_or_folder_that_is_in_use(tmp_path):
+    config = tmp_path / "r.yaml"
+    config.write_text(BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:1/v1"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        env = ENV | {"PENSTOCK_DATA": str(tmp_path / "data"), "PENSTOCK_PORT": str(port)}
+        done = penstock("serve", str(config), **env)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (
+            1,
+            f"penstock: cannot start: port {port} is in use; set PENSTOCK_PORT",
+        )
+        done = penstock("serve", str(config), **env | {"PENSTOCK_PORT": "0", "PENSTOCK_ADMIN_PORT": str(port)})
+        assert done.stderr.splitlines()[-1].endswith(f"port {port} is in use; set PENSTOCK_ADMIN_PORT")
+    journal = Journal(tmp_path / "data" / "journal")
+    journal.acquire_lock()
+    done = penstock("serve", str(config), **env)
+    assert done.stderr.splitlines()[-1] == (
+        f"penstock: cannot start: data folder {tmp_path / 'data'} is in use by another gateway"
+    )
+    journal.close()
 
 
 class Serving:
@@ -195,6 +231,13 @@ def test_the_export_takes_json_as_a_flag(demo):
     done = penstock("export", "--json", "--by", "tier", PENSTOCK_DATA=str(demo[1]))
     assert json.loads(done.stdout)["by"] == ["tier"]
     assert penstock("export", "--json", "--format", "csv", PENSTOCK_DATA=str(demo[1])).returncode == 2
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "abc"])
+def test_the_demo_rejects_an_invalid_port(port):
+    done = penstock("demo", "--exit", f"--port={port}", "--data", "var/none")
+    assert done.returncode == 2
+    assert f"--port: must be a whole number from 0 to 65535, not '{port}'" in done.stderr
 
 
 def test_the_demo_names_a_missing_or_invalid_session_file():

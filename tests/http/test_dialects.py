@@ -202,6 +202,7 @@ async def test_an_untranslatable_field_is_routed_to_its_dialect_or_refused_befor
             "no_eligible_deployment",
             "top_k",
         )
+        assert error["message"].endswith(").") and ".)" not in error["message"]
         assert not gateway.providers["chatonly"].request_bodies
 
 

@@ -161,6 +161,25 @@ async def test_bad_requests_get_an_openai_error_and_no_ledger_entry(
         assert gateway.ledger_rows() == []
 
 
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        (
+            "/chat/completions",
+            "No such endpoint: POST /chat/completions. Endpoints begin with /v1; check that the base URL is "
+            "http://HOST:PORT/v1.",
+        ),
+        ("/v1/organization/users", "No such endpoint: POST /v1/organization/users."),
+    ],
+)
+async def test_a_wrong_path_points_to_the_base_url(start_gateway: StartGateway, path, message):
+    async with (
+        start_gateway() as gateway,
+        gateway.client.post(f"{gateway.base_url}{path}", json={}, headers=AUTH_HEADERS) as answer,
+    ):
+        assert (answer.status, (await answer.json())["error"]["message"]) == (404, message)
+
+
 async def test_the_body_limit_applies_to_chunked_and_compressed_bodies(start_gateway: StartGateway):
     async def chunks():
         for _ in range(30):

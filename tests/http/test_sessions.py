@@ -483,7 +483,11 @@ async def test_session_actions_are_refused_without_an_admin_token(start_site: St
         stopped = await site.agent().until_stopped()
         assert (await site.get("/admin/sessions")).status_code == 200
         for action in ("resume", "exempt", "kill", "label"):
-            assert (await site.post(f"/admin/sessions/{stopped.session}/{action}", {})).status_code == 401
+            refused = await site.post(f"/admin/sessions/{stopped.session}/{action}", {})
+            assert refused.status_code == 401
+            assert refused.json()["error"]["message"] == (
+                "Changes disabled: this gateway was started without PENSTOCK_ADMIN_TOKEN."
+            )
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
