@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.13.8
+# Data sets that are not part of this repository: docs/evidence.md names their public origins and the files expected.
+# Other folders: make loops LOOPS=folder
 LOOPS ?= ../shared/data/loops
 PROMPTS ?= ../shared/data/routing
 CARBON ?= ../shared/data/carbon
@@ -27,7 +29,7 @@ run: setup  ## serve config/routing.yaml
 test: setup  ## the tests, in parallel and in random order
 	$(BIN)/python -m pytest $(PARALLEL)
 
-check: setup  ## what CI runs: lint, types, layers, tests with coverage
+check: setup  ## lint, types, layers, tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

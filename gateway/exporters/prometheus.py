@@ -31,7 +31,7 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_tokens", "", "reasoning", "reasoning_tokens", 1),
     ("penstock_charge_usd", "Charges in US dollars.", "", "charge_nusd", NUSD_PER_USD),
     ("penstock_reference_usd", "Charges in US dollars had each route's most capable deployment served the same tokens.", "", "reference_nusd", NUSD_PER_USD),
-    ("penstock_energy_joules", "Modelled facility energy in joules.", "low", "energy_mj_low", _MILLI),
+    ("penstock_energy_joules", "Modeled facility energy in joules.", "low", "energy_mj_low", _MILLI),
     ("penstock_energy_joules", "", "mid", "energy_mj_mid", _MILLI),
     ("penstock_energy_joules", "", "high", "energy_mj_high", _MILLI),
     ("penstock_carbon_grams", "Operational (location-based) and embodied carbon in gCO2e.", "low", "carbon_ug_low", _MICRO),
@@ -87,7 +87,7 @@ class Metrics:
         )
         self._upstream_durations = _Histogram(
             "penstock_upstream_duration_seconds",
-            "Time from dialling a deployment to the end of its answer.",
+            "Time from dialing a deployment to the end of its answer.",
             ("deployment",),
             _DURATION_BOUNDS_MS,
         )

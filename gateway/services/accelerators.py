@@ -235,7 +235,7 @@ class Accelerators:
         ratios = [(name, one.meter.metered_ratio) for name, one in self._meters.items()]
         yield gauge(
             "penstock_metered_to_modelled_energy_ratio",
-            "Ratio of recently metered to modelled energy.",
+            "Ratio of recently metered to modeled energy.",
             [([name], ratio) for name, ratio in ratios if ratio is not None],
             ("deployment",),
         )
