@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sized
 from pathlib import Path
 
 from ..config.load import load
@@ -19,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     for note in notes:
         print(f"note: {note}")
     print(
-        f"{args.config}: ok, configuration {snapshot.generation}: {len(snapshot.routes)} routes, "
-        f"{len(snapshot.deployments)} deployments, {len(snapshot.budgets)} budgets"
+        f"{args.config}: ok, configuration {snapshot.generation}: {_counted(snapshot.routes, 'route')}, "
+        f"{_counted(snapshot.deployments, 'deployment')}, {_counted(snapshot.budgets, 'budget')}"
     )
     for name, deployment in snapshot.deployments.items():
         grid = deployment.intensity
@@ -28,3 +29,7 @@ def run(args: argparse.Namespace) -> int:
             f"  {name}: {grid.zone} {grid.grams_per_kwh:.4g} g/kWh ({grid.source}), footprint {deployment.footprint_method}"
         )
     return 0
+
+
+def _counted(items: Sized, noun: str) -> str:
+    return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"

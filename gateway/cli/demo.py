@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,7 +122,7 @@ async def _demo(args: argparse.Namespace) -> int:
             return 0
         tally = replaying.result()
         await asyncio.sleep(0.5)
-        _print_report(data, tally, time.monotonic() - started)
+        _print_report(data, tally, calls, time.monotonic() - started)
         if not args.exit:
             _print_next_steps(port, data)
             await stopping
@@ -256,7 +257,7 @@ def _is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _print_report(data: Path, tally: ReplayCounts, seconds: float) -> None:
+def _print_report(data: Path, tally: ReplayCounts, calls: int, seconds: float) -> None:
     """Print the table by task type, from `penstock export`."""
     text, _ = export_ledger(data, {"by": "task_type", "format": "json"}, now=time.time())
     total, _ = export_ledger(data, {"by": "", "format": "json"}, now=time.time())
@@ -268,13 +269,30 @@ def _print_report(data: Path, tally: ReplayCounts, seconds: float) -> None:
     for cells in table:
         print(_format_row(cells, widths))
     print("\nWh and gCO2e are modeled, low–mid–high; all-frontier assumes the same tokens.")
-    print(
-        f"{tally.calls_answered} calls answered in {seconds:.1f} s; sessions stopped: {dict(tally.sessions_stopped) or 'none'}",
-        end="",
+    print(_summary(tally, calls, seconds), flush=True)
+
+
+def _summary(tally: ReplayCounts, calls: int, seconds: float) -> str:
+    """What became of the calls, in counts that add up to all of them, and why sessions stopped."""
+    refused, failed = tally.sessions_stopped.total(), tally.failures.total()
+    not_sent = calls - tally.calls_answered - refused - failed
+    return (
+        f"{calls} calls in {seconds:.1f} s: {tally.calls_answered} answered, {refused} refused, {failed} failed, "
+        f"{not_sent} not sent after {'stops and failures' if failed else 'stops'}.\n"
+        f"Sessions stopped: {_counts_in_words(tally.sessions_stopped)}. Failures: {_counts_in_words(tally.failures)}. "
+        f"Connections lost and calls repeated: {tally.calls_interrupted}."
     )
-    print(
-        f"; failed: {dict(tally.failures) or 'none'}; interrupted and repeated: {tally.calls_interrupted}", flush=True
-    )
+
+
+def _counts_in_words(counts: Counter[str]) -> str:
+    """`3 by the loop guard, 1 by a budget`; codes without words of their own as they are."""
+    return ", ".join(f"{count} {_CODE_WORDS.get(code, code)}" for code, count in counts.most_common()) or "none"
+
+
+_CODE_WORDS = {
+    "loop_stopped": "by the loop guard", "budget_exceeded": "by a budget", "cap_exceeded": "by a cap",
+    "session_time_exceeded": "by the cap on minutes", "gateway_gone": "without a gateway",
+}  # fmt: skip
 
 
 _HEADINGS = [

@@ -5,7 +5,8 @@ import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,6 +32,17 @@ _TIER_CEILINGS_DEFAULT = {"learned": (0.25, 0.35), "transparent": (0.45, 0.70)}
 _OPEN_CALLER = Caller(key="anonymous", team="default")
 # Removing an invalid value can make a required key missing, one level up in each round.
 _VALIDATION_ROUNDS_MAX = 8
+# Name of no environment variable.
+_PLACEHOLDER_ENV = "\0"
+# Section and key since renamed -> its name now.
+_RENAMED: dict[tuple[type[BaseModel], str], str] = {
+    (schema.RoutingConfig, "loops"): "loop_guard",
+    (schema.RoutingConfig, "users"): "end_users",
+    (schema.SessionsConfig, "each"): "caps_per_session",
+    (schema.BudgetConfig, "fail"): "on_store_failure",
+    (schema.CascadeConfig, "escalates"): "escalation_share_prior",
+    (schema.EnergyPolicyConfig, "greenest_within_ms"): "lowest_carbon_within_ms",
+}
 
 
 def load(
@@ -56,6 +68,8 @@ def parse(
     """Like `load`, from text."""
     reader = ConfigReader(name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets)
     reader.problems += reader.tree.problems
+    if reader.tree.data is None and not reader.problems:
+        reader.add_problem((), "file is empty; it must be a mapping (key: value)")
     _check_references(reader)
     document = _validate(reader) if reader.tree.data is not None or not reader.problems else None
     snapshot = _snapshot(reader, document, text, time.time() if now is None else now) if document else None
@@ -74,26 +88,43 @@ def _validate(reader: ConfigReader) -> schema.RoutingConfig | None:
         except ValidationError as error:
             if attempt == 0:
                 _add_problems(reader, error)
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-        for problem in sorted(problems, key=lambda item: len(item["loc"]), reverse=True):
+            problems = error.errors(include_url=False, include_input=False)
+        # Literal secrets first: a removal moves the items behind it.
+        for problem in sorted(problems, key=lambda item: (not _is_literal_secret(item), -len(item["loc"]))):
             path: YamlPath = tuple(part for part in problem["loc"] if part != "[key]")
             if not path or not isinstance(data, dict):
                 return None
+            if _is_literal_secret(problem):
+                # A reference in its place: without a secret the whole key would be removed, and its team unknown.
+                reader.placeholder_env = _PLACEHOLDER_ENV
+                _parent(data, path)[path[-1]] = {"env": _PLACEHOLDER_ENV}
+                continue
             _remove(data, path[:-1] if problem["type"] == "missing" else path)
     return None
 
 
-def _remove(data: Any, path: YamlPath) -> None:
-    """Remove the value at one path of the document."""
+def _is_literal_secret(problem: Any) -> bool:
+    class_name: str | None = problem.get("ctx", {}).get("class_name")
+    return bool(problem["type"] == "model_type") and class_name == schema.SecretRefConfig.__name__
+
+
+def _parent(data: Any, path: YamlPath) -> Any:
+    """The mapping or list that holds the value at `path`; None where there is none."""
     for part in path[:-1]:
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):
-            return
-    if path and isinstance(data, dict):
-        data.pop(path[-1], None)
-    elif path and isinstance(data, list) and isinstance(path[-1], int) and path[-1] < len(data):
-        del data[path[-1]]
+            return None
+    return data
+
+
+def _remove(data: Any, path: YamlPath) -> None:
+    """Remove the value at one path of the document."""
+    parent = _parent(data, path)
+    if path and isinstance(parent, dict):
+        parent.pop(path[-1], None)
+    elif path and isinstance(parent, list) and isinstance(path[-1], int) and path[-1] < len(parent):
+        del parent[path[-1]]
 
 
 # Keys whose value, or part of it, may be a secret written in the wrong place: problems do not quote it.
@@ -106,13 +137,13 @@ def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
     """Pydantic's errors as problems at their place in the file."""
     for item in error.errors(include_url=False, include_context=True):
         path: YamlPath = tuple(part for part in item["loc"] if part != "[key]")
-        last = str(path[-1]) if path else "document"
-        kind, context = item["type"], item.get("ctx", {})
+        last = _label(path)
+        kind = item["type"]
         if kind == "missing":
             reader.add_problem(path[:-1], f"required key '{last}' is missing; add it here")
         elif kind == "extra_forbidden":
-            reader.add_problem(path, f"unknown key '{last}'{did_you_mean(last, _field_names())}", at_key=True)
-        elif kind == "model_type" and context.get("class_name") == schema.SecretRefConfig.__name__:
+            reader.add_problem(path, f"unknown key '{last}'{_key_hint(last, path)}", at_key=True)
+        elif _is_literal_secret(item):
             # The value may be a secret, so the message does not show it.
             reader.add_problem(path, f"'{last}' must be {{env: NAME}} or {{file: path}}, not the secret itself")
         elif item["loc"][-1:] == ("[key]",):
@@ -121,6 +152,37 @@ def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
             reader.add_problem(path, f"'{last}' {_requirement(item)}")
         else:
             reader.add_problem(path, f"'{last}' {_requirement(item)}, not {quoted(item['input'])}")
+
+
+def _label(path: YamlPath) -> str:
+    """The key as messages name it; the item of a list with its index, like `notify[1]`."""
+    if len(path) > 1 and isinstance(path[-1], int):
+        return f"{path[-2]}[{path[-1]}]"
+    return str(path[-1]) if path else "document"
+
+
+def _key_hint(key: str, path: YamlPath) -> str:
+    """The new name of a renamed key, or the closest key of its section; empty where there is neither."""
+    section = _section_at(path[:-1])
+    if section is None:
+        return ""
+    renamed = next((new for (model, old), new in _RENAMED.items() if old == key and issubclass(section, model)), None)
+    return f"; renamed to '{renamed}'" if renamed else did_you_mean(key, section.model_fields)
+
+
+def _section_at(path: YamlPath) -> type[BaseModel] | None:
+    """The class of the section at a path; None where the schema has none."""
+    kind: Any = schema.RoutingConfig
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = field.annotation if field is not None else None
+        else:
+            # The values of a dict, or the items of a list.
+            kind = (get_args(kind) or (None,))[-1]
+        while get_origin(kind) in (Annotated, UnionType, Union):
+            kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _requirement(item: Any) -> str:
@@ -215,7 +277,7 @@ def _key_caps(reader: ConfigReader, document: schema.RoutingConfig, caps: Sessio
 def _callers(reader: ConfigReader, document: schema.RoutingConfig) -> dict[bytes, Caller]:
     callers: dict[bytes, Caller] = {}
     orgs: dict[str, str] = {}
-    if document.access == "keys" and not document.keys:
+    if document.access == "keys" and not document.keys and not reader.tree.data.get("keys"):
         reader.add_problem(("keys",), "'keys' is empty, so that no caller has access; add keys, or set 'access: open'")
     for index, key in enumerate(document.keys):
         if orgs.setdefault(key.team, key.org) != key.org:
@@ -289,8 +351,3 @@ def _tier_policy(reader: ConfigReader, document: schema.RoutingConfig) -> catalo
         },
         max_retries=document.retries.same_deployment,
     )
-
-
-def _field_names() -> set[str]:
-    models = [model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)]
-    return {name for model in models for name in model.model_fields}

@@ -14,6 +14,7 @@ _YAML_WORDS = {None: "null", True: "true", False: "false"}
 def requirement(message: str) -> str:
     """`Input should be less than 3` -> `must be less than 3`."""
     text = _SUBJECT.sub(r"must \1", _COUNT.sub("", message))
+    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return text if text.startswith("must") else f"is invalid: {text[0].lower()}{text[1:]}"
 
 

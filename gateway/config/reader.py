@@ -23,6 +23,7 @@ class ConfigReader:
     need_secrets: whether a missing secret is a problem, or only a note
     problems: (line, column, message) of each mistake
     notes: messages about what works but may surprise
+    placeholder_env: name that replaces literal secrets, which are problems already; None if there are none
     """
 
     name: str
@@ -31,6 +32,7 @@ class ConfigReader:
     need_secrets: bool
     problems: list[tuple[int, int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    placeholder_env: str | None = None
 
     def add_problem(self, path: YamlPath, message: str, *, at_key: bool = False) -> None:
         """Record a mistake at the value of `path`, or at its key."""
@@ -49,6 +51,8 @@ class ConfigReader:
 
     def secret(self, ref: schema.SecretRefConfig, path: YamlPath) -> str | None:
         """The secret that a reference points to; None, with a problem or a note, where there is none."""
+        if ref.env is not None and ref.env == self.placeholder_env:
+            return None
         if (ref.env is None) == (ref.file is None):
             self.add_problem(path, "secret must have exactly one of {env: NAME} and {file: path}")
             return None

@@ -64,7 +64,10 @@ def parse_yaml(text: str) -> YamlTree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        tree.problems.append((line, column, f"invalid YAML: {error.problem or error.context}"))
+        text_line = "".join(text.split("\n")[line - 1 : line])
+        tab = "\t" in text_line[: len(text_line) - len(text_line.lstrip())]
+        cause = "tab in indentation; use spaces" if tab else error.problem or error.context
+        tree.problems.append((line, column, f"invalid YAML: {cause}"))
         return tree
     except yaml.YAMLError as error:
         tree.problems.append((1, 1, f"invalid YAML: {error}"))

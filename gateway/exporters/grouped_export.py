@@ -39,8 +39,8 @@ def parse_query(*, by: str, start: str | None, end: str | None, now: float) -> E
     unknown = [group for group in groups if group not in GROUP_COLUMNS]
     if unknown:
         raise ValueError(f"cannot group by {', '.join(unknown)}; choose from {', '.join(GROUP_COLUMNS)}")
-    start_ms = _parse_time_ms(start) if start else 0
-    end_ms = _parse_time_ms(end) if end else round(now * _MS_PER_SECOND) + 1
+    start_ms = _parse_time_ms("from", start) if start else 0
+    end_ms = _parse_time_ms("to", end) if end else round(now * _MS_PER_SECOND) + 1
     if start_ms >= end_ms:
         raise ValueError("'from' must be before 'to'")
     return ExportQuery(groups=groups, start_ms=start_ms, end_ms=end_ms)
@@ -97,8 +97,11 @@ def _escape_cell(value: str | int | None) -> str | int:
     return 0 if value is None else value
 
 
-def _parse_time_ms(text: str) -> int:
-    moment = datetime.fromisoformat(text)
+def _parse_time_ms(name: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"'{name}' must be an ISO 8601 time, like 2026-11-01") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * _MS_PER_SECOND)

@@ -11,11 +11,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from gateway.cli.demo import _summary
 from gateway.simulator.provider import SimulatedModel, SimulatedProvider
+from gateway.simulator.session_replay import ReplayCounts
 from gateway.stores.journal import Journal
 from tests.gateways import until
 from tests.snapshots import BASE_CONFIG, ENV
@@ -204,7 +207,8 @@ def test_the_demo_replays_recorded_sessions_and_prints_its_table(demo):
     done, data = demo
     assert done.returncode == 0, done.stderr
     assert "6 sessions, 12 calls" in done.stdout
-    assert "failed: none" in done.stdout
+    assert "12 answered, 0 refused, 0 failed, 0 not sent after stops." in done.stdout
+    assert "Sessions stopped: none. Failures: none. Connections lost and calls repeated: 0." in done.stdout
     rows = (
         sqlite3.connect(data / "ledger.sqlite")
         .execute("SELECT session, COUNT(*) FROM entries GROUP BY session")
@@ -231,6 +235,22 @@ def test_the_export_takes_json_as_a_flag(demo):
     done = penstock("export", "--json", "--by", "tier", PENSTOCK_DATA=str(demo[1]))
     assert json.loads(done.stdout)["by"] == ["tier"]
     assert penstock("export", "--json", "--format", "csv", PENSTOCK_DATA=str(demo[1])).returncode == 2
+
+
+def test_the_summary_of_the_demo_adds_up_in_words():
+    tally = ReplayCounts(
+        calls_answered=7, sessions_stopped=Counter(loop_stopped=3, cap_exceeded=1), failures=Counter(server_error=1)
+    )
+    assert _summary(tally, 20, 2.0) == (
+        "20 calls in 2.0 s: 7 answered, 4 refused, 1 failed, 8 not sent after stops and failures.\n"
+        "Sessions stopped: 3 by the loop guard, 1 by a cap. Failures: 1 server_error. "
+        "Connections lost and calls repeated: 0."
+    )
+
+
+def test_the_export_names_the_form_of_a_time(demo):
+    done = penstock("export", "--from", "yesterday", PENSTOCK_DATA=str(demo[1]))
+    assert (done.returncode, done.stderr) == (2, "penstock: 'from' must be an ISO 8601 time, like 2026-11-01\n")
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "abc"])

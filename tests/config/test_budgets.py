@@ -63,7 +63,7 @@ def test_stage_percentages_become_amounts():
         ("{limit: {usd: 1}, window: rolling-9999d}", "366 days"),
         ("{limit: {usd: 1}, window: rolling}", "must be hour, day, week, month, total, session, or rolling-N"),
         ("{limit: {usd: 99000000}, window: day}", "more than can be counted exactly"),
-        ("{limit: {usd: 1}, window: day, stages: {refuse: 101}}", "less than or equal to 100"),
+        ("{limit: {usd: 1}, window: day, stages: {refuse: 101}}", "at most 100"),
         ("{limit: {usd: 1}, window: day, stages: {queue: {at: 90}}}", "'seconds' is missing"),
         ("{limit: {wh: 0.0000001}, window: day}", "less than can be counted"),
         ("{limit: {usd: 1}, window: rolling-1h, timezone: Europe/Berlin}", "applies to calendar windows"),

@@ -28,13 +28,18 @@ def problems_of(text: str, env: dict | None = None, **options: bool) -> list[str
         ("auto: true", "auto: on", "on: 'auto' must be true or false, not 'on'"),
         ("auto: true", "auto: yes", "yes: 'auto' must be true or false, not 'yes'"),
         ("zone: FRA", "zone: NO", "NO: unknown grid zone 'NO' (expected ISO alpha-3, like USA or FRA); did you mean 'NOR'?"),
-        ("input: 0.25", "input: -1", "-1: 'input' must be greater than or equal to 0, not -1"),
+        ("input: 0.25", "input: -1", "-1: 'input' must be at least 0, not -1"),
         ("input: 0.25", "input: '0.25'", "'0.25': 'input' must be a number, like 0.15, not '0.25'"),
         ("input: 0.25", "input: 0.0000000001", "0.0000000001: 0.0000000001 USD is finer than a nano-dollar; use at most nine decimals"),
         ("input: 0.25", "input: .nan", ".nan: 'input' must be a number, like 0.15, not '.nan'"),
         ("version: 1", "version: 2", "2: 'version' must be 1, not 2"),
         ("version: 1", "version: 1\nversion: 1", "version: key 'version' is given twice (first on line 2); keep one of them"),
         ("retries:", "retires:", "retires: unknown key 'retires'; did you mean 'retries'?"),
+        ("retries: {", "loops: {stop_at: 5}\nretries: {", "loops: unknown key 'loops'; renamed to 'loop_guard'"),
+        ("retries: {", "energy: {greenest_within_ms: 5}\nretries: {", "greenest_within_ms: unknown key 'greenest_within_ms'; renamed to 'lowest_carbon_within_ms'"),
+        ("retries: {", "budgets: {b: {limit: {usd: 1}, window: day, fail: open}}\nretries: {", "fail: unknown key 'fail'; renamed to 'on_store_failure'"),
+        ("retries: {", "budgets: {b: {limit: {usd: 1}, window: day, provider: x}}\nretries: {", "provider: unknown key 'provider'"),
+        ("retries: {", "budgets: {b: {limit: {usd: 1}, window: day, stages: {notify: [50, 101]}}}\nretries: {", "101: 'notify[1]' must be at most 100, not 101"),
         ("id: k2", "id: k1", "k1: key id 'k1' is given twice; ids must be unique"),
         ("env: KEY_TWO", "env: KEY_ONE", "{env: secret is the same as that of key 'k1'; secrets must be unique"),
         ("env: KEY_TWO", "env: KEY_3", "{env: environment variable KEY_3 is not set; it must hold the secret"),
@@ -50,7 +55,7 @@ def problems_of(text: str, env: dict | None = None, **options: bool) -> list[str
         ("active_params_b: 8}", "active_params_b: 8, total_params_b: 7}", "7: 'total_params_b' is below 'active_params_b' (8); it must not be"),
         ("{active_params_b: 8}", "{total_params_b: 7, active_params_b: 7, concurrency: 8, metrics_url: 'http://e/metrics'}", "8: 'concurrency' excludes 'metrics_url' and 'infer_concurrency'; keep one of them"),
         ("active_params_b: 8}", "active_params_b: 8, power: {nvml: true, dcgm_url: 'http://d/metrics'}}", "{nvml: power must have exactly one of 'dcgm_url' and 'nvml: true'"),
-        ("{active_params_b: 60, total_params_b: 400}", "{active_params_b: 8000000000}", "8000000000: 'active_params_b' must be less than or equal to 100000, not 8000000000"),
+        ("{active_params_b: 60, total_params_b: 400}", "{active_params_b: 8000000000}", "8000000000: 'active_params_b' must be at most 100000, not 8000000000"),
         ("retries: {", "energy: {rules: [{task_type: cod, prefer: carbon}]}\nretries: {", "cod: unknown task type 'cod'; did you mean 'code'?"),
         ("retries: {", "energy: {prefer: green}\nretries: {", "green: 'prefer' must be 'cost', 'energy' or 'carbon', not 'green'"),
         ("retries: {", "feeds: {electricity_maps: {}}\nretries: {", "{}: required key 'api_key' is missing; add it here"),
@@ -86,6 +91,34 @@ def test_a_problem_never_shows_a_secret():
     text = GOOD.replace("env: KEY_TWO", "env: KEY_ONE").replace("tier: small", "tier: smal")
     text = text.replace("{env: PROVIDER_KEY}", "literal-secret", 1)
     assert not any("secret-one" in problem or "literal-secret" in problem for problem in problems_of(text))
+
+
+def test_a_literal_secret_beside_a_key_without_team_is_reported():
+    text = GOOD.replace("{env: KEY_TWO}", "literal").replace("id: k1, ", "")
+    assert "id: k1, " in GOOD and len(problems_of(text)) == 2
+
+
+def test_a_literal_secret_is_the_only_problem_of_its_key():
+    text = GOOD.replace("{env: KEY_ONE}", "literal").replace("{env: KEY_TWO}", "literal-too")
+    text = text.replace(
+        "retries: {", "budgets: {b: {scope: {team: research}, limit: {usd: 1}, window: day}}\nretries: {"
+    )
+    problems = problems_of(text)
+    assert [problem.partition(": ")[2] for problem in problems] == [
+        "'secret' must be {env: NAME} or {file: path}, not the secret itself"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("", "r.yaml:1:1: file is empty; it must be a mapping (key: value)"),
+        ("# nothing\n", "r.yaml:1:1: file is empty; it must be a mapping (key: value)"),
+        ("version: 1\nkeys:\n\t- id: a\n", "r.yaml:3:1: invalid YAML: tab in indentation; use spaces"),
+    ],
+)
+def test_an_empty_file_and_a_tab_are_named(text, problem):
+    assert problems_of(text) == [problem]
 
 
 def test_a_secret_may_come_from_a_file(tmp_path):

@@ -34,7 +34,7 @@ def test_an_env_file_is_read_only_if_it_is_named(tmp_path, monkeypatch):
             "localhost:hunter2",
             "must begin with redis://, rediss://, redis+cluster:// or rediss+cluster://",
         ),
-        ("PORT", "99999", "must be less than or equal to 65535"),
+        ("PORT", "99999", "must be at most 65535"),
         ("LOG_LEVEL", "debug", "must be DEBUG, INFO, WARNING or ERROR"),
     ],
 )

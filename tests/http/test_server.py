@@ -362,6 +362,13 @@ async def test_the_export_rejects_invalid_parameters(start_gateway: StartGateway
         assert answer.status == status
 
 
+async def test_the_export_names_the_form_of_a_time(start_gateway: StartGateway):
+    async with start_gateway() as gateway, gateway.get("/export?to=tomorrow") as answer:
+        assert (await answer.json())["error"]["message"] == (
+            "Invalid export query: 'to' must be an ISO 8601 time, like 2026-11-01."
+        )
+
+
 async def test_the_export_requires_the_admin_token_if_one_is_set(start_gateway: StartGateway):
     async with start_gateway(admin_token="let-me-in") as gateway:
         async with gateway.get("/export") as answer:
