@@ -398,7 +398,7 @@ async def test_a_deployment_of_unknown_energy_is_refused_by_an_energy_budget():
     raw = BASE_CONFIG.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
     book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
-    assert "in Wh is unknown" in json.loads(answer.body)["error"]["message"]
+    assert "Energy unknown: budget 'day' (Wh)" in json.loads(answer.body)["error"]["message"]
 
 
 def upstream_bodies(book: Playbook) -> list[dict]:
