@@ -1,5 +1,8 @@
-"""A ledger entry for tests of what reads entries."""
+"""Ledger entries for tests: one to read, and those of a data folder."""
 
+from pathlib import Path
+
+from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.ledger_entry import LedgerEntry
 
 ENTRY = LedgerEntry(
@@ -11,3 +14,12 @@ ENTRY = LedgerEntry(
     carbon_ug_mid=2, carbon_ug_high=3, reference_energy_mj=4, footprint_method="test", loop_step="", first_byte_ms=5,
     duration_ms=9, config_hash="w",
 )  # fmt: skip
+
+
+def entries_in(folder: Path) -> list[LedgerEntry]:
+    """Every entry of the ledger in a data folder, oldest first."""
+    store = SqliteLedger(folder / "ledger.sqlite")
+    try:
+        return list(store.entries())
+    finally:
+        store.close()

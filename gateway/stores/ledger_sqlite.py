@@ -70,18 +70,18 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False, isolation_level=None)
-        # NORMAL in WAL: a commit survives a crash of the process; the journal covers uncommitted entries.
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        # Checkpoints every 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
-        self._db.execute("PRAGMA wal_autocheckpoint=4000")
         try:
+            # NORMAL in WAL: a commit survives a crash of the process; the journal covers uncommitted entries.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            # Checkpoints every 16 MB instead of 4, so that a busy ledger copies its pages a quarter as often.
+            self._db.execute("PRAGMA wal_autocheckpoint=4000")
             check_version(self._db)
+            self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
+            self._add_missing_columns()
         except sqlite3.Error:
             self._db.close()
             raise
-        self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
-        self._add_missing_columns()
 
     def append(self, entries: Iterable[LedgerEntry]) -> int:
         """Write entries in one transaction; returns how many were new.

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ from gateway.simulator.session_replay import ReplayCounts
 from gateway.stores.journal import Journal
 from tests.gateways import until
 from tests.snapshots import BASE_CONFIG, ENV
+
+
+def query(data: Path, statement: str) -> list[tuple]:
+    """Rows of the ledger in a data folder."""
+    with closing(sqlite3.connect(data / "ledger.sqlite")) as db:
+        return db.execute(statement).fetchall()
+
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
@@ -160,11 +168,7 @@ async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
     await asyncio.to_thread(serving.process.communicate)
     await pending
     restarted = await asyncio.to_thread(Serving, config, data, port)
-    rows = (
-        sqlite3.connect(data / "ledger.sqlite")
-        .execute("SELECT outcome, charge_nusd, hold_nusd FROM entries")
-        .fetchall()
-    )
+    rows = query(data, "SELECT outcome, charge_nusd, hold_nusd FROM entries")
     assert sorted(outcome for outcome, _, _ in rows) == ["completed"] * 9 + ["expired"]
     assert all(charge == hold for outcome, charge, hold in rows if outcome == "expired")
     # Ten of twelve calls are booked, so that the budget admits two more and refuses the third.
@@ -209,11 +213,7 @@ def test_the_demo_replays_recorded_sessions_and_prints_its_table(demo):
     assert "6 sessions, 12 calls" in done.stdout
     assert "12 answered, 0 refused, 0 failed, 0 not sent after stops." in done.stdout
     assert "Sessions stopped: none. Failures: none. Connections lost and calls repeated: 0." in done.stdout
-    rows = (
-        sqlite3.connect(data / "ledger.sqlite")
-        .execute("SELECT session, COUNT(*) FROM entries GROUP BY session")
-        .fetchall()
-    )
+    rows = query(data, "SELECT session, COUNT(*) FROM entries GROUP BY session")
     assert rows == [(f"run/{number}", 2) for number in range(6)]
 
 
@@ -223,7 +223,7 @@ def test_the_export_equals_the_ledger(demo, format_):
         "export", "--by", "task_type,tier", "--format", format_, "--from", "2026-01-01", PENSTOCK_DATA=str(demo[1])
     )
     assert done.returncode == 0, done.stderr
-    total = sqlite3.connect(demo[1] / "ledger.sqlite").execute("SELECT SUM(charge_nusd) FROM entries").fetchone()[0]
+    ((total,),) = query(demo[1], "SELECT SUM(charge_nusd) FROM entries")
     if format_ == "json":
         assert sum(row["charge_nusd"] for row in json.loads(done.stdout)["rows"]) == total
     else:

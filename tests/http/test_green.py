@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ SMALL = ", feeds: {uk: '13'}"
 
 def written_counts(data: Path) -> tuple[int, int]:
     """Returns (entries, reported outcomes) on disk."""
-    with sqlite3.connect(data / "ledger.sqlite") as db:
+    with closing(sqlite3.connect(data / "ledger.sqlite")) as db:
         (entries,), (outcomes,) = (
             db.execute(f"SELECT COUNT(*) FROM {source}").fetchone()
             for source in ("entries", "events WHERE kind = 'session_outcome'")
@@ -73,7 +74,7 @@ async def test_carbon_counters_equal_the_ledger_exactly(start_gateway: StartGate
                     await answer.read()
         await until(lambda: len(gateway.ledger_rows()) == 9)
         text = await gateway.metrics()
-    with sqlite3.connect(gateway.data_folder / "ledger.sqlite") as db:
+    with closing(sqlite3.connect(gateway.data_folder / "ledger.sqlite")) as db:
         columns = (
             "energy_mj_low, energy_mj_mid, energy_mj_high, carbon_ug_low, carbon_ug_mid, carbon_ug_high, embodied_ug,"
         )

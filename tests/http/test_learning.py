@@ -17,9 +17,9 @@ from gateway.routing.classify import complexity_of
 from gateway.routing.prompt_features import prompt_features
 from gateway.simulator.playbook import CALLER, Playbook, UpstreamAnswer
 from gateway.stores.labels_sqlite import SqliteLabels, StoredLabel, read_learned, write_learned
-from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.values.quality import SHADOW_KEY, LearnedFloors, QualityPolicy, QualityTarget
 from gateway.values.request import Caller
+from tests.entries import entries_in
 from tests.feeds.simulated_feed import serving
 from tests.gateways import Gateway, StartGateway, until
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
@@ -108,7 +108,7 @@ async def test_a_shadowed_request_becomes_a_label_and_is_charged_separately(star
     # The first answer gets 4 and the second 10 in both orders, so that position cancels out.
     assert (label.small, label.large) == (0.7, 0.7)
     assert label.numbers and label.content is None
-    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    entries = entries_in(gateway.data_folder)
     shadows = [label for label in entries if label.team == "penstock-shadow"]
     assert len(entries) - len(shadows) == 1
     # One call to each tier and two to the judge.
@@ -225,7 +225,7 @@ async def test_a_doubted_answer_of_the_small_tier_is_escalated_and_both_are_char
             # A stream that has begun cannot be escalated.
             await stream.read()
             assert stream.headers["x-penstock-tier"] == "small"
-    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    entries = entries_in(gateway.data_folder)
     first, second = entries[0], entries[1]
     assert (first.tier, first.final, first.code, first.outcome) == ("small", 0, "escalated", "completed")
     assert (second.tier, second.final, second.outcome) == ("frontier", 1, "completed")
@@ -240,7 +240,7 @@ async def test_the_doubted_answer_is_returned_if_the_escalation_fails(start_gate
     ):
         assert answer.status == 200
         assert "cannot help" in await answer.text()
-    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    entries = entries_in(gateway.data_folder)
     assert [entry.final for entry in entries][-1] == 1
     assert sum(entry.final for entry in entries) == 1
     assert (entries[-1].outcome, entries[-1].code, entries[-1].status) == ("completed", "escalation_failed", 200)
@@ -474,7 +474,7 @@ async def test_an_escalation_never_falls_back_to_a_lower_tier(start_gateway: Sta
     ):
         assert "cannot help" in await answer.text()
         assert answer.headers["x-penstock-tier"] == "medium"
-    entries = list(SqliteLedger(gateway.data_folder / "ledger.sqlite").entries())
+    entries = entries_in(gateway.data_folder)
     assert "small" not in {entry.tier for entry in entries}
     assert sum(entry.final for entry in entries) == 1
 

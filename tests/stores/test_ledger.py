@@ -126,8 +126,8 @@ def test_a_batch_is_written_again_until_the_database_accepts_it(tmp_path: Path):
 
     ledger = open_ledger(tmp_path, sleep=sleep)
     ledger.start()
-    with sqlite3.connect(tmp_path / "l.sqlite") as other:
-        other.execute("CREATE TRIGGER broken BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'disk error'); END")
+    other = sqlite3.connect(tmp_path / "l.sqlite", isolation_level=None)
+    other.execute("CREATE TRIGGER broken BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'disk error'); END")
     ledger.append_entry(entry("a"))
     assert failed.wait(DEADLINE_SECONDS)
     assert ledger.is_failing
@@ -189,3 +189,5 @@ def test_a_second_gateway_on_the_same_folder_does_not_start(tmp_path: Path):
     with pytest.raises(OSError, match="in use by another gateway"):
         second.start()
     ledger.close()
+    second.start()
+    second.close()
