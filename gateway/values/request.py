@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from .base import Value
+from .usage import STANDARD_TERMS, PriceTerms
 
 
 class Caller(Value, frozen=True, kw_only=True):
@@ -92,6 +93,7 @@ class Request(Value, frozen=True, kw_only=True):
     conversation_id: the stored conversation that it belongs to
     user: the end user, as the caller names it
     session_fields: fields of the body that may name its session
+    price_terms: what it asks for that changes its price beyond tokens
     """
 
     dialect: str
@@ -116,6 +118,7 @@ class Request(Value, frozen=True, kw_only=True):
     conversation_id: str = ""
     user: str = ""
     session_fields: Mapping[str, msgspec.Raw] = {}
+    price_terms: PriceTerms = STANDARD_TERMS
 
     def __repr__(self) -> str:
         # Prompt text is never logged.

@@ -2,14 +2,38 @@
 
 from .base import Value
 
+# Service tiers by their effect on the price; a provider's own names are mapped to these. "": the standard tier.
+SERVICE_TIERS = ("", "flex", "priority", "batch", "fast")
+
+
+class FurtherCall(Value, frozen=True, kw_only=True):
+    """A model call that the provider made within the same request: compaction, an advisor, a fallback.
+
+    model: the model that ran, "" for the request's own
+    kind: the provider's name for it
+    usage: its tokens; of the request's own model they are part of the request's totals
+    """
+
+    model: str
+    kind: str
+    usage: "Usage"
+
 
 class Usage(Value, frozen=True, kw_only=True):
     """Token counts of one call, normalized.
 
-    input: includes cached_input and cache_write
-    output: includes reasoning
+    input: includes cached_input, cache_write, input_audio and input_image
+    output: includes reasoning, output_audio and output_image
     cache_write_long: part of cache_write that is kept for an hour rather than five minutes
+    input_audio, input_image: parts of input
+    cached_audio: part of cached_input that is audio
+    output_audio, output_image: parts of output
     exact: True only when every count came from the provider
+    service_tier: the tier that the answer names, one of SERVICE_TIERS
+    inference_geo: the region that the answer names, "" for none
+    server_tools: (unit, count) of tools that the provider ran and bills by the call
+    further_calls: calls within the request that are priced by themselves
+    reported_cost_nusd: the cost that the provider reports, nUSD; None: not reported
     """
 
     input: int
@@ -18,13 +42,49 @@ class Usage(Value, frozen=True, kw_only=True):
     cache_write: int = 0
     cache_write_long: int = 0
     reasoning: int = 0
+    input_audio: int = 0
+    cached_audio: int = 0
+    input_image: int = 0
+    output_audio: int = 0
+    output_image: int = 0
     exact: bool = True
+    service_tier: str = ""
+    inference_geo: str = ""
+    server_tools: tuple[tuple[str, int], ...] = ()
+    further_calls: tuple[FurtherCall, ...] = ()
+    reported_cost_nusd: int | None = None
 
     def __post_init__(self) -> None:
         assert self.input >= 0 and self.output >= 0, "token counts are never negative"
         assert 0 <= self.cached_input + self.cache_write <= self.input, "cached input exceeds input"
         assert 0 <= self.cache_write_long <= self.cache_write, "cache_write_long exceeds cache_write"
         assert 0 <= self.reasoning <= self.output, "reasoning exceeds output"
+        assert 0 <= self.input_audio + self.input_image <= self.input, "audio and images exceed input"
+        assert 0 <= self.cached_audio <= min(self.cached_input, self.input_audio), "cached_audio exceeds its parts"
+        assert 0 <= self.output_audio + self.output_image <= self.output, "audio and images exceed output"
 
 
 NO_USAGE = Usage(input=0, output=0)
+
+
+class PriceTerms(Value, frozen=True, kw_only=True):
+    """What a request asks for that changes its price beyond tokens.
+
+    service_tiers: the tiers that it may be served at, of SERVICE_TIERS
+    inference_geo: the region that it asks for, "" for none
+    server_tools: (unit, most calls) of tools that run at the provider
+    has_audio_input, has_audio_output: whether it sends or asks for audio
+    has_image_output: whether it asks for images
+    further_models: models that the provider may call besides, by name
+    """
+
+    service_tiers: tuple[str, ...] = ("",)
+    inference_geo: str = ""
+    server_tools: tuple[tuple[str, int], ...] = ()
+    has_audio_input: bool = False
+    has_audio_output: bool = False
+    has_image_output: bool = False
+    further_models: tuple[str, ...] = ()
+
+
+STANDARD_TERMS = PriceTerms()
