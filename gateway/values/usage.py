@@ -3,7 +3,8 @@
 from .base import Value
 
 # Service tiers by their effect on the price; a provider's own names are mapped to these. "": the standard tier.
-SERVICE_TIERS = ("", "flex", "priority", "batch", "fast")
+# fast: Anthropic's `speed`; OpenAI's service tier `fast` is its former `priority`.
+SERVICE_TIERS = ("", "flex", "priority", "ultrafast", "batch", "fast")
 
 
 class FurtherCall(Value, frozen=True, kw_only=True):
@@ -67,24 +68,41 @@ class Usage(Value, frozen=True, kw_only=True):
 NO_USAGE = Usage(input=0, output=0)
 
 
+class FurtherCallTerms(Value, frozen=True, kw_only=True):
+    """Calls that the provider may add to a request, each over the whole conversation.
+
+    model: the model that runs, "" for the request's own
+    kind: what they are for: compaction, advisor, fallback
+    calls_max: how many at most
+    output_tokens_max: output tokens of each; 0: as many as the model writes
+    """
+
+    model: str
+    kind: str
+    calls_max: int = 1
+    output_tokens_max: int = 0
+
+
 class PriceTerms(Value, frozen=True, kw_only=True):
     """What a request asks for that changes its price beyond tokens.
 
-    service_tiers: the tiers that it may be served at, of SERVICE_TIERS
+    service_tiers: the tiers that it may be served at: of SERVICE_TIERS, else the caller's own word, which has no price
     inference_geo: the region that it asks for, "" for none
     server_tools: (unit, most calls) of tools that run at the provider
+    search_context_size: low, medium or high, by which some models price a web search; "" for the provider's default
     has_audio_input, has_audio_output: whether it sends or asks for audio
     has_image_output: whether it asks for images
-    further_models: models that the provider may call besides, by name
+    further_calls: calls that the provider may add
     """
 
     service_tiers: tuple[str, ...] = ("",)
     inference_geo: str = ""
     server_tools: tuple[tuple[str, int], ...] = ()
+    search_context_size: str = ""
     has_audio_input: bool = False
     has_audio_output: bool = False
     has_image_output: bool = False
-    further_models: tuple[str, ...] = ()
+    further_calls: tuple[FurtherCallTerms, ...] = ()
 
 
 STANDARD_TERMS = PriceTerms()
