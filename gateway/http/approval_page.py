@@ -1,7 +1,7 @@
 """The approval page: a stopped session, the reason, and a button that resumes it.
 
-GET by a program (curl, a script) resumes the session directly. Browsers get the page first; link previews of chat
-applications, which open every posted link, only ever get the page.
+Only POST acts. GET and HEAD show the page to everybody: programs, browsers that prefetch, and the link previews and mail
+scanners that open every link. The token in the link is the proof, so that a form of another site cannot post without it.
 """
 
 import html
@@ -14,19 +14,6 @@ from ..values.errors import MethodNotAllowed
 from .admin import read_body, read_json
 from .ports import SessionEndpoints
 
-# User-Agent substrings of clients that open links without a user's action.
-_LINK_PREVIEW_AGENTS = (
-    "bot",
-    "preview",
-    "unfurl",
-    "facebookexternalhit",
-    "whatsapp",
-    "slack",
-    "teams",
-    "discord",
-    "crawler",
-    "spider",
-)
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="robots" content="noindex"><meta name="viewport" content="width=device-width">
 <title>Session {session}</title>
@@ -38,28 +25,24 @@ _FORM = """<form method="post"><p><label>Note to the model (optional)<br>
 
 
 async def handle_approval(request: web.BaseRequest, session_admin: SessionEndpoints, token: str) -> web.Response:
-    """GET shows the page or resumes the session; POST resumes it.
+    """GET and HEAD show the page, POST resumes the session: a form gets a page, everything else JSON.
 
     Raises NotFound for an invalid or used link.
     """
+    if request.method not in ("GET", "HEAD", "POST"):
+        raise MethodNotAllowed(f"Method not allowed: {request.method}. Use GET to read, POST to resume.")
     await session_admin.ensure_loaded_by_link(token)
     key, session = session_admin.session_of_link(token)
-    accepts = request.headers.get("Accept", "")
-    agent = request.headers.get("User-Agent", "").lower()
-    if request.method == "HEAD" or (
-        request.method == "GET" and ("text/html" in accepts or any(word in agent for word in _LINK_PREVIEW_AGENTS))
-    ):
+    if request.method != "POST":
         assert session.stop is not None, "a link is for a stop"
         facts = {"Key": key, **session.stop.details}
         return _page(session.id, f"Session {session.id} is stopped", facts, _FORM)
-    if request.method not in ("GET", "POST"):
-        raise MethodNotAllowed(f"Method not allowed: {request.method}. Use GET or POST.")
-    if request.method == "POST" and "urlencoded" in request.headers.get("Content-Type", ""):
+    if "urlencoded" in request.headers.get("Content-Type", ""):
         form = parse_qs((await read_body(request)).decode(errors="replace"))
         resumed = await session_admin.resume_by_link(token, form.get("note", [""])[0])
         facts = {"calls": resumed["calls"], "cost_usd": resumed["cost_usd"]}
         return _page(session.id, f"Session {session.id} resumed", facts, "")
-    body = await read_json(request) if request.method == "POST" else {}
+    body = await read_json(request)
     resumed = await session_admin.resume_by_link(token, str(body.get("note", "")))
     return web.Response(body=orjson.dumps(resumed), content_type="application/json")
 
@@ -72,6 +55,6 @@ def _page(session: str, title: str, facts: dict[str, object], form: str) -> web.
     headers = {
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'",
     }
     return web.Response(text=text, content_type="text/html", headers=headers)

@@ -374,9 +374,9 @@ async def test_the_approval_link_resumes_a_session_once(start_site: StartSite, d
     async with start_site() as site:
         agent = site.agent(dialect)
         stopped = await agent.until_stopped()
-        answer = await site.get(stopped.link, CURL)
+        answer = await site.client.post(stopped.link, headers=CURL)
         assert answer.status_code == 200 and answer.json()["status"] == "running"
-        second = await site.get(stopped.link, CURL)
+        second = await site.client.post(stopped.link, headers=CURL)
         assert second.status_code == 404 and second.json()["error"]["code"] == "invalid_approval_link"
         await agent.turn()
         await agent.turn({"text": "All is done."})
@@ -384,7 +384,39 @@ async def test_the_approval_link_resumes_a_session_once(start_site: StartSite, d
         assert (await site.session(stopped.session))["calls"] == SERVED + 2
 
 
-async def test_an_approval_link_is_not_used_by_previews_browsers_or_forgeries(start_site: StartSite) -> None:
+# Link previews, mail scanners and prefetching browsers, as their documentation names them (2026-11).
+OPENERS = {
+    "curl": CURL,
+    "a browser": BROWSER,
+    "a script without headers": {"Accept": "application/json", "User-Agent": ""},
+    "Slack": {"User-Agent": "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"},
+    "Telegram": {"User-Agent": "TelegramBot (like TwitterBot)"},
+    "Teams": {"User-Agent": "Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5"},
+    "a mail scanner that poses as a browser": {"User-Agent": "Mozilla/5.0 (Windows NT 10.0; Win64; x64)"},
+    "a prefetching browser": {**BROWSER, "Sec-Purpose": "prefetch;prerender", "Purpose": "prefetch"},
+    "an HTTP library": {"User-Agent": "Go-http-client/1.1", "X-HTTP-Method-Override": "POST"},
+}
+
+
+async def test_no_opening_of_an_approval_link_resumes_the_session(start_site: StartSite) -> None:
+    async with start_site() as site:
+        agent = site.agent()
+        stopped = await agent.until_stopped()
+        for name, headers in OPENERS.items():
+            for url in (stopped.link, f"{stopped.link}/", f"{stopped.link}?_method=POST&note=x"):
+                page = await site.get(url, headers)
+                assert page.status_code == 200 and '<form method="post">' in page.text, name
+                assert page.headers["content-type"].startswith("text/html"), name
+                assert page.headers["cache-control"] == "no-store", name
+            head = await site.client.head(stopped.link, headers=headers)
+            assert head.status_code == 200 and head.content == b"", name
+        for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
+            assert (await site.client.request(method, stopped.link, headers=CURL)).status_code == 405, method
+        assert (await site.session(stopped.session))["status"] == "stopped"
+        assert (await agent.until_stopped()).code == "loop_stopped", "viewing the page resumes nothing"
+
+
+async def test_the_form_of_the_approval_page_resumes_a_session_once(start_site: StartSite) -> None:
     async with start_site() as site:
         agent = site.agent()
         link = (await agent.until_stopped()).link
@@ -400,19 +432,9 @@ async def test_an_approval_link_is_not_used_by_previews_browsers_or_forgeries(st
             f"{token}A",
         ):
             assert (await site.get(f"{base}/{forged}", CURL)).status_code == 404, forged
-        for headers in (
-            BROWSER,
-            {"User-Agent": "Slackbot-LinkExpanding 1.0"},
-            {"User-Agent": "TelegramBot (like TwitterBot)"},
-        ):
-            page = await site.get(link, headers)
-            assert page.status_code == 200 and '<form method="post">' in page.text, headers
-            assert page.headers["cache-control"] == "no-store"
-        assert (await site.client.head(link, headers=CURL)).status_code == 200
-        assert (await site.client.put(link, headers=CURL)).status_code == 405
-        assert (await agent.until_stopped()).code == "loop_stopped", "viewing the page resumes nothing"
+            assert (await site.client.post(f"{base}/{forged}", headers=CURL)).status_code == 404, forged
         done = await site.client.post(link, data={"note": "Read b.txt <b>instead</b>."}, headers=BROWSER)
-        assert done.status_code == 200 and "resumed" in done.text
+        assert done.status_code == 200 and "resumed" in done.text and "<form" not in done.text
         assert (await site.client.post(link, data={"note": ""}, headers=BROWSER)).status_code == 404
         assert (await site.get(link, BROWSER)).status_code == 404
         await agent.turn()
@@ -423,10 +445,10 @@ async def test_an_approval_link_is_valid_for_one_stop(start_site: StartSite) -> 
     async with start_site() as site:
         agent = site.agent()
         first = (await agent.until_stopped()).link
-        await site.get(first, CURL)
+        await site.client.post(first, headers=CURL)
         second = (await agent.until_stopped()).link
-        assert second != first and (await site.get(first, CURL)).status_code == 404
-        assert (await site.get(second, CURL)).status_code == 200
+        assert second != first and (await site.client.post(first, headers=CURL)).status_code == 404
+        assert (await site.client.post(second, headers=CURL)).status_code == 200
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -551,7 +573,7 @@ async def test_a_held_request_waits_and_is_served_when_approved(start_site: Star
         refused = await other.until_stopped()
         assert (refused.code, refused.status) == ("loop_approval_required", 400) and not waiting.done()
         if method == "approval link":
-            assert (await site.get(refused.link, CURL)).status_code == 200
+            assert (await site.client.post(refused.link, headers=CURL)).status_code == 200
         else:
             await site.act("held", "resume")
         await asyncio.wait_for(waiting, 5)
@@ -565,7 +587,7 @@ async def test_a_held_request_is_refused_after_hold_seconds(start_site: StartSit
         agent = site.agent()
         stopped = await agent.until_stopped()
         assert (stopped.code, stopped.status, agent.turns) == ("loop_approval_required", 400, NUDGED - 1)
-        assert (await site.get(stopped.link, CURL)).status_code == 200
+        assert (await site.client.post(stopped.link, headers=CURL)).status_code == 200
         await agent.turn({"text": "Done."})
 
 
@@ -577,7 +599,7 @@ async def test_operator_decisions_on_sessions_survive_a_restart(start_site: Star
         assert (await site.act("exempt", "exempt")).status_code == 200
         assert (await site.act("killed", "kill", note="enough")).status_code == 200
         assert (await site.act("labelled", "label", label="healthy")).status_code == 200
-        assert (await site.get(links["labelled"], CURL)).status_code == 200
+        assert (await site.client.post(links["labelled"], headers=CURL)).status_code == 200
         capped = await site.post("/v1/sessions", {"id": "capped", "caps": {"calls": 3, "minutes": 5}}, KEY)
         assert capped.status_code == 200
         await _until_written(site, 14)
@@ -601,7 +623,7 @@ async def test_a_stop_and_its_link_survive_a_restart(start_site: StartSite) -> N
         again = _moved(agent, site)
         refused = await again.until_stopped()
         assert (refused.code, refused.details["tool"], again.turns) == ("loop_stopped", "bash", 0)
-        assert (await site.get(f"{site.base}/approve/{link.rpartition('/')[2]}", CURL)).status_code == 200
+        assert (await site.client.post(f"{site.base}/approve/{link.rpartition('/')[2]}")).status_code == 200
         await again.turn()
 
 

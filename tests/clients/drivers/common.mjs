@@ -34,7 +34,7 @@ export async function withResume(ask) {
   } catch (error) {
     const link = env.RESUME && /To resume it: (https?:\/\/[\w:./?=&%~-]+)/.exec(chain(error));
     if (!link) throw error;
-    must((await fetch(link[1])).ok, "the approval link does not work");
+    must((await fetch(link[1], { method: "POST" })).ok, "the approval link does not work");
     return ask();
   }
 }

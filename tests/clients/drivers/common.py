@@ -80,7 +80,7 @@ def resume(error: BaseException) -> None:
     link = _LINK.search(_chain(error)) if RESUME else None
     if link is None:
         raise error
-    with urllib.request.urlopen(link[1], timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(link[1], method="POST"), timeout=30) as answer:
         assert answer.status == 200
 
 
