@@ -32,6 +32,7 @@ from .providers.upstream_call import UpstreamCall
 from .routing.circuit_breaker import CircuitBreakers
 from .services.budgets import BudgetService
 from .services.grid import GridService
+from .services.provider_failures import ProviderFailureLog
 from .services.quality import QualityService
 from .services.sessions import SessionService
 from .services.supervisor import Supervisor
@@ -96,16 +97,18 @@ class Upstreams:
 
 
 class CallObservers:
-    """Passes attempts on to what learns from them: quality labels, energy meters and latency metrics."""
+    """Passes attempts on to what learns from them: quality labels, energy meters, latency metrics and the log."""
 
     def __init__(
         self,
         quality_service: QualityService,
         grid_service: GridService,
         metrics: Metrics,
+        failure_log: ProviderFailureLog,
         monotonic: Callable[[], float],
     ) -> None:
         self._quality_service = quality_service
+        self._failure_log = failure_log
         self._accelerators = grid_service.accelerators
         self._metrics = metrics
         self._monotonic = monotonic
@@ -115,6 +118,7 @@ class CallObservers:
         """Notify each of the end of an attempt."""
         self._quality_service.call_ended(context, progress, entry)
         self._accelerators.call_ended(context, progress, entry)
+        self._failure_log.call_ended(context, progress, entry)
         if progress.dialed:
             upstream = progress.upstream_seconds
             overhead = self._monotonic() - context.started_monotonic - upstream - progress.earlier_upstream_seconds
@@ -214,7 +218,13 @@ class App:
             clock=self._clock,
             randomness=self._randomness,
             output_estimates=self._budget_service.output_estimates,
-            observer=CallObservers(self.quality_service, self._grid_service, self._metrics, self._clock.monotonic),
+            observer=CallObservers(
+                self.quality_service,
+                self._grid_service,
+                self._metrics,
+                ProviderFailureLog(self._breakers, self._clock.monotonic),
+                self._clock.monotonic,
+            ),
             scorer=scorer_weights.load(),
         )
         self.quality_service.start(pipeline, self._budget_service.send_to_webhook)

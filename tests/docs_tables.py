@@ -28,7 +28,7 @@ _INTRODUCTION = """# Configuration
 
 `routing.yaml` is the policy of a gateway: who may call it, which models it uses at which providers, how it chooses between
 them, and the budgets, caps and energy rules that apply. It is read once, at start; a changed file takes effect with the
-next start. How the process itself runs (addresses, folders, shared store) is set by
+next start (SIGHUP is logged and changes nothing). How the process itself runs (addresses, folders, shared store) is set by
 [environment variables](#environment-variables).
 
 `penstock check FILE` reports every problem at once as `file:line:column: what is wrong, what would be right`. Editors that

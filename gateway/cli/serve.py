@@ -21,6 +21,8 @@ from ..config.load import load, parse
 from ..config.settings import Settings, read_settings, require_extras
 from ..values.snapshot import Snapshot
 
+log = logging.getLogger(__name__)
+
 # Net new containers between two young collections: a few long histories, tens of MB at worst.
 _GC_THRESHOLD = 50_000
 
@@ -38,13 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal arrives, then drain; 1 if the gateway cannot start."""
+    # Ends a process by default; `_serve` answers it once the event loop runs.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = read_settings()
     require_extras(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     path = args.config or settings.config
     snapshot, notes = load(path, os.environ)
     for note in notes:
-        logging.getLogger(__name__).warning("config_note %s", note)
+        log.warning("config_note %s", note)
     try:
         text = path.read_text(encoding="utf-8")
         # Parsed again at every price change: the text read at start, so that nothing but prices changes.
@@ -75,12 +79,14 @@ async def _refit(path: Path) -> None:
         process.kill()
         raise
     if status:
-        logging.getLogger(__name__).error("floor_refit_failed exit_status=%d floors=unchanged", status)
+        log.error("floor_refit_failed exit_status=%d floors=unchanged", status)
 
 
 async def _serve(
     settings: Settings, snapshot: Snapshot, reload: Callable[[float], Snapshot], refit: Callable[[], Awaitable[None]]
 ) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, _log_hangup, snapshot.generation)
     app = App(settings, snapshot, reload, refit)
     await app.start()
     _tune_gc()
@@ -89,12 +95,16 @@ async def _serve(
     print(f"penstock: serving http://{host}:{app.port}/v1 (models: {', '.join(snapshot.routes)})", flush=True)
     print(f"penstock: metrics {admin}/metrics, export {admin}/export?by=task_type", flush=True)
     ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     await ended.wait()
     print(f"penstock: draining, open streams have {settings.drain_seconds:g} s to end", flush=True)
     await app.stop()
+
+
+def _log_hangup(config_hash: str) -> None:
+    """Log that SIGHUP, which makes other servers read their files again, changes nothing here."""
+    log.warning("config_not_reloaded signal=SIGHUP config_hash=%s action=restart_to_apply_changes", config_hash)
 
 
 def _tune_gc() -> None:

@@ -109,6 +109,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
 
     number: attempt number within the request, from 1
     dialed: False: nothing can have been spent
+    upstream_status: status of the provider's response, 0 before it has arrived
     got_error_status: the provider returned an error status, which no provider charges for
     first_byte_monotonic: when the status line arrived, monotonic seconds
     upstream_seconds: from dialing to the end of the answer, so far of this attempt
@@ -134,6 +135,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     number: int
     attempt: Attempt
     dialed: bool = False
+    upstream_status: int = 0
     got_error_status: bool = False
     first_byte_monotonic: float | None = None
     upstream_seconds: float = 0.0

@@ -379,6 +379,7 @@ class Pipeline:
             progress.is_probe = self._circuit_breakers.start_probe(deployment.name, now=self._clock.monotonic())
             response = await self._upstream.dial(call)
             now = progress.first_byte_monotonic = self._clock.monotonic()
+            progress.upstream_status = response.status
             self.router.loads.record_rate_limit_headers(deployment.name, response.headers, now=now)
 
             # relay

@@ -113,6 +113,11 @@ class CircuitBreakers:
             missing_dialects=missing,
         )
 
+    def is_open(self, deployment: str) -> bool:
+        """Whether the breaker is open or half-open: its deployment has not answered since the failures."""
+        state = self._breakers.get(deployment)
+        return state is not None and state.failures >= FAILURES_TO_OPEN
+
     def is_healthy(self, deployment: str, *, now: float) -> bool:
         """Whether the deployment is neither open nor deprioritized, for the metrics."""
         state = self.state(deployment, now=now)

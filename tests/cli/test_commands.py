@@ -184,6 +184,28 @@ async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):
     await provider.stop()
 
 
+async def test_a_hangup_is_logged_and_ends_nothing_and_an_outage_is_logged(tmp_path):
+    provider = SimulatedProvider(SimulatedModel(model="sim-small"))
+    config = tmp_path / "r.yaml"
+    config.write_text(BASE_CONFIG.format(more="", small="", near=await provider.start(), far="http://127.0.0.1:1/v1"))
+    serving = await asyncio.to_thread(Serving, config, tmp_path / "data", free_port())
+    for _ in range(3):
+        serving.process.send_signal(signal.SIGHUP)
+        assert (await asyncio.to_thread(serving.post))["object"] == "chat.completion"
+    for _ in range(3):
+        await asyncio.to_thread(_ignoring, serving.post, model="frontier")
+    assert serving.process.poll() is None
+    text = await asyncio.to_thread(serving.end, signal.SIGTERM)
+    assert serving.process.returncode == 0, text
+    assert "config_not_reloaded signal=SIGHUP config_hash=" in text
+    assert (
+        "provider_call_failed deployment=frontier provider=far model=sim-frontier reason=upstream_unreachable" in text
+    )
+    assert "circuit_breaker_opened deployment=frontier" in text
+    assert "provider-secret" not in text
+    await provider.stop()
+
+
 def _ignoring(call, **arguments: object) -> None:
     try:
         call(**arguments)
