@@ -29,12 +29,29 @@ class Tier(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityRates:
+    """Prices of audio and images in nUSD per million tokens; those of text where there are no others."""
+
+    input_audio: int
+    cached_audio: int
+    input_image: int
+    cached_image: int
+    output_audio: int
+    output_image: int
+
+    def __post_init__(self) -> None:
+        assert min(self.input_audio, self.cached_audio, self.input_image, self.cached_image) >= 0
+        assert min(self.output_audio, self.output_image) >= 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """Prices in nUSD per million tokens of each kind.
 
     cache_write: writing to the five-minute cache
     cache_write_long: writing to the one-hour cache
-    input_max, output_max: the dearest kind, at which worst cases are held
+    modalities: prices of audio and images; None: as text
+    input_max, output_max: the dearest kind of text or image input and of text output, at which worst cases are held
     input_max_long_cache: the dearest input where the request may write to the one-hour cache
     """
 
@@ -44,6 +61,7 @@ class Rates:
     cache_write: int
     reasoning: int
     cache_write_long: int
+    modalities: ModalityRates | None = None
     input_max: int = field(init=False)
     input_max_long_cache: int = field(init=False)
     output_max: int = field(init=False)
@@ -53,9 +71,28 @@ class Rates:
             min(self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.cache_write_long)
             >= 0
         )
-        object.__setattr__(self, "input_max", max(self.input, self.cached_input, self.cache_write))
+        input_max = max(self.input, self.cached_input, self.cache_write)
+        if self.modalities is not None:
+            input_max = max(input_max, self.modalities.input_image, self.modalities.cached_image)
+        object.__setattr__(self, "input_max", input_max)
         object.__setattr__(self, "input_max_long_cache", max(self.input_max, self.cache_write_long))
         object.__setattr__(self, "output_max", max(self.output, self.reasoning))
+
+
+# Prices of regions are in thousandths of the price elsewhere.
+GEO_SCALE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffPeak:
+    """Prices of certain hours.
+
+    sheet: the price sheet in those hours
+    minutes: (first, end) in minutes of the UTC week, Monday 00:00 being 0; the end is not part of it
+    """
+
+    sheet: "PriceSheet"
+    minutes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +102,34 @@ class PriceSheet:
     source: where the numbers come from
     rate_tiers: (input tokens, rates), ascending. With strictly more input than a tier's tokens the whole request is
         charged at its rates: the cliff that providers publish as `*_above_200k_tokens`.
+    service_tiers: by service tier (usage.SERVICE_TIERS), the sheet of its tokens
+    off_peak: prices of certain hours; None: the same at all hours
+    geo_permille: by region that an answer names, the price of tokens in thousandths of that elsewhere
+    tool_nusd: by unit of a server tool, nUSD per call
+    call_nusd: fee of each call, nUSD
+    further_models: sheets of models that the provider may call within a request, by name
+    output_tokens_max: longest output, of further models; 0: unknown
+    has_axes: whether it prices more than tokens of text by their number
     """
 
     base: Rates
     source: str
     rate_tiers: tuple[tuple[int, Rates], ...] = ()
+    service_tiers: Mapping[str, "PriceSheet"] = field(default_factory=dict)
+    off_peak: OffPeak | None = None
+    geo_permille: Mapping[str, int] = field(default_factory=dict)
+    tool_nusd: Mapping[str, int] = field(default_factory=dict)
+    call_nusd: int = 0
+    further_models: Mapping[str, "PriceSheet"] = field(default_factory=dict)
+    output_tokens_max: int = 0
+    has_axes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        has_modalities = any(
+            rates.modalities is not None for rates in (self.base, *(rates for _, rates in self.rate_tiers))
+        )
+        axes = (self.service_tiers, self.off_peak, self.geo_permille, self.tool_nusd, self.call_nusd)
+        object.__setattr__(self, "has_axes", has_modalities or any(axes))
 
     def rates_for(self, input_tokens: int) -> Rates:
         """The rates for a request with this many input tokens."""

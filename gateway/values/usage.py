@@ -4,7 +4,14 @@ from .base import Value
 
 # Service tiers by their effect on the price; a provider's own names are mapped to these. "": the standard tier.
 # fast: Anthropic's `speed`; OpenAI's service tier `fast` is its former `priority`.
-SERVICE_TIERS = ("", "flex", "priority", "ultrafast", "batch", "fast")
+SERVICE_TIERS = ("", "flex", "balanced", "priority", "ultrafast", "batch", "fast")
+# Units of tools that providers run and bill by the call.
+SERVER_TOOLS = (
+    "web_search", "web_fetch", "file_search", "code_execution", "image_generation", "computer_use", "x_search",
+    "collections_search", "maps_grounding",
+)  # fmt: skip
+# How much of the web a search reads, by which some providers price it; "" is their default.
+SEARCH_CONTEXT_SIZES = ("", "low", "medium", "high")
 
 
 class FurtherCall(Value, frozen=True, kw_only=True):
@@ -27,7 +34,7 @@ class Usage(Value, frozen=True, kw_only=True):
     output: includes reasoning, output_audio and output_image
     cache_write_long: part of cache_write that is kept for an hour rather than five minutes
     input_audio, input_image: parts of input
-    cached_audio: part of cached_input that is audio
+    cached_audio, cached_image: parts of cached_input; parts of input_audio and input_image
     output_audio, output_image: parts of output
     exact: True only when every count came from the provider
     service_tier: the tier that the answer names, one of SERVICE_TIERS
@@ -46,6 +53,7 @@ class Usage(Value, frozen=True, kw_only=True):
     input_audio: int = 0
     cached_audio: int = 0
     input_image: int = 0
+    cached_image: int = 0
     output_audio: int = 0
     output_image: int = 0
     exact: bool = True
@@ -61,7 +69,9 @@ class Usage(Value, frozen=True, kw_only=True):
         assert 0 <= self.cache_write_long <= self.cache_write, "cache_write_long exceeds cache_write"
         assert 0 <= self.reasoning <= self.output, "reasoning exceeds output"
         assert 0 <= self.input_audio + self.input_image <= self.input, "audio and images exceed input"
-        assert 0 <= self.cached_audio <= min(self.cached_input, self.input_audio), "cached_audio exceeds its parts"
+        assert 0 <= self.cached_audio <= self.input_audio, "cached_audio exceeds input_audio"
+        assert 0 <= self.cached_image <= self.input_image, "cached_image exceeds input_image"
+        assert self.cached_audio + self.cached_image <= self.cached_input, "cached audio and images exceed cached_input"
         assert 0 <= self.output_audio + self.output_image <= self.output, "audio and images exceed output"
 
 

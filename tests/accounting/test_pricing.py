@@ -2,17 +2,19 @@
 
 import os
 import warnings
+from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.accounting import pricing
 from gateway.feeds import prices_litellm
-from gateway.values.catalog import PriceSheet, Rates
+from gateway.values.catalog import ModalityRates, OffPeak, PriceSheet, Rates
 from gateway.values.units import NUSD_PER_USD
-from gateway.values.usage import Usage
+from gateway.values.usage import SERVICE_TIERS, FurtherCall, FurtherCallTerms, PriceTerms, Usage
 
 PLAIN = PriceSheet(
     base=Rates(
@@ -42,50 +44,134 @@ CLIFF = PriceSheet(
         ),
     ),
 )
+AUDIO = ModalityRates(
+    input_audio=40_000_000_000,
+    cached_audio=2_500_000_000,
+    input_image=5_000_000_000,
+    cached_image=500_000_000,
+    output_audio=64_000_000_000,
+    output_image=20_000_000_000,
+)
+RICH = PriceSheet(
+    base=replace(PLAIN.base, modalities=AUDIO),
+    source="test",
+    rate_tiers=((1000, replace(CLIFF.rate_tiers[0][1], modalities=AUDIO)),),
+    service_tiers={
+        "priority": PriceSheet(base=replace(PLAIN.base, input=500_000_000, output=4_000_000_000), source="test"),
+        "flex": PriceSheet(base=replace(PLAIN.base, input=125_000_000, output=1_000_000_000), source="test"),
+    },
+    off_peak=OffPeak(
+        sheet=PriceSheet(base=replace(PLAIN.base, input=100_000_000), source="test"),
+        minutes=((600, 1440), (7200, 10080)),
+    ),
+    geo_permille={"us": 1100},
+    tool_nusd={"web_search": 10_000_000, "web_search_high": 50_000_000, "web_fetch": 0},
+    call_nusd=5_000_000,
+    further_models={"adviser": CLIFF},
+)
+SHEETS = {"plain": PLAIN, "step": CLIFF, "every axis": RICH}
 COUNTS = st.integers(0, 2_000_000)
 
 
 @st.composite
-def usages(draw: st.DrawFn) -> Usage:
+def plain_usages(draw: st.DrawFn) -> Usage:
     input_tokens, output_tokens = draw(COUNTS), draw(COUNTS)
     cached = draw(st.integers(0, input_tokens))
+    write = draw(st.integers(0, input_tokens - cached))
+    audio = draw(st.integers(0, input_tokens))
+    image = draw(st.integers(0, input_tokens - audio))
+    cached_audio = draw(st.integers(0, min(audio, cached)))
+    output_audio = draw(st.integers(0, output_tokens))
     return Usage(
         input=input_tokens,
         output=output_tokens,
         cached_input=cached,
-        cache_write=draw(st.integers(0, input_tokens - cached)),
+        cache_write=write,
+        cache_write_long=draw(st.integers(0, write)),
         reasoning=draw(st.integers(0, output_tokens)),
+        input_audio=audio,
+        input_image=image,
+        cached_audio=cached_audio,
+        cached_image=draw(st.integers(0, min(image, cached - cached_audio))),
+        output_audio=output_audio,
+        output_image=draw(st.integers(0, output_tokens - output_audio)),
+        service_tier=draw(st.sampled_from(SERVICE_TIERS)),
+        inference_geo=draw(st.sampled_from(["", "us", "global"])),
+        server_tools=tuple(
+            (unit, draw(st.integers(0, 20))) for unit in ("web_search", "web_fetch") if draw(st.booleans())
+        ),
     )
 
 
-@given(usage=usages(), more=st.integers(0, 10_000))
-def test_more_tokens_never_cost_less(usage, more):
-    for price_sheet in (PLAIN, CLIFF):
-        dearer = Usage(
-            input=usage.input + more,
-            output=usage.output + more,
-            cached_input=usage.cached_input,
-            cache_write=usage.cache_write,
-            reasoning=usage.reasoning,
-        )
-        assert pricing.charge(price_sheet, dearer) >= pricing.charge(price_sheet, usage)
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    """Usage of a call, sometimes with calls of the same model and of another one within it."""
+    usage = draw(plain_usages())
+    calls = []
+    for model in draw(st.lists(st.sampled_from(["", "adviser", "unknown"]), max_size=3)):
+        inner = draw(plain_usages())
+        calls.append(FurtherCall(model=model, kind="message", usage=inner))
+        if not model:
+            usage = structs.replace(usage, input=usage.input + inner.input, output=usage.output + inner.output)
+    return structs.replace(usage, further_calls=tuple(calls))
 
 
-@given(first=usages(), second=usages())
+def terms_of(usage: Usage) -> PriceTerms:
+    """The narrowest terms under which the usage can occur."""
+    return PriceTerms(
+        service_tiers=("", usage.service_tier),
+        inference_geo=usage.inference_geo,
+        server_tools=usage.server_tools,
+        has_audio_input=True,
+        has_audio_output=True,
+        has_image_output=True,
+        further_calls=tuple(FurtherCallTerms(model=call.model, kind=call.kind) for call in usage.further_calls),
+    )
+
+
+@pytest.mark.parametrize("price_sheet", SHEETS.values(), ids=SHEETS)
+@given(usage=plain_usages(), more=st.integers(0, 10_000))
+def test_more_tokens_never_cost_less(price_sheet, usage, more):
+    dearer = structs.replace(usage, input=usage.input + more, output=usage.output + more)
+    assert pricing.charge(price_sheet, dearer) >= pricing.charge(price_sheet, usage)
+
+
+@given(first=plain_usages(), second=plain_usages())
 def test_charges_add_up_except_for_rounding(first, second):
-    both = Usage(
-        input=first.input + second.input, output=first.output + second.output, cached_input=first.cached_input + second.cached_input,
-        cache_write=first.cache_write + second.cache_write, reasoning=first.reasoning + second.reasoning,
-    )  # fmt: skip
+    counts = ("input", "output", "cached_input", "cache_write", "cache_write_long", "reasoning")
+    both = Usage(**{name: getattr(first, name) + getattr(second, name) for name in counts})
     assert abs(pricing.charge(PLAIN, both) - pricing.charge(PLAIN, first) - pricing.charge(PLAIN, second)) <= 1
 
 
-@given(usage=usages(), slack=st.integers(0, 10_000))
-def test_no_usage_within_its_bounds_costs_more_than_the_worst_case(usage, slack):
-    for price_sheet in (PLAIN, CLIFF):
-        assert pricing.charge(price_sheet, usage) <= pricing.worst_case(
-            price_sheet, usage.input + slack, usage.output + slack
-        )
+@given(first=plain_usages(), second=plain_usages())
+def test_a_further_call_costs_what_it_costs_alone(first, second):
+    second = structs.replace(
+        second, service_tier=first.service_tier, inference_geo=first.inference_geo, server_tools=()
+    )
+    both = structs.replace(first, further_calls=(FurtherCall(model="adviser", kind="advisor_message", usage=second),))
+    alone = pricing.charge(RICH, first) + pricing.charge(CLIFF, second)
+    assert abs(pricing.charge(RICH, both) - alone) <= 1
+
+
+@pytest.mark.parametrize("price_sheet", SHEETS.values(), ids=SHEETS)
+@given(usage=usages(), slack=st.integers(0, 10_000), at=st.none() | st.floats(0, 4e9))
+def test_no_usage_within_its_bounds_costs_more_than_the_worst_case(price_sheet, usage, slack, at):
+    inner = [call.usage for call in usage.further_calls]
+    input_max = max([usage.input, *(call.input for call in inner)]) + slack
+    output_max = max([usage.output, *(call.output for call in inner)]) + slack
+    most = pricing.worst_case(price_sheet, input_max, output_max, long_cache=True, terms=terms_of(usage))
+    assert pricing.charge(price_sheet, usage, at=at) <= most
+
+
+@given(usage=usages())
+def test_holds_at_the_terms_of_a_request_are_never_below_those_of_a_plain_one(usage):
+    terms = terms_of(usage)
+    assert pricing.worst_case(RICH, usage.input, usage.output, terms=terms) >= pricing.worst_case(
+        RICH, usage.input, usage.output
+    )
+    assert pricing.usual_case(RICH, usage.input, usage.cached_input, usage.output, terms=terms) >= pricing.usual_case(
+        RICH, usage.input, usage.cached_input, usage.output
+    )
 
 
 def test_the_long_context_rate_applies_to_the_whole_request_strictly_above_its_threshold():
