@@ -6,7 +6,8 @@ from .answer_fingerprint import fingerprint_of, tool_calls_of
 from .partial_response import PartialResponse
 from .sse import StreamMeter, encode_event, utf8_bytes
 
-_END_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+# response.cancelled: of servers that stream the end of a cancelled background response.
+_END_EVENTS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
 class ResponsesStreamMeter(StreamMeter):

@@ -55,10 +55,13 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
 
 def _usage_unknown(context: RequestContext, progress: AttemptProgress) -> bool:
     """Whether the usage of a dialed attempt is unknown: it is charged as held."""
-    if progress.usage is not None or (progress.stream_meter is not None and not context.request.is_background):
+    if progress.usage is not None:
         return False
-    # The usage of a background response is known only from the provider's API, later.
-    return not progress.response_begun or context.request.is_background
+    meter = progress.stream_meter
+    if not context.request.is_background:
+        return meter is None and not progress.response_begun
+    # A background response continues at the provider without its reader: only its end reports the usage.
+    return meter is None or not (meter.finish_reason_seen and (meter.usage is not None or meter.error is not None))
 
 
 def hold_of_attempt(
