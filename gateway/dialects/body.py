@@ -43,6 +43,7 @@ class BodyFields(msgspec.Struct, gc=False, kw_only=True):
     user: the end user
     safety_identifier: the end user, in OpenAI's newer field
     metadata, client_metadata, prompt_cache_key, session_id: may name a session (SESSION_ID_FIELDS)
+    service_tier, speed, inference_geo: change the price of the answer
     """
 
     model: Any = msgspec.UNSET
@@ -53,6 +54,9 @@ class BodyFields(msgspec.Struct, gc=False, kw_only=True):
     client_metadata: msgspec.Raw = ABSENT
     prompt_cache_key: msgspec.Raw = ABSENT
     session_id: msgspec.Raw = ABSENT
+    service_tier: Any = None
+    speed: Any = None
+    inference_geo: Any = None
 
 
 # Some upstreams match keys in any case (Go's encoding/json): "Model" would select another model there than the one that

@@ -5,7 +5,8 @@ a stream has to report usage.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,8 +15,10 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, PARTS_SIZE, TOOLS_BYTES_MAX, Message, Request, Splice
+from ..values.usage import STANDARD_TERMS, PriceTerms
 from . import body as bodies
 from . import openai_errors
+from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .body_errors import OPENAI_ERRORS, wrong_type_error
 from .chat_stream import ChatStreamMeter, text_bytes
@@ -35,6 +38,12 @@ class _ChatFields(bodies.BodyFields, gc=False, kw_only=True):
     n: int | None = None
     tools: msgspec.Raw = ABSENT
     response_format: msgspec.Raw = ABSENT
+    modalities: Any = None
+    web_search_options: Any = None
+    search_parameters: Any = None
+    plugins: Any = None
+    models: Any = None
+    fallbacks: Any = None
 
 
 class _ChatFunction(msgspec.Struct, gc=False):
@@ -43,6 +52,7 @@ class _ChatFunction(msgspec.Struct, gc=False):
 
 class _ChatTool(msgspec.Struct, gc=False):
     function: _ChatFunction | None = None
+    type: Any = None
 
 
 class _ChatFormat(msgspec.Struct, gc=False):
@@ -53,6 +63,12 @@ _READER = bodies.BodyReader(_ChatFields, required="messages")
 _TOOLS = msgspec.json.Decoder(list[_ChatTool])
 _FORMAT = msgspec.json.Decoder(_ChatFormat)
 _STREAM_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+# Fields that change the price; absent in most requests.
+_get_price_fields = attrgetter(
+    "service_tier", "speed", "inference_geo", "modalities", "web_search_options", "search_parameters", "plugins", "models",
+    "fallbacks",
+)  # fmt: skip
+_NO_PRICE_FIELDS = (None,) * 9
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
@@ -71,6 +87,9 @@ def parse(body: bytes | bytearray) -> Request:
     options = stream_options(document.stream_options)
     wants_usage = bool(options and options.get("include_usage"))
     sizes = message_sizes(messages)
+    tools = _decoded_tools(document.tools)
+    kinds: set[str] = set()
+    has_audio = _read_parts(messages, sizes, kinds)
     return Request(
         dialect="chat",
         body=body,
@@ -85,12 +104,13 @@ def parse(body: bytes | bytearray) -> Request:
         ),
         max_output_tokens=_max_output_tokens(document),
         choice_count=check_count("n", document.n, _CHOICES_MAX) or 1,
-        tool_names=_tool_names(document.tools),
+        tool_names=_tool_names(tools),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document.response_format),
         user=bodies.end_user(document),
         session_fields=bodies.session_id_fields(document),
-        provider_state=_provider_state(messages, sizes),
+        provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
+        price_terms=_price_terms(document, tools, has_audio=has_audio),
     )
 
 
@@ -174,14 +194,46 @@ def usage_splice(
     raise BadRequest(OPENAI_ERRORS.ambiguous.format(field=param), param=param)
 
 
-def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
-    """Names of the offered functions; tools of other kinds are left to the provider."""
+def _decoded_tools(tools: msgspec.Raw) -> list[_ChatTool] | None:
+    """The offered tools, None where they have another shape."""
     if not is_present(tools):
-        return frozenset()
+        return []
     try:
-        return frozenset(tool.function.name for tool in _TOOLS.decode(tools) if tool.function is not None)
+        return _TOOLS.decode(tools)
     except DECODE_ERRORS:
-        return frozenset()
+        return None
+
+
+def _tool_names(tools: list[_ChatTool] | None) -> frozenset[str]:
+    """Names of the offered functions; tools of other kinds are left to the provider."""
+    return frozenset([tool.function.name for tool in tools or () if tool.function is not None])
+
+
+def _price_terms(document: _ChatFields, tools: list[_ChatTool] | None, *, has_audio: bool) -> PriceTerms:
+    """What the request asks for that changes its price; looks closer only where a field says so."""
+    has_tools = tools is None or any(terms.runs_at_provider(tool.type) for tool in tools)
+    if not has_tools and not has_audio and _get_price_fields(document) == _NO_PRICE_FIELDS:
+        return STANDARD_TERMS
+    return terms.price_terms(
+        document,
+        tools=(document.tools,) if has_tools else (),
+        searches=_searches(document),
+        others=terms.OtherModels(document.models, document.fallbacks),
+        modalities=document.modalities,
+        has_audio_input=has_audio,
+    )
+
+
+def _searches(document: _ChatFields) -> Iterator[Any]:
+    """Options of searches that run once: OpenAI's, xAI's and OpenRouter's fields."""
+    if document.web_search_options is not None:
+        yield document.web_search_options
+    parameters, plugins = document.search_parameters, document.plugins
+    if isinstance(parameters, dict) and parameters.get("mode") != "off":
+        yield parameters
+    for plugin in plugins if isinstance(plugins, list) else ():
+        if isinstance(plugin, dict) and plugin.get("id") == "web":
+            yield plugin
 
 
 def _has_schema(format_: msgspec.Raw) -> bool:
@@ -199,18 +251,17 @@ def _max_output_tokens(document: _ChatFields) -> int | None:
     return newer if older is None else older if newer is None else max(newer, older)
 
 
-def _provider_state(messages: list[Message], sizes: list[int]) -> frozenset[str]:
-    """Kinds of provider-bound state in the history: files by id, signed thinking."""
-    kinds = None
+def _read_parts(messages: list[Message], sizes: list[int], kinds: set[str]) -> bool:
+    """Whether the history has audio; kinds of provider-bound state (files by id, thinking) are added to `kinds`."""
+    has_audio = False
     for message, size in zip(messages, sizes, strict=True):
-        if size == PARTS_SIZE and _has_file_id(message.content):
-            kinds = {*(kinds or ()), "file"}
+        if size == PARTS_SIZE and isinstance(message.content, list):
+            for part in message.content:
+                if isinstance(part, dict):
+                    file = part.get("file")
+                    if isinstance(file, dict) and isinstance(file.get("file_id"), str):
+                        kinds.add("file")
+                    has_audio = has_audio or "input_audio" in part
         if message.thinking_blocks is not ABSENT and bytes(message.thinking_blocks) not in _NO_THINKING_BLOCKS:
-            kinds = {*(kinds or ()), "thinking"}
-    return NO_PROVIDER_STATE if kinds is None else frozenset(kinds)
-
-
-def _has_file_id(content: Any) -> bool:
-    parts = content if isinstance(content, list) else ()
-    files = (part.get("file") for part in parts if isinstance(part, dict))
-    return any(isinstance(file, dict) and isinstance(file.get("file_id"), str) for file in files)
+            kinds.add("thinking")
+    return has_audio

@@ -11,6 +11,7 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from . import body as bodies
 from . import chat, openai_errors
+from . import price_terms as terms
 from .body import check_count
 from .body_errors import OPENAI_ERRORS
 from .chat_stream import ChatStreamMeter
@@ -67,6 +68,7 @@ def parse(body: bytes | bytearray) -> Request:
         tool_names=frozenset(),
         has_schema=False,
         user=bodies.end_user(document),
+        price_terms=terms.tier_terms(document),
     )
 
 

@@ -9,6 +9,7 @@ from ..values.plan import Refusal
 from ..values.request import Message, Request
 from . import body as bodies
 from . import openai_errors
+from . import price_terms as terms
 from .body_errors import OPENAI_ERRORS
 from .chat_stream import ChatStreamMeter
 
@@ -48,6 +49,7 @@ def parse(body: bytes | bytearray) -> Request:
         tool_names=frozenset(),
         has_schema=False,
         user=bodies.end_user(document),
+        price_terms=terms.tier_terms(document),
     )
 
 

@@ -5,6 +5,7 @@ a message of its own, the system prompt the first one.
 """
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,7 +15,9 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, CallerError, Overloaded, PenstockError, Unauthenticated
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
+from ..values.usage import STANDARD_TERMS, PriceTerms
 from . import body as bodies
+from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .body_errors import ANTHROPIC_ERRORS
 from .chat import message_sizes
@@ -64,10 +67,14 @@ class _MessagesFields(bodies.BodyFields, gc=False, kw_only=True):
     tools: msgspec.Raw = ABSENT
     output_config: msgspec.Raw = ABSENT
     output_format: msgspec.Raw = ABSENT
+    context_management: Any = None
+    compaction: Any = None
+    fallbacks: Any = None
 
 
 class _MessagesTool(msgspec.Struct, gc=False):
     name: str = ""
+    type: Any = None
 
 
 class _OutputConfig(msgspec.Struct, gc=False):
@@ -81,6 +88,11 @@ class _Metadata(msgspec.Struct, gc=False):
 _READER = bodies.BodyReader(_MessagesFields, required="messages", texts=ANTHROPIC_ERRORS)
 _TOOLS = msgspec.json.Decoder(list[_MessagesTool])
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig | None)
+# Fields that change the price; absent in most requests.
+_get_price_fields = attrgetter(
+    "service_tier", "speed", "inference_geo", "context_management", "compaction", "fallbacks"
+)
+_NO_PRICE_FIELDS = (None,) * 6
 _METADATA = msgspec.json.Decoder(_Metadata | None)
 
 
@@ -93,6 +105,7 @@ def parse(body: bytes | bytearray) -> Request:
         raise BadRequest(ANTHROPIC_ERRORS.empty_array.format(field="messages"), param="messages")
     kinds: set[str] = set()
     messages = list(_to_chat_messages(document, kinds))
+    tools = _decoded_tools(document.tools)
     return Request(
         dialect="messages",
         body=body,
@@ -109,10 +122,11 @@ def parse(body: bytes | bytearray) -> Request:
             "max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX, texts=ANTHROPIC_ERRORS
         ),
         choice_count=1,
-        tool_names=_tool_names(document.tools),
+        tool_names=frozenset([tool.name for tool in tools or ()]),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document),
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
+        price_terms=_price_terms(document, tools),
     )
 
 
@@ -266,13 +280,27 @@ def _end_user(metadata: msgspec.Raw) -> str:
     return decoded.user_id if decoded is not None and isinstance(decoded.user_id, str) else ""
 
 
-def _tool_names(tools: msgspec.Raw) -> frozenset[str]:
+def _decoded_tools(tools: msgspec.Raw) -> list[_MessagesTool] | None:
+    """The offered tools, None where they have another shape."""
     if not is_present(tools):
-        return frozenset()
+        return []
     try:
-        return frozenset(tool.name for tool in _TOOLS.decode(tools))
+        return _TOOLS.decode(tools)
     except DECODE_ERRORS:
-        return frozenset()
+        return None
+
+
+def _price_terms(document: _MessagesFields, tools: list[_MessagesTool] | None) -> PriceTerms:
+    """What the request asks for that changes its price; looks closer only where a field says so."""
+    has_tools = tools is None or any(terms.runs_at_provider(tool.type) for tool in tools)
+    if not has_tools and _get_price_fields(document) == _NO_PRICE_FIELDS:
+        return STANDARD_TERMS
+    return terms.price_terms(
+        document,
+        tools=(document.tools,) if has_tools else (),
+        summarizes=terms.may_summarize(document.context_management, document.compaction),
+        others=terms.OtherModels(None, document.fallbacks),
+    )
 
 
 def _has_schema(document: _MessagesFields) -> bool:

@@ -7,12 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import structs
+
 from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, PassThrough, Request, Splice
+from ..values.usage import STANDARD_TERMS, PriceTerms
 from . import body as bodies
 from . import openai_errors
+from . import price_terms as terms
 from .body import check_count
 from .sse import StreamMeter
 
@@ -52,6 +56,7 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
     bare_path, media_type = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
     is_free = method in ("GET", "HEAD", "DELETE") or bare_path.startswith(_FREE_PATHS) or bare_path.endswith("/cancel")
     model, span, model_in_json, stream, units_max = "", (0, 0), True, False, _billed_units_max(path, body, None)
+    document: _PassThroughFields | None = None
     if media_type == "multipart/form-data":
         model, span = _form_field(body, content_type, b"model")
         model_in_json, stream = False, _form_field(body, content_type, b"stream")[0].lower() == "true"
@@ -76,6 +81,7 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
         tool_names=frozenset(),
         has_schema=False,
         referenced_ids=tuple(_RESOURCE_PATH.findall(path)),
+        price_terms=STANDARD_TERMS if is_free else _price_terms(bare_path, document),
         passthrough=PassThrough(
             method=method,
             path=path,
@@ -87,6 +93,17 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             billed_units_max=units_max,
         ),
     )
+
+
+def _price_terms(path: str, document: _PassThroughFields | None) -> PriceTerms:
+    """What the request asks for that changes its price: kinds of tokens by the path, the tier by the body."""
+    asked = STANDARD_TERMS if document is None else terms.tier_terms(document)
+    if path.startswith("/images/"):
+        return structs.replace(asked, has_image_output=True)
+    if path.startswith("/audio/"):
+        speaks = path.startswith("/audio/speech")
+        return structs.replace(asked, has_audio_input=not speaks, has_audio_output=speaks)
+    return asked
 
 
 def _form_field(body: bytearray, content_type: str, name: bytes) -> tuple[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ to one assistant turn, the instructions are the first message.
 """
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,8 +15,10 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import PenstockError
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
+from ..values.usage import STANDARD_TERMS, PriceTerms
 from . import body as bodies
 from . import openai_errors
+from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .chat import message_sizes
 from .responses_stream import ResponsesStreamMeter
@@ -61,12 +64,15 @@ class _ResponsesFields(bodies.BodyFields, gc=False, kw_only=True):
     max_output_tokens: int | None = None
     tools: msgspec.Raw = ABSENT
     text: msgspec.Raw = ABSENT
+    context_management: Any = None
+    max_tool_calls: Any = None
+    modalities: Any = None
 
 
 class _ResponsesTool(msgspec.Struct, gc=False):
     """A tool, or a namespace of them."""
 
-    type: str = ""
+    type: Any = ""
     name: str = ""
     tools: list["_ResponsesTool"] = []
 
@@ -82,6 +88,9 @@ class _Text(msgspec.Struct, gc=False):
 _READER = bodies.BodyReader(_ResponsesFields, required="input")
 _TOOLS = msgspec.json.Decoder(list[_ResponsesTool])
 _TEXT = msgspec.json.Decoder(_Text | None)
+# Fields that change the price; absent in most requests.
+_get_price_fields = attrgetter("service_tier", "speed", "inference_geo", "context_management", "modalities")
+_NO_PRICE_FIELDS = (None,) * 5
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
 
 
@@ -98,6 +107,10 @@ def parse(body: bytes | bytearray) -> Request:
     if document.prompt is not None:
         kinds.add("stored")
     references = _referenced_ids(document)
+    raw_tools = _raw_tools(document)
+    tools = _decoded_tools(raw_tools)
+    has_audio = "audio" in kinds
+    kinds.discard("audio")
     return Request(
         dialect="responses",
         body=body,
@@ -110,7 +123,7 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=None,
         max_output_tokens=check_count("max_output_tokens", document.max_output_tokens, bodies.OUTPUT_TOKENS_MAX),
         choice_count=1,
-        tool_names=_tool_names(document),
+        tool_names=frozenset([inner.name for tool in tools or () for inner in (tool.tools or [tool]) if inner.name]),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document.text),
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
@@ -120,6 +133,7 @@ def parse(body: bytes | bytearray) -> Request:
         is_background=bool(document.background),
         user=bodies.end_user(document),
         session_fields=bodies.session_id_fields(document),
+        price_terms=_price_terms(document, raw_tools, tools, has_audio=has_audio),
     )
 
 
@@ -242,6 +256,8 @@ def _content(content: str | list[_InputPart] | None, kinds: set[str]) -> str | l
     for part in content:
         if isinstance(part.file_id, str):
             kinds.add("file")
+        if part.type == "input_audio":
+            kinds.add("audio")
         if isinstance(part.text, str):
             parts.append({"text": part.text})
         elif part.type == "input_image":
@@ -281,16 +297,37 @@ def _referenced_ids(document: _ResponsesFields) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def _tool_names(document: _ResponsesFields) -> frozenset[str]:
-    """Names of the offered tools, including those in namespaces and in the input."""
+def _raw_tools(document: _ResponsesFields) -> list[msgspec.Raw]:
+    """Lists of the offered tools, including those in the input."""
     raws = [document.tools]
     if isinstance(document.input, list):
         raws += [item.tools for item in document.input if item.type == "additional_tools"]
+    return [raw for raw in raws if is_present(raw)]
+
+
+def _decoded_tools(raws: list[msgspec.Raw]) -> list[_ResponsesTool] | None:
+    """The offered tools, None where they have another shape."""
     try:
-        tools = [tool for raw in raws if is_present(raw) for tool in _TOOLS.decode(raw)]
+        return [tool for raw in raws for tool in _TOOLS.decode(raw)]
     except DECODE_ERRORS:
-        return frozenset()
-    return frozenset(inner.name for tool in tools for inner in (tool.tools or [tool]) if inner.name)
+        return None
+
+
+def _price_terms(
+    document: _ResponsesFields, raw_tools: list[msgspec.Raw], tools: list[_ResponsesTool] | None, *, has_audio: bool
+) -> PriceTerms:
+    """What the request asks for that changes its price; looks closer only where a field says so."""
+    has_tools = tools is None or any(terms.runs_at_provider(tool.type) or tool.tools for tool in tools)
+    if not has_tools and not has_audio and _get_price_fields(document) == _NO_PRICE_FIELDS:
+        return STANDARD_TERMS
+    return terms.price_terms(
+        document,
+        tools=raw_tools if has_tools else (),
+        tool_calls_max=document.max_tool_calls,
+        summarizes=terms.may_summarize(document.context_management),
+        modalities=document.modalities,
+        has_audio_input=has_audio,
+    )
 
 
 def _has_schema(text: msgspec.Raw) -> bool:

@@ -99,6 +99,7 @@ class PriceTerms(Value, frozen=True, kw_only=True):
     service_tiers: the tiers that it may be served at: of SERVICE_TIERS, else the caller's own word, which has no price
     inference_geo: the region that it asks for, "" for none
     server_tools: (unit, most calls) of tools that run at the provider
+    tool_tokens_max: input tokens that results of these tools may add
     search_context_size: low, medium or high, by which some models price a web search; "" for the provider's default
     has_audio_input, has_audio_output: whether it sends or asks for audio
     has_image_output: whether it asks for images
@@ -108,6 +109,7 @@ class PriceTerms(Value, frozen=True, kw_only=True):
     service_tiers: tuple[str, ...] = ("",)
     inference_geo: str = ""
     server_tools: tuple[tuple[str, int], ...] = ()
+    tool_tokens_max: int = 0
     search_context_size: str = ""
     has_audio_input: bool = False
     has_audio_output: bool = False
