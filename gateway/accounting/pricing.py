@@ -35,10 +35,7 @@ def charge(
         sheet = _sheet_of(price_sheet, call.model)
         if sheet is not None:
             scaled += _tokens_scaled(sheet, call.usage, usage, at)
-    fees = price_sheet.call_nusd
-    for unit, count in usage.server_tools:
-        fees += count * (_tool_nusd(price_sheet, unit, terms.search_context_size) or 0)
-    return fees + divide_half_even(scaled, _SCALE)
+    return _fees(price_sheet, usage.server_tools, terms) + divide_half_even(scaled, _SCALE)
 
 
 def unpriced_parts(price_sheet: PriceSheet, usage: Usage) -> tuple[str, ...]:
@@ -80,7 +77,7 @@ def worst_case(
         )
     scaled = _dearest_tier(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms)
     scaled += _further_calls_max(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms)
-    return _fees_max(price_sheet, terms) + divide_ceil(scaled, _SCALE)
+    return _fees(price_sheet, terms.server_tools, terms) + divide_ceil(scaled, _SCALE)
 
 
 def usual_case(
@@ -105,7 +102,7 @@ def usual_case(
         tokens = fresh * input_max + cached_tokens * rates.cached_input + output_tokens * output_max
         scaled = max(scaled, tokens * _geo_permille(price_sheet, terms.inference_geo))
     scaled += _further_calls_max(price_sheet, input_tokens, output_tokens, long_cache, terms)
-    return _fees_max(price_sheet, terms) + divide_ceil(scaled, _SCALE)
+    return _fees(price_sheet, terms.server_tools, terms) + divide_ceil(scaled, _SCALE)
 
 
 def _text_scaled(rates: Rates, usage: Usage) -> int:
@@ -204,10 +201,17 @@ def _tool_nusd(price_sheet: PriceSheet, unit: str, search_context_size: str) -> 
     return price_sheet.tool_nusd.get(unit)
 
 
-def _fees_max(price_sheet: PriceSheet, terms: PriceTerms) -> int:
-    """Fees of a call and of as many tools as it may run."""
-    return price_sheet.call_nusd + sum(
-        most * (_tool_nusd(price_sheet, unit, terms.search_context_size) or 0) for unit, most in terms.server_tools
+def _fees(price_sheet: PriceSheet, server_tools: Iterable[tuple[str, int]], terms: PriceTerms) -> int:
+    """The fees of a call and of the tools that it ran."""
+    fees = price_sheet.call_nusd
+    if not price_sheet.tool_nusd:
+        return fees
+    counts = dict.fromkeys(price_sheet.tools_always, 1)
+    for unit, count in server_tools:
+        most = min(count, 1) if unit in price_sheet.tools_once else count
+        counts[unit] = max(most, counts.get(unit, 0))
+    return fees + sum(
+        count * (_tool_nusd(price_sheet, unit, terms.search_context_size) or 0) for unit, count in counts.items()
     )
 
 

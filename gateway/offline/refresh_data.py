@@ -23,7 +23,16 @@ _KWH_PER_MWH = 1000.0
 _NON_MODEL_KEYS = frozenset({"sample_spec", "fallback_generalizations"})
 # What is kept of a listed model: money, limits, capabilities, and what kind of model it is.
 _KEPT_PREFIXES = ("max_", "supports_", "search_", "web_search_", "tiered_", "prompt_cache_", "regional_")
-_KEPT_KEYS = frozenset({"mode", "litellm_provider", "deprecation_date", "thinking_always_on"})
+_KEPT_KEYS = frozenset(
+    {
+        "mode",
+        "litellm_provider",
+        "deprecation_date",
+        "thinking_always_on",
+        "off_peak_pricing",
+        "provider_specific_entry",
+    }
+)
 
 
 def refresh(folder: Path = DATA_FOLDER) -> list[Path]:

@@ -106,6 +106,7 @@ class PriceSheet:
     off_peak: prices of certain hours; None: the same at all hours
     geo_permille: by region that an answer names, the price of tokens in thousandths of that elsewhere
     tool_nusd: by unit of a server tool, nUSD per call
+    tools_once, tools_always: units of which all calls within a request are one fee; that are billed if nothing was called
     call_nusd: fee of each call, nUSD
     further_models: sheets of models that the provider may call within a request, by name
     output_tokens_max: longest output, of further models; 0: unknown
@@ -119,6 +120,8 @@ class PriceSheet:
     off_peak: OffPeak | None = None
     geo_permille: Mapping[str, int] = field(default_factory=dict)
     tool_nusd: Mapping[str, int] = field(default_factory=dict)
+    tools_once: frozenset[str] = frozenset()
+    tools_always: frozenset[str] = frozenset()
     call_nusd: int = 0
     further_models: Mapping[str, "PriceSheet"] = field(default_factory=dict)
     output_tokens_max: int = 0
