@@ -18,7 +18,7 @@ OVERSPEND ?=
 # One process for each core; a test file stays in one process. PARALLEL= runs them one after the other.
 PARALLEL ?= --numprocesses auto --dist loadfile
 
-.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide energy fit gpu green links fanout pairs clients setup docs refresh-data clean
+.PHONY: demo run test check fix report bench overspend replay holds loops routing train drift decide energy fit gpu green links fanout pairs prices clients setup docs refresh-data clean
 
 demo: setup  ## run recorded agent sessions through the gateway, in front of two simulated providers
 	$(BIN)/penstock demo
@@ -95,6 +95,9 @@ fanout: setup  ## test a cap of a root with thirty sub-agents, on one process an
 
 pairs: setup  ## measure a reservation and its settlement, also with 10,000 open holds and 5,000 budgets
 	$(BIN)/python loadtest/reserve_settle.py
+
+prices: setup  ## compare our charge with litellm's calculator over every priced model of the bundled list
+	$(BIN)/python -m tests.price_comparison
 
 clients: setup  ## run real SDKs and coding agents through the gateway; installs them (PyPI and npm, about 3 GB)
 	tests/clients/run.sh $(CLIENTS)

@@ -28,7 +28,9 @@ _ABSOLUTE, _RELATIVE = 1.0, 1e-6
 # Moments within and outside of the cheaper hours of all listed providers: a Saturday, and a Tuesday at 02:00 UTC.
 OFF_PEAK, PEAK = datetime(2026, 1, 10, 12, tzinfo=UTC), datetime(2026, 1, 6, 2, tzinfo=UTC)
 # litellm's names of providers in calls, where the list has others.
-_CALL_PROVIDERS = {"bedrock_converse": "bedrock", "text-completion-openai": "openai", "azure_text": "azure"}
+_CALL_PROVIDERS = {"bedrock_converse": "bedrock"}
+# Entries that litellm looks up besides that of the model.
+_SHARED_ENTRIES = ("openai/container", "azure/container")
 
 
 class Case(NamedTuple):
@@ -67,17 +69,20 @@ class Explanation(NamedTuple):
 
 
 def load_litellm() -> Any:
-    """litellm, with the bundled list as its price list."""
+    """litellm, without a look at its network."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["LITELLM_MODE"] = "PRODUCTION"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         litellm = import_module("litellm")
         import_module("litellm.cost_calculator")
-    litellm.suppress_debug_info = True
-    litellm.model_cost = entries()
-    import_module("litellm.utils")._invalidate_model_cost_lowercase_map()
     return litellm
+
+
+def use_list(litellm: Any, models: dict[str, Any]) -> None:
+    """Make litellm price by these entries."""
+    litellm.model_cost = models
+    import_module("litellm.utils")._invalidate_model_cost_lowercase_map()
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -124,7 +129,8 @@ def _kinds(label: str, size: int) -> Iterator[Case]:
     yield Case(f"{label}: reasoning", Usage(input=size, output=500, reasoning=400))
     yield Case(f"{label}: audio in", Usage(input=size, output=500, input_audio=half))
     yield Case(
-        f"{label}: audio cached", Usage(input=size, output=500, input_audio=half, cached_input=fifth, cached_audio=fifth)
+        f"{label}: audio cached",
+        Usage(input=size, output=500, input_audio=half, cached_input=fifth, cached_audio=fifth),
     )
     yield Case(f"{label}: images in", Usage(input=size, output=500, input_image=half))
     yield Case(f"{label}: audio out", Usage(input=size, output=500, output_audio=300))
@@ -136,17 +142,22 @@ def _at_tier(tier_cases: Iterator[Case], tier: str) -> Iterator[Case]:
         yield case._replace(usage=structs.replace(case.usage, service_tier=tier))
 
 
-def compare(litellm: Any, name: str, entry: Mapping[str, Any]) -> Iterator[Comparison]:
+def compare(litellm: Any, name: str, entry: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[Comparison]:
     """Every case of one model; nothing for a model without a price of tokens."""
     listed = prices_litellm.listed_model(prices_litellm.load(), name)
     assert listed is not None, "the model is of the list"
     if listed.price_sheet is None:
         return
+    # The list of this model alone: what litellm makes of a name is not compared.
+    use_list(litellm, {name: dict(entry), **{key: shared[key] for key in _SHARED_ENTRIES}})
     for case in cases(entry, listed.price_sheet):
         ours = pricing.charge(listed.price_sheet, case.usage, at=case.at.timestamp())
-        theirs = _litellm_nusd(litellm, name, entry, case)
+        try:
+            theirs = _litellm_nusd(litellm, name, entry, case)
+        except litellm.ModelNotMappedError:
+            theirs = float("nan")
         explanation = ""
-        if abs(ours - theirs) > max(_ABSOLUTE, _RELATIVE * ours):
+        if not abs(ours - theirs) <= max(_ABSOLUTE, _RELATIVE * ours):
             explanation = next((key for key, row in EXPLANATIONS.items() if row.applies(entry, case)), UNEXPLAINED)
         yield Comparison(name, case, ours, theirs, explanation)
 
@@ -251,15 +262,146 @@ def _responses_answer(litellm: Any, usage: Usage) -> Any:
 
 
 UNEXPLAINED = "unexplained"
-EXPLANATIONS: Mapping[str, Explanation] = {}
+_KINDS = (
+    "input_cost_per_token",
+    "output_cost_per_token",
+    "cache_read_input_token_cost",
+    "cache_creation_input_token_cost",
+)
+
+
+def _is_above_a_step_of_the_standard_tier(entry: Mapping[str, Any], case: Case) -> bool:
+    suffix = TIER_SUFFIXES.get(case.usage.service_tier)
+    if suffix is None:
+        return False
+    steps = {key for key in entry if key.startswith(_KINDS) and key.endswith("_tokens") and "_above_" in key}
+    return any(
+        f"{key}{suffix}" not in entry and case.usage.input > 1000 * int(key.rpartition("_above_")[2].partition("k")[0])
+        for key in steps
+    )
+
+
+def _has_cache_in_batch(entry: Mapping[str, Any], case: Case) -> bool:
+    usage = case.usage
+    return usage.service_tier == "batch" and bool(
+        (usage.cached_input and "cache_read_input_token_cost_batches" not in entry)
+        or (usage.cache_write and "cache_creation_input_token_cost_batches" not in entry)
+        or usage.cache_write_long
+    )
+
+
+def _has_modalities(usage: Usage) -> bool:
+    return bool(usage.input_audio or usage.input_image or usage.output_audio or usage.output_image)
+
+
+def _has_uncached_audio(entry: Mapping[str, Any], case: Case) -> bool:
+    return bool(case.usage.cached_audio) and not any("cache_read_input" in key for key in entry)
+
+
+def _modality_follows_text(entry: Mapping[str, Any], case: Case) -> bool:
+    usage = case.usage
+    pairs = (
+        ("input_cost_per_audio_token", "input_cost_per_token", usage.input_audio),
+        ("input_cost_per_image_token", "input_cost_per_token", usage.input_image),
+        ("output_cost_per_audio_token", "output_cost_per_token", usage.output_audio),
+    )
+    follows = any(count and key in entry and entry[key] == entry.get(text) for key, text, count in pairs)
+    return follows and (bool(usage.service_tier) or usage.input > 1_000)
+
+
+def _has_audio_price_of_the_tier(entry: Mapping[str, Any], case: Case) -> bool:
+    suffix = TIER_SUFFIXES.get(case.usage.service_tier, "")
+    return bool(suffix and _has_modalities(case.usage)) and any(
+        key.endswith(f"_token{suffix}") and ("audio" in key or "image" in key) for key in entry
+    )
+
+
+EXPLANATIONS: Mapping[str, Explanation] = {
+    "cache in a batch": Explanation(
+        "a batch of Claude costs half of everything, caches included; elsewhere a cache costs what it costs outside of "
+        "batches where the list has no other price; litellm bills both as uncached input",
+        "platform.claude.com/docs/en/build-with-claude/batch-processing, ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        _has_cache_in_batch,
+    ),
+    "audio and images in a batch": Explanation(
+        "a batch costs half of the price of each kind; litellm bills all output of a batch at the price of text",
+        "platform.openai.com/docs/guides/batch, 2026-11-29",
+        lambda entry, case: (
+            case.usage.service_tier == "batch" and (_has_modalities(case.usage) or "output_cost_per_token" not in entry)
+        ),
+    ),
+    "step of a service tier": Explanation(
+        "a step raises each service tier in the proportion in which it raises the standard one; litellm takes the step's "
+        "standard price, or in a batch none",
+        "ai.google.dev/gemini-api/docs/pricing and 426 of 445 places of the list itself, 2026-11-29",
+        _is_above_a_step_of_the_standard_tier,
+    ),
+    "priority of Fireworks": Explanation(
+        "the priority tier has a price of its own, which the list has; litellm's calculator of Fireworks reads no tier",
+        "docs.fireworks.ai/serverless/pricing, 2026-11-29",
+        lambda entry, case: entry["litellm_provider"] == "fireworks_ai" and bool(case.usage.service_tier),
+    ),
+    "request fee of Sonar": Explanation(
+        "each request of a Sonar model costs a fee by the size of its search context, whatever it searches",
+        "docs.perplexity.ai/getting-started/pricing, 2026-11-29",
+        lambda entry, case: entry["litellm_provider"] == "perplexity" and "search_context_cost_per_query" in entry,
+    ),
+    "caches and steps at Perplexity": Explanation(
+        "other makers' models have their caches and steps, which the list has; litellm's calculator of Perplexity reads "
+        "neither",
+        "docs.perplexity.ai/docs/agent-api/models, 2026-11-29",
+        lambda entry, case: (
+            entry["litellm_provider"] == "perplexity"
+            and (bool(case.usage.cached_input or case.usage.cache_write) or case.usage.input > 1_000)
+        ),
+    ),
+    "cached audio without a price": Explanation(
+        "where a provider has no price of cached input, cached tokens cost what they cost uncached; litellm takes the price "
+        "of text for audio",
+        "platform.openai.com/docs/pricing (audio models list no cached input), 2026-11-29",
+        _has_uncached_audio,
+    ),
+    "audio and images at the price of text": Explanation(
+        "a kind that costs the same as text at the standard tier does so at steps and tiers; litellm keeps its standard "
+        "price there",
+        "docs.x.ai/developers/models, aws.amazon.com/nova/pricing, 2026-11-29",
+        _modality_follows_text,
+    ),
+    "audio at a tier": Explanation(
+        "the list has a price of audio at the tier; litellm's calculator does not read the key",
+        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        _has_audio_price_of_the_tier,
+    ),
+    "input that is audio alone": Explanation(
+        "what such a model reads is audio; the list has no price of text, which litellm bills at none",
+        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        lambda entry, case: "input_cost_per_token" not in entry and "input_cost_per_audio_token" in entry,
+    ),
+    "videos": Explanation(
+        "tokens of a video are counted with those of images, at the price of videos where the model makes no images",
+        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        lambda entry, case: bool(case.usage.output_image) and "output_cost_per_video_token" in entry,
+    ),
+}
+
+
+def sample() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """One model for each set of keys that a provider's prices have."""
+    seen = set()
+    for name, entry in entries().items():
+        kind = entry["litellm_provider"], frozenset(key for key in entry if "cost" in key or "pric" in key)
+        if kind not in seen:
+            seen.add(kind)
+            yield name, entry
 
 
 def main() -> int:
     """Compare every model; print counts and what is unexplained; 1 if anything is."""
     litellm, found = load_litellm(), Counter[str]()
     samples: dict[str, list[Comparison]] = {}
-    for name, entry in entries().items():
-        for comparison in compare(litellm, name, entry):
+    models = entries()
+    for name, entry in models.items():
+        for comparison in compare(litellm, name, entry, models):
             found[comparison.explanation] += 1
             if comparison.explanation == UNEXPLAINED:
                 samples.setdefault(comparison.case.label.partition(": ")[2], []).append(comparison)

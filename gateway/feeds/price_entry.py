@@ -19,12 +19,13 @@ from .server_tool_prices import TOOLS_ONCE, server_tool_nusd
 _INPUT, _OUTPUT = "input_cost_per_token", "output_cost_per_token"
 _CACHED, _WRITE = "cache_read_input_token_cost", "cache_creation_input_token_cost"
 _WRITE_LONG, _REASONING = "cache_creation_input_token_cost_above_1hr", "output_cost_per_reasoning_token"
+_BATCH_SUFFIX = "_batches"
 # The list's suffix of each service tier.
 TIER_SUFFIXES = {
     "flex": "_flex",
     "balanced": "_balanced",
     "priority": "_priority",
-    "batch": "_batches",
+    "batch": _BATCH_SUFFIX,
     "ultrafast": "_ultrafast",
 }
 _STEP = re.compile(
@@ -36,7 +37,7 @@ _STEP = re.compile(
 _INCLUSIVE_STEP_PROVIDERS = frozenset({"xai"})
 # Cached input of a Fireworks model that lists no price for it: half (docs.fireworks.ai/faq-new/billing-pricing/
 # is-prompt-caching-billed-differently, read 2026-11-29).
-_DEFAULT_CACHED_DIVISOR = {"fireworks_ai": 2, "fireworks_ai-embedding-models": 2}
+_DEFAULT_CACHED_DIVISOR = {"fireworks_ai": 2}
 _SEARCH_SIZES = ("low", "medium", "high")
 _MINUTES_PER_DAY = 24 * 60
 # A Monday, from which the minutes of a week are counted.
@@ -141,14 +142,14 @@ def _sheet(entry: Mapping[str, Any], source: str, suffix: str) -> PriceSheet | N
     ranges = entry.get("tiered_pricing")
     if isinstance(ranges, list) and ranges:
         return _sheet_of_ranges(entry, source, ranges)
-    base = _rates(entry, suffix, [])
+    base = _rates(entry, suffix, [], source)
     if base is None:
         return None
     steps = _steps(entry, suffix)
     inclusive = entry.get("litellm_provider") in _INCLUSIVE_STEP_PROVIDERS
     tiers = []
     for number, (above, _) in enumerate(steps):
-        rates = _rates(entry, suffix, [key for _, key in steps[: number + 1]])
+        rates = _rates(entry, suffix, [key for _, key in steps[: number + 1]], source)
         if rates is not None:
             tiers.append((above - 1 if inclusive else above, rates))
     return PriceSheet(base=base, source=source, rate_tiers=tuple(tiers))
@@ -186,8 +187,8 @@ def _sheet_of_ranges(entry: Mapping[str, Any], source: str, ranges: Sequence[Map
 class _Reader:
     """Prices of one service tier above some steps."""
 
-    def __init__(self, entry: Mapping[str, Any], suffix: str, steps: Sequence[str]) -> None:
-        self.entry, self.suffix, self.steps = entry, suffix, steps
+    def __init__(self, entry: Mapping[str, Any], suffix: str, steps: Sequence[str], model: str = "") -> None:
+        self.entry, self.suffix, self.steps, self.model = entry, suffix, steps, model
 
     def price(self, key: str) -> int | None:
         """The price of a kind: the tier's, else the standard one, each replaced by that of a step.
@@ -196,29 +197,43 @@ class _Reader:
         426 of the 445 places where litellm 1.105.3 lists both.
         """
         tier, standard = self.own(key), nusd_per_million(self.entry, key)
+        if tier is None and self.suffix == _BATCH_SUFFIX and standard is not None and self._is_halved(key):
+            tier = standard // 2
         price = standard if tier is None else tier
         for step in self.steps:
             own, listed = self.own(f"{key}{step}"), nusd_per_million(self.entry, f"{key}{step}")
             if own is not None:
                 price = own
             elif listed is not None:
-                price = round(Decimal(listed) * tier / standard) if self.suffix and tier and standard else listed
+                price = divide_half_even(listed * tier, standard) if self.suffix and tier and standard else listed
         return price
+
+    def modality(self, key: str) -> int | None:
+        """The price of audio, images or videos: the tier's, else the standard one; a batch costs half."""
+        own, listed = self.own(key), nusd_per_million(self.entry, key)
+        if own is None and self.suffix == _BATCH_SUFFIX and listed is not None and not key.startswith("cache"):
+            return listed // 2
+        return listed if own is None else own
+
+    def _is_halved(self, key: str) -> bool:
+        """Whether a batch costs half where the list does not say.
+
+        Input and output do everywhere; caches of Claude do (platform.claude.com/docs/en/build-with-claude/
+        batch-processing), those of Gemini do not (ai.google.dev/gemini-api/docs/pricing), both read 2026-11-29.
+        """
+        return key in (_INPUT, _OUTPUT) or "claude" in self.model
 
     def own(self, key: str) -> int | None:
         """The tier's own price of a kind."""
         return nusd_per_million(self.entry, f"{key}{self.suffix}")
 
 
-def _rates(entry: Mapping[str, Any], suffix: str, steps: Sequence[str]) -> Rates | None:
-    reader = _Reader(entry, suffix, steps)
-    image_output = _first(
-        reader.own("output_cost_per_image_token"), nusd_per_million(entry, "output_cost_per_image_token")
-    )
-    video_output = nusd_per_million(entry, "output_cost_per_video_token")
+def _rates(entry: Mapping[str, Any], suffix: str, steps: Sequence[str], model: str = "") -> Rates | None:
+    reader = _Reader(entry, suffix, steps, model)
+    image_output, video_output = (reader.modality(f"output_cost_per_{kind}_token") for kind in ("image", "video"))
     input_rate, output_rate = reader.price(_INPUT), reader.price(_OUTPUT)
     if input_rate is None:
-        # A model that only hears lists no price of text.
+        # A model whose input is audio alone lists no price of text.
         input_rate = nusd_per_million(entry, "input_cost_per_audio_token")
     if not output_rate and image_output is not None:
         # All output of an image model is an image (litellm 1.105.3 does the same).
@@ -240,7 +255,7 @@ def _rates(entry: Mapping[str, Any], suffix: str, steps: Sequence[str]) -> Rates
         cache_write_long=_cache_write_long(reader, write),
         reasoning=_reasoning(reader, output_rate),
     )
-    modalities = _modalities(reader, rates, has_cache=listed_cached is not None)
+    modalities = _modalities(reader, rates, has_cache=listed_cached is not None or divisor > 1)
     image_output = _first(image_output, video_output)
     if image_output is not None and image_output != output_rate:
         modalities = replace(modalities or _text_modalities(rates), output_image=image_output)
@@ -262,7 +277,7 @@ def _cache_write_long(reader: _Reader, write: int) -> int:
         known = nusd_per_million(entry, f"{_WRITE_LONG}{known_step}{known_suffix}")
         if known is not None:
             reference = _Reader(entry, known_suffix, reader.steps if known_step else ()).price(_WRITE)
-            return known if not reference else round(known * write / reference)
+            return divide_half_even(known * write, reference) if reference else known
     return write
 
 
@@ -276,7 +291,7 @@ def _reasoning(reader: _Reader, output: int) -> int:
         listed = nusd_per_million(reader.entry, f"{_REASONING}{suffix}")
         if listed is not None:
             reference = _Reader(reader.entry, suffix, ()).price(_OUTPUT)
-            return round(Decimal(listed) * output / reference) if reference else listed
+            return divide_half_even(listed * output, reference) if reference else listed
     return output
 
 
@@ -285,13 +300,11 @@ def _modalities(reader: _Reader, rates: Rates, *, has_cache: bool) -> ModalityRa
     entry = reader.entry
 
     def price(key: str, text: str, default: int) -> int:
-        own = reader.own(key) if reader.suffix else None
         listed = nusd_per_million(entry, key)
-        if own is not None:
-            return own
-        if listed is None or listed == nusd_per_million(entry, text):
+        has_own = bool(reader.suffix) and reader.own(key) is not None
+        if listed is None or (listed == nusd_per_million(entry, text) and not has_own):
             return default
-        return listed
+        return reader.modality(key) or 0
 
     input_audio = price("input_cost_per_audio_token", _INPUT, rates.input)
     input_image = price("input_cost_per_image_token", _INPUT, rates.input)
