@@ -74,7 +74,9 @@ _EDGE_CASES = """## Edge cases
 - **Names** (type *name*) have 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or digit. Routes and models
   may also contain `:`, `/` and `@`. A route `gpt-*` serves every model name that begins so and has no route of its own.
 - **Secrets** are never written into the file, only references: `{env: NAME}` or `{file: path}`. `penstock check` does not
-  need them unless `--secrets` is given; `penstock serve` does.
+  need them unless `--secrets` is given; `penstock serve` does. White space around a value is removed. A secret of a caller
+  or of the webhook with fewer than 16 characters is a problem for `check`, and a warning for `serve`. Messages show
+  neither secrets nor what looks like one, such as `{env: sk-...}`: they name the place in the file.
 - **Amounts** in US dollars have at most nine decimals. A limit of 0 refuses everything; a limit that is not given is none.
 - **Reserved names.** `budgets` may not use `penstock-shadow` or the names of session caps (`session-usd`, `each-calls`, ...).
 - **Several organizations.** With more than one, every budget belongs to one of them: its scope needs `org`, `team` or `key`,

@@ -6,6 +6,7 @@ from collections.abc import Sized
 from pathlib import Path
 
 from ..config.load import load
+from ..config.settings import weak_setting_notes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print notes, a summary and the grid of each deployment. Raises ConfigError with all problems."""
-    snapshot, notes = load(args.config, os.environ, need_secrets=args.secrets)
+    snapshot, notes = load(args.config, os.environ, need_secrets=args.secrets, weak_secrets="problem")
+    notes += weak_setting_notes(os.environ)
     for note in notes:
         print(f"note: {note}")
     print(

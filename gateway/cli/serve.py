@@ -18,7 +18,7 @@ except ImportError:  # not on every platform; the loop of asyncio is a tenth slo
 
 from ..app import App
 from ..config.load import load, parse
-from ..config.settings import Settings, read_settings, require_extras
+from ..config.settings import Settings, read_settings, require_extras, weak_setting_notes
 from ..values.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     require_extras(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     path = args.config or settings.config
-    snapshot, notes = load(path, os.environ)
-    for note in notes:
+    snapshot, notes = load(path, os.environ, weak_secrets="note")
+    for note in [*notes, *weak_setting_notes(os.environ)]:
         log.warning("config_note %s", note)
     try:
         text = path.read_text(encoding="utf-8")

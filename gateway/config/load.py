@@ -21,7 +21,8 @@ from .deployments import deployments_of, price_changes_at
 from .energy import energy_policy_of, feeds_of
 from .messages import quoted, requirement
 from .quality import cascade_of, learning_of, quality_policy_of, roles_of
-from .reader import ConfigReader, check_name, did_you_mean
+from .reader import ConfigReader, WeakSecrets, check_name, did_you_mean
+from .redaction import without_secrets
 from .sessions import loop_policy_of, session_fields_of
 from .yaml_tree import YamlPath, parse_yaml
 
@@ -46,12 +47,18 @@ _RENAMED: dict[tuple[type[BaseModel], str], str] = {
 
 
 def load(
-    path: FilePath, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
+    path: FilePath,
+    env: Mapping[str, str],
+    *,
+    need_secrets: bool = True,
+    weak_secrets: WeakSecrets = "ignored",
+    now: float | None = None,
 ) -> tuple[Snapshot, list[str]]:
     """Read a file: the Snapshot at `now`, and notes on what works but may surprise.
 
     now: seconds since the epoch; None for the machine's time
     need_secrets: whether a missing secret is a problem, or only a note
+    weak_secrets: whether a secret that can be guessed is a problem, a note, or ignored
     Raises ConfigError with all problems.
     """
     try:
@@ -59,18 +66,27 @@ def load(
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError([f"{path}:1:1: cannot read file: {reason}"]) from error
-    return parse(text, str(path), env, need_secrets=need_secrets, now=now)
+    return parse(text, str(path), env, need_secrets=need_secrets, weak_secrets=weak_secrets, now=now)
 
 
 def parse(
-    text: str, name: str, env: Mapping[str, str], *, need_secrets: bool = True, now: float | None = None
+    text: str,
+    name: str,
+    env: Mapping[str, str],
+    *,
+    need_secrets: bool = True,
+    weak_secrets: WeakSecrets = "ignored",
+    now: float | None = None,
 ) -> tuple[Snapshot, list[str]]:
     """Like `load`, from text."""
-    reader = ConfigReader(name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets)
-    reader.problems += reader.tree.problems
+    reader = ConfigReader(
+        name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets, weak_secrets=weak_secrets
+    )
+    reader.problems += [(line, column, without_secrets(message)) for line, column, message in reader.tree.problems]
     if reader.tree.data is None and not reader.problems:
         reader.add_problem((), "file is empty; it must be a mapping (key: value)")
     _check_references(reader)
+    _check_keys(reader)
     document = _validate(reader) if reader.tree.data is not None or not reader.problems else None
     snapshot = _snapshot(reader, document, text, time.time() if now is None else now) if document else None
     if reader.problems or snapshot is None:
@@ -99,7 +115,7 @@ def _validate(reader: ConfigReader) -> schema.RoutingConfig | None:
                 reader.placeholder_env = _PLACEHOLDER_ENV
                 _parent(data, path)[path[-1]] = {"env": _PLACEHOLDER_ENV}
                 continue
-            _remove(data, path[:-1] if problem["type"] == "missing" else path)
+            _remove(reader, data, path[:-1] if problem["type"] == "missing" else path)
     return None
 
 
@@ -118,19 +134,23 @@ def _parent(data: Any, path: YamlPath) -> Any:
     return data
 
 
-def _remove(data: Any, path: YamlPath) -> None:
+def _remove(reader: ConfigReader, data: Any, path: YamlPath) -> None:
     """Remove the value at one path of the document."""
     parent = _parent(data, path)
     if path and isinstance(parent, dict):
         parent.pop(path[-1], None)
     elif path and isinstance(parent, list) and isinstance(path[-1], int) and path[-1] < len(parent):
         del parent[path[-1]]
+        reader.removed_items.append((path[:-1], path[-1]))
 
 
 # Keys whose value, or part of it, may be a secret written in the wrong place: problems do not quote it.
 _SECRET_KEYS = frozenset(
-    {"access", "api_key", "base_url", "env", "feeds", "file", "keys", "secret", "secrets", "webhook"}
-)
+    {
+        "access", "api_key", "base_url", "dcgm_url", "env", "feeds", "file", "keys", "metrics_url", "options", "secret",
+        "secrets", "webhook",
+    }
+)  # fmt: skip
 
 
 def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
@@ -142,7 +162,7 @@ def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
         if kind == "missing":
             reader.add_problem(path[:-1], f"required key '{last}' is missing; add it here")
         elif kind == "extra_forbidden":
-            reader.add_problem(path, f"unknown key '{last}'{_key_hint(last, path)}", at_key=True)
+            reader.add_problem(path, _unknown_key(last, path), at_key=True)
         elif _is_literal_secret(item):
             # The value may be a secret, so the message does not show it.
             reader.add_problem(path, f"'{last}' must be {{env: NAME}} or {{file: path}}, not the secret itself")
@@ -151,7 +171,10 @@ def _add_problems(reader: ConfigReader, error: ValidationError) -> None:
         elif _SECRET_KEYS.intersection(map(str, path)):
             reader.add_problem(path, f"'{last}' {_requirement(item)}")
         else:
-            reader.add_problem(path, f"'{last}' {_requirement(item)}, not {quoted(item['input'])}")
+            # A text in place of a mapping may be the secret that belongs into it.
+            hidden = kind in ("model_type", "dict_type") and isinstance(item["input"], str)
+            found = "" if hidden else f", not {quoted(item['input'])}"
+            reader.add_problem(path, f"'{last}' {_requirement(item)}{found}")
 
 
 def _label(path: YamlPath) -> str:
@@ -159,6 +182,14 @@ def _label(path: YamlPath) -> str:
     if len(path) > 1 and isinstance(path[-1], int):
         return f"{path[-2]}[{path[-1]}]"
     return str(path[-1]) if path else "document"
+
+
+def _unknown_key(key: str, path: YamlPath) -> str:
+    hint = _key_hint(key, path)
+    if not hint and _section_at(path[:-1]) is schema.SecretRefConfig:
+        # Likely the secret itself, in braces.
+        return "unknown key; a secret must be {env: NAME} or {file: path}"
+    return f"unknown key '{key}'{hint}"
 
 
 def _key_hint(key: str, path: YamlPath) -> str:
@@ -214,6 +245,43 @@ def _check_references(reader: ConfigReader) -> None:
         for index, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
             if isinstance(candidate, str):
                 check_name(reader, "deployment", candidate, deployments, ("routes", name, "candidates", index))
+
+
+def _check_keys(reader: ConfigReader) -> None:
+    """Ids and secrets of keys that occur twice, and short secrets: in the raw file, so that nothing hides them.
+
+    Two references to one variable or file are the same secret, even where its value is unknown.
+    """
+    items = reader.tree.data.get("keys") if isinstance(reader.tree.data, dict) else None
+    ids: set[str] = set()
+    key_by_secret: dict[tuple[str, str], str] = {}
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if not isinstance(item, dict):
+            continue
+        path: YamlPath = ("keys", index, "secret")
+        key_id = item["id"] if isinstance(item.get("id"), str) else f"keys[{index}]"
+        if key_id in ids:
+            reader.add_problem(("keys", index, "id"), f"key id '{key_id}' is given twice; ids must be unique")
+        ids.add(key_id)
+        identities = _secret_identities(reader, item.get("secret"))
+        first = next((key_by_secret[pair] for pair in identities.items() if pair in key_by_secret), None)
+        if first is not None:
+            reader.add_problem(path, f"secret is the same as that of key '{first}'; secrets must be unique")
+        for pair in identities.items():
+            key_by_secret.setdefault(pair, key_id)
+        if isinstance(item.get("secret"), dict) and "value" in identities:
+            reader.check_secret(identities["value"], path)
+
+
+def _secret_identities(reader: ConfigReader, raw: Any) -> dict[str, str]:
+    """What identifies a secret of the raw file: its value, and the variable or file that holds it."""
+    if isinstance(raw, str):
+        return {"value": raw.strip()} if raw.strip() else {}
+    if not isinstance(raw, dict):
+        return {}
+    names = {kind: raw[kind] for kind in ("env", "file") if isinstance(raw.get(kind), str)}
+    value = reader.secret_value(env=names.get("env"), file=names.get("file")) if len(names) == 1 else None
+    return names | ({"value": value} if value is not None else {})
 
 
 def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, now: float) -> Snapshot:
@@ -286,17 +354,8 @@ def _callers(reader: ConfigReader, document: schema.RoutingConfig) -> dict[bytes
                 f"team '{key.team}' belongs to organization '{orgs[key.team]}' above; a team must have one organization",
             )
         secret = reader.secret(key.secret, ("keys", index, "secret"))
-        if any(caller.key == key.id for caller in callers.values()):
-            reader.add_problem(("keys", index, "id"), f"key id '{key.id}' is given twice; ids must be unique")
-        if secret is None:
-            continue
-        digest = hashlib.sha256(secret.encode()).digest()
-        if digest in callers:
-            reader.add_problem(
-                ("keys", index, "secret"),
-                f"secret is the same as that of key '{callers[digest].key}'; secrets must be unique",
-            )
-        callers[digest] = Caller(key=key.id, team=key.team, org=key.org)
+        if secret is not None:
+            callers[hashlib.sha256(secret.encode()).digest()] = Caller(key=key.id, team=key.team, org=key.org)
     return callers
 
 
@@ -326,7 +385,10 @@ def _routes(
 def _webhook(reader: ConfigReader, doc: schema.WebhookConfig | None) -> Webhook | None:
     if doc is None:
         return None
-    secret = reader.secret(doc.secret, ("notify", "webhook", "secret")) if doc.secret is not None else None
+    path: YamlPath = ("notify", "webhook", "secret")
+    secret = reader.secret(doc.secret, path) if doc.secret is not None else None
+    if secret is not None:
+        reader.check_secret(secret, path)
     return Webhook(url=doc.url, secret=secret)
 
 

@@ -4,6 +4,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from .redaction import HIDDEN, looks_like_secret
+
 _SUBJECT = re.compile(r"^(?:Input|Value|String|List|Dictionary) should (match|have|be)\b")
 # The end of "List should have at least 1 item after validation, not 0".
 _COUNT = re.compile(r" after validation, not \d+$")
@@ -19,8 +21,10 @@ def requirement(message: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value as YAML writes it, cut to 60 characters."""
+    """A value as YAML writes it, cut to 60 characters; hidden where it looks like a secret."""
     if value is None or isinstance(value, bool):
         return _YAML_WORDS[value]
+    if isinstance(value, str) and looks_like_secret(value):
+        return HIDDEN
     text = str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= _QUOTED_CHARS_MAX else f"{text[: _QUOTED_CHARS_MAX - 3]}..."

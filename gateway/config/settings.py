@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from ..feeds.package_data import is_installed
 from ..values.errors import ConfigError
 from ..values.extras import install_hint
 from .messages import quoted, requirement
+from .reader import SECRET_CHARS_MIN
 
 PREFIX = "PENSTOCK_"
 # Variables of the commands that call a running gateway.
 _CLI_VARIABLES = {"PENSTOCK_URL"}
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+cluster://", "rediss+cluster://")
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^/?#\s@,:\[\]]*)(?::\d{1,5})?"
+_REDIS_URL = re.compile(rf"[a-z+]+://(?:[^/?#\s]*@)?{_HOST}(?:,{_HOST})*(?:[/?][^\s#]*)?")
 _URL, _COUNTRY, _LOG_LEVEL = r"^https?://[^\s?#]+$", "^[A-Z]{3}$", "^(DEBUG|INFO|WARNING|ERROR)$"
 # What a text should look like that does not match.
 _PATTERN_MEANINGS = {
@@ -45,7 +50,7 @@ class Settings(BaseSettings):
     )
     approval_secret: SecretStr | None = Field(
         None,
-        min_length=16,
+        min_length=SECRET_CHARS_MIN,
         description="Key that signs approval links, at least 16 characters; the same for all replicas. "
         "Unset: a key in the data folder.",
     )
@@ -78,11 +83,21 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern=_LOG_LEVEL, description="Lowest level that is logged: DEBUG to ERROR.")
     env_file: Path | None = Field(None, description="File with further `PENSTOCK_*` lines. Unset: none is read.")
 
+    @field_validator("admin_token", mode="before")
+    @classmethod
+    def _unset_if_blank(cls, token: Any) -> Any:
+        """An empty token, as of `PENSTOCK_ADMIN_TOKEN=${UNSET}`, would admit every request without one."""
+        return (token.strip() or None) if isinstance(token, str) else token
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(_REDIS_SCHEMES):
             raise ValueError(f"must begin with {', '.join(_REDIS_SCHEMES[:-1])} or {_REDIS_SCHEMES[-1]}")
+        if url is not None and _REDIS_URL.fullmatch(url.get_secret_value()) is None:
+            raise ValueError(
+                "must be like redis://user:password@host:6379/0, with '/', '?' and '#' of a password encoded"
+            )
         return url
 
 
@@ -124,8 +139,18 @@ def _requirement(item: Any) -> str:
         return f"must be a whole number, not {quoted(item['input'])}"
     if item["type"] == "string_pattern_mismatch":
         return f"must be {_PATTERN_MEANINGS[item['ctx']['pattern']]}"
+    if item["type"] == "too_short":
+        return f"must have at least {item['ctx']['min_length']} characters"
     # Any other value may be a secret.
     return str(item["ctx"]["error"]) if item["type"] == "value_error" else requirement(item["msg"])
+
+
+def weak_setting_notes(env: Mapping[str, str]) -> list[str]:
+    """Notes on secrets of the process that can be guessed."""
+    token = env.get(f"{PREFIX}ADMIN_TOKEN", "").strip()
+    if not token or len(token) >= SECRET_CHARS_MIN:
+        return []
+    return [f"environment: {PREFIX}ADMIN_TOKEN has fewer than {SECRET_CHARS_MIN} characters and can be guessed"]
 
 
 def require_extras(settings: Settings) -> None:

@@ -43,6 +43,10 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
     body: tuple[bytes | memoryview, ...]
     method: str = "POST"
 
+    def __repr__(self) -> str:
+        """Without headers, body and URL: they hold the key, the prompt, and maybe a password."""
+        return f"UpstreamCall(deployment={self.deployment.name!r}, method={self.method!r})"
+
 
 class ProviderFailure(Value, frozen=True, kw_only=True):
     """What an error status means for the next attempt and for the caller.

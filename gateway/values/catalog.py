@@ -279,7 +279,7 @@ class Deployment:
     name: str
     provider: str
     dialect: str
-    base_url: str
+    base_url: str = field(repr=False)
     secret: str | None = field(repr=False)
     model: str
     tier: Tier

@@ -86,6 +86,33 @@ def test_serve_prints_why_it_cannot_start(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_no_command_prints_a_secret_that_is_written_into_the_file(tmp_path):
+    path, secret = tmp_path / "r.yaml", "sk-proj-Ab3dEf6h1Jk2Mn9PqRsT"
+    text = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1")
+    for wrong in (f"{{env: {secret}}}", secret, f"{{file: {secret}}}"):
+        path.write_text(text.replace("{env: PROVIDER_KEY}", wrong))
+        for command in (["check"], ["check", "--secrets"], ["serve"]):
+            done = penstock(*command, str(path), PENSTOCK_DATA=str(tmp_path / "data"), **ENV)
+            assert done.returncode == 1 and f"{path}:8:" in done.stderr, done.stderr
+            assert secret not in done.stdout + done.stderr
+
+
+def test_check_reports_short_secrets_and_serve_starts_with_them(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:1/v1"))
+    done = penstock("check", str(path), PENSTOCK_ADMIN_TOKEN="hunter2", **ENV)
+    assert done.returncode == 1 and done.stderr.count("secret has fewer than 16 characters") == 2
+    assert done.stderr.startswith(f"{path}:5:38: ") and f"{path}:6:35: " in done.stderr
+    long = {**ENV, "KEY_ONE": "1" * 16, "KEY_TWO": "2" * 16}
+    done = penstock("check", str(path), PENSTOCK_ADMIN_TOKEN="hunter2", **long)
+    assert done.returncode == 0
+    assert "note: environment: PENSTOCK_ADMIN_TOKEN has fewer than 16 characters" in done.stdout
+    serving = Serving(path, tmp_path / "data", free_port())
+    log = serving.end(signal.SIGTERM)
+    assert log.count("config_note") == 2 and f"{path}:5:38: secret has fewer than 16 characters" in log
+    assert not any(secret in log for secret in ENV.values())
+
+
 def test_serve_names_the_port_or_folder_that_is_in_use(tmp_path):
     config = tmp_path / "r.yaml"
     config.write_text(BASE_CONFIG.format(more="", small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:1/v1"))

@@ -1,6 +1,7 @@
 """routing.yaml: every problem at once, each with its place; the examples load."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 GOOD = BASE_CONFIG.format(more="", small="", near="http://a/v1", far="http://b/v1")
 
 
-def problems_of(text: str, env: dict | None = None, **options: bool) -> list[str]:
+def problems_of(text: str, env: dict | None = None, **options: Any) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         parse(text, "r.yaml", ENV if env is None else env, **options)
     return list(raised.value.problems)
@@ -91,6 +92,194 @@ def test_a_problem_never_shows_a_secret():
     text = GOOD.replace("env: KEY_TWO", "env: KEY_ONE").replace("tier: small", "tier: smal")
     text = text.replace("{env: PROVIDER_KEY}", "literal-secret", 1)
     assert not any("secret-one" in problem or "literal-secret" in problem for problem in problems_of(text))
+
+
+# Secrets as providers write them (their documentation, 2026-11; values made up), and as people choose them.
+SECRETS = {
+    "OpenAI": "sk-proj-Ab3dEf6h1Jk2Mn9PqRsTuVwXyZ0123456789",
+    "Anthropic": "sk-ant-api03-abcDEF_ghi-JKL",
+    "a short OpenAI key": "sk-abc",
+    "Stripe": "sk_live_51Habcdefghijk",
+    "GitHub": "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "Slack": "xoxb-123456789012-1234567890123-abcdefghij",
+    "AWS id": "AKIAIOSFODNN7EXAMPLE",
+    "AWS key": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "Google": "AIzaSyD-9tSrke72PouQMnMX-a7eZSW0jkFMBWY",
+    "Hugging Face": "hf_abcdefghijklmnopqrst",
+    "Groq": "gsk_abcdefghijklmn",
+    "a UUID": "550e8400-e29b-41d4-a716-446655440000",
+    "hex": "deadbeefcafebabe0123456789abcdef",
+    "base32": "JBSWY3DPEHPK3PXP",
+    "base64": "dGhpcyBpcyBhIHNlY3JldCBrZXk=",
+    "a JSON Web Token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
+    "digits": "4929123412341234",
+    "longer than a message quotes": "sk-" + "Zq7" * 40,
+    "a password": "Tr0ub4dor&3",
+    "words": "correct horse battery staple",
+    "a lower-case word": "hunterhunter",
+    "words with underscores": "my_cat_is_called_tom",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{env: KEY_TWO}", "'SECRET'"),
+        ("{env: KEY_TWO}", "{env: 'SECRET'}"),
+        ("{env: KEY_TWO}", "{file: 'SECRET'}"),
+        ("{env: KEY_TWO}", "{'SECRET': x}"),
+        ("{env: KEY_TWO}", "{env: KEY_TWO, 'SECRET': }"),
+        ("{env: KEY_TWO}", "{env: ['SECRET']}"),
+        ("{env: KEY_TWO}", "{env: KEY_TWO, file: 'SECRET'}"),
+        ("{env: PROVIDER_KEY}", "'SECRET'"),
+        ("{env: PROVIDER_KEY}", "{env: 'SECRET'}"),
+        ("{base_url: \"http://a/v1\", api_key: {env: PROVIDER_KEY}}", "'SECRET'"),
+        ("access: keys", "access: 'SECRET'"),
+        ("retries: {", "notify: {webhook: {url: 'http://h/', secret: {env: 'SECRET'}}}\nretries: {"),
+        ("retries: {", "notify: {webhook: 'SECRET'}\nretries: {"),
+        ("retries: {", "feeds: {electricity_maps: {api_key: {env: 'SECRET'}}}\nretries: {"),
+        ("retries: {", "feeds: {electricity_maps: 'SECRET'}\nretries: {"),
+    ],
+    ids=["literal", "env", "file", "in braces", "beside env", "in a list", "env and file", "api_key", "api_key env", "provider",
+         "access", "webhook secret", "webhook", "feed key", "feed"],
+)  # fmt: skip
+@pytest.mark.parametrize("need_secrets", [True, False], ids=["secrets needed", "not needed"])
+def test_a_secret_in_the_wrong_place_is_never_shown(old, new, secret, need_secrets):
+    assert old in GOOD
+    text = GOOD.replace(old, new.replace("SECRET", secret), 1)
+    try:
+        shown = parse(text, "r.yaml", ENV, need_secrets=need_secrets)[1]
+    except ConfigError as error:
+        shown = list(error.problems)
+    assert shown, "it is found"
+    assert not any(secret[:8] in message for message in shown), shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("id: k2", "id: 'SECRET'"),
+        ("id: k1", "id: 'SECRET'}, {id: 'SECRET'"),
+        ("team: sales", "team: 'SECRET!'"),
+        ("provider: near", "provider: 'SECRET'"),
+        ("tier: small", "tier: 'SECRET'"),
+        ("  small:\n", "  'SECRET':\n"),
+        ("version: 1", "version: 1\n'SECRET': x"),
+        ("version: 1", "version: 1\n'SECRET': x\n'SECRET': y"),
+        ("zone: FRA", "zone: 'SECRET'"),
+        ("active_params_b: 8}", "active_params_b: 8, metrics_url: 'SECRET'}"),
+        ("sim-small, tier", "sim-small, price_list: 'SECRET', tier"),
+    ],
+)
+@pytest.mark.parametrize("name", ["OpenAI", "AWS key", "hex", "a JSON Web Token", "longer than a message quotes"])
+def test_what_looks_like_a_secret_is_shown_nowhere(old, new, name):
+    assert old in GOOD
+    text = GOOD.replace(old, new.replace("SECRET", SECRETS[name]))
+    try:
+        shown = parse(text, "r.yaml", ENV)[1]
+    except ConfigError as error:
+        shown = list(error.problems)
+    assert not any(SECRETS[name][:8] in message for message in shown), shown
+
+
+@pytest.mark.parametrize("name", ["sk-abc", "a b", "550e8400-e29b-41d4-a716-446655440000", "", "AKIAIOSFODNN7EXAMPLE"])
+def test_an_env_that_no_variable_can_be_named_is_a_problem_even_where_secrets_are_not_needed(name):
+    text = GOOD.replace("{env: KEY_TWO}", f"{{env: '{name}'}}")
+    (problem,) = problems_of(text, need_secrets=False)
+    assert problem == (
+        "r.yaml:6:35: 'env' must be the name of an environment variable, like OPENAI_API_KEY, not the secret itself"
+    )
+
+
+def test_a_file_that_looks_like_a_secret_is_a_problem_even_where_secrets_are_not_needed():
+    text = GOOD.replace("{env: KEY_TWO}", "{file: sk-ant-api03-abcdef}")
+    (problem,) = problems_of(text, need_secrets=False)
+    assert problem == "r.yaml:6:35: 'file' must be the path of a readable file, not the secret itself"
+
+
+def test_a_name_that_may_be_a_secret_is_noted_by_its_place():
+    _, notes = parse(GOOD.replace("{env: KEY_TWO}", "{env: my_key}"), "r.yaml", ENV, need_secrets=False)
+    assert "r.yaml:6:35: environment variable is not set (its name is not shown, because it may be a secret)" in notes
+    snapshot, notes = parse(GOOD.replace("{env: KEY_TWO}", "{env: my_key}"), "r.yaml", {**ENV, "my_key": "s" * 16})
+    assert len(snapshot.callers) == 2 and not notes
+
+
+@pytest.mark.parametrize("env", [ENV, {}], ids=["secrets set", "secrets not set"])
+@pytest.mark.parametrize("need_secrets", [True, False], ids=["needed", "not needed"])
+@pytest.mark.parametrize(
+    ("old", "new", "line", "finding"),
+    [
+        ("id: k2", "id: k1", 6, "key id 'k1' is given twice; ids must be unique"),
+        ("env: KEY_TWO", "env: KEY_ONE", 6, "secret is the same as that of key 'k1'; secrets must be unique"),
+    ],
+    ids=["ids", "secrets"],
+)
+@pytest.mark.parametrize(
+    "also_wrong",
+    ["", "tier: smal", "id: '!'", "- {team: x}", "- 7", "[small, frontire]"],
+    ids=["nothing else", "a tier", "an id", "a key without id", "no mapping", "a candidate"],
+)
+def test_two_keys_with_one_id_or_secret_are_found_whatever_else_is_wrong(
+    env, need_secrets, old, new, line, finding, also_wrong
+):
+    text = GOOD.replace(old, new, 1)
+    if also_wrong.startswith("-"):
+        text = text.replace("providers:", f"  {also_wrong}\nproviders:", 1)
+    elif also_wrong.startswith("id"):
+        text = text.replace("providers:", f"  - {{{also_wrong}, team: t, secret: {{env: KEY_X}}}}\nproviders:", 1)
+    elif also_wrong:
+        text = text.replace("tier: small" if "tier" in also_wrong else "[small, frontier]", also_wrong, 1)
+    found = [problem for problem in problems_of(text, env, need_secrets=need_secrets) if problem.endswith(finding)]
+    assert len(found) == 1 and found[0].startswith(f"r.yaml:{line}:"), found
+
+
+def test_one_secret_behind_two_references_is_found(tmp_path):
+    (tmp_path / "key").write_text("secret-one\n")
+    same = "secret is the same as that of key 'k1'; secrets must be unique"
+    for second in (f"{{file: {tmp_path / 'key'}}}", "secret-one"):
+        assert any(problem.endswith(same) for problem in problems_of(GOOD.replace("{env: KEY_TWO}", second))), second
+    assert any(problem.endswith(same) for problem in problems_of(GOOD, {**ENV, "KEY_TWO": " secret-one\n"}))
+
+
+def test_a_problem_of_a_key_behind_an_invalid_one_has_its_own_place():
+    text = GOOD.replace("keys:\n", "keys:\n  - {id: '!', team: t, secret: {env: KEY_X}}\n  - {team: t}\n", 1)
+    problems = problems_of(text.replace("KEY_TWO", "KEY_MISSING"))
+    assert "r.yaml:8:35: environment variable KEY_MISSING is not set; it must hold the secret" in problems
+
+
+@pytest.mark.parametrize(
+    ("length", "is_short"), [(1, True), (15, True), (16, False), (64, False)], ids=["1", "15", "16", "64"]
+)
+@pytest.mark.parametrize("from_file", [False, True], ids=["variable", "file"])
+def test_a_secret_under_16_characters_is_found(tmp_path, length, is_short, from_file):
+    secret, text = "x" * length, GOOD
+    (tmp_path / "key").write_text(f"{secret}\n")
+    if from_file:
+        text = GOOD.replace("{env: KEY_TWO}", f"{{file: {tmp_path / 'key'}}}")
+    env = {**ENV, "KEY_ONE": "a" * 16, "KEY_TWO": secret}
+    finding = "r.yaml:6:35: secret has fewer than 16 characters and can be guessed; use a random one, like `openssl rand -hex 32`"
+    assert (finding in parse(text, "r.yaml", env, weak_secrets="note")[1]) == is_short
+    assert parse(text, "r.yaml", env)[1] == []
+    if is_short:
+        assert problems_of(text, env, weak_secrets="problem", need_secrets=False) == [finding]
+    else:
+        parse(text, "r.yaml", env, weak_secrets="problem")
+
+
+def test_the_webhook_s_secret_may_not_be_short_and_a_provider_s_key_may():
+    text = GOOD.replace("retries: {", "notify: {webhook: {url: 'http://h/', secret: {env: HOOK}}}\nretries: {")
+    env = {**ENV, "KEY_ONE": "a" * 16, "KEY_TWO": "b" * 16, "HOOK": "short", "PROVIDER_KEY": "EMPTY"}
+    (problem,) = problems_of(text, env, weak_secrets="problem")
+    assert problem.startswith("r.yaml:24:") and "secret has fewer than 16 characters" in problem
+
+
+def test_no_secret_is_in_the_text_of_a_snapshot():
+    more = "notify: {webhook: {url: 'http://hooks/T0/B0/hooksecret', secret: {env: HOOK}}}\nfeeds: {electricity_maps: {api_key: {env: HOOK}}}"
+    text = BASE_CONFIG.format(more=more, small="", near="http://user:basicpass@a/v1", far="http://b/v1")
+    shown = repr(parse(text, "r.yaml", {**ENV, "HOOK": "webhook-secret-1"})[0])
+    assert "sim-small" in shown
+    assert not any(secret in shown for secret in (*ENV.values(), "webhook-secret-1", "hooksecret", "basicpass"))
 
 
 def test_a_literal_secret_beside_a_key_without_team_is_reported():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.config.settings import read_settings
+from gateway.config.settings import read_settings, weak_setting_notes
 from gateway.values.errors import ConfigError
 
 
@@ -34,6 +34,13 @@ def test_an_env_file_is_read_only_if_it_is_named(tmp_path, monkeypatch):
             "localhost:hunter2",
             "must begin with redis://, rediss://, redis+cluster:// or rediss+cluster://",
         ),
+        (
+            "REDIS_URL",
+            "redis://:hun#ter2@host:6379",
+            "must be like redis://user:password@host:6379/0, with '/', '?' and '#' of a password encoded",
+        ),
+        ("APPROVAL_SECRET", "hunter2", "must have at least 16 characters"),
+        ("PORT", "sk-hunter2", "must be a whole number, not [hidden: looks like a secret]"),
         ("PORT", "99999", "must be at most 65535"),
         ("LOG_LEVEL", "debug", "must be DEBUG, INFO, WARNING or ERROR"),
     ],
@@ -49,3 +56,26 @@ def test_a_variable_with_an_invalid_value_says_what_is_valid(monkeypatch, name, 
 def test_the_redis_url_may_be_of_a_server_or_a_cluster(monkeypatch, scheme):
     monkeypatch.setenv("PENSTOCK_REDIS_URL", f"{scheme}://host:6379")
     assert read_settings().redis_url is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://", "redis://h", "rediss://u:p@ss:w,rd@h:1/0?x=1", "redis://[::1]:6379/0", "redis+cluster://:p@h1:1,h2:2", "redis:///1"],
+)  # fmt: skip
+def test_every_form_of_a_redis_url_is_taken(monkeypatch, url):
+    monkeypatch.setenv("PENSTOCK_REDIS_URL", url)
+    settings = read_settings()
+    assert settings.redis_url is not None and settings.redis_url.get_secret_value() == url
+    assert url not in repr(settings)
+
+
+@pytest.mark.parametrize("token", ["", "  ", "\n"], ids=["empty", "blanks", "a line break"])
+def test_a_blank_admin_token_is_none(monkeypatch, token):
+    monkeypatch.setenv("PENSTOCK_ADMIN_TOKEN", token)
+    assert read_settings().admin_token is None
+
+
+@pytest.mark.parametrize(("token", "count"), [("", 0), ("s3cret", 1), ("x" * 15, 1), ("x" * 16, 0)])
+def test_a_short_admin_token_is_noted(token, count):
+    notes = weak_setting_notes({"PENSTOCK_ADMIN_TOKEN": token})
+    assert len(notes) == count and not any("s3cret" in note for note in notes)
