@@ -14,6 +14,8 @@ from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd
 Row = dict[str, Any]
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 _MS_PER_SECOND = 1000
+# OWASP's list for CSV injection.
+_FORMULA_OPENERS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,10 @@ def render(rows: list[Row], query: ExportQuery, format_: str) -> str:
 
 def _export_row(row: Row) -> dict[str, str | int]:
     """Returns the summed integer columns, with dollars, Wh and grams beside them."""
-    cells: dict[str, str | int] = {name: _escape_cell(value) for name, value in row.items()}
+    cells: dict[str, str | int] = {
+        name: ("" if value is None else _escape_cell(value)) if name in GROUP_COLUMNS else value or 0
+        for name, value in row.items()
+    }
     for name in ("charge", "reference"):
         cells[f"{name}_usd"] = nusd_to_usd(int(row[f"{name}_nusd"] or 0))
     for bound in ("low", "mid", "high"):
@@ -90,11 +95,9 @@ def _grams_per_unit(micrograms: int | None, count: float | None) -> str:
     return f"{(micrograms or 0) / MICROGRAMS_PER_GRAM / count:.6f}" if count else ""
 
 
-def _escape_cell(value: str | int | None) -> str | int:
-    """Quotes text that a spreadsheet would treat as a formula; replaces None by 0."""
-    if isinstance(value, str) and value[:1] in "=+-@\t\r":
-        return f"'{value}"
-    return 0 if value is None else value
+def _escape_cell(value: str) -> str:
+    """Quotes text that a spreadsheet would treat as a formula; empty text stays empty."""
+    return f"'{value}" if value.startswith(_FORMULA_OPENERS) else value
 
 
 def _parse_time_ms(name: str, text: str) -> int:

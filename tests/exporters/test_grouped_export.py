@@ -99,9 +99,19 @@ def test_sums_of_nothing_are_zero():
     assert cells["g_saved_by_routing"] == "0.000000"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "=", "-"])
 def test_text_that_a_spreadsheet_would_run_is_quoted(text):
     assert exported(team=text)["team"] == f"'{text}"
+
+
+@pytest.mark.parametrize("group", [group for group in GROUP_COLUMNS if group not in ("day", "hour")])
+@pytest.mark.parametrize("empty", ["", None], ids=["empty", "missing"])
+def test_an_empty_text_cell_is_empty(group, empty):
+    query = ExportQuery(groups=(group, "team"), start_ms=0, end_ms=1_000)
+    rows = [{group: empty, **row(**({"team": empty} if group == "team" else {}))}]
+    (cells,) = json.loads(render(rows, query, "json"))["rows"]
+    (line,) = csv.DictReader(io.StringIO(render(rows, query, "csv")))
+    assert cells[group] == line[group] == ""
 
 
 def test_other_text_is_unchanged():
