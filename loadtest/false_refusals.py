@@ -1,8 +1,11 @@
-"""Counts false refusals: recorded sessions behind a budget of 1.3 times their true cost, under both kinds of hold.
+"""Counts false refusals: recorded sessions behind budgets that their true cost fits.
 
     python loadtest/false_refusals.py FOLDER [--factor 1.3] [--safety 1.5] [--max-tokens N] [--json OUT]
 
-No call sets max_tokens (most agents do not) unless --max-tokens is given; the model allows 128,000 tokens of output.
+Two rows have a budget of 1.3 times the session's true cost, under both kinds of hold. Two rows have the shipped
+config/routing.yaml with its budgets and session caps, all unspent: the session's calls one after the other, and eight
+at a time, none of which is answered before all eight were admitted or refused (the loop guard only observes). No call
+sets max_tokens (most agents do not) unless --max-tokens is given; the model allows 128,000 tokens of output.
 True usage is counted with the o200k_base vocabulary, and the provider reads repeated prefixes from its prompt cache
 (OpenAI's rules: from 1,024 tokens, in steps of 128). Pipeline, budgets and pricing are the real ones, only the network
 is faked. Half of the sessions stream. Reported: sessions refused although their cost fits, and the largest overspend
@@ -14,12 +17,12 @@ import asyncio
 import json
 import random
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from session_runs import HoldOutcomes, SessionRun, upstream_answer
+from shipped_example import replay_shipped
 
 from gateway.accounting import pricing
 from gateway.config.load import parse
@@ -27,7 +30,7 @@ from gateway.dialects import chat
 from gateway.feeds.package_data import DATA_FOLDER
 from gateway.http.token_counter import TokenCounter
 from gateway.simulator.agent_sessions import AgentSession, load_sessions
-from gateway.simulator.playbook import JSON_HEADERS, SSE_HEADERS, Playbook, UpstreamAnswer
+from gateway.simulator.playbook import Playbook
 from gateway.values.catalog import PriceSheet
 from gateway.values.request import Caller, HeaderHints
 from gateway.values.usage import Usage
@@ -52,38 +55,6 @@ loop_guard: {{mode: shadow}}
 budgets:
 {budgets}
 """
-
-
-@dataclass(slots=True, kw_only=True)
-class SessionRun:
-    """One session to replay.
-
-    calls: (body, true usage, answer) of each call
-    cost_nusd: true cost of all calls
-    """
-
-    name: str
-    stream: bool
-    calls: list[tuple[bytes, Usage, str]]
-    cost_nusd: int
-
-
-@dataclass(slots=True)
-class HoldOutcomes:
-    """Counts over the sessions under one kind of hold.
-
-    by_source: (sessions, refused) by file
-    """
-
-    sessions: int = 0
-    refused: int = 0
-    refused_at_first_call: int = 0
-    calls: int = 0
-    answers_shortened: int = 0
-    budgets_overspent: int = 0
-    worst_excess_nusd: int = 0
-    overspent_beyond_bound: int = 0
-    by_source: dict[str, list[int]] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -113,6 +84,8 @@ def main() -> None:
     ]
     print(f"{len(runs)} sessions, {sum(len(run.calls) for run in runs)} calls", file=sys.stderr)
     results = {kind: asyncio.run(_replay(runs, kind, args)) for kind in ("worst_case", "expected")}
+    for parallel, name in ((1, "shipped example"), (8, "shipped example, 8 calls at a time")):
+        results[name] = asyncio.run(replay_shipped(runs, parallel, args.max_tokens))
     print(_table(results))
     if args.json:
         args.json.write_text(
@@ -187,7 +160,7 @@ async def _replay_session(book: Playbook, run: SessionRun, tally: HoldOutcomes, 
             body = body[:-1] + f',"max_tokens":{args.max_tokens}}}'.encode()
         if run.stream:
             body = body[:-1] + b',"stream":true}'
-        book.upstream_script = [_upstream_answer(usage, text, stream=run.stream)]
+        book.upstream_script = [upstream_answer(usage, text, stream=run.stream)]
         hints = HeaderHints(session=run.name, session_source="x")
         answer = await book.pipeline.serve(chat.parse(body), caller, hints, book.caller_stream)
         book.events.clear()
@@ -216,35 +189,6 @@ def _count_overspend(book: Playbook, limit: int, run: SessionRun, tally: HoldOut
     tally.budgets_overspent += 1
     tally.worst_excess_nusd = max(tally.worst_excess_nusd, excess)
     tally.overspent_beyond_bound += excess > max(0, *(entry.charge_nusd - entry.hold_nusd for entry in entries))
-
-
-def _upstream_answer(usage: Usage, text: str, *, stream: bool) -> UpstreamAnswer:
-    usage_object = {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
-    }
-    if not stream:
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        return UpstreamAnswer(
-            headers=JSON_HEADERS, body=(orjson.dumps({"id": "x", "choices": [choice], "usage": usage_object}),)
-        )
-    return UpstreamAnswer(headers=SSE_HEADERS, body=tuple(_stream_chunks(text, usage_object, usage.output)))
-
-
-def _stream_chunks(text: str, usage_object: dict[str, Any], tokens: int) -> Iterable[bytes]:
-    """About one event per token, eight events per chunk."""
-    width, events = max(1, len(text) // max(1, tokens)), []
-    for start in range(0, len(text), width):
-        choice = {"index": 0, "delta": {"content": text[start : start + width]}, "finish_reason": None}
-        events.append(b"data: " + orjson.dumps({"id": "x", "choices": [choice]}) + b"\n\n")
-        if len(events) == 8:
-            yield b"".join(events)
-            events = []
-    last = {"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    events.append(b"data: " + orjson.dumps(last) + b"\n\n")
-    events.append(b"data: " + orjson.dumps({"id": "x", "choices": [], "usage": usage_object}) + b"\n\ndata: [DONE]\n\n")
-    yield b"".join(events)
 
 
 def _usd(nusd: int, factor: float) -> str:

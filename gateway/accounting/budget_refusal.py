@@ -1,4 +1,4 @@
-"""The refusal of a request that exceeds a budget: figures, reset time, remedy."""
+"""The refusal of a request that does not fit a budget: figures, reset time or time to retry, remedy."""
 
 from datetime import UTC, datetime
 
@@ -16,8 +16,12 @@ _UNKNOWN_WORST_CASES = {
 }
 
 
-def refusal(exceeded: BudgetExceeded, now: float) -> Refusal:
-    """The refusal for an exceeded budget; `now` in seconds since the epoch."""
+def refusal(exceeded: BudgetExceeded, now: float, *, retry_after_seconds: int = 1) -> Refusal:
+    """The refusal for a budget that a call does not fit.
+
+    now: seconds since the epoch
+    retry_after_seconds: when to try again while only holds of other calls are in the way
+    """
     line = exceeded.line
     unit, scale = MEASURE_UNITS[line.measure]
     used, held = exceeded.spent / scale, exceeded.held / scale
@@ -33,6 +37,14 @@ def refusal(exceeded: BudgetExceeded, now: float) -> Refusal:
     if line.resets_at is not None:
         details["resets_at"] = datetime.fromtimestamp(line.resets_at, UTC).isoformat().replace("+00:00", "Z")
         details["resets_in_seconds"] = round(line.resets_at - now)
+    if exceeded.is_held and exceeded.requested is not None:
+        message = (
+            f"Budget '{line.name}' is held by calls in flight: {message_number(used)} {unit} spent and"
+            f" {message_number(held)} held of {message_number(limit)}; this call needs a hold of"
+            f" {message_number(exceeded.requested / scale)}. What those calls do not use is free again when they end:"
+            f" retry in {retry_after_seconds} s."
+        )
+        return Refusal(code="budget_held", message=message, details=details, retry_after_seconds=retry_after_seconds)
     if exceeded.requested is None:
         message = _unknown_worst_case(line, unit)
     else:

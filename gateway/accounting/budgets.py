@@ -7,7 +7,7 @@ that a settlement is what really happened: usage above its hold is booked in ful
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import structs
@@ -93,31 +93,28 @@ class BudgetAccounts:
         `lease` is in seconds. Raises Overloaded where too many accounts are open.
         """
         assert reservation_id not in self._open_reservations, "a reservation id is used once"
-        exceeded: BudgetExceeded | None = None
-        first_exceeded, shrinkable = "", []
+        first_exceeded, refused = "", []
         for index, offer in enumerate(offers):
             accounts = [self._account(line, now) for line in offer.lines]
-            broken = _first_exceeded(offer, accounts, offer.amounts, offer.ceilings, now)
-            if broken is None:
+            place = _first_exceeded(offer, accounts, offer.amounts, offer.ceilings, now)
+            if place is None:
                 return self._hold_offer(
                     reservation_id, index, offer, accounts, offer.amounts, now, lease, first_exceeded
                 )
-            exceeded, first_exceeded = broken, first_exceeded or broken.line.name
-            if offer.shrinkage is not None:
-                shrinkable.append((index, offer, offer.shrinkage, accounts))
-        for index, offer, shrinkage, accounts in shrinkable:
+            first_exceeded = first_exceeded or offer.lines[place].name
+            refused.append((offer, accounts))
+        for index, (offer, accounts) in enumerate(refused):
+            shrinkage = offer.shrinkage
+            if shrinkage is None:
+                continue
             output = _fitting_output_tokens(offer, shrinkage, accounts, now)
-            amounts = [
-                fixed + per_token * output
-                for fixed, per_token in zip(shrinkage.fixed_amounts, shrinkage.amounts_per_token, strict=True)
-            ]
+            amounts = shrinkage.amounts_at(output)
             if _first_exceeded(offer, accounts, amounts, shrinkage.ceilings, now) is None:
                 reservation = self._hold_offer(
                     reservation_id, index, offer, accounts, amounts, now, lease, first_exceeded
                 )
                 return structs.replace(reservation, output_tokens=output)
-        assert exceeded is not None, "offers are never empty"
-        return exceeded
+        return _exceeded(refused, now)
 
     def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool:
         """Hold `more` per line for a call that continues.
@@ -223,6 +220,11 @@ class BudgetAccounts:
         account.roll(line, now)
         return account.spent, account.held, account.granted_amount(now)
 
+    def open_lines(self, reservation_id: str) -> tuple[BudgetLine, ...]:
+        """The lines of an unresolved reservation; none of one that is resolved."""
+        open_reservation = self._open_reservations.get(reservation_id)
+        return () if open_reservation is None else open_reservation.reservation.lines
+
     @property
     def open_holds(self) -> int:
         """The number of unresolved reservations."""
@@ -301,16 +303,64 @@ def _first_exceeded(
     requested: Sequence[int | None],
     ceilings: Sequence[int],
     now: float,
-) -> BudgetExceeded | None:
-    for line, account, amount, ceiling in zip(offer.lines, accounts, requested, ceilings, strict=True):
-        if amount is None or account.spent + account.held + amount > ceiling:
-            granted = account.granted_amount(now)
+    *,
+    without_holds: bool = False,
+) -> int | None:
+    """The place of the first line that these amounts exceed; `without_holds`: by what is spent alone."""
+    for place, (line, account, amount, ceiling) in enumerate(
+        zip(offer.lines, accounts, requested, ceilings, strict=True)
+    ):
+        booked = account.spent if without_holds else account.spent + account.held
+        if amount is None or booked + amount > ceiling:
             if line.budget.is_shadow or (
-                amount is not None and account.spent + account.held + amount <= ceiling + granted
+                amount is not None and booked + amount <= ceiling + account.granted_amount(now)
             ):
                 continue
-            return BudgetExceeded(line=line, spent=account.spent, held=account.held, granted=granted, requested=amount)
+            return place
     return None
+
+
+def _exceeded(refused: Sequence[tuple[HoldOption, Sequence[_Account]]], now: float) -> BudgetExceeded:
+    """The refusal of offers that do not fit: by the first that only holds keep out, else by the last."""
+    assert refused, "offers are never empty"
+    for offer, accounts in refused:
+        for amounts, ceilings in _possible_holds(offer):
+            if _first_exceeded(offer, accounts, amounts, ceilings, now, without_holds=True) is None:
+                place = _first_exceeded(offer, accounts, amounts, ceilings, now)
+                assert place is not None, "an offer that fits is not refused"
+                return _exceeded_line(offer, accounts, place, amounts, now, is_held=True)
+    offer, accounts = refused[-1]
+    *_, (amounts, ceilings) = _possible_holds(offer)
+    place = _first_exceeded(offer, accounts, amounts, ceilings, now, without_holds=True)
+    assert place is not None, "an offer that fits without holds is held"
+    return _exceeded_line(offer, accounts, place, offer.amounts, now, is_held=False)
+
+
+def _possible_holds(offer: HoldOption) -> Iterator[tuple[Sequence[int | None], Sequence[int]]]:
+    """(amounts, ceilings) of the largest and the smallest hold."""
+    yield offer.amounts, offer.ceilings
+    if offer.shrinkage is not None:
+        yield offer.shrinkage.amounts_at(offer.shrinkage.output_tokens_min), offer.shrinkage.ceilings
+
+
+def _exceeded_line(
+    offer: HoldOption,
+    accounts: Sequence[_Account],
+    place: int,
+    requested: Sequence[int | None],
+    now: float,
+    *,
+    is_held: bool,
+) -> BudgetExceeded:
+    account = accounts[place]
+    return BudgetExceeded(
+        line=offer.lines[place],
+        spent=account.spent,
+        held=account.held,
+        granted=account.granted_amount(now),
+        requested=requested[place],
+        is_held=is_held,
+    )
 
 
 def _fitting_output_tokens(offer: HoldOption, shrinkage: Shrinkage, accounts: Sequence[_Account], now: float) -> int:

@@ -7,7 +7,7 @@ from ..dialects.answer_fingerprint import AnswerFingerprint
 from ..providers.upstream_call import UpstreamCall
 from ..sessions.lineage import History
 from ..sessions.session_index import Session
-from ..values.budget import Amounts, BudgetExceeded, HoldOption, Reservation
+from ..values.budget import Amounts, BudgetExceeded, BudgetLine, HoldOption, Reservation
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.request import Caller, Message
 from ..values.session import SessionEvent
@@ -21,6 +21,9 @@ class BudgetStore(Protocol):
     tenant: the organization within which everything is reserved together
     now: seconds since the epoch
     lease: seconds until a hold that is not settled expires
+
+    wait_for_release: wait until a hold on the account is settled, or for `seconds`, behind many others for up to
+        `seconds_max`; of those that wait, who has waited longest (`since`, monotonic) is woken first
     """
 
     async def reserve(
@@ -34,6 +37,9 @@ class BudgetStore(Protocol):
     ) -> Reservation | BudgetExceeded: ...
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool: ...
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool: ...
+    async def wait_for_release(
+        self, line: BudgetLine, *, tenant: str, since: float, seconds: float, seconds_max: float
+    ) -> None: ...
 
 
 class Clock(Protocol):

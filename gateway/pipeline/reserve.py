@@ -1,7 +1,8 @@
 """Reserve: holds an attempt on all of its budgets, or refuses the request.
 
 Choosing and reserving are one step of the budget store: it receives the hold options of all attempts in order and takes
-the first that fits. This file makes the options, waits where a budget has a queue, and extends the holds of streams.
+the first that fits. This file makes the options, waits while only holds of other calls are in the way or a budget has a
+queue, and extends the holds of streams.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from ..routing import hold_offers
 from ..routing.hold_offers import HoldInputs, UsualTokens
 from ..sessions import caps
 from ..values.base import Value
-from ..values.budget import ApplicableLines, BudgetExceeded, HoldOption, Reservation, join_lines
+from ..values.budget import ApplicableLines, BudgetExceeded, BudgetLine, HoldOption, Reservation, join_lines
 from ..values.catalog import Deployment
 from ..values.errors import Overloaded
 from ..values.ledger_entry import LedgerEntry
@@ -27,8 +28,12 @@ from .ports import BudgetStore, Clock
 _LEASE_GRACE_SECONDS = 300.0
 # How often a sub-agent's call checks whether another of its first calls was admitted.
 _ADMISSION_POLL_SECONDS = 0.005
-# Poll interval of a queued request: starts short, grows to the maximum.
-_POLL_SECONDS_MIN, _POLL_SECONDS_MAX = 0.02, 0.25
+# Longest wait while only holds of other calls are in the way: short calls end within it, and no client times out.
+HELD_WAIT_SECONDS = 1.0
+# After that wait the caller is asked to retry in so many seconds, chosen at random so that callers do not return at once.
+_RETRY_AFTER_SECONDS = (1, 2)
+# A waiting request also asks unwoken, as windows end and other replicas settle: soon at first, then at longer intervals.
+_POLL_SECONDS_MIN, _POLL_SECONDS_MAX = 0.05, 0.4
 # Requests that may wait at the same time; each keeps its body in memory.
 WAITING_REQUESTS_MAX = 1_000
 # A stream extends its hold at this share of it, while what is in flight still fits.
@@ -137,7 +142,7 @@ class Reserver:
     ) -> ReservedAttempt | Refusal:
         """Hold the attempt at `index`, else the next cheaper one after it.
 
-        Waits where a budget has a queue.
+        Waits where a budget has a queue, and up to HELD_WAIT_SECONDS while only holds are in the way.
         """
         session = context.session
         if session.parent:
@@ -166,12 +171,12 @@ class Reserver:
         indices = hold_offers.cheaper_indices(attempts, index)
         offered = [attempts[index] for index in indices]
         lease = max([attempt.deployment.timeouts.total for attempt in offered]) + _LEASE_GRACE_SECONDS
-        queued_at, pause, may_queue = self._clock.now(), _POLL_SECONDS_MIN, True
+        started, pause, may_wait = self._clock.monotonic(), _POLL_SECONDS_MIN, True
         inputs: HoldInputs | None = None
 
         def offers_at(now: float) -> Iterable[HoldOption]:
             nonlocal inputs
-            inputs = self._hold_inputs(context, now, may_queue=may_queue)
+            inputs = self._hold_inputs(context, now, may_wait=may_wait)
             return hold_offers.hold_options(offered, inputs)
 
         while True:
@@ -182,20 +187,18 @@ class Reserver:
             if isinstance(reserved, Reservation):
                 assert inputs is not None, "a reservation is one of the options"
                 return self._reserved_attempt(context, number, reserved, offered, indices, inputs)
-            until = queued_at + reserved.line.budget.thresholds.queue_seconds
-            if (
-                may_queue
-                and self.waiting_requests < WAITING_REQUESTS_MAX
-                and _may_fit_by(reserved, now=now, until=until)
-            ):
-                await self._wait(min(pause, max(until - now, 0.001)))
+            waited = self._clock.monotonic() - started
+            seconds_left = _wait_seconds(reserved, now=now, waited=waited, may_queue=may_wait)
+            if seconds_left > 0 and self.waiting_requests < WAITING_REQUESTS_MAX:
+                await self._wait(context, reserved.line, started, min(pause, seconds_left), seconds_left)
                 pause = min(pause * 1.5, _POLL_SECONDS_MAX)
-            elif may_queue and context.snapshot.has_queueing_budget:
-                # Waiting is over, or another budget refuses: the span between the queue threshold and the limit is now
-                # available.
-                may_queue = False
+            elif may_wait and _depends_on_waiting(offered, inputs):
+                # Waiting is over, or does not help: now the span between the queue threshold and the limit is available,
+                # and usual holds are reduced to what is left.
+                may_wait = False
             else:
-                return budget_refusal.refusal(reserved, now)
+                retry_after = _RETRY_AFTER_SECONDS[self._jitter() >= 0.5]
+                return budget_refusal.refusal(reserved, now, retry_after_seconds=retry_after)
 
     def record_usage(self, context: RequestContext, entry: LedgerEntry, body_bytes: int) -> None:
         """Record a completed call: output length, and tokens per byte of its session."""
@@ -207,7 +210,7 @@ class Reserver:
             session.input_per_byte = entry.input_tokens / body_bytes
             session.cached_share = entry.cached_input_tokens / entry.input_tokens
 
-    def _hold_inputs(self, context: RequestContext, now: float, *, may_queue: bool) -> HoldInputs:
+    def _hold_inputs(self, context: RequestContext, now: float, *, may_wait: bool) -> HoldInputs:
         budgets, dimensions = context.snapshot.budgets_for_key(context.caller.key), _request_dimensions(context)
         session_lines = caps.cap_lines(
             context.snapshot.caps_for_key(context.caller.key), context.session, context.caller.key, now=now
@@ -224,7 +227,7 @@ class Reserver:
             features=context.features,
             budget_lines_at=lines_at,
             usual_tokens=usual_at,
-            may_queue=may_queue,
+            may_wait=may_wait,
         )
 
     def _usual_usage(self, context: RequestContext, deployment: Deployment) -> UsualTokens:
@@ -287,10 +290,19 @@ class Reserver:
             plan_index=indices[reserved.option_index], attempt=attempt, reservation=reserved, stream_hold=stream_hold
         )
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(
+        self, context: RequestContext, line: BudgetLine, since: float, seconds: float, seconds_max: float
+    ) -> None:
         self.waiting_requests += 1
         try:
-            await self._clock.sleep(seconds * (0.75 + 0.5 * self._jitter()))
+            await self._budgets.wait_for_release(
+                line,
+                tenant=context.caller.org,
+                since=since,
+                # At least a millisecond, so that a wait that has nearly ended does end.
+                seconds=max(0.001, seconds * (0.75 + 0.5 * self._jitter())),
+                seconds_max=max(0.001, seconds_max),
+            )
         finally:
             self.waiting_requests -= 1
 
@@ -304,16 +316,30 @@ def _request_dimensions(context: RequestContext) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _may_fit_by(exceeded: BudgetExceeded, *, now: float, until: float) -> bool:
-    """Whether waiting can help: a queue, time left, and capacity that may come."""
+def _depends_on_waiting(offered: Iterable[Attempt], inputs: HoldInputs | None) -> bool:
+    """Whether the offers change once a request may no longer wait."""
+    return inputs is not None and not all(
+        inputs.budget_lines_at(attempt.deployment).is_worst_case_only for attempt in offered
+    )
+
+
+def _wait_seconds(exceeded: BudgetExceeded, *, now: float, waited: float, may_queue: bool) -> float:
+    """For how long a request that waited for `waited` seconds still waits.
+
+    By its budget's queue where that may still make it wait, else while only holds of other calls are in the way.
+    """
+    thresholds = exceeded.line.budget.thresholds
+    if may_queue and thresholds.queue_above is not None:
+        seconds = thresholds.queue_seconds - waited
+        return seconds if _may_fit_by(exceeded, now + seconds) else 0.0
+    return HELD_WAIT_SECONDS - waited if exceeded.is_held else 0.0
+
+
+def _may_fit_by(exceeded: BudgetExceeded, until: float) -> bool:
+    """Whether capacity may come until then, seconds since the epoch."""
     line = exceeded.line
     limit = line.ceiling + exceeded.granted
-    if (
-        line.budget.thresholds.queue_above is None
-        or now >= until
-        or exceeded.requested is None
-        or exceeded.requested > limit
-    ):
+    if exceeded.requested is None or exceeded.requested > limit:
         return False
     resets_in_time = line.resets_at is not None and line.resets_at <= until
     return resets_in_time or bool(line.bucket_seconds) or exceeded.spent + exceeded.requested <= limit

@@ -42,14 +42,14 @@ class HoldInputs(Value, frozen=True, kw_only=True):
     features: its features
     budget_lines_at: budget lines that apply at a deployment
     usual_tokens: usual tokens of such a call at a deployment
-    may_queue: whether a queue threshold may still make it wait
+    may_wait: whether it may still wait for capacity, so that queue thresholds apply and usual holds are not reduced
     """
 
     request: Request
     features: RequestFeatures
     budget_lines_at: Callable[[Deployment], ApplicableLines]
     usual_tokens: Callable[[Deployment], UsualTokens]
-    may_queue: bool = False
+    may_wait: bool = False
 
 
 def cheaper_indices(attempts: Sequence[Attempt], place: int) -> list[int]:
@@ -225,7 +225,7 @@ def _line_ceiling(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, *, low
     thresholds, ceiling = line.budget.thresholds, line.ceiling
     if thresholds.downgrade_above is not None and attempt.deployment.tier > thresholds.downgrade_tier_max >= lowest:
         ceiling = min(ceiling, thresholds.downgrade_above)
-    if inputs.may_queue and thresholds.queue_above is not None:
+    if inputs.may_wait and thresholds.queue_above is not None:
         ceiling = min(ceiling, thresholds.queue_above)
     return ceiling
 
@@ -264,12 +264,12 @@ def _reduced_usual_hold(
     worst: Amounts,
 ) -> Shrinkage | None:
     """Holds below the usual case; the call is cut off at what was held."""
+    if inputs.may_wait:
+        # Held capacity may return first, and an answer is not cut for it.
+        return None
     # The usual output, or the caller's limit where that is lower.
     most = held_output_tokens(attempt, inputs, lines) or attempt.output_tokens_max
     least = _OUTPUT_TOKENS_MIN * inputs.request.choice_count
-    if inputs.may_queue and any(line.budget.thresholds.queue_above is not None for line in lines):
-        # It queues for capacity first.
-        return None
     expected = any(line.budget.expected_factor for line in lines)
     if (
         not expected

@@ -15,6 +15,7 @@ from ..exporters.budget_notices import BudgetNotifier
 from ..http.webhook import WebhookSender
 from ..stores.events_sqlite import AuditEvent, SqliteAuditEvents
 from ..stores.ledger_sqlite import SqliteLedger
+from ..stores.release_waiters import ReleaseWaiters
 from ..stores.restore_budgets import iter_spent, iter_spent_of_account, parse_scope, restore_outputs
 from ..values.budget import (
     CAP_MEASURES,
@@ -55,6 +56,7 @@ class LocalBudgets:
     def __init__(self, accounts: BudgetAccounts, notify: Callable[[ThresholdCrossing], None]) -> None:
         self._accounts = accounts
         self._notify = notify
+        self._waiters = ReleaseWaiters()
 
     async def reserve(
         self,
@@ -74,10 +76,19 @@ class LocalBudgets:
 
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool:
         """Replace a hold by what was spent; False if it was resolved before."""
+        released = self._accounts.open_lines(reservation_id) if self._waiters else ()
         crossings = self._accounts.settle(reservation_id, spent, now=now)
         for crossing in crossings or ():
             self._notify(crossing)
+        if released:
+            self._waiters.wake([line.account for line in released])
         return crossings is not None
+
+    async def wait_for_release(
+        self, line: BudgetLine, *, tenant: str, since: float, seconds: float, seconds_max: float
+    ) -> None:
+        """Wait until a hold on the line's account is settled."""
+        await self._waiters.wait(line.account, since=since, seconds=seconds, seconds_max=seconds_max)
 
     async def balance(self, tenant: str, line: BudgetLine, *, now: float) -> tuple[int, int, int]:
         """(spent, held, granted) of the line's account, in its integer unit."""

@@ -277,6 +277,12 @@ class Playbook:
         self.events.append("settle" if any(spent) else "void")
         return self.budget_accounts.settle(reservation_id, spent, now=now) is not None
 
+    async def wait_for_release(
+        self, line: BudgetLine, *, tenant: str, since: float, seconds: float, seconds_max: float
+    ) -> None:
+        """Sleep by the clock, whose `on_sleep` may settle a hold."""
+        await self.clock.sleep(seconds)
+
     async def count(self, messages: Sequence[Message]) -> int | None:
         """A count of one token per word."""
         self.events.append("count")

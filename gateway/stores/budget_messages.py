@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from ..accounting.budget_lines import SESSION_KEEP_SECONDS
-from ..values.budget import BudgetLine, HoldOption, Reservation
+from ..values.budget import BudgetExceeded, BudgetLine, HoldOption, Reservation
 
 # Seconds that accounts outlive their window, for late settlements.
 _RETENTION_SLACK_SECONDS = 2 * 86_400
@@ -80,13 +80,7 @@ def parse_reservation(
     figures = [int(part) for part in answer[6 : 6 + 3 * len(offer.lines)]]
     amounts = tuple([amount or 0 for amount in offer.amounts])
     if output >= 0 and offer.shrinkage is not None:
-        shrinkage = offer.shrinkage
-        amounts = tuple(
-            [
-                fixed + per_token * output
-                for fixed, per_token in zip(shrinkage.fixed_amounts, shrinkage.amounts_per_token, strict=True)
-            ]
-        )
+        amounts = offer.shrinkage.amounts_at(output)
     return Reservation(
         id=reservation_id,
         option_index=choice,
@@ -97,6 +91,23 @@ def parse_reservation(
         reserved_at=int(answer[5]) / 1000,
         output_tokens=output if output >= 0 else None,
         exceeded_budget=lines[exceeded].name if exceeded >= 0 else "",
+    )
+
+
+def parse_exceeded(offers: Sequence[HoldOption], answer: Sequence[bytes]) -> BudgetExceeded:
+    """Parse the refusal from reserve.lua's answer.
+
+    The answer is 'no', offer index, index of its line, spent, held and granted of the line, 1 if only holds are in the
+    way, and the amount requested or -1.
+    """
+    spent, held, granted, is_held, requested = [int(part) for part in answer[3:8]]
+    return BudgetExceeded(
+        line=offers[int(answer[1])].lines[int(answer[2])],
+        spent=spent,
+        held=held,
+        granted=granted,
+        requested=None if requested < 0 else requested,
+        is_held=bool(is_held),
     )
 
 

@@ -22,6 +22,7 @@ from ..values.budget import Amounts, BudgetExceeded, BudgetLine, Grant, HoldOpti
 from ..values.errors import Overloaded
 from .budget_messages import (
     account_key,
+    parse_exceeded,
     parse_own_totals,
     parse_reservation,
     reserve_request,
@@ -31,6 +32,7 @@ from .budget_messages import (
 )
 from .local_allowance import LocalAllowances
 from .redis_scripts import TIMEOUT_SECONDS, ScriptRunner, StartTask, StoreUnavailable, log_task_failure
+from .release_waiters import ReleaseWaiters
 from .replica_totals import ReplicaTotals, TotalReport
 
 log = logging.getLogger(__name__)
@@ -70,12 +72,14 @@ class _Resolution(Value, frozen=True, kw_only=True):
     tenant: tenant of the holds and totals.
     totals: this replica's totals.
     tombstone: reject a reservation with one of the ids that arrives later.
+    lines: lines on which something is released.
     """
 
     ids: tuple[str, ...]
     tenant: str
     totals: tuple[TotalReport, ...]
     tombstone: bool = False
+    lines: tuple[BudgetLine, ...] = ()
 
 
 class RedisBudgets:
@@ -128,6 +132,7 @@ class RedisBudgets:
         self._unreported: dict[str, set[tuple[str, str]]] = {}
         self._clock_offset_seconds = 0.0
         self._local_allowances = LocalAllowances()
+        self._release_waiters = ReleaseWaiters()
         # Failures in a row, by tenant.
         self._failures_in_a_row: dict[str, int] = {}
         self._probe_at: dict[str, float] = {}
@@ -212,9 +217,16 @@ class RedisBudgets:
             total_keys = {(hold.tenant, total_name(line, at)) for line, _, at in totals}
             self._unreported.setdefault(hold.tenant, set()).update(total_keys)
         elif hold.lines:
-            self._queue(_Resolution(ids=(reservation_id,), tenant=hold.tenant, totals=totals))
+            self._queue(_Resolution(ids=(reservation_id,), tenant=hold.tenant, totals=totals, lines=hold.lines))
             self._start_delivery()
         return True
+
+    async def wait_for_release(
+        self, line: BudgetLine, *, tenant: str, since: float, seconds: float, seconds_max: float
+    ) -> None:
+        """Wait until this replica has delivered a settlement on the line's account; other replicas' wake nothing."""
+        account = account_key(tenant, line)
+        await self._release_waiters.wait(account, since=since, seconds=seconds, seconds_max=seconds_max)
 
     def restore_spent(self, tenant: str, line: BudgetLine, amount: int, *, at: float) -> None:
         """Add the ledger's spend on an account; reported when its tenant is joined."""
@@ -367,6 +379,9 @@ class RedisBudgets:
             for _ in batch:
                 pending.popleft()
             self._record_success(tenant)
+            if self._release_waiters:
+                lines = [line for resolution in batch for line in resolution.lines]
+                self._release_waiters.wake([account_key(tenant, line) for line in lines])
         self._pending_resolutions.pop(tenant, None)
 
     async def _flush_unreported(self, tenant: str) -> None:
@@ -486,11 +501,7 @@ class RedisBudgets:
                     self._totals.raise_to_store(tenant, line, total, now)
                 return parse_reservation(reservation_id, offers, lines, answer, now + lease)
             if kind == b"no":
-                offer, index = offers[int(answer[1])], int(answer[2])
-                spent, held, granted = int(answer[3]), int(answer[4]), int(answer[5])
-                return BudgetExceeded(
-                    line=offer.lines[index], spent=spent, held=held, granted=granted, requested=offer.amounts[index]
-                )
+                return parse_exceeded(offers, answer)
             if kind == b"stale":
                 # A window ended or the local clock is off: other lines apply by the server's time.
                 self._clock_offset_seconds = int(answer[1]) / 1000 - now

@@ -289,6 +289,15 @@ class Shrinkage(Value, frozen=True, kw_only=True):
     thresholds: tuple[int, ...]
     ceilings: tuple[int, ...]
 
+    def amounts_at(self, output_tokens: int) -> tuple[int, ...]:
+        """The hold on each line at this output limit."""
+        return tuple(
+            [
+                fixed + per_token * output_tokens
+                for fixed, per_token in zip(self.fixed_amounts, self.amounts_per_token, strict=True)
+            ]
+        )
+
 
 class HoldOption(Value, frozen=True, kw_only=True):
     """What one attempt would hold on each of its lines.
@@ -327,10 +336,12 @@ class Reservation(Value, frozen=True, kw_only=True):
 
 
 class BudgetExceeded(Value, frozen=True, kw_only=True):
-    """No hold option fitted; describes the line that the last one exceeded.
+    """No hold option fitted; describes the line that one of them exceeded.
 
     granted: what operators granted beyond the line's ceiling
     requested: what the call would have held; None: unknown
+    is_held: an option is kept out by holds of other calls only; the line is the first that they keep it from. Otherwise
+        the line is the first that the last option exceeds even without them
     """
 
     line: BudgetLine
@@ -338,6 +349,7 @@ class BudgetExceeded(Value, frozen=True, kw_only=True):
     held: int
     granted: int
     requested: int | None
+    is_held: bool = False
 
 
 class ThresholdCrossing(Value, frozen=True, kw_only=True):

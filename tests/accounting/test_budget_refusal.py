@@ -68,3 +68,21 @@ def test_the_reset_is_stated_in_minutes_or_hours(seconds, words):
     refused = refusal(exceeded(resetting), NOW)
     assert f"It resets in {words}." in refused.message
     assert refused.details["resets_in_seconds"] == seconds and str(refused.details["resets_at"]).endswith("Z")
+
+
+def test_held_amounts_are_called_held_and_the_caller_is_asked_to_retry():
+    amounts = {"spent": 0, "held": 3_840_000_000, "requested": 1_280_000_000, "is_held": True}
+    refused = refusal(exceeded(line("session-usd", Measure.nusd, 5_000_000_000), **amounts), NOW, retry_after_seconds=2)
+    assert refused.message == (
+        "Budget 'session-usd' is held by calls in flight: 0 USD spent and 3.84 held of 5; this call needs a hold of 1.28. "
+        "What those calls do not use is free again when they end: retry in 2 s."
+    )
+    assert (refused.code, refused.retry_after_seconds, refused.status) == ("budget_held", 2, None)
+    figures = {name: refused.details[name] for name in ("used", "held", "limit", "requested")}
+    assert figures == {"used": 0.0, "held": 3.84, "limit": 5.0, "requested": 1.28}
+
+
+@pytest.mark.parametrize("measure", list(Measure))
+def test_every_measure_has_words_for_held_amounts(measure):
+    refused = refusal(exceeded(line("b", measure, 5_000), held=4_990, requested=100, is_held=True), NOW)
+    assert refused.code == "budget_held" and "held of" in refused.message and "exceeded" not in refused.message

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.accounting.budget_refusal import refusal
 from gateway.accounting.budgets import BudgetAccounts
-from gateway.values.budget import BudgetExceeded, BudgetLine, Grant, Measure, Reservation, Shrinkage
+from gateway.values.budget import BudgetExceeded, BudgetLine, Grant, HoldOption, Measure, Reservation, Shrinkage
 from gateway.values.errors import Overloaded
 from tests.budget_lines import NOW, amounts, budget, line, offer
 
@@ -147,11 +147,86 @@ def test_a_refusal_names_the_budget_its_figures_its_reset_and_its_contact():
         resets_at=NOW + 3600,
     )
     accounts = BudgetAccounts()
-    reserve(accounts, "a", offer((daily,), (9 * 10**8,)))
+    accounts.restore(daily, 9 * 10**8, at=NOW)
     result = reserve(accounts, "b", offer((daily,), (2 * 10**8,)))
     assert isinstance(result, BudgetExceeded)
     refused = refusal(result, NOW)
     assert refused.code == "budget_exceeded"
-    assert refused.details["budget"] == "daily" and refused.details["held"] == 0.9 and refused.details["limit"] == 1.0
+    assert refused.details["budget"] == "daily" and refused.details["used"] == 0.9 and refused.details["limit"] == 1.0
     assert refused.details["resets_in_seconds"] == 3600 and refused.details["contact"] == "ask #finops"
     assert "ask #finops" in refused.message
+
+
+TOKENS = line("tokens", Measure.tokens, 500)
+
+
+def usual(amount: int, *, least: int) -> HoldOption:
+    """An offer on MONEY that shrinks to `least`."""
+    shrinkage = Shrinkage(
+        fixed_amounts=(least - 16,),
+        amounts_per_token=(1,),
+        output_tokens_max=amount - least + 16,
+        output_tokens_min=16,
+        thresholds=(MONEY.ceiling,),
+        ceilings=(MONEY.ceiling,),
+    )
+    return offer((MONEY,), (amount,), shrinkage=shrinkage)
+
+
+@pytest.mark.parametrize(
+    "spent, held, offers, named, requested, is_held",
+    [
+        pytest.param(0, 900, [offer((MONEY,), (200,))], "money", 200, True, id="nothing spent, most of it held"),
+        pytest.param(
+            800, 100, [offer((MONEY,), (200,))], "money", 200, True, id="fits exactly once holds are released"
+        ),
+        pytest.param(801, 100, [offer((MONEY,), (200,))], "money", 200, False, id="spent alone leaves too little"),
+        pytest.param(0, 900, [offer((MONEY,), (1001,))], "money", 1001, False, id="larger than the whole limit"),
+        pytest.param(0, 900, [offer((MONEY,), (None,))], "money", None, False, id="of unknown price"),
+        pytest.param(
+            0, 900, [offer((MONEY, TOKENS), (200, 501))], "tokens", 501, False, id="another line is too small for it"
+        ),
+        pytest.param(
+            900,
+            50,
+            [offer((MONEY,), (200,)), offer((MONEY,), (60,))],
+            "money",
+            60,
+            True,
+            id="a cheaper attempt is held",
+        ),
+        pytest.param(
+            0, 900, [offer((MONEY,), (200,)), offer((MONEY,), (2000,))], "money", 200, True, id="the last is too dear"
+        ),
+        pytest.param(
+            850, 140, [usual(300, least=30)], "money", 30, True, id="its smallest hold fits what is not yet spent"
+        ),
+        pytest.param(980, 10, [usual(300, least=30)], "money", 300, False, id="not even its smallest hold fits"),
+    ],
+)
+def test_a_refusal_tells_held_amounts_from_spent_ones(spent, held, offers, named, requested, is_held):
+    accounts = BudgetAccounts()
+    accounts.restore(MONEY, spent, at=NOW)
+    reserve(accounts, "other", offer((MONEY,), (held,)))
+    result = reserve(accounts, "r", *offers)
+    assert isinstance(result, BudgetExceeded)
+    assert (result.line.name, result.requested, result.is_held) == (named, requested, is_held)
+    accounts.void("other", now=NOW)
+    assert isinstance(reserve(accounts, "r", *offers), Reservation) is is_held, "held: fits once the others have ended"
+
+
+def test_a_grant_counts_before_an_amount_is_called_spent():
+    accounts = BudgetAccounts()
+    accounts.restore(MONEY, 1000, at=NOW)
+    accounts.grant(MONEY, Grant(id="g", account=MONEY.account, amount=100))
+    reserve(accounts, "other", offer((MONEY,), (60,)))
+    result = reserve(accounts, "r", offer((MONEY,), (50,)))
+    assert isinstance(result, BudgetExceeded) and result.is_held and result.granted == 100
+
+
+def test_the_lines_of_a_reservation_are_known_until_it_is_resolved():
+    accounts = BudgetAccounts()
+    reserve(accounts, "a", offer((MONEY, TOKENS), (1, 1)))
+    assert accounts.open_lines("a") == (MONEY, TOKENS)
+    accounts.void("a", now=NOW)
+    assert accounts.open_lines("a") == ()

@@ -93,12 +93,95 @@ async def test_a_queued_call_waits_no_longer_than_its_limit_and_not_for_spent_ca
     book = playbook(budget("calls: 1", ", stages: {queue: {seconds: 5}}"))
     book.hold("other", 1)
     started_at = book.clock.seconds
-    assert (await book.ask(body(max_tokens=10))).status == 400
+    assert (await book.ask(body(max_tokens=10))).status == 429
     assert 5 <= book.clock.seconds - started_at < 6
     book.resolve("other", amounts(calls=1))
     started_at = book.clock.seconds
     assert (await book.ask(body(max_tokens=10))).status == 400
     assert book.clock.seconds == started_at, "spent capacity is not freed today"
+
+
+HELD_BUDGETS = {
+    # A limit of about two calls of `body(model="small", max_tokens=1000)`, and the amount that another call holds of it.
+    "usd: 0.004": 3_000_000,
+    "tokens: 2600": 2000,
+    "calls: 1": 1,
+    "wh: 0.1": 300_000,
+    "g_co2e: 0.03": 29_000,
+}
+
+
+@pytest.mark.parametrize("window", ["day", "rolling-1h", "total"])
+@pytest.mark.parametrize("limit, held", HELD_BUDGETS.items())
+async def test_while_only_held_amounts_are_in_the_way_a_call_waits_a_second_and_is_asked_to_retry(limit, held, window):
+    book = playbook(budget(limit, window=window))
+    book.hold("other", held)
+    started_at = book.clock.seconds
+    answer = await book.ask(body(model="small", max_tokens=1000))
+    assert 1 <= book.clock.seconds - started_at < 1.2
+    assert (answer.status, answer.headers["retry-after"]) == (429, "2")
+    assert "x-should-retry" not in answer.headers
+    error = json.loads(answer.body)["error"]
+    assert error["code"] == book.ledger_entries[-1].code == "budget_held"
+    assert "is held by calls in flight: 0 " in error["message"] and "exceeded" not in error["message"]
+    assert error["details"]["used"] == 0 and 0 < error["details"]["held"] <= error["details"]["limit"]
+    assert not book.upstream_calls
+
+
+@pytest.mark.parametrize("limit, held", HELD_BUDGETS.items())
+async def test_a_call_is_served_when_the_amounts_in_its_way_are_released(limit, held):
+    book = playbook(budget(limit))
+    book.hold("other", held)
+
+    async def sleep(seconds: float) -> None:
+        book.clock.seconds += seconds
+        book.resolve("other")
+
+    book.clock.on_sleep = sleep
+    assert (await book.ask(body(model="small", max_tokens=1000))).status == 200
+    assert book.events[:3] == ["reserve", "reserve", "hold"]
+
+
+@pytest.mark.parametrize("limit, held", HELD_BUDGETS.items())
+async def test_a_call_is_refused_at_once_where_spent_amounts_are_in_its_way(limit, held):
+    book = playbook(budget(limit))
+    book.spend(held)
+    started_at = book.clock.seconds
+    answer = await book.ask(body(model="small", max_tokens=1000))
+    assert (answer.status, book.clock.seconds) == (400, started_at)
+    assert answer.headers["x-should-retry"] == "false" and "retry-after" not in answer.headers
+    assert json.loads(answer.body)["error"]["code"] == "budget_exceeded"
+
+
+async def test_a_call_whose_wait_ends_in_spent_amounts_is_refused_as_such():
+    book = playbook(budget("usd: 0.004"))
+    book.hold("other", 3_000_000)
+
+    async def sleep(seconds: float) -> None:
+        book.clock.seconds += seconds
+        book.resolve("other", amounts(nusd=3_000_000))
+
+    book.clock.on_sleep = sleep
+    answer = await book.ask(body(model="small", max_tokens=1000))
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "budget_exceeded")
+
+
+async def test_a_call_waits_for_held_amounts_before_its_answer_is_cut_and_is_cut_before_it_is_refused():
+    book = playbook(budget("usd: 0.01", ", hold: expected"))
+    # A usual hold is 6,000,000 nUSD and some input.
+    book.hold("other", 7_000_000)
+    started_at = book.clock.seconds
+    answer = await book.ask(body(model="small"))
+    assert answer.status == 200 and 1 <= book.clock.seconds - started_at < 1.2
+    assert 1000 < json.loads(b"".join(book.upstream_calls[0].body))["max_tokens"] < 1500
+
+
+async def test_an_answer_is_cut_at_once_where_waiting_cannot_help():
+    book = playbook(budget("usd: 0.01", ", hold: expected"))
+    book.spend(7_000_000)
+    started_at = book.clock.seconds
+    assert (await book.ask(body(model="small"))).status == 200
+    assert book.clock.seconds == started_at and "max_tokens" in json.loads(b"".join(book.upstream_calls[0].body))
 
 
 async def test_above_the_downgrade_threshold_a_shrunk_call_of_a_higher_tier_does_not_fit():

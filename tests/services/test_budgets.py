@@ -1,5 +1,6 @@
 """Budgets of one process: restored at a start, in memory or on a shared store, with notices and metrics."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -40,6 +41,8 @@ budgets:
 LIMIT = 1000
 TEAM_ACCOUNT = "team|team=research|day2026-09-21"
 SCOPE = {"org": "default", "team": "research", "key": "k1", "session": "s", "user": "", "task_type": "code"}
+# Longer than any test runs: what waits so long was not woken.
+LONG_SECONDS = 600.0
 NOTHING_LISTENS = "redis://127.0.0.1:1/0"
 
 
@@ -145,6 +148,22 @@ async def test_a_hold_in_memory_is_extended_within_the_limit():
     assert not await fixture.budgets.extend("a", 2, (300,), now=NOW)
     assert await fixture.budgets.balance("default", fixture.line, now=NOW) == (0, 900, 0)
     assert isinstance(await fixture.reserve("b", 200), BudgetExceeded)
+
+
+async def test_a_settlement_in_memory_wakes_who_waits_for_its_account():
+    fixture = LocalFixture()
+    await fixture.reserve("a", 1000)
+    held = await fixture.reserve("b", 600)
+    assert isinstance(held, BudgetExceeded) and held.is_held
+    waiting = asyncio.ensure_future(
+        fixture.budgets.wait_for_release(
+            held.line, tenant="default", since=0.0, seconds=LONG_SECONDS, seconds_max=LONG_SECONDS
+        )
+    )
+    await asyncio.sleep(0)
+    fixture.budgets.settle("a", amounts(nusd=400), now=NOW)
+    await waiting
+    assert isinstance(await fixture.reserve("b", 600), Reservation)
 
 
 # --- restart

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from gateway.stores.budget_messages import (
     account_key,
+    parse_exceeded,
     parse_own_totals,
     parse_reservation,
     reserve_request,
@@ -115,6 +116,15 @@ def test_the_chosen_offer_is_parsed_with_its_balances():
 def test_a_shrunk_hold_is_computed_from_its_output_tokens():
     reserved = parse_reservation("r1", [SHRINKABLE], LINES, yes(0, 150, -1, 0, 700, 0, 0, 1, 0), NOW + 60)
     assert (reserved.amounts, reserved.output_tokens, reserved.exceeded_budget) == ((700, 1), 150, "")
+
+
+def test_a_refusal_is_parsed_with_its_line_and_figures():
+    offers = [offer((MONEY,), (900,)), offer(LINES, (None, 3))]
+    held = parse_exceeded(offers, [b"no", b"1", b"1", b"5", b"4", b"1", b"1", b"3"])
+    assert (held.line, held.spent, held.held, held.granted, held.requested) == (ROLLING, 5, 4, 1, 3)
+    assert held.is_held
+    spent = parse_exceeded(offers, [b"no", b"1", b"0", b"5", b"4", b"1", b"0", b"-1"])
+    assert (spent.line, spent.requested, spent.is_held) == (MONEY, None, False)
 
 
 def test_the_replicas_own_totals_follow_the_balances():

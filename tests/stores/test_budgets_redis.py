@@ -100,6 +100,32 @@ async def test_concurrent_holds_on_two_replicas_never_exceed_the_limit(server: S
         assert await money(first) == (0, 990)
 
 
+async def test_a_settlement_wakes_who_waits_for_its_account_once_the_store_has_it(server: Server):
+    async with replica(server) as budgets:
+        await reserve(budgets, "a", 1000)
+        held = await reserve(budgets, "b", 600)
+        assert isinstance(held, BudgetExceeded) and held.is_held
+        waiting = asyncio.ensure_future(
+            budgets.wait_for_release(held.line, tenant="acme", since=0.0, seconds=600.0, seconds_max=600.0)
+        )
+        await asyncio.sleep(0)
+        budgets.settle("a", amounts(nusd=400), now=NOW)
+        await waiting
+        assert isinstance(await reserve(budgets, "b", 600), Reservation)
+
+
+async def test_what_another_replica_holds_is_called_held(server: Server):
+    async with replica(server) as first, replica(server, "two") as second:
+        await reserve(first, "a", 900)
+        held = await reserve(second, "b", 200)
+        assert isinstance(held, BudgetExceeded)
+        assert (held.is_held, held.spent, held.held, held.requested) == (True, 0, 900, 200)
+        first.settle("a", amounts(nusd=900, calls=1), now=NOW)
+        await first.flush()
+        spent = await reserve(second, "c", 200)
+        assert isinstance(spent, BudgetExceeded) and not spent.is_held
+
+
 async def test_a_request_without_budgets_needs_no_store(server: Server):
     async with replica(server) as budgets:
         server.kill()

@@ -17,15 +17,23 @@ for i, line in ipairs(lines) do
   line.spent, line.held, line.granted = balance(line.key, now)
 end
 
--- Index in the offer of the first line that these amounts exceed, nil if they fit.
-local function exceeded_line(offer, amounts, ceilings)
+-- Index in the offer of the first line that these amounts exceed, nil if they fit; `without_holds`: by what is spent
+-- alone.
+local function exceeded_line(offer, amounts, ceilings, without_holds)
   for i, index in ipairs(offer.lines) do
     local line = lines[index + 1]
     if not line.is_shadow then
       local amount, ceiling = amounts[i], ceilings[i]
-      if amount < 0 or line.spent + line.held + amount > ceiling + line.granted then return i end
+      local booked = without_holds and line.spent or line.spent + line.held
+      if amount < 0 or booked + amount > ceiling + line.granted then return i end
     end
   end
+end
+
+local function amounts_at(offer, output)
+  local amounts, shrinkage = {}, offer.shrinkage
+  for i = 1, #offer.lines do amounts[i] = shrinkage.fixed_amounts[i] + shrinkage.amounts_per_token[i] * output end
+  return amounts
 end
 
 local function take_hold(number, offer, amounts, output, exceeded)
@@ -59,16 +67,16 @@ local function take_hold(number, offer, amounts, output, exceeded)
   return answer
 end
 
-local exceeded, last = -1, nil
+local exceeded = -1
 for number, offer in ipairs(request.offers) do
+  if offer.shrinkage == cjson.null then offer.shrinkage = nil end
   local at = exceeded_line(offer, offer.amounts, offer.ceilings)
   if not at then return take_hold(number - 1, offer, offer.amounts, -1, exceeded) end
   if exceeded < 0 then exceeded = offer.lines[at] end
-  last = {number - 1, at}
 end
 for number, offer in ipairs(request.offers) do
   local shrinkage = offer.shrinkage
-  if shrinkage and shrinkage ~= cjson.null then
+  if shrinkage then
     local output = shrinkage.output_tokens_max
     for i, index in ipairs(offer.lines) do
       local line, per_token = lines[index + 1], shrinkage.amounts_per_token[i]
@@ -78,12 +86,30 @@ for number, offer in ipairs(request.offers) do
       end
     end
     output = math.max(output, shrinkage.output_tokens_min)
-    local amounts = {}
-    for i = 1, #offer.lines do amounts[i] = shrinkage.fixed_amounts[i] + shrinkage.amounts_per_token[i] * output end
+    local amounts = amounts_at(offer, output)
     if not exceeded_line(offer, amounts, shrinkage.ceilings) then
       return take_hold(number - 1, offer, amounts, output, exceeded)
     end
   end
 end
-local line = lines[request.offers[last[1] + 1].lines[last[2]] + 1]
-return {'no', last[1], last[2] - 1, whole(line.spent), whole(line.held), whole(line.granted)}
+
+local function refusal(number, at, amounts, is_held)
+  local line = lines[request.offers[number].lines[at] + 1]
+  return {
+    'no', number - 1, at - 1, whole(line.spent), whole(line.held), whole(line.granted), is_held, whole(amounts[at]),
+  }
+end
+
+-- By the first offer that only holds keep out, with its largest or else its smallest hold; by the last if there is none.
+local last
+for number, offer in ipairs(request.offers) do
+  local shrinkage = offer.shrinkage
+  last = exceeded_line(offer, offer.amounts, offer.ceilings, true)
+  if not last then return refusal(number, exceeded_line(offer, offer.amounts, offer.ceilings), offer.amounts, 1) end
+  if shrinkage then
+    local least = amounts_at(offer, shrinkage.output_tokens_min)
+    last = exceeded_line(offer, least, shrinkage.ceilings, true)
+    if not last then return refusal(number, exceeded_line(offer, least, shrinkage.ceilings), least, 1) end
+  end
+end
+return refusal(#request.offers, last, request.offers[#request.offers].amounts, 0)
