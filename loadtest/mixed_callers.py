@@ -190,7 +190,7 @@ class MixedCallers:
         self.outcomes.statuses[str(status)] += 1
         if status == 200:
             return "completed"
-        if b"budget_exceeded" in text or b"cap_exceeded" in text:
+        if b"budget_exceeded" in text or b"cap_exceeded" in text or b"budget_held" in text:
             return "refused"
         if status == 503 and b"budget store" in text.lower():
             return "store_down"

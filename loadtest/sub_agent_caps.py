@@ -41,7 +41,7 @@ WARMUP_ATTEMPTS = 50
 CAP_AMOUNTS = {"calls": (40, 40), "usd": (0.004, 4_000_000), "sub_agents": (12, 12)}
 _PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 # Error codes of a refusal by a cap.
-_REFUSED = ("budget_exceeded", "cap_exceeded", "session_budget_exceeded", "sub_agents_exceeded")
+_REFUSED = ("budget_exceeded", "cap_exceeded", "budget_held")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def routing(models: dict[str, str], scenario: Scenario) -> str:
             "claude": _deployment("claude", "sim-claude", "frontier", 3, 15),
         },
         "routes": {"small": {"candidates": ["small"]}, "claude": {"candidates": ["claude", "small"]}},
-        "sessions": {"caps": {scenario.cap: amount}} if scenario.owner == "operator" else {},
+        "sessions": {"hold": "worst_case"} | ({"caps": {scenario.cap: amount}} if scenario.owner == "operator" else {}),
     }
     return json.dumps(document, indent=1)
 

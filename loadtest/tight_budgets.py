@@ -81,7 +81,7 @@ def routing(
         "routes": ROUTES,
         "task_types": {"code": {"tools": ["bash"], "words": ["debug", "function"]}, "summary": {"words": ["meeting"]}},
         "retries": {"same_deployment": 1},
-        "sessions": {"caps": {"calls": 6 * (1000 if loose else 1), "usd": 20}},
+        "sessions": {"caps": {"calls": 6 * (1000 if loose else 1), "usd": 20}, "hold": "worst_case"},
         "budgets": {name: _budget(name, calls, 1000 if loose else randomness.uniform(0.75, 1.35)) for name in BUDGETS},
     }
     return json.dumps(document, indent=1)

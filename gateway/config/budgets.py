@@ -1,5 +1,6 @@
 """The budgets of a routing file: scopes, limits in integer units, windows and stages."""
 
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -57,7 +58,7 @@ def budgets_of(
                 refuse_above=amount * doc.stages.refuse // 100,
                 window=_window(reader, doc, path),
                 thresholds=_stages(doc.stages, amount),
-                expected_factor=float(doc.safety_factor) if expected else 0.0,
+                expected_factor=float(doc.safety_factor) if expected and measure is not Measure.calls else 0.0,
                 store_failure_mode=doc.on_store_failure,
                 is_shadow=doc.mode == "shadow",
                 contact=doc.contact,
@@ -87,23 +88,42 @@ def _budget_configs(reader: ConfigReader, document: schema.RoutingConfig) -> dic
     return {**document.budgets, SHADOW_KEY: shadow_budget}
 
 
-def session_caps_of(
-    reader: ConfigReader, tree: schema.SessionTreeCapsConfig, each: schema.SessionCapsConfig | None, path: YamlPath
+def session_caps_of(reader: ConfigReader, sessions: schema.SessionsConfig) -> values.SessionCaps:
+    """Caps of a session with its sub-agents, and of each session by itself."""
+    factor, each = _cap_factor(sessions), sessions.caps_per_session
+    return replace(
+        _tree_caps(reader, sessions.caps, ("sessions", "caps"), factor),
+        session_budgets=_cap_budgets(reader, "each", each, ("sessions", "caps_per_session"), factor),
+    )
+
+
+def key_caps_of(
+    reader: ConfigReader, sessions: schema.SessionsConfig, caps: schema.SessionTreeCapsConfig, path: YamlPath
 ) -> values.SessionCaps:
-    """Caps of a session with its sub-agents (`tree`), and of each session by itself (`each`)."""
+    """Caps of one key's sessions."""
+    return _tree_caps(reader, caps, path, _cap_factor(sessions))
+
+
+def _cap_factor(sessions: schema.SessionsConfig) -> float:
+    return float(sessions.safety_factor) if sessions.hold == "expected" else 0.0
+
+
+def _tree_caps(
+    reader: ConfigReader, tree: schema.SessionTreeCapsConfig, path: YamlPath, factor: float
+) -> values.SessionCaps:
     return values.SessionCaps(
-        tree_budgets=_cap_budgets(reader, "session", tree, (*path, "caps")),
-        session_budgets=_cap_budgets(reader, "each", each, (*path, "caps_per_session")) if each is not None else (),
+        tree_budgets=_cap_budgets(reader, "session", tree, path, factor),
         sub_agent_budget=values.cap_budget("session", "sub-agents", tree.sub_agents)
         if tree.sub_agents is not None
         else None,
         duration_seconds_max=float(tree.minutes) * 60 if tree.minutes is not None else None,
         depth_max=tree.depth,
+        own_expected_factor=factor,
     )
 
 
 def _cap_budgets(
-    reader: ConfigReader, kind: str, doc: schema.SessionCapsConfig, path: YamlPath
+    reader: ConfigReader, kind: str, doc: schema.SessionCapsConfig, path: YamlPath, factor: float
 ) -> tuple[values.Budget, ...]:
     budgets = []
     for unit, measure in values.CAP_MEASURES.items():
@@ -114,7 +134,7 @@ def _cap_budgets(
                 if measure is Measure.nusd
                 else int(cap * values.MEASURE_UNITS[measure][1])
             )
-            budgets.append(values.cap_budget(kind, unit, amount))
+            budgets.append(values.cap_budget(kind, unit, amount, expected_factor=factor))
     return tuple(budgets)
 
 

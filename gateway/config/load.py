@@ -16,7 +16,7 @@ from ..values.errors import ConfigError
 from ..values.request import Caller
 from ..values.snapshot import Snapshot, Webhook
 from . import schema
-from .budgets import budgets_of, session_caps_of
+from .budgets import budgets_of, key_caps_of, session_caps_of
 from .deployments import deployments_of, price_changes_at
 from .energy import energy_policy_of, feeds_of
 from .messages import quoted, requirement
@@ -299,7 +299,7 @@ def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, n
     )
     if document.quality.keep is not None and document.classifier == "transparent":
         reader.add_problem(("quality", "keep"), "'keep' needs the learned classifier; remove 'classifier: transparent'")
-    caps = session_caps_of(reader, document.sessions.caps, document.sessions.caps_per_session, ("sessions",))
+    caps = session_caps_of(reader, document.sessions)
     return Snapshot(
         # A price change that took effect makes another configuration of the same file.
         generation=hashlib.sha256((text + f"#{changes_passed}" * bool(changes_passed)).encode()).hexdigest()[:12],
@@ -338,7 +338,8 @@ def _key_caps(reader: ConfigReader, document: schema.RoutingConfig, caps: Sessio
     caps_by_key = {}
     for index, key in enumerate(document.keys):
         if key.caps != schema.SessionTreeCapsConfig():
-            caps_by_key[key.id] = tightest_caps(caps, session_caps_of(reader, key.caps, None, ("keys", index)))
+            key_caps = key_caps_of(reader, document.sessions, key.caps, ("keys", index, "caps"))
+            caps_by_key[key.id] = tightest_caps(caps, key_caps)
     return caps_by_key
 
 

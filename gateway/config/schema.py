@@ -566,6 +566,11 @@ class SessionsConfig(_StrictConfig):
     """Caps of a session together with its sub-agents. Unset: none."""
     caps_per_session: SessionCapsConfig = SessionCapsConfig()
     """Caps of every single session, sub-agents included. Unset: none."""
+    hold: Literal["expected", "worst_case"] = "expected"
+    """Amount that is held on caps for a call until its usage is known: what such calls usually take, or the worst case,
+    which never overspends. Applies to the caps of `sessions`, keys and callers."""
+    safety_factor: Annotated[Number, Field(ge=1, le=20)] = Decimal("1.5")
+    """With `hold: expected`: multiple of the output that 95 % of such calls stay below."""
     headers: list[str] = [
         "x-penstock-session", "x-session-id", "session-id", "session_id", "thread-id", "x-claude-code-session-id",
         "x-session-affinity", "x-task-id", "x-litellm-session-id", "helicone-session-id", "x-*-session-id",

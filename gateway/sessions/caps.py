@@ -5,6 +5,7 @@ kinds: the operator's for a whole tree (scope: its root) and for each session al
 a session and its sub-agents. None of them loosens another.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
@@ -18,6 +19,7 @@ from ..values.budget import (
     ApplicableLines,
     Budget,
     BudgetLine,
+    Measure,
     SessionCaps,
     applicable_lines,
     cap_budget,
@@ -68,9 +70,17 @@ def _build_cap_lines(caps: SessionCaps, session: Session, key_scope: str, keep_u
         if own_caps is None:
             continue
         for budget in own_caps.tree_budgets:
-            yield _cap_line(budget, key_scope, capped.id, keep_until, _inherited_amount(budget, capped))
+            held = _held_by(budget, caps.own_expected_factor)
+            yield _cap_line(held, key_scope, capped.id, keep_until, _inherited_amount(budget, capped))
         if joins_tree and capped is not session and own_caps.sub_agent_budget is not None:
             yield _cap_line(own_caps.sub_agent_budget, key_scope, capped.id, keep_until, 0)
+
+
+def _held_by(budget: Budget, expected_factor: float) -> Budget:
+    """The cap with the operator's kind of hold."""
+    if budget.measure is Measure.calls or budget.expected_factor == expected_factor:
+        return budget
+    return dataclasses.replace(budget, expected_factor=expected_factor)
 
 
 def tighten_caps(session: Session, more: SessionCaps) -> bool:

@@ -13,6 +13,8 @@ from .agent_sessions import AgentSession, ChatMessage
 
 # Refusals that end a session, as they would end an agent.
 STOP_CODES = frozenset({"loop_stopped", "budget_exceeded", "cap_exceeded", "session_time_exceeded"})
+# The refusal after which a call is sent again: other calls hold what it needs.
+HELD_CODE = "budget_held"
 # Pause between two calls, in which an agent thinks or runs a tool, seconds.
 _PAUSE_SECONDS = (0.05, 0.4)
 # While the gateway is unreachable (it may have been killed), a call is repeated for about half a minute.
@@ -112,6 +114,9 @@ async def _send_call(
                     pass
         except openai.APIStatusError as error:
             code = str(error.code or error.status_code)
+            if code == HELD_CODE:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             (tally.sessions_stopped if code in STOP_CODES else tally.failures)[code] += 1
             return False
         except (openai.APIConnectionError, openai.APIError, OSError) as error:

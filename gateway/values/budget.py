@@ -88,6 +88,8 @@ class BudgetThresholds:
 
 
 NO_THRESHOLDS = BudgetThresholds()
+# Safety factor of expected holds where the file gives none. With it no recorded session is refused (docs/evidence.md).
+DEFAULT_EXPECTED_FACTOR = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,7 @@ class SessionCaps:
     sub_agent_budget: how many sub-agents it may have in all
     duration_seconds_max: wall clock since the root of its tree began
     depth_max: how deep the tree may be; 1: no sub-agents of sub-agents
+    own_expected_factor: `expected_factor` of the caps that callers set for their sessions
     """
 
     tree_budgets: tuple[Budget, ...] = ()
@@ -220,6 +223,7 @@ class SessionCaps:
     sub_agent_budget: Budget | None = None
     duration_seconds_max: float | None = None
     depth_max: int | None = None
+    own_expected_factor: float = DEFAULT_EXPECTED_FACTOR
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
@@ -236,14 +240,17 @@ CAP_NAME_PREFIXES = ("session", "each", "run")
 CAP_MEASURES = {"calls": Measure.calls, "usd": Measure.nusd, "tokens": Measure.tokens, "wh": Measure.millijoules}
 
 
-def cap_budget(kind: str, unit: str, limit: int) -> Budget:
+def cap_budget(kind: str, unit: str, limit: int, *, expected_factor: float = DEFAULT_EXPECTED_FACTOR) -> Budget:
     """The budget of a cap: `session-usd`, `each-calls`, `run-wh`."""
+    measure = Measure.calls if unit == "sub-agents" else CAP_MEASURES[unit]
     return Budget(
         name=f"{kind}-{unit}",
         scope={"key": "*", "session": "*"},
-        measure=Measure.calls if unit == "sub-agents" else CAP_MEASURES[unit],
+        measure=measure,
         limit=limit,
         window=Window(kind="session"),
+        # A call is one call, whatever is expected.
+        expected_factor=0.0 if measure is Measure.calls else expected_factor,
     )
 
 
@@ -269,6 +276,7 @@ def tightest_caps(first: SessionCaps, second: SessionCaps) -> SessionCaps:
         sub_agent_budget=agents[0] if agents else None,
         duration_seconds_max=least(first.duration_seconds_max, second.duration_seconds_max),
         depth_max=None if depth is None else int(depth),
+        own_expected_factor=first.own_expected_factor,
     )
 
 

@@ -82,6 +82,38 @@ def test_the_names_of_session_caps_are_reserved():
         snapshot(more="budgets: {session-usd: {limit: {usd: 1}, window: day}}")
 
 
+@pytest.mark.parametrize(
+    "hold, factor",
+    [
+        pytest.param("", 1.5, id="caps hold the usual case"),
+        pytest.param(", safety_factor: 3", 3.0, id="times the safety factor"),
+        pytest.param(", hold: worst_case", 0.0, id="or the worst case"),
+    ],
+)
+def test_session_caps_have_a_kind_of_hold_of_their_own(hold, factor):
+    text = f"sessions: {{caps: {{calls: 9, usd: 5, sub_agents: 2}}, caps_per_session: {{tokens: 9}}{hold}}}"
+    loaded = snapshot(more=text)
+    caps = loaded.default_caps
+    factors = {budget.name: budget.expected_factor for budget in caps.all_budgets}
+    assert factors == {"session-usd": factor, "each-tokens": factor, "session-calls": 0.0, "session-sub-agents": 0.0}
+    assert caps.own_expected_factor == factor
+
+
+def test_the_caps_of_a_key_are_held_like_those_of_the_file():
+    text = BASE_CONFIG.replace("team: sales,", "team: sales, caps: {{usd: 1}},").format(
+        more="sessions: {hold: worst_case, caps: {usd: 5}}", small="", near="http://127.0.0.1:1/v1",
+        far="http://127.0.0.1:2/v1",
+    )  # fmt: skip
+    (budget,) = parse(text, "keys.yaml", ENV)[0].caps_for_key("k2").tree_budgets
+    assert (budget.limit, budget.expected_factor) == (1_000_000_000, 0.0)
+
+
+def test_a_limit_in_calls_is_exact_whatever_is_held():
+    assert parse_budget("{limit: {calls: 5}, window: day, hold: expected}").expected_factor == 0.0
+    assert parse_budget("{limit: {usd: 5}, window: day, hold: expected}").expected_factor == 1.5
+    assert parse_budget("{limit: {usd: 5}, window: day}").expected_factor == 0.0
+
+
 def _load_with_two_organizations(budgets: str, team: str = "sales"):
     text = BASE_CONFIG.format(more=budgets, small="", near="http://127.0.0.1:1/v1", far="http://127.0.0.1:2/v1")
     text = text.replace("{id: k2, team: sales,", f"{{id: k2, team: {team}, org: other,")

@@ -358,3 +358,9 @@ def test_a_listed_model_has_its_price_and_limits():
 def test_the_examples_load(path):
     snapshot, _ = load(ROOT / path, {}, need_secrets=False)
     assert snapshot.routes["auto"].reference.tier is Tier.frontier
+
+
+def test_the_example_for_users_holds_what_calls_usually_take():
+    snapshot, _ = load(ROOT / "config/routing.yaml", {}, need_secrets=False)
+    limits = (*snapshot.budgets, *snapshot.default_caps.all_budgets)
+    assert {budget.name for budget in limits if not budget.expected_factor} == {"session-calls"}

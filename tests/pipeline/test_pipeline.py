@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.config.load import parse
+from gateway.dialects import messages
 from gateway.providers.upstream_call import UpstreamCall
-from gateway.simulator.playbook import SSE_HEADERS, Playbook, UpstreamAnswer
+from gateway.simulator.playbook import CALLER, SSE_HEADERS, Playbook, UpstreamAnswer
 from gateway.values.budget import BudgetExceeded, Reservation
 from gateway.values.errors import (
     BrokenResponse,
@@ -20,10 +22,11 @@ from gateway.values.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.values.request import Caller
+from gateway.values.request import Caller, HeaderHints
 from gateway.values.snapshot import Snapshot
 from tests.snapshots import BASE_CONFIG, ENV, snapshot
 
+ROOT = Path(__file__).resolve().parents[2]
 EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
 STREAM = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
@@ -308,6 +311,64 @@ async def test_caps_apply_per_session():
     assert statuses == [200, 200, 400]
     assert (await book.ask(EASY, session="run-2")).status == 200
     assert book.ledger_entries[2].code == "cap_exceeded"
+
+
+# Without max_tokens the worst case at the frontier model is 4,000 tokens: 0.04 USD.
+HARD = json.dumps({"model": "frontier", "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "hints",
+    [
+        pytest.param([{}] * 8, id="of one agent"),
+        pytest.param([{"sub_agent": f"a{number}"} for number in range(8)], id="of eight sub-agents"),
+        pytest.param([{"caps_text": "usd=0.3"}] * 8, id="of a run with a cap of its own"),
+    ],
+)
+async def test_eight_parallel_calls_without_an_output_limit_fit_a_session_cap(hints, stream):
+    # Eight usual cases of 3,000 tokens are 0.24 USD, eight worst cases 0.32.
+    start = snapshot(more="sessions: {caps: {usd: 0.3}}")
+    served = [UpstreamAnswer(headers=SSE_HEADERS, body=[event("hi"), END]) if stream else answers() for _ in hints]
+    book = OverlappingCalls(start, served, requests=8)
+    body = json.dumps({**json.loads(HARD), "stream": stream}).encode()
+    results = await asyncio.gather(*(book.ask(body, session="run", session_source="x", **hint) for hint in hints))
+    assert [answer.status for answer in results] == [200] * 8
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) < 10_000_000
+
+
+@pytest.mark.parametrize("limit", ["usd: 0.1", "tokens: 8500", "calls: 2", "wh: 5.5"])
+async def test_parallel_calls_that_a_cap_does_not_hold_are_asked_to_retry_and_then_served(limit):
+    start = snapshot(more=f"sessions: {{caps: {{{limit}}}, hold: worst_case}}")
+    book = OverlappingCalls(start, [answers() for _ in range(8)], requests=8)
+    results = await asyncio.gather(*(book.ask(HARD, session="run", session_source="x") for _ in range(4)))
+    assert [answer.status for answer in results] == [200, 200, 429, 429]
+    for refused in results[2:]:
+        error = json.loads(refused.body)["error"]
+        assert error["code"] == "budget_held" and refused.headers["retry-after"] in ("1", "2")
+        assert "held by calls in flight: 0 " in error["message"]
+    again = await book.ask(HARD, session="run", session_source="x")
+    assert again.status == (400 if limit.startswith("calls") else 200)
+
+
+async def test_a_refusal_for_held_amounts_has_the_shape_of_messages():
+    book = Playbook(snapshot(more="budgets: {b: {limit: {calls: 1}, window: day}}"), [])
+    book.hold("other", 1)
+    request = messages.parse(b'{"model":"small","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}')
+    answer = await book.pipeline.serve(request, CALLER, HeaderHints(), book.caller_stream)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "2")
+    error = json.loads(answer.body)["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "budget_held")
+
+
+async def test_eight_parallel_calls_pass_the_example_for_users():
+    env = {"PENSTOCK_KEY_MY_AGENT": "secret-of-my-agent", "OPENAI_API_KEY": "provider-secret"}
+    start = parse((ROOT / "config/routing.yaml").read_text(), "routing.yaml", env)[0]
+    book = OverlappingCalls(start, [answers() for _ in range(8)], requests=8)
+    body = json.dumps({"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    caller = Caller(key="my-agent", team="my-team")
+    results = await asyncio.gather(*(book.ask(body, caller, session="run", session_source="x") for _ in range(8)))
+    assert [answer.status for answer in results] == [200] * 8
 
 
 async def test_a_session_is_refused_after_its_time_cap():

@@ -125,3 +125,12 @@ def test_a_fork_has_left_what_its_path_did_not_use():
     caps.tighten_caps(fork, caps.parse_caps({"usd": 2, "calls": 2}))
     ceilings = {line.budget.name: line.ceiling for line in caps.cap_lines(SessionCaps(), fork, "k", now=NOW).lines}
     assert ceilings == {"run-usd": 500_000_000, "run-calls": 0}
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.5, 3.0])
+def test_caps_of_the_caller_are_held_as_the_operator_says(factor):
+    capped = session()
+    caps.tighten_caps(capped, caps.parse_caps({"usd": 2, "calls": 2}))
+    lines = caps.cap_lines(SessionCaps(own_expected_factor=factor), capped, "k", now=NOW).lines
+    assert {line.name: line.budget.expected_factor for line in lines} == {"run-usd": factor, "run-calls": 0.0}
+    assert {line.name: line.ceiling for line in lines} == {"run-usd": 2_000_000_000, "run-calls": 2}

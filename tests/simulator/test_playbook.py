@@ -62,7 +62,7 @@ async def test_what_others_spend_and_hold_is_on_the_accounts_of_the_requests():
     book.hold("other", 2)
     assert (await book.ask(BODY)).status == 200
     assert book.budget_accounts.balance(line, now=book.clock.now()) == (3, 2, 0)
-    assert (await book.ask(BODY)).status == 400, "three spent and two held are the limit"
+    assert (await book.ask(BODY)).status == 429, "three spent and two held are the limit"
     book.resolve("other")
     assert book.budget_accounts.balance(line, now=book.clock.now()) == (3, 0, 0)
     book.hold("another", 1)

@@ -31,7 +31,7 @@ async def test_a_release_wakes_who_waits_for_its_account_longest_first():
     assert woken == [1.0, 2.0, 3.0] and others == []
     waiters.wake(["b"])
     await asyncio.gather(*other_tasks)
-    assert not waiters, "nobody waits any more"
+    assert not waiters, "no request waits any more"
 
 
 async def test_one_release_wakes_a_few_and_the_next_one_the_following():
