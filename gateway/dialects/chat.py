@@ -16,8 +16,8 @@ from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, PARTS_SIZE, TOOLS_BYTES_MAX, Message, Request, Splice
 from ..values.usage import STANDARD_TERMS, PriceTerms
+from . import answer_failure, openai_errors
 from . import body as bodies
-from . import openai_errors
 from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .body_errors import OPENAI_ERRORS, wrong_type_error
@@ -131,6 +131,11 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
 def stream_meter(request: Request) -> ChatStreamMeter:
     """Create the meter of a streamed answer."""
     return ChatStreamMeter(withhold_usage=not request.wants_usage)
+
+
+def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
+    return answer_failure.failed_chat_answer(document, part="message")
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from .answer_failure import FAILED_FINISH_REASON, choice_error
 from .sse import StreamMeter, encode_event, utf8_bytes
 
 # Quotes within JSON strings are escaped, so this never matches inside the model's text.
@@ -33,12 +34,11 @@ class ChatStreamMeter(StreamMeter):
             or b'_reason":"' in data
             or b'_reason": "' in data
             or b'"error"' in data
+            or b"event: error" in data
             or (b'"usage"' in data and _USAGE_PATTERN.search(data) is not None)
         )
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
-        if payload.get("error"):
-            self.error = payload["error"]
         weight = 0
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -48,13 +48,23 @@ class ChatStreamMeter(StreamMeter):
             weight += text_bytes(delta) if isinstance(delta, dict) else utf8_bytes(choice.get("text"))
             if self.fingerprint_chars and isinstance(delta, dict):
                 self._fingerprint_delta(delta)
-            self.finish_reason_seen = self.finish_reason_seen or choice.get("finish_reason") is not None
+            self._read_ending(choice)
+            if not self.answer_begun and isinstance(delta, dict):
+                self.answer_begun = any(value for name, value in delta.items() if name != "role")
         self._count_text(weight, event_bytes)
         usage = payload.get("usage")
         if not isinstance(usage, dict):
             return True
         self.usage = usage
         return not self._withhold_usage or bool(choices)
+
+    def _read_ending(self, choice: dict[str, Any]) -> None:
+        """Read the finish reason and the error of a choice; an empty reason is none."""
+        reason = choice.get("finish_reason")
+        if reason and reason != FAILED_FINISH_REASON:
+            self.finish_reason_seen = self.answer_begun = True
+        if self.error is None and (reason or "error" in choice):
+            self.error = choice_error(choice)
 
     def _fingerprint_delta(self, delta: dict[str, Any]) -> None:
         calls = delta.get("tool_calls")

@@ -9,8 +9,8 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request
+from . import answer_failure, chat, openai_errors
 from . import body as bodies
-from . import chat, openai_errors
 from . import price_terms as terms
 from .body import check_count
 from .body_errors import OPENAI_ERRORS
@@ -80,6 +80,11 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
 def stream_meter(request: Request) -> ChatStreamMeter:
     """Create the meter of a streamed answer."""
     return ChatStreamMeter(withhold_usage=not request.wants_usage)
+
+
+def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
+    return answer_failure.failed_chat_answer(document, part="text")
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

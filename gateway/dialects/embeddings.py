@@ -7,8 +7,8 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request
+from . import answer_failure, openai_errors
 from . import body as bodies
-from . import openai_errors
 from . import price_terms as terms
 from .body_errors import OPENAI_ERRORS
 from .chat_stream import ChatStreamMeter
@@ -61,6 +61,11 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
 def stream_meter(request: Request) -> ChatStreamMeter:
     """Create the meter of a stream; embeddings have none, so one sent anyway is read like chat."""
     return ChatStreamMeter(withhold_usage=False)
+
+
+def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
+    return answer_failure.failed_answer(document, lambda answer: isinstance(answer.get("data"), list))
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

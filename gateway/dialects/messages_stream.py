@@ -19,7 +19,7 @@ class MessagesStreamMeter(StreamMeter):
 
     def _must_read(self, data: bytes) -> bool:
         """Whether it may hold more than block deltas; an event's type is on its own line and in its data."""
-        return b'"message_' in data or b'"error"' in data or b"message_stop" in data
+        return b'"message_' in data or b'"error"' in data or b"event: error" in data
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
         kind = payload.get("type")
@@ -33,6 +33,8 @@ class MessagesStreamMeter(StreamMeter):
                 self._extend_fingerprint(delta.get("text"), None, delta.get("partial_json") if in_first_call else None)
         elif kind == "content_block_start":
             block = payload.get("content_block")
+            # An empty block of text or thinking says nothing yet.
+            self.answer_begun = self.answer_begun or not _is_empty_block(block)
             if isinstance(block, dict) and block.get("type") == "tool_use" and self._first_call_index is None:
                 self._first_call_index = payload.get("index")
                 self._extend_fingerprint(None, block.get("id"), block.get("name"))
@@ -44,15 +46,12 @@ class MessagesStreamMeter(StreamMeter):
                 self.usage_incomplete = True
         elif kind == "message_delta":
             delta = payload.get("delta")
-            self.finish_reason_seen = self.finish_reason_seen or (
-                isinstance(delta, dict) and delta.get("stop_reason") is not None
-            )
+            if isinstance(delta, dict) and delta.get("stop_reason"):
+                self.finish_reason_seen = self.answer_begun = True
             self._merge_usage(payload.get("usage"))
             self.usage_incomplete = False
         elif kind == "message_stop":
             self.done = True
-        elif kind == "error":
-            self.error = payload.get("error") or payload
         return True
 
     def _track(self, payload: dict[str, Any]) -> None:
@@ -83,3 +82,11 @@ class MessagesStreamMeter(StreamMeter):
         if isinstance(usage, dict):
             counts = {name: value for name, value in usage.items() if value is not None}
             self.usage = {**(self.usage or {}), **counts}
+
+
+def _is_empty_block(block: Any) -> bool:
+    return (
+        isinstance(block, dict)
+        and block.get("type") in ("text", "thinking")
+        and not (block.get("text") or block.get("thinking"))
+    )

@@ -14,8 +14,8 @@ from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, PassThrough, Request, Splice
 from ..values.usage import STANDARD_TERMS, PriceTerms
+from . import answer_failure, openai_errors
 from . import body as bodies
-from . import openai_errors
 from . import price_terms as terms
 from .body import check_count
 from .sse import StreamMeter
@@ -36,6 +36,9 @@ _AUDIO_BYTES_PER_SECOND_MIN = 1000
 _METERED_PATHS = ("/images/", "/audio/", "/rerank", "/responses/")
 # Paths that providers do not charge for.
 _FREE_PATHS = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
+
+# Fields of answers and of objects that providers store.
+_OBJECT_FIELDS = frozenset({"id", "data", "results", "output", "choices", "text", "status"})
 
 
 class _PassThroughFields(bodies.BodyFields, gc=False, kw_only=True):
@@ -194,9 +197,17 @@ class PassThroughStreamMeter(StreamMeter):
         self._envelope_samples += 1
         if isinstance(payload.get("usage"), dict):
             self.usage = payload["usage"]
-        if payload.get("error"):
-            self.error = payload["error"]
+        self.answer_begun = self.answer_begun or answer_failure.reported_error(payload) is None
         return True
+
+
+def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error body behind an answer that holds nothing but an error, None for any other.
+
+    Objects that can be read (batches, videos, responses) have errors of their own, which the caller asked for.
+    """
+    error = answer_failure.reported_error(document)
+    return {"error": error} if error is not None and not _OBJECT_FIELDS & document.keys() else None
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

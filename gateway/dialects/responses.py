@@ -16,8 +16,8 @@ from ..values.errors import PenstockError
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
 from ..values.usage import STANDARD_TERMS, PriceTerms
+from . import answer_failure, openai_errors
 from . import body as bodies
-from . import openai_errors
 from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .chat import message_sizes
@@ -91,6 +91,7 @@ _TEXT = msgspec.json.Decoder(_Text | None)
 # Fields that change the price; absent in most requests.
 _get_price_fields = attrgetter("service_tier", "speed", "inference_geo", "context_management", "modalities")
 _NO_PRICE_FIELDS = (None,) * 5
+_UNFINISHED_STATUSES = ("queued", "in_progress")
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
 
 
@@ -169,6 +170,17 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
 def stream_meter(request: Request) -> ResponsesStreamMeter:
     """Create the meter of a streamed answer."""
     return ResponsesStreamMeter()
+
+
+def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
+    if document.get("status") == "failed":
+        return document if document.get("error") else {"error": {"message": "The response failed."}}
+    return answer_failure.failed_answer(document, _has_output)
+
+
+def _has_output(answer: Mapping[str, Any]) -> bool:
+    return isinstance(answer.get("output"), list) or answer.get("status") in _UNFINISHED_STATUSES
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

@@ -2,12 +2,24 @@
 
 from typing import Any
 
+from .answer_failure import reported_error
 from .answer_fingerprint import fingerprint_of, tool_calls_of
 from .partial_response import PartialResponse
 from .sse import StreamMeter, encode_event, utf8_bytes
 
 # response.cancelled: of servers that stream the end of a cancelled background response.
 _END_EVENTS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+# Events that say nothing of the answer yet, and items and parts that are announced before their content.
+_OPENING_EVENTS = (
+    "response.created",
+    "response.queued",
+    "response.in_progress",
+    "response.content_part.added",
+    "response.reasoning_summary_part.added",
+    "keepalive",
+    "ping",
+)
+_EMPTY_ITEM_TYPES = ("message", "reasoning")
 
 
 class ResponsesStreamMeter(StreamMeter):
@@ -26,6 +38,7 @@ class ResponsesStreamMeter(StreamMeter):
             or b'"response.failed"' in data
             or b'"response.incomplete"' in data
             or b'"error"' in data
+            or b"event: error" in data
             or b"[DONE]" in data
         )
 
@@ -45,9 +58,9 @@ class ResponsesStreamMeter(StreamMeter):
             self.usage = usage if isinstance(usage, dict) else None
             self.done = self.finish_reason_seen = True
             if kind == "response.failed":
-                self.error = response.get("error") or response
-        elif kind == "error" or payload.get("error"):
-            self.error = payload.get("error") or payload
+                self.error = response.get("error") or {"message": "The response failed."}
+        if not self.answer_begun:
+            self.answer_begun = self.error is None and not _is_opening(kind, payload)
         return True
 
     def _track(self, payload: dict[str, Any]) -> None:
@@ -63,3 +76,11 @@ class ResponsesStreamMeter(StreamMeter):
             "total_tokens": input_tokens + output_tokens,
         }
         return b"".join(encode_event(event, named=True) for event in self._partial_response.closing_events(usage))
+
+
+def _is_opening(kind: str, payload: dict[str, Any]) -> bool:
+    """Whether an event comes before anything of the answer."""
+    if kind == "response.output_item.added":
+        item = payload.get("item")
+        return isinstance(item, dict) and item.get("type") in _EMPTY_ITEM_TYPES
+    return kind in _OPENING_EVENTS or kind == "error" or reported_error(payload) is not None

@@ -14,12 +14,13 @@ from typing import Any
 
 import orjson
 
-from ..values.errors import BrokenResponse
+from .answer_failure import reported_error
 from .answer_fingerprint import FINGERPRINT_CHARS_MAX, AnswerFingerprint
 
 _EVENT_BOUNDARY = re.compile(rb"\r?\n\r?\n")
-# The largest real events, inline images, stay under 8 MB.
-EVENT_BYTES_MAX = 8 * 1024 * 1024
+# The longest event boundary, less the byte that ends it.
+_BOUNDARY_BYTES = 3
+_ERROR_EVENT = re.compile(rb"(?:^|[\r\n])event:\s*error\s*[\r\n]")
 # Events with text that are parsed to learn the size of the envelope.
 _ENVELOPE_SAMPLES_MIN = 3
 
@@ -31,6 +32,7 @@ class StreamMeter:
     usage_incomplete: whether `usage` does not count all of the output yet
     id: the answer's id
     error: the provider's error object, None without one
+    answer_begun: whether anything of the answer was seen: text, a call, a finish reason; not just its opening
     done: whether the end mark was seen
     finish_reason_seen: whether the answer gave its finish reason
     may_end_early: set before the first byte where `end_early` may be called
@@ -46,11 +48,12 @@ class StreamMeter:
         "_envelope_bytes",
         "_envelope_samples",
         "_pending",
-        "_pending_bytes",
+        "_pending_tail",
         "_text_bytes",
         "_text_events",
         "_unread_bytes",
         "_unread_events",
+        "answer_begun",
         "done",
         "error",
         "fingerprint_call",
@@ -68,7 +71,7 @@ class StreamMeter:
     def __init__(self) -> None:
         # The beginning of an incomplete event.
         self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._pending_tail = b""
         # Blocks that were only counted, and the envelope: its smallest size and how many events were measured.
         self._unread_bytes = 0
         self._unread_events = 0
@@ -79,6 +82,7 @@ class StreamMeter:
         self._text_events = 0
         self.usage: dict[str, Any] | None = None
         self.error: Any = None
+        self.answer_begun = False
         self.usage_incomplete = False
         self.id = ""
         self.done = False
@@ -104,7 +108,7 @@ class StreamMeter:
         return b""
 
     def feed(self, data: bytes) -> bytes:
-        """Read bytes, return those to forward. Raises BrokenResponse on an event over EVENT_BYTES_MAX."""
+        """Read bytes, return those to forward. An incomplete event is kept; the caller of this method limits the total."""
         if self.done:
             return b""
         if self._pending:
@@ -144,14 +148,14 @@ class StreamMeter:
         has_ended = self.done or self.error is not None
         events = b"" if has_ended else self._closing_events(input_tokens, output_tokens)
         self._pending.clear()
-        self._pending_bytes = 0
-        self.done = True
+        self._pending_tail = b""
+        self.done = self.answer_begun = True
         return events
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer ended: by its end mark, or by a finish reason from providers without one."""
-        return self.done or self.finish_reason_seen
+        """Whether the answer ended: by a finish reason, or by the end mark of an answer that had begun."""
+        return self.finish_reason_seen or (self.done and self.answer_begun)
 
     def text_totals(self) -> tuple[int, int]:
         """Return the bytes of text so far (content, reasoning, tool arguments) and the events that held any."""
@@ -181,6 +185,7 @@ class StreamMeter:
     def _count_text(self, weight: int, event_bytes: int) -> None:
         """Count a parsed event that holds `weight` bytes of text."""
         if weight:
+            self.answer_begun = True
             self._text_bytes += weight
             self._text_events += 1
             self._envelope_samples += 1
@@ -189,20 +194,18 @@ class StreamMeter:
             )
 
     def _prepend_pending(self, data: bytes) -> bytes:
-        """Join buffered and new data; b"" while no line has ended, so that tiny chunks are not copied each time."""
-        if b"\n" not in data:
+        """Join buffered and new data; b"" while no event has ended, so that long events are not copied each time."""
+        if not _has_boundary(self._pending_tail + data):
             self._buffer(data)
             return b""
         data = b"".join((*self._pending, data))
         self._pending.clear()
-        self._pending_bytes = 0
+        self._pending_tail = b""
         return data
 
     def _buffer(self, data: bytes) -> None:
         self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes > EVENT_BYTES_MAX:
-            raise BrokenResponse(f"The provider sent an event of more than {EVENT_BYTES_MAX} bytes.")
+        self._pending_tail = (self._pending_tail + data[-_BOUNDARY_BYTES:])[-_BOUNDARY_BYTES:]
 
     def _read_events(self, block: bytes) -> bytes:
         return b"".join([event for event in events_of(block) if not self.done and self._forwards(event)])
@@ -217,7 +220,10 @@ class StreamMeter:
             return True
         if self.may_end_early:
             self._track(payload)
-        return self._read(payload, len(event))
+        forwards = self._read(payload, len(event))
+        if self.error is None:
+            self.error = reported_error(payload) or (payload if _ERROR_EVENT.search(event) else None)
+        return forwards
 
 
 def events_of(block: bytes) -> Iterator[bytes]:
@@ -254,6 +260,10 @@ def encode_event(payload: dict[str, Any], *, named: bool = False) -> bytes:
 def utf8_bytes(text: Any) -> int:
     """Return the UTF-8 bytes of a text, 0 for any other value."""
     return len(text.encode(errors="replace")) if isinstance(text, str) else 0
+
+
+def _has_boundary(data: bytes) -> bool:
+    return b"\n\n" in data or b"\n\r\n" in data
 
 
 def _whole_events_bytes(data: bytes) -> int:

@@ -60,6 +60,16 @@ class HttpResponse:
         self._waiting_since, self._silence_seconds_max = None, self._timeouts.idle
         return data
 
+    async def read_chunk_within(self, seconds: float) -> bytes | None:
+        """The same; None if nothing arrives within `seconds`, which loses no bytes."""
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                return await self.read_chunk()
+        except TimeoutError:
+            # `read_chunk` translates its own timeouts.
+            assert timer.expired()
+            return None
+
     async def read(self, limit: int) -> bytes:
         """Returns the whole response, at most `limit` bytes. Raises UpstreamError."""
         parts, size = [], 0

@@ -14,8 +14,7 @@ from ..providers import PROVIDERS
 from ..providers.upstream_call import UpstreamCall
 from ..sessions import ladder
 from ..values.request import HeaderHints
-from .context import AttemptProgress, RequestContext
-from .relay import translated_request_of
+from .context import AttemptProgress, RequestContext, translated_request_of
 
 
 def build_call(context: RequestContext, progress: AttemptProgress, hints: HeaderHints) -> UpstreamCall:
@@ -28,9 +27,11 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
         document = translated.document if steer is None else steer(translated.document, attempt.upstream_dialect)
         if attempt.output_limit is not None:
             document = provider.with_output_limit(document, attempt.upstream_dialect, deployment, attempt.output_limit)
+        if not progress.asks_usage and "stream_options" in document:
+            document = {name: value for name, value in document.items() if name != "stream_options"}
         body: tuple[bytes | memoryview, ...] = (provider.encode_body(document, attempt.upstream_dialect, deployment),)
         return provider.build_call(attempt.upstream_dialect, body, deployment, hints.headers)
-    body = DIALECTS[request.dialect].upstream_body(request, deployment.model, ask_usage=deployment.stream_usage)
+    body = DIALECTS[request.dialect].upstream_body(request, deployment.model, ask_usage=progress.asks_usage)
     if attempt.output_limit is not None or steer is not None:
         # Only a request that changes is serialized again; every other one keeps the caller's own bytes.
         document = bodies.parse_document(b"".join(body))

@@ -9,7 +9,7 @@ from ..dialects.answer_fingerprint import NO_FINGERPRINT, AnswerFingerprint
 from ..dialects.parsed_answer import ParsedAnswer
 from ..dialects.sse import StreamMeter
 from ..dialects.translation import Translator
-from ..dialects.translation.translated import AnswerTranslator
+from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
 from ..routing.tier_target import TierTarget
 from ..sessions.ladder import LoopState
 from ..sessions.response_origins import ResponseOrigin
@@ -110,7 +110,9 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     number: attempt number within the request, from 1
     dialed: False: nothing can have been spent
     upstream_status: status of the provider's response, 0 before it has arrived
-    got_error_status: the provider returned an error status, which no provider charges for
+    is_uncharged: the provider returned an error without usage, which no provider charges for
+    asks_usage: a stream is asked to report its usage
+    usage_request_refused: the attempt before was refused because it asked for usage
     first_byte_monotonic: when the status line arrived, monotonic seconds
     upstream_seconds: from dialing to the end of the answer, so far of this attempt
     earlier_upstream_seconds: the same of the request's earlier attempts, with the waits between them
@@ -136,7 +138,9 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     attempt: Attempt
     dialed: bool = False
     upstream_status: int = 0
-    got_error_status: bool = False
+    is_uncharged: bool = False
+    asks_usage: bool = False
+    usage_request_refused: bool = False
     first_byte_monotonic: float | None = None
     upstream_seconds: float = 0.0
     earlier_upstream_seconds: float = 0.0
@@ -159,3 +163,15 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     outcome: str = "cancelled"
     status: int = 499
     code: str = "client_closed_request"
+
+
+def translated_request_of(context: RequestContext, progress: AttemptProgress) -> TranslatedRequest | None:
+    """The translated request of an attempt; None in the caller's own dialect."""
+    attempt = progress.attempt
+    if attempt.upstream_dialect == context.request.dialect:
+        return None
+    translated = context.translator.translate(
+        attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
+    )
+    assert isinstance(translated, TranslatedRequest), "candidates that need an impossible translation are excluded"
+    return translated

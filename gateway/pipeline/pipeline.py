@@ -50,6 +50,7 @@ from . import settle, stop_response
 from .build_call import build_call
 from .context import AttemptProgress, IdentifiedRequest, RequestContext
 from .defer import Deferrer
+from .failed_attempt import FailedAttempt
 from .identify import Identifier, pop_operator_note
 from .ports import (
     BudgetStore,
@@ -63,7 +64,7 @@ from .ports import (
     Upstream,
     UpstreamResponse,
 )
-from .relay import FailedAttempt, Relay
+from .relay import Relay
 from .reserve import ReservedAttempt, Reserver
 from .route import Router
 
@@ -105,7 +106,7 @@ class Pipeline:
         self.deferrer = Deferrer(snapshot, clock, self.router, randomness.jitter)
         self._reserver = Reserver(budgets, clock, output_estimates, randomness.jitter, self._write_hold)
         self._upstream = upstream
-        self._relay = Relay(circuit_breakers)
+        self._relay = Relay(circuit_breakers, clock)
 
     async def serve(
         self, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
@@ -264,6 +265,7 @@ class Pipeline:
         attempts = list(plan.attempts)
         index, number, calls_made = 0, 0, [0] * len(attempts)
         between_attempts, missing_dialect, upstream_seconds = False, "", 0.0
+        usage_request_refused = False
         unverified: response_headers.UnverifiedAnswer | None = None
         try:
             while True:
@@ -279,6 +281,8 @@ class Pipeline:
                     calls_made[index] += 1
                     progress = _new_progress(number, reserved, missing_dialect, upstream_seconds)
                     missing_dialect = ""
+                    progress.usage_request_refused, usage_request_refused = usage_request_refused, False
+                    progress.asks_usage = self._asks_usage(progress)
                     progress.needs_verification = unverified is None and self.router.can_escalate(
                         context, attempts, index
                     )
@@ -292,7 +296,7 @@ class Pipeline:
                 result, following = await self._run_attempt(
                     context,
                     progress,
-                    _AttemptPosition(index, len(attempts), calls_made[index], unverified is not None),
+                    _AttemptPosition(index, attempts, calls_made[index], unverified is not None),
                     hints,
                     writer,
                 )
@@ -319,6 +323,9 @@ class Pipeline:
                     missing_dialect = attempts[index].upstream_dialect
                     attempts[index] = structs.replace(attempts[index], upstream_dialect=result.retry_dialect)
                     calls_made[index] -= 1
+                if result.retry_without_usage:
+                    calls_made[index] -= 1
+                    usage_request_refused = True
                 between_attempts, index = True, following.index
                 if following.wait_seconds:
                     await self._clock.sleep(following.wait_seconds)
@@ -437,17 +444,26 @@ class Pipeline:
         self, context: RequestContext, attempt: Attempt, position: "_AttemptPosition", failed: FailedAttempt
     ) -> NextAttempt | None:
         """What follows a failed attempt: a retry, another deployment, or None."""
-        if failed.retry_dialect is not None:
+        if failed.retry_dialect is not None or failed.retry_without_usage:
             return NextAttempt(index=position.index, wait_seconds=0.0)
         return next_attempt(
             index=position.index,
-            count=position.count,
+            next_index=_next_index(position, failed.context_tokens_above),
             calls_made=position.calls_made,
             max_retries=context.snapshot.routing_policy.max_retries,
             retry_same=failed.retry_same and not self._circuit_open(attempt),
             retry_other=failed.retry_other,
             retry_after=failed.retry_after_seconds,
             jitter=self._randomness.jitter(),
+        )
+
+    def _asks_usage(self, progress: AttemptProgress) -> bool:
+        """Whether a stream of this attempt is asked to report its usage."""
+        deployment = progress.attempt.deployment
+        return (
+            deployment.stream_usage
+            and not progress.usage_request_refused
+            and not self._circuit_breakers.refuses_usage_request(deployment.name, now=self._clock.monotonic())
         )
 
     def _circuit_open(self, attempt: Attempt) -> bool:
@@ -589,15 +605,21 @@ class _AttemptPosition(Value, frozen=True):
     """Where an attempt is in its plan.
 
     index: its index among the attempts of the current tier choice
-    count: number of those attempts
+    attempts: those attempts
     calls_made: calls to this attempt's deployment, this one included
     has_unverified_answer: an answer that failed verification is kept in case this attempt fails
     """
 
     index: int
-    count: int
+    attempts: Sequence[Attempt]
     calls_made: int
     has_unverified_answer: bool = False
+
+
+def _next_index(position: _AttemptPosition, context_tokens_above: int) -> int | None:
+    """The next attempt of the plan, with a longer context than this; None if there is none."""
+    later = range(position.index + 1, len(position.attempts))
+    return next((i for i in later if position.attempts[i].deployment.context_tokens_max > context_tokens_above), None)
 
 
 def _new_progress(

@@ -90,7 +90,8 @@ class Upstream(Protocol):
 class UpstreamResponse(Protocol):
     """A response whose status line has arrived.
 
-    `read_chunk` returns b"" at the end; reads raise UpstreamError.
+    `read_chunk` returns b"" at the end, `read_chunk_within` None if nothing arrives in so many seconds; reads raise
+    UpstreamError.
     """
 
     @property
@@ -99,6 +100,7 @@ class UpstreamResponse(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     async def read(self, limit: int) -> bytes: ...
     async def read_chunk(self) -> bytes: ...
+    async def read_chunk_within(self, seconds: float) -> bytes | None: ...
     def close(self) -> None: ...
 
 

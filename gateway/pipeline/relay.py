@@ -5,70 +5,60 @@ after the meter. Error statuses and broken responses become a `FailedAttempt` as
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from msgspec import structs
 
-from ..accounting import token_estimate
 from ..dialects import DIALECTS, answer_fingerprint, passthrough
 from ..dialects.parsed_answer import parse_answer
-from ..dialects.sse import StreamMeter
-from ..dialects.translation import TranslatedStream, upstream_dialect_of
+from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
 from ..providers import PROVIDERS
-from ..providers.upstream_call import ProviderFailure
+from ..providers.failure import ProviderFailure, status_of_error
 from ..routing.circuit_breaker import CircuitBreakers
-from ..values.base import Value
 from ..values.caller_response import CallerResponse
 from ..values.errors import (
     BrokenResponse,
-    NotTranslatable,
-    PenstockError,
     Unreachable,
     UnreadableResponse,
     UpstreamError,
     UpstreamTimeout,
 )
 from . import headers as response_headers
-from .context import AttemptProgress, RequestContext
-from .ports import ResponseWriter, UpstreamResponse
+from .context import AttemptProgress, RequestContext, translated_request_of
+from .failed_attempt import (
+    FailedAttempt,
+    error_answer,
+    error_body_of,
+    other_dialect,
+    read_failure,
+    refuses_usage_request,
+)
+from .ports import Clock, ResponseWriter, UpstreamResponse
+from .relay_stream import ANSWER_BYTES_MAX, SHAPE_ERRORS, StreamRelay
+from .replayed_response import ReplayedResponse
 
-# Well above any real answer (128k tokens are under 1 MB): a limit against runaway providers.
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
 # Pass-through files may be larger than any answer (OpenAI's upload limit is 512 MB).
 _FILE_BYTES_MAX = 1024 * 1024 * 1024
 # Bytes read of an error body; enough for its message.
 _ERROR_BYTES_MAX = 256 * 1024
-# Exceptions that reading a document of an unexpected shape may raise.
-_SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
-# Characters of a provider's message within our own error.
-_ERROR_MESSAGE_CHARS_MAX = 2000
-# Statuses by which a server says that a path does not exist.
-_NO_SUCH_PATH_STATUSES = (404, 405, 501)
 
 
-class FailedAttempt(Value, frozen=True, kw_only=True):
-    """An attempt that did not serve the request.
+class _ErrorReply(NamedTuple):
+    """An error as the provider gave it; body: None where it was part of an answer."""
 
-    answer: the response to the caller if this was the last attempt
-    retry_same: the same deployment may be tried again
-    try_other: another deployment may be tried
-    retry_after_seconds: pause that the provider asks for, None for none
-    retry_dialect: retry the same deployment at once in this dialect, None otherwise
-    """
-
-    answer: CallerResponse
-    retry_same: bool
-    retry_other: bool
-    retry_after_seconds: float | None
-    retry_dialect: str | None = None
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
 
 
 class Relay:
     """Relays provider responses; records each outcome in the circuit breakers."""
 
-    def __init__(self, circuit_breakers: CircuitBreakers) -> None:
+    def __init__(self, circuit_breakers: CircuitBreakers, clock: Clock) -> None:
         self._circuit_breakers = circuit_breakers
+        self._clock = clock
 
     async def relay_response(
         self,
@@ -90,16 +80,39 @@ class Relay:
         headers = provider.returned_headers(response.headers)
         content_type = response.headers.get("Content-Type", "")
         if request.stream and "event-stream" in content_type:
-            return await self._relay_stream(context, progress, response, headers, writer)
+            return await self._relay_stream(context, progress, response, headers, writer, now=now)
         if request.passthrough is not None and content_type.partition(";")[0].strip().lower() != "application/json":
             return await self._relay_file(context, progress, response, headers, writer)
+        if request.stream:
+            response = await ReplayedResponse.peek(response)
+            if response.begins_stream:
+                # A stream under another label.
+                headers["content-type"] = "text/event-stream; charset=utf-8"
+                return await self._relay_stream(context, progress, response, headers, writer, now=now)
+        return await self._relay_document(context, progress, response, headers, now=now)
+
+    async def _relay_document(
+        self,
+        context: RequestContext,
+        progress: AttemptProgress,
+        response: UpstreamResponse,
+        headers: dict[str, str],
+        *,
+        now: float,
+    ) -> CallerResponse | FailedAttempt:
+        """Relay an answer that is one document."""
+        request, attempt = context.request, progress.attempt
         body = await response.read(ANSWER_BYTES_MAX)
         progress.response_begun, progress.text_bytes = True, len(body)
         document = _json_object(body)
         if document is None and request.passthrough is None:
             raise BrokenResponse("Provider response is not JSON.")
         document = document or {}
-        usage = progress.usage = provider.usage_of(document.get("usage"))
+        usage = progress.usage = PROVIDERS[attempt.deployment.dialect].usage_of(document.get("usage"))
+        failed = DIALECTS[attempt.upstream_dialect].failed_answer(document)
+        if failed is not None:
+            progress.is_uncharged = usage is None
+            return self._failed_answer(context, progress, failed, response.headers, now=now)
         progress.text_bytes = _text_bytes(attempt.upstream_dialect, document, body) if usage is None else 0
         progress.answer_id = str(document.get("id") or "")
         progress.answer_fingerprint = (
@@ -122,67 +135,53 @@ class Relay:
         self._mark_completed(progress, response.status)
         return CallerResponse(status=response.status, headers=headers, body=body)
 
-    async def _relay_stream(  # noqa: C901 - one loop over a stream and the ways that it ends
+    async def _relay_stream(
         self,
         context: RequestContext,
         progress: AttemptProgress,
         response: UpstreamResponse,
         headers: Mapping[str, str],
         writer: ResponseWriter,
-    ) -> CallerResponse:
-        """Relay a stream chunk by chunk; no retry after `begin`.
-
-        Awaiting the caller's socket is the backpressure.
-        """
+        *,
+        now: float,
+    ) -> CallerResponse | FailedAttempt:
+        """Relay a stream; a failure before the answer begins is a failed attempt."""
         headers = {**headers, **response_headers.attempt_headers(context, progress)}
         meter = progress.stream_meter = DIALECTS[progress.attempt.upstream_dialect].stream_meter(context.request)
         translation = self._translated_stream(context, progress)
         if translation is not None:
             headers["content-type"] = "text/event-stream; charset=utf-8"
-        begun, bytes_received, stream_hold = False, 0, progress.stream_hold
-        meter.may_end_early = stream_hold is not None
+        meter.may_end_early = progress.stream_hold is not None
         if context.history_digest and progress.attempt.upstream_dialect != "responses":
             meter.fingerprint_chars = (
                 answer_fingerprint.FINGERPRINT_CHARS_MAX
                 if context.session.history_is_shared
                 else answer_fingerprint.FINGERPRINT_CHARS_DEFAULT
             )
-        while data := await response.read_chunk():
-            bytes_received += len(data)
-            if bytes_received > ANSWER_BYTES_MAX:
-                raise BrokenResponse(f"Provider response exceeds {ANSWER_BYTES_MAX // 1024**2} MiB.")
-            out = meter.feed(data)
-            if meter.error is not None and not begun and not meter.text_totals()[0]:
-                # Nothing has been sent yet: another deployment may serve.
-                break
-            if translation is not None:
-                out = _translated_block(translation, out)
-            if out:
-                if not begun:
-                    self._circuit_breakers.record_success(progress.attempt.deployment.name)
-                    await writer.begin(response.status, headers)
-                    begun = progress.response_begun = True
-                await writer.write(out)
-            if stream_hold is not None and begun and not meter.done:
-                output_tokens = token_estimate.output_tokens(*meter.text_totals())
-                if not await stream_hold.covers(output_tokens):
-                    return await self._end_at_hold(context, progress, meter, translation, output_tokens, writer)
-            if meter.done or (translation is not None and meter.error is not None):
-                # The caller has the complete answer and may hang up: no `await` until the attempt is settled.
-                break
-        rest = meter.finish()
-        if meter.error is not None and (translation is not None or not begun):
+        stream = StreamRelay(
+            progress,
+            meter,
+            translation,
+            response,
+            headers,
+            writer,
+            clock=self._clock,
+            circuit_breakers=self._circuit_breakers,
+        )
+        if await stream.run(context.features.input_tokens):
+            self._mark_completed(progress, 200)
+            progress.code = "hold_exhausted"
+            return CallerResponse(status=200, headers={}, already_sent=True)
+        if meter.error is None and meter.done and not meter.is_complete and not stream.begun:
+            # What servers send whose model died before its first token.
+            meter.error = {"message": "Provider stream ended without an answer."}
+        await stream.finish()
+        if meter.error is not None and not stream.begun:
+            progress.is_uncharged = meter.usage is None and not meter.text_totals()[0]
+            return self._failed_answer(context, progress, {"error": meter.error}, response.headers, now=now)
+        if meter.error is not None and translation is not None:
             # A translated stream ends with our own error event.
             raise BrokenResponse(f"Provider stream ended with an error: {_error_message(meter.error)}")
-        if translation is not None:
-            rest = _translated_block(translation, rest, end=meter.is_complete)
-        if not meter.is_complete and meter.error is None:
-            raise BrokenResponse("Provider stream ended before the response was complete.")
-        if not begun:
-            await writer.begin(response.status, headers)
-            progress.response_begun = True
-        if rest:
-            await writer.write(rest)
         self._mark_completed(progress, response.status)
         progress.answer_id, progress.answer_fingerprint, progress.tool_calls = (
             meter.id,
@@ -192,25 +191,6 @@ class Relay:
         if meter.error is not None:
             progress.outcome, progress.code = "cut", "upstream_error"
         return CallerResponse(status=response.status, headers=headers, already_sent=True)
-
-    async def _end_at_hold(
-        self,
-        context: RequestContext,
-        progress: AttemptProgress,
-        meter: StreamMeter,
-        translation: TranslatedStream | None,
-        output_tokens: int,
-        writer: ResponseWriter,
-    ) -> CallerResponse:
-        """End a stream whose hold is exhausted, as if it had reached its output limit."""
-        rest = meter.end_early(context.features.input_tokens, output_tokens)
-        if translation is not None:
-            rest = _translated_block(translation, rest, end=True)
-        if rest:
-            await writer.write(rest)
-        self._mark_completed(progress, 200)
-        progress.code = "hold_exhausted"
-        return CallerResponse(status=200, headers={}, already_sent=True)
 
     async def _relay_file(
         self,
@@ -250,64 +230,81 @@ class Relay:
 
         No provider charges for an error status.
         """
-        deployment = progress.attempt.deployment
-        provider = PROVIDERS[deployment.dialect]
-        progress.got_error_status = True
+        progress.is_uncharged = True
+        status, headers = response.status, response.headers
         body = await _read_prefix(response, _ERROR_BYTES_MAX)
-        failure = provider.failure_of(response.status, body)
-        is_caller_error = not failure.retry_same and not failure.try_other
-        progress.outcome = "rejected" if is_caller_error else "upstream_error"
-        progress.status, progress.code = response.status, failure.code
-        retry_after = _retry_after_seconds(response.headers)
-        retry_dialect = self._other_dialect(context, progress, response.status, body)
-        self._update_circuit_breaker(progress, failure, response.status, retry_after, now=now)
-        answer = _error_answer(context, progress, failure, response, body)
+        failure = read_failure(context, progress, status, body)
+        retry_without_usage = refuses_usage_request(context, progress, status, body)
+        retry_dialect = None if retry_without_usage else other_dialect(context, progress, status, body)
+        result = self._failed(context, progress, failure, _ErrorReply(status, headers, body), now=now)
+        if retry_without_usage or retry_dialect is not None:
+            progress.outcome = "upstream_error"
+            progress.code = "usage_request_refused" if retry_without_usage else "dialect_not_supported"
+            return structs.replace(result, retry_dialect=retry_dialect, retry_without_usage=retry_without_usage)
+        if not failure.retry_same and not failure.try_other:
+            return result.answer
+        if failure.is_context_overflow:
+            limit = failure.context_tokens or progress.attempt.deployment.context_tokens_max
+            return structs.replace(result, context_tokens_above=limit)
+        return result
+
+    def _failed_answer(
+        self,
+        context: RequestContext,
+        progress: AttemptProgress,
+        document: Mapping[str, Any],
+        headers: Mapping[str, str],
+        *,
+        now: float,
+    ) -> FailedAttempt:
+        """A failure that the provider reported under status 200: another deployment may always serve.
+
+        document: the error body
+        """
+        status, body = status_of_error(document), error_body_of(document)
+        failure = read_failure(context, progress, status, body)
+        # Words within an answer are meant for its reader, unlike the pages of a server that is down.
+        failure = structs.replace(failure, try_other=True, hides_message=failure.code == "provider_account")
+        result = self._failed(context, progress, failure, _ErrorReply(status, headers, None), now=now)
+        return structs.replace(result, context_tokens_above=failure.context_tokens)
+
+    def _failed(
+        self,
+        context: RequestContext,
+        progress: AttemptProgress,
+        failure: ProviderFailure,
+        reply: "_ErrorReply",
+        *,
+        now: float,
+    ) -> FailedAttempt:
+        """Record a provider error in the attempt and in the circuit breaker of its deployment."""
+        retry_after = _retry_after_seconds(reply.headers)
+        progress.outcome = "upstream_error" if failure.try_other else "rejected"
+        progress.code = failure.code
+        self._update_circuit_breaker(progress, failure, retry_after, now=now)
+        answer = error_answer(context, progress, failure, reply.status, reply.headers, reply.body)
         progress.status = answer.status
-        if retry_dialect is not None:
-            progress.outcome, progress.code = "upstream_error", "dialect_not_supported"
-        elif is_caller_error:
-            return answer
         return FailedAttempt(
             answer=answer,
             retry_same=failure.retry_same,
             retry_other=failure.try_other,
             retry_after_seconds=retry_after,
-            retry_dialect=retry_dialect,
         )
 
     def _update_circuit_breaker(
-        self, progress: AttemptProgress, failure: ProviderFailure, status: int, retry_after: float | None, *, now: float
+        self, progress: AttemptProgress, failure: ProviderFailure, retry_after: float | None, *, now: float
     ) -> None:
-        """Record an error status in the circuit breaker of its deployment."""
+        """Record a provider error in the circuit breaker of its deployment."""
         name, is_probe = progress.attempt.deployment.name, progress.is_probe
-        if status == 429 and failure.retry_same:
+        if failure.is_rate_limit:
             if is_probe:
                 self._circuit_breakers.cancel_probe(name, now=now)
             self._circuit_breakers.record_rate_limit(name, now=now, retry_after=retry_after)
-        elif failure.retry_same:
+        elif failure.retry_same or failure.blames_deployment:
             self._circuit_breakers.record_failure(name, now=now)
-        elif not failure.try_other:
+        else:
+            # It answers; the request is at fault, or what the gateway added to it.
             self._circuit_breakers.record_success(name)
-        elif is_probe:
-            self._circuit_breakers.cancel_probe(name, now=now)
-
-    def _other_dialect(
-        self, context: RequestContext, progress: AttemptProgress, status: int, body: bytes
-    ) -> str | None:
-        """The dialect to retry in, where the server lacks the path of this one."""
-        deployment, dialect = progress.attempt.deployment, progress.attempt.upstream_dialect
-        if (
-            dialect not in deployment.unconfirmed_dialects
-            or status not in _NO_SUCH_PATH_STATUSES
-            or b"model_not_found" in body
-        ):
-            return None
-        other = upstream_dialect_of(
-            context.request.dialect, [candidate for candidate in deployment.dialects if candidate != dialect]
-        )
-        if other is None or isinstance(context.translator.translate(other, extended=False), NotTranslatable):
-            return None
-        return other
 
     async def handle_upstream_error(
         self,
@@ -342,24 +339,14 @@ class Relay:
         progress.outcome, progress.status, progress.code = "completed", status, ""
         name, dialect = progress.attempt.deployment.name, progress.attempt.upstream_dialect
         self._circuit_breakers.record_success(name)
+        if progress.usage_request_refused:
+            self._circuit_breakers.record_refused_usage_request(name, now=progress.first_byte_monotonic or 0.0)
         if progress.missing_dialect:
             self._circuit_breakers.record_missing_dialect(
                 name, progress.missing_dialect, now=progress.first_byte_monotonic or 0.0
             )
         elif dialect in progress.attempt.deployment.unconfirmed_dialects:
             self._circuit_breakers.record_dialect(name, dialect)
-
-
-def translated_request_of(context: RequestContext, progress: AttemptProgress) -> TranslatedRequest | None:
-    """The translated request of an attempt; None in the caller's own dialect."""
-    attempt = progress.attempt
-    if attempt.upstream_dialect == context.request.dialect:
-        return None
-    translated = context.translator.translate(
-        attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
-    )
-    assert isinstance(translated, TranslatedRequest), "candidates that need an impossible translation are excluded"
-    return translated
 
 
 def _response_translator(
@@ -377,7 +364,7 @@ def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> 
     """A whole answer in the caller's dialect. Raises UnreadableResponse."""
     try:
         return orjson.dumps(translator.translate_document(document))
-    except _SHAPE_ERRORS as error:
+    except SHAPE_ERRORS as error:
         raise UnreadableResponse("Provider response does not match its dialect.") from error
 
 
@@ -385,48 +372,8 @@ def _text_bytes(dialect: str, document: dict[str, Any], body: bytes) -> int:
     """Bytes of text in an answer without usage; the whole body if unreadable."""
     try:
         return DIALECTS[dialect].answer_text_bytes(document)
-    except _SHAPE_ERRORS:
+    except SHAPE_ERRORS:
         return len(body)
-
-
-def _translated_block(translation: TranslatedStream, block: bytes, *, end: bool = False) -> bytes:
-    """A block of a stream in the caller's dialect. Raises UnreadableResponse."""
-    try:
-        return translation.feed(block) + (translation.finish() if end else b"")
-    except _SHAPE_ERRORS as error:
-        raise UnreadableResponse("Provider stream does not match its dialect.") from error
-
-
-def _error_answer(
-    context: RequestContext,
-    progress: AttemptProgress,
-    failure: ProviderFailure,
-    response: UpstreamResponse,
-    body: bytes,
-) -> CallerResponse:
-    """The caller's response to a provider error.
-
-    The provider's bytes in the same dialect, else its message in an error of the caller's dialect.
-    """
-    provider, dialect = PROVIDERS[progress.attempt.deployment.dialect], DIALECTS[context.request.dialect]
-    if failure.hides_message:
-        error: PenstockError = UpstreamError(f"Provider returned status {response.status}.", code=failure.code)
-        return dialect.error_response(error)
-    headers = provider.returned_headers(response.headers)
-    if progress.attempt.upstream_dialect == context.request.dialect:
-        return CallerResponse(status=response.status, headers=headers, body=body)
-    error = PenstockError(
-        failure.message[:_ERROR_MESSAGE_CHARS_MAX] or f"Provider returned status {response.status}.",
-        code=failure.code,
-    )
-    error.status = response.status
-    answer = dialect.error_response(error)
-    if "retry-after" in headers:
-        answer = CallerResponse(
-            status=answer.status, headers={"content-type": "application/json", "retry-after": headers["retry-after"]},
-            body=answer.body,
-        )  # fmt: skip
-    return answer
 
 
 async def _read_prefix(response: UpstreamResponse, limit: int) -> bytes:

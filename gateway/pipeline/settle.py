@@ -28,7 +28,7 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
     An answer of which nothing was seen may have cost anything up to its hold, so it is charged as held.
     """
     passthrough = context.request.passthrough
-    if not progress.dialed or progress.got_error_status or (passthrough is not None and passthrough.is_free):
+    if not progress.dialed or progress.is_uncharged or (passthrough is not None and passthrough.is_free):
         return NO_USAGE
     if _usage_unknown(context, progress):
         return _usage_as_held(context, progress.attempt)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from ..values.catalog import Deployment
 from ..values.usage import Usage
 from . import anthropic, litellm, openai_compatible
-from .upstream_call import ProviderFailure, UpstreamCall
+from .failure import ProviderFailure
+from .upstream_call import UpstreamCall
 
 
 class Provider(Protocol):

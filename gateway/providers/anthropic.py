@@ -11,7 +11,8 @@ import orjson
 from ..values.catalog import Deployment
 from ..values.usage import Usage
 from . import upstream_call as calls
-from .upstream_call import ProviderFailure, UpstreamCall, detail_count, error_object, token_count
+from .failure import ProviderFailure, error_object, failure_of_status
+from .upstream_call import UpstreamCall, detail_count, token_count
 
 SUPPORTED_DIALECTS = ("messages",)
 OPTIONAL_DIALECTS: frozenset[str] = frozenset()
@@ -139,7 +140,7 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
         or code == "enforced_spend_limit_reached"
         or (status == 400 and ("usage limits" in lowered or "credit balance is too low" in lowered))
     )
-    return calls.failure_of_status(status, message, is_billing=is_billing)
+    return failure_of_status(status, error, is_billing=is_billing)
 
 
 def _upstream_call(

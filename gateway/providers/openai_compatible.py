@@ -11,7 +11,8 @@ import orjson
 from ..values.catalog import Deployment
 from ..values.usage import Usage
 from . import upstream_call as calls
-from .upstream_call import ProviderFailure, UpstreamCall, detail_count, error_object, token_count
+from .failure import ProviderFailure, error_object, failure_of_status
+from .upstream_call import UpstreamCall, detail_count, token_count
 
 SUPPORTED_DIALECTS = ("chat", "responses", "embeddings", "completions")
 # Compatible servers may lack these: they are tried once, and a 404 is remembered.
@@ -138,7 +139,7 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
     is_billing = any(
         isinstance(error.get(name), str) and error[name] in _BILLING_ERROR_CODES for name in ("code", "type")
     )
-    return calls.failure_of_status(status, str(error.get("message") or ""), is_billing=is_billing)
+    return failure_of_status(status, error, is_billing=is_billing)
 
 
 def _request_headers(deployment: Deployment, headers: Mapping[str, str], content_type: str) -> dict[str, str]:

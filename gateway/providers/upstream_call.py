@@ -1,9 +1,7 @@
-"""Shared by all providers: upstream call, failure, headers. Pure."""
+"""Shared by all providers: upstream call, headers, counts. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 from ..values.base import Value
 from ..values.catalog import Deployment
@@ -23,9 +21,6 @@ FORWARDED_HEADERS = frozenset(
 _RETURNED_HEADERS = frozenset(
     {"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"}
 )
-# Statuses that a retry may cure, and those that mean a problem with our key or account.
-_RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_ACCOUNT_STATUSES = frozenset({401, 402, 403})
 
 
 class UpstreamCall(Value, frozen=True, kw_only=True):
@@ -48,23 +43,6 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
         return f"UpstreamCall(deployment={self.deployment.name!r}, method={self.method!r})"
 
 
-class ProviderFailure(Value, frozen=True, kw_only=True):
-    """What an error status means for the next attempt and for the caller.
-
-    retry_same: the same deployment may be tried again
-    try_other: another deployment may be tried; with neither, the response goes to the caller
-    code: error code, see docs/errors.md
-    hides_message: the provider's message must not reach the caller
-    message: the provider's message in plain text, "" for none
-    """
-
-    retry_same: bool
-    try_other: bool
-    code: str
-    hides_message: bool
-    message: str = ""
-
-
 def forwarded_headers(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
     """The caller's headers (names in lower case) that are forwarded."""
     return {name: value for name, value in headers.items() if name in names}
@@ -74,32 +52,6 @@ def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> d
     """The provider's headers that are returned to the caller; names in lower case."""
     lowered = ((name.lower(), value) for name, value in headers.items())
     return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
-
-
-def failure_of_status(status: int, message: str, *, is_billing: bool) -> ProviderFailure:
-    """What an error status means; `is_billing`: our account may not spend more."""
-    if status in _ACCOUNT_STATUSES or is_billing:
-        return ProviderFailure(retry_same=False, try_other=True, code="provider_account", hides_message=True)
-    if status < 400:
-        # Redirects are not followed: they would send the key elsewhere.
-        return ProviderFailure(retry_same=False, try_other=True, code="upstream_error", hides_message=True)
-    if status in _RETRYABLE_STATUSES or status >= 500:
-        code = "provider_rate_limited" if status == 429 else "upstream_error"
-        return ProviderFailure(retry_same=True, try_other=True, code=code, hides_message=status != 429, message=message)
-    # The request itself is rejected, as it would be elsewhere: the provider's message helps the caller most.
-    return ProviderFailure(
-        retry_same=False, try_other=False, code="provider_rejected", hides_message=False, message=message
-    )
-
-
-def error_object(body: bytes) -> dict[str, Any]:
-    """The `error` object of an error body, {} where there is none."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    error = document.get("error") if isinstance(document, dict) else None
-    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
 
 
 def token_count(value: Any) -> int | None:

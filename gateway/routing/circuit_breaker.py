@@ -15,6 +15,8 @@ OPEN_SECONDS_MAX = 60.0
 _PROBE_TIMEOUT_SECONDS = 30.0
 # How long a dialect counts as missing; servers get upgraded.
 _MISSING_DIALECT_SECONDS = 600.0
+# The same for the request of usage in streams.
+_REFUSED_USAGE_SECONDS = 600.0
 _NO_MISSING_DIALECTS: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
 
@@ -50,6 +52,7 @@ class CircuitBreakers:
         self._breakers: dict[str, _Breaker] = {}
         self._missing_dialects: dict[str, tuple[frozenset[str], float]] = {}
         self._confirmed_dialects: set[tuple[str, str]] = set()
+        self._usage_refused_until: dict[str, float] = {}
 
     def record_success(self, deployment: str) -> None:
         """Close the breaker."""
@@ -96,6 +99,14 @@ class CircuitBreakers:
         """
         if (deployment, dialect) not in self._confirmed_dialects:
             self._missing_dialects[deployment] = (frozenset({dialect}), now + _MISSING_DIALECT_SECONDS)
+
+    def record_refused_usage_request(self, deployment: str, *, now: float) -> None:
+        """Record that it served a stream only without the request of usage; expires after ten minutes."""
+        self._usage_refused_until[deployment] = now + _REFUSED_USAGE_SECONDS
+
+    def refuses_usage_request(self, deployment: str, *, now: float) -> bool:
+        """Whether it is known to refuse streams that are asked to report their usage."""
+        return bool(self._usage_refused_until) and self._usage_refused_until.get(deployment, 0.0) > now
 
     def state(self, deployment: str, *, now: float) -> BreakerState:
         """The breaker's state now."""

@@ -22,7 +22,7 @@ class NextAttempt(Value, frozen=True, kw_only=True):
 def next_attempt(
     *,
     index: int,
-    count: int,
+    next_index: int | None,
     calls_made: int,
     max_retries: int,
     retry_same: bool,
@@ -32,14 +32,14 @@ def next_attempt(
 ) -> NextAttempt | None:
     """The next attempt, None to give up. Another deployment is preferred to waiting.
 
-    index, count: index of the failed attempt; number of attempts in the plan
+    index, next_index: index of the failed attempt; of the next one at another deployment, None if there is none
     calls_made, max_retries: calls made to this deployment; retries allowed
     retry_same, retry_other: whether the failure may be cured by a retry, or by another deployment
     retry_after: seconds asked for by the provider, None if it did not ask
     jitter: uniform in [0, 1)
     """
-    if retry_other and index + 1 < count:
-        return NextAttempt(index=index + 1, wait_seconds=0.0)
+    if retry_other and next_index is not None:
+        return NextAttempt(index=next_index, wait_seconds=0.0)
     if not retry_same or calls_made > max_retries:
         return None
     if retry_after is not None:

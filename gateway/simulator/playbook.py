@@ -46,16 +46,20 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 SSE_HEADERS = {"Content-Type": "text/event-stream"}
 
 
+class Silence:
+    """The provider sends nothing for longer than an opening is held back."""
+
+
 @dataclass(slots=True, kw_only=True)
 class UpstreamAnswer:
     """The provider's answer: status, headers and body chunks.
 
-    An exception among the chunks is raised in its place.
+    An exception among the chunks is raised in its place; `Silence` lets a bounded read end without bytes.
     """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
-    body: Sequence[bytes | Exception] = ()
+    body: Sequence["bytes | Exception | Silence"] = ()
     closed: bool = False
 
     async def read_chunk(self) -> bytes:
@@ -63,9 +67,18 @@ class UpstreamAnswer:
         if not self.body:
             return b""
         chunk, self.body = self.body[0], self.body[1:]
+        if isinstance(chunk, Silence):
+            return await self.read_chunk()
         if isinstance(chunk, BaseException):
             raise chunk
         return chunk
+
+    async def read_chunk_within(self, seconds: float) -> bytes | None:
+        """The next chunk; None at a silence."""
+        if self.body and isinstance(self.body[0], Silence):
+            self.body = self.body[1:]
+            return None
+        return await self.read_chunk()
 
     async def read(self, limit: int) -> bytes:
         """All chunks."""

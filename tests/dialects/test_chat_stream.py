@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from gateway.dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFingerprint
 from gateway.dialects.chat_stream import ChatStreamMeter, text_bytes
-from gateway.dialects.sse import EVENT_BYTES_MAX
-from gateway.values.errors import BrokenResponse
 from tests.dialects import stream_checks
 from tests.dialects.streams import INPUT_TOKENS, OUTPUT_TOKENS, RAW, boundaries, end_stream
 
@@ -103,11 +101,17 @@ def test_an_error_event_is_recorded_and_forwarded():
     assert stream.error == {"message": "overloaded"}
 
 
-def test_an_endless_event_is_rejected_in_bounded_memory():
+def test_a_long_event_is_kept_whole_and_joined_once():
     stream = ChatStreamMeter(withhold_usage=True)
-    with pytest.raises(BrokenResponse):
-        for _ in range(EVENT_BYTES_MAX // 65_536 + 2):
-            stream.feed(b"x" * 65_536)
+    long_event = event("x" * 9_000_000)
+    pieces = [long_event[at : at + 65_536] for at in range(0, len(long_event), 65_536)]
+    assert b"".join(stream.feed(piece) for piece in pieces) == long_event
+
+
+def test_an_event_of_many_lines_is_joined_once():
+    stream = ChatStreamMeter(withhold_usage=True)
+    pieces = [b"data: \n"] * 50_000
+    assert b"".join(stream.feed(piece) for piece in [*pieces, b"\n"]) == b"".join(pieces) + b"\n"
 
 
 @given(noise=st.binary(max_size=400))

@@ -66,7 +66,7 @@ async def test_a_background_stream_that_breaks_off_is_charged_as_held():
 
 
 async def test_a_background_stream_whose_caller_disconnects_is_charged_as_held():
-    book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[*OPENING, WORDS])])
+    book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[*OPENING, WORDS, WORDS])])
     book.caller_stream.disconnect_after_bytes = 1
     with pytest.raises(CallerDisconnected):
         await ask(book, stream=True)

@@ -131,13 +131,13 @@ async def test_when_every_attempt_fails_the_caller_gets_one_error_and_the_ledger
     "response, status, hidden",
     [
         (error("bad temperature", status=400), 400, False),
-        (error("no such model", status=404), 404, False),
+        (error("no such model", status=404), 502, False),
         (error("your key sk-123 is wrong", status=401), 502, True),
         (error("slow down", status=429, **{"Retry-After": "3600"}), 429, False),
         (error("pay", code="insufficient_quota", status=429), 502, True),
         (error("moved", status=302), 502, True),
     ],
-    ids=["a caller error is returned", "not found is returned", "an error of our key is hidden", "a rate limit is returned", "a billing error is hidden", "a redirect is not followed"],
+    ids=["a caller error is returned", "an unknown model is the gateway's error", "an error of our key is hidden", "a rate limit is returned", "a billing error is hidden", "a redirect is not followed"],
 )  # fmt: skip
 async def test_provider_errors_are_returned_or_hidden(response, status, hidden):
     message = json.loads(response.body[0])["error"]["message"]

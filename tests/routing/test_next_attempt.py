@@ -7,7 +7,7 @@ import pytest
 from gateway.routing.next_attempt import NextAttempt, next_attempt
 
 FAILED: dict[str, Any] = {
-    "index": 0, "count": 2, "calls_made": 1, "max_retries": 2, "retry_same": True, "retry_other": True,
+    "index": 0, "next_index": 1, "calls_made": 1, "max_retries": 2, "retry_same": True, "retry_other": True,
     "retry_after": None, "jitter": 0.0,
 }  # fmt: skip
 
@@ -18,12 +18,12 @@ FAILED: dict[str, Any] = {
         ({}, 1, 0.0),
         ({"retry_after": 60.0}, 1, 0.0),
         ({"retry_other": False}, 0, 0.05),
-        ({"index": 1}, 1, 0.05),
-        ({"index": 1, "jitter": 0.5}, 1, 0.075),
-        ({"index": 1, "calls_made": 2}, 1, 0.2),
-        ({"index": 1, "calls_made": 9, "max_retries": 9}, 1, 0.5),
-        ({"index": 1, "retry_after": 2.0}, 1, 2.0),
-        ({"index": 1, "retry_after": 0.0}, 1, 0.0),
+        ({"index": 1, "next_index": None}, 1, 0.05),
+        ({"index": 1, "next_index": None, "jitter": 0.5}, 1, 0.075),
+        ({"index": 1, "next_index": None, "calls_made": 2}, 1, 0.2),
+        ({"index": 1, "next_index": None, "calls_made": 9, "max_retries": 9}, 1, 0.5),
+        ({"index": 1, "next_index": None, "retry_after": 2.0}, 1, 2.0),
+        ({"index": 1, "next_index": None, "retry_after": 0.0}, 1, 0.0),
     ],
     ids=[
         "another deployment first", "without waiting", "the same where no other helps", "the same where none is left",
@@ -41,10 +41,10 @@ def test_an_attempt_follows(change, index, wait):
     "change",
     [
         {"retry_same": False, "retry_other": False},
-        {"index": 1, "retry_same": False},
-        {"index": 1, "calls_made": 3},
-        {"index": 1, "max_retries": 0},
-        {"index": 1, "retry_after": 2.1},
+        {"index": 1, "next_index": None, "retry_same": False},
+        {"index": 1, "next_index": None, "calls_made": 3},
+        {"index": 1, "next_index": None, "max_retries": 0},
+        {"index": 1, "next_index": None, "retry_after": 2.1},
     ],
     ids=["nothing helps", "no other is left", "the retries are used up", "no retries are allowed", "too long a wait"],
 )
@@ -52,20 +52,20 @@ def test_the_request_is_given_up(change):
     assert next_attempt(**{**FAILED, **change}) is None
 
 
-DEFAULTS: dict[str, Any] = {"index": 0, "count": 1, "calls_made": 1, "max_retries": 1, "retry_same": True, "retry_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
+DEFAULTS: dict[str, Any] = {"index": 0, "next_index": None, "calls_made": 1, "max_retries": 1, "retry_same": True, "retry_other": True, "retry_after": None, "jitter": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change, expected",
     [
-        ({"count": 2}, NextAttempt(index=1, wait_seconds=0.0)),
+        ({"next_index": 1}, NextAttempt(index=1, wait_seconds=0.0)),
         ({}, NextAttempt(index=0, wait_seconds=0.1 * 0.75)),
         ({"calls_made": 2}, None),
         ({"retry_same": False}, None),
-        ({"count": 2, "retry_other": False, "retry_same": False}, None),
+        ({"next_index": 1, "retry_other": False, "retry_same": False}, None),
         ({"retry_after": 1.5}, NextAttempt(index=0, wait_seconds=1.5)),
         ({"retry_after": 3600.0}, None),
-        ({"index": 1, "count": 2, "calls_made": 1}, NextAttempt(index=1, wait_seconds=0.075)),
+        ({"index": 1, "calls_made": 1}, NextAttempt(index=1, wait_seconds=0.075)),
     ],
     ids=[
         "another deployment before waiting", "the same one after a short wait", "no more retries than allowed",
