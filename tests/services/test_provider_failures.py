@@ -88,7 +88,7 @@ async def test_what_is_no_failure_of_the_provider_is_not_logged(playbook, lines,
 
 
 async def test_a_line_is_written_once_a_minute_and_counts_the_others(playbook, lines):
-    for _ in range(4):
+    for _ in range(2):
         await playbook.call_with(error(401))
     playbook.clock.seconds += 59
     await playbook.call_with(error(401))
@@ -96,7 +96,7 @@ async def test_a_line_is_written_once_a_minute_and_counts_the_others(playbook, l
     playbook.clock.seconds += 1
     await playbook.call_with(error(401))
     (written,) = lines()
-    assert " repeats=4 " in written
+    assert " repeats=2 " in written
 
 
 async def test_the_way_of_a_circuit_breaker_through_an_outage_is_logged(playbook, lines):
