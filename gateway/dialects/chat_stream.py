@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from ..providers.streamed_answer import collect_chunk
 from .answer_failure import FAILED_FINISH_REASON, choice_error
 from .sse import StreamMeter, encode_event, utf8_bytes
 
@@ -28,7 +29,7 @@ class ChatStreamMeter(StreamMeter):
         self._usage_chunk_seen = False
 
     def _must_read(self, data: bytes) -> bool:
-        """Whether it may hold usage, an error, a finish reason or the end mark."""
+        """Whether it may hold usage, tools that ran, an error, a finish reason or the end mark."""
         return (
             b"[DONE]" in data
             or b'_reason":"' in data
@@ -36,6 +37,8 @@ class ChatStreamMeter(StreamMeter):
             or b'"error"' in data
             or b"event: error" in data
             or (b'"usage"' in data and _USAGE_PATTERN.search(data) is not None)
+            or b'"url_citation"' in data
+            or b'"executed_tools"' in data
         )
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
@@ -52,11 +55,8 @@ class ChatStreamMeter(StreamMeter):
             if not self.answer_begun and isinstance(delta, dict):
                 self.answer_begun = any(value for name, value in delta.items() if name != "role")
         self._count_text(weight, event_bytes)
-        usage = payload.get("usage")
-        if not isinstance(usage, dict):
-            return True
-        self.usage = usage
-        return not self._withhold_usage or bool(choices)
+        collect_chunk(self.answer, payload)
+        return not self._withhold_usage or bool(choices) or not isinstance(payload.get("usage"), dict)
 
     def _read_ending(self, choice: dict[str, Any]) -> None:
         """Read the finish reason and the error of a choice; an empty reason is none."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..providers.streamed_answer import collect_event
 from .sse import StreamMeter, encode_event, utf8_bytes
 
 
@@ -23,6 +24,7 @@ class MessagesStreamMeter(StreamMeter):
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
         kind = payload.get("type")
+        collect_event(self.answer, payload)
         if kind == "content_block_delta":
             delta = payload.get("delta")
             names = ("text", "partial_json", "thinking")
@@ -42,14 +44,10 @@ class MessagesStreamMeter(StreamMeter):
             message = payload.get("message")
             if isinstance(message, dict):
                 self.id = str(message.get("id") or "")
-                self._merge_usage(message.get("usage"))
-                self.usage_incomplete = True
         elif kind == "message_delta":
             delta = payload.get("delta")
             if isinstance(delta, dict) and delta.get("stop_reason"):
                 self.finish_reason_seen = self.answer_begun = True
-            self._merge_usage(payload.get("usage"))
-            self.usage_incomplete = False
         elif kind == "message_stop":
             self.done = True
         return True
@@ -76,12 +74,6 @@ class MessagesStreamMeter(StreamMeter):
             events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": output_tokens}})
         events.append({"type": "message_stop"})
         return b"".join(encode_event(event, named=True) for event in events)
-
-    def _merge_usage(self, usage: Any) -> None:
-        """Replace earlier counts by the later ones that are given."""
-        if isinstance(usage, dict):
-            counts = {name: value for name, value in usage.items() if value is not None}
-            self.usage = {**(self.usage or {}), **counts}
 
 
 def _is_empty_block(block: Any) -> bool:

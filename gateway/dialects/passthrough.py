@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
+from ..providers.streamed_answer import collect_chunk
 from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
@@ -30,6 +31,8 @@ _RESOURCE_PATH = re.compile(
     r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)"
 )
 _IMAGES_MAX = 128
+# Events of streamed images; that with usage ends the answer.
+_IMAGE_EVENTS = ("image_generation.", "image_edit.")
 # 8 kbit/s, the lowest rate at which speech is stored (AMR, Opus).
 _AUDIO_BYTES_PER_SECOND_MIN = 1000
 # Paths whose answers report usage, or that are billed by unit. Elsewhere the cost is known later or never: unpriced.
@@ -195,9 +198,12 @@ class PassThroughStreamMeter(StreamMeter):
 
     def _read(self, payload: dict[str, Any], event_bytes: int) -> bool:
         self._envelope_samples += 1
-        if isinstance(payload.get("usage"), dict):
-            self.usage = payload["usage"]
         self.answer_begun = self.answer_begun or answer_failure.reported_error(payload) is None
+        response = payload.get("response")
+        for place in (payload, response if isinstance(response, dict) else {}):
+            collect_chunk(self.answer, place)
+        if str(payload.get("type")).startswith(_IMAGE_EVENTS) and isinstance(payload.get("usage"), dict):
+            self.answer["data"] = [{"b64_json": ""}]
         return True
 
 

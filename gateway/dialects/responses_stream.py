@@ -51,11 +51,10 @@ class ResponsesStreamMeter(StreamMeter):
         if isinstance(response, dict):
             self.id = str(response.get("id") or self.id)
         if kind in _END_EVENTS and isinstance(response, dict):
-            usage = response.get("usage")
             # The last event repeats the whole response.
             self.fingerprint_text, self.fingerprint_call_id, self.fingerprint_call = fingerprint_of(response)
             self.tool_calls = tool_calls_of(response)
-            self.usage = usage if isinstance(usage, dict) else None
+            self.answer = response
             self.done = self.finish_reason_seen = True
             if kind == "response.failed":
                 self.error = response.get("error") or {"message": "The response failed."}

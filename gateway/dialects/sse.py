@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ..providers.usage_spellings import usage_objects_of
 from .answer_failure import reported_error
 from .answer_fingerprint import FINGERPRINT_CHARS_MAX, AnswerFingerprint
 
@@ -28,8 +29,7 @@ _ENVELOPE_SAMPLES_MIN = 3
 class StreamMeter:
     """State of one stream.
 
-    usage: the provider's usage object, None until seen
-    usage_incomplete: whether `usage` does not count all of the output yet
+    answer: what of the answer bears on its price, in the shape of a whole one: usage, service tier, tool calls
     id: the answer's id
     error: the provider's error object, None without one
     answer_begun: whether anything of the answer was seen: text, a call, a finish reason; not just its opening
@@ -53,6 +53,7 @@ class StreamMeter:
         "_text_events",
         "_unread_bytes",
         "_unread_events",
+        "answer",
         "answer_begun",
         "done",
         "error",
@@ -64,8 +65,6 @@ class StreamMeter:
         "id",
         "may_end_early",
         "tool_calls",
-        "usage",
-        "usage_incomplete",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,10 +79,9 @@ class StreamMeter:
         # Events that were parsed.
         self._text_bytes = 0
         self._text_events = 0
-        self.usage: dict[str, Any] | None = None
+        self.answer: dict[str, Any] = {}
         self.error: Any = None
         self.answer_begun = False
-        self.usage_incomplete = False
         self.id = ""
         self.done = False
         self.finish_reason_seen = False
@@ -151,6 +149,11 @@ class StreamMeter:
         self._pending_tail = b""
         self.done = self.answer_begun = True
         return events
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The provider's usage object, None until seen."""
+        return next(usage_objects_of(self.answer), None)
 
     @property
     def is_complete(self) -> bool:

@@ -1,6 +1,6 @@
 """The values of one request, from identified request to attempt progress."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -119,6 +119,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     stream_meter: reads usage and text from the stream
     response_translator: translated the answer to the caller's dialect, None in the same dialect
     usage: as the provider reported it for a whole answer, None if missing or unreadable
+    billed_extras: fields of Usage beside tokens, of a whole answer without usage
     answer_id: the provider's id of the answer, "" for none
     is_probe: the deployment's circuit breaker is half-open, and this attempt tests it
     missing_dialect: dialect whose path this deployment did not have in the attempt before, "" for none
@@ -147,6 +148,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     stream_meter: StreamMeter | None = None
     response_translator: AnswerTranslator | None = None
     usage: Usage | None = None
+    billed_extras: Mapping[str, Any] = {}
     answer_id: str = ""
     is_probe: bool = False
     missing_dialect: str = ""

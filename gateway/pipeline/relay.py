@@ -25,6 +25,7 @@ from ..values.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from ..values.usage import NO_USAGE
 from . import headers as response_headers
 from .context import AttemptProgress, RequestContext, translated_request_of
 from .failed_attempt import (
@@ -108,12 +109,16 @@ class Relay:
         if document is None and request.passthrough is None:
             raise BrokenResponse("Provider response is not JSON.")
         document = document or {}
-        usage = progress.usage = PROVIDERS[attempt.deployment.dialect].usage_of(document.get("usage"))
+        provider = PROVIDERS[attempt.deployment.dialect]
+        usage = progress.usage = provider.usage_of(document)
         failed = DIALECTS[attempt.upstream_dialect].failed_answer(document)
         if failed is not None:
             progress.is_uncharged = usage is None
             return self._failed_answer(context, progress, failed, response.headers, now=now)
-        progress.text_bytes = _text_bytes(attempt.upstream_dialect, document, body) if usage is None else 0
+        if usage is None:
+            progress.billed_extras = provider.billed_extras_of(document)
+        is_counted = usage is not None and usage.exact and (usage.output > 0 or usage is NO_USAGE)
+        progress.text_bytes = 0 if is_counted else _text_bytes(attempt.upstream_dialect, document, body)
         progress.answer_id = str(document.get("id") or "")
         progress.answer_fingerprint = (
             answer_fingerprint.fingerprint_of(document) if context.history_digest else progress.answer_fingerprint

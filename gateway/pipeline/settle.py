@@ -1,5 +1,8 @@
 """Settle: usage -> charge -> footprint -> ledger entry. Pure."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from msgspec import structs
 
 from ..accounting import pricing, token_estimate
@@ -32,25 +35,22 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
         return NO_USAGE
     if _usage_unknown(context, progress):
         return _usage_as_held(context, progress.attempt)
-    if progress.stream_meter is not None:
-        exact = PROVIDERS[progress.attempt.deployment.dialect].usage_of(progress.stream_meter.usage)
-        if exact is not None and not progress.stream_meter.usage_incomplete:
-            return exact
-        if passthrough is not None:
-            return _UNREPORTED_USAGE
-        text_bytes, text_events = progress.stream_meter.text_totals()
-        output_tokens = token_estimate.output_tokens(text_bytes, text_events)
-        if exact is not None:
-            # The stream broke off: its input was reported at the start, its output was not.
-            return structs.replace(exact, output=max(exact.output, output_tokens), exact=False)
-        return _estimated_usage(context, output_tokens)
-    if progress.usage is not None:
-        return progress.usage
-    if progress.response_begun:
-        if passthrough is not None:
-            return _UNREPORTED_USAGE
-        return _estimated_usage(context, token_estimate.output_tokens(progress.text_bytes, 0))
-    raise AssertionError("a dialed attempt has a response, or its usage is unknown")
+    meter, provider = progress.stream_meter, PROVIDERS[progress.attempt.deployment.dialect]
+    if meter is not None:
+        reported = provider.usage_of(meter.answer)
+        extras: Mapping[str, Any] = provider.billed_extras_of(meter.answer) if reported is None else {}
+        text_bytes, text_events = meter.text_totals()
+    else:
+        assert progress.usage is not None or progress.response_begun, "a dialed attempt has a response"
+        reported, extras = progress.usage, progress.billed_extras
+        text_bytes, text_events = progress.text_bytes, 0
+    if reported is NO_USAGE:
+        return reported
+    if passthrough is not None:
+        return reported or _UNREPORTED_USAGE
+    if reported is not None and reported.exact and (reported.output or not text_bytes):
+        return reported
+    return _completed_usage(context, reported, extras, token_estimate.output_tokens(text_bytes, text_events))
 
 
 def _usage_unknown(context: RequestContext, progress: AttemptProgress) -> bool:
@@ -184,8 +184,18 @@ def _carbon_held_micrograms(deployment: Deployment, millijoules: int | None) -> 
     return carbon_hold_micrograms(deployment.energy_models, deployment.intensity, millijoules)
 
 
-def _estimated_usage(context: RequestContext, output_tokens: int) -> Usage:
-    return Usage(input=context.features.input_tokens, output=output_tokens, exact=False)
+def _completed_usage(
+    context: RequestContext, reported: Usage | None, extras: Mapping[str, Any], output_tokens: int
+) -> Usage:
+    """Usage whose missing counts are estimated: those that the provider did report are kept."""
+    if reported is None:
+        return Usage(input=context.features.input_tokens, output=output_tokens, exact=False, **extras)
+    return structs.replace(
+        reported,
+        input=reported.input or context.features.input_tokens,
+        output=max(reported.output, output_tokens),
+        exact=False,
+    )
 
 
 def _entry(  # noqa: PLR0913 - the columns of an entry

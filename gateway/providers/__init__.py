@@ -1,6 +1,6 @@
 """Providers, one upstream API per file. Pure.
 
-Request -> call, usage -> Usage, error status -> failure.
+Request -> call, answer -> Usage, error status -> failure.
 To add a provider: a file like `openai_compatible.py`, a line in PROVIDERS, recorded bytes and a test.
 """
 
@@ -23,7 +23,8 @@ class Provider(Protocol):
     with_output_limit: the document with its output limit set
     encode_body: the body of a translated request, adapted to the deployment
     returned_headers: the provider's headers that are returned to the caller
-    usage_of: normalized usage, None where it is missing or invalid
+    usage_of: normalized usage of an answer, None where it is missing or invalid
+    billed_extras_of: what else of Usage an answer sets without token counts
     failure_of: what an error status means
     """
 
@@ -47,7 +48,8 @@ class Provider(Protocol):
     ) -> dict[str, Any]: ...
     def encode_body(self, document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes: ...
     def returned_headers(self, headers: Mapping[str, str]) -> dict[str, str]: ...
-    def usage_of(self, usage: Any) -> Usage | None: ...
+    def usage_of(self, answer: Any) -> Usage | None: ...
+    def billed_extras_of(self, answer: Any) -> dict[str, Any]: ...
     def failure_of(self, status: int, body: bytes) -> ProviderFailure: ...
 
 

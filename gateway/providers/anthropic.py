@@ -1,18 +1,22 @@
 """Anthropic, and providers compatible with its Messages dialect. Pure.
 
-Request -> call, usage -> Usage, error status -> failure.
+Request -> call, answer -> Usage, error status -> failure.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from ..values.catalog import Deployment
-from ..values.usage import Usage
+from ..values.usage import NO_USAGE, FurtherCall, Usage, sum_of_counts
 from . import upstream_call as calls
+from .billed_extras import extras_beside_tokens
 from .failure import ProviderFailure, error_object, failure_of_status
-from .upstream_call import UpstreamCall, detail_count, token_count
+from .streamed_answer import OUTPUT_IS_PLACEHOLDER
+from .upstream_call import UpstreamCall
+from .usage_spellings import read_usage
 
 SUPPORTED_DIALECTS = ("messages",)
 OPTIONAL_DIALECTS: frozenset[str] = frozenset()
@@ -28,6 +32,9 @@ _API_VERSION = "2023-06-01"
 # Thinking budgets for models without "adaptive" thinking: Anthropic's minimum, and the budget of each effort, tokens.
 _THINKING_TOKENS_MIN = 1024
 _THINKING_TOKENS_BY_EFFORT = {"low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 24576}
+# Entries of `usage.iterations`: their kinds, how many are read, and characters of a name.
+_OWN_CALL, _FALLBACK = "message", "fallback_message"
+_ITERATIONS_MAX, _NAME_CHARS_MAX = 256, 128
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k")
 
 
@@ -99,30 +106,33 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return calls.returned_headers(headers, _RETURNED_HEADER_PREFIXES)
 
 
-def usage_of(usage: Any) -> Usage | None:
-    """Normalize a `usage` object; None where it is missing or invalid.
+def usage_of(answer: Any) -> Usage | None:
+    """Normalized usage of a whole answer, or of what a stream's meter kept of one; None where it reports none.
 
-    All zero counts as invalid, and usage is estimated then.
-    Anthropic counts cache reads and writes in addition to `input_tokens`; thinking is part of output.
+    Anthropic counts cache reads and writes in addition to `input_tokens`; thinking is part of output. All zero counts
+    as invalid, and usage is estimated then.
     """
+    usage = answer.get("usage") if isinstance(answer, dict) else None
     if not isinstance(usage, dict):
         return None
-    uncached_input, output = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
-    cached_input, cache_write = (
-        token_count(usage.get("cache_read_input_tokens")) or 0,
-        token_count(usage.get("cache_creation_input_tokens")) or 0,
-    )
-    if uncached_input is None or output is None or uncached_input + cached_input + cache_write + output == 0:
+    counts = read_usage(usage, caches_beside_input=True)
+    if counts is not None and answer.get("stop_reason") == "refusal" and _is_free_refusal(answer, counts):
+        return NO_USAGE
+    iterations = usage.get("iterations")
+    if isinstance(iterations, list) and iterations:
+        counts = _with_iterations(counts, iterations[:_ITERATIONS_MAX])
+    if counts is None:
         return None
-    thinking = detail_count(usage, "output_tokens_details", "thinking_tokens")
-    return Usage(
-        input=uncached_input + cached_input + cache_write,
-        output=output,
-        cached_input=cached_input,
-        cache_write=cache_write,
-        cache_write_long=min(detail_count(usage, "cache_creation", "ephemeral_1h_input_tokens"), cache_write),
-        reasoning=min(thinking, output),
-    )
+    extras = extras_beside_tokens(answer, usage)
+    if OUTPUT_IS_PLACEHOLDER in answer:
+        extras["exact"] = False
+    return structs.replace(counts, **extras) if extras else counts
+
+
+def billed_extras_of(answer: Any) -> dict[str, Any]:
+    """Fields of Usage that an answer sets although it reports no token counts."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    return extras_beside_tokens(answer, usage) if isinstance(usage, dict) else {}
 
 
 def failure_of(status: int, body: bytes) -> ProviderFailure:
@@ -141,6 +151,43 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
         or (status == 400 and ("usage limits" in lowered or "credit balance is too low" in lowered))
     )
     return failure_of_status(status, error, is_billing=is_billing)
+
+
+def _is_free_refusal(answer: dict[str, Any], counts: Usage) -> bool:
+    """Whether a refusal came before any output, which is not billed (Claude API release notes, 2026-06-02)."""
+    content = answer.get("content")
+    return not content if isinstance(content, list) else counts.output <= 1
+
+
+def _with_iterations(counts: Usage | None, entries: list[Any]) -> Usage | None:
+    """Usage with the calls that `iterations` lists, priced by themselves: all but the last of the request's own.
+
+    The counts beside `iterations` are those of its `message` entries together; where a fallback served the request,
+    they are the fallback's, and what another model declined before any output is free. Compaction is in neither.
+    """
+    calls = [call for call in map(_call_of_iteration, entries) if call is not None]
+    foreign = [call for call in calls if call.model]
+    own = [call for call in calls if call.kind == _OWN_CALL]
+    added = [call for call in calls if not call.model and call.kind != _OWN_CALL]
+    if any(call.kind == _FALLBACK for call in foreign):
+        own = [call for call in own if call.usage.output]
+        counts = sum_of_counts(call.usage for call in own)
+    elif counts is None:
+        counts = sum_of_counts(call.usage for call in own)
+    own_sum = sum_of_counts(call.usage for call in own)
+    earlier = own[:-1] if (own_sum.input, own_sum.output) == (counts.input, counts.output) else []
+    counts = sum_of_counts([counts, *(call.usage for call in added)])
+    return structs.replace(counts, further_calls=(*earlier, *added, *foreign))
+
+
+def _call_of_iteration(entry: Any) -> FurtherCall | None:
+    """One entry of `iterations`; the model of the request's own calls is "" whether or not the entry names it."""
+    usage = read_usage(entry, caches_beside_input=True) if isinstance(entry, dict) else None
+    if usage is None:
+        return None
+    kind, model = str(entry.get("type") or _OWN_CALL)[:_NAME_CHARS_MAX], entry.get("model")
+    is_own = kind == _OWN_CALL or not isinstance(model, str)
+    return FurtherCall(model="" if is_own else str(model)[:_NAME_CHARS_MAX], kind=kind, usage=usage)
 
 
 def _upstream_call(

@@ -34,6 +34,7 @@ _IGNORED_FIELDS = frozenset(
 OPTIONAL_DIALECTS: frozenset[str] = frozenset()
 returned_headers = openai_compatible.returned_headers
 usage_of = openai_compatible.usage_of
+billed_extras_of = openai_compatible.billed_extras_of
 failure_of = openai_compatible.failure_of
 with_output_limit = openai_compatible.with_output_limit
 

@@ -1,18 +1,21 @@
 """OpenAI, and compatible providers: vLLM, Ollama, Groq, Together, ... Pure.
 
-Request -> call, usage -> Usage, error status -> failure.
+Request -> call, answer -> Usage, error status -> failure.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from ..values.catalog import Deployment
-from ..values.usage import Usage
+from ..values.usage import FurtherCall, Usage
 from . import upstream_call as calls
+from .billed_extras import extras_beside_tokens
 from .failure import ProviderFailure, error_object, failure_of_status
-from .upstream_call import UpstreamCall, detail_count, token_count
+from .upstream_call import UpstreamCall
+from .usage_spellings import read_usage, usage_objects_of
 
 SUPPORTED_DIALECTS = ("chat", "responses", "embeddings", "completions")
 # Compatible servers may lack these: they are tried once, and a 404 is remembered.
@@ -25,6 +28,8 @@ _FORWARDED_HEADERS = calls.FORWARDED_HEADERS | {"openai-beta", "http-referer", "
 _RETURNED_HEADER_PREFIXES = ("openai-", "x-ratelimit-")
 # Billing errors of our account: retrying is useless (platform.openai.com error codes, 2026).
 _BILLING_ERROR_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
+# The model of the image generation tool where the request names none (platform.openai.com, image generation, 2026-08).
+_IMAGE_TOOL_MODEL = "gpt-image-1"
 # Hosts whose newer models accept only `max_completion_tokens`; other servers may accept only `max_tokens`.
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 
@@ -86,51 +91,26 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return calls.returned_headers(headers, _RETURNED_HEADER_PREFIXES)
 
 
-def usage_of(usage: Any) -> Usage | None:
-    """Normalize a `usage` object of chat, completions, embeddings or Responses.
+def usage_of(answer: Any) -> Usage | None:
+    """Normalized usage of a whole answer, or of what a stream's meter kept of one; None where it reports none.
 
-    None where it is missing, malformed or all zero (then usage is estimated). OpenAI counts cached tokens as part of
-    input and reasoning as part of output, as we do. xAI and Gemini's compatible API count reasoning separately: it is
-    what the total exceeds input and output by.
+    OpenAI counts cached tokens as part of input and reasoning as part of output, as we do.
     """
-    if not isinstance(usage, dict):
-        return None
-    input_tokens = token_count(usage.get("prompt_tokens", usage.get("input_tokens")))
-    total = token_count(usage.get("total_tokens"))
-    output_tokens = token_count(usage.get("completion_tokens", usage.get("output_tokens")))
-    if output_tokens is None and input_tokens is not None and total == input_tokens:
-        output_tokens = 0
-    if input_tokens is None or output_tokens is None or input_tokens + output_tokens == 0:
-        return None
-    if "input_tokens" in usage and "prompt_tokens" not in usage:
-        cached_input = detail_count(usage, "input_tokens_details", "cached_tokens")
-        cache_write = detail_count(usage, "input_tokens_details", "cache_write_tokens")
-        reasoning = detail_count(usage, "output_tokens_details", "reasoning_tokens")
-    else:
-        cached_input = detail_count(usage, "prompt_tokens_details", "cached_tokens")
-        cached_input = cached_input or token_count(usage.get("prompt_cache_hit_tokens")) or 0
-        cache_write = detail_count(usage, "prompt_tokens_details", "cache_write_tokens")
-        cache_write = cache_write or detail_count(usage, "prompt_tokens_details", "cache_creation_tokens")
-        reasoning = detail_count(usage, "completion_tokens_details", "reasoning_tokens")
-    input_details = usage.get("prompt_tokens_details")
-    cache_write_long = (
-        detail_count(input_details, "cache_creation_token_details", "ephemeral_1h_input_tokens") if input_details else 0
-    )
-    extra_reasoning = (
-        total - input_tokens - output_tokens if total is not None and total > input_tokens + output_tokens else 0
-    )
-    if extra_reasoning and extra_reasoning >= reasoning:
-        output_tokens, reasoning = output_tokens + extra_reasoning, extra_reasoning
-    cached_input = min(cached_input, input_tokens)
-    cache_write = min(cache_write, input_tokens - cached_input)
-    return Usage(
-        input=input_tokens,
-        output=output_tokens,
-        cached_input=cached_input,
-        cache_write=cache_write,
-        cache_write_long=min(cache_write_long, cache_write),
-        reasoning=min(reasoning, output_tokens),
-    )
+    for usage in usage_objects_of(answer) if isinstance(answer, dict) else ():
+        counts = read_usage(usage)
+        if counts is not None:
+            extras = _extras_of(answer, usage)
+            if counts.output and not counts.output_image and _is_image_answer(answer):
+                extras["output_image"] = counts.output - counts.output_audio
+            return structs.replace(counts, **extras) if extras else counts
+    return None
+
+
+def billed_extras_of(answer: Any) -> dict[str, Any]:
+    """Fields of Usage that an answer sets although it reports no token counts."""
+    if not isinstance(answer, dict):
+        return {}
+    return _extras_of(answer, next(usage_objects_of(answer), {}))
 
 
 def failure_of(status: int, body: bytes) -> ProviderFailure:
@@ -140,6 +120,45 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
         isinstance(error.get(name), str) and error[name] in _BILLING_ERROR_CODES for name in ("code", "type")
     )
     return failure_of_status(status, error, is_billing=is_billing)
+
+
+def _extras_of(answer: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    extras = extras_beside_tokens(answer, usage)
+    drawn = _image_tool_call(answer)
+    if drawn is not None:
+        # Its tokens are billed instead of the call.
+        tools = extras.get("server_tools", ())
+        extras["server_tools"] = tuple(tool for tool in tools if tool[0] != "image_generation")
+        extras["further_calls"] = (drawn,)
+    return extras
+
+
+def _image_tool_call(answer: dict[str, Any]) -> FurtherCall | None:
+    """The image model's part of a Responses answer, where it reports its tokens."""
+    tool_usage = answer.get("tool_usage")
+    usage = tool_usage.get("image_gen") if isinstance(tool_usage, dict) else None
+    counts = read_usage(usage) if isinstance(usage, dict) else None
+    if counts is None:
+        return None
+    tools = answer.get("tools")
+    models = (
+        tool.get("model")
+        for tool in (tools if isinstance(tools, list) else ())
+        if isinstance(tool, dict) and tool.get("type") == "image_generation"
+    )
+    model = next(models, None)
+    if not counts.output_image:
+        counts = structs.replace(counts, output_image=counts.output - counts.output_audio)
+    return FurtherCall(
+        model=model if isinstance(model, str) and model else _IMAGE_TOOL_MODEL, kind="image_generation", usage=counts
+    )
+
+
+def _is_image_answer(answer: dict[str, Any]) -> bool:
+    """Whether the answer is that of the images API, whose output tokens are all of images."""
+    data = answer.get("data")
+    first = data[0] if isinstance(data, list) and data else None
+    return isinstance(first, dict) and ("b64_json" in first or "url" in first)
 
 
 def _request_headers(deployment: Deployment, headers: Mapping[str, str], content_type: str) -> dict[str, str]:

@@ -6,8 +6,6 @@ from typing import Any
 from ..values.base import Value
 from ..values.catalog import Deployment
 
-# No model reads or writes a hundred million tokens in one call: a larger count is invalid, and usage is estimated.
-_TOKENS_MAX = 100_000_000
 # Caller headers forwarded to any provider; all others are dropped (cookies, our own, hop-by-hop, keys).
 FORWARDED_HEADERS = frozenset(
     {
@@ -54,15 +52,6 @@ def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> d
     return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
 
 
-def token_count(value: Any) -> int | None:
-    """A valid count of tokens, None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_MAX else None
-
-
-def detail_count(usage: Any, group: str, name: str) -> int:
-    """A count within a group of counts, 0 where it is missing."""
-    details = usage.get(group) if isinstance(usage, dict) else None
-    return (token_count(details.get(name)) or 0) if isinstance(details, dict) else 0
 
 
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:

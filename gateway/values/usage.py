@@ -1,5 +1,7 @@
 """Usage: token counts of one call, reported by the provider or estimated."""
 
+from collections.abc import Iterable
+
 from .base import Value
 
 # Service tiers by their effect on the price; a provider's own names are mapped to these. "": the standard tier.
@@ -76,6 +78,14 @@ class Usage(Value, frozen=True, kw_only=True):
 
 
 NO_USAGE = Usage(input=0, output=0)
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if Usage.__annotations__[name] is int)
+
+
+def sum_of_counts(usages: Iterable[Usage]) -> Usage:
+    """The token counts of several calls together, and nothing else of them."""
+    usages = tuple(usages)
+    counts = {name: sum(getattr(usage, name) for usage in usages) for name in _COUNTS}
+    return Usage(**counts, exact=all(usage.exact for usage in usages))
 
 
 class FurtherCallTerms(Value, frozen=True, kw_only=True):

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from gateway.dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFingerprint
 from gateway.dialects.chat_stream import ChatStreamMeter, text_bytes
+from gateway.providers import openai_compatible
+from gateway.values.usage import Usage
 from tests.dialects import stream_checks
 from tests.dialects.streams import INPUT_TOKENS, OUTPUT_TOKENS, RAW, boundaries, end_stream
 
 
 def event(content: str | None = None, end: str = "\n\n", **fields: object) -> bytes:
     choices = [] if content is None else [{"index": 0, "delta": {"content": content}, "finish_reason": None}]
-    return f"data: {json.dumps({'id': 'c1', 'choices': choices, **fields})}{end}".encode()
+    return f"data: {json.dumps({'id': 'c1', 'choices': choices} | fields)}{end}".encode()
 
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
@@ -43,6 +45,28 @@ def test_any_chunking_gives_the_same_bytes_and_the_same_usage(raw, cuts):
     chunked_output, chunked = run(raw, cuts, withhold=False)
     assert whole_output == chunked_output == raw
     assert (whole.usage, whole.done, whole.is_complete) == (chunked.usage, chunked.done, chunked.is_complete)
+
+
+FINISH_CHOICE = {"index": 0, "delta": {}, "finish_reason": "stop"}
+CITED = {"index": 0, "delta": {"annotations": [{"type": "url_citation"}]}, "finish_reason": None}
+TEXT_EVENTS = b"".join(event(text, service_tier="flex") for text in TEXTS)
+
+
+@pytest.mark.parametrize(
+    "raw, server_tools",
+    [
+        (TEXT_EVENTS + event(service_tier="flex", choices=[{**FINISH_CHOICE, "usage": USAGE}]) + DONE, ()),
+        (TEXT_EVENTS + event(usage=USAGE) + event(service_tier="flex", usage=dict.fromkeys(USAGE, 0)) + DONE, ()),
+        (TEXT_EVENTS + event(service_tier="flex", choices=[FINISH_CHOICE], x_groq={"usage": USAGE}) + DONE, ()),
+        (TEXT_EVENTS + event(choices=[CITED]) + event("x") + event(service_tier="flex", usage=USAGE) + DONE, (("web_search", 1),)),
+    ],
+    ids=["in the choice", "zeros at the end", "in Groq's object", "with a search"],
+)  # fmt: skip
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=30), withhold=st.booleans())
+def test_any_chunking_gives_the_same_usage_wherever_it_is(raw, server_tools, cuts, withhold):
+    _, meter = run(raw, cuts, withhold=withhold)
+    expected = Usage(input=10, output=4, service_tier="flex", server_tools=server_tools)
+    assert openai_compatible.usage_of(meter.answer) == expected
 
 
 @given(cuts=st.lists(st.integers(0, 10_000), max_size=30))

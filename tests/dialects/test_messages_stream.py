@@ -5,6 +5,7 @@ from typing import Any
 from gateway.dialects.answer_fingerprint import FINGERPRINT_CHARS_DEFAULT, AnswerFingerprint
 from gateway.dialects.messages_stream import MessagesStreamMeter
 from gateway.dialects.sse import encode_event
+from gateway.providers.streamed_answer import OUTPUT_IS_PLACEHOLDER
 from tests.dialects import stream_checks
 from tests.dialects.streams import INPUT_TOKENS, OUTPUT_TOKENS, RAW, boundaries, end_stream, endable_meter
 
@@ -34,10 +35,10 @@ def tool_use(index: int, call_id: str, name: str) -> dict[str, Any]:
 def test_later_usage_replaces_the_counts_that_it_repeats():
     meter = MessagesStreamMeter()
     feed(meter, message_start(input_tokens=9, cache_read_input_tokens=4, output_tokens=1))
-    assert meter.id == "msg_1" and meter.usage_incomplete
+    assert meter.id == "msg_1" and OUTPUT_IS_PLACEHOLDER in meter.answer
     feed(meter, message_delta("end_turn", output_tokens=20, input_tokens=None))
     assert meter.usage == {"input_tokens": 9, "cache_read_input_tokens": 4, "output_tokens": 20}
-    assert not meter.usage_incomplete and meter.is_complete and not meter.done
+    assert OUTPUT_IS_PLACEHOLDER not in meter.answer and meter.is_complete and not meter.done
 
 
 def test_a_message_delta_without_a_stop_reason_does_not_complete_the_answer():

@@ -37,6 +37,7 @@ def event(content: str) -> bytes:
     return b'data: {"choices":[{"index":0,"delta":{"content":"' + content.encode() + b'"}}]}\n\n'
 
 
+DONE = b"data: [DONE]\n\n"
 END = b'data: {"choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\ndata: [DONE]\n\n"
 
 
@@ -232,6 +233,23 @@ async def test_missing_or_invalid_usage_is_estimated(usage):
     (entry,) = book.ledger_entries
     assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
     assert entry.input_tokens > 0
+
+
+@pytest.mark.parametrize(
+    "usage, tokens",
+    [({"prompt_tokens": 5000}, (5000, 100)), ({"prompt_tokens": 5000, "completion_tokens": 0}, (5000, 100))],
+    ids=["no output", "an output of zero"],
+)
+async def test_an_output_that_is_not_told_is_estimated_beside_the_told_input(usage, tokens):
+    body = json.dumps({"choices": [{"message": {"content": "x" * 400}}], "usage": usage}).encode()
+    stream = (
+        event("x" * 400) + event("") + b'data: {"choices":[],"usage":' + json.dumps(usage).encode() + b"}\n\n" + DONE
+    )
+    for request, upstream in ((EASY, answers(body)), (STREAM, UpstreamAnswer(headers=SSE_HEADERS, body=[stream]))):
+        book = Playbook(snapshot(), [upstream])
+        await book.ask(request)
+        (entry,) = book.ledger_entries
+        assert (entry.usage_basis, entry.input_tokens, entry.output_tokens) == ("estimated", *tokens)
 
 
 async def test_a_full_disk_stops_the_call_before_it_is_dialed():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.providers import anthropic
-from gateway.values.usage import Usage
+from gateway.values.usage import NO_USAGE, FurtherCall, Usage
 from tests.snapshots import snapshot
 
 SMALL = snapshot().deployments["small"]
@@ -20,12 +20,82 @@ SMALL = snapshot().deployments["small"]
         ({"input_tokens": 0, "output_tokens": 4, "cache_creation_input_tokens": 50, "cache_creation": {"ephemeral_1h_input_tokens": 20}}, Usage(input=50, output=4, cache_write=50, cache_write_long=20)),
         ({"input_tokens": 1, "output_tokens": 4, "output_tokens_details": {"thinking_tokens": 9}}, Usage(input=1, output=4, reasoning=4)),
         ({"input_tokens": 0, "output_tokens": 0}, None),
-        ({"input_tokens": None, "output_tokens": 4}, None),
+        ({"input_tokens": None, "output_tokens": 4}, Usage(input=0, output=4, exact=False)),
     ],
     ids=['anthropic', 'anthropic counts its cache separately', 'one-hour cache', 'thinking is part of output', 'anthropic all zero', 'null'],
 )  # fmt: skip
 def test_usage_is_normalized(usage, expected):
-    assert anthropic.usage_of(usage) == expected
+    assert anthropic.usage_of({"usage": usage}) == expected
+
+
+def iteration(kind: str, input_: int, output: int, **fields: Any) -> dict[str, Any]:
+    return {"type": kind, "input_tokens": input_, "output_tokens": output, **fields}
+
+
+def call(kind: str, input_: int, output: int, model: str = "", cache_write: int = 0) -> FurtherCall:
+    return FurtherCall(model=model, kind=kind, usage=Usage(input=input_, output=output, cache_write=cache_write))
+
+
+# Counts of recordings: pydantic/pydantic-ai test_anthropic_compaction_*, test_anthropic_advisor_tool, vercel/ai
+# anthropic-fallback, as of 2026-08-22.
+@pytest.mark.parametrize(
+    "usage, expected",
+    [
+        (
+            {"input_tokens": 220, "output_tokens": 8, "iterations": [iteration("compaction", 55196, 125), iteration("message", 220, 8)]},
+            Usage(input=55416, output=133, further_calls=(call("compaction", 55196, 125),)),
+        ),
+        (
+            {"input_tokens": 229, "output_tokens": 5, "iterations": [iteration("compaction", 100, 131, cache_creation_input_tokens=55096), iteration("message", 229, 5)]},
+            Usage(input=55425, output=136, cache_write=55096, further_calls=(call("compaction", 55196, 131, cache_write=55096),)),
+        ),
+        (
+            {"input_tokens": 2390, "output_tokens": 121, "output_tokens_details": {"thinking_tokens": 28}, "iterations": [iteration("message", 1128, 110), iteration("advisor_message", 2518, 22, model="claude-opus-4-8"), iteration("message", 1262, 11)]},
+            Usage(input=2390, output=121, reasoning=28, further_calls=(call("message", 1128, 110), call("advisor_message", 2518, 22, "claude-opus-4-8"))),
+        ),
+        (
+            {"input_tokens": 412, "output_tokens": 264, "iterations": [iteration("message", 408, 0, model="claude-fable-5"), iteration("fallback_message", 412, 264, model="claude-opus-4-8")]},
+            Usage(input=0, output=0, further_calls=(call("fallback_message", 412, 264, "claude-opus-4-8"),)),
+        ),
+        (
+            {"input_tokens": 412, "output_tokens": 264, "iterations": [iteration("message", 408, 30, model="claude-fable-5"), iteration("fallback_message", 412, 264, model="claude-opus-4-8")]},
+            Usage(input=408, output=30, further_calls=(call("fallback_message", 412, 264, "claude-opus-4-8"),)),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 5, "iterations": [iteration("message", 10, 5)]},
+            Usage(input=10, output=5),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 5, "iterations": [iteration("message", 4, 5), iteration("message", 4, 5)]},
+            Usage(input=10, output=5),
+        ),
+        (
+            {"input_tokens": 0, "output_tokens": 0, "iterations": [iteration("message", 4, 5), iteration("message", 6, 1)]},
+            Usage(input=10, output=6, further_calls=(call("message", 4, 5),)),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 5, "iterations": [7, None, {}, {"type": [], "input_tokens": "x"}]},
+            Usage(input=10, output=5),
+        ),
+    ],
+    ids=[
+        "compaction is beside the totals", "compaction with a cache", "an advisor of another model",
+        "a fallback after a refusal without output", "a fallback after a refusal amidst the output", "one message",
+        "messages that do not add up", "messages alone", "other shapes",
+    ],
+)  # fmt: skip
+def test_calls_within_a_request_are_read(usage, expected):
+    assert anthropic.usage_of({"usage": usage}) == expected
+
+
+@pytest.mark.parametrize(
+    "content, stop_reason, billed",
+    [([], "refusal", False), ([{"type": "text", "text": "I"}], "refusal", True), ([], "end_turn", True)],
+    ids=["refused before any output", "refused amidst the output", "an empty answer"],
+)
+def test_a_refusal_before_any_output_is_not_billed(content, stop_reason, billed):
+    answer = {"content": content, "stop_reason": stop_reason, "usage": {"input_tokens": 106, "output_tokens": 1}}
+    assert anthropic.usage_of(answer) == (Usage(input=106, output=1) if billed else NO_USAGE)
 
 
 @pytest.mark.parametrize(

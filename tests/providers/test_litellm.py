@@ -20,7 +20,7 @@ SMALL = snapshot().deployments["small"]
     ids=['bedrock cache through litellm'],
 )  # fmt: skip
 def test_usage_is_normalized(usage, expected):
-    assert litellm.usage_of(usage) == expected
+    assert litellm.usage_of({"usage": usage}) == expected
 
 
 def part(kind: str, content: Any) -> dict[str, Any]:

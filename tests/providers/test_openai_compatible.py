@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.providers import openai_compatible
-from gateway.values.usage import Usage
+from gateway.values.usage import FurtherCall, Usage
 from tests.snapshots import snapshot
 
 SMALL = snapshot().deployments["small"]
@@ -24,16 +24,57 @@ SMALL = snapshot().deployments["small"]
         ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 34, "completion_tokens_details": {"reasoning_tokens": 20}}, Usage(input=10, output=24, reasoning=20)),
         ({"prompt_tokens": 7, "total_tokens": 7}, Usage(input=7, output=0)),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
-        ({"prompt_tokens": 10}, None),
-        ({"prompt_tokens": True, "completion_tokens": 1}, None),
-        ({"prompt_tokens": 10**12, "completion_tokens": 1}, None),
+        ({"prompt_tokens": 10}, Usage(input=10, output=0, exact=False)),
+        ({"prompt_tokens": True, "completion_tokens": 1}, Usage(input=0, output=1, exact=False)),
+        ({"prompt_tokens": 10**12, "completion_tokens": 1}, Usage(input=0, output=1, exact=False)),
         (None, None),
         ([], None),
     ],
     ids=['openai', 'openai with details', 'responses', 'deepseek cache', 'gemini counts reasoning separately', 'xai counts reasoning separately and reports it', 'embeddings', 'all zero', 'no output count', 'a boolean', 'out of range', 'missing', 'a list'],
 )  # fmt: skip
 def test_usage_is_normalized(usage, expected):
-    assert openai_compatible.usage_of(usage) == expected
+    assert openai_compatible.usage_of({"usage": usage}) == expected
+
+
+IMAGE_USAGE = {
+    "input_tokens": 100,
+    "output_tokens": 1000,
+    "input_tokens_details": {"text_tokens": 50, "image_tokens": 50},
+}
+
+
+@pytest.mark.parametrize(
+    "data, output_image",
+    [
+        ([{"b64_json": "aGk="}], 1000),
+        ([{"url": "https://example.com"}], 1000),
+        ([{"embedding": []}], 0),
+        ([], 0),
+        (7, 0),
+    ],
+)
+def test_the_output_of_the_images_api_is_images(data, output_image):
+    expected = Usage(input=100, output=1000, input_image=50, output_image=output_image)
+    assert openai_compatible.usage_of({"data": data, "usage": IMAGE_USAGE}) == expected
+
+
+@pytest.mark.parametrize(
+    "tools, model",
+    [([{"type": "image_generation", "model": "gpt-image-2"}], "gpt-image-2"), ([{"type": "function"}], "gpt-image-1")],
+    ids=["the model that the answer names", "the default model"],
+)
+def test_the_image_tool_s_tokens_are_a_call_of_its_model(tools, model):
+    usage = openai_compatible.usage_of(
+        {
+            "usage": {"input_tokens": 9, "output_tokens": 4},
+            "output": [{"type": "image_generation_call"}, {"type": "file_search_call"}],
+            "tools": tools,
+            "tool_usage": {"image_gen": IMAGE_USAGE},
+        }
+    )
+    drawn = Usage(input=100, output=1000, input_image=50, output_image=1000)
+    assert usage is not None and usage.server_tools == (("file_search", 1),)
+    assert usage.further_calls == (FurtherCall(model=model, kind="image_generation", usage=drawn),)
 
 
 @pytest.mark.parametrize(

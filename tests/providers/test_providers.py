@@ -22,10 +22,12 @@ def test_every_provider_supports_a_dialect_of_the_gateway(provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@given(usage=JSON_VALUES)
-def test_usage_of_any_shape_is_normalized_or_none(provider, usage):
-    normalized = PROVIDERS[provider].usage_of(usage)
-    assert normalized is None or normalized.input + normalized.output > 0
+@given(answer=JSON_VALUES)
+def test_usage_of_any_shape_is_normalized_or_none(provider, answer):
+    for document in (answer, {"usage": answer}, {"usage": {"input_tokens": 1, "iterations": answer}}):
+        normalized = PROVIDERS[provider].usage_of(document)
+        assert normalized is None or normalized.input + normalized.output > 0 or normalized.further_calls
+        assert isinstance(PROVIDERS[provider].billed_extras_of(document), dict)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

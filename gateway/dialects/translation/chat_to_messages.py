@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from ...providers.streamed_answer import collect_event
 from ...values.errors import NotTranslatable
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
 from .usage_objects import messages_to_chat_usage
@@ -314,7 +315,7 @@ class MessagesToChatAnswer:
         options = request.get("stream_options")
         self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._json_tool_forced = (translated.document.get("tool_choice") or {}).get("name") == JSON_TOOL_NAME
-        self._usage: dict[str, Any] = {}
+        self._answer: dict[str, Any] = {}
         # Index of a tool call, and the open thinking block, by the index of the block.
         self._call_indexes: dict[int, int] = {}
         self._open_thinking: dict[int, dict[str, Any]] = {}
@@ -342,14 +343,14 @@ class MessagesToChatAnswer:
             message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": blocks}
         reason = self._finish_reason(document.get("stop_reason"))
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        usage = messages_to_chat_usage(document.get("usage"))
+        usage = messages_to_chat_usage(document)
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """Translate one event to chunks."""
         kind, index = payload.get("type"), payload.get("index", 0)
+        collect_event(self._answer, payload)
         if kind == "message_start":
-            self._usage = dict((payload.get("message") or {}).get("usage") or {})
             return [self._chunk({"role": "assistant", "content": ""})]
         if kind == "content_block_start":
             return self._start_chunks(index, payload.get("content_block") or {})
@@ -358,7 +359,6 @@ class MessagesToChatAnswer:
         if kind == "content_block_stop" and index in self._open_thinking:
             return [self._chunk({"thinking_blocks": [self._open_thinking.pop(index)]})]
         if kind == "message_delta":
-            self._usage |= {name: value for name, value in (payload.get("usage") or {}).items() if value is not None}
             return [self._chunk({}, self._finish_reason((payload.get("delta") or {}).get("stop_reason")))]
         return []
 
@@ -370,7 +370,7 @@ class MessagesToChatAnswer:
             **self._head,
             "object": "chat.completion.chunk",
             "choices": [],
-            "usage": messages_to_chat_usage(self._usage),
+            "usage": messages_to_chat_usage(self._answer),
         }
         return [chunk]
 

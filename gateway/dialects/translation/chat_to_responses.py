@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from ...providers.streamed_answer import collect_chunk
 from ..responses import SEALED_REASONING_PREFIX
 from .translated import TranslatedRequest
 from .usage_objects import chat_to_responses_usage
@@ -32,7 +33,7 @@ class ChatToResponsesAnswer:
         self._call_arguments: dict[int, list[str]] = {}
         self._open_text: list[str] = []
         self._signed_blocks: list[dict[str, Any]] = []
-        self._usage: Any = None
+        self._answer: dict[str, Any] = {}
         self._finish_reason = ""
         self._sequence_number = 0
         self._started = False
@@ -45,15 +46,14 @@ class ChatToResponsesAnswer:
         calls = [{**call, "index": index} for index, call in enumerate(message.get("tool_calls") or ())]
         delta = {**message, "tool_calls": calls}
         self.feed({"choices": [{"delta": delta, "finish_reason": choice.get("finish_reason")}]})
-        self._usage = document.get("usage")
+        self._answer = document
         response: dict[str, Any] = self.end()[-1]["response"]
         return response
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """Translate one chunk to events."""
         out: list[dict[str, Any]] = []
-        if isinstance(payload.get("usage"), dict):
-            self._usage = payload["usage"]
+        collect_chunk(self._answer, payload)
         self._begin(out)
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -77,7 +77,7 @@ class ChatToResponsesAnswer:
         incomplete = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(self._finish_reason)
         status = "incomplete" if incomplete else "completed"
         response = self._response(status)
-        response["usage"] = chat_to_responses_usage(self._usage)
+        response["usage"] = chat_to_responses_usage(self._answer)
         response["incomplete_details"] = {"reason": incomplete} if incomplete else None
         self._add_event(out, f"response.{status}", response=response)
         return out

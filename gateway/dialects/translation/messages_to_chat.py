@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from ...providers.streamed_answer import collect_chunk
 from ...values.errors import NotTranslatable
 from ..messages import UNSIGNED_SIGNATURE_PREFIX
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
@@ -293,7 +294,7 @@ class ChatToMessagesAnswer:
         thinking = translated.caller_document.get("thinking")
         self._wants_thinking = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
         self._started = False
-        self._usage: dict[str, Any] | None = None
+        self._answer: dict[str, Any] = {}
         self._stop_reason: str | None = None
         # Blocks so far; the type of an open text or thinking block; the block of each tool call by its index.
         self._block_count = 0
@@ -319,17 +320,16 @@ class ChatToMessagesAnswer:
             **self._message_head(),
             "content": content,
             "stop_reason": "tool_use" if message.get("tool_calls") and reason == "end_turn" else reason,
-            "usage": chat_to_messages_usage(document.get("usage")),
+            "usage": chat_to_messages_usage(document),
         }
 
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """Translate one chunk to events."""
         out: list[dict[str, Any]] = []
-        if isinstance(payload.get("usage"), dict):
-            self._usage = payload["usage"]
+        collect_chunk(self._answer, payload)
         if not self._started:
             self._started = True
-            usage = {**chat_to_messages_usage(self._usage), "output_tokens": 0}
+            usage = {**chat_to_messages_usage(self._answer), "output_tokens": 0}
             out.append({"type": "message_start", "message": {**self._message_head(), "content": [], "usage": usage}})
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -350,7 +350,7 @@ class ChatToMessagesAnswer:
             else self._stop_reason or "end_turn"
         )
         delta = {"stop_reason": reason, "stop_sequence": None}
-        out.append({"type": "message_delta", "delta": delta, "usage": chat_to_messages_usage(self._usage)})
+        out.append({"type": "message_delta", "delta": delta, "usage": chat_to_messages_usage(self._answer)})
         out.append({"type": "message_stop"})
         return out
 

@@ -1,58 +1,82 @@
-"""Translates usage objects. OpenAI includes cached tokens in the input count, Anthropic does not."""
+"""Writes usage objects of one dialect from the usage that an answer of another dialect reports.
+
+They are read as the ledger reads them (`providers`), so that a caller sees what is booked. OpenAI includes cached tokens
+in the input count, Anthropic does not.
+"""
 
 from typing import Any
 
+from ...providers import anthropic, openai_compatible
+from ...values.usage import NO_USAGE, Usage
 
-def chat_to_messages_usage(usage: Any) -> dict[str, int]:
-    """Translate usage from chat completions to Messages."""
-    usage = usage if isinstance(usage, dict) else {}
-    details = _part(usage, "prompt_tokens_details")
-    cached, written = _count(details, "cached_tokens"), _count(details, "cache_write_tokens")
-    written = written or _count(details, "cache_creation_tokens")
-    return {
-        "input_tokens": max(0, _count(usage, "prompt_tokens") - cached - written),
-        "cache_creation_input_tokens": written,
-        "cache_read_input_tokens": cached,
-        "output_tokens": _count(usage, "completion_tokens"),
+# Counts of `server_tool_use` by the unit that they count (docs.anthropic.com, Messages, 2026-08).
+_ANTHROPIC_TOOLS = (("web_search", "web_search_requests"), ("web_fetch", "web_fetch_requests"))
+# Anthropic's names of the service tiers that it has.
+_ANTHROPIC_TIERS = ("priority", "batch")
+
+
+def chat_to_messages_usage(answer: Any) -> dict[str, Any]:
+    """The usage object of Messages for a chat answer, or for what was collected of a streamed one."""
+    usage = openai_compatible.usage_of(answer) or NO_USAGE
+    written: dict[str, Any] = {
+        "input_tokens": usage.input - usage.cached_input - usage.cache_write,
+        "cache_creation_input_tokens": usage.cache_write,
+        "cache_read_input_tokens": usage.cached_input,
+        "output_tokens": usage.output,
     }
+    if usage.cache_write_long:
+        written["cache_creation"] = {
+            "ephemeral_5m_input_tokens": usage.cache_write - usage.cache_write_long,
+            "ephemeral_1h_input_tokens": usage.cache_write_long,
+        }
+    if usage.reasoning:
+        written["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    calls = dict(usage.server_tools)
+    if any(unit in calls for unit, _ in _ANTHROPIC_TOOLS):
+        written["server_tool_use"] = {name: calls.get(unit, 0) for unit, name in _ANTHROPIC_TOOLS}
+    if usage.service_tier in _ANTHROPIC_TIERS:
+        written["service_tier"] = usage.service_tier
+    return written
 
 
-def messages_to_chat_usage(usage: Any) -> dict[str, Any]:
-    """Translate usage from Messages to chat completions."""
-    usage = usage if isinstance(usage, dict) else {}
-    cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
-    input_, output = _count(usage, "input_tokens") + cached + written, _count(usage, "output_tokens")
-    reasoning = _count(_part(usage, "output_tokens_details"), "thinking_tokens")
-    return {
-        "prompt_tokens": input_,
-        "completion_tokens": output,
-        "total_tokens": input_ + output,
-        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": min(reasoning, output)},
+def messages_to_chat_usage(answer: Any) -> dict[str, Any]:
+    """The usage object of chat completions for a Messages answer, or for what was collected of a streamed one."""
+    usage = anthropic.usage_of(answer) or NO_USAGE
+    written: dict[str, Any] = {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": _input_details(usage),
+        "completion_tokens_details": _output_details(usage),
     }
+    if usage.cache_write_long:
+        lifetimes = {"ephemeral_1h_input_tokens": usage.cache_write_long}
+        written["prompt_tokens_details"]["cache_creation_token_details"] = lifetimes
+    if usage.server_tools:
+        written["server_tool_use"] = {f"{unit}_requests": count for unit, count in usage.server_tools}
+    return written
 
 
-def chat_to_responses_usage(usage: Any) -> dict[str, Any] | None:
-    """Translate usage from chat completions to Responses; None without usage."""
-    if not isinstance(usage, dict):
+def chat_to_responses_usage(answer: Any) -> dict[str, Any] | None:
+    """The usage object of Responses for a chat answer; None where it reports none."""
+    usage = openai_compatible.usage_of(answer)
+    if usage is None:
         return None
-    input_, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    cached = _count(_part(usage, "prompt_tokens_details"), "cached_tokens")
-    reasoning = _count(_part(usage, "completion_tokens_details"), "reasoning_tokens")
     return {
-        "input_tokens": input_,
-        "input_tokens_details": {"cached_tokens": cached},
-        "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": input_ + output,
+        "input_tokens": usage.input,
+        "input_tokens_details": _input_details(usage),
+        "output_tokens": usage.output,
+        "output_tokens_details": _output_details(usage),
+        "total_tokens": usage.input + usage.output,
     }
 
 
-def _part(usage: dict[str, Any], name: str) -> dict[str, Any]:
-    part = usage.get(name)
-    return part if isinstance(part, dict) else {}
+def _input_details(usage: Usage) -> dict[str, Any]:
+    details = {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write}
+    parts = {"audio_tokens": usage.input_audio, "image_tokens": usage.input_image}
+    return details | {name: count for name, count in parts.items() if count}
 
 
-def _count(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _output_details(usage: Usage) -> dict[str, Any]:
+    parts = {"audio_tokens": usage.output_audio, "image_tokens": usage.output_image}
+    return {"reasoning_tokens": usage.reasoning} | {name: count for name, count in parts.items() if count}

@@ -17,14 +17,14 @@ from gateway.dialects.translation.usage_objects import (
         ({"prompt_tokens": 10, "completion_tokens": 4}, (10, 0, 0, 4)),
         ({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 3}}, (1, 3, 6, 4)),
         ({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cache_creation_tokens": 3}}, (7, 3, 0, 4)),
-        ({"prompt_tokens": 2, "prompt_tokens_details": {"cached_tokens": 6}}, (0, 0, 6, 0)),
+        ({"prompt_tokens": 2, "prompt_tokens_details": {"cached_tokens": 6}}, (0, 0, 2, 0)),
         ({"prompt_tokens": -1, "completion_tokens": True, "prompt_tokens_details": 7}, (0, 0, 0, 0)),
         (None, (0, 0, 0, 0)),
     ],
     ids=["plain", "a cache", "litellm's name for writes", "more cached than input", "invalid counts", "none"],
 )  # fmt: skip
 def test_cached_tokens_are_taken_out_of_the_input_for_messages(usage, expected):
-    translated = chat_to_messages_usage(usage)
+    translated = chat_to_messages_usage({"usage": usage})
     assert tuple(translated.values()) == expected
     assert list(translated) == [
         "input_tokens",
@@ -45,7 +45,7 @@ def test_cached_tokens_are_taken_out_of_the_input_for_messages(usage, expected):
     ids=["plain", "a cache", "thinking is part of output", "no object"],
 )  # fmt: skip
 def test_cached_tokens_are_part_of_the_input_for_chat(usage, prompt, cached, reasoning):
-    translated = messages_to_chat_usage(usage)
+    translated = messages_to_chat_usage({"usage": usage})
     assert translated["prompt_tokens"] == prompt
     assert translated["total_tokens"] == prompt + translated["completion_tokens"]
     assert translated["prompt_tokens_details"]["cached_tokens"] == cached
@@ -63,7 +63,7 @@ def test_messages_usage_survives_both_translations(input_, cached, written, outp
         "cache_read_input_tokens": cached,
         "output_tokens": output,
     }
-    assert chat_to_messages_usage(messages_to_chat_usage(usage)) == usage
+    assert chat_to_messages_usage({"usage": messages_to_chat_usage({"usage": usage})}) == usage
 
 
 def test_responses_usage_has_the_same_counts():
@@ -71,8 +71,8 @@ def test_responses_usage_has_the_same_counts():
         "prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6},
         "completion_tokens_details": {"reasoning_tokens": 3},
     }  # fmt: skip
-    assert chat_to_responses_usage(usage) == {
-        "input_tokens": 10, "input_tokens_details": {"cached_tokens": 6}, "output_tokens": 4,
+    assert chat_to_responses_usage({"usage": usage}) == {
+        "input_tokens": 10, "input_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 0}, "output_tokens": 4,
         "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 14,
     }  # fmt: skip
     assert chat_to_responses_usage(None) is None
