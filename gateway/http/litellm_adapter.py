@@ -39,7 +39,7 @@ _KEYLESS_PREFIXES = ("bedrock/", "vertex_ai/", "sagemaker/")
 _PREFIXES_WITHOUT_FINISH_REASON = ("gemini/", "vertex_ai/")
 # Chunks buffered for a caller that reads slowly.
 _CHUNKS_MAX = 64
-_DELTA_FIELDS = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls")
+_DELTA_FIELDS = ("role", "content", "refusal", "reasoning_content", "thinking_blocks", "tool_calls", "annotations")
 # litellm's own status for a call without a response.
 _TIMEOUT_STATUS = 408
 # litellm's own status for some responses that it cannot parse.
@@ -281,7 +281,6 @@ def _sse_event(chunk: Any) -> tuple[bytes, bool]:
         choices.append({"index": choice.get("index", 0), "delta": fields, "finish_reason": choice.get("finish_reason")})
     usage = document.get("usage")
     if usage is not None:
-        usage.pop("cost", None)
         choices = [choice for choice in choices if choice["delta"] or choice["finish_reason"]]
     event = {
         "id": document.get("id"), "object": "chat.completion.chunk", "created": document.get("created"),
@@ -289,6 +288,8 @@ def _sse_event(chunk: Any) -> tuple[bytes, bool]:
     }  # fmt: skip
     if usage is not None:
         event["usage"] = usage
+    if document.get("service_tier") is not None:
+        event["service_tier"] = document["service_tier"]
     ends = any(choice["finish_reason"] for choice in choices)
     return b"data: " + orjson.dumps(event, default=str) + b"\n\n", ends
 

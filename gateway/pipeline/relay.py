@@ -113,7 +113,7 @@ class Relay:
         usage = progress.usage = provider.usage_of(document)
         failed = DIALECTS[attempt.upstream_dialect].failed_answer(document)
         if failed is not None:
-            progress.is_uncharged = usage is None
+            progress.is_uncharged, progress.text_bytes = usage is None, 0
             return self._failed_answer(context, progress, failed, response.headers, now=now)
         if usage is None:
             progress.billed_extras = provider.billed_extras_of(document)

@@ -116,7 +116,8 @@ def usage_of(answer: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = read_usage(usage, caches_beside_input=True)
-    if counts is not None and answer.get("stop_reason") == "refusal" and _is_free_refusal(answer, counts):
+    if counts is not None and answer.get("stop_reason") == "refusal" and answer.get("content") == []:
+        # A refusal before any output is not billed (Claude API release notes, 2026-06-02).
         return NO_USAGE
     iterations = usage.get("iterations")
     if isinstance(iterations, list) and iterations:
@@ -151,12 +152,6 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
         or (status == 400 and ("usage limits" in lowered or "credit balance is too low" in lowered))
     )
     return failure_of_status(status, error, is_billing=is_billing)
-
-
-def _is_free_refusal(answer: dict[str, Any], counts: Usage) -> bool:
-    """Whether a refusal came before any output, which is not billed (Claude API release notes, 2026-06-02)."""
-    content = answer.get("content")
-    return not content if isinstance(content, list) else counts.output <= 1
 
 
 def _with_iterations(counts: Usage | None, entries: list[Any]) -> Usage | None:

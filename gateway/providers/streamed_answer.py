@@ -29,7 +29,7 @@ def collect_chunk(answer: dict[str, Any], chunk: Mapping[str, Any]) -> None:
 
 
 def collect_event(answer: dict[str, Any], event: Mapping[str, Any]) -> None:
-    """Add usage and the stop reason that an event of Messages names to `answer`.
+    """Add usage, the stop reason and whether there is content to `answer`, as an event of Messages names them.
 
     The output count of message_start is a placeholder until a message_delta reports one (docs.anthropic.com, streaming,
     2026-08).
@@ -38,7 +38,11 @@ def collect_event(answer: dict[str, Any], event: Mapping[str, Any]) -> None:
     if kind == "message_start":
         message = event.get("message")
         usage = message.get("usage") if isinstance(message, dict) else None
-        answer[OUTPUT_IS_PLACEHOLDER] = True
+        answer[OUTPUT_IS_PLACEHOLDER], answer["content"] = True, []
+    elif kind == "content_block_start":
+        # The first one is always read: whether there was any output is known, not what it was.
+        answer["content"] = [{}]
+        return
     elif kind == "message_delta":
         delta, usage = event.get("delta"), event.get("usage")
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):

@@ -52,8 +52,6 @@ def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> d
     return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
 
 
-
-
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
     """The document with its output limit set to `tokens`.
 

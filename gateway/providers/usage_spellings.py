@@ -79,13 +79,6 @@ _SPELLINGS: Mapping[str, Any] = {
     "totalTokens": _TOTAL,
     "cacheReadInputTokens": _CACHED_BESIDE,
     "cacheWriteInputTokens": _WRITTEN_BESIDE,
-    # Gemini; thinking and tool results are beside output and input.
-    "promptTokenCount": _INPUT,
-    "candidatesTokenCount": _OUTPUT,
-    "totalTokenCount": _TOTAL,
-    "cachedContentTokenCount": _CACHED,
-    "thoughtsTokenCount": _REASONING,
-    "toolUsePromptTokenCount": _INPUT_BESIDE,
 }
 
 

@@ -94,8 +94,8 @@ def test_calls_within_a_request_are_read(usage, expected):
     ids=["refused before any output", "refused amidst the output", "an empty answer"],
 )
 def test_a_refusal_before_any_output_is_not_billed(content, stop_reason, billed):
-    answer = {"content": content, "stop_reason": stop_reason, "usage": {"input_tokens": 106, "output_tokens": 1}}
-    assert anthropic.usage_of(answer) == (Usage(input=106, output=1) if billed else NO_USAGE)
+    answer = {"content": content, "stop_reason": stop_reason, "usage": {"input_tokens": 18, "output_tokens": 5}}
+    assert anthropic.usage_of(answer) == (Usage(input=18, output=5) if billed else NO_USAGE)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,11 @@ def delta(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
         ([], Usage(input=5000, output=1, service_tier="fast", exact=False)),
         ([delta(input_tokens=6000, output_tokens=2)], Usage(input=6000, output=2, service_tier="fast")),
         ([delta(input_tokens=0, output_tokens=2)], Usage(input=5000, output=2, service_tier="fast")),
-        ([delta(output_tokens=0, reason="refusal")], NO_USAGE),
-        ([delta(output_tokens=90, reason="refusal")], Usage(input=5000, output=90, service_tier="fast")),
+        ([delta(output_tokens=5, reason="refusal")], NO_USAGE),
+        (
+            [{"type": "content_block_start"}, delta(output_tokens=5, reason="refusal")],
+            Usage(input=5000, output=5, service_tier="fast"),
+        ),
     ],
     ids=[
         "reported at the end", "an output of nothing", "zero after a figure", "no output count", "null", "no usage", "cut off",

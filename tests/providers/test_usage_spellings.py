@@ -95,10 +95,6 @@ SPELLINGS = {
         {"billed_units": {"input_tokens": 119, "output_tokens": 52}, "tokens": {"input_tokens": 1549, "output_tokens": 103}},
         Usage(input=119, output=52),
     ),
-    "Gemini's own names (P)": (
-        {"promptTokenCount": 25, "candidatesTokenCount": 10, "thoughtsTokenCount": 90, "toolUsePromptTokenCount": 86, "totalTokenCount": 211},
-        Usage(input=111, output=100, reasoning=90),
-    ),
     "Voyage reports the total alone (P)": ({"total_tokens": 3}, Usage(input=3, output=0)),
     "a null that the total makes up for (D)": (
         {"prompt_tokens": None, "completion_tokens": 5, "total_tokens": 15}, Usage(input=10, output=5),
