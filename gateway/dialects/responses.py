@@ -24,7 +24,7 @@ from .chat import message_sizes
 from .responses_stream import ResponsesStreamMeter
 from .sse import encode_event, utf8_bytes
 
-# Prefix of reasoning sealed by the gateway (translation/chat_to_responses.py); any other is a provider's.
+# Prefix of reasoning sealed by the gateway (translation/chat_answer_to_responses.py); any other is a provider's.
 SEALED_REASONING_PREFIX = "penstock."
 
 

@@ -12,9 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from ..providers.usage_spellings import usage_objects_of
+from . import lenient_json
 from .answer_failure import reported_error
 from .answer_fingerprint import FINGERPRINT_CHARS_MAX, AnswerFingerprint
 
@@ -248,15 +247,15 @@ def payload_of(event: bytes) -> dict[str, Any] | None:
     if not data.startswith(b"{"):
         return None
     try:
-        payload = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        payload = lenient_json.loads(data)
+    except ValueError:
         return None
     return payload if isinstance(payload, dict) else None
 
 
 def encode_event(payload: dict[str, Any], *, named: bool = False) -> bytes:
     """Encode an event; `named` adds the `event:` line with the payload's type (Anthropic, Responses)."""
-    data = b"data: " + orjson.dumps(payload) + b"\n\n"
+    data = b"data: " + lenient_json.dumps(payload) + b"\n\n"
     return b"event: " + str(payload.get("type")).encode() + b"\n" + data if named else data
 
 

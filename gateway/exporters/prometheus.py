@@ -70,6 +70,7 @@ class Metrics:
         self._unpriced: dict[tuple[str, ...], int] = {}
         self._unknown_footprints: dict[tuple[str, ...], int] = {}
         self._attempt_failures: dict[tuple[str, ...], int] = {}
+        self._translation_losses: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -113,6 +114,8 @@ class Metrics:
                 self._increment(self._unknown_footprints, (entry.deployment, entry.team))
         if entry.outcome in ("upstream_error", "cut"):
             self._increment(self._attempt_failures, (entry.deployment, entry.code))
+        if entry.answer_losses:
+            self._count_losses(entry)
         if not entry.final:
             return
         self._increment(self._requests, (*key, entry.outcome))
@@ -153,6 +156,7 @@ class Metrics:
                 self._unpriced,
                 self._unknown_footprints,
                 self._attempt_failures,
+                self._translation_losses,
             )
             tables = [dict(table) for table in counted]
         yield from _sum_families(sums)
@@ -174,7 +178,13 @@ class Metrics:
             "Failed attempts, those recovered by a fallback included.",
             labels=["deployment", "code"],
         )
-        for family, table in zip((requests, refusals, errors, unpriced, unknown, failures), tables, strict=True):
+        losses = CounterMetricFamily(
+            "penstock_translation_dropped",
+            "Translated answers of which a part did not reach the caller, by the provider's and the caller's dialect.",
+            labels=["from", "to", "kind"],
+        )
+        families = (requests, refusals, errors, unpriced, unknown, failures, losses)
+        for family, table in zip(families, tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family
@@ -186,6 +196,12 @@ class Metrics:
             for label_values, value in scraped.samples:
                 exposed.add_metric(label_values, value)
             yield exposed
+
+    def _count_losses(self, entry: LedgerEntry) -> None:
+        """Count each kind of loss of a translated answer once."""
+        caller, _, provider = entry.translation.partition(" to ")
+        for kind in {loss.partition(":")[0] for loss in entry.answer_losses.split("; ")}:
+            self._increment(self._translation_losses, (provider, caller, kind))
 
     def _increment(self, table: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
         if key in table:

@@ -66,8 +66,11 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
         translated = context.translator.translate(
             attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
         )
-        if isinstance(translated, TranslatedRequest) and translated.dropped_fields:
-            headers["x-penstock-dropped"] = "; ".join(translated.dropped_fields)
+        dropped = list(translated.dropped_fields) if isinstance(translated, TranslatedRequest) else []
+        if progress.response_translator is not None:
+            dropped += [f"answer: {loss.name}" for loss in progress.response_translator.losses()]
+        if dropped:
+            headers["x-penstock-dropped"] = "; ".join(dropped)
     return headers
 
 

@@ -7,10 +7,9 @@ after the meter. Error statuses and broken responses become a `FailedAttempt` as
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import orjson
 from msgspec import structs
 
-from ..dialects import DIALECTS, answer_fingerprint, passthrough
+from ..dialects import DIALECTS, answer_fingerprint, lenient_json, passthrough
 from ..dialects.parsed_answer import parse_answer
 from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
@@ -368,7 +367,7 @@ def _response_translator(
 def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> bytes:
     """A whole answer in the caller's dialect. Raises UnreadableResponse."""
     try:
-        return orjson.dumps(translator.translate_document(document))
+        return lenient_json.dumps(translator.translate_document(document))
     except SHAPE_ERRORS as error:
         raise UnreadableResponse("Provider response does not match its dialect.") from error
 
@@ -392,8 +391,8 @@ async def _read_prefix(response: UpstreamResponse, limit: int) -> bytes:
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document = lenient_json.loads(body)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 

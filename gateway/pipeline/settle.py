@@ -105,7 +105,7 @@ def entry_of_attempt(context: RequestContext, progress: AttemptProgress, *, fina
     """The entry of an ended attempt; `now` is monotonic, seconds."""
     usage = usage_of_attempt(context, progress)
     attempt = progress.attempt
-    return _entry(
+    entry = _entry(
         context,
         number=progress.number,
         final=final,
@@ -120,6 +120,13 @@ def entry_of_attempt(context: RequestContext, progress: AttemptProgress, *, fina
         first_byte=progress.first_byte_monotonic,
         now=now,
         reservation=progress.reservation,
+    )
+    if progress.response_translator is None:
+        return entry
+    return structs.replace(
+        entry,
+        translation=f"{context.request.dialect} to {attempt.upstream_dialect}",
+        answer_losses="; ".join(f"{loss.kind}: {loss.name}" for loss in progress.response_translator.losses()),
     )
 
 

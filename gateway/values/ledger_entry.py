@@ -37,6 +37,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     deferred_ms: how long the request waited for a greener hour before at_ms
     concurrency: sequences assumed to be served together; 0: the prior
     energy_scale: metered over modelled energy; 1 without a meter
+    translation: the caller's dialect and the provider's, "messages to chat"; "": the same
+    answer_losses: what of a translated answer did not reach the caller, "kind: name; kind: name"; "": nothing
     """
 
     id: str
@@ -95,6 +97,8 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     deferred_ms: int = 0
     concurrency: float = 0.0
     energy_scale: float = 1.0
+    translation: str = ""
+    answer_losses: str = ""
 
 
 class Hold(Value, frozen=True, kw_only=True):

@@ -147,3 +147,16 @@ def test_a_label_value_with_quotes_and_newlines_is_escaped():
     metrics.observe_entry(msgspec.structs.replace(ENTRY, team='a"b\nc\\'))
     teams = {dict(labels).get("team") for _, labels in exposed(metrics)} - {None}
     assert teams == {'a"b\nc\\'}
+
+
+def test_a_kind_of_loss_is_counted_once_for_each_answer():
+    metrics = Metrics(list)
+    lossy = msgspec.structs.replace(
+        ENTRY, translation="responses to messages", answer_losses="server_tool: a; server_tool: b; citation: c"
+    )
+    for entry in (lossy, lossy, ENTRY):
+        metrics.observe_entry(entry)
+    found = exposed(metrics)
+    for kind in ("server_tool", "citation"):
+        labels = (("from", "messages"), ("kind", kind), ("to", "responses"))
+        assert found["penstock_translation_dropped_total", labels] == 2

@@ -19,6 +19,8 @@ from .translated import AnswerTranslator, TranslatedRequest, Translation
 
 # Raised when a document does not have the shape of its dialect.
 _SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
+# Data of events without content: comments, and the end mark of chat completions.
+_NO_CONTENT = (b"", b"[DONE]")
 _TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
     ("messages", "chat"): messages_to_chat,
     ("responses", "chat"): responses_to_chat,
@@ -103,9 +105,14 @@ class TranslatedStream:
 
     def feed(self, block: bytes) -> bytes:
         """Translate a block of whole events."""
-        payloads = (sse.payload_of(event) for event in sse.events_of(block))
-        events = (event for payload in payloads if payload is not None for event in self._translator.feed(payload))
-        return b"".join(sse.encode_event(event, named=not self._is_chat) for event in events)
+        out: list[bytes] = []
+        for event in sse.events_of(block):
+            payload = sse.payload_of(event)
+            if payload is not None:
+                out += [sse.encode_event(each, named=not self._is_chat) for each in self._translator.feed(payload)]
+            elif sse.data_of(event) not in _NO_CONTENT:
+                self._translator.drop("other", "an event that is no JSON object")
+        return b"".join(out)
 
     def finish(self) -> bytes:
         """Return what ends the stream."""

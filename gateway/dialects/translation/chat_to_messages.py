@@ -1,23 +1,19 @@
-"""Translates chat-completions requests to Messages, and Messages answers back."""
+"""Translates chat-completions requests to Messages (answers: messages_answer_to_chat.py)."""
 
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from ...providers.streamed_answer import collect_event
 from ...values.errors import NotTranslatable
+from .messages_answer_to_chat import JSON_TOOL_NAME, MessagesToChatAnswer
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
-from .usage_objects import messages_to_chat_usage
 
 _SYSTEM_ROLES = ("system", "developer")
 # What Anthropic accepts as a tool call's id.
 _CALL_ID_PATTERN = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
-# Tool used for response_format json_object: Anthropic's structured output needs a schema.
-JSON_TOOL_NAME = "json_answer"
 _MESSAGE_FIELDS = frozenset(
     {
         "role",
@@ -33,10 +29,6 @@ _MESSAGE_FIELDS = frozenset(
 _PART_FIELDS = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
 _IMAGE_FIELDS = frozenset({"url"})
 _FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
-_FINISH_REASONS = {
-    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
-    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
-}  # fmt: skip
 _TOOL_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
@@ -301,117 +293,6 @@ def _tool_turn_lacks_thinking(messages: list[dict[str, Any]]) -> bool:
     return not (turn and str(turn[0].get("type")).endswith("thinking"))
 
 
-def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "MessagesToChatAnswer":
+def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> MessagesToChatAnswer:
     """Create the translator of one answer."""
     return MessagesToChatAnswer(translated, answer_id, created)
-
-
-class MessagesToChatAnswer:
-    """Translates a Messages answer to chat completions, whole or event by event."""
-
-    def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
-        request = translated.caller_document
-        self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(request.get("model") or "")}
-        options = request.get("stream_options")
-        self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        self._json_tool_forced = (translated.document.get("tool_choice") or {}).get("name") == JSON_TOOL_NAME
-        self._answer: dict[str, Any] = {}
-        # Index of a tool call, and the open thinking block, by the index of the block.
-        self._call_indexes: dict[int, int] = {}
-        self._open_thinking: dict[int, dict[str, Any]] = {}
-
-    def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Translate an unstreamed answer."""
-        texts, thoughts, calls, blocks = [], [], [], []
-        for block in document.get("content") or ():
-            kind = block.get("type")
-            if kind == "text":
-                texts.append(str(block.get("text") or ""))
-            elif kind == "tool_use" and self._json_tool_forced:
-                texts.append(orjson.dumps(block.get("input") or {}).decode())
-            elif kind == "tool_use":
-                arguments = orjson.dumps(block.get("input") or {}).decode()
-                function = {"name": block.get("name"), "arguments": arguments}
-                calls.append({"id": block.get("id"), "type": "function", "function": function})
-            elif kind in ("thinking", "redacted_thinking"):
-                thoughts.append(str(block.get("thinking") or ""))
-                blocks.append(block)
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
-        if calls:
-            message["tool_calls"] = calls
-        if blocks:
-            message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": blocks}
-        reason = self._finish_reason(document.get("stop_reason"))
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        usage = messages_to_chat_usage(document)
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
-
-    def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """Translate one event to chunks."""
-        kind, index = payload.get("type"), payload.get("index", 0)
-        collect_event(self._answer, payload)
-        if kind == "message_start":
-            return [self._chunk({"role": "assistant", "content": ""})]
-        if kind == "content_block_start":
-            return self._start_chunks(index, payload.get("content_block") or {})
-        if kind == "content_block_delta":
-            return [self._chunk(delta) for delta in self._deltas(index, payload.get("delta") or {})]
-        if kind == "content_block_stop" and index in self._open_thinking:
-            return [self._chunk({"thinking_blocks": [self._open_thinking.pop(index)]})]
-        if kind == "message_delta":
-            return [self._chunk({}, self._finish_reason((payload.get("delta") or {}).get("stop_reason")))]
-        return []
-
-    def end(self) -> list[dict[str, Any]]:
-        """Return the usage chunk, if requested."""
-        if not self._wants_usage:
-            return []
-        chunk = {
-            **self._head,
-            "object": "chat.completion.chunk",
-            "choices": [],
-            "usage": messages_to_chat_usage(self._answer),
-        }
-        return [chunk]
-
-    def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """Return nothing: callers cannot refer to such answers."""
-        return "", []
-
-    def _finish_reason(self, reason: Any) -> str:
-        translated = _FINISH_REASONS.get(str(reason), "stop")
-        return "stop" if self._json_tool_forced and translated == "tool_calls" else translated
-
-    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        return {**chunk, "usage": None} if self._wants_usage else chunk
-
-    def _start_chunks(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
-        kind = block.get("type")
-        if kind == "tool_use" and not self._json_tool_forced:
-            number = self._call_indexes[index] = len(self._call_indexes)
-            # Empty at Anthropic; compatible servers may send the whole input here.
-            arguments = orjson.dumps(block["input"]).decode() if block.get("input") else ""
-            function = {"name": block.get("name"), "arguments": arguments}
-            call = {"index": number, "id": block.get("id"), "type": "function", "function": function}
-            return [self._chunk({"tool_calls": [call]})]
-        if kind in ("thinking", "redacted_thinking"):
-            self._open_thinking[index] = dict(block)
-        return [self._chunk({"content": block["text"]})] if kind == "text" and block.get("text") else []
-
-    def _deltas(self, index: int, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        kind = delta.get("type")
-        if kind == "text_delta":
-            yield {"content": delta.get("text")}
-        elif kind == "input_json_delta" and self._json_tool_forced:
-            yield {"content": delta.get("partial_json")}
-        elif kind == "input_json_delta" and delta.get("partial_json"):
-            call_index = self._call_indexes.get(index, 0)
-            yield {"tool_calls": [{"index": call_index, "function": {"arguments": delta["partial_json"]}}]}
-        elif kind == "thinking_delta":
-            block = self._open_thinking.setdefault(index, {"type": "thinking"})
-            block["thinking"] = str(block.get("thinking") or "") + str(delta.get("thinking") or "")
-            yield {"reasoning_content": delta.get("thinking")}
-        elif kind == "signature_delta":
-            self._open_thinking.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")

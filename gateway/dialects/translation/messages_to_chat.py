@@ -1,23 +1,18 @@
-"""Translates Messages requests to chat completions, and chat answers back."""
+"""Translates Messages requests to chat completions (answers: chat_answer_to_messages.py)."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from ...providers.streamed_answer import collect_chunk
 from ...values.errors import NotTranslatable
 from ..messages import UNSIGNED_SIGNATURE_PREFIX
+from .chat_answer_to_messages import ChatToMessagesAnswer
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
-from .usage_objects import chat_to_messages_usage
 
 # Upper bounds, in thinking tokens, of what OpenAI's models spend at reasoning_effort low and medium.
 _LOW_EFFORT_TOKENS_MAX, _MEDIUM_EFFORT_TOKENS_MAX = 2048, 8192
 _STOP_SEQUENCES_MAX = 4
-_STOP_REASONS = {
-    "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use",
-    "content_filter": "refusal",
-}  # fmt: skip
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _BLOCK_FIELDS = frozenset(
     {
@@ -280,172 +275,6 @@ def _is_strict_schema(schema: Any) -> bool:
     return all(_is_strict_schema(entry) for entry in schema.values())
 
 
-def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> "ChatToMessagesAnswer":
+def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> ChatToMessagesAnswer:
     """Create the translator of one answer."""
     return ChatToMessagesAnswer(translated, answer_id)
-
-
-class ChatToMessagesAnswer:
-    """Translates a chat answer to Messages, whole or chunk by chunk."""
-
-    def __init__(self, translated: TranslatedRequest, answer_id: str) -> None:
-        self._id = f"msg_{answer_id}"
-        self._model = str(translated.caller_document.get("model") or "")
-        thinking = translated.caller_document.get("thinking")
-        self._wants_thinking = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
-        self._started = False
-        self._answer: dict[str, Any] = {}
-        self._stop_reason: str | None = None
-        # Blocks so far; the type of an open text or thinking block; the block of each tool call by its index.
-        self._block_count = 0
-        self._open_kind = ""
-        self._call_blocks: dict[int, int] = {}
-
-    def translate_document(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Translate an unstreamed answer."""
-        choices = document.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        message = choice.get("message") or {}
-        content: list[dict[str, Any]] = list(self._thinking_blocks(message))
-        for text in (message.get("content"), message.get("refusal")):
-            if isinstance(text, str) and text:
-                content.append({"type": "text", "text": text})
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") or {}
-            content.append(
-                {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": _tool_input(function)}
-            )
-        reason = _STOP_REASONS.get(str(choice.get("finish_reason")), "end_turn")
-        return {
-            **self._message_head(),
-            "content": content,
-            "stop_reason": "tool_use" if message.get("tool_calls") and reason == "end_turn" else reason,
-            "usage": chat_to_messages_usage(document),
-        }
-
-    def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """Translate one chunk to events."""
-        out: list[dict[str, Any]] = []
-        collect_chunk(self._answer, payload)
-        if not self._started:
-            self._started = True
-            usage = {**chat_to_messages_usage(self._answer), "output_tokens": 0}
-            out.append({"type": "message_start", "message": {**self._message_head(), "content": [], "usage": usage}})
-        choices = payload.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            delta = choice.get("delta") or {}
-            self._write_delta(delta, out)
-            if choice.get("finish_reason"):
-                self._stop_reason = _STOP_REASONS.get(str(choice["finish_reason"]), "end_turn")
-        return out
-
-    def end(self) -> list[dict[str, Any]]:
-        """Return the events that close the message."""
-        out: list[dict[str, Any]] = [] if self._started else self.feed({})
-        self._close(out)
-        out += [{"type": "content_block_stop", "index": block} for block in self._call_blocks.values()]
-        reason = (
-            "tool_use"
-            if self._call_blocks and self._stop_reason in (None, "end_turn")
-            else self._stop_reason or "end_turn"
-        )
-        delta = {"stop_reason": reason, "stop_sequence": None}
-        out.append({"type": "message_delta", "delta": delta, "usage": chat_to_messages_usage(self._answer)})
-        out.append({"type": "message_stop"})
-        return out
-
-    def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
-        """Return nothing: callers cannot refer to such answers."""
-        return "", []
-
-    def _message_head(self) -> dict[str, Any]:
-        return {
-            "id": self._id, "type": "message", "role": "assistant", "model": self._model,
-            "stop_reason": None, "stop_sequence": None,
-        }  # fmt: skip
-
-    def _thinking_blocks(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if not self._wants_thinking:
-            return
-        signed = message.get("thinking_blocks")
-        if isinstance(signed, list) and signed:
-            yield from signed
-        elif text := _reasoning_text(message):
-            yield {"type": "thinking", "thinking": text, "signature": UNSIGNED_SIGNATURE_PREFIX}
-
-    def _write_delta(self, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        reasoning, signed = _reasoning_text(delta), delta.get("thinking_blocks")
-        if reasoning and self._wants_thinking:
-            self._write("thinking", {"type": "thinking_delta", "thinking": reasoning}, out)
-        if signed and self._wants_thinking and isinstance(signed, list) and isinstance(signed[-1], dict):
-            if signed[-1].get("type") == "redacted_thinking":
-                self._write_redacted(signed[-1], out)
-            signature = signed[-1].get("signature")
-            if signature:
-                self._write("thinking", {"type": "signature_delta", "signature": signature}, out)
-                self._open_kind = "signed" if self._open_kind == "thinking" else self._open_kind
-        for text in (delta.get("content"), delta.get("refusal")):
-            if isinstance(text, str) and text:
-                self._write("text", {"type": "text_delta", "text": text}, out)
-        for position, call in enumerate(delta.get("tool_calls") or ()):
-            self._write_call(call, call.get("index", position), out)
-
-    def _write_redacted(self, block: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        """Write redacted thinking, which arrives whole."""
-        self._close(out)
-        out.append({"type": "content_block_start", "index": self._block_count, "content_block": block})
-        out.append({"type": "content_block_stop", "index": self._block_count})
-        self._block_count += 1
-
-    def _write(self, kind: str, delta: dict[str, Any], out: list[dict[str, Any]]) -> None:
-        if self._open_kind != kind:
-            self._close(out)
-            empty = {"type": kind, kind: ""} if kind == "text" else {"type": kind, kind: "", "signature": ""}
-            out.append({"type": "content_block_start", "index": self._block_count, "content_block": empty})
-            self._open_kind, self._block_count = kind, self._block_count + 1
-        out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
-
-    def _close(self, out: list[dict[str, Any]]) -> None:
-        """Close an open text or thinking block; tool calls stay open, because their deltas may interleave."""
-        if self._open_kind == "thinking":
-            delta = {"type": "signature_delta", "signature": UNSIGNED_SIGNATURE_PREFIX}
-            out.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
-        if self._open_kind:
-            out.append({"type": "content_block_stop", "index": self._block_count - 1})
-        self._open_kind = ""
-
-    def _write_call(self, call: dict[str, Any], index: int, out: list[dict[str, Any]]) -> None:
-        function = call.get("function") or {}
-        if index not in self._call_blocks:
-            self._close(out)
-            self._call_blocks[index] = self._block_count
-            block: dict[str, Any] = {
-                "type": "tool_use",
-                "id": call.get("id") or f"{self._id}_{index}",
-                "name": function.get("name") or "",
-                "input": {},
-            }
-            out.append({"type": "content_block_start", "index": self._block_count, "content_block": block})
-            self._block_count += 1
-        arguments = function.get("arguments")
-        if isinstance(arguments, str) and arguments:
-            delta = {"type": "input_json_delta", "partial_json": arguments}
-            out.append({"type": "content_block_delta", "index": self._call_blocks[index], "delta": delta})
-
-
-def _reasoning_text(message: dict[str, Any]) -> str:
-    """Reasoning text, under either of the two names in use."""
-    for name in ("reasoning_content", "reasoning"):
-        if isinstance(message.get(name), str):
-            return str(message[name])
-    return ""
-
-
-def _tool_input(function: dict[str, Any]) -> Any:
-    """A call's arguments as an object; anything else is wrapped in one."""
-    text = function.get("arguments")
-    try:
-        value = orjson.loads(text) if isinstance(text, str) and text else text or {}
-    except orjson.JSONDecodeError:
-        value = None
-    return value if isinstance(value, dict) else {"invalid_arguments": text}

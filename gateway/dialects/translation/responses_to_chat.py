@@ -1,4 +1,4 @@
-"""Translates Responses requests to chat completions (answers: chat_to_responses.py)."""
+"""Translates Responses requests to chat completions (answers: chat_answer_to_responses.py)."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ import orjson
 
 from ...values.errors import NotTranslatable
 from ..responses import SEALED_REASONING_PREFIX
-from .chat_to_responses import ChatToResponsesAnswer
+from .chat_answer_to_responses import ChatToResponsesAnswer
 from .translated import FieldReader, TranslatedRequest, require_objects, require_type
 
 _SYSTEM_ROLES = ("system", "developer")
@@ -50,7 +50,7 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
     if require_type(reasoning, dict, "reasoning").get("effort") not in (None, "none"):
         out["reasoning_effort"] = reasoning["effort"]
     fields.note_unknown(reasoning, _REASONING_FIELDS, "reasoning")
-    # `include` and `store` are honored by chat_to_responses.py and the pipeline.
+    # `include` and `store` are honored by chat_answer_to_responses.py and the pipeline.
     for name in fields.take("include") or []:
         if name != "reasoning.encrypted_content":
             fields.note_dropped(f"include.{name}")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import chat_to_messages, responses_to_chat
+from .answer_account import AnswerLoss
 from .translated import TranslatedRequest
 
 
@@ -53,3 +54,11 @@ class MessagesToResponsesAnswer:
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]:
         """Return the answer's id and items, ("", []) unless the caller wants it stored."""
         return self._chat_to_responses.stored_answer()
+
+    def losses(self) -> tuple[AnswerLoss, ...]:
+        """Return what either step lost; final after `end`."""
+        return tuple(dict.fromkeys((*self._messages_to_chat.losses(), *self._chat_to_responses.losses())))
+
+    def drop(self, kind: str, name: str) -> None:
+        """Name what could not be read."""
+        self._messages_to_chat.drop(kind, name)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from ...values.base import Value
 from ...values.errors import NotTranslatable
+from .answer_account import AnswerLoss
 
 
 class TranslatedRequest(Value, frozen=True, kw_only=True):
@@ -27,13 +28,16 @@ class AnswerTranslator(Protocol):
     """Translates one answer: whole, or event by event.
 
     `end` closes what is open. `stored_answer` returns the answer's id and items where the caller may refer to it later
-    and only the gateway can store it, else ("", []).
+    and only the gateway can store it, else ("", []). `losses` returns what did not reach the caller, once the answer has
+    ended; `drop` adds what could not even be read.
     """
 
     def translate_document(self, document: dict[str, Any]) -> dict[str, Any]: ...
     def feed(self, payload: dict[str, Any]) -> list[dict[str, Any]]: ...
     def end(self) -> list[dict[str, Any]]: ...
     def stored_answer(self) -> tuple[str, list[dict[str, Any]]]: ...
+    def drop(self, kind: str, name: str) -> None: ...
+    def losses(self) -> tuple[AnswerLoss, ...]: ...
 
 
 class Translation(Protocol):

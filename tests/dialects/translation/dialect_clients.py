@@ -33,7 +33,7 @@ class ReceivedAnswer:
 def sse_payloads(body: bytes) -> list[dict[str, Any]]:
     payloads = []
     for block in body.decode().split("\n\n"):
-        data = "".join(line[5:].strip() for line in block.splitlines() if line.startswith("data:"))
+        data = "".join(line[5:].strip() for line in block.split("\n") if line.startswith("data:"))
         if data.startswith("{"):
             payloads.append(json.loads(data))
     return payloads
@@ -163,7 +163,7 @@ class ResponsesClient:
         )
         for item in document["output"]:
             if item["type"] == "message":
-                answer.text += "".join(part["text"] for part in item["content"])
+                answer.text += "".join(part.get("text", part.get("refusal")) for part in item["content"])
             elif item["type"] == "function_call":
                 answer.tool_calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
             elif item["type"] == "reasoning":
@@ -175,7 +175,8 @@ class ResponsesClient:
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert events[0]["type"] == "response.created", events[0]
         assert events[-1]["type"] in ("response.completed", "response.incomplete"), events[-1]
-        texts = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+        text_kinds = ("response.output_text.delta", "response.refusal.delta")
+        texts = "".join(event["delta"] for event in events if event["type"] in text_kinds)
         arguments = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
         answer = self.parse_answer(events[-1]["response"])
         assert texts == answer.text
@@ -241,13 +242,19 @@ class MessagesClient:
         message = events[0]["message"]
         blocks: dict[int, dict[str, Any]] = {}
         partial: dict[int, str] = {}
+        open_index = None
         for event in events:
             kind, index = event["type"], event.get("index", -1)
             if kind == "content_block_start":
                 assert index == len(blocks), "blocks are numbered as they begin"
-                blocks[index] = dict(event["content_block"])
+                assert open_index is None, "blocks do not interleave"
+                blocks[index], open_index = dict(event["content_block"]), index
+            elif kind == "content_block_stop":
+                assert index == open_index
+                open_index = None
             elif kind == "content_block_delta":
                 delta = event["delta"]
+                assert index == open_index
                 if delta["type"] == "input_json_delta":
                     partial[index] = partial.get(index, "") + delta["partial_json"]
                 else:

@@ -1,0 +1,79 @@
+"""Translated answers over real sockets: what is lost is named, and what JSON forbids is read."""
+
+import json
+
+import pytest
+
+from tests.dialects.translation.dialect_clients import CLIENTS
+from tests.dialects.translation.translating import chat_answer, chat_chunks
+from tests.http.scripted_provider import scripted_gateway
+
+LOSSY = {"content": "Hi", "audio": {"id": "a"}, "annotations": [{"type": "url_citation", "url": "https://example.com"}]}
+
+
+def encoded(answer: dict | list[dict]) -> bytes:
+    if isinstance(answer, dict):
+        return json.dumps(answer).encode()
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in answer) + b"data: [DONE]\n\n"
+
+
+def request_body(caller: str, *, stream: bool, model: str = "chat") -> dict:
+    client = CLIENTS[caller]
+    return client.request_body(model, [client.user_message("hi")], stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_what_an_answer_lost_is_in_header_ledger_and_metric(tmp_path, stream):
+    answer = chat_chunks(LOSSY) if stream else chat_answer(LOSSY)
+    async with scripted_gateway(tmp_path, encoded(answer)) as (gateway, _):
+        status, headers, _ = await gateway.post("/v1/messages", request_body("messages", stream=stream))
+        assert status == 200
+        assert headers.get("x-penstock-dropped") == (None if stream else "answer: annotations; answer: message.audio")
+        _, _, metrics = await gateway.request("GET", "/metrics")
+        for kind in ("citation", "media"):
+            series = f'penstock_translation_dropped_total{{from="chat",kind="{kind}",to="messages"}} 1.0'
+            assert series.encode() in metrics
+        (entry,) = await gateway.ledger()
+        assert entry.translation == "messages to chat"
+        assert entry.answer_losses == "citation: annotations; media: message.audio"
+
+
+async def test_a_complete_answer_has_no_loss(tmp_path):
+    async with scripted_gateway(tmp_path, encoded(chat_answer({"content": "Hi"}))) as (gateway, _):
+        _, headers, _ = await gateway.post("/v1/responses", request_body("responses", stream=False))
+        assert "x-penstock-dropped" not in headers
+        assert b"penstock_translation_dropped_total{" not in (await gateway.request("GET", "/metrics"))[2]
+        (entry,) = await gateway.ledger()
+        assert (entry.translation, entry.answer_losses) == ("responses to chat", "")
+
+
+ODD_BODIES = [
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"x\\ud83d"},"finish_reason":"stop",'
+    b'"logprobs":{"content":[{"token":"x","logprob":-Infinity}]}}],"usage":{"prompt_tokens":3,"completion_tokens":NaN}}',
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"x\xff"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":5}}',
+]
+
+
+@pytest.mark.parametrize("caller", CLIENTS)
+@pytest.mark.parametrize("body", ODD_BODIES, ids=["NaN and a lone surrogate", "a byte that is no UTF-8"])
+async def test_an_answer_in_json_that_the_standard_forbids_is_no_failure(tmp_path, caller, body):
+    async with scripted_gateway(tmp_path, body) as (gateway, _):
+        status, _, content = await gateway.post(CLIENTS[caller].path, request_body(caller, stream=False))
+        assert status == 200
+        if caller == "chat":
+            assert content == body, "the same dialect passes bytes"
+        else:
+            assert CLIENTS[caller].parse_answer(json.loads(content)).text == "x�"
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+async def test_chunks_that_the_standard_forbids_do_not_vanish(tmp_path, caller):
+    pieces = (b"x\\ud83d", b"\\ude00", b"\xf0\x9f", b"\x98\x80y")
+    chunks = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"logprobs":{"x":NaN}}]}\n\n' % piece for piece in pieces
+    ]
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":5}}\n\n'
+    async with scripted_gateway(tmp_path, b"".join(chunks) + end + b"data: [DONE]\n\n") as (gateway, _):
+        status, _, content = await gateway.post(CLIENTS[caller].path, request_body(caller, stream=True))
+        assert (status, CLIENTS[caller].parse_stream(content).text) == (200, "x😀😀y")
