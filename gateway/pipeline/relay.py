@@ -15,6 +15,7 @@ from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
 from ..providers import PROVIDERS
 from ..providers.failure import ProviderFailure, status_of_error
+from ..providers.retry_after import retry_after_seconds
 from ..routing.circuit_breaker import CircuitBreakers
 from ..values.caller_response import CallerResponse
 from ..values.errors import (
@@ -282,7 +283,8 @@ class Relay:
         now: float,
     ) -> FailedAttempt:
         """Record a provider error in the attempt and in the circuit breaker of its deployment."""
-        retry_after = _retry_after_seconds(reply.headers)
+        wall_now = context.started_at + now - context.started_monotonic
+        retry_after = retry_after_seconds(reply.status, reply.headers, now=wall_now)
         progress.outcome = "upstream_error" if failure.try_other else "rejected"
         progress.code = failure.code
         self._update_circuit_breaker(progress, failure, retry_after, now=now)
@@ -306,6 +308,8 @@ class Relay:
             self._circuit_breakers.record_rate_limit(name, now=now, retry_after=retry_after)
         elif failure.retry_same or failure.blames_deployment:
             self._circuit_breakers.record_failure(name, now=now)
+            # A 503 may name a pause as well (RFC 9110, 10.2.3).
+            self._circuit_breakers.record_rate_limit(name, now=now, retry_after=retry_after)
         else:
             # It answers; the request is at fault, or what the gateway added to it.
             self._circuit_breakers.record_success(name)
@@ -401,18 +405,3 @@ def _error_message(error: Any) -> str:
     """The message of a provider's error event."""
     message = error.get("message") if isinstance(error, dict) else error
     return str(message)[:500]
-
-
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The pause of Retry-After-Ms, else Retry-After, in seconds.
-
-    Dates and out-of-range values count as absent.
-    """
-    for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * unit
-        except ValueError:
-            continue
-        if 0 <= seconds < 86_400:
-            return seconds
-    return None

@@ -150,6 +150,15 @@ async def test_provider_errors_are_returned_or_hidden(response, status, hidden):
     assert book.budget_accounts.open_holds == 0
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("pause", ["Sun, 29 Nov 2099 23:59:00 GMT", "Sunday, 29-Nov-46 23:59:00 GMT", "3600"])
+async def test_a_deployment_that_names_a_pause_rests_while_another_serves(status, pause):
+    book = Playbook(snapshot(), [error("slow down", status=status, **{"Retry-After": pause}), answers(), answers()])
+    for _ in range(2):
+        assert (await book.ask(EASY)).status == 200
+    assert [call.deployment.name for call in book.upstream_calls] == ["small", "frontier", "frontier"]
+
+
 async def test_a_stream_that_breaks_before_its_first_byte_is_retried_on_another_deployment():
     book = Playbook(
         snapshot(),
