@@ -16,6 +16,7 @@ from ..values.errors import ConfigError
 from ..values.request import Caller
 from ..values.snapshot import Snapshot, Webhook
 from . import schema
+from .base_urls import base_url_mistake
 from .budgets import budgets_of, key_caps_of, session_caps_of
 from .deployments import deployments_of, price_changes_at
 from .energy import energy_policy_of, feeds_of
@@ -86,6 +87,7 @@ def parse(
     if reader.tree.data is None and not reader.problems:
         reader.add_problem((), "file is empty; it must be a mapping (key: value)")
     _check_references(reader)
+    _check_base_urls(reader)
     _check_keys(reader)
     document = _validate(reader) if reader.tree.data is not None or not reader.problems else None
     snapshot = _snapshot(reader, document, text, time.time() if now is None else now) if document else None
@@ -282,6 +284,14 @@ def _secret_identities(reader: ConfigReader, raw: Any) -> dict[str, str]:
     names = {kind: raw[kind] for kind in ("env", "file") if isinstance(raw.get(kind), str)}
     value = reader.secret_value(env=names.get("env"), file=names.get("file")) if len(names) == 1 else None
     return names | ({"value": value} if value is not None else {})
+
+
+def _check_base_urls(reader: ConfigReader) -> None:
+    """Base URLs of every provider, used or not, read from the raw file like references."""
+    for name, doc in reader.raw_section("providers").items():
+        url = doc.get("base_url") if isinstance(doc, dict) else None
+        if isinstance(url, str) and (mistake := base_url_mistake(url, str(doc.get("dialect", "openai")))):
+            reader.add_problem(("providers", name, "base_url"), mistake)
 
 
 def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, now: float) -> Snapshot:
