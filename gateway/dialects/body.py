@@ -201,6 +201,15 @@ def check_count(name: str, value: int | None, maximum: int, texts: BodyErrorText
     raise BadRequest(template.format(field=name, minimum=1, maximum=maximum, value=value), param=name)
 
 
+def check_output_limit(name: str, value: int | None) -> int | None:
+    """Return an OpenAI output limit, None without one. Raises BadRequest.
+
+    -1 means no limit to llama.cpp and LM Studio; 0 echoes the prompt in legacy completions (OpenAI), elsewhere it is the
+    provider's to refuse or to read as no limit, so that nothing less than no limit may be held. (APIs of November 2026.)
+    """
+    return None if value in (0, -1) else check_count(name, value, OUTPUT_TOKENS_MAX)
+
+
 def end_user(document: BodyFields) -> str:
     """Return the end user in an OpenAI body, "" without one."""
     for name in (document.safety_identifier, document.user):

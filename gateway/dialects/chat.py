@@ -251,8 +251,8 @@ def _has_schema(format_: msgspec.Raw) -> bool:
 
 
 def _max_output_tokens(document: _ChatFields) -> int | None:
-    newer = check_count("max_completion_tokens", document.max_completion_tokens, bodies.OUTPUT_TOKENS_MAX)
-    older = check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX)
+    newer = bodies.check_output_limit("max_completion_tokens", document.max_completion_tokens)
+    older = bodies.check_output_limit("max_tokens", document.max_tokens)
     return newer if older is None else older if newer is None else max(newer, older)
 
 

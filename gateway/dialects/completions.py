@@ -63,7 +63,7 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=(
             chat.usage_splice(_READER, body, document.stream_options, options) if stream and not wants_usage else None
         ),
-        max_output_tokens=check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX),
+        max_output_tokens=bodies.check_output_limit("max_tokens", document.max_tokens),
         choice_count=choices_per_prompt * (len(prompt) if has_several_prompts else 1),
         tool_names=frozenset(),
         has_schema=False,

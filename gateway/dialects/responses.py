@@ -19,7 +19,7 @@ from ..values.usage import STANDARD_TERMS, PriceTerms
 from . import answer_failure, openai_errors
 from . import body as bodies
 from . import price_terms as terms
-from .body import DECODE_ERRORS, check_count, is_present
+from .body import DECODE_ERRORS, is_present
 from .chat import message_sizes
 from .responses_stream import ResponsesStreamMeter
 from .sse import encode_event, utf8_bytes
@@ -122,7 +122,7 @@ def parse(body: bytes | bytearray) -> Request:
         stream=bool(document.stream),
         wants_usage=True,
         usage_splice=None,
-        max_output_tokens=check_count("max_output_tokens", document.max_output_tokens, bodies.OUTPUT_TOKENS_MAX),
+        max_output_tokens=bodies.check_output_limit("max_output_tokens", document.max_output_tokens),
         choice_count=1,
         tool_names=frozenset([inner.name for tool in tools or () for inner in (tool.tools or [tool]) if inner.name]),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),

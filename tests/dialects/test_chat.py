@@ -152,11 +152,6 @@ def test_nested_model_keys_are_unchanged():
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":-5}', "invalid_request", "max_tokens"),
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":99999999999}', "invalid_request", "max_tokens"),
         (b'{"model":"a","messages":[{"role":"user"}],"max_tokens":true}', "invalid_request", "max_tokens"),
-        (
-            b'{"model":"a","messages":[{"role":"user"}],"max_completion_tokens":0}',
-            "invalid_request",
-            "max_completion_tokens",
-        ),
         (b'{"model":"a","messages":[{"role":"user"}],"n":1000}', "invalid_request", "n"),
     ],
 )
@@ -174,9 +169,15 @@ def test_an_invalid_body_is_rejected_with_the_field_that_is_wrong(raw, code, par
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 7}, 7),
         ({"max_tokens": 9, "max_completion_tokens": 7}, 9),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": 0}, None),
+        ({"max_completion_tokens": 0, "max_tokens": 3}, 3),
     ],
-    ids=["none", "the older name", "the newer name", "the larger of both"],
-)
+    ids=[
+        "none", "the older name", "the newer name", "the larger of both", "llama.cpp's and LM Studio's word for none",
+        "for the provider to refuse, held as none", "zero under the newer name",
+    ],
+)  # fmt: skip
 def test_the_output_limit_has_two_names(fields, limit):
     assert chat.parse(body(**fields)).max_output_tokens == limit
 

@@ -48,9 +48,9 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
     stream = bool(fields.take("stream"))
     if stream:
         out["stream"] = True
-    newer, older = fields.take("max_completion_tokens"), fields.take("max_tokens")
-    if newer or older:
-        out["max_tokens"] = newer or older
+    limit = max(fields.take("max_completion_tokens") or 0, fields.take("max_tokens") or 0)
+    if limit > 0:
+        out["max_tokens"] = limit
     for name in ("temperature", "top_p", "top_k"):
         value = fields.take(name)
         if value is not None:
