@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import platform
 import random
 import secrets
@@ -14,13 +15,14 @@ from pathlib import Path
 from aiohttp import web
 
 from . import __version__
-from .config.settings import Settings
+from .config.settings import Settings, proxies_of
 from .exporters import grouped_export
 from .exporters.prometheus import Metrics
 from .feeds import package_data, scorer_weights
 from .feeds.self_energy import OwnEnergyMeter
 from .http import server
 from .http.admin import AdminApi
+from .http.cors import CorsPolicy, origins_of
 from .http.feed_client import FeedClient
 from .http.litellm_adapter import LitellmUpstream
 from .http.token_counter import TokenCounter
@@ -158,8 +160,9 @@ class App:
         self._supervisor = Supervisor(self._clock.sleep)
         url = settings.redis_url
         redis = (url.get_secret_value(), settings.redis_timeout_seconds) if url is not None else None
+        self._proxies = proxies_of(settings, os.environ)
         self._budget_service = BudgetService(
-            lambda: self._snapshot, settings.data, redis, self._supervisor, self._clock.now
+            lambda: self._snapshot, settings.data, redis, self._supervisor, self._clock.now, self._proxies
         )
         self.quality_service = QualityService(
             lambda: self._snapshot,
@@ -176,7 +179,7 @@ class App:
             lambda: self._snapshot, settings.data, secret, self._supervisor, self._clock.now, self._randomness.request_id,
             self.quality_service.session_reported,
         )  # fmt: skip
-        self._fetcher = FeedClient()
+        self._fetcher = FeedClient(self._proxies)
         self._grid_service = GridService(
             lambda: self._snapshot,
             self._publish_snapshot,
@@ -205,7 +208,7 @@ class App:
         )
         self._budget_service.restore(self._session_service.cap_lines())
         litellm = LitellmUpstream(self._supervisor.spawn)
-        self._upstreams = Upstreams(HttpUpstream(), litellm)
+        self._upstreams = Upstreams(HttpUpstream(self._proxies), litellm)
         pipeline = self._pipeline = Pipeline(
             snapshot=lambda: self._snapshot,
             budgets=self._budget_service.budgets,
@@ -238,6 +241,7 @@ class App:
             body_bytes_max=settings.body_bytes_max,
             requests_max=settings.concurrent_requests_max,
             count_error=self._metrics.count_error,
+            cors=CorsPolicy(origins_of(settings.cors_origins)),
         )
         self.port = await self._listen(self._server.handle, settings.port, settings.drain_seconds, "PENSTOCK_PORT")
         self._session_service.public_base_url = (settings.public_url or f"http://{settings.host}:{self.port}").rstrip(
@@ -278,7 +282,7 @@ class App:
         await asyncio.to_thread(self._ledger.close)
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float, variable: str) -> int:
-        runner = server.server_runner(handler, drain_seconds=drain_seconds)
+        runner = server.server_runner(handler, drain_seconds=drain_seconds, count_error=self._metrics.count_error)
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, self._settings.host, port, backlog=1024)

@@ -18,7 +18,7 @@ except ImportError:  # not on every platform; the loop of asyncio is a tenth slo
 
 from ..app import App
 from ..config.load import load, parse
-from ..config.settings import Settings, read_settings, require_extras, weak_setting_notes
+from ..config.settings import Settings, read_settings, require_extras, require_proxies, weak_setting_notes
 from ..values.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     path = args.config or settings.config
     snapshot, notes = load(path, os.environ, weak_secrets="note")
+    require_proxies(settings, (deployment.base_url for deployment in snapshot.deployments.values()), os.environ)
     for note in [*notes, *weak_setting_notes(os.environ)]:
         log.warning("config_note %s", note)
     try:

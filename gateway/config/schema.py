@@ -110,7 +110,8 @@ class KeyConfig(_StrictConfig):
     org: Name = "default"
     """Organization (tenant) of the team. Budgets of different organizations are kept apart."""
     secret: SecretRefConfig
-    """Value that callers send as `Authorization: Bearer` or `x-api-key`; different for each key."""
+    """Value that callers send as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`; different for each
+    key."""
     caps: SessionTreeCapsConfig = SessionTreeCapsConfig()
     """Caps of this key's sessions; of each cap the lower of this and `sessions.caps` applies."""
 

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..feeds.package_data import is_installed
+from ..http.cors import origins_of
+from ..http.proxies import InvalidProxy, Proxies, read_proxies
 from ..values.errors import ConfigError
 from ..values.extras import install_hint
 from .messages import quoted, requirement
@@ -66,6 +68,16 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         120.0, ge=0, description="Seconds that open streams have to end after SIGTERM or Ctrl-C."
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of web pages that may call the API from a browser, like `https://app.example.com`, separated "
+        "by commas; `*` for any. Empty: none.",
+    )
+    proxy: SecretStr | None = Field(
+        None,
+        description="Forward proxy of calls to providers, feeds and the webhook, like `http://proxy:3128`, or `none`. Unset: "
+        "`HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`. `NO_PROXY` and loopback addresses are called directly.",
+    )
     redis_url: SecretStr | None = Field(
         None,
         description="Redis or Valkey of budgets and sessions shared by replicas: `redis://host:6379/0`, or "
@@ -88,6 +100,12 @@ class Settings(BaseSettings):
     def _unset_if_blank(cls, token: Any) -> Any:
         """An empty token, as of `PENSTOCK_ADMIN_TOKEN=${UNSET}`, would admit every request without one."""
         return (token.strip() or None) if isinstance(token, str) else token
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        origins_of(origins)
+        return origins
 
     @field_validator("redis_url")
     @classmethod
@@ -151,6 +169,23 @@ def weak_setting_notes(env: Mapping[str, str]) -> list[str]:
     if not token or len(token) >= SECRET_CHARS_MIN:
         return []
     return [f"environment: {PREFIX}ADMIN_TOKEN has fewer than {SECRET_CHARS_MIN} characters and can be guessed"]
+
+
+def proxies_of(settings: Settings, environment: Mapping[str, str]) -> Proxies:
+    """The forward proxies of this process."""
+    return read_proxies(settings.proxy.get_secret_value() if settings.proxy is not None else None, environment)
+
+
+def require_proxies(settings: Settings, urls: Iterable[str], environment: Mapping[str, str]) -> None:
+    """Check that the proxies which calls to these URLs need can be used. Raises ConfigError."""
+    proxies, problems = proxies_of(settings, environment), set()
+    for url in urls:
+        try:
+            proxies.proxy_of(url)
+        except InvalidProxy as error:
+            problems.add(f"environment: {error}; {PREFIX}PROXY=none calls providers directly")
+    if problems:
+        raise ConfigError(sorted(problems))
 
 
 def require_extras(settings: Settings) -> None:

@@ -119,9 +119,7 @@ def parse(body: bytes | bytearray) -> Request:
         usage_splice=None,
         user=_end_user(document.metadata),
         session_fields=bodies.session_id_fields(document),
-        max_output_tokens=check_count(
-            "max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX, texts=ANTHROPIC_ERRORS
-        ),
+        max_output_tokens=_max_output_tokens(document),
         choice_count=1,
         tool_names=frozenset([tool.name for tool in tools or ()]),
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
@@ -129,6 +127,13 @@ def parse(body: bytes | bytearray) -> Request:
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
         price_terms=_price_terms(document, tools),
     )
+
+
+def _max_output_tokens(document: _MessagesFields) -> int | None:
+    """The output limit; 0 fills the prompt cache without an answer (Anthropic, prompt caching, 2026)."""
+    if document.max_tokens == 0:
+        return 0
+    return check_count("max_tokens", document.max_tokens, bodies.OUTPUT_TOKENS_MAX, texts=ANTHROPIC_ERRORS)
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:
@@ -174,7 +179,7 @@ def refusal_response(refusal: Refusal) -> CallerResponse:
 
 def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
-    headers = {"content-type": _JSON}
+    headers = {"content-type": _JSON, **error.headers}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
     elif not isinstance(error, Overloaded):

@@ -25,7 +25,7 @@ def refusal_response(refusal: Refusal) -> CallerResponse:
 
 def error_response(error: PenstockError) -> CallerResponse:
     """Build the response to an error; it asks for no retry of callers' mistakes and of what was already retried."""
-    headers = {"content-type": _JSON}
+    headers = {"content-type": _JSON, **error.headers}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
     elif not isinstance(error, Overloaded):

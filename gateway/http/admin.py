@@ -14,8 +14,10 @@ from aiohttp import web
 
 from ..dialects import body as bodies
 from ..dialects import openai_errors
-from ..values.errors import BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
+from ..values.errors import BadRequest, MethodNotAllowed, NotFound, PenstockError, Unauthenticated
+from . import request_body
 from .ports import BudgetEndpoints, SessionEndpoints
+from .request_headers import collect_headers
 
 # Query parameters -> (text, content type); raises ValueError for parameters that are not valid.
 ExportFunction = Callable[[Mapping[str, str]], tuple[str, str]]
@@ -23,6 +25,9 @@ ExportFunction = Callable[[Mapping[str, str]], tuple[str, str]]
 # Bodies here are short: a grant, a note, a label.
 _BODY_BYTES_MAX = 16 * 1024
 _BODY_SECONDS = 10.0
+READ_METHODS = ("GET", "HEAD")
+# Headers of every response on every port.
+SERVER_HEADERS: Mapping[str, str] = {"Server": "penstock"}
 
 
 class AdminApi:
@@ -69,11 +74,15 @@ class AdminApi:
             response = await self.dispatch(request)
         except PenstockError as error:
             response = self._error_response(error)
-        return response if response is not None else web.Response(status=404, text="not found\n")
+        response = response if response is not None else web.Response(status=404, text="not found\n")
+        response.headers.update(SERVER_HEADERS)
+        return response
 
     async def dispatch(self, request: web.BaseRequest) -> web.Response | None:
         """Returns the response, None for other paths. Raises CallerError."""
         path = request.path
+        if path in ("/livez", "/readyz", "/healthz"):
+            _require_method(request)
         if path == "/livez":
             return web.Response(text="ok\n")
         if path in ("/readyz", "/healthz"):
@@ -87,8 +96,7 @@ class AdminApi:
             return await self._handle_budgets(request)
         if path not in ("/metrics", "/export"):
             return None
-        if request.method != "GET":
-            raise MethodNotAllowed(f"Method not allowed: {request.method} {path}. Use GET.")
+        _require_method(request)
         if path == "/metrics":
             self._refresh_metrics()
             body, content_type = await asyncio.to_thread(self._render_metrics)
@@ -102,9 +110,9 @@ class AdminApi:
         """
         self._authorize(request)
         parts = request.path.removeprefix("/admin/budgets").strip("/").split("/")
-        if request.method == "GET" and parts == [""]:
+        if request.method in READ_METHODS and parts == [""]:
             return _json_response(await self._budget_admin.list_budgets())
-        if request.method == "GET" and parts == ["events"]:
+        if request.method in READ_METHODS and parts == ["events"]:
             since = request.query.get("since", "0")
             if not since.isdecimal() or len(since) > 15:
                 raise BadRequest("'since' must be milliseconds since the epoch.", param="since")
@@ -129,7 +137,7 @@ class AdminApi:
         key = request.query.get("key")
         if name:
             await self._session_admin.ensure_loaded(name, key)
-        if request.method == "GET" and not action:
+        if request.method in READ_METHODS and not action:
             if name:
                 return _json_response(self._session_admin.get(name, key))
             return _json_response(self._session_admin.list_sessions(stopped=request.query.get("stopped") == "true"))
@@ -193,17 +201,16 @@ async def read_json(request: web.BaseRequest) -> dict[str, Any]:
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
-    """Returns the body, bounded in size and time. Raises BadRequest and BodyTooLarge."""
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > _BODY_BYTES_MAX:
-                    raise BodyTooLarge(f"Request body too large: the limit is {_BODY_BYTES_MAX} bytes.")
-    except TimeoutError as error:
-        raise BadRequest(f"Request body not received within {_BODY_SECONDS:g} seconds.") from error
-    return body
+    """Returns the body, bounded in size and time. Raises CallerError."""
+    headers = collect_headers(request.headers)
+    return bytes(await request_body.read_body(request, headers, bytes_max=_BODY_BYTES_MAX, seconds_max=_BODY_SECONDS))
+
+
+def _require_method(request: web.BaseRequest) -> None:
+    """Raises MethodNotAllowed for a request that does not read."""
+    if request.method not in READ_METHODS:
+        message = f"Method not allowed: {request.method} {request.path[:100]}. Use GET."
+        raise MethodNotAllowed(message, READ_METHODS)
 
 
 def _session_and_action(request: web.BaseRequest) -> tuple[str, str]:
@@ -213,6 +220,6 @@ def _session_and_action(request: web.BaseRequest) -> tuple[str, str]:
     """
     path = unquote(request.rel_url.raw_path.removeprefix("/admin/sessions")).strip("/")
     name, slash, action = path.rpartition("/")
-    if request.method == "GET" or not slash:
+    if request.method in READ_METHODS or not slash:
         return path, ""
     return name, action

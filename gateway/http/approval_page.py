@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from ..values.errors import MethodNotAllowed
-from .admin import read_body, read_json
+from .admin import READ_METHODS, read_body, read_json
 from .ports import SessionEndpoints
 
 _PAGE = """<!doctype html>
@@ -29,8 +29,9 @@ async def handle_approval(request: web.BaseRequest, session_admin: SessionEndpoi
 
     Raises NotFound for an invalid or used link.
     """
-    if request.method not in ("GET", "HEAD", "POST"):
-        raise MethodNotAllowed(f"Method not allowed: {request.method}. Use GET to read, POST to resume.")
+    if request.method not in (*READ_METHODS, "POST"):
+        message = f"Method not allowed: {request.method}. Use GET to read, POST to resume."
+        raise MethodNotAllowed(message, (*READ_METHODS, "POST"))
     await session_admin.ensure_loaded_by_link(token)
     key, session = session_admin.session_of_link(token)
     if request.method != "POST":

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 
 import aiohttp
 
+from .proxies import NO_PROXIES, InvalidProxy, Proxies
+
 # A slower feed is polled again later. A day's forecast is about 20 kB, a busy DCGM page 1 MB.
 _TIMEOUT_SECONDS = 5.0
 _BODY_BYTES_MAX = 4 * 1024 * 1024
 
 
 class FeedClient:
-    """Fetches URLs; opens its aiohttp session at the first request."""
+    """Fetches URLs, directly or through a proxy; opens its aiohttp session at the first request."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxies: Proxies = NO_PROXIES) -> None:
+        self._proxies = proxies
         self._client: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -29,7 +32,9 @@ class FeedClient:
         try:
             async with (
                 asyncio.timeout(_TIMEOUT_SECONDS),
-                self._client.get(url, headers=headers, allow_redirects=False) as response,
+                self._client.get(
+                    url, headers=headers, allow_redirects=False, proxy=self._proxies.proxy_of(url)
+                ) as response,
             ):
                 body = await response.content.read(_BODY_BYTES_MAX + 1)
                 while not response.content.at_eof() and len(body) <= _BODY_BYTES_MAX:
@@ -38,6 +43,8 @@ class FeedClient:
             raise TimeoutError("timed out") from None
         except aiohttp.ClientConnectionError as error:
             raise OSError("connection failed") from error
+        except InvalidProxy as error:
+            raise OSError(str(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
             raise OSError("invalid response") from error
         if len(body) > _BODY_BYTES_MAX:

@@ -4,7 +4,7 @@ Header names are in lower case.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from ..sessions.body_session_id import safe_session_id
@@ -20,22 +20,75 @@ _ROLE_HEADER, _DEADLINE_HEADER = "x-penstock-role", "x-penstock-deadline-ms"
 # Two days: within the horizon of the forecasts (UK 96 h, Electricity Maps 72 h).
 _SECONDS_BY_UNIT, _DEFER_SECONDS_MAX = {"s": 1, "m": 60, "h": 3600}, 172_800
 _DEFER_HEADER = "x-penstock-defer"
+# Headers besides Authorization in which clients send a key: Anthropic's, Azure's and Google's.
+_KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
+# Values of one repeated header that are tried as keys.
+_KEYS_MAX = 8
+# Headers with one value by their definition: of several, the first counts.
+_SINGLE_HEADERS = ("traceparent", "user-agent", "expect", "x-stainless-")
+_OWN_PREFIX = "x-penstock-"
+
+
+def collect_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Returns the headers by name in lower case; a repeated one becomes a list. Raises BadRequest.
+
+    headers: with a key for each header line, repeated names included
+    """
+    collected = {name.lower(): value for name, value in headers.items()}
+    return collected if len(collected) == len(headers) else _joined_headers(headers)
+
+
+def _joined_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Joins repeated headers with commas (RFC 9110, 5.3), equal values once. Raises BadRequest."""
+    values: dict[str, list[str]] = {}
+    for name, value in headers.items():
+        found = values.setdefault(name.lower(), [])
+        if value and value not in found:
+            found.append(value)
+    for name, found in values.items():
+        if len(found) > 1 and name.startswith(_OWN_PREFIX):
+            raise BadRequest(f"Header '{name}' is given {len(found)} times with different values; give it once.")
+    return {name: ",".join(found[:1] if name.startswith(_SINGLE_HEADERS) else found) for name, found in values.items()}
 
 
 def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
-    """Returns the caller that the API key belongs to. Raises Unauthenticated."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key") or ""
-    if secret and snapshot.callers:
+    """Returns the caller that an API key belongs to. Raises Unauthenticated.
+
+    Of several keys the first that is known counts, Authorization before the others: clients may send a login of the
+    provider besides.
+    """
+    has_key = False
+    for secret in _secrets(headers):
+        has_key = True
         # Header bytes that are not UTF-8 arrive as lone surrogates.
         caller = snapshot.callers.get(hashlib.sha256(secret.encode(errors="surrogateescape")).digest())
         if caller is not None:
             return caller
     if snapshot.anonymous_caller is not None:
         return snapshot.anonymous_caller
-    if not secret:
+    if not has_key:
         raise Unauthenticated("Missing API key; send it as 'Authorization: Bearer ...'.", code="missing_api_key")
     raise Unauthenticated("Invalid API key.")
+
+
+def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yields what may be a key; the parts of a repeated header after the whole, as a key may contain a comma."""
+    authorization = headers.get("authorization", "")
+    if authorization and (token := _bearer_token(authorization)):
+        yield token
+    for name in _KEY_HEADERS:
+        if secret := headers.get(name):
+            yield secret
+    if "," in authorization:
+        yield from filter(None, map(_bearer_token, authorization.split(",")[:_KEYS_MAX]))
+    for name in _KEY_HEADERS:
+        if "," in headers.get(name, ""):
+            yield from filter(None, headers[name].split(",")[:_KEYS_MAX])
+
+
+def _bearer_token(authorization: str) -> str:
+    scheme, _, token = authorization.strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def parse_hints(headers: Mapping[str, str], snapshot: Snapshot) -> HeaderHints:

@@ -6,12 +6,13 @@ the caller.
 
 import asyncio
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from ..dialects import DIALECTS, PARSERS, Dialect, models, openai_errors, passthrough
@@ -20,7 +21,6 @@ from ..values.budget import ATTEMPT_DIMENSIONS, REQUEST_DIMENSIONS
 from ..values.caller_response import CallerResponse
 from ..values.errors import (
     BadRequest,
-    BodyTooLarge,
     CallerDisconnected,
     MethodNotAllowed,
     NotFound,
@@ -30,10 +30,21 @@ from ..values.errors import (
 )
 from ..values.request import Caller
 from ..values.snapshot import Snapshot
-from .admin import AdminApi, read_json
+from .admin import READ_METHODS, SERVER_HEADERS, AdminApi, read_json
 from .approval_page import handle_approval
+from .cors import CorsPolicy
 from .ports import BudgetEndpoints, SessionEndpoints
-from .request_headers import authenticate, parse_hints
+from .request_body import read_body
+from .request_headers import authenticate, collect_headers, parse_hints
+from .request_paths import (
+    ANTHROPIC_PREFIX,
+    DIALECT_BY_PATH,
+    dialect_of_error,
+    is_passed_through,
+    no_such_endpoint,
+    normalized_path,
+    provider_path,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +53,20 @@ _BODY_SECONDS = 60.0
 # Time limit for a caller that does not read; applies only while its socket is full.
 STALL_SECONDS = 60.0
 _WRITE_BUFFER = 32 * 1024
+# Bytes that a caller has to read within STALL_SECONDS: 35 kbit/s, whatever the size of the answer.
+_WRITE_SLICE = 256 * 1024
 _KEEPALIVE_SECONDS = 75.0
 _READ_BUFFER = 256 * 1024
-# Path -> dialect of its requests. Anthropic's clients may have /anthropic in their base URL.
-_DIALECT_BY_PATH = {
-    "/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages",
-    "/v1/embeddings": "embeddings", "/v1/completions": "completions",
-}  # fmt: skip
-_ANTHROPIC_PREFIX, _COUNT_TOKENS_PATH, _OWN_BUDGETS_PATH = "/anthropic", "/v1/messages/count_tokens", "/v1/budgets/me"
+# Limits of a request's first line and of each header (Node.js's limit for all of them), and of their number.
+_HEADER_LINE_MAX, _HEADERS_MAX = 16 * 1024, 128
+_COUNT_TOKENS_PATH, _OWN_BUDGETS_PATH = "/v1/messages/count_tokens", "/v1/budgets/me"
 _SESSIONS_PATH, _APPROVE_PATH = "/v1/sessions", "/approve/"
+# Paths that web pages of allowed origins may call.
+_PAGE_PATHS = ("/v1/", f"{ANTHROPIC_PREFIX}/")
+# Methods of the endpoints that are passed through.
+_PASSTHROUGH_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # Dimensions beside the key's own that select budgets.
 _BUDGET_QUERY_PARAMETERS = {*REQUEST_DIMENSIONS, *ATTEMPT_DIMENSIONS} - {"org", "team", "key"}
-# Never passed through: the account's administration, endpoints that hand out keys, and data that other callers stored.
-_BLOCKED_PREFIXES = (
-    "/v1/organization", "/v1/projects", "/v1/api_keys", "/v1/admin", "/v1/realtime", "/v1/chat", "/v1/completions",
-    "/v1/embeddings",
-)  # fmt: skip
-# Canonical paths only: no escapes, no empty segments, no segments of dots alone.
-_PASSTHROUGH_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@=+-]+)+")
 
 _INTERNAL_ERROR = "Internal server error; details are in the gateway's log."
 
@@ -67,16 +74,20 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpResponseWriter:
-    """Writes the response to the caller; sends nothing before `begin`."""
+    """Writes the response to the caller; sends nothing before `begin`.
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    headers: of every response to this request
+    """
+
+    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
         self._request = request
+        self._headers = headers
         self.response: web.StreamResponse | None = None
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Sends the status line and headers. Raises CallerDisconnected."""
         self.response = web.StreamResponse(
-            status=status, headers={**headers, "Server": "penstock", "Cache-Control": "no-cache"}
+            status=status, headers={**headers, **self._headers, "Cache-Control": "no-cache"}
         )
         try:
             await self.response.prepare(self._request)
@@ -89,34 +100,50 @@ class HttpResponseWriter:
         transport = self._request.transport
         if transport is None:
             raise CallerDisconnected("Client closed the connection.")
-        try:
-            if transport.get_write_buffer_size() + len(data) < _WRITE_BUFFER:
+        if transport.get_write_buffer_size() + len(data) < _WRITE_BUFFER:
+            try:
                 # Below aiohttp's high-water mark: this write does not wait.
                 await self.response.write(data)
-            else:
-                async with asyncio.timeout(STALL_SECONDS):
-                    await self.response.write(data)
-        except TimeoutError as error:
-            self.abort()
-            raise CallerDisconnected(f"Client read nothing for {STALL_SECONDS:g} seconds.") from error
-        except ConnectionError as error:
-            raise CallerDisconnected("Client closed the connection.") from error
+            except ConnectionError as error:
+                raise CallerDisconnected("Client closed the connection.") from error
+        else:
+            await self._write_slices(self.response, data)
 
     async def send(self, response: web.StreamResponse) -> web.StreamResponse:
         """Sends the rest or the whole of a large response. Raises CallerDisconnected."""
         body = response.body if isinstance(response, web.Response) else None
-        if isinstance(body, bytes) and len(body) < _WRITE_BUFFER:
+        if isinstance(body, bytes) and (len(body) < _WRITE_BUFFER or self._request.method == "HEAD"):
             return response
+        if isinstance(body, bytes):
+            response = web.StreamResponse(status=response.status, headers={**response.headers, **self._headers})
+            response.content_length = len(body)
+            self.response = response
+        async with self._guarded():
+            await response.prepare(self._request)
+        if isinstance(body, bytes):
+            await self._write_slices(response, body)
+        async with self._guarded():
+            await response.write_eof()
+        return response
+
+    async def _write_slices(self, response: web.StreamResponse, data: bytes) -> None:
+        """Writes data of any length; the caller has to read each slice in time. Raises CallerDisconnected."""
+        view = memoryview(data)
+        for start in range(0, len(view), _WRITE_SLICE):
+            async with self._guarded():
+                await response.write(view[start : start + _WRITE_SLICE])
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        """Limits the time of a write. Raises CallerDisconnected."""
         try:
             async with asyncio.timeout(STALL_SECONDS):
-                await response.prepare(self._request)
-                await response.write_eof()
+                yield
         except TimeoutError as error:
             self.abort()
             raise CallerDisconnected(f"Client read nothing for {STALL_SECONDS:g} seconds.") from error
         except ConnectionError as error:
             raise CallerDisconnected("Client closed the connection.") from error
-        return response
 
     def abort(self) -> None:
         """Aborts the connection: the only way to signal an error once a stream has begun."""
@@ -130,7 +157,7 @@ class Server:
     open_requests: requests in flight, at most `requests_max`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, in app.py
         self,
         *,
         pipeline: Pipeline,
@@ -141,6 +168,7 @@ class Server:
         count_error: Callable[[str], None],
         budget_admin: BudgetEndpoints,
         session_admin: SessionEndpoints,
+        cors: CorsPolicy | None = None,
     ) -> None:
         self._budget_admin = budget_admin
         self._session_admin = session_admin
@@ -150,13 +178,22 @@ class Server:
         self._body_bytes_max = body_bytes_max
         self._requests_max = requests_max
         self._count_error = count_error
+        self._cors = cors if cors is not None and cors.is_on else None
         self.open_requests = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Handles one request; the outermost handler, which catches any exception."""
-        writer = HttpResponseWriter(request)
+        """Handles one request: the answer with the headers that every answer has."""
+        headers = SERVER_HEADERS if self._cors is None else self._headers_with_cors(request, self._cors)
+        response = await self._respond(request, HttpResponseWriter(request, headers))
+        if not response.prepared:
+            response.headers.update(headers)
+        return response
+
+    async def _respond(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
+        """Answers one request; the outermost handler, which catches any exception."""
         try:
-            dialect = _DIALECT_BY_PATH.get(_normalized_path(request.path))
+            # The path as it was sent: an escaped slash or letter makes another path.
+            dialect = DIALECT_BY_PATH.get(normalized_path(request.rel_url.raw_path))
             if dialect is not None and request.method == "POST":
                 return await self._handle_dialect(request, writer, dialect)
             return await self._handle_other(request, writer)
@@ -187,35 +224,47 @@ class Server:
 
     async def _handle_other(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
         """Handles every path and method that is not a request in a dialect."""
-        path = _normalized_path(request.path)
+        path = normalized_path(request.rel_url.raw_path)
         if path == "/v1/responses" and request.method == "GET" and request.headers.get("Upgrade"):
             # Codex tries a WebSocket first; 426 is the only status at which it falls back to POST immediately.
             return _to_response(
                 openai_errors.error_response(UpgradeRequired("WebSockets are not supported; use POST."))
             )
-        if path in _DIALECT_BY_PATH:
-            raise MethodNotAllowed(f"Method not allowed: {request.method} {path}. Use POST.")
+        if path.startswith(_APPROVE_PATH):
+            return await handle_approval(request, self._session_admin, unquote(path.removeprefix(_APPROVE_PATH)))
+        methods = _methods_of(request.rel_url.raw_path)
+        if methods is None:
+            response = await self._admin_api.dispatch(request)
+            if response is not None:
+                return response
+            raise NotFound(no_such_endpoint(request.method, request.rel_url.raw_path))
+        if request.method == "OPTIONS":
+            return self._handle_options(request, methods)
+        if request.method not in methods:
+            use = ", ".join(method for method in methods if method != "HEAD")
+            raise MethodNotAllowed(f"Method not allowed: {request.method} {path[:100]}. Use {use}.", methods)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return self._handle_models(request, path)
         if path == _OWN_BUDGETS_PATH:
             return await self._handle_own_budgets(request)
         if path == _SESSIONS_PATH or path.startswith(f"{_SESSIONS_PATH}/"):
             return await self._handle_own_sessions(request)
-        if path.startswith(_APPROVE_PATH):
-            return await handle_approval(request, self._session_admin, path.removeprefix(_APPROVE_PATH))
-        if path == _COUNT_TOKENS_PATH and request.method == "POST":
+        if path == _COUNT_TOKENS_PATH:
             return await self._handle_count_tokens(request, writer)
-        response = await self._admin_api.dispatch(request)
-        if response is not None:
-            return response
-        provider_path = request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
-        if (
-            not path.startswith("/v1/")
-            or path.lower().startswith(_BLOCKED_PREFIXES)
-            or _PASSTHROUGH_PATH.fullmatch(provider_path) is None
-        ):
-            raise NotFound(_no_such_endpoint(request, path))
         return await self._handle_passthrough(request, writer)
+
+    def _handle_options(self, request: web.BaseRequest, methods: tuple[str, ...]) -> web.Response:
+        """Names the methods of a path; a browser's preflight learns whether its page may call it."""
+        headers = {"Allow": ", ".join((*methods, "OPTIONS"))}
+        if self._cors is not None:
+            headers |= self._cors.preflight_headers(request.headers, methods)
+        return web.Response(status=204, headers=headers)
+
+    def _headers_with_cors(self, request: web.BaseRequest, cors: CorsPolicy) -> Mapping[str, str]:
+        """Headers of every answer to a request; not of the operator's endpoints, which pages may never read."""
+        if not request.rel_url.raw_path.startswith(_PAGE_PATHS):
+            return SERVER_HEADERS
+        return {**SERVER_HEADERS, **cors.answer_headers(request.headers.get("Origin"))}
 
     async def _handle_passthrough(self, request: web.BaseRequest, writer: HttpResponseWriter) -> web.StreamResponse:
         """Passes other endpoints (images, audio, files) through to the provider, metered."""
@@ -223,7 +272,7 @@ class Server:
         self._admit_call()
         try:
             body = await self._read_body(request, headers)
-            path = request.rel_url.raw_path_qs.removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
+            path = provider_path(request.rel_url.raw_path_qs)
             dialect = "anthropic" if _is_anthropic_client(request) else "openai"
             parsed = passthrough.parse(request.method, path, headers.get("content-type", ""), body, dialect)
             answer = await self._pipeline.serve(parsed, caller, parse_hints(headers, self._snapshot()), writer)
@@ -242,7 +291,7 @@ class Server:
             estimate = self._pipeline.estimated_input_tokens(parsed, hints)
             if estimate is not None:
                 return _to_response(models.json_response({"input_tokens": estimate}))
-            path = str(request.rel_url).removeprefix(_ANTHROPIC_PREFIX).removeprefix("/v1")
+            path = provider_path(str(request.rel_url))
             forwarded = passthrough.parse("POST", path, "application/json", body, "anthropic")
             answer = await self._pipeline.serve(forwarded, caller, hints, writer)
         finally:
@@ -251,11 +300,8 @@ class Server:
 
     def _authenticate(self, request: web.BaseRequest) -> tuple[dict[str, str], Caller]:
         """Returns the headers (lower-case names) and the caller. Raises Unauthenticated."""
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        caller = authenticate(headers, self._snapshot())
-        if "expect" in headers and self.open_requests < self._requests_max:
-            _send_continue(request, headers["expect"])
-        return headers, caller
+        headers = collect_headers(request.headers)
+        return headers, authenticate(headers, self._snapshot())
 
     def _admit_call(self) -> None:
         """Counts one more open request. Raises Overloaded."""
@@ -264,11 +310,9 @@ class Server:
         self.open_requests += 1
 
     def _handle_models(self, request: web.BaseRequest, path: str) -> web.Response:
-        if request.method != "GET":
-            raise MethodNotAllowed(f"{request.method} is not possible here; use GET.")
         snapshot = self._snapshot()
-        authenticate({name.lower(): value for name, value in request.headers.items()}, snapshot)
-        name = path.removeprefix("/v1/models").strip("/")
+        self._authenticate(request)
+        name = unquote(path.removeprefix("/v1/models")).strip("/")
         if name and snapshot.find_route(name) is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", code="model_not_found", param="model")
         anthropic = _is_anthropic_client(request)
@@ -279,9 +323,7 @@ class Server:
 
     async def _handle_own_budgets(self, request: web.BaseRequest) -> web.Response:
         """Returns the budgets that apply to this key, with what is left of them."""
-        if request.method != "GET":
-            raise MethodNotAllowed(f"Method not allowed: {request.method} {_OWN_BUDGETS_PATH}. Use GET.")
-        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._snapshot())
+        _, caller = self._authenticate(request)
         unknown = set(request.query) - _BUDGET_QUERY_PARAMETERS
         if unknown:
             raise BadRequest(f"Unknown parameter: {', '.join(sorted(unknown))[:100]}.", param=min(unknown)[:100])
@@ -293,8 +335,8 @@ class Server:
 
         POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback.
         """
-        caller = authenticate({name.lower(): value for name, value in request.headers.items()}, self._snapshot())
-        name = unquote(request.rel_url.raw_path.removeprefix(_ANTHROPIC_PREFIX).removeprefix(_SESSIONS_PATH)).strip("/")
+        _, caller = self._authenticate(request)
+        name = unquote(request.rel_url.raw_path.removeprefix(ANTHROPIC_PREFIX).removeprefix(_SESSIONS_PATH)).strip("/")
         if request.method == "POST" and not name:
             body = await read_json(request)
             if isinstance(body.get("id"), str):
@@ -307,49 +349,27 @@ class Server:
             await self._session_admin.ensure_loaded(name, caller.key)
             admin = self._session_admin
             document = (admin.report_outcome if report == "outcome" else admin.record_feedback)(caller, name, body)
-        elif request.method == "GET" and name:
+        elif request.method in READ_METHODS and name:
             await self._session_admin.ensure_loaded(name, caller.key)
             document = self._session_admin.get_own(caller, name)
         else:
             raise MethodNotAllowed(
                 f"Method not allowed: {request.method} {request.path[:100]}. "
-                "See POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback."
+                "See POST /v1/sessions, GET /v1/sessions/ID, POST /v1/sessions/ID/outcome and /feedback.",
+                ("POST",) if not name else READ_METHODS,
             )
         return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def _read_body(self, request: web.BaseRequest, headers: Mapping[str, str]) -> bytes | bytearray:
-        """Returns the whole body within the limits. Raises BodyTooLarge and BadRequest."""
-        limit, content = self._body_bytes_max, request.content
-        if (request.content_length or 0) > limit:
-            raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
-        if content.is_eof():
-            received = content.read_nowait(-1)
-            if len(received) > limit:
-                raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
-            return received
-        # Allocated once if the length is known, rather than growing and copying.
-        body = bytearray(0 if "content-encoding" in headers else request.content_length or 0)
-        size = 0
-        try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                while data := await content.readany():
-                    end = size + len(data)
-                    if end > limit:
-                        raise BodyTooLarge(f"Request body too large: the limit is {limit} bytes.")
-                    body[size:end] = data
-                    size = end
-        except TimeoutError as error:
-            raise BadRequest(
-                f"Request body not received within {_BODY_SECONDS:g} seconds.", code="body_timeout"
-            ) from error
-        except (web.RequestPayloadError, ConnectionError) as error:
-            raise BadRequest("Incomplete request body.", code="incomplete_body") from error
-        del body[size:]
-        return body
+        """Returns the whole body within the limits, decoded. Raises CallerError."""
+        return await read_body(request, headers, bytes_max=self._body_bytes_max, seconds_max=_BODY_SECONDS)
 
 
 class _RequestProtocol(RequestHandler):
     """aiohttp's protocol with our error response, which never echoes invalid input."""
+
+    __slots__ = ("count_error",)
+    count_error: Callable[[str], None]
 
     def handle_error(
         self,
@@ -360,59 +380,85 @@ class _RequestProtocol(RequestHandler):
     ) -> web.StreamResponse:
         error = PenstockError(_INTERNAL_ERROR)
         if status < 500:
-            error = BadRequest("Invalid HTTP request.", code="invalid_http")
-            error.status = status
+            error = _invalid_http(exc)
         elif exc is not None:
             log.error("http_protocol_failed error=%s", type(exc).__name__, exc_info=exc)
+        self.count_error(error.code)
         response = _to_response(openai_errors.error_response(error))
+        response.headers.update(SERVER_HEADERS)
         response.force_close()
         return response
 
 
 class _AiohttpServer(web.Server):
+    def __init__(self, handler: Handler, count_error: Callable[[str], None]) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._count_error = count_error
+
     def __call__(self) -> RequestHandler:
-        return _RequestProtocol(
+        protocol = _RequestProtocol(
             self,
             loop=self._loop,
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"
             keepalive_timeout=_KEEPALIVE_SECONDS,
             read_bufsize=_READ_BUFFER,
+            max_line_size=_HEADER_LINE_MAX,
+            max_field_size=_HEADER_LINE_MAX,
+            max_headers=_HEADERS_MAX,
+            # aiohttp would answer a coding that it cannot decode as invalid HTTP.
+            auto_decompress=False,
         )
+        protocol.count_error = self._count_error
+        return protocol
 
 
-def server_runner(handler: Handler, *, drain_seconds: float) -> web.ServerRunner:
+def server_runner(
+    handler: Handler, *, drain_seconds: float, count_error: Callable[[str], None] = lambda code: None
+) -> web.ServerRunner:
     """Returns a server for one handler.
 
     A client that disconnects cancels its request at any point (`handler_cancellation`).
     """
-    server = _AiohttpServer(handler, handler_cancellation=True)
-    return web.ServerRunner(server, shutdown_timeout=drain_seconds)
+    return web.ServerRunner(_AiohttpServer(handler, count_error), shutdown_timeout=drain_seconds)
 
 
-def _no_such_endpoint(request: web.BaseRequest, path: str) -> str:
-    message = f"No such endpoint: {request.method} {request.path[:100]}."
-    if path.startswith("/v1/"):
-        return message
-    return f"{message} Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."
+def _invalid_http(exc: BaseException | None) -> BadRequest:
+    """Returns the error for bytes that aiohttp does not accept as a request."""
+    if isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
+        message = (
+            f"Headers too large: at most {_HEADERS_MAX}, and {_HEADER_LINE_MAX} bytes in each and in the first line."
+        )
+        error = BadRequest(message, code="invalid_http")
+        error.status = 431
+        return error
+    return BadRequest("Invalid HTTP request.", code="invalid_http")
+
+
+def _methods_of(raw_path: str) -> tuple[str, ...] | None:
+    """Returns the methods of a path, None for the operator's endpoints and unknown paths."""
+    path = normalized_path(raw_path)
+    if path in DIALECT_BY_PATH or path in (_COUNT_TOKENS_PATH, _SESSIONS_PATH):
+        return ("POST",)
+    if path == "/v1/models" or path.startswith("/v1/models/") or path == _OWN_BUDGETS_PATH:
+        return READ_METHODS
+    if path.startswith(f"{_SESSIONS_PATH}/"):
+        return (*READ_METHODS, "POST")
+    return _PASSTHROUGH_METHODS if raw_path == "*" or is_passed_through(raw_path) else None
 
 
 def _is_anthropic_client(request: web.BaseRequest) -> bool:
     return (
         "anthropic-version" in request.headers
-        or request.path.startswith(_ANTHROPIC_PREFIX)
+        or request.path.startswith(ANTHROPIC_PREFIX)
         or request.path.startswith("/v1/messages")
     )
 
 
 def _error_dialect(request: web.BaseRequest) -> Dialect:
     """Returns the dialect of the error response."""
-    dialect = _DIALECT_BY_PATH.get(_normalized_path(request.path))
+    raw_path = request.rel_url.raw_path
+    dialect = DIALECT_BY_PATH.get(normalized_path(raw_path)) or dialect_of_error(raw_path)
     return DIALECTS[dialect or ("messages" if _is_anthropic_client(request) else "chat")]
-
-
-def _normalized_path(path: str) -> str:
-    """Returns a path without Anthropic's prefix and trailing slashes."""
-    return path.removeprefix(_ANTHROPIC_PREFIX).rstrip("/")
 
 
 async def _send_answer(answer: CallerResponse, writer: HttpResponseWriter) -> web.StreamResponse:
@@ -429,15 +475,8 @@ def _abort_started(writer: HttpResponseWriter) -> web.StreamResponse | None:
     return writer.response
 
 
-def _send_continue(request: web.BaseRequest, expectation: str) -> None:
-    """Sends `100 Continue` to a caller that waits for it before it sends its body."""
-    if expectation.lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
 def _to_response(answer: CallerResponse) -> web.Response:
     response = web.Response(status=answer.status, headers=answer.headers, body=answer.body)
-    response.headers["Server"] = "penstock"
     if "x-request-id" not in answer.headers and "x-penstock-request-id" in answer.headers:
         response.headers["x-request-id"] = answer.headers["x-penstock-request-id"]
     return response

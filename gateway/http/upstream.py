@@ -1,11 +1,11 @@
 """HTTP client for providers: one aiohttp session for all of them.
 
 Four timeouts apply to a call: connect, first byte, idle between bytes, and total. Bytes pass as they arrive; no
-compression is requested, and aiohttp decodes compressed responses.
+compression is requested, and a response that is compressed all the same is decoded in bounded pieces.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -15,6 +15,8 @@ from yarl import URL
 from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Timeouts
 from ..values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
+from .content_coding import ContentDecoder, CorruptContent, UnknownCoding, codings_of
+from .proxies import NO_PROXIES, InvalidProxy, Proxies
 
 # aiohttp's default headers; providers get the call's headers only.
 _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
@@ -22,6 +24,10 @@ _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
 _KEEPALIVE_SECONDS = 15.0
 _READ_BUFFER = 256 * 1024
 _JOINED_BYTES_MAX = 128 * 1024
+# Limits of a response's headers: bytes of a line, and lines. Providers behind several CDNs and policies send more than
+# aiohttp's 8190 bytes (Envoy's own limit for all of them is 60 KiB, Go's 1 MB).
+_HEADER_LINE_MAX, _HEADERS_MAX = 64 * 1024, 1000
+_PROXY_LOGIN_REQUIRED = 407
 
 
 class HttpResponse:
@@ -34,6 +40,9 @@ class HttpResponse:
         self._timeout_message = ""
         self._timeouts = timeouts
         self._waiting_since: float | None = None
+        self._coding = response.headers.get("Content-Encoding", "")
+        self._decoder: ContentDecoder | None = None
+        self._pieces: Iterator[bytes] = iter(())
         # A whole response often arrives with its headers: then no timeout is needed.
         if not self._content.is_eof():
             self._start_watchdog(started)
@@ -49,7 +58,29 @@ class HttpResponse:
         return self._response.headers
 
     async def read_chunk(self) -> bytes:
-        """Returns the bytes that have arrived, b"" at the end. Raises UpstreamError."""
+        """Returns the bytes that have arrived, decoded, b"" at the end. Raises UpstreamError."""
+        return await self._read_decoded() if self._coding else await self._read_received()
+
+    async def _read_decoded(self) -> bytes:
+        """Returns the next piece of a compressed response."""
+        try:
+            while True:
+                if piece := next(self._pieces, b""):
+                    return piece
+                data = await self._read_received()
+                if self._decoder is None:
+                    # Only now: a response without a body may name any coding.
+                    self._decoder = ContentDecoder(codings_of(self._coding) if data else ())
+                if not data:
+                    self._decoder.finish()
+                    return b""
+                self._pieces = self._decoder.feed(data)
+        except CorruptContent as error:
+            raise BrokenResponse(f"Provider response is not valid {error}, as its Content-Encoding says.") from error
+        except UnknownCoding as error:
+            raise BrokenResponse(f"Provider response has Content-Encoding '{error}'; none was accepted.") from error
+
+    async def _read_received(self) -> bytes:
         if self._timer is not None:
             self._waiting_since = self._loop.time()
         try:
@@ -151,32 +182,47 @@ def _payload(segments: tuple[bytes | memoryview, ...]) -> bytes | Payload | None
 
 
 class HttpUpstream:
-    """Sends calls to providers over pooled connections."""
+    """Sends calls to providers over pooled connections, directly or through a proxy.
 
-    def __init__(self) -> None:
+    proxies: looked up once for each URL
+    """
+
+    def __init__(self, proxies: Proxies = NO_PROXIES) -> None:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
         self._client = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NO_AUTO_HEADERS,
             read_bufsize=_READ_BUFFER,
+            max_line_size=_HEADER_LINE_MAX,
+            max_field_size=_HEADER_LINE_MAX,
+            max_headers=_HEADERS_MAX,
+            auto_decompress=False,
         )
-        self._urls: dict[str, URL] = {}
+        self._proxies = proxies
+        # URL of a call -> the same parsed, and its proxy.
+        self._targets: dict[str, tuple[URL, URL | None]] = {}
         self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
 
     async def dial(self, call: UpstreamCall) -> HttpResponse:
         """Sends the request and waits for the headers. Raises UpstreamError."""
         timeouts = call.deployment.timeouts
+        url, proxy = self._target(call)
         started = asyncio.get_running_loop().time()
         try:
             response = await self._client.request(
                 call.method,
-                self._url(call),
+                url,
                 data=_payload(call.body),
                 headers=call.headers,
                 allow_redirects=False,
                 timeout=self._timeout(timeouts),
+                proxy=proxy,
             )
+        except aiohttp.ClientProxyConnectionError as error:
+            raise Unreachable(f"Connection failed: the proxy of '{call.deployment.name}' is unreachable.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise _refused_by_proxy(call, error.status) from error
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise Unreachable(f"Connection failed: the provider of '{call.deployment.name}' is unreachable.") from error
         except TimeoutError as error:
@@ -185,20 +231,33 @@ class HttpUpstream:
             broken = BrokenResponse(f"Connection to '{call.deployment.name}' closed early ({type(error).__name__}).")
             broken.retryable = True
             raise broken from error
+        if proxy is not None and response.status == _PROXY_LOGIN_REQUIRED:
+            response.close()
+            raise _refused_by_proxy(call, response.status)
         return HttpResponse(response, timeouts, started)
 
     async def close(self) -> None:
         """Closes every connection."""
         await self._client.close()
 
-    def _url(self, call: UpstreamCall) -> URL:
-        """Caches URLs per deployment and dialect; pass-through URLs are not cached."""
+    def _target(self, call: UpstreamCall) -> tuple[URL, URL | None]:
+        """Returns the URL and the proxy of a call. Raises Unreachable.
+
+        Both are kept per deployment and dialect; of pass-through only the proxy.
+        """
         if call.upstream_dialect == "passthrough":
-            return URL(call.url, encoded=True)
-        parsed = self._urls.get(call.url)
-        if parsed is None:
-            parsed = self._urls[call.url] = URL(call.url)
-        return parsed
+            return URL(call.url, encoded=True), self._known_target(call, call.deployment.base_url)[1]
+        return self._targets.get(call.url) or self._known_target(call, call.url)
+
+    def _known_target(self, call: UpstreamCall, url: str) -> tuple[URL, URL | None]:
+        target = self._targets.get(url)
+        if target is None:
+            try:
+                proxy = self._proxies.proxy_of(url)
+            except InvalidProxy as error:
+                raise Unreachable(f"Connection to '{call.deployment.name}' failed: {error}.") from error
+            target = self._targets[url] = URL(url), URL(proxy) if proxy else None
+        return target
 
     def _timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
         """Returns aiohttp's timeouts: connecting, first byte of headers and of body."""
@@ -209,3 +268,7 @@ class HttpUpstream:
                 total=None, sock_connect=timeouts.connect, sock_read=timeouts.first_byte
             )
         return timeout
+
+
+def _refused_by_proxy(call: UpstreamCall, status: int) -> Unreachable:
+    return Unreachable(f"Connection failed: the proxy of '{call.deployment.name}' refused it with status {status}.")

@@ -27,6 +27,7 @@ import orjson
 from yarl import URL
 
 from ..values.errors import ConfigError
+from .proxies import NO_PROXIES, Proxies
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +44,20 @@ _NO_AUTO_HEADERS = frozenset({"Accept", "Accept-Encoding"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryPolicy:
-    """Timeouts, retries and queue size of a webhook.
+    """Timeouts, retries, queue size and proxies of a webhook.
 
     attempt_timeout_seconds: limit of one attempt.
     retry_delays_seconds: delay before each retry; their number is the number of retries.
     close_timeout_seconds: limit for delivering queued events at close.
     queue_max: most events ready for delivery, and most events waiting for a retry.
+    proxies: forward proxies of this process.
     """
 
     attempt_timeout_seconds: float = 5.0
     retry_delays_seconds: tuple[float, ...] = (1.0, 4.0, 15.0, 60.0)
     close_timeout_seconds: float = 2.0
     queue_max: int = 1000
+    proxies: Proxies = NO_PROXIES
 
     def __post_init__(self) -> None:
         assert self.attempt_timeout_seconds > 0 and self.close_timeout_seconds >= 0 and self.queue_max > 0
@@ -220,7 +223,11 @@ class WebhookSender:
             async with (
                 asyncio.timeout(self._policy.attempt_timeout_seconds),
                 self._session().post(
-                    self._url, data=delivery.body, headers=self._headers(delivery), allow_redirects=False
+                    self._url,
+                    data=delivery.body,
+                    headers=self._headers(delivery),
+                    allow_redirects=False,
+                    proxy=self._policy.proxies.proxy_of(str(self._url)),
                 ) as response,
             ):
                 status = response.status

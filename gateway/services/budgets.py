@@ -12,7 +12,8 @@ from ..accounting.budget_lines import line_of
 from ..accounting.budgets import BudgetAccounts
 from ..accounting.output_estimate import OutputEstimates
 from ..exporters.budget_notices import BudgetNotifier
-from ..http.webhook import WebhookSender
+from ..http.proxies import NO_PROXIES, Proxies
+from ..http.webhook import DeliveryPolicy, WebhookSender
 from ..stores.events_sqlite import AuditEvent, SqliteAuditEvents
 from ..stores.ledger_sqlite import SqliteLedger
 from ..stores.release_waiters import ReleaseWaiters
@@ -107,6 +108,7 @@ class BudgetService:
     snapshot: returns the current snapshot
     folder: data folder that holds the ledger
     redis: URL of the shared store and its timeout in seconds, None for accounts in memory
+    proxies: of the webhook
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class BudgetService:
         redis: tuple[str, float] | None,
         supervisor: Supervisor,
         now: Callable[[], float],
+        proxies: Proxies = NO_PROXIES,
     ) -> None:
         self._snapshot = snapshot
+        self._proxies = proxies
         self._folder = folder
         self._redis = redis
         self._supervisor = supervisor
@@ -142,7 +146,8 @@ class BudgetService:
         self._events = SqliteAuditEvents(self._folder / "ledger.sqlite")
         restore_outputs(self.output_estimates, ledger)
         if snapshot.webhook is not None:
-            self._webhook = WebhookSender(snapshot.webhook.url, snapshot.webhook.secret)
+            policy = DeliveryPolicy(proxies=self._proxies)
+            self._webhook = WebhookSender(snapshot.webhook.url, snapshot.webhook.secret, policy=policy)
             self._supervisor.spawn("webhook", self._webhook.run(), _log_error("webhook_stopped"))
         spent = iter_spent(snapshot, ledger, now=now)
         if self._redis is None:

@@ -9,6 +9,7 @@ The caller's turn: the request has to change
         ├── NotFound            404
         ├── MethodNotAllowed    405
         ├── BodyTooLarge        413
+        ├── UnsupportedEncoding 415
         └── UpgradeRequired     426
 
 The caller's or the operator's turn: a limit refused the request, nothing was dialled
@@ -30,7 +31,7 @@ Our turn
     └── ConfigError             the configuration is invalid; carries every problem at once
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class PenstockError(Exception):
@@ -40,11 +41,13 @@ class PenstockError(Exception):
     code: stable, documented in docs/errors.md
     retry_after_seconds: sent as Retry-After; None: not sent
     param: the field of the request that is wrong
+    headers: further headers of the response, names in lower case
     """
 
     status = 500
     code = "internal_error"
     retry_after_seconds: int | None = None
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -89,10 +92,15 @@ class NotFound(CallerError):
 
 
 class MethodNotAllowed(CallerError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `methods` are those that the path has."""
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, methods: Sequence[str]) -> None:
+        super().__init__(message)
+        # RFC 9110, 15.5.6: the response has to name them.
+        self.headers = {"allow": ", ".join(methods)}
 
 
 class BodyTooLarge(CallerError):
@@ -100,6 +108,19 @@ class BodyTooLarge(CallerError):
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedEncoding(CallerError):
+    """The body has a content coding that is not decoded; `accepted` lists those that are."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+    def __init__(self, coding: str, accepted: str) -> None:
+        message = f"Content-Encoding '{coding}' is not supported; send the body uncompressed, or as {accepted}."
+        super().__init__(message, param="content-encoding")
+        # RFC 9110, 15.5.16.
+        self.headers = {"accept-encoding": accepted}
 
 
 class UpgradeRequired(CallerError):

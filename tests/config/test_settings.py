@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.config.settings import read_settings, weak_setting_notes
+from gateway.config.settings import Settings, read_settings, require_proxies, weak_setting_notes
 from gateway.values.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ def test_an_env_file_is_read_only_if_it_is_named(tmp_path, monkeypatch):
         ("PORT", "sk-hunter2", "must be a whole number, not [hidden: looks like a secret]"),
         ("PORT", "99999", "must be at most 65535"),
         ("LOG_LEVEL", "debug", "must be DEBUG, INFO, WARNING or ERROR"),
+        ("CORS_ORIGINS", "example.com", "must be origins like https://app.example.com, separated by commas, or *"),
     ],
 )
 def test_a_variable_with_an_invalid_value_says_what_is_valid(monkeypatch, name, value, requirement):
@@ -79,3 +80,27 @@ def test_a_blank_admin_token_is_none(monkeypatch, token):
 def test_a_short_admin_token_is_noted(token, count):
     notes = weak_setting_notes({"PENSTOCK_ADMIN_TOKEN": token})
     assert len(notes) == count and not any("s3cret" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "environment, proxy, problems",
+    [
+        ({"HTTPS_PROXY": "socks5://u:secret@p:1"}, None, ["environment: HTTPS_PROXY must be the URL of an HTTP proxy"]),
+        ({"HTTP_PROXY": "socks5://p:1"}, None, []),
+        ({"ALL_PROXY": "socks5://p:1", "NO_PROXY": "far.example"}, None, []),
+        ({"HTTPS_PROXY": "socks5://p:1"}, "none", []),
+        ({}, "p:port", ["environment: PENSTOCK_PROXY must be the URL of an HTTP proxy"]),
+    ],
+    ids=["of a provider", "of no provider", "of none that it covers", "switched off", "the setting's own"],
+)
+def test_a_proxy_is_checked_where_a_provider_needs_it(environment, proxy, problems):
+    settings = Settings(proxy=proxy)
+    urls = ("https://far.example/v1", "http://127.0.0.1:8000/v1")
+    if not problems:
+        require_proxies(settings, urls, environment)
+        return
+    with pytest.raises(ConfigError) as raised:
+        require_proxies(settings, urls, environment)
+    (problem,) = raised.value.problems
+    assert problem.startswith(problems[0]) and problem.endswith("PENSTOCK_PROXY=none calls providers directly")
+    assert "secret" not in problem

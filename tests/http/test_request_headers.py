@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from multidict import CIMultiDict
 
-from gateway.http.request_headers import authenticate, parse_hints
+from gateway.http.request_headers import authenticate, collect_headers, parse_hints
 from gateway.values.errors import BadRequest, Unauthenticated
 from gateway.values.request import HeaderHints
 from tests.snapshots import snapshot
@@ -22,9 +23,19 @@ def hints(**headers: str) -> HeaderHints:
     [
         {"authorization": "Bearer secret-two"}, {"authorization": "bearer  secret-two "}, {"x-api-key": "secret-two"},
         {"api-key": "secret-two"}, {"authorization": "Basic abc", "x-api-key": "secret-two"},
-        {"x-api-key": "", "api-key": "secret-two"},
+        {"x-api-key": "", "api-key": "secret-two"}, {"x-goog-api-key": "secret-two"},
+        {"authorization": "Bearer sk-ant-oat01-login", "x-api-key": "secret-two"},
+        {"authorization": "Bearer secret-two", "x-api-key": "sk-ant-api03-own"},
+        {"authorization": "Bearer secret-two", "x-api-key": "secret-one"},
+        {"x-api-key": "sk-ant-api03-own", "api-key": "secret-two"},
+        {"authorization": "Basic dTpw,Bearer secret-two"}, {"x-api-key": "first,secret-two"},
     ],
-    ids=["bearer", "lower case and spaces", "Anthropic's header", "Azure's header", "another scheme", "empty header"],
+    ids=[
+        "bearer", "lower case and spaces", "Anthropic's header", "Azure's header", "another scheme", "empty header",
+        "Google's header", "beside a login of Claude Code", "beside a key of the provider",
+        "Authorization before another known key", "the second of two key headers", "in the second Authorization header",
+        "in the second x-api-key header",
+    ],
 )  # fmt: skip
 def test_a_key_is_accepted_where_clients_send_it(headers):
     caller = authenticate(headers, KEYS)
@@ -40,15 +51,53 @@ def test_a_key_is_accepted_where_clients_send_it(headers):
         ({"authorization": "Bearer secret-three"}, "invalid_api_key"),
         ({"x-api-key": "secret-one "}, "invalid_api_key"),
         ({"x-api-key": "\udce9"}, "invalid_api_key"),
-        ({"authorization": "Bearer wrong", "x-api-key": "secret-one"}, "invalid_api_key"),
+        ({"authorization": "Bearer wrong", "x-api-key": "wrong too"}, "invalid_api_key"),
+        ({"x-api-key": ","}, "invalid_api_key"),
     ],
-    ids=["no header", "empty", "no scheme", "unknown", "trailing space", "not UTF-8", "the bearer token decides"],
+    ids=[
+        "no header",
+        "empty",
+        "no scheme",
+        "unknown",
+        "trailing space",
+        "not UTF-8",
+        "two unknown keys",
+        "only a comma",
+    ],
 )
 def test_any_other_key_is_refused_without_being_repeated(headers, code):
     with pytest.raises(Unauthenticated) as raised:
         authenticate(headers, KEYS)
     assert raised.value.code == code
     assert "secret" not in str(raised.value) and "wrong" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "lines, collected",
+    [
+        ([("A", "1"), ("b", "2")], {"a": "1", "b": "2"}),
+        ([("anthropic-beta", "one"), ("Anthropic-Beta", "two")], {"anthropic-beta": "one,two"}),
+        ([("openai-beta", "a=v2"), ("openai-beta", "b=v1"), ("c", "1")], {"openai-beta": "a=v2,b=v1", "c": "1"}),
+        ([("tracestate", "a=1"), ("tracestate", ""), ("tracestate", "b=2")], {"tracestate": "a=1,b=2"}),
+        ([("x-session-id", "run"), ("x-session-id", "run")], {"x-session-id": "run"}),
+        ([("traceparent", "00-1"), ("traceparent", "00-2")], {"traceparent": "00-1"}),
+        ([("x-stainless-retry-count", "0"), ("X-Stainless-Retry-Count", "1")], {"x-stainless-retry-count": "0"}),
+        ([("x-penstock-role", "scout"), ("x-penstock-role", "scout")], {"x-penstock-role": "scout"}),
+        ([("x-empty", ""), ("x-empty", "")], {"x-empty": ""}),
+    ],
+    ids=[
+        "no name twice", "a list in any case", "another list", "an empty line adds nothing", "equal values",
+        "one value by definition", "a counter", "an own header, equal", "all empty",
+    ],
+)  # fmt: skip
+def test_a_repeated_header_is_a_list(lines, collected):
+    """RFC 9110, 5.3; anthropic-beta with commas as in Anthropic's API reference (beta headers, November 2026)."""
+    assert collect_headers(CIMultiDict(lines)) == collected
+
+
+def test_an_own_header_with_two_values_is_refused():
+    with pytest.raises(BadRequest, match="'x-penstock-route' is given 2 times with different values; give it once"):
+        collect_headers(CIMultiDict([("x-penstock-route", "a"), ("X-Penstock-Route", "b")]))
 
 
 def test_without_any_hint_nothing_is_set():

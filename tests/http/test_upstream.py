@@ -1,14 +1,18 @@
 """HttpUpstream against providers that violate HTTP or hang."""
 
 import asyncio
+import gzip
 
+import brotli
 import pytest
 
 from gateway.http.upstream import HttpUpstream
 from gateway.providers.upstream_call import UpstreamCall
 from gateway.values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
+from tests.http.raw_http import compress_zstd
 from tests.snapshots import snapshot
 
+TEXT = b'{"id":"' + b"text " * 20_000 + b'"}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
@@ -62,12 +66,27 @@ async def dial(answer: bytes, *, hang: bool = False, small: str = "") -> bytes |
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", BrokenResponse),
         (b"", BrokenResponse),
         (b"\x00\x01\x02 nonsense\r\n\r\n", BrokenResponse),
+        (HEAD + b"X: " + b"a" * 64_000 + b"\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
+        (HEAD + b"".join(b"X-%d: %060d\r\n" % (n, n) for n in range(900)) + b"Content-Length: 2\r\n\r\n{}", b"{}"),
         (HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n", BrokenResponse),
         (HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(5000)) + b"\r\n", BrokenResponse),
         (HEAD + b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000, BrokenResponse),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", BrokenResponse),
+        (HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(TEXT), TEXT),
+        (HEAD + b"Content-Encoding: br\r\n\r\n" + brotli.compress(TEXT), TEXT),
+        (HEAD + b"Content-Encoding: zstd\r\n\r\n" + compress_zstd(TEXT), TEXT),
+        (HEAD + b"Content-Encoding: gzip, zstd\r\n\r\n" + compress_zstd(gzip.compress(TEXT)), TEXT),
+        (HEAD + b"Content-Encoding: identity\r\n\r\n" + TEXT, TEXT),
+        (HEAD + b"Content-Encoding: zstd\r\n\r\n" + compress_zstd(TEXT)[:-4], BrokenResponse),
+        (HEAD + b"Content-Encoding: br\r\n\r\n" + brotli.compress(b"x" * 50_000_000), BrokenResponse),
+        (HEAD + b"Content-Encoding: snappy\r\n\r\n" + TEXT, BrokenResponse),
+        (HEAD + b"Content-Encoding: snappy\r\nContent-Length: 0\r\n\r\n", b""),
     ],
-    ids=["valid", "shorter than announced", "invalid chunk", "closed without response", "not HTTP", "long header", "many headers", "over the limit", "not gzip"],
+    ids=[
+        "valid", "shorter than announced", "invalid chunk", "closed without response", "not HTTP", "a header of 64 KB",
+        "64 KB of headers", "longer header", "more headers", "over the limit", "not gzip", "gzip", "br", "zstd", "two codings",
+        "identity", "zstd cut short", "a bomb", "unknown coding", "unknown coding without body",
+    ],
 )  # fmt: skip
 async def test_any_bytes_yield_a_body_or_an_upstream_error(answer, expected):
     result = await dial(answer)
