@@ -9,10 +9,12 @@ from typing import Any
 
 import openai
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.http import server
 from tests.gateways import AUTH_HEADERS, StartGateway, metric_sum, until
+from tests.http.raw_http import exchange, request_bytes
 
 
 async def test_a_response_carries_the_gateway_headers(start_gateway: StartGateway):
@@ -501,3 +503,111 @@ async def test_implausible_usage_is_replaced_by_an_estimate(start_gateway: Start
             await answer.read()
         await until(lambda: len(gateway.ledger_rows()) == 2)
         assert [entry["usage_basis"] for entry in gateway.ledger_rows()] == ["estimated", "exact"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/v1/chat/completions", "/v1/v1/messages", "/anthropic/v1/v1/messages", "/v1/v1/images/generations",
+        "/v1/%76%31/responses", "//v1/v1/responses", "/v1/engines/small/completions", "/v1/openai/v1/chat/completions",
+        "/v1/budgets", "/v1/session", "/v1/message", "/chat/completions", "/V1/chat/completions", "/v1//chat/completions",
+        "/v1%2Fchat/completions", "/%761/chat/completions", "/v1/chat%2Fcompletions", "/v1/chat/completions%20",
+        "/v1/./chat/completions", "http://gateway/v1/v1/chat/completions",
+    ],
+)  # fmt: skip
+async def test_a_misspelled_path_reaches_no_provider_and_no_budget(start_gateway: StartGateway, path):
+    async with start_gateway(more="budgets: {none: {limit: {usd: 0.000000001}, window: day}}") as gateway:
+        answer = await exchange(gateway.app.port, request_bytes(path))
+        document = json.loads(answer.body)
+        assert (answer.status, document["error"]["code"]) == (404, "not_found")
+        assert document["error"]["message"].startswith("No such endpoint: POST ")
+        assert ("type" in document) is path.endswith("/messages"), "Anthropic's shape"
+        assert "budget is" not in document["error"]["message"].lower()
+        assert not gateway.small_provider.request_bodies and not gateway.frontier_provider.request_bodies
+        assert gateway.ledger_rows() == []
+
+
+@pytest.mark.parametrize(
+    "method, path, allow",
+    [
+        ("GET", "/v1/chat/completions", "POST"), ("DELETE", "/v1/models", "GET, HEAD"), ("PUT", "/v1/messages", "POST"),
+        ("POST", "/v1/budgets/me", "GET, HEAD"), ("GET", "/v1/sessions", "POST"), ("PUT", "/v1/sessions/s1", "GET, HEAD, POST"),
+        ("GET", "/v1/messages/count_tokens", "POST"), ("TRACE", "/v1/files", "GET, HEAD, POST, PUT, PATCH, DELETE"),
+        ("POST", "/metrics", "GET, HEAD"), ("DELETE", "/readyz", "GET, HEAD"), ("PUT", "/approve/x", "GET, HEAD, POST"),
+    ],
+)  # fmt: skip
+async def test_a_405_names_the_methods_of_its_path(start_gateway: StartGateway, method, path, allow):
+    async with start_gateway() as gateway:
+        answer = await exchange(gateway.app.port, request_bytes(path, b"", method=method))
+    assert (answer.status, answer.headers.get("allow"), answer.headers["server"]) == (405, allow, "penstock")
+
+
+@pytest.mark.parametrize(
+    "path, allow",
+    [("/v1/chat/completions", "POST, OPTIONS"), ("/v1/models", "GET, HEAD, OPTIONS"),
+     ("/v1/files", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"), ("*", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],
+)  # fmt: skip
+async def test_options_names_the_methods_without_a_key(start_gateway: StartGateway, path, allow):
+    async with start_gateway() as gateway:
+        answer = await exchange(gateway.app.port, request_bytes(path, b"", method="OPTIONS", headers=()))
+        assert not gateway.small_provider.request_headers
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, allow, b"")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/small", "/v1/budgets/me", "/livez", "/readyz", "/metrics"])
+async def test_head_answers_like_get_without_a_body(start_gateway: StartGateway, path):
+    async with start_gateway() as gateway:
+        answer = await exchange(gateway.app.port, request_bytes(path, b"", method="HEAD"))
+    assert (answer.status, answer.body, answer.headers["server"]) == (200, b"", "penstock")
+
+
+async def test_headers_that_are_too_large_are_counted_and_say_so(start_gateway: StartGateway):
+    async with start_gateway() as gateway:
+        for headers in ((("X-Long", "x" * 20_000),), tuple((f"X-{number}", "x") for number in range(200))):
+            answer = await exchange(gateway.app.port, request_bytes("/v1/models", b"", method="GET", headers=headers))
+            error = json.loads(answer.body)["error"]
+            assert (answer.status, error["code"], answer.headers["server"]) == (431, "invalid_http", "penstock")
+        assert metric_sum(await gateway.metrics(), "penstock_errors_total") == 2
+        long = (("Authorization", "Bearer secret-one"), ("X-Codex-Turn-Metadata", "x" * 16_000))
+        assert (await exchange(gateway.app.port, request_bytes("/v1/chat/completions", headers=long))).status == 200
+
+
+async def test_a_repeated_header_reaches_the_provider_as_a_list(start_gateway: StartGateway):
+    headers = (("Authorization", "Bearer secret-one"), ("OpenAI-Beta", "one=v1"), ("openai-beta", "two=v2"))
+    async with start_gateway() as gateway:
+        assert (await exchange(gateway.app.port, request_bytes("/v1/chat/completions", headers=headers))).status == 200
+        (sent,) = gateway.small_provider.request_headers
+    assert {name.lower(): value for name, value in sent.items()}["openai-beta"] == "one=v1,two=v2"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [(("Authorization", "Bearer sk-ant-oat-login"), ("x-api-key", "secret-two")),
+     (("Authorization", "Bearer secret-two"), ("x-api-key", "sk-ant-other"))],
+)  # fmt: skip
+async def test_of_two_keys_the_known_one_counts_and_neither_is_sent_on(start_gateway: StartGateway, headers):
+    async with start_gateway() as gateway:
+        assert (await exchange(gateway.app.port, request_bytes("/v1/chat/completions", headers=headers))).status == 200
+        sent = str(gateway.small_provider.request_headers)
+        await until(gateway.ledger_rows)
+        assert [row["key"] for row in gateway.ledger_rows()] == ["k2"]
+    assert "sk-ant" not in sent and "secret-two" not in sent and "Bearer provider-secret" in sent
+
+
+async def test_a_large_answer_is_sent_in_slices(start_gateway: StartGateway, monkeypatch):
+    """The time limit of a write applies to each slice: a 4K picture takes longer than that on a slow line."""
+    sizes, write, text = [], web.StreamResponse.write, "x" * 1_000_000
+
+    async def recorded(self, data):
+        sizes.append(len(data))
+        await write(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", recorded)
+    async with start_gateway() as gateway, gateway.post(model="small", sim={"reply": text}) as answer:
+        body = await answer.read()
+        assert json.loads(body)["choices"][0]["message"]["content"] == text
+        assert (answer.headers["Content-Length"], answer.headers["Content-Type"]) == (
+            str(len(body)),
+            "application/json",
+        )
+    assert sum(size for size in sizes if size > 1000) >= len(text) and max(sizes) <= 256 * 1024
