@@ -16,7 +16,7 @@ from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, PARTS_SIZE, TOOLS_BYTES_MAX, Message, Request, Splice
 from ..values.usage import STANDARD_TERMS, PriceTerms
-from . import answer_failure, openai_errors
+from . import answer_events, answer_failure, openai_errors
 from . import body as bodies
 from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
@@ -136,6 +136,11 @@ def stream_meter(request: Request) -> ChatStreamMeter:
 def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
     return answer_failure.failed_chat_answer(document, part="message")
+
+
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return answer_events.chat_events(document)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

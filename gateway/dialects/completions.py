@@ -9,7 +9,7 @@ from ..values.caller_response import CallerResponse
 from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, Request
-from . import answer_failure, chat, openai_errors
+from . import answer_events, answer_failure, chat, openai_errors
 from . import body as bodies
 from . import price_terms as terms
 from .body import check_count
@@ -85,6 +85,11 @@ def stream_meter(request: Request) -> ChatStreamMeter:
 def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
     return answer_failure.failed_chat_answer(document, part="text")
+
+
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return answer_events.completion_events(document)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

@@ -68,6 +68,11 @@ def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return answer_failure.failed_answer(document, lambda answer: isinstance(answer.get("data"), list))
 
 
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return None
+
+
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Return 0: vectors hold no text."""
     return 0

@@ -16,7 +16,7 @@ from ..values.errors import BadRequest, CallerError, Overloaded, PenstockError, 
 from ..values.plan import Refusal
 from ..values.request import ABSENT, NO_PROVIDER_STATE, TOOLS_BYTES_MAX, Message, Request
 from ..values.usage import STANDARD_TERMS, PriceTerms
-from . import answer_failure
+from . import answer_events, answer_failure
 from . import body as bodies
 from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
@@ -149,6 +149,11 @@ def stream_meter(request: Request) -> MessagesStreamMeter:
 def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the error body behind an unstreamed answer that is a failure, None for an answer."""
     return answer_failure.failed_answer(document, lambda answer: isinstance(answer.get("content"), list))
+
+
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return answer_events.message_events(document)
 
 
 def answer_text_bytes(document: Mapping[str, Any]) -> int:

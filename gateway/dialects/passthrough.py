@@ -216,6 +216,11 @@ def failed_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {"error": error} if error is not None and not _OBJECT_FIELDS & document.keys() else None
 
 
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return None
+
+
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Return 0: usage of passed-through answers is not estimated."""
     return 0

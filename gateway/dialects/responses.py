@@ -183,6 +183,11 @@ def _has_output(answer: Mapping[str, Any]) -> bool:
     return isinstance(answer.get("output"), list) or answer.get("status") in _UNFINISHED_STATUSES
 
 
+def answer_events_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return an unstreamed answer as the events of a stream, None where that is not possible."""
+    return None
+
+
 def answer_text_bytes(document: Mapping[str, Any]) -> int:
     """Return the UTF-8 bytes of text in an unstreamed answer."""
     output, size = document.get("output"), 0

@@ -90,7 +90,7 @@ class Relay:
                 # A stream under another label.
                 headers["content-type"] = "text/event-stream; charset=utf-8"
                 return await self._relay_stream(context, progress, response, headers, writer, now=now)
-        return await self._relay_document(context, progress, response, headers, now=now)
+        return await self._relay_document(context, progress, response, headers, writer, now=now)
 
     async def _relay_document(
         self,
@@ -98,6 +98,7 @@ class Relay:
         progress: AttemptProgress,
         response: UpstreamResponse,
         headers: dict[str, str],
+        writer: ResponseWriter,
         *,
         now: float,
     ) -> CallerResponse | FailedAttempt:
@@ -115,6 +116,13 @@ class Relay:
         if failed is not None:
             progress.is_uncharged, progress.text_bytes = usage is None, 0
             return self._failed_answer(context, progress, failed, response.headers, now=now)
+        events = _answer_events(attempt.upstream_dialect, document) if request.stream else None
+        if events is not None:
+            # The caller asked for a stream, and reads nothing else.
+            progress.usage, progress.response_begun = None, False
+            headers["content-type"] = "text/event-stream; charset=utf-8"
+            stream = ReplayedResponse(response, events)
+            return await self._relay_stream(context, progress, stream, headers, writer, now=now)
         if usage is None:
             progress.billed_extras = provider.billed_extras_of(document)
         is_counted = usage is not None and usage.exact and (usage.output > 0 or usage is NO_USAGE)
@@ -374,6 +382,14 @@ def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> 
         return lenient_json.dumps(translator.translate_document(document))
     except SHAPE_ERRORS as error:
         raise UnreadableResponse("Provider response does not match its dialect.") from error
+
+
+def _answer_events(dialect: str, document: dict[str, Any]) -> bytes | None:
+    """The answer as the events of a stream; None where it has no such form."""
+    try:
+        return DIALECTS[dialect].answer_events_of(document)
+    except SHAPE_ERRORS:
+        return None
 
 
 def _text_bytes(dialect: str, document: dict[str, Any], body: bytes) -> int:

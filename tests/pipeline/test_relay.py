@@ -150,6 +150,16 @@ async def test_a_stream_under_another_content_type_is_streamed(content_type, spl
     assert book.caller_stream.headers["content-type"].startswith("text/event-stream")
 
 
+async def test_a_whole_answer_to_a_request_for_a_stream_is_streamed():
+    document = {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello there"}, "finish_reason": "stop"}], "usage": USAGE}  # fmt: skip
+    book = Playbook(snapshot(), [answers(document)])
+    await book.ask(STREAM)
+    first, end = book.caller_stream.written.split(b"\n\n")[:2]
+    assert json.loads(first[6:])["choices"][0]["delta"]["content"] == "hello there"
+    assert end == b"data: [DONE]"
+    assert (book.ledger_entries[-1].usage_basis, book.ledger_entries[-1].output_tokens) == ("exact", 10)
+
+
 async def test_a_long_event_is_relayed_whole():
     picture = b'data: {"choices":[{"index":0,"delta":{"images":["' + b"x" * 9_000_000 + b'"]}}]}\n\n'
     book = Playbook(snapshot(), [streams(picture, END)])
