@@ -3,24 +3,27 @@
 from datetime import UTC, datetime
 
 from ..values.budget import MEASURE_UNITS, BudgetExceeded, BudgetLine, Measure
-from ..values.plan import Refusal
+from ..values.plan import Attempt, Refusal
 from ..values.units import message_number
 
 _DEFAULT_CONTACT = "ask the operator to raise it"
-# Measure of a budget -> (what is unknown of the call, why, what the operator can set).
+# Measure of a budget -> (code, how the message begins, why the worst case is unknown, what the operator can set).
 _UNKNOWN_WORST_CASES = {
-    Measure.nusd: ("Price", "no price sheet covers it", "a price"),
-    Measure.tokens: ("Token count", "the provider reports no usage for it", "another kind of limit"),
-    Measure.millijoules: ("Energy", "no energy profile covers it", "an energy profile"),
-    Measure.micrograms: ("Carbon", "no energy profile covers it", "an energy profile"),
+    Measure.nusd: ("unpriced", "Unpriced", "no price sheet covers it", "a price"),
+    Measure.tokens: ("tokens_unknown", "Tokens unknown", "the provider reports no usage", "another kind of limit"),
+    Measure.millijoules: ("energy_unknown", "Energy unknown", "no energy profile covers it", "an energy profile"),
+    Measure.micrograms: ("carbon_unknown", "Carbon unknown", "no energy profile covers it", "an energy profile"),
 }
 
 
-def refusal(exceeded: BudgetExceeded, now: float, *, retry_after_seconds: int = 1) -> Refusal:
+def refusal(
+    exceeded: BudgetExceeded, now: float, *, retry_after_seconds: int = 1, attempt: Attempt | None = None
+) -> Refusal:
     """The refusal for a budget that a call does not fit.
 
     now: seconds since the epoch
     retry_after_seconds: when to try again while only holds of other calls are in the way
+    attempt: the call, where its worst case may be unknown
     """
     line = exceeded.line
     unit, scale = MEASURE_UNITS[line.measure]
@@ -46,23 +49,33 @@ def refusal(exceeded: BudgetExceeded, now: float, *, retry_after_seconds: int = 
         )
         return Refusal(code="budget_held", message=message, details=details, retry_after_seconds=retry_after_seconds)
     if exceeded.requested is None:
-        message = _unknown_worst_case(line, unit)
-    else:
-        message = (
-            f"Budget '{line.name}' exceeded: {message_number(used)} {unit} spent and {message_number(held)} held of"
-            f" {message_number(limit)}; this call may use up to {message_number(exceeded.requested / scale)}."
-            f" {_reset_sentence(line, now)} Lower max_tokens, use a smaller model, or {contact or _DEFAULT_CONTACT}."
-        )
+        code, message = _unknown_worst_case(line, unit, attempt)
+        return Refusal(code=code, message=message, details=details)
+    message = (
+        f"Budget '{line.name}' exceeded: {message_number(used)} {unit} spent and {message_number(held)} held of"
+        f" {message_number(limit)}; this call may use up to {message_number(exceeded.requested / scale)}."
+        f" {_reset_sentence(line, now)} Lower max_tokens, use a smaller model, or {contact or _DEFAULT_CONTACT}."
+    )
     return Refusal(code="cap_exceeded" if _never_resets(line) else "budget_exceeded", message=message, details=details)
 
 
-def _unknown_worst_case(line: BudgetLine, unit: str) -> str:
-    """The message where the worst case of the call is unknown: less use or a later time does not help."""
-    subject, cause, remedy = _UNKNOWN_WORST_CASES[line.measure]
-    return (
-        f"{subject} unknown: budget '{line.name}' ({unit}) cannot admit a call whose worst case is unknown ({cause})."
-        f" Use another model, or ask the operator to set {remedy}."
+def _unknown_worst_case(line: BudgetLine, unit: str, attempt: Attempt | None) -> tuple[str, str]:
+    """Code and message where the worst case of the call is unknown: less use or a later time does not help."""
+    code, subject, cause, remedy = _UNKNOWN_WORST_CASES[line.measure]
+    if attempt is not None:
+        cause = attempt.unpriced if line.measure is Measure.nusd else _unknown_energy(attempt, cause)
+    message = (
+        f"{subject}: {cause}. Budget '{line.name}' ({unit}) holds no call whose worst case is unknown, however much of it is"
+        f" left. Use another model, or ask the operator to set {remedy}."
     )
+    return code, message
+
+
+def _unknown_energy(attempt: Attempt, cause: str) -> str:
+    deployment = attempt.deployment
+    if deployment.energy_models is not None:
+        return cause
+    return f"the size of model '{deployment.model}' at '{deployment.name}' is unknown"
 
 
 def _never_resets(line: BudgetLine) -> bool:

@@ -12,6 +12,8 @@ _MINUTES_PER_WEEK, _MINUTES_TO_MONDAY = 7 * 24 * 60, 3 * 24 * 60
 _WEB_SEARCH = "web_search"
 # Tiers that cost no more than the standard one.
 _NO_DEARER_TIERS = frozenset({"", "flex", "balanced", "batch"})
+# Regions that cost as much as none (platform.claude.com, data residency, 2026-11).
+_NO_DEARER_GEOS = frozenset({"", "global", "not_available"})
 # The counts of a call of which the further calls of the same model are part.
 _COUNTS = (
     "input", "output", "cached_input", "cache_write", "cache_write_long", "reasoning", "input_audio", "cached_audio",
@@ -39,22 +41,24 @@ def charge(
 
 
 def unpriced_parts(price_sheet: PriceSheet, usage: Usage) -> tuple[str, ...]:
-    """What of `usage` has no price and is not part of its charge: tier, server tools and further models, by name."""
+    """What of `usage` has no price and is not part of its charge: tier, region, server tools and further models, by name."""
     return _without_price(
         price_sheet,
         [usage.service_tier] if usage.service_tier else [],
         [unit for unit, count in usage.server_tools if count],
         [call.model for call in usage.further_calls],
+        usage.inference_geo,
     )
 
 
 def unpriced_terms(price_sheet: PriceSheet, terms: PriceTerms) -> tuple[str, ...]:
-    """What a request asks for that has no price, so that no hold covers it: tiers, server tools and further models."""
+    """What a request asks for that has no price, so that no hold covers it: tiers, region, server tools and further models."""
     return _without_price(
         price_sheet,
         terms.service_tiers,
         [unit for unit, most in terms.server_tools if most],
         [call.model for call in terms.further_calls],
+        terms.inference_geo,
     )
 
 
@@ -168,11 +172,12 @@ def _without_further_calls(usage: Usage) -> Usage:
 
 
 def _without_price(
-    price_sheet: PriceSheet, tiers: Iterable[str], units: Iterable[str], models: Iterable[str]
+    price_sheet: PriceSheet, tiers: Iterable[str], units: Iterable[str], models: Iterable[str], geo: str
 ) -> tuple[str, ...]:
     # At a cheaper tier without a price of its own the charge is the standard one, which is no less.
     names = [tier for tier in tiers if tier not in _NO_DEARER_TIERS and tier not in price_sheet.service_tiers]
     names += [unit for unit in units if _tool_nusd(price_sheet, unit, "") is None]
+    names += [geo] if geo not in _NO_DEARER_GEOS and geo not in price_sheet.geo_permille else []
     names += [model for model in models if _sheet_of(price_sheet, model) is None]
     return tuple(dict.fromkeys(names))
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print notes, a summary and the grid of each deployment. Raises ConfigError with all problems."""
-    snapshot, notes = load(args.config, os.environ, need_secrets=args.secrets, weak_secrets="problem")
+    snapshot, notes = load(args.config, os.environ, need_secrets=args.secrets, weak_secrets="problem", is_strict=True)
     notes += weak_setting_notes(os.environ)
     for note in notes:
         print(f"note: {note}")

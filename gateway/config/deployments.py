@@ -81,11 +81,6 @@ def _deployment(
         _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.price_sheet if listed else None
     )
     price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, inputs.now)
-    if price_sheet is None:
-        reader.add_note(
-            path,
-            f"deployment '{name}' has no known price; its calls are unpriced, and no budget in USD admits it (set 'price')",
-        )
     footprint_inputs = inputs.footprint_tables.inputs_of(reader, doc, path)
     deployment = catalog.Deployment(
         name=name,

@@ -62,12 +62,6 @@ class FootprintTables:
         """The inputs of one deployment; mistakes become problems."""
         region = self._cloud_region(reader, doc, path)
         profile = self._energy_profile(reader, doc, path, region)
-        if profile is None:
-            reader.add_note(
-                path,
-                f"deployment '{path[-1]}' has no energy profile; its footprint is unknown, and no budget in Wh or gCO2e admits it"
-                " (set 'energy.active_params_b')",
-            )
         sensors = _sensors(reader, doc, path)
         self._claim_gpus(reader, sensors, path)
         return FootprintInputs(

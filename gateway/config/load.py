@@ -14,6 +14,7 @@ from ..values import catalog
 from ..values.budget import SessionCaps, tightest_caps
 from ..values.errors import ConfigError
 from ..values.request import Caller
+from ..values.service_tiers import NO_TIER_POLICY, TierPolicy
 from ..values.snapshot import Snapshot, Webhook
 from . import schema
 from .base_urls import base_url_mistake
@@ -25,6 +26,7 @@ from .quality import cascade_of, learning_of, quality_policy_of, roles_of
 from .reader import ConfigReader, WeakSecrets, check_name, did_you_mean
 from .redaction import without_secrets
 from .sessions import loop_policy_of, session_fields_of
+from .unknown_costs import check_unknown_costs
 from .yaml_tree import YamlPath, parse_yaml
 
 # Default ceilings of the small and the medium tier by classifier. Learned: on the public test files 0.25 sends 38 % of
@@ -53,6 +55,7 @@ def load(
     *,
     need_secrets: bool = True,
     weak_secrets: WeakSecrets = "ignored",
+    is_strict: bool = False,
     now: float | None = None,
 ) -> tuple[Snapshot, list[str]]:
     """Read a file: the Snapshot at `now`, and notes on what works but may surprise.
@@ -60,6 +63,7 @@ def load(
     now: seconds since the epoch; None for the machine's time
     need_secrets: whether a missing secret is a problem, or only a note
     weak_secrets: whether a secret that can be guessed is a problem, a note, or ignored
+    is_strict: whether a deployment that a budget would always refuse is a problem, or only a note
     Raises ConfigError with all problems.
     """
     try:
@@ -67,7 +71,15 @@ def load(
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError([f"{path}:1:1: cannot read file: {reason}"]) from error
-    return parse(text, str(path), env, need_secrets=need_secrets, weak_secrets=weak_secrets, now=now)
+    return parse(
+        text,
+        str(path),
+        env,
+        need_secrets=need_secrets,
+        weak_secrets=weak_secrets,
+        is_strict=is_strict,
+        now=now,
+    )
 
 
 def parse(
@@ -77,11 +89,17 @@ def parse(
     *,
     need_secrets: bool = True,
     weak_secrets: WeakSecrets = "ignored",
+    is_strict: bool = False,
     now: float | None = None,
 ) -> tuple[Snapshot, list[str]]:
     """Like `load`, from text."""
     reader = ConfigReader(
-        name=name, tree=parse_yaml(text), env=env, need_secrets=need_secrets, weak_secrets=weak_secrets
+        name=name,
+        tree=parse_yaml(text),
+        env=env,
+        need_secrets=need_secrets,
+        weak_secrets=weak_secrets,
+        is_strict=is_strict,
     )
     reader.problems += [(line, column, without_secrets(message)) for line, column, message in reader.tree.problems]
     if reader.tree.data is None and not reader.problems:
@@ -310,16 +328,23 @@ def _snapshot(reader: ConfigReader, document: schema.RoutingConfig, text: str, n
     if document.quality.keep is not None and document.classifier == "transparent":
         reader.add_problem(("quality", "keep"), "'keep' needs the learned classifier; remove 'classifier: transparent'")
     caps = session_caps_of(reader, document.sessions)
+    key_caps = _key_caps(reader, document, caps)
+    routes = _routes(reader, document, deployments)
+    budgets = budgets_of(reader, document, open_caller=_OPEN_CALLER)
+    check_unknown_costs(reader, deployments, routes, budgets, (caps, *key_caps.values()))
     return Snapshot(
         # A price change that took effect makes another configuration of the same file.
         generation=hashlib.sha256((text + f"#{changes_passed}" * bool(changes_passed)).encode()).hexdigest()[:12],
         next_price_change_at=next((time_at for time_at in change_times if time_at > now), None),
         deployments=deployments,
-        routes=_routes(reader, document, deployments),
+        routes=routes,
         task_types=task_types,
-        budgets=budgets_of(reader, document, open_caller=_OPEN_CALLER),
+        budgets=budgets,
         default_caps=caps,
-        key_caps=_key_caps(reader, document, caps),
+        key_caps=key_caps,
+        key_tier_policies={
+            key.id: policy for key in document.keys if (policy := tier_policy_of(key)) is not NO_TIER_POLICY
+        },
         loop_policy=loop_policy_of(
             reader, document.loop_guard, reader.raw_section("routes"), reader.raw_section("task_types")
         ),
@@ -389,8 +414,16 @@ def _routes(
                 # Batch deployments serve deferrable requests only: no reference for the others.
                 reference=max(candidates, key=lambda candidate: (not candidate.is_batch, candidate.tier)),
                 context_tokens_max=max(deployment.context_tokens_max for deployment in candidates),
+                tier_policy=tier_policy_of(doc),
             )
     return routes
+
+
+def tier_policy_of(doc: schema.RouteConfig | schema.KeyConfig) -> TierPolicy:
+    """What a route or a key allows of service tiers and regions."""
+    if not doc.service_tiers and doc.inference_geo is None:
+        return NO_TIER_POLICY
+    return TierPolicy(actions=dict(doc.service_tiers), inference_geo=doc.inference_geo or "")
 
 
 def _webhook(reader: ConfigReader, doc: schema.WebhookConfig | None) -> Webhook | None:

@@ -34,6 +34,7 @@ class ConfigReader:
     weak_secrets: whether a secret that can be guessed is a problem, a note, or ignored
     problems: (line, column, message) of each mistake
     notes: messages about what works but may surprise
+    is_strict: whether what a budget would always refuse is a problem, or only a note
     placeholder_env: name that replaces literal secrets, which are problems already; None if there are none
     removed_items: (path of a list, index) of each invalid item that was removed, in the order of removal
     """
@@ -47,6 +48,7 @@ class ConfigReader:
     notes: list[str] = field(default_factory=list)
     placeholder_env: str | None = None
     removed_items: list[tuple[YamlPath, int]] = field(default_factory=list)
+    is_strict: bool = False
 
     def add_problem(self, path: YamlPath, message: str, *, at_key: bool = False) -> None:
         """Record a mistake at the value of `path`, or at its key."""
@@ -75,6 +77,13 @@ class ConfigReader:
             if path[:at] == removed and len(path) > at and isinstance(path[at], int) and path[at] >= index:  # type: ignore[operator]
                 path = (*removed, path[at] + 1, *path[at + 1 :])  # type: ignore[operator]
         return path
+
+    def add_refusal(self, path: YamlPath, message: str) -> None:
+        """Record what starts but never serves."""
+        if self.is_strict:
+            self.add_problem(path, message)
+        else:
+            self.add_note(path, message)
 
     def raw_section(self, name: str) -> dict[str, Any]:
         """A top-level mapping of the file before validation; empty where there is none."""

@@ -26,6 +26,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Score = Annotated[Number, Field(gt=0, le=20)]
+TierAction = Literal["allow", "strip", "refuse"]
 TierName = Literal["small", "medium", "frontier"]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -39,6 +40,7 @@ _FEED_ZONE = r"^[A-Za-z0-9_-]{1,64}$"
 _ZONE_PATTERN = r"^[A-Za-z0-9*_/. -]{1,64}$"
 _WINDOW = r"^(hour|day|week|month|total|session|rolling-[1-9][0-9]{0,3}[mhd])$"
 _ONE_LINE = r"^[^\r\n]*$"
+_SERVICE_TIER = r"^(\*|[a-z0-9][a-z0-9._-]{0,63})$"
 # What a text should look like that does not match; `penstock check` prints it in place of the pattern.
 PATTERN_MEANINGS = {
     NAME_PATTERN: "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
@@ -52,6 +54,7 @@ PATTERN_MEANINGS = {
     _ZONE_PATTERN: "a grid zone or cloud region, '*' matching anything, like SE* or gcp/europe-*",
     _WINDOW: "hour, day, week, month, total, session, or rolling-N with m, h or d, like rolling-24h",
     _ONE_LINE: "a single line",
+    _SERVICE_TIER: "a service tier in lower case, like priority, or '*' for all others",
 }
 
 # Names are used in headers, metric labels and account keys.
@@ -60,6 +63,7 @@ ModelName = Annotated[str, StringConstraints(pattern=_MODEL_NAME)]
 RouteName = Annotated[str, StringConstraints(pattern=_ROUTE_NAME)]
 BaseUrl = Annotated[str, StringConstraints(pattern=_BASE_URL)]
 HttpUrl = Annotated[str, StringConstraints(pattern=_HTTP_URL)]
+ServiceTier = Annotated[str, StringConstraints(pattern=_SERVICE_TIER)]
 FeedZone = Annotated[str, StringConstraints(pattern=_FEED_ZONE)]
 
 
@@ -114,6 +118,10 @@ class KeyConfig(_StrictConfig):
     key."""
     caps: SessionTreeCapsConfig = SessionTreeCapsConfig()
     """Caps of this key's sessions; of each cap the lower of this and `sessions.caps` applies."""
+    service_tiers: dict[ServiceTier, TierAction] = {}
+    """What happens to requests of this key that ask for a service tier, as for routes; the stricter of both applies."""
+    inference_geo: TierAction | None = None
+    """What happens to requests of this key that ask for a region, as for routes; the stricter of both applies."""
 
 
 class ProviderConfig(_StrictConfig):
@@ -301,6 +309,12 @@ class RouteConfig(_StrictConfig):
     """Deployments that may serve the route, in the order in which they are tried unless `auto` is set."""
     auto: bool = False
     """Choose the tier by the complexity of the request (docs/routing.md)."""
+    service_tiers: dict[ServiceTier, TierAction] = {}
+    """What happens to requests that ask for a service tier (`service_tier`; `fast`: Anthropic's `speed`), by tier, `"*"` for
+    all others: `allow`, `strip` (the field is taken out) or `refuse`. Unset: `allow` where the deployment has a price for
+    the tier or the tier is a cheaper one, else `strip`."""
+    inference_geo: TierAction | None = None
+    """What happens to requests that ask for a region (`inference_geo`). Unset: `allow`."""
 
 
 class TaskTypeConfig(_StrictConfig):

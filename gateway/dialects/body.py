@@ -21,6 +21,7 @@ from .body_errors import OPENAI_ERRORS, BodyErrorTexts, validation_error, wrong_
 # however JSON may spell it.
 _MODEL_KEY, _MASK_BYTE = b'"model"', ord("_")
 _MODEL_KEY_PATTERN = re.compile(rb'"model"\s*:\s*"')
+_COMMA = re.compile(rb"\s*,\s*")
 _STRING_VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 # Searched first: SDKs write the key at the head, or after the messages, near the tail.
 _HEAD_BYTES, _TAIL_BYTES = 512, 8192
@@ -191,6 +192,41 @@ def apply_splices(body: bytes | bytearray, edits: Sequence[Splice]) -> tuple[byt
         position = edit.end
     parts.append(view[position:])
     return tuple(parts)
+
+
+def without_members(body: bytes, names: Iterable[str]) -> bytes:
+    """Return a JSON object without these top-level members; its other bytes are unchanged."""
+    for name in names:
+        member = _member_span(body, name)
+        if member is None:
+            # Spelled with escapes, or given twice: found by a parser only.
+            document = parse_document(body)
+            document.pop(name, None)
+            body = orjson.dumps(document)
+        else:
+            body = body[: member[0]] + body[member[1] :]
+    return body
+
+
+def _member_span(body: bytes, name: str) -> tuple[int, int] | None:
+    """The span of a member with the comma that it no longer needs; None where its place is ambiguous."""
+    probe = msgspec.json.Decoder(msgspec.defstruct("Probe", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET)]))
+    raw = getattr(probe.decode(body), name)
+    if raw is msgspec.UNSET:
+        return (0, 0)
+    text, key = bytes(raw), b'"' + name.encode() + b'"'
+    for number, match in enumerate(re.finditer(re.escape(key) + rb"\s*:\s*", body)):
+        if number >= _CANDIDATES_MAX_LONG:
+            break
+        trial = b"".join((body[: match.start()], b'"_' + key[2:], body[match.start() + len(key) :]))
+        if body.startswith(text, match.end()) and getattr(probe.decode(trial), name) is msgspec.UNSET:
+            end = match.end() + len(text)
+            after = _COMMA.match(body, end)
+            if after is not None:
+                return match.start(), after.end()
+            # The last member: the comma before it goes.
+            return len(body[: match.start()].rstrip().removesuffix(b",")), end
+    return None
 
 
 def check_count(name: str, value: int | None, maximum: int, texts: BodyErrorTexts = OPENAI_ERRORS) -> int | None:

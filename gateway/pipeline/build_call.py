@@ -32,6 +32,8 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
         body: tuple[bytes | memoryview, ...] = (provider.encode_body(document, attempt.upstream_dialect, deployment),)
         return provider.build_call(attempt.upstream_dialect, body, deployment, hints.headers)
     body = DIALECTS[request.dialect].upstream_body(request, deployment.model, ask_usage=progress.asks_usage)
+    if attempt.stripped_fields:
+        body = (bodies.without_members(b"".join(body), attempt.stripped_fields),)
     if attempt.output_limit is not None or steer is not None:
         # Only a request that changes is serialized again; every other one keeps the caller's own bytes.
         document = bodies.parse_document(b"".join(body))

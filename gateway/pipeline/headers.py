@@ -61,6 +61,7 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
     headers["x-penstock-deployment"] = attempt.deployment.name
     headers["x-penstock-tier"] = attempt.deployment.tier.name
     headers["x-penstock-reason"] = f"{attempt.reason}; {context.classification.reason}"
+    dropped = list(attempt.stripped_fields)
     if attempt.upstream_dialect != context.request.dialect:
         headers["x-penstock-translated"] = f"{context.request.dialect} to {attempt.upstream_dialect}"
         translated = context.translator.translate(
@@ -69,8 +70,8 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
         dropped = list(translated.dropped_fields) if isinstance(translated, TranslatedRequest) else []
         if progress.response_translator is not None:
             dropped += [f"answer: {loss.name}" for loss in progress.response_translator.losses()]
-        if dropped:
-            headers["x-penstock-dropped"] = "; ".join(dropped)
+    if dropped:
+        headers["x-penstock-dropped"] = "; ".join(dropped)
     return headers
 
 

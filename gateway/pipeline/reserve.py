@@ -198,7 +198,7 @@ class Reserver:
                 may_wait = False
             else:
                 retry_after = _RETRY_AFTER_SECONDS[self._jitter() >= 0.5]
-                return budget_refusal.refusal(reserved, now, retry_after_seconds=retry_after)
+                return budget_refusal.refusal(reserved, now, retry_after_seconds=retry_after, attempt=offered[-1])
 
     def record_usage(self, context: RequestContext, entry: LedgerEntry, body_bytes: int) -> None:
         """Record a completed call: output length, and tokens per byte of its session."""

@@ -156,6 +156,7 @@ class Router:
             load=load,
             random_draw=self._jitter(),
             deadline_ms=context.deadline_ms,
+            tier_policies=snapshot.tier_policies(context.route, context.caller.key),
         )
         plan = planning.make_plan(context.route, context.request, features, inputs)
         if isinstance(plan, Refusal) or dry_run:

@@ -177,7 +177,11 @@ def amounts_of(entry: LedgerEntry) -> Amounts:
 
 def _tokens_held(context: RequestContext, attempt: Attempt) -> tuple[int, int]:
     """Input and output tokens behind the hold: expected, else the worst case."""
-    return attempt.expected_tokens or (context.features.input_tokens_max, attempt.output_tokens_max)
+    added_input, added_output = attempt.added_tokens
+    return attempt.expected_tokens or (
+        context.features.input_tokens_max + added_input,
+        attempt.output_tokens_max + added_output,
+    )
 
 
 def _usage_as_held(context: RequestContext, attempt: Attempt) -> Usage:

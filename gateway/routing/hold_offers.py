@@ -11,7 +11,7 @@ from ..accounting import pricing
 from ..carbon.footprint import carbon_hold_micrograms, energy_millijoules_mid
 from ..values.base import Value
 from ..values.budget import Amounts, ApplicableLines, BudgetLine, HoldOption, Measure, Shrinkage
-from ..values.catalog import Deployment
+from ..values.catalog import Deployment, PriceSheet
 from ..values.plan import Attempt, RequestFeatures
 from ..values.request import Request
 from ..values.units import divide_ceil
@@ -86,12 +86,12 @@ def with_output_limit(attempt: Attempt, inputs: HoldInputs, output: int, budget:
     """The attempt with a lower output limit and its worst-case hold."""
     deployment, features = attempt.deployment, inputs.features
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
+    added_input, added_output = attempt.added_tokens
     if money is not None and deployment.price_sheet is not None:
-        money = pricing.worst_case(
-            deployment.price_sheet, features.input_tokens_max, output, long_cache=features.writes_long_cache
-        )
+        money = _worst_price(attempt, deployment.price_sheet, features, output)
     if energy is not None and deployment.energy_models is not None:
-        energy = energy_millijoules_mid(deployment.energy_models, features.input_tokens_max, output)
+        tokens = features.input_tokens_max + added_input, output + added_output
+        energy = energy_millijoules_mid(deployment.energy_models, *tokens)
     return structs.replace(
         attempt,
         output_tokens_max=output,
@@ -122,7 +122,12 @@ def with_usual_hold(attempt: Attempt, inputs: HoldInputs, lines: Sequence[Budget
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
     if money is not None and deployment.price_sheet is not None:
         price = pricing.usual_case(
-            deployment.price_sheet, tokens, cached, output, long_cache=features.writes_long_cache
+            deployment.price_sheet,
+            tokens,
+            cached,
+            output,
+            long_cache=features.writes_long_cache,
+            terms=attempt.price_terms,
         )
         money = min(money, price)
     if energy is not None and deployment.energy_models is not None:
@@ -176,7 +181,18 @@ def _worst_case(attempt: Attempt, inputs: HoldInputs, *, carbon: bool) -> Amount
     grams = _carbon_micrograms(attempt.deployment, energy) if carbon else 0
     if passthrough is not None and passthrough.is_free:
         return attempt.hold_nusd, 0, 1, energy, 0
-    return attempt.hold_nusd, features.input_tokens_max + attempt.output_tokens_max, 1, energy, grams
+    tokens = features.input_tokens_max + attempt.output_tokens_max + sum(attempt.added_tokens)
+    return attempt.hold_nusd, tokens, 1, energy, grams
+
+
+def _worst_price(attempt: Attempt, price_sheet: PriceSheet, features: RequestFeatures, output: int) -> int:
+    return pricing.worst_case(
+        price_sheet,
+        features.input_tokens_max + attempt.price_terms.tool_tokens_max,
+        output,
+        long_cache=features.writes_long_cache,
+        terms=attempt.price_terms,
+    )
 
 
 def _hold_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst: Amounts, output: int) -> int | None:
@@ -202,7 +218,12 @@ def _usual_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst:
         return min(
             most,
             pricing.usual_case(
-                deployment.price_sheet, input_tokens, cached, output, long_cache=features.writes_long_cache
+                deployment.price_sheet,
+                input_tokens,
+                cached,
+                output,
+                long_cache=features.writes_long_cache,
+                terms=attempt.price_terms,
             ),
         )
     assert deployment.energy_models is not None, "known energy implies an energy model"
@@ -236,6 +257,9 @@ def _shrink_tokens_min(attempt: Attempt, inputs: HoldInputs, lines: Iterable[Bud
     budgets = [line.budget for line in lines if line.budget.measure is not Measure.calls]
     mins = [budget.thresholds.output_tokens_min for budget in budgets if budget.thresholds.shrink_above is not None]
     if not mins or request.passthrough is not None or request.dialect not in _OUTPUT_LIMIT_DIALECTS:
+        return 0
+    if attempt.price_terms.further_calls:
+        # Their holds do not shrink in proportion to the output.
         return 0
     least = max(_OUTPUT_TOKENS_MIN, *mins) * request.choice_count
     return least if least < attempt.output_tokens_max else 0
@@ -276,6 +300,7 @@ def _reduced_usual_hold(
         or most <= least
         or inputs.request.passthrough is not None
         or inputs.request.dialect not in _OUTPUT_LIMIT_DIALECTS
+        or attempt.price_terms.further_calls
     ):
         return None
     fixed = [
@@ -312,14 +337,13 @@ def _input_only_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs) -
     if measure is Measure.calls:
         return 1
     if measure is Measure.tokens:
-        return features.input_tokens_max
+        return features.input_tokens_max + sum(attempt.added_tokens)
     if measure is Measure.nusd:
         assert deployment.price_sheet is not None, "a priced attempt has a price sheet"
-        return pricing.worst_case(
-            deployment.price_sheet, features.input_tokens_max, 0, long_cache=features.writes_long_cache
-        )
+        return _worst_price(attempt, deployment.price_sheet, features, 0)
     assert deployment.energy_models is not None, "known energy implies an energy model"
-    energy = energy_millijoules_mid(deployment.energy_models, features.input_tokens_max, 0)
+    added_input, added_output = attempt.added_tokens
+    energy = energy_millijoules_mid(deployment.energy_models, features.input_tokens_max + added_input, added_output)
     return energy if measure is Measure.millijoules else _carbon_micrograms(deployment, energy) or 0
 
 

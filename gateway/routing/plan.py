@@ -22,7 +22,11 @@ from ..values.energy_policy import NO_ENERGY_PREFERENCES, EnergyPreferences
 from ..values.errors import NotTranslatable
 from ..values.plan import Affinity, Attempt, Plan, Refusal, RequestFeatures
 from ..values.request import PassThrough, Request
+from ..values.service_tiers import TierPolicy
 from ..values.units import JOULES_PER_KWH, NUSD_PER_USD
+from ..values.usage import STANDARD_TERMS, PriceTerms
+from . import asked_terms
+from .asked_terms import AS_USUAL
 from .carbon_order import RankedCandidate, put_lowest_carbon_first
 from .circuit_breaker import BreakerState
 from .deployment_load import IDLE, DeploymentLoad
@@ -61,6 +65,7 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     load: load of a deployment
     random_draw: uniform in [0, 1), for the choice between equals
     deadline_ms: time left for the response, ms, None for no deadline
+    tier_policies: what the route and the key allow of service tiers and regions
     """
 
     energy_policy: EnergyPreferences = NO_ENERGY_PREFERENCES
@@ -74,10 +79,15 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     load: Callable[[str], DeploymentLoad] = lambda name: IDLE
     random_draw: float = 0.0
     deadline_ms: float | None = None
+    tier_policies: tuple[TierPolicy, ...] = ()
 
 
 def make_plan(route: Route, request: Request, features: RequestFeatures, inputs: PlanInputs) -> Plan | Refusal:
     """Order the route's candidates; a Refusal if all of them are excluded."""
+    if request.price_terms is not STANDARD_TERMS:
+        refused = asked_terms.refusal(request, inputs.tier_policies)
+        if refused is not None:
+            return refused
     excluded: dict[str, str] = {}
     eligible: list[Candidate] = []
     unfit: list[Candidate] = []
@@ -339,11 +349,24 @@ def _make_candidate(
     price_sheet, model = deployment.price_sheet, deployment.energy_models
     upstream_dialect = upstream_dialect_at(request, deployment, breaker_state)
     passthrough = request.passthrough
-    if passthrough is not None:
-        hold = 0 if passthrough.is_free else _passthrough_hold_nusd(deployment, passthrough, features, output_max)
+    asked, unpriced, added = AS_USUAL, "", (0, 0)
+    if request.price_terms is not STANDARD_TERMS:
+        asked = asked_terms.terms_at(request, deployment, upstream_dialect, inputs.tier_policies)
+        added = asked_terms.added_tokens(asked.terms, features.input_tokens_max, output_max)
+        unpriced = _unpriced_terms(deployment, asked.terms)
+    if passthrough is not None and passthrough.is_free:
+        hold: int | None = 0
+    elif unpriced:
+        hold = None
+    elif passthrough is not None:
+        hold = _passthrough_hold_nusd(deployment, passthrough, features, output_max, asked.terms)
     else:
-        hold = _hold_nusd(price_sheet, features, output_max) if price_sheet else None
-    hold_mj = energy_millijoules_mid(model, features.input_tokens_max, output_max) if model else None
+        hold = _hold_nusd(price_sheet, features, output_max, asked.terms) if price_sheet else None
+    if hold is None and not unpriced:
+        unpriced = _no_price(deployment, passthrough)
+    hold_mj = (
+        energy_millijoules_mid(model, features.input_tokens_max + added[0], output_max + added[1]) if model else None
+    )
     warm = min(forecast.warm_tokens.get(deployment.name, 0), features.input_tokens)
     expected_mj = (
         energy_millijoules_mid(model, features.input_tokens, output, warm)
@@ -374,6 +397,9 @@ def _make_candidate(
         # Rate limits reorder auto routes only.
         deprioritized=breaker_state.deprioritized or (load.rate_limited and inputs.tier_target is not None),
         circuit_open_seconds=breaker_state.open_seconds,
+        asked=asked,
+        added_tokens=added,
+        unpriced=unpriced,
     )
 
 
@@ -400,17 +426,37 @@ def _not_translatable(
     return translated if isinstance(translated, NotTranslatable) else None
 
 
-def _hold_nusd(price_sheet: PriceSheet, features: RequestFeatures, output_max: int) -> int:
-    return pricing.worst_case(price_sheet, features.input_tokens_max, output_max, long_cache=features.writes_long_cache)
+def _hold_nusd(price_sheet: PriceSheet, features: RequestFeatures, output_max: int, terms: PriceTerms) -> int:
+    return pricing.worst_case(
+        price_sheet,
+        features.input_tokens_max + terms.tool_tokens_max,
+        output_max,
+        long_cache=features.writes_long_cache,
+        terms=terms,
+    )
+
+
+def _unpriced_terms(deployment: Deployment, terms: PriceTerms) -> str:
+    """What the request asks for that has no price at a deployment with prices, "" for nothing."""
+    names = pricing.unpriced_terms(deployment.price_sheet, terms) if deployment.price_sheet is not None else ()
+    return f"no price of {', '.join(names)} at '{deployment.name}'" if names else ""
+
+
+def _no_price(deployment: Deployment, passthrough: PassThrough | None) -> str:
+    if passthrough is not None and not passthrough.reports_usage:
+        path = passthrough.path.partition("?")[0]
+        return f"the cost of {passthrough.method} /v1{path} is not known when it ends"
+    return f"no price of model '{deployment.model}' at '{deployment.name}'"
 
 
 def _passthrough_hold_nusd(
-    deployment: Deployment, passthrough: PassThrough, features: RequestFeatures, output_max: int
+    deployment: Deployment, passthrough: PassThrough, features: RequestFeatures, output_max: int, terms: PriceTerms
 ) -> int | None:
     """Worst-case price of a pass-through request, nUSD; None if unpriced."""
     if not passthrough.reports_usage:
         return None
-    holds = [_hold_nusd(deployment.price_sheet, features, output_max)] if deployment.price_sheet is not None else []
+    sheet = deployment.price_sheet
+    holds = [_hold_nusd(sheet, features, output_max, terms)] if sheet is not None else []
     if passthrough.billed_units_max is not None and passthrough.billed_units_max[0] in deployment.unit_prices:
         holds.append(deployment.unit_prices[passthrough.billed_units_max[0]] * passthrough.billed_units_max[1])
     return max(holds, default=None)
@@ -425,6 +471,10 @@ def _make_attempt(candidate: Candidate, reason: str, affinities: tuple[Affinity,
         hold_nusd=candidate.hold_nusd,
         hold_millijoules=candidate.hold_millijoules,
         reason=f"{reason}, affinity: {affinities[0].cause}" if affinities else reason,
+        price_terms=candidate.asked.terms,
+        added_tokens=candidate.added_tokens,
+        unpriced=candidate.unpriced,
+        stripped_fields=candidate.asked.stripped_fields,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from .base import Value
 from .grid import CarbonIntensity
+from .service_tiers import NO_TIER_POLICY, TierPolicy
 from .units import Bounds
 
 # Units priced by the piece rather than by tokens, on pass-through paths.
@@ -319,6 +320,7 @@ class Route:
     context_tokens_max: the longest context of any candidate
     tiers: of its candidates, ascending
     model_pair: models of the lowest and of the highest tier
+    tier_policy: what it allows of service tiers
     """
 
     name: str
@@ -326,6 +328,7 @@ class Route:
     is_auto: bool
     reference: Deployment
     context_tokens_max: int
+    tier_policy: TierPolicy = NO_TIER_POLICY
 
     tiers: tuple[Tier, ...] = field(init=False)
     model_pair: tuple[str, str] = field(init=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 from .base import Value
 from .catalog import Deployment
+from .usage import STANDARD_TERMS, PriceTerms
 
 
 class Affinity(Value, frozen=True, kw_only=True):
@@ -101,7 +102,11 @@ class Attempt(Value, frozen=True, kw_only=True):
 
     upstream_dialect: dialect in which the deployment is called
     output_tokens_max: output limit behind the hold, all choices together
+    price_terms: what it may cost besides tokens
+    added_tokens: (input, output) tokens that the provider's tools and further calls may add
     hold_nusd: None: unpriced
+    unpriced: why, "" where it has a price
+    stripped_fields: fields of the body that do not reach the deployment
     hold_millijoules: None: the weights are unknown
     reason: why it is at this place of the plan
     output_limit: set where a budget lowered the caller's limit, per choice
@@ -116,6 +121,10 @@ class Attempt(Value, frozen=True, kw_only=True):
     reason: str
     output_limit: int | None = None
     expected_tokens: tuple[int, int] | None = None
+    price_terms: PriceTerms = STANDARD_TERMS
+    added_tokens: tuple[int, int] = (0, 0)
+    unpriced: str = ""
+    stripped_fields: tuple[str, ...] = ()
 
 
 class Plan(Value, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from .quality import (
     meets_shadow_calls,
 )
 from .request import Caller
+from .service_tiers import NO_TIER_POLICY, TierPolicy
 from .session import LoopPolicy
 
 
@@ -60,6 +61,7 @@ class Snapshot:
     has_queueing_budget: some budget lets calls wait
     has_user_budget: some budget has users in its scope
     default_caps, key_caps: session caps, by key where set
+    key_tier_policies: what keys are allowed of service tiers, where set
     learned_floors: learned from own traffic; changes without the file
     grid_feeds: where carbon intensities are read
     callers: sha256(secret) -> caller. Empty together with `anonymous_caller` None: nothing may be called
@@ -80,6 +82,7 @@ class Snapshot:
     budgets: tuple[Budget, ...]
     default_caps: SessionCaps
     key_caps: Mapping[str, SessionCaps] = field(default_factory=dict)
+    key_tier_policies: Mapping[str, TierPolicy] = field(default_factory=dict)
     loop_policy: LoopPolicy
     routing_policy: RoutingPolicy
     energy_policy: EnergyPolicy = NO_ENERGY_POLICY
@@ -147,6 +150,10 @@ class Snapshot:
     def caps_for_key(self, key: str) -> SessionCaps:
         """The caps of a key's sessions."""
         return self.key_caps.get(key, self.default_caps)
+
+    def tier_policies(self, route: Route, key: str) -> tuple[TierPolicy, ...]:
+        """What the route and the key allow of service tiers and regions."""
+        return route.tier_policy, self.key_tier_policies.get(key, NO_TIER_POLICY)
 
     def find_route(self, name: str) -> Route | None:
         """The route of that name, else the longest matching pattern (a name with *)."""

@@ -28,24 +28,26 @@ def test_a_grant_raises_the_limit():
 
 
 @pytest.mark.parametrize(
-    "measure, message",
+    "measure, code, message",
     [
         (
             Measure.nusd,
-            "Price unknown: budget 'day' (USD) cannot admit a call whose worst case is unknown (no price sheet covers it). "
-            "Use another model, or ask the operator to set a price.",
+            "unpriced",
+            "Unpriced: no price sheet covers it. Budget 'day' (USD) holds no call whose worst case is unknown, however much "
+            "of it is left. Use another model, or ask the operator to set a price.",
         ),
         (
             Measure.millijoules,
-            "Energy unknown: budget 'day' (Wh) cannot admit a call whose worst case is unknown (no energy profile covers "
-            "it). Use another model, or ask the operator to set an energy profile.",
+            "energy_unknown",
+            "Energy unknown: no energy profile covers it. Budget 'day' (Wh) holds no call whose worst case is unknown, "
+            "however much of it is left. Use another model, or ask the operator to set an energy profile.",
         ),
     ],
 )
-def test_an_unknown_worst_case_is_not_called_exceeded(measure, message):
+def test_an_unknown_worst_case_is_not_called_exceeded(measure, code, message):
     refused = refusal(exceeded(line("day", measure, 5), requested=None), NOW)
     assert refused.message == message
-    assert refused.code == "cap_exceeded" and "requested" not in refused.details
+    assert refused.code == code and "requested" not in refused.details
 
 
 def test_a_budget_that_never_resets_is_a_cap():

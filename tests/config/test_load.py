@@ -364,3 +364,25 @@ def test_the_example_for_users_holds_what_calls_usually_take():
     snapshot, _ = load(ROOT / "config/routing.yaml", {}, need_secrets=False)
     limits = (*snapshot.budgets, *snapshot.default_caps.all_budgets)
     assert {budget.name for budget in limits if not budget.expected_factor} == {"session-calls"}
+
+
+def test_service_tiers_are_allowed_by_route_and_key():
+    text = GOOD.replace("secret: {env: KEY_ONE}", "secret: {env: KEY_ONE}, service_tiers: {'*': strip}", 1)
+    text += "\n"
+    snapshot, _ = parse(text, "r.yaml", ENV)
+    (policy,) = snapshot.key_tier_policies.values()
+    assert policy.action("priority") == "strip"
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("{Priority: strip}", "must be a service tier in lower case, like priority, or '*' for all others"),
+        ("{priority: deny}", "must be 'allow', 'strip' or 'refuse'"),
+    ],
+)
+def test_a_service_tier_policy_has_known_words(value, message):
+    text = GOOD.replace("secret: {env: KEY_ONE}", f"secret: {{env: KEY_ONE}}, service_tiers: {value}", 1)
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "r.yaml", ENV)
+    assert message in str(caught.value)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import DIALECTS, PARSERS, body
-from gateway.dialects.body import BodyFields, BodyReader
+from gateway.dialects.body import BodyFields, BodyReader, without_members
 from gateway.dialects.body_errors import ANTHROPIC_ERRORS
 from gateway.values.errors import BadRequest
 from gateway.values.request import ABSENT, Splice
@@ -178,3 +178,46 @@ def test_the_value_of_a_key_that_also_occurs_nested_is_located_at_the_top_level(
     twice = bytearray(b'{"model":"m","options":1,"options":1}')
     with pytest.raises(BadRequest, match="'options'"):
         reader.value_offset(twice, b'"options"', b"1", "options")
+
+
+@pytest.mark.parametrize(
+    ("sent", "rest"),
+    [
+        (b'{"a": 1, "tier": "x", "b": 2.50}', b'{"a": 1, "b": 2.50}'),
+        (b'{"tier":"x","a":1}', b'{"a":1}'),
+        (b'{ "a" : 1 , "tier" : {"t": [1, "}"]} }', b'{ "a" : 1  }'),
+        (b'{"tier":null}', b"{}"),
+        (b'{"a":{"tier":"inner"},"tier":"x"}', b'{"a":{"tier":"inner"}}'),
+        (b'{"a":"\\"tier\\": \\"x\\"","tier":"x","speed":"y"}', b'{"a":"\\"tier\\": \\"x\\""}'),
+        (b'{"speed":1,"tier":"x"}', b"{}"),
+        (b'{"a":1}', b'{"a":1}'),
+        (b'{"ti\\u0065r":"x","a":1}', b'{"a":1}'),
+        (b'{"tier":"x","a":1,"tier":"y"}', b'{"a":1}'),
+    ],
+    ids=[
+        "in the middle",
+        "at the head",
+        "at the end with spaces",
+        "the only one",
+        "beside an inner one",
+        "beside a text that looks like one",
+        "two neighbors",
+        "absent",
+        "spelled with an escape",
+        "given twice",
+    ],
+)
+def test_members_are_removed_and_the_other_bytes_stay(sent: bytes, rest: bytes) -> None:
+    assert without_members(sent, ("tier", "speed")) == rest
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "tier", "speed", "z"]), st.recursive(st.text() | st.integers(), st.lists)
+    ),
+    st.sampled_from(["", " ", "\n  "]),
+)
+def test_removing_members_keeps_the_others(document: dict[str, Any], space: str) -> None:
+    sent = json.dumps(document, separators=(f"{space},{space}", f"{space}:{space}")).encode()
+    left = json.loads(without_members(sent, ("tier", "speed")))
+    assert left == {name: value for name, value in document.items() if name not in ("tier", "speed")}

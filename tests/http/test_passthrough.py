@@ -61,7 +61,7 @@ async def test_an_endpoint_without_a_price_is_refused_by_a_money_budget(tmp_path
         assert entry.outcome == "rejected"
     async with running_gateway(tmp_path / "b", more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
         status, _, content = await gateway.post("/v1/rerank", body)
-        assert (status, json.loads(content)["error"]["code"]) == (400, "cap_exceeded")
+        assert (status, json.loads(content)["error"]["code"]) == (400, "unpriced")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,9 @@ async def test_account_administration_and_noncanonical_paths_are_not_passed_thro
 async def test_endpoints_that_charge_later_are_refused_by_a_money_budget(tmp_path, path):
     async with running_gateway(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
         status, _, content = await gateway.post(path, {"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
-        assert (status, json.loads(content)["error"]["code"]) in ((400, "cap_exceeded"), (402, "cap_exceeded"))
+        error = json.loads(content)["error"]
+        assert (status, error["code"]) in ((400, "unpriced"), (402, "unpriced"))
+        assert f"the cost of POST {path} is not known when it ends" in error["message"]
 
 
 async def test_a_trailing_slash_does_not_bypass_the_dialect(tmp_path):

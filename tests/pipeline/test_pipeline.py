@@ -486,7 +486,9 @@ async def test_a_deployment_of_unknown_energy_is_refused_by_an_energy_budget():
     raw = BASE_CONFIG.format(more=BUDGET.format(limit="wh: 100"), small="", near="http://a/v1", far="http://b/v1")
     book = Playbook(parse(raw.replace("energy: {active_params_b: 8},", ""), "t", ENV)[0], [])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
-    assert "Energy unknown: budget 'day' (Wh)" in json.loads(answer.body)["error"]["message"]
+    error = json.loads(answer.body)["error"]
+    assert error["code"] == "energy_unknown"
+    assert "Energy unknown: the size of model" in error["message"] and "Budget 'day' (Wh)" in error["message"]
 
 
 def upstream_bodies(book: Playbook) -> list[dict]:
@@ -645,3 +647,57 @@ async def test_when_the_budget_store_fails_the_first_answer_is_returned():
     answer = await book.ask(PLAIN)
     assert (answer.status, answer.body) == (200, REJECTED_ANSWER)
     assert [(entry.final, entry.code) for entry in book.ledger_entries] == [(0, "escalated"), (1, "escalation_failed")]
+
+
+_TIERS = """
+routes:
+  auto: {{candidates: [small, frontier], auto: true}}
+  small: {{candidates: [small], service_tiers: {tiers}}}
+  frontier: {{candidates: [frontier]}}
+"""
+
+
+def asking_for(**fields: Any) -> bytes:
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, **fields}
+    return json.dumps(body).encode()
+
+
+def with_tiers(tiers: str, more: str = "") -> Snapshot:
+    head, _, rest = BASE_CONFIG.partition("routes:")
+    tail = rest.partition("task_types:")[2]
+    routes = _TIERS.replace("{tiers}", tiers.replace("{", "{{").replace("}", "}}"))
+    return snapshot(config=f"{head}{routes}task_types:{tail}", more=more)
+
+
+async def test_a_tier_without_a_price_is_taken_out_of_the_body():
+    book = Playbook(snapshot(), [answers()])
+    answer = await book.ask(asking_for(service_tier="priority", seed=7))
+    assert answer.headers["x-penstock-dropped"] == "service_tier"
+    (call,) = book.upstream_calls
+    sent = json.loads(b"".join(call.body))
+    assert "service_tier" not in sent and sent["seed"] == 7
+
+
+async def test_a_tier_that_the_route_refuses_ends_the_request():
+    book = Playbook(with_tiers("{priority: refuse}"), [])
+    answer = await book.ask(asking_for(service_tier="fast"))
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["code"], error["param"]) == (400, "service_tier_not_allowed", "service_tier")
+    assert [entry.code for entry in book.ledger_entries] == ["service_tier_not_allowed"]
+
+
+async def test_an_allowed_tier_without_a_price_is_refused_by_a_money_budget():
+    book = Playbook(with_tiers("{priority: allow}", BUDGET.format(limit="usd: 500")), [])
+    answer = await book.ask(asking_for(service_tier="priority"))
+    error = json.loads(answer.body)["error"]
+    assert error["code"] == "unpriced"
+    assert error["message"].startswith("Unpriced: no price of priority at 'small'. Budget 'day' (USD)")
+    assert error["details"]["remaining"] == 500
+
+
+async def test_an_allowed_tier_without_a_price_reaches_the_provider_where_no_budget_counts_money():
+    book = Playbook(with_tiers("{priority: allow}"), [answers()])
+    answer = await book.ask(asking_for(service_tier="priority"))
+    assert answer.status == 200 and "x-penstock-dropped" not in answer.headers
+    (call,) = book.upstream_calls
+    assert json.loads(b"".join(call.body))["service_tier"] == "priority"

@@ -4,6 +4,7 @@ from ...values.base import Value
 from ...values.catalog import Deployment, Tier
 from ...values.energy_policy import NO_ENERGY_PREFERENCES, EnergyPreferences
 from ...values.errors import NotTranslatable
+from ..asked_terms import AS_USUAL, AskedTerms
 from ..deployment_load import IDLE, DeploymentLoad
 
 
@@ -15,7 +16,10 @@ class Candidate(Value, frozen=True, kw_only=True):
     deployment: the deployment
     output_tokens: usual output tokens, all choices together
     output_tokens_max: most output tokens, all choices together
+    asked: what reaches it of the terms that the request asks for
+    added_tokens: (input, output) tokens that the provider's tools and further calls may add
     hold_nusd: worst-case price, None if unpriced
+    unpriced: why it has no price, "" where it has one
     hold_millijoules: worst-case energy, None if unknown
     expected_millijoules: expected energy, 0 if unknown or not needed
     expected_micrograms: expected operational carbon by `intensity_signal`, 0 if unknown or not needed
@@ -52,3 +56,6 @@ class Candidate(Value, frozen=True, kw_only=True):
     misses_deadline: bool = False
     deprioritized: bool = False
     circuit_open_seconds: float = 0.0
+    asked: AskedTerms = AS_USUAL
+    added_tokens: tuple[int, int] = (0, 0)
+    unpriced: str = ""
