@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounting import pricing
@@ -261,6 +261,7 @@ def possible_usages(draw: st.DrawFn) -> tuple[Request, Usage]:
 
 
 @given(possible_usages())
+@settings(deadline=None)
 def test_no_usage_within_the_terms_costs_more_than_was_held(case: tuple[Request, Usage]) -> None:
     parsed, usage = case
     made = attempt(parsed)
