@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import secrets
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -40,9 +41,11 @@ from .services.sessions import SessionService
 from .services.supervisor import Supervisor
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, JournaledLedger
+from .stores.ledger_file import LostLedger, require_ledger
 from .stores.ledger_sqlite import SqliteLedger
 from .stores.metered_energy_sqlite import SqliteMeteredEnergy
 from .stores.migrations import migrate_file
+from .values.errors import Overloaded
 from .values.ledger_entry import LedgerEntry
 from .values.metric import MetricFamily, counter, gauge
 from .values.quality import LearnedFloors
@@ -52,6 +55,8 @@ log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 30.0
 _SELF_METER_SECONDS = 15.0
+# A ledger file that was moved or deleted is noticed at most this late.
+_LEDGER_CHECK_SECONDS = 0.5
 # A price takes effect at most this late.
 _PRICE_CHECK_SECONDS = 1.0
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -137,6 +142,7 @@ class App:
     reload: returns the snapshot of the same configuration at a later time, with the prices of that time
     refit: fits quality floors in a separate process
     clock: the system's unless a simulation sets its own
+    begins_ledger: begin a new ledger where the data folder has had one that is lost
     """
 
     def __init__(
@@ -146,8 +152,11 @@ class App:
         reload: Callable[[float], Snapshot] | None = None,
         refit: Callable[[], Awaitable[None]] | None = None,
         clock: Clock | None = None,
+        *,
+        begins_ledger: bool = False,
     ) -> None:
         self._settings = settings
+        self._begins_ledger = begins_ledger
         self._snapshot = snapshot
         self._clock = clock or SystemClock()
         self._randomness = SystemRandomness()
@@ -198,6 +207,8 @@ class App:
         journal, path = Journal(settings.data / "journal"), settings.data / "ledger.sqlite"
         # The lock comes first: a file that another gateway writes to is not migrated.
         journal.acquire_lock()
+        if journal.has_files:
+            self._require_ledger(path)
         migrate_file(path)
         self._ledger_store = SqliteLedger(path)
         self._ledger = JournaledLedger(journal, self._ledger_store, self._metrics.observe_entry)
@@ -255,6 +266,7 @@ class App:
             self._supervisor.spawn(
                 "litellm-import", litellm.preload(), lambda error: log.error("litellm_import_failed error=%s", error)
             )
+        self._supervisor.run_every(_LEDGER_CHECK_SECONDS, "ledger-files", self._check_ledger)
         self._supervisor.run_every(_HOUSEKEEPING_SECONDS, "housekeeping", self._housekeeping)
         if self._reload is not None:
             self._supervisor.run_every(_PRICE_CHECK_SECONDS, "prices", self._reload_prices)
@@ -280,6 +292,15 @@ class App:
         if self._own_energy_meter is not None:
             await asyncio.to_thread(self._own_energy_meter.stop)
         await asyncio.to_thread(self._ledger.close)
+
+    def _require_ledger(self, path: Path) -> None:
+        """Refuse to begin a ledger where there was one, unless that was asked for. Raises LostLedger."""
+        try:
+            require_ledger(path)
+        except LostLedger as error:
+            if not self._begins_ledger:
+                raise
+            log.warning("ledger_begun_anew path=%s cause='%s'", path, error.fault)
 
     async def _listen(self, handler: server.Handler, port: int, drain_seconds: float, variable: str) -> int:
         runner = server.server_runner(handler, drain_seconds=drain_seconds, count_error=self._metrics.count_error)
@@ -313,11 +334,14 @@ class App:
     def _not_ready_reasons(self) -> list[str]:
         reasons = ["draining: finishing open requests"] if self._draining else []
         if self._ledger.is_failing or self._ledger.backlog >= QUEUE_MAX:
-            reasons.append("ledger: not writable, or backlog too long")
+            reasons.append(f"ledger: {self._ledger.failure or 'backlog too long'}")
         return reasons + self._budget_service.not_ready_reasons()
 
+    async def _check_ledger(self) -> None:
+        self._ledger.check_files()
+        await asyncio.to_thread(self._ledger.check_content)
+
     async def _housekeeping(self) -> None:
-        self._ledger.probe()
         self._budget_service.expire_holds()
 
     async def _reload_prices(self) -> None:
@@ -401,7 +425,7 @@ class App:
 def export_ledger(data: Path, query: Mapping[str, str], *, now: float) -> tuple[str, str]:
     """(text, content type) of an export; `query` has from, to, by, format. Raises ValueError.
 
-    Uses its own connection: a gateway may be running on the same folder.
+    Uses its own connection: a gateway may be running on the same folder. Raises Overloaded where the ledger cannot be read.
     """
     unknown = set(query) - {"from", "to", "by", "format"}
     if unknown:
@@ -410,7 +434,10 @@ def export_ledger(data: Path, query: Mapping[str, str], *, now: float) -> tuple[
     export_query = grouped_export.parse_query(
         by=query.get("by", "task_type"), start=query.get("from"), end=query.get("to"), now=now
     )
-    store = SqliteLedger(data / "ledger.sqlite")
+    try:
+        store = SqliteLedger(data / "ledger.sqlite", must_exist=True)
+    except sqlite3.OperationalError as error:
+        raise Overloaded(f"Ledger not readable: {error}.") from error
     try:
         rows = store.sum_by(export_query.groups, export_query.start_ms, export_query.end_ms)
     finally:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    store = SqliteLedger(path)
+    store = SqliteLedger(path, must_exist=True)
     try:
         entries = store.entries_of_request(args.request)
     finally:

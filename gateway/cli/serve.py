@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 try:
@@ -28,13 +27,18 @@ _GC_THRESHOLD = 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The routing file, if not that of PENSTOCK_CONFIG."""
+    """The routing file, if not that of PENSTOCK_CONFIG, and whether to begin a new ledger."""
     parser.add_argument(
         "config",
         nargs="?",
         type=Path,
         metavar="FILE",
         help="routing file (default: PENSTOCK_CONFIG, else config/routing.yaml)",
+    )
+    parser.add_argument(
+        "--new-ledger",
+        action="store_true",
+        help="begin a new ledger where the data folder has had one that is lost; budgets forget what was spent",
     )
 
 
@@ -54,7 +58,17 @@ def run(args: argparse.Namespace) -> int:
         text = path.read_text(encoding="utf-8")
         # Parsed again at every price change: the text read at start, so that nothing but prices changes.
         run_loop(
-            _serve(settings, snapshot, lambda now: parse(text, str(path), os.environ, now=now)[0], lambda: _refit(path))
+            _serve(
+                App(
+                    settings,
+                    snapshot,
+                    lambda now: parse(text, str(path), os.environ, now=now)[0],
+                    lambda: _refit(path),
+                    begins_ledger=args.new_ledger,
+                ),
+                settings,
+                snapshot,
+            )
         )
     except (OSError, sqlite3.Error) as error:
         print(f"penstock: cannot start: {_cause(error)}", file=sys.stderr)
@@ -83,12 +97,9 @@ async def _refit(path: Path) -> None:
         log.error("floor_refit_failed exit_status=%d floors=unchanged", status)
 
 
-async def _serve(
-    settings: Settings, snapshot: Snapshot, reload: Callable[[float], Snapshot], refit: Callable[[], Awaitable[None]]
-) -> None:
+async def _serve(app: App, settings: Settings, snapshot: Snapshot) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, _log_hangup, snapshot.generation)
-    app = App(settings, snapshot, reload, refit)
     await app.start()
     _tune_gc()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

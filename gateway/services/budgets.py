@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -323,7 +324,7 @@ class BudgetService:
         if budget is None:
             return []
         # A separate connection: the ledger's own is used by its writer only.
-        ledger = SqliteLedger(self._folder / "ledger.sqlite")
+        ledger = SqliteLedger(self._folder / "ledger.sqlite", must_exist=True)
         try:
             return list(iter_spent_of_account(budget, account, ledger, now=now))
         finally:
@@ -378,7 +379,11 @@ class BudgetService:
             self._pending_events -= 1
 
     def audit_events(self, since_ms: int) -> list[dict[str, Any]]:
-        """The newest audit events since then (milliseconds since the epoch), for operators. Blocks."""
+        """The newest audit events since then (milliseconds since the epoch), for operators. Blocks; raises Overloaded."""
+        try:
+            events = self._events.since(since_ms)
+        except sqlite3.Error as error:
+            raise Overloaded(f"Audit not readable: {error}.") from error
         return [
             {
                 **event.details,
@@ -388,7 +393,7 @@ class BudgetService:
                 "budget": event.budget,
                 "account": event.account,
             }
-            for event in self._events.since(since_ms)
+            for event in events
         ]
 
 
@@ -399,9 +404,12 @@ class _SqliteAudit:
         self._events = events
 
     def record_grant(self, *, id: str, at_ms: int, kind: str, line: BudgetLine, details: Mapping[str, Any]) -> bool:
-        """Store the grant; False if its id was recorded before."""
+        """Store the grant; False if its id was recorded before. Raises Overloaded."""
         event = AuditEvent(id=id, at_ms=at_ms, kind=kind, budget=line.name, account=line.account, details=details)
-        return self._events.append(event)
+        try:
+            return self._events.append(event)
+        except sqlite3.Error as error:
+            raise Overloaded(f"Audit not writable: {error}. No grant was made.") from error
 
 
 def _is_concrete(budget: Budget) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ..values.base import Value
+from .ledger_file import connect_existing
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -48,7 +49,7 @@ class SqliteAuditEvents:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        db = self._connect()
+        db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
         try:
             db.executescript(SCHEMA)
         finally:
@@ -125,4 +126,4 @@ class SqliteAuditEvents:
             db.close()
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)
+        return connect_existing(self._path, "events")

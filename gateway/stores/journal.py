@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # A generation is about 25,000 calls; replaying one takes well under a second.
 GENERATION_BYTES_MAX = 32 * 1024 * 1024
+# As long as the longest lines: a byte may still fit where a line does not.
+_PROBE = b"\n" * 4096
 
 
 class _JournalLine(msgspec.Struct):
@@ -36,12 +38,13 @@ _encode = msgspec.json.Encoder().encode
 class Journal:
     """Append-only file under `folder`; `recover` reads an earlier process's file.
 
+    folder: where its files are
     generation_bytes_max: size from which the next file is begun
     """
 
     def __init__(self, folder: Path, generation_bytes_max: int = GENERATION_BYTES_MAX) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = self._folder = folder
         self._generation_bytes_max = generation_bytes_max
         self._generation = max((int(path.stem) for path in self._files()), default=0)
         self._open_holds: dict[str, Hold] = {}
@@ -52,15 +55,22 @@ class Journal:
 
     def acquire_lock(self) -> None:
         """Lock the folder against other processes, once. Raises OSError if another one has it."""
-        if self._lock_fd >= 0:
-            return
-        self._lock_fd = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        if self._lock_fd < 0:
+            self._lock_fd = self._lock()
+
+    def _lock(self) -> int:
+        lock_fd = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+            os.close(lock_fd)
             raise OSError(error.errno, f"data folder {self._folder.parent} is in use by another gateway") from error
+        return lock_fd
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a gateway has served from this data folder: a start leaves at least one file."""
+        return bool(self._files())
 
     def recover(self) -> list[LedgerEntry]:
         """Ledger entries of earlier processes; an open hold is charged in full.
@@ -79,6 +89,21 @@ class Journal:
 
     def start(self) -> None:
         """Begin a new generation; older ones stay until `remove_before`."""
+        self._rotate()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file being written, or the lock, is not at its place: moved, deleted, or in another folder now."""
+        return not (
+            _is_file_at(self._fd, self._path(self._generation)) and _is_file_at(self._lock_fd, self._folder / "lock")
+        )
+
+    def begin_anew(self) -> None:
+        """Begin a new file, with the open holds, in place of one that is lost. Raises OSError, without a data folder too."""
+        self._folder.mkdir(exist_ok=True)
+        if not _is_file_at(self._lock_fd, self._folder / "lock"):
+            lost_fd, self._lock_fd = self._lock_fd, self._lock()
+            os.close(lost_fd)
         self._rotate()
 
     def append_hold(self, hold: Hold) -> None:
@@ -111,9 +136,9 @@ class Journal:
                     log.error("journal_file_removal_failed file=%s error=%s", path.name, error.strerror)
 
     def probe_writable(self) -> bool:
-        """Whether a line can be written; writes an empty one."""
+        """Whether a line of the usual length can be written; writes empty ones."""
         try:
-            return os.write(self._fd, b"\n") == 1
+            return os.write(self._fd, _PROBE) == len(_PROBE)
         except OSError:
             return False
 
@@ -138,7 +163,7 @@ class Journal:
     def _rotate(self) -> None:
         """Begin the next file with the open holds, or keep the current one."""
         generation = self._generation + 1
-        path = self._folder / f"{generation:08}.jsonl"
+        path = self._path(generation)
         open_lines = b"".join(b'{"hold":' + _encode(hold) + b"}\n" for hold in self._open_holds.values())
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         if os.write(fd, open_lines) != len(open_lines):
@@ -149,8 +174,19 @@ class Journal:
             os.close(self._fd)
         self._fd, self._generation, self._size_bytes, self._last_line_torn = fd, generation, len(open_lines), False
 
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{generation:08}.jsonl"
+
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
+
+
+def _is_file_at(fd: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False
 
 
 def _read_records(path: Path) -> Iterator[Hold | LedgerEntry]:

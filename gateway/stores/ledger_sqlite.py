@@ -15,6 +15,7 @@ from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import GROUP_COLUMNS, LedgerEntry
 from ..values.quality import SHADOW_KEY
 from . import events_sqlite, metered_energy_sqlite
+from .ledger_file import LedgerFile, connect_existing
 from .migrations import check_version
 
 _COLUMNS = tuple(field.name for field in fields(LedgerEntry))
@@ -65,11 +66,18 @@ _CARBON_COUNTERFACTUALS = ("market_carbon_ug", "reference_carbon_ug", "undeferre
 
 
 class SqliteLedger:
-    """One connection to one ledger file; OutdatedLedger for a file of an earlier version (see migrations.py)."""
+    """One connection to one ledger file; OutdatedLedger for a file of an earlier version (see migrations.py).
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False, isolation_level=None)
+    must_exist: raise sqlite3.OperationalError where the file is missing, instead of creating it
+    file: the file that was opened
+    """
+
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        if must_exist:
+            self._db = connect_existing(path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False, isolation_level=None)
         try:
             # NORMAL in WAL: a commit survives a crash of the process; the journal covers uncommitted entries.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -79,7 +87,8 @@ class SqliteLedger:
             check_version(self._db)
             self._db.executescript(_SCHEMA + metered_energy_sqlite.SCHEMA + events_sqlite.SCHEMA)
             self._add_missing_columns()
-        except sqlite3.Error:
+            self.file = LedgerFile(path)
+        except (sqlite3.Error, OSError):
             self._db.close()
             raise
 

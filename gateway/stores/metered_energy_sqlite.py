@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from .ledger_file import connect_existing
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS measured (entry TEXT PRIMARY KEY, millijoules INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meters (
@@ -23,7 +25,7 @@ class SqliteMeteredEnergy:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        db = self._connect()
+        db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
         try:
             db.executescript(SCHEMA)
         finally:
@@ -62,4 +64,4 @@ class SqliteMeteredEnergy:
         return int(row[0]) if row is not None else None
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None)
+        return connect_existing(self._path, "measured")

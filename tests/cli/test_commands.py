@@ -5,15 +5,11 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -21,25 +17,9 @@ from gateway.cli.demo import _summary
 from gateway.simulator.provider import SimulatedModel, SimulatedProvider
 from gateway.simulator.session_replay import ReplayCounts
 from gateway.stores.journal import Journal
+from tests.cli.processes import ENVIRONMENT, ROOT, Serving, free_port, penstock, query
 from tests.gateways import until
 from tests.snapshots import BASE_CONFIG, ENV
-
-
-def query(data: Path, statement: str) -> list[tuple]:
-    """Rows of the ledger in a data folder."""
-    with closing(sqlite3.connect(data / "ledger.sqlite")) as db:
-        return db.execute(statement).fetchall()
-
-
-ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-
-
-def penstock(*arguments: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway.cli.main", *arguments],
-        env=ENVIRONMENT | env, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
-    )  # fmt: skip
 
 
 def test_check_accepts_the_example_and_prints_a_summary():
@@ -135,48 +115,6 @@ def test_serve_names_the_port_or_folder_that_is_in_use(tmp_path):
         f"penstock: cannot start: data folder {tmp_path / 'data'} is in use by another gateway"
     )
     journal.close()
-
-
-class Serving:
-    """`penstock serve` as a process."""
-
-    def __init__(self, config: Path, data: Path, port: int) -> None:
-        self.base = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli.main", "serve", str(config)],
-            env=ENVIRONMENT | ENV | {"PENSTOCK_DATA": str(data), "PENSTOCK_PORT": str(port)}, cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self.wait()
-
-    def wait(self) -> None:
-        for _ in range(500):
-            try:
-                urllib.request.urlopen(f"{self.base}/livez", timeout=1).read()
-                return
-            except (urllib.error.URLError, ConnectionError):
-                assert self.process.poll() is None, self.process.communicate()[0]
-                time.sleep(0.02)
-        raise AssertionError("the gateway did not start")
-
-    def post(self, **body: object) -> dict:
-        document = {"model": "small", "messages": [{"role": "user", "content": "hi"}], **body}
-        request = urllib.request.Request(
-            f"{self.base}/v1/chat/completions", json.dumps(document).encode(), {"Authorization": "Bearer secret-one"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read())
-
-    def end(self, number: int) -> str:
-        self.process.send_signal(number)
-        text, _ = self.process.communicate(timeout=20)
-        return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def test_a_kill_loses_no_settled_entry_and_leaves_no_hold_open(tmp_path):

@@ -1,9 +1,10 @@
 """The journaled ledger: recovery at a start, a writer thread, failures of disk and database."""
 
+import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,90 @@ def test_a_probe_finds_that_the_journal_is_writable_again(tmp_path: Path):
     journal.start()
     assert ledger.is_failing, "known only after a probe"
     ledger.probe()
+    assert not ledger.is_failing
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["moved", "deleted"])
+def test_entries_wait_in_the_journal_while_the_file_is_not_at_its_place(
+    tmp_path: Path, is_deleted: bool, caplog: pytest.LogCaptureFixture
+):
+    ledger = open_ledger(tmp_path, sleep=lambda seconds: time.sleep(0.001))
+    ledger.start()
+    path = tmp_path / "l.sqlite"
+    path.rename(tmp_path / "moved")
+    if is_deleted:
+        (tmp_path / "moved").unlink()
+    ledger.check_files()
+    assert ledger.is_failing and ledger.failure == "its file is missing"
+    ledger.append_hold(hold("a"))
+    ledger.append_entry(entry("a"))
+    ledger.check_files()
+    assert caplog.text.count("ledger_file_lost") == 1 and f"path={path} fault=missing" in caplog.text
+    if not is_deleted:
+        (tmp_path / "moved").rename(path)
+        ledger.check_files()
+        assert "ledger_file_restored" in caplog.text
+        until(lambda: not ledger.is_failing)
+    ledger.close()
+    assert [found.request_id for found in Journal(tmp_path / "journal").recover()] == ["a"]
+    assert [written.request_id for written in stored(tmp_path)] == ([] if is_deleted else ["a"])
+    again = open_ledger(tmp_path)
+    again.start()
+    again.close()
+    assert [written.request_id for written in stored(tmp_path)] == ["a"]
+
+
+def test_entries_of_a_file_that_is_deleted_while_they_are_written_stay_in_the_journal(tmp_path: Path):
+    store = DeletedStore(tmp_path / "l.sqlite")
+    ledger = JournaledLedger(Journal(tmp_path / "journal", generation_bytes_max=1), store, lambda published: None)
+    ledger.start()
+    ledger.append_hold(hold("a"))
+    ledger.append_entry(entry("a"))
+    until(lambda: ledger.is_failing)
+    ledger.close()
+    assert [found.request_id for found in Journal(tmp_path / "journal").recover()] == ["a"]
+
+
+class DeletedStore(SqliteLedger):
+    """A store whose file is deleted as it writes."""
+
+    def append(self, entries: Iterable[LedgerEntry]) -> int:
+        count = super().append(entries)
+        self.file.path.unlink(missing_ok=True)
+        return count
+
+
+def test_a_lost_journal_refuses_holds_until_it_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    ledger = open_ledger(tmp_path)
+    ledger.start()
+    ledger.append_hold(hold("open"))
+    shutil.rmtree(tmp_path / "journal")
+    (tmp_path / "l.sqlite").rename(tmp_path / "moved")
+    ledger.check_files()
+    with pytest.raises(Overloaded, match="journal is missing"):
+        ledger.append_hold(hold("a"))
+    (tmp_path / "moved").rename(tmp_path / "l.sqlite")
+    ledger.check_files()
+    assert not ledger.is_failing and "journal_begun_anew" in caplog.text
+    ledger.append_hold(hold("a"))
+    assert {found.request_id for found in Journal(tmp_path / "journal").recover()} == {"open", "a"}
+    with pytest.raises(OSError, match="in use by another gateway"):
+        Journal(tmp_path / "journal").acquire_lock()
+    ledger.close()
+
+
+def test_a_journal_that_another_process_has_taken_is_not_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    ledger = open_ledger(tmp_path)
+    ledger.start()
+    shutil.rmtree(tmp_path / "journal")
+    other = Journal(tmp_path / "journal")
+    other.acquire_lock()
+    ledger.check_files()
+    ledger.check_files()
+    assert ledger.is_failing and caplog.text.count("journal_not_begun_anew") == 1
+    other.close()
+    ledger.check_files()
     assert not ledger.is_failing
     ledger.close()
 
