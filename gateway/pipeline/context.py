@@ -109,7 +109,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
 
     number: attempt number within the request, from 1
     dialed: False: nothing can have been spent
-    upstream_status: status of the provider's response, 0 before it has arrived
+    upstream_status: status of the provider's response, or that its error body amounts to; 0 before it has arrived
     is_uncharged: the provider returned an error without usage, which no provider charges for
     asks_usage: a stream is asked to report its usage
     usage_request_refused: the attempt before was refused because it asked for usage

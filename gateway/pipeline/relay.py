@@ -294,7 +294,7 @@ class Relay:
         wall_now = context.started_at + now - context.started_monotonic
         retry_after = retry_after_seconds(reply.status, reply.headers, now=wall_now)
         progress.outcome = "upstream_error" if failure.try_other else "rejected"
-        progress.code = failure.code
+        progress.code, progress.upstream_status = failure.code, reply.status
         self._update_circuit_breaker(progress, failure, retry_after, now=now)
         answer = error_answer(context, progress, failure, reply.status, reply.headers, reply.body)
         progress.status = answer.status

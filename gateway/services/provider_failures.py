@@ -24,6 +24,7 @@ _EVENTS = {
     "upstream_invalid_response": "provider_call_failed",
     "provider_account": "provider_account_refused",
     "provider_model_not_found": "provider_model_not_found",
+    "usage_request_refused": "provider_field_refused",
 }
 # Statuses of a refused key (RFC 9110); of others, such as 402 and 429, a payment or a quota is the cause.
 _KEY_STATUSES = (401, 403)

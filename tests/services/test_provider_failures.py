@@ -67,9 +67,11 @@ def error(status: int, text: str = PROMPT) -> UpstreamAnswer:
         (UpstreamAnswer(body=[b"<html>"]), "provider_call_failed deployment=small provider=near model=sim-small reason=upstream_invalid_response status=200"),
         (error(401), "provider_key_refused deployment=small provider=near model=sim-small reason=provider_account status=401"),
         (error(403), "provider_key_refused deployment=small provider=near model=sim-small reason=provider_account status=403"),
+        (UpstreamAnswer(body=[b'{"error": {"code": 401, "message": "key"}}']), "provider_key_refused deployment=small provider=near model=sim-small reason=provider_account status=401"),
+        (error(404), "provider_model_not_found deployment=small provider=near model=sim-small reason=provider_model_not_found status=404"),
         (error(402), "provider_account_refused deployment=small provider=near model=sim-small reason=provider_account status=402"),
     ],
-    ids=["no connection", "no answer in time", "503", "Anthropic's 529", "not JSON", "401", "403", "402"],
+    ids=["no connection", "no answer in time", "503", "Anthropic's 529", "not JSON", "401", "403", "401 under status 200", "404", "402"],
 )  # fmt: skip
 async def test_a_failed_attempt_is_logged_without_the_provider_s_text(playbook, lines, failure, line):
     await playbook.call_with(failure)
