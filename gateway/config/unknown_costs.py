@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
+from ..accounting import pricing
 from ..values.budget import MEASURE_UNITS, Budget, Measure, SessionCaps
 from ..values.catalog import Deployment, Route
 from ..values.quality import SHADOW_KEY
+from ..values.service_tiers import ANY_TIER
+from ..values.usage import PriceTerms
 from .reader import ConfigReader
 from .yaml_tree import YamlPath
 
@@ -38,6 +41,21 @@ def check_unknown_costs(
                 reader.add_refusal(path, f"{fact} budget '{budget.name}' ({unit}) refuses every call; {remedy}")
             else:
                 reader.add_note(path, f"{fact} no budget in Wh or gCO2e admits it ({remedy})")
+    for route in routes.values():
+        _note_unpriced_tiers(reader, route)
+
+
+def _note_unpriced_tiers(reader: ConfigReader, route: Route) -> None:
+    """Note each service tier that a route allows although a candidate has no price for it."""
+    for tier, action in route.tier_policy.actions.items():
+        terms = PriceTerms(service_tiers=(tier,))
+        for deployment in route.candidates if action == "allow" and tier != ANY_TIER else ():
+            if deployment.price_sheet is not None and pricing.unpriced_terms(deployment.price_sheet, terms):
+                reader.add_note(
+                    ("routes", route.name, "service_tiers", tier),
+                    f"service tier '{tier}' has no price at deployment '{deployment.name}'; requests that ask for it are "
+                    "unpriced there, and no budget in USD admits them",
+                )
 
 
 def _refusing_budget(

@@ -42,6 +42,7 @@ class _ChatFields(bodies.BodyFields, gc=False, kw_only=True):
     web_search_options: Any = None
     search_parameters: Any = None
     plugins: Any = None
+    enable_search: Any = None
     models: Any = None
     fallbacks: Any = None
 
@@ -65,10 +66,10 @@ _FORMAT = msgspec.json.Decoder(_ChatFormat)
 _STREAM_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
 # Fields that change the price; absent in most requests.
 _get_price_fields = attrgetter(
-    "service_tier", "speed", "inference_geo", "modalities", "web_search_options", "search_parameters", "plugins", "models",
-    "fallbacks",
+    "service_tier", "speed", "inference_geo", "modalities", "web_search_options", "search_parameters", "plugins",
+    "enable_search", "models", "fallbacks",
 )  # fmt: skip
-_NO_PRICE_FIELDS = (None,) * 9
+_NO_PRICE_FIELDS = (None,) * 10
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 
@@ -235,12 +236,15 @@ def _price_terms(document: _ChatFields, tools: list[_ChatTool] | None, *, has_au
 
 
 def _searches(document: _ChatFields) -> Iterator[Any]:
-    """Options of searches that run once: OpenAI's, xAI's and OpenRouter's fields."""
+    """Options of searches that run once: the fields of OpenAI, Alibaba, xAI and OpenRouter."""
     if document.web_search_options is not None:
         yield document.web_search_options
+    if document.enable_search is True:
+        yield None
     parameters, plugins = document.search_parameters, document.plugins
     if isinstance(parameters, dict) and parameters.get("mode") != "off":
-        yield parameters
+        # xAI bills each source (docs.x.ai, live search, 2025-12): 20 where the request sets no limit.
+        yield {"max_search_results": 20, **parameters}
     for plugin in plugins if isinstance(plugins, list) else ():
         if isinstance(plugin, dict) and plugin.get("id") == "web":
             yield plugin

@@ -28,9 +28,7 @@ _WORD_CHARS_MAX = 64
 _UNPRINTABLE = re.compile(r"[^!-~]")
 
 # Types of tools that run at the caller, or at the provider without a fee and without content of their own.
-_CALLER_TOOLS = frozenset(
-    {None, "", "function", "custom", "namespace", "local_shell", "shell", "apply_patch", "tool_search"}
-)
+_CALLER_TOOLS = frozenset({None, "", "function", "custom", "namespace", "local_shell", "apply_patch", "tool_search"})
 _CALLER_TOOL_PREFIXES = ("bash_", "text_editor_", "memory_", "computer", "tool_search_tool", "openrouter:datetime")
 
 
@@ -64,7 +62,8 @@ _TOOL_FACTS: tuple[tuple[str, _ToolFacts], ...] = (
     ("file_search", _ToolFacts("file_search", 16_000)),
     ("code_execution", _CODE_EXECUTION),
     ("code_interpreter", _CODE_EXECUTION),
-    ("image_generation", _ToolFacts("image_generation", 4_000)),
+    ("shell", _CODE_EXECUTION),
+    ("image_generation", _ToolFacts("", 4_000)),
     ("x_search", _ToolFacts("x_search", 8_000)),
     ("collections_search", _ToolFacts("collections_search", 16_000)),
     ("google_maps", _ToolFacts("maps_grounding", 2_000)),
@@ -79,6 +78,10 @@ TOOL_CALLS_MAX = 10
 # A larger limit bounds nothing.
 _COUNT_MAX = 10_000
 _ADVISOR_PREFIXES = ("advisor", "openrouter:advisor")
+_IMAGE_TOOL = "image_generation"
+# Its model where the request names none, and the tokens of its largest picture with three previews
+# (platform.openai.com, image generation, 2026-08).
+_IMAGE_TOOL_MODEL, _IMAGE_OUTPUT_TOKENS = "gpt-image-1", 6_240 + 3 * 100
 # Of an advisor without `max_tokens`: 1,400 to 1,800 are typical (platform.claude.com, advisor tool, 2026-11).
 _ADVISOR_OUTPUT_TOKENS = 2_048
 _SEARCH_SIZES = ("low", "medium", "high")
@@ -95,6 +98,7 @@ class _Tool(msgspec.Struct, gc=False):
     search_context_size: Any = None
     model: Any = None
     max_tokens: Any = None
+    environment: Any = None
     parameters: msgspec.Raw = msgspec.Raw()
     tools: list["_Tool"] | None = None
 
@@ -146,7 +150,7 @@ def price_terms(
     for options in searches:
         bounds.add_search(options)
     further = [FurtherCallTerms(model="", kind="compaction")] if summarizes else []
-    further += bounds.advisors
+    further += bounds.further_calls
     further += _fallback_calls(others) if others is not None else ()
     kinds = modalities if isinstance(modalities, list) else ()
     terms = PriceTerms(
@@ -157,7 +161,7 @@ def price_terms(
         tool_tokens_max=bounds.result_tokens,
         has_audio_input=has_audio_input,
         has_audio_output="audio" in kinds,
-        has_image_output="image" in kinds,
+        has_image_output=bounds.has_images or "image" in kinds,
         further_calls=tuple(further),
     )
     return STANDARD_TERMS if terms == STANDARD_TERMS else terms
@@ -198,31 +202,46 @@ class _Bounds:
         self.calls: dict[str, int] = {}
         self.result_tokens = 0
         self.search_size = ""
-        self.advisors: list[FurtherCallTerms] = []
+        self.further_calls: list[FurtherCallTerms] = []
+        self.has_images = False
 
     def add_tool(self, tool: _Tool) -> None:
         """Count a tool, and those in its namespace."""
         for inner in tool.tools or ():
             self.add_tool(inner)
-        if not runs_at_provider(tool.type):
+        if not runs_at_provider(tool.type) or (tool.type == "shell" and not _runs_in_container(tool.environment)):
             return
         parameters = _parameters(tool)
         calls = min(self._calls_max, _count(tool.max_uses or parameters.get("max_uses"), TOOL_CALLS_MAX))
         if tool.type.startswith(_ADVISOR_PREFIXES):
-            if len(self.advisors) < _FURTHER_MODELS_MAX:
-                self.advisors.append(_advisor(tool, parameters, calls))
+            self._add_further(_advisor(tool, parameters, calls))
             return
+        if tool.type == _IMAGE_TOOL:
+            self.has_images = True
+            self._add_further(
+                FurtherCallTerms(
+                    model=_word(tool.model) or _IMAGE_TOOL_MODEL,
+                    kind=_IMAGE_TOOL,
+                    calls_max=calls,
+                    output_tokens_max=_IMAGE_OUTPUT_TOKENS,
+                )
+            )
         facts = _facts_of(tool.type)
-        self._add(facts.unit, calls, _count(tool.max_content_tokens, facts.result_tokens))
+        self._add(facts.unit, _count(tool.max_content_tokens, facts.result_tokens), calls=calls)
         self._set_search_size(tool.search_context_size)
 
     def add_search(self, options: Any) -> None:
         """Count a search that runs once."""
-        self._add(_WEB_SEARCH.unit, 1, _WEB_SEARCH.result_tokens)
+        most = options.get("max_search_results", 1) if isinstance(options, dict) else 1
+        self._add(*_WEB_SEARCH, calls=_count(most, 1))
         if isinstance(options, dict):
             self._set_search_size(options.get("search_context_size"))
 
-    def _add(self, unit: str, calls: int, result_tokens: int) -> None:
+    def _add_further(self, call: FurtherCallTerms) -> None:
+        if len(self.further_calls) < _FURTHER_MODELS_MAX:
+            self.further_calls.append(call)
+
+    def _add(self, unit: str, result_tokens: int, *, calls: int) -> None:
         if unit:
             self.calls[unit] = self.calls.get(unit, 0) + calls
         self.result_tokens += calls * result_tokens
@@ -243,7 +262,15 @@ def _decoded_tools(raw: msgspec.Raw) -> Iterator[_Tool]:
                 yield _Tool(**{name: value[name] for name in _PLAIN_FIELDS if name in value})
 
 
-_PLAIN_FIELDS = ("type", "max_uses", "max_content_tokens", "search_context_size", "model", "max_tokens")
+_PLAIN_FIELDS = (
+    "type",
+    "max_uses",
+    "max_content_tokens",
+    "search_context_size",
+    "model",
+    "max_tokens",
+    "environment",
+)
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
@@ -257,6 +284,12 @@ def _parameters(tool: _Tool) -> dict[str, Any]:
     """OpenRouter's place for the options of its tools."""
     parameters = _decoded(tool.parameters)
     return parameters if isinstance(parameters, dict) else {}
+
+
+def _runs_in_container(environment: Any) -> bool:
+    """Whether OpenAI's shell runs in a container of the provider rather than at the caller."""
+    kind = environment.get("type") if isinstance(environment, dict) else None
+    return isinstance(kind, str) and kind.startswith("container")
 
 
 def _facts_of(tool_type: str) -> _ToolFacts:

@@ -124,7 +124,7 @@ def usage_of(answer: Any) -> Usage | None:
         counts = _with_iterations(counts, iterations[:_ITERATIONS_MAX])
     if counts is None:
         return None
-    extras = extras_beside_tokens(answer, usage)
+    extras = _extras_of(answer, usage)
     if OUTPUT_IS_PLACEHOLDER in answer:
         extras["exact"] = False
     return structs.replace(counts, **extras) if extras else counts
@@ -133,7 +133,19 @@ def usage_of(answer: Any) -> Usage | None:
 def billed_extras_of(answer: Any) -> dict[str, Any]:
     """Fields of Usage that an answer sets although it reports no token counts."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
-    return extras_beside_tokens(answer, usage) if isinstance(usage, dict) else {}
+    return _extras_of(answer, usage) if isinstance(usage, dict) else {}
+
+
+def _extras_of(answer: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    """What is billed beside tokens.
+
+    The Priority Tier is capacity under contract without rates of its own; tokens draw it down at the ratios of the
+    standard rates (platform.claude.com, service tiers, 2026-11).
+    """
+    extras = extras_beside_tokens(answer, usage)
+    if extras.get("service_tier") == "priority":
+        del extras["service_tier"]
+    return extras
 
 
 def failure_of(status: int, body: bytes) -> ProviderFailure:

@@ -32,13 +32,20 @@ _SIDE_EFFECT_FIELDS = (
     "mcp_servers",
     "container",
     "web_search_options",
+    "search_parameters",
+    "enable_search",
+    "plugins",
+    "compaction",
+    "fallbacks",
+    "models",
     "background",
     "conversation",
     "previous_response_id",
 )
-# Fields for streaming, and fields that identify the caller.
+# Fields for streaming and speed, and fields that identify the caller.
 _STRIPPED_FIELDS = (
     "stream", "stream_options", "user", "metadata", "client_metadata", "prompt_cache_key", "safety_identifier",
+    "service_tier", "speed",
 )  # fmt: skip
 # Characters of the request, of each answer, of its instructions and of tool arguments that the judge reads.
 _TASK_CHARS, _ANSWER_CHARS, _SYSTEM_CHARS, _ARGUMENTS_CHARS = 8_000, 6_000, 1_500, 2_000

@@ -17,15 +17,15 @@ deployments:
     {{provider: up, model: unpublished, tier: medium{more}}}
 routes:
   a: {{candidates: [known]}}
-  b: {{candidates: [{candidate}]}}
+  b: {{candidates: [{candidate}]{tiers}}}
 {budgets}
 """
 ENV = {"KEY": "a-secret-of-some-length"}
 MONEY = "budgets: {{all: {{limit: {{usd: 5}}, window: day{more}}}}}"
 
 
-def config(budgets: str = "", *, more: str = "", key: str = "", candidate: str = "unknown") -> str:
-    return CONFIG.format(budgets=budgets, more=more, key=key, candidate=candidate)
+def config(budgets: str = "", *, more: str = "", key: str = "", candidate: str = "unknown", tiers: str = "") -> str:
+    return CONFIG.format(budgets=budgets, more=more, key=key, candidate=candidate, tiers=tiers)
 
 
 def problems(text: str) -> str:
@@ -82,3 +82,10 @@ def test_a_deployment_that_no_budget_refuses_is_a_note(text: str) -> None:
 def test_a_model_that_is_priced_by_the_piece_has_a_price() -> None:
     _, notes = parse(config(more=", price_list: whisper-1"), "r.yaml", ENV, is_strict=True)
     assert not any("has no known price" in note for note in notes)
+
+
+def test_an_allowed_tier_without_a_price_is_noted() -> None:
+    text = config(candidate="known", tiers=", service_tiers: {priority: allow, flex: allow, '*': strip}")
+    _, notes = parse(text, "r.yaml", ENV, is_strict=True)
+    (note,) = [note for note in notes if "service tier" in note]
+    assert note.startswith("r.yaml:14:") and "'priority' has no price at deployment 'known'" in note

@@ -125,7 +125,7 @@ def test_a_region_is_part_of_the_terms() -> None:
                 ],
                 "max_tool_calls": 2,
             },
-            {"file_search": 2, "code_execution": 2, "image_generation": 2},
+            {"file_search": 2, "code_execution": 2},
         ),
         (
             "responses",
@@ -150,7 +150,20 @@ def test_a_region_is_part_of_the_terms() -> None:
         ("chat", {"plugins": [{"id": "web", "max_results": 3}]}, {"web_search": 1}),
         ("chat", {"tools": [{"type": "openrouter:web_search", "parameters": {"max_uses": 2}}]}, {"web_search": 2}),
         # xAI, live search, 2025-12.
-        ("chat", {"search_parameters": {"mode": "auto"}}, {"web_search": 1}),
+        ("chat", {"search_parameters": {"mode": "auto"}}, {"web_search": 20}),
+        ("chat", {"search_parameters": {"mode": "on", "max_search_results": 3}}, {"web_search": 3}),
+        ("chat", {"search_parameters": {"mode": "off"}}, {}),
+        # Alibaba Cloud Model Studio, web search, 2026-08.
+        ("chat", {"enable_search": True}, {"web_search": 1}),
+        ("chat", {"enable_search": False}, {}),
+        # OpenAI, shell tool, 2026-08: in a container it is billed like the code interpreter.
+        (
+            "responses",
+            {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]},
+            {"code_execution": 10},
+        ),
+        ("responses", {"tools": [{"type": "shell", "environment": {"type": "local"}}]}, {}),
+        ("responses", {"tools": [{"type": "shell"}]}, {}),
         # A tool that is in no table is a unit of its own, so that its calls are not free by mistake.
         ("messages", {"tools": [{"type": "quantum_oracle_20270101", "max_uses": 1}]}, {"quantum_oracle": 1}),
     ],
@@ -229,6 +242,17 @@ def test_the_size_of_a_search_is_part_of_the_terms(dialect: str, fields: dict[st
             {"fallbacks": [{"model": "claude-opus-4-8"}]},
             FurtherCallTerms(model="claude-opus-4-8", kind="fallback"),
         ),
+        # OpenAI, image generation tool, 2026-08: a picture is billed by the tokens of its own model.
+        (
+            "responses",
+            {"tools": [{"type": "image_generation"}], "max_tool_calls": 2},
+            FurtherCallTerms(model="gpt-image-1", kind="image_generation", calls_max=2, output_tokens_max=6_540),
+        ),
+        (
+            "responses",
+            {"tools": [{"type": "image_generation", "model": "gpt-image-2"}], "max_tool_calls": 1},
+            FurtherCallTerms(model="gpt-image-2", kind="image_generation", calls_max=1, output_tokens_max=6_540),
+        ),
         # OpenRouter, model fallbacks, 2026-11.
         ("chat", {"models": ["openai/gpt-4o"]}, FurtherCallTerms(model="openai/gpt-4o", kind="fallback")),
     ],
@@ -239,6 +263,8 @@ def test_the_size_of_a_search_is_part_of_the_terms(dialect: str, fields: dict[st
         "advisor",
         "advisor with max_tokens",
         "fallbacks",
+        "pictures",
+        "pictures of a named model",
         "models",
     ],
 )

@@ -197,3 +197,9 @@ def test_the_caller_s_version_and_content_type_are_kept():
 def test_anthropic_s_own_headers_are_returned():
     headers = {"Anthropic-RateLimit-Requests-Limit": "5", "Request-Id": "r", "Set-Cookie": "c", "Server": "s"}
     assert anthropic.returned_headers(headers) == {"anthropic-ratelimit-requests-limit": "5", "request-id": "r"}
+
+
+def test_the_priority_tier_has_no_rates_of_its_own():
+    # Claude API, service tiers, 2026-11: committed capacity, drawn down at the ratios of the standard rates.
+    usage = anthropic.usage_of({"usage": {"input_tokens": 9, "output_tokens": 1, "service_tier": "priority"}})
+    assert usage == Usage(input=9, output=1)

@@ -179,12 +179,13 @@ def test_a_translated_request_asks_for_no_tier() -> None:
 @pytest.mark.parametrize(
     ("dialect", "fields", "cause"),
     [
-        ("responses", {"tools": [{"type": "image_generation"}]}, "no price of image_generation at 'small'"),
+        ("responses", {"tools": [{"type": "file_search"}]}, "no price of file_search at 'small'"),
+        ("responses", {"tools": [{"type": "image_generation"}]}, "no price of gpt-image-1 at 'small'"),
         ("messages", {"tools": [{"type": "advisor_20260301", "model": "other"}]}, "no price of other at 'small'"),
         ("chat", {"models": ["other"]}, "no price of other at 'small'"),
         ("messages", {"inference_geo": "mars"}, "no price of mars at 'small'"),
     ],
-    ids=["a tool", "an advisor's model", "a fallback", "a region"],
+    ids=["a tool", "an image tool", "an advisor's model", "a fallback", "a region"],
 )
 def test_what_has_no_price_is_unpriced(dialect: str, fields: dict[str, Any], cause: str) -> None:
     made = attempt(request(dialect, **fields))
