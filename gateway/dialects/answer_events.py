@@ -49,7 +49,7 @@ def _chunk_choice(choice: dict[str, Any]) -> dict[str, Any]:
     delta = dict(choice.get("message") or {})
     calls = delta.get("tool_calls")
     if isinstance(calls, list):
-        # Calls of a stream are told apart by their index.
+        # Calls of a stream differ by their index.
         delta["tool_calls"] = [
             {**call, "index": index} if isinstance(call, dict) else call for index, call in enumerate(calls)
         ]

@@ -88,4 +88,4 @@ def test_an_allowed_tier_without_a_price_is_noted() -> None:
     text = config(candidate="known", tiers=", service_tiers: {priority: allow, flex: allow, '*': strip}")
     _, notes = parse(text, "r.yaml", ENV, is_strict=True)
     (note,) = [note for note in notes if "service tier" in note]
-    assert note.startswith("r.yaml:14:") and "'priority' has no price at deployment 'known'" in note
+    assert note.startswith("r.yaml:13:54: ") and "'priority' has no price at deployment 'known'" in note
