@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounting import pricing
+from gateway.config.load import parse
 from gateway.dialects import PARSERS
 from gateway.dialects.translation import Translator
 from gateway.routing import asked_terms
@@ -275,3 +276,53 @@ def test_no_usage_within_the_terms_costs_more_than_was_held(case: tuple[Request,
 
 def test_requests_of_the_property_ask_for_something() -> None:
     assert all(asked_terms.AS_USUAL.terms != parsed.price_terms for parsed in _REQUESTS)
+
+
+_LISTED = """
+version: 1
+access: open
+providers:
+  anthropic: {dialect: anthropic, base_url: "http://127.0.0.1:1"}
+  openai: {base_url: "http://127.0.0.1:1/v1"}
+deployments:
+  sonnet: {provider: anthropic, model: claude-sonnet-4-5, tier: small}
+  opus: {provider: anthropic, model: claude-opus-4-8, tier: small}
+  gpt: {provider: openai, model: gpt-5, tier: small}
+routes:
+  all: {candidates: [sonnet, opus, gpt]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "fields", "least", "most"),
+    [
+        # Five searches at 10 USD per thousand, beside 0.0018 USD of tokens (claude-sonnet-4-5, bundled list).
+        (
+            "sonnet",
+            "messages",
+            {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 5}]},
+            50_000_000 + 1_800_000,
+            500_000_000,
+        ),
+        # Claude Opus 4.8 in fast mode: 10 and 50 USD per million tokens (platform.claude.com, fast mode, 2026-11).
+        ("opus", "messages", {"speed": "fast", "max_tokens": 100_000}, 5_000_000_000, 5_010_000_000),
+        (
+            "opus",
+            "messages",
+            {"speed": "fast", "inference_geo": "us", "max_tokens": 100_000},
+            5_500_000_000,
+            5_510_000_000,
+        ),
+        # GPT-5 at the priority tier: 2.50 and 20 USD per million tokens (openai.com, fast mode, 2026-11).
+        ("gpt", "responses", {"service_tier": "fast", "max_tokens": 100_000}, 2_000_000_000, 2_001_000_000),
+        ("gpt", "chat", {"service_tier": "priority", "max_tokens": 100_000}, 2_000_000_000, 2_001_000_000),
+        # At half the price, but the standard tier may serve it.
+        ("gpt", "chat", {"service_tier": "flex", "max_tokens": 100_000}, 1_000_000_000, 1_001_000_000),
+    ],
+    ids=["five searches", "fast mode", "fast mode in a region", "OpenAI's fast tier", "priority", "flex"],
+)
+def test_holds_at_listed_prices(name: str, dialect: str, fields: dict[str, Any], least: int, most: int) -> None:
+    at = parse(_LISTED, "t", {})[0].deployments[name]
+    made = attempt(request(dialect, **fields), at)
+    assert made.hold_nusd is not None and made.stripped_fields == ()
+    assert least <= made.hold_nusd <= most
