@@ -321,7 +321,7 @@ def _first_exceeded(
 
 
 def _exceeded(refused: Sequence[tuple[HoldOption, Sequence[_Account]]], now: float) -> BudgetExceeded:
-    """The refusal of offers that do not fit: by the first that only holds keep out, else by the last."""
+    """The refusal of offers that do not fit: by the first that only holds keep out, else by the last with known amounts."""
     assert refused, "offers are never empty"
     for offer, accounts in refused:
         for amounts, ceilings in _possible_holds(offer):
@@ -329,7 +329,11 @@ def _exceeded(refused: Sequence[tuple[HoldOption, Sequence[_Account]]], now: flo
                 place = _first_exceeded(offer, accounts, amounts, ceilings, now)
                 assert place is not None, "an offer that fits is not refused"
                 return _exceeded_line(offer, accounts, place, amounts, now, is_held=True)
-    offer, accounts = refused[-1]
+    exceeded = [_exceeded_by_spending(offer, accounts, now) for offer, accounts in reversed(refused)]
+    return next((found for found in exceeded if found.requested is not None), exceeded[0])
+
+
+def _exceeded_by_spending(offer: HoldOption, accounts: Sequence[_Account], now: float) -> BudgetExceeded:
     *_, (amounts, ceilings) = _possible_holds(offer)
     place = _first_exceeded(offer, accounts, amounts, ceilings, now, without_holds=True)
     assert place is not None, "an offer that fits without holds is held"

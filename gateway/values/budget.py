@@ -349,7 +349,7 @@ class BudgetExceeded(Value, frozen=True, kw_only=True):
     granted: what operators granted beyond the line's ceiling
     requested: what the call would have held; None: unknown
     is_held: an option is kept out by holds of other calls only; the line is the first that they keep it from. Otherwise
-        the line is the first that the last option exceeds even without them
+        the line is the first that the last option of a known amount exceeds even without them
     """
 
     line: BudgetLine

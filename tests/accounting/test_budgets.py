@@ -184,6 +184,15 @@ def usual(amount: int, *, least: int) -> HoldOption:
         pytest.param(0, 900, [offer((MONEY,), (1001,))], "money", 1001, False, id="larger than the whole limit"),
         pytest.param(0, 900, [offer((MONEY,), (None,))], "money", None, False, id="of unknown price"),
         pytest.param(
+            900,
+            50,
+            [offer((MONEY,), (200,)), offer((MONEY,), (None,))],
+            "money",
+            200,
+            False,
+            id="a price is known of another attempt",
+        ),
+        pytest.param(
             0, 900, [offer((MONEY, TOKENS), (200, 501))], "tokens", 501, False, id="another line is too small for it"
         ),
         pytest.param(

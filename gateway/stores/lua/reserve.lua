@@ -100,8 +100,9 @@ local function refusal(number, at, amounts, is_held)
   }
 end
 
--- By the first offer that only holds keep out, with its largest or else its smallest hold; by the last if there is none.
-local last
+-- By the first offer that only holds keep out, with its largest or else its smallest hold; if there is none, by the last
+-- with a known amount, else by the last.
+local last, known, known_at
 for number, offer in ipairs(request.offers) do
   local shrinkage = offer.shrinkage
   last = exceeded_line(offer, offer.amounts, offer.ceilings, true)
@@ -111,5 +112,7 @@ for number, offer in ipairs(request.offers) do
     last = exceeded_line(offer, least, shrinkage.ceilings, true)
     if not last then return refusal(number, exceeded_line(offer, least, shrinkage.ceilings), least, 1) end
   end
+  if offer.amounts[last] >= 0 then known, known_at = number, last end
 end
+if known then return refusal(known, known_at, request.offers[known].amounts, 0) end
 return refusal(#request.offers, last, request.offers[#request.offers].amounts, 0)
