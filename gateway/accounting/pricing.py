@@ -29,7 +29,8 @@ def charge(
     terms: what the request asked for, where the answer does not name it
     at: when the call ended, seconds since the epoch; None: outside of cheaper hours
     """
-    if not price_sheet.has_axes and not usage.further_calls:
+    is_plain = not (usage.service_tier or usage.server_tools or usage.further_calls or usage.inference_geo)
+    if is_plain and not price_sheet.has_standing_axes:
         return divide_half_even(_text_scaled(price_sheet.rates_for(usage.input), usage), TOKENS_PER_MTOK)
     main = _without_further_calls(usage) if usage.further_calls else usage
     scaled = _tokens_scaled(price_sheet, main, usage, at)
@@ -75,7 +76,7 @@ def worst_case(
     long_cache: the request may write to the one-hour cache
     terms: what it asks for besides; a further call reads all input and output
     """
-    if not price_sheet.has_axes and terms is STANDARD_TERMS:
+    if terms is STANDARD_TERMS and not price_sheet.has_standing_axes:
         return divide_ceil(
             _dearest_step(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms), TOKENS_PER_MTOK
         )

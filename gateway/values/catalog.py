@@ -111,7 +111,7 @@ class PriceSheet:
     call_nusd: fee of each call, nUSD
     further_models: sheets of models that the provider may call within a request, by name
     output_tokens_max: longest output, of further models; 0: unknown
-    has_axes: whether it prices more than tokens of text by their number
+    has_standing_axes: whether any call may cost more or less than its tokens of text: by audio, images, hours or fees
     """
 
     base: Rates
@@ -126,14 +126,12 @@ class PriceSheet:
     call_nusd: int = 0
     further_models: Mapping[str, "PriceSheet"] = field(default_factory=dict)
     output_tokens_max: int = 0
-    has_axes: bool = field(init=False)
+    has_standing_axes: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        has_modalities = any(
-            rates.modalities is not None for rates in (self.base, *(rates for _, rates in self.rate_tiers))
-        )
-        axes = (self.service_tiers, self.off_peak, self.geo_permille, self.tool_nusd, self.call_nusd)
-        object.__setattr__(self, "has_axes", has_modalities or any(axes))
+        rates = (self.base, *(step for _, step in self.rate_tiers))
+        standing = self.off_peak is not None or bool(self.tools_always) or bool(self.call_nusd)
+        object.__setattr__(self, "has_standing_axes", standing or any(each.modalities is not None for each in rates))
 
     def rates_for(self, input_tokens: int) -> Rates:
         """The rates for a request with this many input tokens."""
