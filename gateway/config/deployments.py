@@ -1,19 +1,18 @@
 """The deployments of a routing file, with secrets, prices and footprints resolved."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from ..carbon import footprint
-from ..feeds import prices_litellm
+from ..feeds import price_names, prices_litellm
 from ..feeds.package_data import is_installed
 from ..providers import PROVIDERS
 from ..values import catalog
 from ..values.extras import install_hint
 from . import schema
 from .footprints import FootprintTables
-from .reader import ConfigReader, did_you_mean, to_nusd
+from .prices import listed_sheet, sheet_in_effect, unit_prices_of, with_further_models
+from .reader import ConfigReader, did_you_mean
 from .yaml_tree import YamlPath
 
 # For models whose limits are in neither the file nor the price list: typical of hosted models of 2026.
@@ -59,11 +58,12 @@ def deployments_of(reader: ConfigReader, document: schema.RoutingConfig, now: fl
         },
         now=now,
     )
-    return {
+    deployments = {
         name: _deployment(reader, name, doc, providers[doc.provider], inputs)
         for name, doc in document.deployments.items()
         if doc.provider in providers
     }
+    return with_further_models(deployments)
 
 
 def _deployment(
@@ -75,12 +75,10 @@ def _deployment(
 ) -> catalog.Deployment:
     """One deployment; keys of the file override the price list."""
     path: YamlPath = ("deployments", name)
-    listed = _listed_model(reader, doc, path, inputs.price_list)
+    listed = _listed_model(reader, doc, path, inputs.price_list, provider.base_url or "")
     output_tokens = doc.output_tokens or (listed.output_tokens if listed else None)
-    price_sheet = (
-        _price_sheet(reader, doc.price, (*path, "price")) if doc.price else listed.price_sheet if listed else None
-    )
-    price_sheet = _sheet_in_effect(reader, doc, path, price_sheet, inputs.now)
+    region = price_names.region_of(provider.base_url or "", str(provider.options.get("vertex_location", "")))
+    price_sheet = sheet_in_effect(reader, doc, path, listed_sheet(listed, region), inputs.now)
     footprint_inputs = inputs.footprint_tables.inputs_of(reader, doc, path)
     deployment = catalog.Deployment(
         name=name,
@@ -120,7 +118,7 @@ def _deployment(
         adapts_thinking=_first_given(
             doc.adaptive_thinking, listed.supports_adaptive_thinking if listed else None, default=False
         ),
-        unit_prices=listed.unit_prices if listed else {},
+        unit_prices=unit_prices_of(reader, doc, path, listed),
         litellm_options=inputs.options[doc.provider],
     )
     return footprint.with_footprint_model(deployment, footprint_inputs.profile, footprint_inputs.annual_intensity)
@@ -145,80 +143,20 @@ def _base_url(reader: ConfigReader, name: str, provider: schema.ProviderConfig) 
 
 
 def _listed_model(
-    reader: ConfigReader, doc: schema.DeploymentConfig, path: YamlPath, price_list: prices_litellm.PriceList
+    reader: ConfigReader,
+    doc: schema.DeploymentConfig,
+    path: YamlPath,
+    price_list: prices_litellm.PriceList,
+    base_url: str,
 ) -> prices_litellm.ListedModel | None:
-    listed = prices_litellm.listed_model(price_list, doc.price_list or doc.model)
+    name = doc.price_list or price_names.listed_name(price_list, doc.model, base_url)
+    listed = prices_litellm.listed_model(price_list, name) if name else None
     if listed is None and doc.price_list is not None:
         reader.add_problem(
             (*path, "price_list"),
             f"unknown model '{doc.price_list}' in the price list{did_you_mean(doc.price_list, price_list)}",
         )
     return listed
-
-
-def price_changes_at(document: schema.RoutingConfig) -> list[float]:
-    """Times of all price changes, in seconds since the epoch, ascending."""
-    days = {change.effective for doc in document.deployments.values() for change in doc.price_changes}
-    return sorted(at for day in days if (at := _midnight_utc(day)) is not None)
-
-
-def _sheet_in_effect(
-    reader: ConfigReader,
-    doc: schema.DeploymentConfig,
-    path: YamlPath,
-    price_sheet: catalog.PriceSheet | None,
-    now: float,
-) -> catalog.PriceSheet | None:
-    """The price sheet of `now`: that of the last change which has taken effect."""
-    latest = float("-inf")
-    for index, change in enumerate(doc.price_changes):
-        change_path: YamlPath = (*path, "price_changes", index)
-        at, changed = _midnight_utc(change.effective), _price_sheet(reader, change, change_path)
-        if at is None:
-            reader.add_problem(
-                (*change_path, "effective"), f"'effective' must be a day like 2027-01-31, not '{change.effective}'"
-            )
-        elif at <= latest:
-            reader.add_problem((*change_path, "effective"), "'price_changes' must be in ascending order of 'effective'")
-        else:
-            latest = at
-            price_sheet = changed if at <= now else price_sheet
-    return price_sheet
-
-
-def _midnight_utc(day: str) -> float | None:
-    try:
-        return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
-
-
-def _price_sheet(reader: ConfigReader, doc: schema.PriceConfig, path: YamlPath) -> catalog.PriceSheet:
-    steps = [
-        (step.above_input_tokens, _rates(reader, step, (*path, "steps", index))) for index, step in enumerate(doc.steps)
-    ]
-    limits = [above for above, _ in steps]
-    if limits != sorted(set(limits)):
-        reader.add_problem((*path, "steps"), "'steps' must be in ascending order of 'above_input_tokens'")
-    return catalog.PriceSheet(base=_rates(reader, doc, path), source="config", rate_tiers=tuple(steps))
-
-
-def _rates(reader: ConfigReader, doc: schema.RatesConfig, path: YamlPath) -> catalog.Rates:
-    input_rate = to_nusd(reader, doc.input, (*path, "input"))
-    output_rate = to_nusd(reader, doc.output, (*path, "output"))
-
-    def rate(name: str, value: Decimal | None, default: int) -> int:
-        return default if value is None else to_nusd(reader, value, (*path, name))
-
-    cache_write_rate = rate("cache_write", doc.cache_write, input_rate)
-    return catalog.Rates(
-        input=input_rate,
-        output=output_rate,
-        cached_input=rate("cached_input", doc.cached_input, input_rate),
-        cache_write=cache_write_rate,
-        reasoning=rate("reasoning", doc.reasoning, output_rate),
-        cache_write_long=rate("cache_write_long", doc.cache_write_long, cache_write_rate),
-    )
 
 
 def _first_given(*values: bool | None, default: bool = True) -> bool:

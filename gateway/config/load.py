@@ -19,9 +19,10 @@ from ..values.snapshot import Snapshot, Webhook
 from . import schema
 from .base_urls import base_url_mistake
 from .budgets import budgets_of, key_caps_of, session_caps_of
-from .deployments import deployments_of, price_changes_at
+from .deployments import deployments_of
 from .energy import energy_policy_of, feeds_of
 from .messages import quoted, requirement
+from .prices import price_changes_at
 from .quality import cascade_of, learning_of, quality_policy_of, roles_of
 from .reader import ConfigReader, WeakSecrets, check_name, did_you_mean
 from .redaction import without_secrets

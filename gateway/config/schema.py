@@ -28,6 +28,9 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 Score = Annotated[Number, Field(gt=0, le=20)]
 TierAction = Literal["allow", "strip", "refuse"]
 TierName = Literal["small", "medium", "frontier"]
+ServiceTierName = Literal["flex", "balanced", "priority", "fast", "ultrafast", "batch"]
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+BilledUnit = Literal["image", "second", "query", "character", "page", "video_second"]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"
@@ -35,6 +38,7 @@ _ROUTE_NAME = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@-]{0,126}\*?)$"
 _BASE_URL = r"^https?://[^\s?#]+$"
 _HTTP_URL = r"^https?://[^\s#]+$"
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _GPU = r"^[A-Za-z0-9-]{1,64}$"
 _FEED_ZONE = r"^[A-Za-z0-9_-]{1,64}$"
 _ZONE_PATTERN = r"^[A-Za-z0-9*_/. -]{1,64}$"
@@ -49,6 +53,7 @@ PATTERN_MEANINGS = {
     _BASE_URL: "an http:// or https:// URL without query or fragment",
     _HTTP_URL: "an http:// or https:// URL without fragment",
     _DAY: "a day like 2027-01-31",
+    _HOURS: "a span of hours like 16:30-00:30",
     _GPU: "a GPU index or UUID, 1 to 64 letters, digits or '-'",
     _FEED_ZONE: "1 to 64 letters, digits, '_' or '-'",
     _ZONE_PATTERN: "a grid zone or cloud region, '*' matching anything, like SE* or gcp/europe-*",
@@ -143,6 +148,17 @@ class ProviderConfig(_StrictConfig):
     """Secret parameters for litellm, such as cloud credentials. `dialect: litellm` only."""
 
 
+class ModalityRatesConfig(_StrictConfig):
+    """Prices of audio or of images, in US dollars per million tokens."""
+
+    input: NotNegative | None = None
+    """Input tokens of this kind. Unset: as text."""
+    cached_input: NotNegative | None = None
+    """Those that are read from the provider's cache. Unset: as cached text where `cached_input` is set, else as `input`."""
+    output: NotNegative | None = None
+    """Output tokens of this kind. Unset: as text."""
+
+
 class RatesConfig(_StrictConfig):
     """Prices in US dollars per million tokens, at most nine decimals."""
 
@@ -158,6 +174,10 @@ class RatesConfig(_StrictConfig):
     """Input tokens written to the one-hour cache. Unset: as `cache_write`."""
     reasoning: NotNegative | None = None
     """Reasoning tokens. Unset: as `output`."""
+    audio: ModalityRatesConfig | None = None
+    """Audio tokens. Unset: as text."""
+    image: ModalityRatesConfig | None = None
+    """Image tokens. Unset: as text."""
 
 
 class PriceStepConfig(RatesConfig):
@@ -167,11 +187,36 @@ class PriceStepConfig(RatesConfig):
     """Input tokens that a request must exceed for these rates."""
 
 
-class PriceConfig(RatesConfig):
-    """A price sheet."""
+class ServiceTierPriceConfig(RatesConfig):
+    """Prices of one service tier."""
 
     steps: list[PriceStepConfig] = []
     """Rates of long requests, in ascending order of `above_input_tokens`."""
+
+
+class OffPeakPriceConfig(RatesConfig):
+    """Prices of certain hours; they apply to requests of any length."""
+
+    hours_utc: Annotated[list[Annotated[str, StringConstraints(pattern=_HOURS)]], Field(min_length=1)]
+    """Spans of a day in UTC, like `16:30-00:30`; the end is not part of it, and may be on the next day."""
+    weekdays: list[Weekday] = []
+    """Days on which they apply, in UTC. Empty: every day."""
+
+
+class PriceConfig(ServiceTierPriceConfig):
+    """A price sheet."""
+
+    tiers: dict[ServiceTierName, ServiceTierPriceConfig] = {}
+    """Prices by the service tier that the answer names; of a tier that is missing the standard prices apply."""
+    off_peak: OffPeakPriceConfig | None = None
+    """Prices of certain hours, by the end of the call. Unset: the same at all hours."""
+    regions: dict[Name, Positive] = {}
+    """Factor on all tokens by the region that the answer names (Anthropic's `inference_geo`), like `us: 1.1`. Unset: from
+    the price list."""
+    tools: dict[Name, NotNegative] = {}
+    """US dollars per call of a tool that the provider runs, like `web_search: 0.01`. Unset: from the price list."""
+    request: NotNegative | None = None
+    """US dollars per request. Unset: from the price list, usually none."""
 
 
 class PriceChangeConfig(PriceConfig):
@@ -264,7 +309,11 @@ class DeploymentConfig(_StrictConfig):
     price_changes: list[PriceChangeConfig] = []
     """Future price sheets, in ascending order of `effective`."""
     price_list: str | None = None
-    """Name of the model in the bundled price list. Unset: as `model`."""
+    """Name of the model in the bundled price list. Unset: by rules from `model` and the provider's `base_url`
+    (docs/budgets.md#names)."""
+    unit_prices: dict[BilledUnit, NotNegative] = {}
+    """US dollars per image, second of audio, query, character, page or second of video, where the provider bills by the
+    piece. Unset: from the price list."""
     energy: ModelEnergyConfig | None = None
     """Model size and hardware. Unset: from the bundled model card; without one the footprint is unknown, and no budget in
     Wh or gCO2e admits it."""

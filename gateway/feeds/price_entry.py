@@ -74,6 +74,10 @@ def price_sheet(entry: Mapping[str, Any], source: str) -> PriceSheet | None:
     elif "priority" in tiers:
         # OpenAI's `fast` is its former `priority` (litellm 1.105.3 maps them alike).
         tiers["fast"] = tiers["priority"]
+    if provider == "anthropic":
+        # Its priority tier is capacity under contract and has no prices of its own (platform.claude.com/docs/en/api/
+        # service-tiers, read 2026-11-29).
+        tiers.setdefault("priority", standard)
     tools, once, always = _tools(entry, provider)
     return replace(
         standard,
@@ -366,7 +370,7 @@ def _off_peak(entry: Mapping[str, Any], standard: PriceSheet) -> OffPeak | None:
     block = entry.get("off_peak_pricing")
     if not isinstance(block, Mapping):
         return None
-    minutes = _minutes_of_week(block)
+    minutes = minutes_of_week(block)
     if not minutes:
         return None
     rates = _rates(
@@ -375,7 +379,7 @@ def _off_peak(entry: Mapping[str, Any], standard: PriceSheet) -> OffPeak | None:
     return None if rates is None else OffPeak(sheet=PriceSheet(base=rates, source=standard.source), minutes=minutes)
 
 
-def _minutes_of_week(block: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+def minutes_of_week(block: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(First, end) in minutes of the UTC week: `hours_utc` on every day, `windows` on their weekdays."""
     try:
         calendar = ZoneInfo(block.get("weekday_timezone") or "UTC")

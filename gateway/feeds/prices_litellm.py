@@ -7,7 +7,7 @@ million tokens. Entries without a price or with a zero input price are unpriced,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -91,6 +91,18 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
         provider=entry.get("litellm_provider", ""),
         region_permille=region_permille(entry),
     )
+
+
+@lru_cache(maxsize=16)
+def sheets_of(provider: str) -> Mapping[str, PriceSheet]:
+    """Returns the price sheets of all models that the shipped list has of a provider, by name; cached."""
+    price_list, mark = load(), f'"litellm_provider":"{provider}"'.encode()
+    found = {name: listed_model(price_list, name) for name, raw in price_list.items() if mark in bytes(raw)}
+    return {
+        name: replace(model.price_sheet, output_tokens_max=model.output_tokens or 0)
+        for name, model in found.items()
+        if model is not None and model.price_sheet is not None
+    }
 
 
 def _unit_prices(entry: Mapping[str, Any]) -> dict[str, int]:

@@ -124,7 +124,7 @@ class PriceSheet:
     tools_once: frozenset[str] = frozenset()
     tools_always: frozenset[str] = frozenset()
     call_nusd: int = 0
-    further_models: Mapping[str, "PriceSheet"] = field(default_factory=dict)
+    further_models: Mapping[str, "PriceSheet"] = field(default_factory=dict, repr=False)
     output_tokens_max: int = 0
     has_standing_axes: bool = field(init=False)
 

@@ -69,7 +69,7 @@ PLAIN = "https://llm.example.com/v1"
         ),
         ("models/gemini-2.5-pro", "https://generativelanguage.googleapis.com/v1beta/openai", "gemini/gemini-2.5-pro"),
         ("google/gemini-2.5-pro", "https://openrouter.ai/api/v1", "gemini/gemini-2.5-pro"),
-        ("llama-3.3-70b-versatile", "https://api.groq.com/openai/v1", "groq/llama-3.3-70b-versatile"),
+        ("openai/gpt-oss-120b", "https://api.groq.com/openai/v1", "groq/openai/gpt-oss-120b"),
         ("deepseek-v4-pro", "https://api.deepseek.com", "deepseek/deepseek-v4-pro"),
         ("sonar", "https://api.perplexity.ai", "perplexity/sonar"),
     ],
