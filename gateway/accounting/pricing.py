@@ -1,6 +1,6 @@
 """Prices usage: integer nUSD, rounded once; holds round up, charges half to even."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..values.catalog import GEO_SCALE, PriceSheet, Rates
 from ..values.units import TOKENS_PER_MTOK, divide_ceil, divide_half_even
@@ -108,6 +108,30 @@ def usual_case(
         scaled = max(scaled, tokens * _geo_permille(price_sheet, terms.inference_geo))
     scaled += _further_calls_max(price_sheet, input_tokens, output_tokens, long_cache, terms)
     return _fees(price_sheet, terms.server_tools, terms) + divide_ceil(scaled, _SCALE)
+
+
+def unit_nusd(unit_prices: Mapping[str, int], unit: str) -> int | None:
+    """The price of a piece in nUSD: of its quality and size (`unit:quality:size`), of either, else of any."""
+    kind, _, variant = unit.partition(":")
+    if not variant or not unit_prices:
+        return unit_prices.get(kind)
+    quality, _, size = variant.partition(":")
+    keys = (unit, f"{kind}::{size}", f"{kind}:{quality}:", kind)
+    return next((unit_prices[key] for key in keys if key in unit_prices), None)
+
+
+def unit_nusd_max(unit_prices: Mapping[str, int], unit: str) -> int | None:
+    """The most that a piece can cost in nUSD, of any quality or size that `unit` leaves open."""
+    kind, _, variant = unit.partition(":")
+    quality, _, size = variant.partition(":")
+    price = unit_nusd(unit_prices, unit)
+    if price is None or (quality and size):
+        return price
+    parts = ((key.split(":"), value) for key, value in unit_prices.items() if key.startswith(f"{kind}:"))
+    open_prices = [
+        value for (_, its_quality, its_size), value in parts if quality in ("", its_quality) and size in ("", its_size)
+    ]
+    return max([price, *open_prices])
 
 
 def _text_scaled(rates: Rates, usage: Usage) -> int:

@@ -79,6 +79,7 @@ def _deployment(
     output_tokens = doc.output_tokens or (listed.output_tokens if listed else None)
     region = price_names.region_of(provider.base_url or "", str(provider.options.get("vertex_location", "")))
     price_sheet = sheet_in_effect(reader, doc, path, listed_sheet(listed, region), inputs.now)
+    unit_prices = unit_prices_of(reader, doc, path, listed)
     footprint_inputs = inputs.footprint_tables.inputs_of(reader, doc, path)
     deployment = catalog.Deployment(
         name=name,
@@ -118,7 +119,7 @@ def _deployment(
         adapts_thinking=_first_given(
             doc.adaptive_thinking, listed.supports_adaptive_thinking if listed else None, default=False
         ),
-        unit_prices=unit_prices_of(reader, doc, path, listed),
+        unit_prices=unit_prices,
         litellm_options=inputs.options[doc.provider],
     )
     return footprint.with_footprint_model(deployment, footprint_inputs.profile, footprint_inputs.annual_intensity)

@@ -15,10 +15,9 @@ from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, PassThrough, Request, Splice
 from ..values.usage import STANDARD_TERMS, PriceTerms
-from . import answer_failure, openai_errors
+from . import answer_failure, billed_units, openai_errors
 from . import body as bodies
 from . import price_terms as terms
-from .body import check_count
 from .sse import StreamMeter
 
 # Forms: how many parts are searched for the model, and bytes of a part's headers (RFC 7578).
@@ -26,17 +25,16 @@ _FORM_PARTS_MAX, _PART_HEADERS_MAX = 64, 4096
 _FORM_BOUNDARY = re.compile(r'boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
 _FORM_FIELD_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _FORM_FIELD_CHARS_MAX = 256
+_FORM_FIELDS = frozenset({"model", "stream", *billed_units.FIELDS})
+_UNIT_FIELDS = (*billed_units.FIELDS, "input", "documents", "pages")
 # Paths with the id of an object stored at a provider.
 _RESOURCE_PATH = re.compile(
     r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)"
 )
-_IMAGES_MAX = 128
 # Events of streamed images; that with usage ends the answer.
 _IMAGE_EVENTS = ("image_generation.", "image_edit.")
-# 8 kbit/s, the lowest rate at which speech is stored (AMR, Opus).
-_AUDIO_BYTES_PER_SECOND_MIN = 1000
 # Paths whose answers report usage, or that are billed by unit. Elsewhere the cost is known later or never: unpriced.
-_METERED_PATHS = ("/images/", "/audio/", "/rerank", "/responses/")
+_METERED_PATHS = ("/images/", "/audio/", "/rerank", "/ocr", "/responses/")
 # Paths that providers do not charge for.
 _FREE_PATHS = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
 
@@ -48,8 +46,13 @@ class _PassThroughFields(bodies.BodyFields, gc=False, kw_only=True):
     """The fields the gateway acts on."""
 
     stream: bool | None = None
-    n: int | None = None
+    n: Any = None
+    size: Any = None
+    quality: Any = None
+    seconds: Any = None
     input: Any = None
+    documents: Any = None
+    pages: Any = None
 
 
 _READER = bodies.BodyReader(_PassThroughFields, required="model")
@@ -61,17 +64,20 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
         body = bytearray(body)
     bare_path, media_type = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
     is_free = method in ("GET", "HEAD", "DELETE") or bare_path.startswith(_FREE_PATHS) or bare_path.endswith("/cancel")
-    model, span, model_in_json, stream, units_max = "", (0, 0), True, False, _billed_units_max(path, body, None)
+    model, span, model_in_json, stream = "", (0, 0), True, False
+    fields: Mapping[str, Any] = {}
     document: _PassThroughFields | None = None
     if media_type == "multipart/form-data":
-        model, span = _form_field(body, content_type, b"model")
-        model_in_json, stream = False, _form_field(body, content_type, b"stream")[0].lower() == "true"
+        form = _form_fields(body, content_type)
+        fields = {name: text for name, (text, _) in form.items()}
+        model, span = form.get("model", ("", (0, 0)))
+        model_in_json, stream = False, fields.get("stream", "").lower() == "true"
     elif body and media_type in ("", "application/json"):
         parsed = _READER.read_if_model(body)
         if parsed is not None:
             document, span = parsed
             model, stream = document.masked_model, bool(document.stream)
-            units_max = _billed_units_max(path, body, document)
+            fields = {name: getattr(document, name) for name in _UNIT_FIELDS}
     return Request(
         dialect="passthrough",
         body=body,
@@ -93,10 +99,10 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             path=path,
             dialect=dialect,
             is_free=is_free,
-            reports_usage=bare_path.startswith(_METERED_PATHS),
+            reports_usage=bare_path.startswith(_METERED_PATHS) or bare_path == "/videos",
             creates_object=method == "POST" and not _RESOURCE_PATH.match(bare_path),
             model_in_json=model_in_json,
-            billed_units_max=units_max,
+            billed_units_max=billed_units.units_max(bare_path, len(body), fields),
         ),
     )
 
@@ -112,58 +118,31 @@ def _price_terms(path: str, document: _PassThroughFields | None) -> PriceTerms:
     return asked
 
 
-def _form_field(body: bytearray, content_type: str, name: bytes) -> tuple[str, tuple[int, int]]:
-    """Return a form field and the span of its value, ("", (0, 0)) without one. Raises BadRequest if there are two."""
+def _form_fields(body: bytearray, content_type: str) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Return those of _FORM_FIELDS that a form has, with the span of each value. Raises BadRequest if there are two."""
     boundary = _FORM_BOUNDARY.search(content_type)
     if boundary is None:
         raise BadRequest("Missing boundary in the Content-Type of a multipart form.", param="content-type")
     # Every boundary begins a line; the first may begin the body.
-    delimiter, value, span = b"\r\n--" + boundary.group(1).encode(), "", (0, 0)
+    delimiter, found = b"\r\n--" + boundary.group(1).encode(), dict[str, tuple[str, tuple[int, int]]]()
     start = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     if start == -1:
-        return value, span
+        return found
     for _ in range(_FORM_PARTS_MAX):
         end = body.find(delimiter, start + len(delimiter))
         if end < 0:
-            return value, span
+            return found
         headers_end = body.find(b"\r\n\r\n", max(start, 0), min(end, start + _PART_HEADERS_MAX))
         if headers_end >= 0:
             match = _FORM_FIELD_NAME.search(body[max(start, 0) : headers_end])
-            text = body[headers_end + 4 : min(end, headers_end + 4 + _FORM_FIELD_CHARS_MAX)]
-            if match is not None and match.group(1).lower() == name:
-                if span != (0, 0):
-                    param = name.decode()
+            param = "" if match is None else match.group(1).lower().decode(errors="replace")
+            if param in _FORM_FIELDS:
+                if param in found:
                     raise BadRequest(f"Invalid '{param}': the form field must appear exactly once.", param=param)
-                value, span = text.decode(errors="replace"), (headers_end + 4, end)
+                text = body[headers_end + 4 : min(end, headers_end + 4 + _FORM_FIELD_CHARS_MAX)]
+                found[param] = text.decode(errors="replace"), (headers_end + 4, end)
         start = end
     raise BadRequest(f"Too many form parts: expected at most {_FORM_PARTS_MAX}.")
-
-
-def _billed_units_max(path: str, body: bytearray, document: _PassThroughFields | None) -> tuple[str, int] | None:
-    """(unit, upper bound) where the path is billed by unit, else None. Raises BadRequest."""
-    if path.startswith("/images/"):
-        return "image", check_count("n", document.n if document is not None else None, _IMAGES_MAX) or 1
-    if path.startswith("/audio/speech"):
-        text = document.input if document is not None else None
-        return "character", len(text) if isinstance(text, str) else len(body)
-    if path.startswith("/audio/"):
-        return "second", -(-len(body) // _AUDIO_BYTES_PER_SECOND_MIN)
-    return ("query", 1) if path.startswith("/rerank") else None
-
-
-def billed_units_of(document: Mapping[str, Any]) -> int | None:
-    """Return the billed units of an answer, seconds of audio or images; None if it does not say."""
-    usage = document.get("usage")
-    durations = [usage.get("seconds") if isinstance(usage, Mapping) else None, document.get("duration")]
-    numbers = (value for value in durations if isinstance(value, int | float) and not isinstance(value, bool))
-    if (seconds := next(numbers, None)) is not None:
-        return max(0, -int(-seconds // 1))
-    data = document.get("data")
-    return len(data) if isinstance(data, list) and data and _is_image(data[0]) else None
-
-
-def _is_image(entry: Any) -> bool:
-    return isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)
 
 
 def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[bytes | memoryview, ...]:

@@ -14,16 +14,9 @@ from typing import Any
 import msgspec
 
 from ..values.catalog import PriceSheet
-from ..values.units import TOKENS_PER_MTOK
 from .package_data import DATA_FOLDER, PRICE_LIST
-from .price_entry import nusd_per_million, price_sheet, region_permille
-
-_UNIT_KEYS = {
-    "image": ("output_cost_per_image",),
-    "second": ("input_cost_per_second", "output_cost_per_second"),
-    "query": ("input_cost_per_query",),
-    "character": ("input_cost_per_character",),
-}
+from .price_entry import price_sheet, region_permille
+from .unit_prices import unit_prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +31,7 @@ class ListedModel:
     supports_reasoning: whether it supports reasoning.
     supports_response_schema: whether it supports response schemas.
     supports_adaptive_thinking: whether it supports adaptive thinking.
-    unit_prices: unit of catalog.UNITS -> nUSD per piece.
+    unit_prices: nUSD per piece by unit of catalog.BILLED_UNITS (unit_prices.py).
     provider: litellm's name of the provider.
     region_permille: price of tokens at a regional endpoint, in thousandths (price_entry.region_permille).
     """
@@ -87,7 +80,7 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
         supports_reasoning=entry.get("supports_reasoning"),
         supports_response_schema=entry.get("supports_response_schema"),
         supports_adaptive_thinking=entry.get("supports_adaptive_thinking"),
-        unit_prices=_unit_prices(entry),
+        unit_prices=unit_prices(price_list, name, entry),
         provider=entry.get("litellm_provider", ""),
         region_permille=region_permille(entry),
     )
@@ -103,16 +96,6 @@ def sheets_of(provider: str) -> Mapping[str, PriceSheet]:
         for name, model in found.items()
         if model is not None and model.price_sheet is not None
     }
-
-
-def _unit_prices(entry: Mapping[str, Any]) -> dict[str, int]:
-    """Returns unit of catalog.UNITS -> nUSD per piece."""
-    unit_prices = {}
-    for unit, keys in _UNIT_KEYS.items():
-        prices = [price for key in keys if (price := nusd_per_million(entry, key))]
-        if prices:
-            unit_prices[unit] = round(sum(prices) / TOKENS_PER_MTOK)
-    return unit_prices
 
 
 def _positive_int(value: Any) -> int | None:

@@ -124,7 +124,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     is_probe: the deployment's circuit breaker is half-open, and this attempt tests it
     missing_dialect: dialect whose path this deployment did not have in the attempt before, "" for none
     stream_hold: the hold behind a stream, where it may have to grow
-    billed_units: units billed other than tokens (images, seconds), where the answer reports them
+    billed_units: (unit, count) of what is billed other than tokens, where the answer reports it
     text_bytes: bytes of text in a whole answer without usage
     needs_verification: the answer is verified before it is returned (cascade)
     answer_fingerprint: how the answer begins, by which the next request finds its session
@@ -154,7 +154,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     missing_dialect: str = ""
     reservation: Reservation | None = None
     stream_hold: StreamHold | None = None
-    billed_units: int | None = None
+    billed_units: tuple[str, int] | None = None
     text_bytes: int = 0
     needs_verification: bool = False
     answer_fingerprint: AnswerFingerprint = NO_FINGERPRINT

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import structs
 
-from ..dialects import DIALECTS, answer_fingerprint, lenient_json, passthrough
+from ..dialects import DIALECTS, answer_fingerprint, billed_units, lenient_json, passthrough
 from ..dialects.parsed_answer import parse_answer
 from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
@@ -137,7 +137,7 @@ class Relay:
         if progress.needs_verification:
             progress.parsed_answer = parse_answer(document)
         if request.passthrough is not None:
-            progress.billed_units = passthrough.billed_units_of(document)
+            progress.billed_units = billed_units.units_of(document, request.passthrough.billed_units_max)
         translated = translated_request_of(context, progress)
         if translated is not None and request.stream:
             raise BrokenResponse("Provider did not stream its response.")

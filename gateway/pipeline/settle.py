@@ -335,10 +335,10 @@ def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) ->
         and passthrough.billed_units_max is not None
         and (deployment.price_sheet is None or not usage.exact)
     ):
-        unit, units_max = passthrough.billed_units_max
-        price = deployment.unit_prices.get(unit)
+        unit, count = progress.billed_units or passthrough.billed_units_max
+        price = pricing.unit_nusd(deployment.unit_prices, unit)
         if price is not None:
-            return price * (units_max if progress.billed_units is None else progress.billed_units), True
+            return price * count, True
     if usage is _UNREPORTED_USAGE:
         # Charged as held, where a price is known.
         hold = progress.attempt.hold_nusd

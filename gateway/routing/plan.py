@@ -449,16 +449,24 @@ def _no_price(deployment: Deployment, passthrough: PassThrough | None) -> str:
     return f"no price of model '{deployment.model}' at '{deployment.name}'"
 
 
+# Units of paths whose answers report no tokens: a price of tokens says nothing of them.
+_UNITS_WITHOUT_TOKENS = ("page", "video_second")
+
+
 def _passthrough_hold_nusd(
     deployment: Deployment, passthrough: PassThrough, features: RequestFeatures, output_max: int, terms: PriceTerms
 ) -> int | None:
     """Worst-case price of a pass-through request, nUSD; None if unpriced."""
     if not passthrough.reports_usage:
         return None
-    sheet = deployment.price_sheet
-    holds = [_hold_nusd(sheet, features, output_max, terms)] if sheet is not None else []
-    if passthrough.billed_units_max is not None and passthrough.billed_units_max[0] in deployment.unit_prices:
-        holds.append(deployment.unit_prices[passthrough.billed_units_max[0]] * passthrough.billed_units_max[1])
+    unit, most = passthrough.billed_units_max or ("", 0)
+    holds = []
+    if deployment.price_sheet is not None and not unit.startswith(_UNITS_WITHOUT_TOKENS):
+        holds.append(_hold_nusd(deployment.price_sheet, features, output_max, terms))
+    if unit:
+        price = pricing.unit_nusd_max(deployment.unit_prices, unit)
+        if price is not None:
+            holds.append(price * most)
     return max(holds, default=None)
 
 

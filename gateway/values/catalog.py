@@ -14,7 +14,7 @@ from .service_tiers import NO_TIER_POLICY, TierPolicy
 from .units import Bounds
 
 # Units priced by the piece rather than by tokens, on pass-through paths.
-BILLED_UNITS = ("image", "second", "query", "character")
+BILLED_UNITS = ("image", "second", "query", "character", "page", "video_second")
 
 
 # Label of figures where the weights are unknown: counted as unknown, not guessed.
@@ -269,7 +269,7 @@ class Deployment:
     output_limit_is_known: False where `output_tokens_max` is our assumption, which may not bound what a caller requests
     dialects: those that it serves, the preferred first
     unconfirmed_dialects: those of `dialects` that may turn out to be missing
-    unit_prices: nUSD by PIECE_UNITS, where the price list has them
+    unit_prices: nUSD by BILLED_UNITS, where it has them; `unit:quality:size` where the price depends on both
     takes_json_schema: whether answers can be held to a JSON schema (unknown counts as yes)
     takes_reasoning_effort, adapts_thinking: takes a reasoning effort; decides itself how long to think
     litellm_options: litellm's own parameters, secrets among them

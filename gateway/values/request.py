@@ -58,7 +58,8 @@ class PassThrough(Value, frozen=True, kw_only=True):
     reports_usage: the response contains usage
     creates_object: it creates something that can be referred to by id
     model_in_json: the model's name is in a JSON body
-    billed_units_max: (unit, count at most) where it is priced per unit rather than by tokens
+    billed_units_max: (unit, count at most) where it is priced per unit rather than by tokens; `unit:quality:size` where
+        the request names them
     """
 
     method: str

@@ -209,3 +209,42 @@ def test_a_model_without_a_price_is_unpriced_and_never_free():
         listed = prices_litellm.listed_model(price_list, name)
         assert listed is not None and listed.price_sheet is None
     assert prices_litellm.listed_model(price_list, "nearly") is None
+
+
+UNIT_PRICES = {"image": 20, "image:low:1024x1024": 10, "image:high:1024x1024": 40, "image::512x512": 15, "second": 7}
+
+
+@pytest.mark.parametrize(
+    "unit, price, most",
+    [
+        ("second", 7, 7),
+        ("page", None, None),
+        ("image", 20, 40),
+        ("image:high:1024x1024", 40, 40),
+        ("image:low:512x512", 15, 15),
+        ("image:low:", 20, 20),
+        ("image::1024x1024", 20, 40),
+        ("image:max:2048x2048", 20, 20),
+    ],
+)
+def test_a_piece_costs_what_its_quality_and_size_do_and_is_held_at_the_dearest_left_open(unit, price, most):
+    assert pricing.unit_nusd(UNIT_PRICES, unit) == price
+    assert pricing.unit_nusd_max(UNIT_PRICES, unit) == most
+
+
+def test_a_tool_of_which_all_calls_are_one_fee_is_charged_once():
+    sheet = replace(PLAIN, tool_nusd={"code_execution": 30}, tools_once=frozenset({"code_execution"}))
+    assert pricing.charge(sheet, Usage(input=0, output=0, server_tools=(("code_execution", 5),))) == 30
+
+
+def test_what_has_no_price_is_named():
+    usage = Usage(
+        input=1,
+        output=1,
+        service_tier="ultrafast",
+        server_tools=(("web_search", 1), ("image_generation", 2), ("computer_use", 0)),
+        further_calls=(FurtherCall(model="nonesuch", kind="advisor_message", usage=Usage(input=9, output=9)),),
+    )
+    assert pricing.unpriced_parts(RICH, usage) == ("ultrafast", "image_generation", "nonesuch")
+    assert pricing.unpriced_terms(RICH, PriceTerms(service_tiers=("flex", "batch", "own"))) == ("own",)
+    assert pricing.unpriced_parts(PLAIN, Usage(input=1, output=1, service_tier="flex")) == ()

@@ -99,13 +99,13 @@ def test_a_provider_that_calls_further_models_has_their_prices():
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("price: {input: 1, output: 2, tiers: {quick: {input: 1, output: 2}}}", "tiers"),
+        ("price: {input: 1, output: 2, tiers: {quick: {input: 1, output: 2}}}", "'quick' must be"),
         ("price: {input: 1, output: 2, off_peak: {hours_utc: ['24:00-25:00'], input: 1, output: 2}}", "16:30-00:30"),
         ("price: {input: 1, output: 2, off_peak: {hours_utc: [], input: 1, output: 2}}", "hours_utc"),
         ("price: {input: 1, output: 2, tools: {web_search: -1}}", "web_search"),
         ("price: {input: 1, output: 2, tools: {web_search: 0.0000000001}}", "nano-dollar"),
-        ("price: {input: 1, output: 2, regions: {us: 0}}", "regions"),
-        ("unit_prices: {picture: 1}", "unit_prices"),
+        ("price: {input: 1, output: 2, regions: {us: 0}}", "us"),
+        ("unit_prices: {picture: 1}", "picture"),
         (
             "price: {input: 1, output: 2, tiers: {flex: {input: 1, output: 2, steps: [{above_input_tokens: 2, input: 1,"
             " output: 1}, {above_input_tokens: 1, input: 1, output: 1}]}}}",

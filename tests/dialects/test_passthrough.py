@@ -109,6 +109,11 @@ def test_audio_is_at_most_as_long_as_its_bytes_at_the_lowest_rate():
     assert parts_of(parse("/audio/transcriptions", audio, content_type=FORM)).billed_units_max == ("second", 31)
 
 
+def test_a_form_has_the_number_size_and_quality_of_its_images():
+    edit = form(("model", "m"), ("n", "3"), ("size", "1024x1536"), ("quality", "high"), ("image", "x" * 5000))
+    assert parts_of(parse("/images/edits", edit, content_type=FORM)).billed_units_max == ("image:high:1024x1536", 3)
+
+
 def test_more_images_than_any_model_draws_are_rejected():
     with pytest.raises(BadRequest, match="above maximum"):
         parse("/images/generations", b'{"model":"m","n":129}')
@@ -134,28 +139,6 @@ def test_the_path_says_what_is_charged_and_which_object_is_meant(
     parts = parts_of(request)
     assert (parts.is_free, parts.creates_object, parts.reports_usage) == (is_free, creates_object, reports_usage)
     assert (request.referenced_ids, parts.path, parts.method) == (ids, path, method)
-
-
-@pytest.mark.parametrize(
-    "document, units",
-    [
-        ({"usage": {"seconds": 3.2}}, 4),
-        ({"duration": 61}, 61),
-        ({"duration": -5}, 0),
-        ({"duration": True, "data": [{"url": "x"}, {"url": "y"}]}, 2),
-        ({"data": [{"b64_json": "x"}]}, 1),
-        ({"data": [{"embedding": []}]}, None),
-        ({"data": []}, None),
-        ({"usage": {"total_tokens": 5}}, None),
-        ({}, None),
-    ],
-    ids=[
-        "seconds are rounded up", "a duration", "a negative duration", "a boolean is no duration", "images", "vectors",
-        "no data", "tokens", "nothing",
-    ],
-)  # fmt: skip
-def test_the_billed_units_of_an_answer_are_seconds_or_images(document, units):
-    assert passthrough.billed_units_of(document) == units
 
 
 def feed(*events: Any) -> PassThroughStreamMeter:
