@@ -79,13 +79,21 @@ async def test_account_administration_and_noncanonical_paths_are_not_passed_thro
         assert not any(provider.request_bodies for provider in gateway.providers.values())
 
 
-@pytest.mark.parametrize("path", ["/v1/batches", "/v1/videos", "/v1/fine_tuning/jobs", "/v1/messages/batches"])
+@pytest.mark.parametrize("path", ["/v1/batches", "/v1/fine_tuning/jobs", "/v1/messages/batches"])
 async def test_endpoints_that_charge_later_are_refused_by_a_money_budget(tmp_path, path):
     async with running_gateway(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
         status, _, content = await gateway.post(path, {"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
         error = json.loads(content)["error"]
         assert (status, error["code"]) in ((400, "unpriced"), (402, "unpriced"))
         assert f"the cost of POST {path} is not known when it ends" in error["message"]
+
+
+async def test_a_price_of_tokens_does_not_admit_a_video(tmp_path):
+    async with running_gateway(tmp_path, more="budgets: {some: {limit: {usd: 5}, window: total}}") as gateway:
+        status, _, content = await gateway.post("/v1/videos", {"prompt": "a cat"})
+        error = json.loads(content)["error"]
+        assert (status, error["code"]) == (400, "unpriced")
+        assert "no price of model" in error["message"]
 
 
 async def test_a_trailing_slash_does_not_bypass_the_dialect(tmp_path):
