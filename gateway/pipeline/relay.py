@@ -125,7 +125,7 @@ class Relay:
             return await self._relay_stream(context, progress, stream, headers, writer, now=now)
         if usage is None:
             progress.billed_extras = provider.billed_extras_of(document)
-        is_counted = usage is not None and usage.exact and (usage.output > 0 or usage is NO_USAGE)
+        is_counted = usage is not None and usage.exact and (usage.has_output or usage is NO_USAGE)
         progress.text_bytes = 0 if is_counted else _text_bytes(attempt.upstream_dialect, document, body)
         progress.answer_id = str(document.get("id") or "")
         progress.answer_fingerprint = (

@@ -48,7 +48,7 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
         return reported
     if passthrough is not None:
         return reported or _UNREPORTED_USAGE
-    if reported is not None and reported.exact and (reported.output or not text_bytes):
+    if reported is not None and reported.exact and (reported.has_output or not text_bytes):
         return reported
     return _completed_usage(context, reported, extras, token_estimate.output_tokens(text_bytes, text_events))
 

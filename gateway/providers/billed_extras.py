@@ -1,6 +1,6 @@
 """What an answer names that is billed beside tokens: service tier, region, tools, the provider's own cost. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .usage_spellings import token_count
@@ -13,7 +13,7 @@ _SERVICE_TIERS = {
 }  # fmt: skip
 # Anthropic's words for no region, and for any.
 _NO_GEOS = ("", "global", "not_available")
-# Counts of tool calls by their names within usage, in the groups of `_TOOL_GROUPS`.
+# Counts of tool calls by their names in the groups of usage below, and in the details of the input.
 _TOOL_COUNTS = {
     "web_search_requests": "web_search",  # Anthropic, OpenRouter; litellm for Gemini
     "web_fetch_requests": "web_fetch",
@@ -26,15 +26,19 @@ _TOOL_COUNTS = {
     "document_search_calls": "collections_search",
     "image_generation_calls": "image_generation",
 }
-_TOOL_GROUPS = (
-    "server_tool_use", "server_tool_use_details", "server_side_tool_usage_details", "prompt_tokens_details",
+_TOOL_GROUPS = ("server_tool_use", "server_tool_use_details", "server_side_tool_usage_details")
+# Names within usage one of which is there where anything but tokens and the tier is.
+_EXTRA_NAMES = frozenset(
+    {
+        *_TOOL_GROUPS, "inference_geo", "cost", "estimated_cost", "cost_in_usd_ticks", "num_search_queries",
+        "num_sources_used", "search_context_size",
+    }
 )  # fmt: skip
-# Items of a Responses answer that are a call of a tool each. Containers are billed, not the calls that run in one.
+# Items of a Responses answer by the tool that they are a call of.
 _TOOL_ITEMS = {
     "web_search_call": "web_search", "file_search_call": "file_search", "image_generation_call": "image_generation",
-    "computer_call": "computer_use", "x_search_call": "x_search", "collections_search_call": "collections_search",
+    "code_interpreter_call": "code_execution", "shell_call": "code_execution", "computer_call": "computer_use", "x_search_call": "x_search", "collections_search_call": "collections_search",
 }  # fmt: skip
-_CONTAINER_ITEMS = ("code_interpreter_call", "shell_call")
 # Groq's tools by their type in `executed_tools` (console.groq.com, built-in tools, 2026-08).
 _EXECUTED_TOOLS = {
     "search": "web_search", "browser_search": "web_search", "visit": "web_fetch", "browser": "web_fetch",
@@ -56,15 +60,19 @@ def extras_beside_tokens(answer: Mapping[str, Any], usage: Mapping[str, Any]) ->
     tier = _service_tier(answer, usage)
     if tier:
         extras["service_tier"] = tier
-    geo = usage.get("inference_geo")
-    if isinstance(geo, str) and geo not in _NO_GEOS:
-        extras["inference_geo"] = geo[:_GEO_CHARS_MAX]
-    tools = _server_tools(answer, usage)
+    tools = _calls_of_items(answer) if "output" in answer else _calls_of_choices(answer)
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, dict) and not _TOOL_COUNTS.keys().isdisjoint(details):
+        _add_counts(tools, details)
+    if not _EXTRA_NAMES.isdisjoint(usage):
+        geo, cost = usage.get("inference_geo"), _reported_cost_nusd(usage)
+        if isinstance(geo, str) and geo not in _NO_GEOS:
+            extras["inference_geo"] = geo[:_GEO_CHARS_MAX]
+        if cost is not None:
+            extras["reported_cost_nusd"] = cost
+        _add_counted_calls(tools, usage)
     if tools:
         extras["server_tools"] = tuple(sorted(tools.items()))
-    cost = _reported_cost_nusd(usage)
-    if cost is not None:
-        extras["reported_cost_nusd"] = cost
     return extras
 
 
@@ -75,9 +83,8 @@ def _service_tier(answer: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
     return _SERVICE_TIERS.get(name.lower(), "") if isinstance(name, str) else ""
 
 
-def _server_tools(answer: Mapping[str, Any], usage: Mapping[str, Any]) -> dict[str, int]:
-    """Calls by unit; of two places that name the same tool the larger count is taken."""
-    tools: dict[str, int] = {}
+def _add_counted_calls(tools: dict[str, int], usage: Mapping[str, Any]) -> None:
+    """Add calls that usage counts; of two places that name the same tool the larger count is taken."""
     for group in _TOOL_GROUPS:
         details = usage.get(group)
         if isinstance(details, dict):
@@ -86,80 +93,71 @@ def _server_tools(answer: Mapping[str, Any], usage: Mapping[str, Any]) -> dict[s
     searches = token_count(usage.get("num_search_queries")) or token_count(usage.get("num_sources_used"))
     if searches or "search_context_size" in usage:
         tools["web_search"] = max(tools.get("web_search", 0), searches or 1)
-    output = answer.get("output")
-    found = _calls_of_items(answer, output) if isinstance(output, list) else _calls_of_choices(answer)
-    for unit, count in found.items():
-        tools[unit] = max(tools.get(unit, 0), count)
-    return tools
 
 
 def _add_counts(tools: dict[str, int], details: Mapping[str, Any]) -> None:
     for name, value in details.items():
-        unit, count = _TOOL_COUNTS.get(name), token_count(value)
+        unit = _TOOL_COUNTS.get(name)
+        count = token_count(value) if unit is not None else None
         if unit is not None and count:
             tools[unit] = max(tools.get(unit, 0), count)
 
 
-def _calls_of_items(answer: Mapping[str, Any], output: list[Any]) -> dict[str, int]:
+def _calls_of_items(answer: Mapping[str, Any]) -> dict[str, int]:
     """Tool calls among the items of a Responses answer.
 
     OpenAI bills a search, not the opening of a page; containers by their id (platform.openai.com, pricing, 2026-08).
     `tool_usage` names the billed searches where it is present.
     """
     tools: dict[str, int] = {}
-    containers = set()
-    for item in output[:_LIST_MAX]:
+    containers: set[str] = set()
+    output = answer["output"]
+    for item in output[:_LIST_MAX] if isinstance(output, list) else ():
         kind = item.get("type") if isinstance(item, dict) else None
-        if kind in _CONTAINER_ITEMS:
-            containers.add(_container_of(item))
-            continue
         unit = _TOOL_ITEMS.get(kind) if isinstance(kind, str) else None
-        if unit is None or (unit == "web_search" and not _is_search(item)):
-            continue
-        tools[unit] = tools.get(unit, 0) + 1
-    if containers - {None}:
-        tools["code_execution"] = len(containers - {None})
+        if unit is not None and _is_billed(item, unit, containers):
+            tools[unit] = tools.get(unit, 0) + 1
     reported = answer.get("tool_usage")
     searched = reported.get("web_search") if isinstance(reported, dict) else None
     count = token_count(searched.get("num_requests")) if isinstance(searched, dict) else None
     return {**tools, "web_search": count} if count else tools
 
 
-def _container_of(item: Mapping[str, Any]) -> str | None:
-    """The container in which an item ran, None where it ran at the caller; one without an id is one container."""
-    if item.get("type") == "code_interpreter_call":
-        return str(item.get("container_id") or "")
+def _is_billed(item: Mapping[str, Any], unit: str, containers: set[str]) -> bool:
+    """Whether an item is billed; of those that run in one container, the first."""
+    if unit == "web_search":
+        action = item.get("action")
+        return not isinstance(action, dict) or action.get("type", "search") == "search"
+    if unit != "code_execution":
+        return True
     environment = item.get("environment")
-    container = environment.get("container_id") if isinstance(environment, dict) else None
-    return str(container) if container else None
-
-
-def _is_search(item: Mapping[str, Any]) -> bool:
-    action = item.get("action")
-    return not isinstance(action, dict) or action.get("type", "search") == "search"
+    container = (environment if isinstance(environment, dict) else item).get("container_id")
+    if not isinstance(container, str):
+        # xAI names no container and bills each call; a shell without one is the caller's.
+        return item.get("type") != "shell_call"
+    is_new = container not in containers
+    containers.add(container)
+    return is_new
 
 
 def _calls_of_choices(answer: Mapping[str, Any]) -> dict[str, int]:
     """Tool calls of a chat answer: citations of a search, the calls that Groq lists."""
     tools: dict[str, int] = {}
     model = answer.get("model")
-    if isinstance(model, str) and any(name in model for name in _SEARCH_MODELS):
+    if isinstance(model, str) and "-search-" in model and any(name in model for name in _SEARCH_MODELS):
         tools["web_search"] = 1
-    for message in _messages(answer.get("choices")):
+    choices = answer.get("choices")
+    for choice in choices[:_LIST_MAX] if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            continue
         annotations, executed = message.get("annotations"), message.get("executed_tools")
-        if isinstance(annotations, list) and any(_has_type(entry, "url_citation") for entry in annotations[:_LIST_MAX]):
+        if annotations and _cites_pages(annotations):
             tools["web_search"] = max(1, tools.get("web_search", 0))
         if isinstance(executed, list):
             for unit, count in _executed_tools(executed).items():
                 tools[unit] = max(count, tools.get(unit, 0))
     return tools
-
-
-def _messages(choices: Any) -> Iterator[Mapping[str, Any]]:
-    for choice in choices[:_LIST_MAX] if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if isinstance(message, dict):
-            yield message
 
 
 def _executed_tools(executed: list[Any]) -> dict[str, int]:
@@ -173,8 +171,11 @@ def _executed_tools(executed: list[Any]) -> dict[str, int]:
     return {unit: len(found) for unit, found in indexes.items()}
 
 
-def _has_type(entry: Any, kind: str) -> bool:
-    return isinstance(entry, dict) and entry.get("type") == kind
+def _cites_pages(annotations: Any) -> bool:
+    return isinstance(annotations, list) and any(
+        isinstance(annotation, dict) and annotation.get("type") == "url_citation"
+        for annotation in annotations[:_LIST_MAX]
+    )
 
 
 def _reported_cost_nusd(usage: Mapping[str, Any]) -> int | None:

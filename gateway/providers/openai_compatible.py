@@ -124,7 +124,7 @@ def failure_of(status: int, body: bytes) -> ProviderFailure:
 
 def _extras_of(answer: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
     extras = extras_beside_tokens(answer, usage)
-    drawn = _image_tool_call(answer)
+    drawn = _image_tool_call(answer) if "tool_usage" in answer else None
     if drawn is not None:
         # Its tokens are billed instead of the call.
         tools = extras.get("server_tools", ())

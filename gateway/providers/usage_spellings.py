@@ -25,6 +25,8 @@ _WRITTEN, _WRITTEN_BESIDE, _WRITTEN_SHORT, _WRITTEN_LONG = "written", "written_b
 _INPUT_AUDIO, _INPUT_IMAGE, _OUTPUT_AUDIO, _OUTPUT_IMAGE = "input_audio", "input_image", "output_audio", "output_image"
 _INPUT_BESIDE, _REASONING_BESIDE, _AUDIO_SECONDS = "input_beside", "reasoning_beside", "audio_seconds"
 
+_TOTALS = frozenset({_INPUT, _OUTPUT, _TOTAL})
+
 _BY_LIFETIME = {"ephemeral_5m_input_tokens": _WRITTEN_SHORT, "ephemeral_1h_input_tokens": _WRITTEN_LONG}
 _INPUT_DETAILS: Mapping[str, Any] = {
     "cached_tokens": _CACHED,
@@ -144,6 +146,11 @@ def read_usage(usage: Mapping[str, Any], *, caches_beside_input: bool = False) -
     """
     counts: dict[str, int] = {}
     _read(usage, _SPELLINGS, counts)
+    if counts.keys() <= _TOTALS and len(counts) > 1:
+        input_, output = counts.get(_INPUT, 0), counts.get(_OUTPUT, 0)
+        if _INPUT in counts and _OUTPUT in counts and counts.get(_TOTAL, input_ + output) == input_ + output:
+            # Usual answers: text only, no cache.
+            return Usage(input=input_, output=output) if input_ + output else None
     input_, output, exact = _input_and_output(counts)
     cached = max(counts.get(_CACHED, 0), counts.get(_CACHED_BESIDE, 0))
     written_long = counts.get(_WRITTEN_LONG, 0)
@@ -183,12 +190,17 @@ def _read(values: Mapping[str, Any], spellings: Mapping[str, Any], counts: dict[
     """Add the counts of a group to `counts`, of each the largest."""
     for name, value in values.items():
         meaning = spellings.get(name)
-        if isinstance(meaning, str):
-            count = token_count(value)
-            if count is not None and count >= counts.get(meaning, 0):
-                counts[meaning] = count
-        elif meaning is not None and isinstance(value, dict):
-            _read(value, meaning, counts)
+        if meaning is None:
+            continue
+        if type(meaning) is not str:
+            if isinstance(value, dict):
+                _read(value, meaning, counts)
+            continue
+        if value == 0 and meaning not in _TOTALS:
+            continue
+        count = token_count(value)
+        if count is not None:
+            counts[meaning] = max(count, counts.get(meaning, 0))
 
 
 def _input_and_output(counts: Mapping[str, int]) -> tuple[int, int, bool]:

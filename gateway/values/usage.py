@@ -65,6 +65,11 @@ class Usage(Value, frozen=True, kw_only=True):
     further_calls: tuple[FurtherCall, ...] = ()
     reported_cost_nusd: int | None = None
 
+    @property
+    def has_output(self) -> bool:
+        """Whether any output is counted, if only that of a further call."""
+        return self.output > 0 or bool(self.further_calls)
+
     def __post_init__(self) -> None:
         assert self.input >= 0 and self.output >= 0, "token counts are never negative"
         assert 0 <= self.cached_input + self.cache_write <= self.input, "cached input exceeds input"

@@ -249,7 +249,7 @@ async def test_missing_or_invalid_usage_is_estimated(usage):
     [({"prompt_tokens": 5000}, (5000, 100)), ({"prompt_tokens": 5000, "completion_tokens": 0}, (5000, 100))],
     ids=["no output", "an output of zero"],
 )
-async def test_an_output_that_is_not_told_is_estimated_beside_the_told_input(usage, tokens):
+async def test_an_output_that_is_not_reported_is_estimated_beside_the_reported_input(usage, tokens):
     body = json.dumps({"choices": [{"message": {"content": "x" * 400}}], "usage": usage}).encode()
     stream = (
         event("x" * 400) + event("") + b'data: {"choices":[],"usage":' + json.dumps(usage).encode() + b"}\n\n" + DONE
@@ -259,6 +259,60 @@ async def test_an_output_that_is_not_told_is_estimated_beside_the_told_input(usa
         await book.ask(request)
         (entry,) = book.ledger_entries
         assert (entry.usage_basis, entry.input_tokens, entry.output_tokens) == ("estimated", *tokens)
+
+
+ANTHROPIC = BASE_CONFIG.replace("near: {{base_url", "near: {{dialect: anthropic, base_url")
+OPENING = {"input_tokens": 5000, "output_tokens": 1}
+
+
+def message_events(*texts: str, reason: str = "end_turn", **usage: int) -> bytes:
+    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in texts]
+    events = [
+        {"type": "message_start", "message": {"id": "m", "usage": OPENING}},
+        *(
+            [{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}]
+            if texts
+            else []
+        ),
+        *deltas,
+        {"type": "message_delta", "delta": {"stop_reason": reason}, **({"usage": usage} if usage else {})},
+        {"type": "message_stop"},
+    ]
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+@pytest.mark.parametrize(
+    "body, expected",
+    [
+        (message_events("x" * 400, output_tokens=90), ("exact", 5000, 90)),
+        (message_events("x" * 400), ("estimated", 5000, 100)),
+        (message_events("x" * 400, output_tokens=0), ("estimated", 5000, 100)),
+        (message_events(reason="refusal", output_tokens=5), ("none", 0, 0)),
+    ],
+    ids=["a reported output", "the opening placeholder alone", "an output of zero", "refused before any output"],
+)
+async def test_the_output_of_a_messages_stream_is_reported_or_estimated(body, expected):
+    book = Playbook(snapshot(config=ANTHROPIC), [UpstreamAnswer(headers=SSE_HEADERS, body=[body])])
+    await book.ask(STREAM.replace(b"auto", b"small"))
+    entry = book.ledger_entries[-1]
+    assert (entry.usage_basis, entry.input_tokens, entry.output_tokens) == expected
+
+
+async def test_calls_within_a_request_are_booked_and_shown_to_the_caller():
+    """The counts of a recorded compaction: pydantic/pydantic-ai, test_anthropic_compaction_end_to_end, 2026-08-22."""
+    usage = {
+        "input_tokens": 220, "output_tokens": 8,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 55196, "output_tokens": 125},
+            {"type": "message", "input_tokens": 220, "output_tokens": 8},
+        ],
+    }  # fmt: skip
+    answer = {"type": "message", "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": usage}
+    book = Playbook(snapshot(config=ANTHROPIC), [answers(json.dumps(answer).encode())])
+    shown = json.loads((await book.ask(EASY.replace(b"auto", b"small"))).body)["usage"]
+    (entry,) = book.ledger_entries
+    assert (entry.input_tokens, entry.output_tokens, entry.usage_basis) == (55416, 133, "exact")
+    assert (shown["prompt_tokens"], shown["completion_tokens"]) == (55416, 133)
 
 
 async def test_a_full_disk_stops_the_call_before_it_is_dialed():

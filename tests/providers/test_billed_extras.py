@@ -67,6 +67,9 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {"output": [{"type": "shell_call", "environment": {"type": "container_reference", "container_id": "c1"}}, {"type": "shell_call"}, {"type": "local_shell_call"}]},
         {"code_execution": 1},
     ),
+    "xAI names no container (V)": (
+        {"output": [{"type": "code_interpreter_call"}, {"type": "code_interpreter_call", "container_id": None}]}, {"code_execution": 2},
+    ),
     "images (P)": ({"output": [{"type": "image_generation_call"}]}, {"image_generation": 1}),
     "tools that cost nothing (P)": ({"output": [{"type": "mcp_call"}, {"type": "tool_search_call"}, {"type": "function_call"}, 7]}, {}),
     "xAI counts its tools (V)": (

@@ -7,7 +7,7 @@ in the input count, Anthropic does not.
 from typing import Any
 
 from ...providers import anthropic, openai_compatible
-from ...values.usage import NO_USAGE, Usage
+from ...values.usage import NO_USAGE, Usage, sum_of_counts
 
 # Counts of `server_tool_use` by the unit that they count (docs.anthropic.com, Messages, 2026-08).
 _ANTHROPIC_TOOLS = (("web_search", "web_search_requests"), ("web_fetch", "web_fetch_requests"))
@@ -42,6 +42,9 @@ def chat_to_messages_usage(answer: Any) -> dict[str, Any]:
 def messages_to_chat_usage(answer: Any) -> dict[str, Any]:
     """The usage object of chat completions for a Messages answer, or for what was collected of a streamed one."""
     usage = anthropic.usage_of(answer) or NO_USAGE
+    if usage.further_calls and not usage.output:
+        # Another model answered.
+        usage = sum_of_counts(call.usage for call in usage.further_calls)
     written: dict[str, Any] = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,

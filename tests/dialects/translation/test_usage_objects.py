@@ -9,6 +9,7 @@ from gateway.dialects.translation.usage_objects import (
     chat_to_responses_usage,
     messages_to_chat_usage,
 )
+from gateway.providers import anthropic, openai_compatible
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,44 @@ def test_responses_usage_has_the_same_counts():
         "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 14,
     }  # fmt: skip
     assert chat_to_responses_usage(None) is None
+
+
+def test_the_counts_are_those_that_are_booked():
+    answer = {
+        "usage": {
+            "prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109, "num_cached_tokens": 8,
+            "prompt_tokens_details": {"cache_creation_tokens": 20, "cache_creation_token_details": {"ephemeral_1h_input_tokens": 15}},
+            "server_tool_use": {"web_search_requests": 2},
+        },
+        "service_tier": "priority",
+    }  # fmt: skip
+    assert chat_to_messages_usage(answer) == {
+        "input_tokens": 7, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 8, "output_tokens": 74,
+        "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
+        "output_tokens_details": {"thinking_tokens": 62}, "service_tier": "priority",
+        "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 0},
+    }  # fmt: skip
+    assert chat_to_responses_usage(answer) == {
+        "input_tokens": 35, "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 20},
+        "output_tokens": 74, "output_tokens_details": {"reasoning_tokens": 62}, "total_tokens": 109,
+    }  # fmt: skip
+    assert anthropic.usage_of({"usage": chat_to_messages_usage(answer)}) == openai_compatible.usage_of(answer)
+
+
+def test_an_answer_of_a_fallback_shows_its_counts():
+    fallback = {"type": "fallback_message", "model": "other", "input_tokens": 412, "output_tokens": 264}
+    usage = {"input_tokens": 412, "output_tokens": 264, "iterations": [fallback]}
+    translated = messages_to_chat_usage({"usage": usage})
+    assert (translated["prompt_tokens"], translated["completion_tokens"]) == (412, 264)
+
+
+@given(input_=COUNTS, output=COUNTS, cached=COUNTS, written=COUNTS, reasoning=COUNTS)
+def test_any_counts_of_chat_are_booked_as_the_caller_sees_them(input_, output, cached, written, reasoning):
+    details = {"cached_tokens": cached, "cache_write_tokens": written}
+    usage = {
+        "prompt_tokens": input_, "completion_tokens": output, "total_tokens": input_ + output,
+        "prompt_tokens_details": details, "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }  # fmt: skip
+    booked = openai_compatible.usage_of({"usage": usage})
+    assert anthropic.usage_of({"usage": chat_to_messages_usage({"usage": usage})}) == booked
+    assert openai_compatible.usage_of({"usage": chat_to_responses_usage({"usage": usage})}) == booked
