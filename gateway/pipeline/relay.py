@@ -13,6 +13,7 @@ from ..dialects import DIALECTS, answer_fingerprint, billed_units, lenient_json,
 from ..dialects.parsed_answer import parse_answer
 from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
+from ..dialects.translation.usage_objects import usage_payload
 from ..providers import PROVIDERS
 from ..providers.failure import ProviderFailure, status_of_error
 from ..providers.retry_after import retry_after_seconds
@@ -27,6 +28,7 @@ from ..values.errors import (
 )
 from ..values.usage import NO_USAGE
 from . import headers as response_headers
+from . import settle
 from .context import AttemptProgress, RequestContext, translated_request_of
 from .failed_attempt import (
     FailedAttempt,
@@ -144,7 +146,10 @@ class Relay:
         if translated is not None:
             headers["content-type"] = "application/json"
             translator = progress.response_translator = _response_translator(context, progress, translated)
-            body = _translated_body(translator, document)
+            estimated = _estimated_usage(context, progress)
+            body = _translated_body(
+                translator, document if estimated is None else {**document, "usage": estimated["usage"]}
+            )
         self._mark_completed(progress, response.status)
         return CallerResponse(status=response.status, headers=headers, body=body)
 
@@ -234,7 +239,11 @@ class Relay:
         if translated is None:
             return None
         translator = progress.response_translator = _response_translator(context, progress, translated)
-        return TranslatedStream(translator, chat=context.request.dialect == "chat")
+        return TranslatedStream(
+            translator,
+            chat=context.request.dialect == "chat",
+            last_payload=lambda: _estimated_usage(context, progress),
+        )
 
     async def _relay_error_status(
         self, context: RequestContext, progress: AttemptProgress, response: UpstreamResponse, *, now: float
@@ -374,6 +383,12 @@ def _response_translator(
         answer_id=f"{context.request_id}{progress.number}",
         created=int(context.started_at),
     )
+
+
+def _estimated_usage(context: RequestContext, progress: AttemptProgress) -> dict[str, Any] | None:
+    """What a translated caller is shown of usage that the provider did not report: the estimate that is booked."""
+    usage = settle.usage_of_attempt(context, progress)
+    return None if usage.exact else usage_payload(progress.attempt.upstream_dialect, usage)
 
 
 def _translated_body(translator: AnswerTranslator, document: dict[str, Any]) -> bytes:

@@ -293,9 +293,28 @@ def message_events(*texts: str, reason: str = "end_turn", **usage: int) -> bytes
 )
 async def test_the_output_of_a_messages_stream_is_reported_or_estimated(body, expected):
     book = Playbook(snapshot(config=ANTHROPIC), [UpstreamAnswer(headers=SSE_HEADERS, body=[body])])
-    await book.ask(STREAM.replace(b"auto", b"small"))
+    await book.ask(STREAM.replace(b"auto", b"small")[:-1] + b', "stream_options": {"include_usage": true}}')
     entry = book.ledger_entries[-1]
     assert (entry.usage_basis, entry.input_tokens, entry.output_tokens) == expected
+    shown = json.loads(book.caller_stream.written.split(b"data: ")[-2])["usage"]
+    assert (shown["prompt_tokens"], shown["completion_tokens"]) == expected[1:]
+
+
+@pytest.mark.parametrize("usage", [None, {"input_tokens": 5000}], ids=["none", "the input alone"])
+async def test_a_translated_caller_sees_the_estimate_that_is_booked(usage):
+    answer = {
+        "type": "message",
+        "content": [{"type": "text", "text": "x" * 400}],
+        "stop_reason": "end_turn",
+        "usage": usage,
+    }
+    book = Playbook(snapshot(config=ANTHROPIC), [answers(json.dumps(answer).encode())])
+    body = json.loads((await book.ask(EASY.replace(b"auto", b"small"))).body)
+    (entry,) = book.ledger_entries
+    assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
+    assert body["choices"][0]["message"]["content"] == "x" * 400
+    assert body["usage"]["prompt_tokens"] == entry.input_tokens > 0
+    assert body["usage"]["completion_tokens"] == entry.output_tokens
 
 
 async def test_calls_within_a_request_are_booked_and_shown_to_the_caller():

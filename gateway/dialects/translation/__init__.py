@@ -4,7 +4,7 @@
 caller's dialect.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -95,13 +95,23 @@ class Translator:
 
 
 class TranslatedStream:
-    """Translates metered events of the upstream dialect to bytes of the caller's."""
+    """Translates metered events of the upstream dialect to bytes of the caller's.
 
-    __slots__ = ("_is_chat", "_translator")
+    last_payload: called at the end; a further chunk or event to translate, with usage that the provider did not report
+    """
 
-    def __init__(self, translator: AnswerTranslator, *, chat: bool) -> None:
+    __slots__ = ("_is_chat", "_last_payload", "_translator")
+
+    def __init__(
+        self,
+        translator: AnswerTranslator,
+        *,
+        chat: bool,
+        last_payload: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
         self._translator = translator
         self._is_chat = chat
+        self._last_payload = last_payload
 
     def feed(self, block: bytes) -> bytes:
         """Translate a block of whole events."""
@@ -116,5 +126,7 @@ class TranslatedStream:
 
     def finish(self) -> bytes:
         """Return what ends the stream."""
-        last = b"".join(sse.encode_event(event, named=not self._is_chat) for event in self._translator.end())
+        payload = self._last_payload()
+        events = [*(self._translator.feed(payload) if payload is not None else ()), *self._translator.end()]
+        last = b"".join(sse.encode_event(event, named=not self._is_chat) for event in events)
         return last + b"data: [DONE]\n\n" if self._is_chat else last

@@ -17,7 +17,40 @@ _ANTHROPIC_TIERS = ("priority", "batch")
 
 def chat_to_messages_usage(answer: Any) -> dict[str, Any]:
     """The usage object of Messages for a chat answer, or for what was collected of a streamed one."""
-    usage = openai_compatible.usage_of(answer) or NO_USAGE
+    return _messages_usage(openai_compatible.usage_of(answer) or NO_USAGE)
+
+
+def messages_to_chat_usage(answer: Any) -> dict[str, Any]:
+    """The usage object of chat completions for a Messages answer, or for what was collected of a streamed one."""
+    usage = anthropic.usage_of(answer) or NO_USAGE
+    if usage.further_calls and not usage.output:
+        # Another model answered.
+        usage = sum_of_counts(call.usage for call in usage.further_calls)
+    return _chat_usage(usage)
+
+
+def chat_to_responses_usage(answer: Any) -> dict[str, Any] | None:
+    """The usage object of Responses for a chat answer; None where it reports none."""
+    usage = openai_compatible.usage_of(answer)
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input,
+        "input_tokens_details": _input_details(usage),
+        "output_tokens": usage.output,
+        "output_tokens_details": _output_details(usage),
+        "total_tokens": usage.input + usage.output,
+    }
+
+
+def usage_payload(upstream_dialect: str, usage: Usage) -> dict[str, Any]:
+    """The chunk or event by which an upstream would report this usage at the end of a stream."""
+    if upstream_dialect == "messages":
+        return {"type": "message_delta", "usage": _messages_usage(usage)}
+    return {"choices": [], "usage": _chat_usage(usage)}
+
+
+def _messages_usage(usage: Usage) -> dict[str, Any]:
     written: dict[str, Any] = {
         "input_tokens": usage.input - usage.cached_input - usage.cache_write,
         "cache_creation_input_tokens": usage.cache_write,
@@ -39,12 +72,7 @@ def chat_to_messages_usage(answer: Any) -> dict[str, Any]:
     return written
 
 
-def messages_to_chat_usage(answer: Any) -> dict[str, Any]:
-    """The usage object of chat completions for a Messages answer, or for what was collected of a streamed one."""
-    usage = anthropic.usage_of(answer) or NO_USAGE
-    if usage.further_calls and not usage.output:
-        # Another model answered.
-        usage = sum_of_counts(call.usage for call in usage.further_calls)
+def _chat_usage(usage: Usage) -> dict[str, Any]:
     written: dict[str, Any] = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
@@ -58,20 +86,6 @@ def messages_to_chat_usage(answer: Any) -> dict[str, Any]:
     if usage.server_tools:
         written["server_tool_use"] = {f"{unit}_requests": count for unit, count in usage.server_tools}
     return written
-
-
-def chat_to_responses_usage(answer: Any) -> dict[str, Any] | None:
-    """The usage object of Responses for a chat answer; None where it reports none."""
-    usage = openai_compatible.usage_of(answer)
-    if usage is None:
-        return None
-    return {
-        "input_tokens": usage.input,
-        "input_tokens_details": _input_details(usage),
-        "output_tokens": usage.output,
-        "output_tokens_details": _output_details(usage),
-        "total_tokens": usage.input + usage.output,
-    }
 
 
 def _input_details(usage: Usage) -> dict[str, Any]:
