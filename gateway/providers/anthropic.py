@@ -183,8 +183,21 @@ def _with_iterations(counts: Usage | None, entries: list[Any]) -> Usage | None:
         counts = sum_of_counts(call.usage for call in own)
     own_sum = sum_of_counts(call.usage for call in own)
     earlier = own[:-1] if (own_sum.input, own_sum.output) == (counts.input, counts.output) else []
+    if earlier:
+        # Entries do not say how much of their output is thinking; the last call has at most its own output of it.
+        earlier = _with_thinking(earlier, counts.reasoning - min(counts.reasoning, own[-1].usage.output))
     counts = sum_of_counts([counts, *(call.usage for call in added)])
     return structs.replace(counts, further_calls=(*earlier, *added, *foreign))
+
+
+def _with_thinking(calls: list[FurtherCall], thinking: int) -> list[FurtherCall]:
+    """The calls with `thinking` tokens spread over their outputs."""
+    spread = []
+    for call in calls:
+        part = min(thinking, call.usage.output)
+        thinking -= part
+        spread.append(structs.replace(call, usage=structs.replace(call.usage, reasoning=part)) if part else call)
+    return spread
 
 
 def _call_of_iteration(entry: Any) -> FurtherCall | None:

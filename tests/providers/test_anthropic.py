@@ -32,8 +32,9 @@ def iteration(kind: str, input_: int, output: int, **fields: Any) -> dict[str, A
     return {"type": kind, "input_tokens": input_, "output_tokens": output, **fields}
 
 
-def call(kind: str, input_: int, output: int, model: str = "", cache_write: int = 0) -> FurtherCall:
-    return FurtherCall(model=model, kind=kind, usage=Usage(input=input_, output=output, cache_write=cache_write))
+def call(kind: str, input_: int, output: int, model: str = "", cache_write: int = 0, reasoning: int = 0) -> FurtherCall:
+    usage = Usage(input=input_, output=output, cache_write=cache_write, reasoning=reasoning)
+    return FurtherCall(model=model, kind=kind, usage=usage)
 
 
 # Counts of recordings: pydantic/pydantic-ai test_anthropic_compaction_*, test_anthropic_advisor_tool, vercel/ai
@@ -51,7 +52,7 @@ def call(kind: str, input_: int, output: int, model: str = "", cache_write: int 
         ),
         (
             {"input_tokens": 2390, "output_tokens": 121, "output_tokens_details": {"thinking_tokens": 28}, "iterations": [iteration("message", 1128, 110), iteration("advisor_message", 2518, 22, model="claude-opus-4-8"), iteration("message", 1262, 11)]},
-            Usage(input=2390, output=121, reasoning=28, further_calls=(call("message", 1128, 110), call("advisor_message", 2518, 22, "claude-opus-4-8"))),
+            Usage(input=2390, output=121, reasoning=28, further_calls=(call("message", 1128, 110, reasoning=17), call("advisor_message", 2518, 22, "claude-opus-4-8"))),
         ),
         (
             {"input_tokens": 412, "output_tokens": 264, "iterations": [iteration("message", 408, 0, model="claude-fable-5"), iteration("fallback_message", 412, 264, model="claude-opus-4-8")]},
