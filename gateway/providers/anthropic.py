@@ -125,7 +125,7 @@ def usage_of(answer: Any) -> Usage | None:
     if counts is None:
         return None
     extras = _extras_of(answer, usage)
-    if OUTPUT_IS_PLACEHOLDER in answer:
+    if OUTPUT_IS_PLACEHOLDER in answer or (counts.output and not counts.input):
         extras["exact"] = False
     return structs.replace(counts, **extras) if extras else counts
 

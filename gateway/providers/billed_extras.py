@@ -25,8 +25,17 @@ _TOOL_COUNTS = {
     "file_search_calls": "file_search",
     "document_search_calls": "collections_search",
     "image_generation_calls": "image_generation",
+    "web_search": "web_search",  # Volcengine; with a group of its own: OpenAI
+    "search": "web_search",  # Alibaba
+    "search_web": "web_search",  # Perplexity's agents
+    "fetch_url": "web_fetch",
 }
-_TOOL_GROUPS = ("server_tool_use", "server_tool_use_details", "server_side_tool_usage_details")
+_TOOL_GROUPS = (
+    "server_tool_use", "server_tool_use_details", "server_side_tool_usage_details", "tool_usage", "tool_calls_details",
+    "plugins",
+)  # fmt: skip
+# The count of calls, where a tool has a group of its own.
+_CALL_COUNTS = ("num_requests", "invocation", "count")
 # Names within usage one of which is there where anything but tokens and the tier is.
 _EXTRA_NAMES = frozenset(
     {
@@ -80,6 +89,10 @@ def _service_tier(answer: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
     if usage.get("speed") == "fast":
         return "fast"
     name = usage.get("service_tier") or answer.get("service_tier")
+    if "extra_properties" in usage:
+        # Vertex AI's compatible API.
+        google = usage["extra_properties"].get("google") if isinstance(usage["extra_properties"], dict) else None
+        name = google.get("traffic_type") if isinstance(google, dict) else name
     return _SERVICE_TIERS.get(name.lower(), "") if isinstance(name, str) else ""
 
 
@@ -98,9 +111,15 @@ def _add_counted_calls(tools: dict[str, int], usage: Mapping[str, Any]) -> None:
 def _add_counts(tools: dict[str, int], details: Mapping[str, Any]) -> None:
     for name, value in details.items():
         unit = _TOOL_COUNTS.get(name)
-        count = token_count(value) if unit is not None else None
+        count = _call_count(value) if unit is not None else 0
         if unit is not None and count:
             tools[unit] = max(tools.get(unit, 0), count)
+
+
+def _call_count(value: Any) -> int:
+    if isinstance(value, dict):
+        value = next((value[name] for name in _CALL_COUNTS if name in value), None)
+    return token_count(value) or 0
 
 
 def _calls_of_items(answer: Mapping[str, Any]) -> dict[str, int]:
@@ -118,9 +137,8 @@ def _calls_of_items(answer: Mapping[str, Any]) -> dict[str, int]:
         if unit is not None and _is_billed(item, unit, containers):
             tools[unit] = tools.get(unit, 0) + 1
     reported = answer.get("tool_usage")
-    searched = reported.get("web_search") if isinstance(reported, dict) else None
-    count = token_count(searched.get("num_requests")) if isinstance(searched, dict) else None
-    return {**tools, "web_search": count} if count else tools
+    searches = _call_count(reported.get("web_search")) if isinstance(reported, dict) else 0
+    return {**tools, "web_search": searches} if searches else tools
 
 
 def _is_billed(item: Mapping[str, Any], unit: str, containers: set[str]) -> bool:

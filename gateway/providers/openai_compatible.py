@@ -100,6 +100,9 @@ def usage_of(answer: Any) -> Usage | None:
         counts = read_usage(usage)
         if counts is not None:
             extras = _extras_of(answer, usage)
+            if counts.output and not counts.input and "reported_cost_nusd" not in extras:
+                # No output comes of no input: a placeholder, unless the provider bills so (OpenRouter, free video).
+                extras["exact"] = False
             if counts.output and not counts.output_image and _is_image_answer(answer):
                 extras["output_image"] = counts.output - counts.output_audio
             return structs.replace(counts, **extras) if extras else counts

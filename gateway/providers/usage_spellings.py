@@ -31,6 +31,7 @@ _BY_LIFETIME = {"ephemeral_5m_input_tokens": _WRITTEN_SHORT, "ephemeral_1h_input
 _INPUT_DETAILS: Mapping[str, Any] = {
     "cached_tokens": _CACHED,
     "cache_read_tokens": _CACHED,
+    "cache_read_input_tokens": _CACHED,  # Perplexity
     "cached_tokens_details": {"audio_tokens": _CACHED_AUDIO, "image_tokens": _CACHED_IMAGE},
     "cache_write_tokens": _WRITTEN,  # OpenAI, OpenRouter
     "cache_creation_tokens": _WRITTEN,  # litellm
@@ -53,6 +54,9 @@ _SPELLINGS: Mapping[str, Any] = {
     "total_tokens": _TOTAL,
     "prompt_tokens_details": _INPUT_DETAILS,
     "completion_tokens_details": _OUTPUT_DETAILS,
+    "prompt_token_details": _INPUT_DETAILS,  # Mistral has both spellings
+    "completion_token_details": _OUTPUT_DETAILS,
+    "audio_prompt_tokens": _INPUT_AUDIO,  # Azure
     # Responses, Messages, images, transcriptions; the last use both spellings of the groups.
     "input_tokens": _INPUT,
     "output_tokens": _OUTPUT,

@@ -246,7 +246,10 @@ async def test_missing_or_invalid_usage_is_estimated(usage):
 
 @pytest.mark.parametrize(
     "usage, tokens",
-    [({"prompt_tokens": 5000}, (5000, 100)), ({"prompt_tokens": 5000, "completion_tokens": 0}, (5000, 100))],
+    [
+        ({"prompt_tokens": 5000}, (5000, 100)),
+        ({"prompt_tokens": 5000, "completion_tokens": 0}, (5000, 100)),
+    ],
     ids=["no output", "an output of zero"],
 )
 async def test_an_output_that_is_not_reported_is_estimated_beside_the_reported_input(usage, tokens):

@@ -31,6 +31,14 @@ SPELLINGS = {
         {"prompt_tokens": 64, "completion_tokens": 6, "total_tokens": 70, "num_cached_tokens": 32},
         Usage(input=64, output=6, cached_input=32),
     ),
+    "Mistral's other name of the details (D)": (
+        {"prompt_tokens": 64, "completion_tokens": 6, "total_tokens": 70, "prompt_token_details": {"cached_tokens": 32}},
+        Usage(input=64, output=6, cached_input=32),
+    ),
+    "Perplexity's agents (D)": (
+        {"input_tokens": 3681, "output_tokens": 780, "total_tokens": 4461, "input_tokens_details": {"cache_read_input_tokens": 100, "cache_creation_input_tokens": 200}},
+        Usage(input=3681, output=780, cached_input=100, cache_write=200),
+    ),
     "Moonshot counts cached tokens at the top level (V)": (
         {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50, "cached_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 22}},
         Usage(input=20, output=30, cached_input=10, reasoning=22),
@@ -126,6 +134,13 @@ SPELLINGS = {
     "counts that are none (D)": (
         {"prompt_tokens": 5, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": -4, "audio_tokens": True}, "completion_tokens_details": None},
         Usage(input=5, output=5),
+    ),
+    "an input that is a placeholder (D)": (
+        {"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 5}, Usage(input=0, output=5, exact=False),
+    ),
+    "an input that is free (P)": (
+        {"prompt_tokens": 0, "completion_tokens": 180, "total_tokens": 180, "cost": 0.00045},
+        Usage(input=0, output=180, reported_cost_nusd=450_000),
     ),
     "only the input (D)": ({"prompt_tokens": 5, "completion_tokens": None}, Usage(input=5, output=0, exact=False)),
     "seconds of audio and no tokens (E)": ({"type": "duration", "seconds": 7}, None),
