@@ -8,7 +8,7 @@ from .answer_failure import FAILED_FINISH_REASON, choice_error
 from .sse import StreamMeter, encode_event, utf8_bytes
 
 # Quotes within JSON strings are escaped, so this never matches inside the model's text.
-_USAGE_PATTERN = re.compile(rb'"usage"\s*:\s*\{')
+_find_usage = re.compile(rb'"usage"\s*:\s*\{').search
 # Fields that every chunk of a stream repeats.
 _CHUNK_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
@@ -36,7 +36,7 @@ class ChatStreamMeter(StreamMeter):
             or b'_reason": "' in data
             or b'"error"' in data
             or b"event: error" in data
-            or (b'"usage"' in data and _USAGE_PATTERN.search(data) is not None)
+            or _find_usage(data) is not None
             or b'"url_citation"' in data
             or b'"executed_tools"' in data
         )
