@@ -8,6 +8,7 @@ envoyproxy/ai-gateway tests/internal/testopenai, as of 2026-08-22; others by the
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ..values.usage import Usage
@@ -92,6 +93,8 @@ _SPELLINGS: Mapping[str, Any] = {
 _CHOICES_MAX = 128
 # Levels of groups in a usage object that are merged; the table is no deeper.
 _DEPTH_MAX = 3
+# Names of one that are kept of a stream; recorded ones have twenty.
+_NAMES_MAX = 128
 
 
 def token_count(value: Any) -> int | None:
@@ -129,10 +132,12 @@ def merged_usage(earlier: Any, later: dict[str, Any], *, depth: int = _DEPTH_MAX
     A count that is missing, invalid or zero is a placeholder: it never replaces a figure.
     """
     if not isinstance(earlier, dict):
-        return later
+        return later if len(later) <= _NAMES_MAX else dict(islice(later.items(), _NAMES_MAX))
     merged = dict(earlier)
-    for name, value in later.items():
+    for name, value in islice(later.items(), _NAMES_MAX):
         before = merged.get(name)
+        if before is None and len(merged) >= _NAMES_MAX:
+            continue
         if isinstance(value, dict) and isinstance(before, dict) and depth > 1:
             merged[name] = merged_usage(before, value, depth=depth - 1)
         elif value is not None and (token_count(value) or not token_count(before)):

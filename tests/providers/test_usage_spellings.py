@@ -207,6 +207,14 @@ def test_groups_nested_without_end_are_read():
     assert list(merged_usage(nested(5000), nested(5000))) == ["prompt_tokens_details"]
 
 
+def test_a_stream_of_ever_new_names_stays_small():
+    usage: dict[str, Any] | None = None
+    for number in range(500):
+        usage = merged_usage(usage, {"prompt_tokens": number + 1, f"name_{number}": 1})
+    assert usage is not None and len(usage) < 200 and usage["prompt_tokens"] == 500
+    assert len(merged_usage(None, {str(number): 1 for number in range(500)})) < 200
+
+
 KNOWN_NAMES = st.sampled_from(
     [
         "prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens", "cached_tokens",
