@@ -44,7 +44,7 @@ def run(dialect: str, raw: bytes, cuts: list[int]) -> tuple[bytes, sse.StreamMet
 
 
 def state(meter: sse.StreamMeter) -> tuple[Any, ...]:
-    return meter.usage, meter.done, meter.is_complete, meter.error, meter.id
+    return meter.answer, meter.done, meter.is_complete, meter.error, meter.id
 
 
 INPUT_TOKENS, OUTPUT_TOKENS = 11, 7
