@@ -25,7 +25,7 @@ _KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 # Values of one repeated header that are tried as keys.
 _KEYS_MAX = 8
 # Headers with one value by their definition: of several, the first counts.
-_SINGLE_HEADERS = ("traceparent", "user-agent", "expect", "x-stainless-")
+_SINGLE_HEADERS = ("anthropic-version", "traceparent", "user-agent", "expect", "x-stainless-")
 _OWN_PREFIX = "x-penstock-"
 
 

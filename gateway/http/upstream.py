@@ -59,37 +59,22 @@ class HttpResponse:
 
     async def read_chunk(self) -> bytes:
         """Returns the bytes that have arrived, decoded, b"" at the end. Raises UpstreamError."""
-        return await self._read_decoded() if self._coding else await self._read_received()
-
-    async def _read_decoded(self) -> bytes:
-        """Returns the next piece of a compressed response."""
-        try:
-            while True:
-                if piece := next(self._pieces, b""):
-                    return piece
-                data = await self._read_received()
-                if self._decoder is None:
-                    # Only now: a response without a body may name any coding.
-                    self._decoder = ContentDecoder(codings_of(self._coding) if data else ())
-                if not data:
-                    self._decoder.finish()
-                    return b""
-                self._pieces = self._decoder.feed(data)
-        except CorruptContent as error:
-            raise BrokenResponse(f"Provider response is not valid {error}, as its Content-Encoding says.") from error
-        except UnknownCoding as error:
-            raise BrokenResponse(f"Provider response has Content-Encoding '{error}'; none was accepted.") from error
-
-    async def _read_received(self) -> bytes:
-        if self._timer is not None:
-            self._waiting_since = self._loop.time()
-        try:
-            data = await self._content.readany()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise self._to_upstream_error(error) from error
-        # Time until the next read is spent on the caller and does not count as provider silence.
-        self._waiting_since, self._silence_seconds_max = None, self._timeouts.idle
-        return data
+        while True:
+            if self._coding and (piece := self._decoded_piece()):
+                return piece
+            if self._timer is not None:
+                self._waiting_since = self._loop.time()
+            try:
+                data = await self._content.readany()
+            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+                raise self._to_upstream_error(error) from error
+            # Time until the next read is spent on the caller and does not count as provider silence.
+            self._waiting_since, self._silence_seconds_max = None, self._timeouts.idle
+            if not self._coding:
+                return data
+            self._feed_decoder(data)
+            if not data:
+                return b""
 
     async def read_chunk_within(self, seconds: float) -> bytes | None:
         """The same; None if nothing arrives within `seconds`, which loses no bytes."""
@@ -119,6 +104,28 @@ class HttpResponse:
             self._response.release()
         else:
             self._response.close()
+
+    def _decoded_piece(self) -> bytes:
+        """Returns the next piece of what arrived of a compressed response, b"" if it is used up."""
+        try:
+            return next(self._pieces, b"")
+        except CorruptContent as error:
+            raise BrokenResponse(f"Provider response is not valid {error}, as its Content-Encoding says.") from error
+
+    def _feed_decoder(self, data: bytes) -> None:
+        """Takes further bytes of a compressed response, b"" at its end."""
+        try:
+            if self._decoder is None:
+                # Only now: a response without a body may name any coding.
+                self._decoder = ContentDecoder(codings_of(self._coding) if data else ())
+            if data:
+                self._pieces = self._decoder.feed(data)
+            else:
+                self._decoder.finish()
+        except UnknownCoding as error:
+            raise BrokenResponse(f"Provider response has Content-Encoding '{error}'; none was accepted.") from error
+        except CorruptContent as error:
+            raise BrokenResponse(f"Provider response ends early within its {error} coding.") from error
 
     def _start_watchdog(self, started: float) -> None:
         """Starts our own timer instead of aiohttp's, which would be reset at every chunk."""

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 # A longer pause counts as this one: the date may be wrong, and keys and quotas change.
 PAUSE_SECONDS_MAX = 86_400.0
 _RATE_LIMITED = 429
+# What a proxy makes of two header lines.
+_NUMBERS = re.compile(r"\d{1,15}(?:\s*,\s*\d{1,15})+", re.ASCII)
 # 30, 1.5, and the durations of rate limit headers, like 6m0s or 17ms (platform.openai.com, rate limits, 2026).
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?", re.ASCII)
 _DURATION = re.compile(
@@ -66,6 +68,8 @@ def _pause(text: str, *, now: float) -> float | None:
         if number >= _EPOCH_MS_MIN:
             number /= 1000
         return number if number < _EPOCH_SECONDS_MIN else max(0.0, number - now)
+    if _NUMBERS.fullmatch(text):
+        return max(float(part) for part in text.split(","))
     duration = _DURATION.fullmatch(text) if text else None
     if duration is not None:
         return sum(float(part) * unit for part, unit in zip(duration.groups(), _DURATION_UNITS, strict=True) if part)

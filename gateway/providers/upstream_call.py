@@ -15,6 +15,8 @@ FORWARDED_HEADERS = frozenset(
         "x-stainless-runtime-version", "x-stainless-timeout",
     }
 )  # fmt: skip
+# A quarter of what Node.js reads of all headers of an answer (16 KiB).
+_RETURNED_CHARS_MAX = 4096
 # Headers of any provider that are returned, because clients read them.
 _RETURNED_HEADERS = frozenset(
     {"content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry"}
@@ -47,9 +49,18 @@ def forwarded_headers(headers: Mapping[str, str], names: frozenset[str]) -> dict
 
 
 def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
-    """The provider's headers that are returned to the caller; names in lower case."""
+    """The provider's headers that are returned to the caller; names in lower case.
+
+    Not those with control characters, which may not be sent on, or longer than a client may read.
+    """
     lowered = ((name.lower(), value) for name, value in headers.items())
-    return {name: value for name, value in lowered if name in _RETURNED_HEADERS or name.startswith(prefixes)}
+    return {
+        name: value
+        for name, value in lowered
+        if (name in _RETURNED_HEADERS or name.startswith(prefixes))
+        and len(value) <= _RETURNED_CHARS_MAX
+        and value.isprintable()
+    }
 
 
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def output_token_counts(reply: SimulatedReply, directed: Any, limit: int | None)
     reasoning = text_tokens([reply.thinking]) if reply.thinking else 0
     calls = (call.name + call.arguments for call in reply.tool_calls)
     count = int(directed or text_tokens([reply.text, *calls]) + reasoning)
-    count = min(count, limit) if limit else count
+    count = count if limit is None else min(count, limit)
     return count, min(reasoning, count)
 
 

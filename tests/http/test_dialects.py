@@ -57,6 +57,30 @@ async def test_anthropic_bytes_and_headers_pass_through_both_ways(tmp_path, pref
         assert (entry.route, entry.outcome, entry.usage_basis) == ("claude-*", "completed", "exact")
 
 
+async def test_filling_the_prompt_cache_without_an_answer_is_passed_on_and_held_at_its_input(tmp_path):
+    """`max_tokens: 0` (Anthropic, prompt caching, 2026): no output is generated, and none is billed."""
+    async with running_gateway(tmp_path) as gateway:
+        request = {**body("messages", "hello " * 2000, "anthropic"), "max_tokens": 0}
+        status, _, content = await gateway.post("/v1/messages", request, **ANTHROPIC)
+        assert status == 200, content
+        assert json.loads(gateway.providers["anthropic"].request_bodies[0])["max_tokens"] == 0
+        (entry,) = await gateway.ledger()
+    assert (entry.outcome, entry.usage_basis, entry.output_tokens) == ("completed", "exact", 0)
+    assert 0 < entry.charge_nusd <= entry.hold_nusd
+
+
+@pytest.mark.parametrize("path, field, value", [
+    ("/v1/chat/completions", "max_tokens", -1), ("/v1/responses", "max_output_tokens", 0), ("/v1/completions", "max_tokens", 0),
+])  # fmt: skip
+async def test_other_special_output_limits_are_the_providers_to_judge(tmp_path, path, field, value):
+    async with running_gateway(tmp_path) as gateway:
+        request = {"model": "openai", "messages": [{"role": "user", "content": "hi"}], "input": "hi", "prompt": "hi"}
+        kept = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/completions": "prompt"}[path]
+        await gateway.post(path, {"model": "openai", kept: request[kept], field: value})
+        (sent,) = gateway.providers["openai"].request_bodies
+        assert json.loads(sent)[field] == value
+
+
 @pytest.mark.parametrize("model", ["anthropic", "chat-only"])
 async def test_count_tokens_uses_anthropic_or_the_estimate(tmp_path, model):
     async with running_gateway(tmp_path) as gateway:

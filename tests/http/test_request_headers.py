@@ -81,13 +81,14 @@ def test_any_other_key_is_refused_without_being_repeated(headers, code):
         ([("tracestate", "a=1"), ("tracestate", ""), ("tracestate", "b=2")], {"tracestate": "a=1,b=2"}),
         ([("x-session-id", "run"), ("x-session-id", "run")], {"x-session-id": "run"}),
         ([("traceparent", "00-1"), ("traceparent", "00-2")], {"traceparent": "00-1"}),
+        ([("anthropic-version", "2023-06-01"), ("anthropic-version", "2026-10-21")], {"anthropic-version": "2023-06-01"}),
         ([("x-stainless-retry-count", "0"), ("X-Stainless-Retry-Count", "1")], {"x-stainless-retry-count": "0"}),
         ([("x-penstock-role", "scout"), ("x-penstock-role", "scout")], {"x-penstock-role": "scout"}),
         ([("x-empty", ""), ("x-empty", "")], {"x-empty": ""}),
     ],
     ids=[
         "no name twice", "a list in any case", "another list", "an empty line adds nothing", "equal values",
-        "one value by definition", "a counter", "an own header, equal", "all empty",
+        "one value by definition", "a version", "a counter", "an own header, equal", "all empty",
     ],
 )  # fmt: skip
 def test_a_repeated_header_is_a_list(lines, collected):

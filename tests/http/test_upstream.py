@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import zlib
 
 import brotli
 import pytest
@@ -120,3 +121,42 @@ async def test_a_refused_connection_is_unreachable():
             )
         )
     await upstream.close()
+
+
+def _gzip_flushed(first: bytes, second: bytes) -> tuple[bytes, bytes]:
+    compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    return compressor.compress(first) + compressor.flush(zlib.Z_SYNC_FLUSH), compressor.compress(
+        second
+    ) + compressor.flush()
+
+
+def _brotli_flushed(first: bytes, second: bytes) -> tuple[bytes, bytes]:
+    compressor = brotli.Compressor()
+    return compressor.process(first) + compressor.flush(), compressor.process(second) + compressor.finish()
+
+
+@pytest.mark.parametrize("coding, encode", [("gzip", _gzip_flushed), ("br", _brotli_flushed)])
+async def test_an_event_of_a_compressed_stream_is_passed_on_as_it_arrives(coding, encode):
+    first, second = encode(b"data: one\n\n", b"data: two\n\n")
+    taken = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + f"Content-Encoding: {coding}\r\nConnection: close\r\n\r\n".encode() + first)
+        await taken.wait()
+        writer.write(second)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    deployment, upstream = snapshot(near=url).deployments["small"], HttpUpstream()
+    response = await upstream.dial(
+        UpstreamCall(deployment=deployment, upstream_dialect="chat", url=url, headers={}, body=(b"{}",))
+    )
+    assert await response.read_chunk() == b"data: one\n\n"
+    assert await response.read_chunk_within(0.01) is None
+    taken.set()
+    assert await response.read(100) == b"data: two\n\n"
+    response.close()
+    await upstream.close()
+    server.close()

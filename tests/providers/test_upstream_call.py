@@ -27,3 +27,10 @@ def test_cookies_and_keys_are_not_forwarded():
 def test_returned_headers_are_lower_case_and_known():
     headers = {"Retry-After": "3", "X-Request-ID": "r", "X-Own": "1", "Set-Cookie": "c", "Transfer-Encoding": "chunked"}
     assert calls.returned_headers(headers, ("x-own",)) == {"retry-after": "3", "x-request-id": "r", "x-own": "1"}
+
+
+@pytest.mark.parametrize(
+    "value", ["a\x01b", "a\tb", "caf\udce9", "x" * 5000], ids=["control", "tab", "not UTF-8", "long"]
+)
+def test_a_header_that_a_client_cannot_read_is_not_returned(value):
+    assert calls.returned_headers({"x-request-id": value, "retry-after": "3"}, ()) == {"retry-after": "3"}

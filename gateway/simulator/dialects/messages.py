@@ -86,7 +86,7 @@ class Messages(SimulatedDialect):
         """A message."""
         message = {**self._initial_message(answer), "content": self._content(answer)}
         message |= {
-            "stop_reason": _STOP_REASONS.get(answer.reply.finish_reason, answer.reply.finish_reason),
+            "stop_reason": _stop_reason(answer),
             "stop_sequence": None,
         }
         if answer.usage is not None:
@@ -104,7 +104,7 @@ class Messages(SimulatedDialect):
         for index, block in enumerate(self._content(answer)):
             yield from _block_events(index, block)
         ending: Body = {
-            "stop_reason": _STOP_REASONS.get(answer.reply.finish_reason, answer.reply.finish_reason),
+            "stop_reason": _stop_reason(answer),
             "stop_sequence": None,
         }
         delta: Body = {"type": "message_delta", "delta": ending}
@@ -142,6 +142,9 @@ class Messages(SimulatedDialect):
 
     def _content(self, answer: AnswerContent) -> list[Body]:
         """The blocks: thinking, text, tool uses."""
+        if answer.body.get("max_tokens") == 0:
+            # The prompt cache is filled, nothing is generated.
+            return []
         reply, thinking = answer.reply, (answer.body.get("thinking") or {})
         content: list[Body] = []
         if reply.thinking and thinking.get("type", "disabled") != "disabled":
@@ -216,6 +219,12 @@ def _block_events(index: int, block: Body) -> Iterator[PacedEvent]:
 def _json_pieces(value: Any) -> list[str]:
     text = json.dumps(value)
     return ["", *text_chunks(text, max(1, -(-len(text) // 3)))] if value else [""]
+
+
+def _stop_reason(answer: AnswerContent) -> str:
+    if answer.body.get("max_tokens") == 0:
+        return "max_tokens"
+    return _STOP_REASONS.get(answer.reply.finish_reason, answer.reply.finish_reason)
 
 
 def _usage_body(usage: SimulatedUsage, body: Body) -> Body:
