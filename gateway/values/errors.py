@@ -82,6 +82,8 @@ class Unauthenticated(CallerError):
 
     status = 401
     code = "invalid_api_key"
+    # RFC 9110, 11.6.1: the response has to name the scheme.
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
 
 class NotFound(CallerError):

@@ -121,6 +121,7 @@ async def test_api_keys(start_gateway: StartGateway, headers, status, code):
         assert answer.status == status
         document = await answer.json()
         assert document.get("error", {}).get("code") == code
+        assert answer.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
         assert "wrong" not in await answer.text()
 
 
