@@ -26,6 +26,8 @@ _OWN_ENDPOINTS = {
     "budgets": "/v1/budgets/me", "sessions": "/v1/sessions", "approve": "/approve/TOKEN", "metrics": "/metrics",
     "export": "/export", "livez": "/livez", "readyz": "/readyz", "healthz": "/healthz",
 }  # fmt: skip
+# Last segments of the endpoints of dialects. Messages of a thread are OpenAI's Assistants API.
+_DIALECT_LAST_NAMES = tuple({path.rpartition("/")[2] for path in DIALECT_BY_PATH})
 _ENDPOINTS = _DIALECT_ENDPOINTS | _OWN_ENDPOINTS
 # Similarity (difflib) from which a segment counts as a misspelling: one letter in seven.
 _MISSPELLING_RATIO = 0.85
@@ -59,7 +61,7 @@ def is_passed_through(raw_path: str) -> bool:
     names = _segments(path)[1:]
     return (
         _VERSION not in names[:2]
-        and names[-1] not in ("completions", "embeddings")
+        and (names[-1] not in _DIALECT_LAST_NAMES or names[0] in (*_DIALECT_LAST_NAMES, "threads"))
         and names[0] != ANTHROPIC_PREFIX[1:]
         and (names[0] in _DIALECT_ENDPOINTS or _closest_name(names[0]) is None)
     )

@@ -12,7 +12,7 @@ from gateway.http import request_paths
         ("/v1/threads/t1/messages", True), ("/v1/responses/r1/cancel", True), ("/v1/rerank", True),
         ("/v1/v1/images/generations", False), ("/v1/openai/v1/responses", False), ("/v1/anthropic/messages", False),
         ("/v1/engines/m/completions", False), ("/v1/openai/deployments/m/chat/completions", False),
-        ("/v1/x/embeddings", False), ("/v1//files", False), ("/v1/./files", False), ("/v1/%66iles", False),
+        ("/v1/x/embeddings", False), ("/v1/openai/responses", False), ("/v1/beta/messages", False), ("/v1//files", False), ("/v1/./files", False), ("/v1/%66iles", False),
         ("/V1/files", False), ("/v1/Chat/x", False), ("/v1/chat/completions/c1", False), ("/v1/budgets", False),
         ("/v1/budget/me", False), ("/v1/session/s1/outcome", False), ("/v1/metrics", False), ("/v1/message", False),
         ("/v1/embedding", False), ("/v1/response/r1", False), ("/v2/files", False), ("/files", False),
