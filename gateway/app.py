@@ -339,7 +339,8 @@ class App:
 
     async def _check_ledger(self) -> None:
         self._ledger.check_files()
-        await asyncio.to_thread(self._ledger.check_content)
+        if self._ledger.has_shrunk:
+            await asyncio.to_thread(self._ledger.check_content)
 
     async def _housekeeping(self) -> None:
         self._budget_service.expire_holds()

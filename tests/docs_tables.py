@@ -57,7 +57,7 @@ sessions:
 ```
 
 ```
-export PENSTOCK_KEY_MY_AGENT=any-secret OPENAI_API_KEY=sk-...
+export PENSTOCK_KEY_MY_AGENT=$(openssl rand -hex 24) OPENAI_API_KEY=sk-...
 penstock check routing.yaml && penstock serve routing.yaml
 ```
 

@@ -132,10 +132,14 @@ class JournaledLedger:
                 self._journal_lost = self._journal_failing = False
                 log.warning("journal_begun_anew generation=%d", self._journal.generation)
 
+    @property
+    def has_shrunk(self) -> bool:
+        """Whether the ledger's file was smaller at the last look, so that its content has to be checked."""
+        return self._file_fault == "truncated"
+
     def check_content(self) -> None:
         """Read a ledger file that has become smaller. Blocks while it is read."""
-        if self._file_fault == "truncated":
-            self._store.file.check_content()
+        self._store.file.check_content()
 
     @property
     def is_failing(self) -> bool:

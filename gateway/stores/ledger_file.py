@@ -54,7 +54,12 @@ class LedgerFile:
         return ""
 
     def check_content(self) -> None:
-        """Read a file that is smaller than before: VACUUM by an operator is no fault. Blocks while it is read."""
+        """Read a file that is smaller than before: VACUUM by an operator is no fault. Blocks while it is read.
+
+        What was damaged once stays a fault until the next start: the open connection may have read pages of it.
+        """
+        if self._is_damaged:
+            return
         try:
             db = connect_existing(self.path)
             try:
@@ -64,7 +69,6 @@ class LedgerFile:
             size = os.stat(self.path).st_size
         except (sqlite3.Error, OSError):
             is_sound, size = False, 0
-        # What was damaged stays so until the next start: the open connection has read pages of the file before.
         self._is_damaged = not is_sound or size < _BYTES_MIN
         self._bytes_max = min(self._bytes_max, size)
 
