@@ -92,7 +92,8 @@ async def _demo(args: argparse.Namespace) -> int:
     sessions = list(agent_sessions.load_sessions(args.sessions)) if args.sessions else agent_sessions.demo_sessions()
     calls = sum(session.call_count for session in sessions)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # A closed terminal (SIGHUP) ends the demo; its gateway, which SIGHUP does not end, has to be stopped.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     port = _find_free_port(args.port)
     async with contextlib.AsyncExitStack() as stack:

@@ -194,6 +194,25 @@ def demo(tmp_path_factory):
     return done, folder / "data"
 
 
+def test_a_closed_terminal_ends_the_demo_and_its_gateway(tmp_path):
+    port = free_port()
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", "demo", "--port", str(port), "--data", str(tmp_path)],
+        env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert demo.stdout is not None
+    with demo.stdout:
+        assert "penstock demo:" in demo.stdout.readline()
+        os.killpg(demo.pid, signal.SIGHUP)
+        # Read to the end: the gateway has closed it as well.
+        demo.stdout.read()
+    assert demo.wait(20) == 0
+    with socket.socket() as probe:
+        # Closed connections may linger on the port, a listener may not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+
+
 def test_the_demo_replays_recorded_sessions_and_prints_its_table(demo):
     done, data = demo
     assert done.returncode == 0, done.stderr
