@@ -15,6 +15,7 @@ from ...values.request import Request
 from .. import body as bodies
 from .. import sse
 from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
+from .fields import Table
 from .translated import AnswerTranslator, TranslatedRequest, Translation
 
 # Raised when a document does not have the shape of its dialect.
@@ -26,6 +27,13 @@ _TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
     ("responses", "chat"): responses_to_chat,
     ("chat", "messages"): chat_to_messages,
     ("responses", "messages"): responses_to_messages,
+}
+# How each pair translates the fields of a request, by the path of their object, "" for the request itself. Responses go
+# to Messages by way of chat completions.
+TABLES: Mapping[tuple[str, str], Mapping[str, Table]] = {
+    ("messages", "chat"): {"": messages_to_chat.REQUEST_FIELDS, **messages_to_chat.NESTED_FIELDS},
+    ("responses", "chat"): {"": responses_to_chat.REQUEST_FIELDS, **responses_to_chat.NESTED_FIELDS},
+    ("chat", "messages"): {"": chat_to_messages.REQUEST_FIELDS, **chat_to_messages.NESTED_FIELDS},
 }
 
 

@@ -44,7 +44,7 @@ class ChatToMessagesAnswer(AccountedAnswer):
         super().__init__()
         self._id = f"msg_{answer_id}"
         self._model = str(translated.caller_document.get("model") or "")
-        self._caller_tools = translated.caller_tools
+        self._caller_tool = translated.caller_tool
         thinking = translated.caller_document.get("thinking")
         self._wants_thinking = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
         self._reader = ChatAnswerReader(self, self._account, answer_id)
@@ -113,7 +113,7 @@ class ChatToMessagesAnswer(AccountedAnswer):
 
     def begin_call(self, call: ChatCall) -> None:
         """Begin a block for a call."""
-        _, name, _ = self._caller_tools.get(call.name, ("function", call.name, ""))
+        name = self._caller_tool(call.name).name
         self._put(_Block({"type": "tool_use", "id": call.id, "name": name, "input": {}}, call))
 
     def write_arguments(self, call: ChatCall, text: str) -> None:

@@ -48,7 +48,7 @@ class ChatToResponsesAnswer(AccountedAnswer):
 
     def __init__(self, translated: TranslatedRequest, answer_id: str, created: int) -> None:
         super().__init__()
-        self._caller_document, self._caller_tools = translated.caller_document, translated.caller_tools
+        self._caller_document, self._caller_tool = translated.caller_document, translated.caller_tool
         self._answer_id, self._created_seconds = answer_id, created
         include = translated.caller_document.get("include")
         self._seals_reasoning = isinstance(include, list) and "reasoning.encrypted_content" in include
@@ -124,16 +124,15 @@ class ChatToResponsesAnswer(AccountedAnswer):
     def begin_call(self, call: ChatCall) -> None:
         """Begin an item for a call."""
         self._close_open()
-        kind, name, namespace = self._caller_tools.get(call.name, ("function", call.name, ""))
-        document = {"id": self._new_item_id("ctc" if kind == "custom" else "fc"), "call_id": call.id, "name": name}
+        tool = self._caller_tool(call.name)
+        is_custom = tool.kind == "custom"
+        document = {"id": self._new_item_id("ctc" if is_custom else "fc"), "call_id": call.id, "name": tool.name}
         document |= (
-            {"type": "custom_tool_call", "input": ""}
-            if kind == "custom"
-            else {"type": "function_call", "arguments": ""}
+            {"type": "custom_tool_call", "input": ""} if is_custom else {"type": "function_call", "arguments": ""}
         )
         document["status"] = "in_progress"
-        if namespace:
-            document["namespace"] = namespace
+        if tool.namespace:
+            document["namespace"] = tool.namespace
         self._account.calls_out += 1
         self._calls[call.number] = self._add_item(document)
 

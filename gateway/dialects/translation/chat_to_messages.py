@@ -1,95 +1,150 @@
 """Translates chat-completions requests to Messages (answers: messages_answer_to_chat.py)."""
 
-import hashlib
-import re
 from typing import Any
 
-import orjson
-
 from ...values.errors import NotTranslatable
+from .. import lenient_json
+from .efforts import ANTHROPIC_BY_OPENAI
+from .fields import FieldReader, carried, dropped, mapped, refused, require_objects, require_type, table
+from .media import document_source, image_source
 from .messages_answer_to_chat import JSON_TOOL_NAME, MessagesToChatAnswer
-from .translated import FieldReader, TranslatedRequest, require_objects, require_type
+from .short_names import fit_messages_call_ids, tool_names
+from .translated import CallerTool, TranslatedRequest
 
 _SYSTEM_ROLES = ("system", "developer")
-# What Anthropic accepts as a tool call's id.
-_CALL_ID_PATTERN = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
-_DATA_URL = re.compile(r"^data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.ASCII)
-_MESSAGE_FIELDS = frozenset(
-    {
-        "role",
-        "content",
-        "tool_calls",
-        "tool_call_id",
-        "refusal",
-        "reasoning_content",
-        "thinking_blocks",
-        "cache_control",
-    }
-)
-_PART_FIELDS = frozenset({"type", "text", "refusal", "image_url", "file", "cache_control"})
-_IMAGE_FIELDS = frozenset({"url"})
-_FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 _TOOL_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+# Characters of metadata.user_id (Anthropic, API reference, Messages, 2026-11).
+_USER_ID_CHARS_MAX = 256
+
+REQUEST_FIELDS = table(
+    carried("stream", "top_p", "top_k"),
+    mapped(
+        model="the deployment's model",
+        messages="`system`, `messages`; system messages move to the top, those of one role are joined",
+        temperature="the same; refused above 1",
+        max_completion_tokens="`max_tokens`",
+        max_tokens="the same; of both the larger",
+        stop="`stop_sequences`; refused if blank",
+        tools="the same; functions alone",
+        tool_choice="the same",
+        parallel_tool_calls="`tool_choice.disable_parallel_tool_use`",
+        response_format="`output_config.format`; `json_object`: a forced tool, refused beside other tools",
+        reasoning_effort="`output_config.effort` with adaptive thinking; unknown values are dropped",
+        user="`metadata.user_id`",
+        safety_identifier="`metadata.user_id`, where `user` is absent",
+        stream_options="usage is reported as requested",
+    ),
+    dropped("a label", "metadata"),
+    dropped("answers are not stored", "store"),
+    dropped("a hint", "prompt_cache_key", "prompt_cache_retention", "service_tier", "seed", "verbosity", "prediction"),
+    dropped("without `logprobs`, which is refused", "top_logprobs"),
+    refused("Anthropic returns no log probabilities", "logprobs"),
+    refused("Anthropic has no such parameter", "logit_bias", "frequency_penalty", "presence_penalty"),
+    refused("Anthropic returns a single choice", "n", harmless=(1,)),
+    refused("Anthropic outputs text only", "audio", "modalities", harmless=(["text"],)),
+    refused("deprecated in favor of 'tools'", "functions", "function_call", harmless=([], "none")),
+    refused("web search runs at OpenAI", "web_search_options", harmless=()),
+)
+MESSAGE_FIELDS = table(
+    carried("role", "thinking_blocks", "cache_control"),
+    mapped(
+        content="blocks",
+        refusal="text",
+        tool_calls="`tool_use` blocks",
+        tool_call_id="a `tool_result` block",
+    ),
+    dropped("earlier turns without signed thinking", "reasoning_content", "reasoning", "reasoning_details"),
+    dropped("a label", "name", "annotations"),
+    refused("Anthropic has neither audio answers nor the deprecated function_call", "audio", "function_call"),
+)
+PART_FIELDS = table(
+    carried("type", "text", "cache_control"),
+    mapped(refusal="text", image_url="`image`; the type is read from its data", file="`document`; PDF and text"),
+)
+IMAGE_FIELDS = table(mapped(url="`source`"), dropped("a hint", "detail"))
+FUNCTION_FIELDS = table(
+    carried("name", "description"), mapped(parameters="`input_schema`"), dropped("a hint", "strict")
+)
+NESTED_FIELDS = {
+    "messages": MESSAGE_FIELDS,
+    "messages.content": PART_FIELDS,
+    "messages.content.image_url": IMAGE_FIELDS,
+    "tools.function": FUNCTION_FIELDS,
+}
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """Translate the request to Messages; `max_tokens` is absent if the caller set none. Raises NotTranslatable."""
-    fields = FieldReader(document)
+    fields = FieldReader(document, REQUEST_FIELDS)
     fields.take("model")
     out: dict[str, Any] = {}
     caller_messages = require_objects(fields.take("messages"), "messages")
-    system, messages = _messages(caller_messages)
-    _note_untranslated(caller_messages, fields)
+    _check_messages(caller_messages, fields)
+    offered = _offered_functions(fields)
+    names = tool_names({*offered, *_called_tools(caller_messages)}, str)
+    system, messages = _messages(caller_messages, names)
     if not messages:
         raise NotTranslatable("messages", "Anthropic requires at least one message that is not a system message")
     if system:
         out["system"] = system
     out["messages"] = messages
-    stream = bool(fields.take("stream"))
-    if stream:
-        out["stream"] = True
+    fit_messages_call_ids(messages)
+    fields.carry(out)
+    _set_limits(fields, out)
+    _set_tools(fields, out, offered, names)
+    _set_response_format(fields, out)
+    _set_effort(fields, out)
+    user = fields.take("user") or fields.take("safety_identifier")
+    if isinstance(user, str) and len(user) <= _USER_ID_CHARS_MAX:
+        out["metadata"] = {"user_id": user}
+    elif user:
+        fields.note_dropped("user")
+    for name in ("safety_identifier", "stream_options"):
+        fields.take(name)
+    return TranslatedRequest(
+        document=out,
+        caller_document=document,
+        dropped_fields=fields.close(),
+        caller_tools={short: CallerTool(name=name) for name, short in names.items() if name != short},
+    )
+
+
+def _set_limits(fields: FieldReader, out: dict[str, Any]) -> None:
+    """Set the output limit, temperature and stop sequences."""
     limit = max(fields.take("max_completion_tokens") or 0, fields.take("max_tokens") or 0)
     if limit > 0:
         out["max_tokens"] = limit
-    for name in ("temperature", "top_p", "top_k"):
-        value = fields.take(name)
-        if value is not None:
-            if name == "temperature" and value > 1:
-                raise NotTranslatable("temperature", "Anthropic's maximum is 1")
-            out[name] = value
+    temperature = fields.take("temperature")
+    if temperature is not None:
+        if temperature > 1:
+            raise NotTranslatable("temperature", "Anthropic's maximum is 1")
+        out["temperature"] = temperature
     stop = fields.take("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if any(not isinstance(sequence, str) or not sequence.strip() for sequence in stops):
         raise NotTranslatable("stop", "Anthropic requires stop sequences to contain non-whitespace")
     if stops:
         out["stop_sequences"] = stops
-    _set_tools(fields, out)
-    _set_response_format(fields, out)
+
+
+def _set_effort(fields: FieldReader, out: dict[str, Any]) -> None:
     effort = fields.take("reasoning_effort")
-    if effort is not None and effort != "none":
-        out["output_config"] = {**out.get("output_config", {}), "effort": "low" if effort == "minimal" else effort}
-        if not _tool_turn_lacks_thinking(messages):
-            out["thinking"] = {"type": "adaptive"}
-        else:
-            fields.note_dropped("reasoning_effort (its thinking of this tool turn was not sent back)")
-    user = fields.take("user") or fields.take("safety_identifier")
-    if isinstance(user, str):
-        out["metadata"] = {"user_id": user}
-    fields.take("stream_options")
-    fields.drop("metadata", "store", "prompt_cache_key", "prompt_cache_retention", "service_tier")
-    fields.drop("seed", "verbosity", "prediction", "safety_identifier", "top_logprobs")
-    fields.refuse("Anthropic returns no log probabilities", "logprobs")
-    fields.refuse(
-        "Anthropic has no such parameter", "logit_bias", "frequency_penalty", "presence_penalty", harmless=(0, {})
-    )
-    fields.refuse("Anthropic returns a single choice", "n", harmless=(1,))
-    fields.refuse("Anthropic outputs text only", "audio", "modalities", harmless=(["text"],))
-    fields.refuse("deprecated in favor of 'tools'", "functions", "function_call", harmless=([], "none"))
-    fields.refuse("web search runs at OpenAI", "web_search_options", harmless=())
-    return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close())
+    if effort is None or effort == "none":
+        return
+    translated = ANTHROPIC_BY_OPENAI.get(effort) if isinstance(effort, str) else None
+    if translated is None:
+        fields.note_dropped("reasoning_effort (no such value at Anthropic)")
+        return
+    out["output_config"] = {**out.get("output_config", {}), "effort": translated}
+    if not _tool_turn_lacks_thinking(out["messages"]):
+        out["thinking"] = {"type": "adaptive"}
+    else:
+        fields.note_dropped("reasoning_effort (its thinking of this tool turn was not sent back)")
 
 
-def _messages(caller_messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _messages(
+    caller_messages: list[dict[str, Any]], names: dict[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(system blocks, messages). Later system messages are hoisted, as in Anthropic's OpenAI-compatible API."""
     system: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
@@ -101,7 +156,7 @@ def _messages(caller_messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any
         if role == "tool":
             role, blocks = "user", [_tool_result(message, path)]
         elif role == "assistant":
-            blocks = _assistant_blocks(message, path)
+            blocks = _assistant_blocks(message, path, names)
         elif role == "user":
             blocks = _blocks(message.get("content"), path)
         else:
@@ -118,21 +173,30 @@ def _messages(caller_messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any
     return system, messages
 
 
-def _note_untranslated(caller_messages: list[dict[str, Any]], fields: FieldReader) -> None:
+def _check_messages(caller_messages: list[dict[str, Any]], fields: FieldReader) -> None:
     """Note the fields of messages and parts that are dropped."""
-    for message in caller_messages:
-        fields.note_unknown(message, _MESSAGE_FIELDS, "messages")
-        if message.get("reasoning_content") and not message.get("thinking_blocks"):
-            fields.note_dropped("reasoning_content of earlier turns")
+    for index, message in enumerate(caller_messages):
+        path = f"messages.{index}"
+        if message.keys() - _USUAL_MESSAGE_FIELDS:
+            fields.check(_without_signed_reasoning(message), MESSAGE_FIELDS, path, "messages")
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
-            fields.note_unknown(part, _PART_FIELDS, "content")
-            fields.note_unknown(part.get("image_url"), _IMAGE_FIELDS, "image_url")
+            fields.check(part, PART_FIELDS, f"{path}.content", "content")
+            if isinstance(part, dict) and "image_url" in part:
+                fields.check(part["image_url"], IMAGE_FIELDS, path, "image_url")
 
 
-def _assistant_blocks(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
-    if message.get("audio") or message.get("function_call"):
-        raise NotTranslatable(path, "Anthropic has neither audio answers nor the deprecated function_call")
+_USUAL_MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
+
+
+def _without_signed_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """The message without the reasoning text that its signed blocks repeat."""
+    if not message.get("thinking_blocks"):
+        return message
+    return {name: value for name, value in message.items() if not name.startswith("reasoning")}
+
+
+def _assistant_blocks(message: dict[str, Any], path: str, names: dict[str, str]) -> list[dict[str, Any]]:
     thinking = message.get("thinking_blocks") or []
     blocks = [*require_objects(thinking, f"{path}.thinking_blocks"), *_blocks(message.get("content"), path)]
     if isinstance(message.get("refusal"), str) and message["refusal"]:
@@ -141,14 +205,8 @@ def _assistant_blocks(message: dict[str, Any], path: str) -> list[dict[str, Any]
         function = call.get("function")
         if not isinstance(function, dict):
             raise NotTranslatable(f"{path}.tool_calls.{index}", "only function calls have a counterpart")
-        blocks.append(
-            {
-                "type": "tool_use",
-                "id": _call_id(call.get("id")),
-                "name": function.get("name"),
-                "input": _tool_input(function.get("arguments")),
-            }
-        )
+        name, input_ = names[str(function.get("name"))], _tool_input(function.get("arguments"))
+        blocks.append({"type": "tool_use", "id": str(call.get("id")), "name": name, "input": input_})
     return blocks
 
 
@@ -156,7 +214,7 @@ def _tool_result(message: dict[str, Any], path: str) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, list):
         content = _blocks(content, path)
-    result = {"type": "tool_result", "tool_use_id": _call_id(message.get("tool_call_id")), "content": content or ""}
+    result = {"type": "tool_result", "tool_use_id": str(message.get("tool_call_id")), "content": content or ""}
     return _with_cache_control(result, message)
 
 
@@ -176,23 +234,14 @@ def _block(part: dict[str, Any], path: str) -> dict[str, Any]:
     if kind == "image_url":
         url = part.get("image_url")
         url = url.get("url") if isinstance(url, dict) else url
-        return _with_cache_control({"type": "image", "source": _source(require_type(url, str, path), path)}, part)
+        return _with_cache_control({"type": "image", "source": image_source(url, path)}, part)
     file = part.get("file")
     if kind == "file" and isinstance(file, dict) and isinstance(file.get("file_data"), str):
-        document = {"type": "document", "source": _source(file["file_data"], path)}
+        document = {"type": "document", "source": document_source(file, path)}
         return _with_cache_control({**document, "title": file["filename"]} if file.get("filename") else document, part)
     if kind == "file":
         raise NotTranslatable(f"{path}.file", "the file is stored at OpenAI")
     raise NotTranslatable(path, f"Anthropic has no content type '{kind}'")
-
-
-def _source(url: str, path: str) -> dict[str, str]:
-    if not url.startswith("data:"):
-        return {"type": "url", "url": url}
-    match = _DATA_URL.match(url)
-    if match is None:
-        raise NotTranslatable(path, "data URLs must be base64 with a media type")
-    return {"type": "base64", "media_type": match.group(1) or "application/octet-stream", "data": url[match.end() :]}
 
 
 def _with_cache_control(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
@@ -202,41 +251,49 @@ def _with_cache_control(block: dict[str, Any], part: dict[str, Any]) -> dict[str
     return block
 
 
-def _call_id(value: Any) -> str:
-    """The id if Anthropic accepts it, else a hash of it, the same for a call and its result."""
-    text = str(value)
-    return (
-        text
-        if _CALL_ID_PATTERN.match(text)
-        else f"call_{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:24]}"
-    )
-
-
 def _tool_input(arguments: Any) -> dict[str, Any]:
     """Arguments as an object; anything else is wrapped in one."""
     try:
-        value = orjson.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
-    except orjson.JSONDecodeError:
+        value = lenient_json.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
+    except ValueError:
         value = None
     return value if isinstance(value, dict) else {"invalid_arguments": arguments}
 
 
-def _set_tools(fields: FieldReader, out: dict[str, Any]) -> None:
-    tools = []
+def _offered_functions(fields: FieldReader) -> dict[str, dict[str, Any]]:
+    """The offered functions by name, without their repetitions. Raises NotTranslatable."""
+    offered: dict[str, dict[str, Any]] = {}
     for index, tool in enumerate(require_objects(fields.take("tools") or [], "tools")):
         function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict):
+        if tool.get("type") not in ("function", None) or not isinstance(function, dict):
             raise NotTranslatable(f"tools.{index}", f"Anthropic has no tool type '{tool.get('type')}'")
+        fields.check(function, FUNCTION_FIELDS, f"tools.{index}", "tools.function")
+        name = str(function.get("name"))
+        merged = {**tool, **function}
+        if offered.setdefault(name, merged) != merged:
+            raise NotTranslatable(f"tools.{index}", f"two different tools have the name '{name[:64]}'")
+    return offered
+
+
+def _called_tools(caller_messages: list[dict[str, Any]]) -> dict[str, None]:
+    """Names of the tools that the history calls, in order."""
+    calls = (call for message in caller_messages for call in message.get("tool_calls") or ())
+    functions = (call.get("function") for call in calls if isinstance(call, dict))
+    return {str(function.get("name")): None for function in functions if isinstance(function, dict)}
+
+
+def _set_tools(
+    fields: FieldReader, out: dict[str, Any], offered: dict[str, dict[str, Any]], names: dict[str, str]
+) -> None:
+    tools = []
+    for name, function in offered.items():
         schema = function.get("parameters") or {"type": "object", "properties": {}}
-        translated = {"name": function.get("name"), "input_schema": {"type": "object", **schema}}
+        translated = {"name": names[name], "input_schema": {"type": "object", **require_type(schema, dict, "tools")}}
         if function.get("description"):
             translated["description"] = function["description"]
-        fields.note_unknown(function, _FUNCTION_FIELDS, "tools.function")
-        if function.get("strict"):
-            fields.note_dropped("tools.strict")
-        tools.append(_with_cache_control(translated, {**tool, **function}))
-    used = _used_tools(out["messages"])
+        tools.append(_with_cache_control(translated, function))
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
+    used = _used_tools(out["messages"])
     if not tools and used:
         # Anthropic requires a declaration of tools that the history used, even where none may be called any more.
         tools = [{"name": name, "input_schema": {"type": "object"}} for name in used]
@@ -250,7 +307,8 @@ def _set_tools(fields: FieldReader, out: dict[str, Any]) -> None:
     elif isinstance(choice, dict):
         if not isinstance(choice.get("function"), dict):
             raise NotTranslatable("tool_choice", f"Anthropic has no tool choice '{choice.get('type')}'")
-        tool_choice = {"type": "tool", "name": choice["function"].get("name")}
+        chosen = str(choice["function"].get("name"))
+        tool_choice = {"type": "tool", "name": names.get(chosen, chosen)}
     if parallel is False and tool_choice.get("type") != "none":
         tool_choice = {"type": "auto", **tool_choice, "disable_parallel_tool_use": True}
     if tool_choice:

@@ -45,7 +45,7 @@ class MessagesToChatAnswer(AccountedAnswer):
         super().__init__()
         request = translated.caller_document
         self._head = {"id": f"chatcmpl-{answer_id}", "created": created, "model": str(request.get("model") or "")}
-        self._caller_tools = translated.caller_tools
+        self._caller_tool = translated.caller_tool
         options = request.get("stream_options")
         self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._json_tool_forced = (translated.document.get("tool_choice") or {}).get("name") == JSON_TOOL_NAME
@@ -232,7 +232,7 @@ class MessagesToChatAnswer(AccountedAnswer):
             if arguments:
                 self._add_text("content", arguments)
             return
-        _, name, _ = self._caller_tools.get(call.name, ("function", call.name, ""))
+        name = self._caller_tool(call.name).name
         entry: dict[str, Any] = {"index": call.number, "function": {"arguments": arguments}}
         if begins:
             function = {"name": name, "arguments": arguments}

@@ -2,67 +2,136 @@
 
 import base64
 import binascii
-import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from ...values.errors import NotTranslatable
+from .. import lenient_json
 from ..responses import SEALED_REASONING_PREFIX
 from .chat_answer_to_responses import ChatToResponsesAnswer
-from .translated import FieldReader, TranslatedRequest, require_objects, require_type
+from .efforts import OPENAI_EFFORTS
+from .fields import FieldReader, carried, dropped, mapped, refused, require_objects, require_type, table
+from .schemas import with_members
+from .short_names import fit_chat_call_ids, tool_names
+from .translated import CallerTool, TranslatedRequest
 
 _SYSTEM_ROLES = ("system", "developer")
-_TOOL_FIELDS = frozenset({"type", "name", "description", "parameters", "strict", "format"})
-_REASONING_FIELDS = frozenset({"effort", "summary", "generate_summary"})
-_ITEM_FIELDS = frozenset(
-    {
-        "type", "role", "content", "id", "status", "call_id", "name", "namespace", "arguments", "input", "output",
-        "summary", "encrypted_content", "tools",
-    }
-)  # fmt: skip
-# OpenAI's limit for function names.
-_FUNCTION_NAME_CHARS_MAX = 64
-_INVALID_NAME_CHARS = re.compile(r"[^a-zA-Z0-9_-]")
-# Tools that run at OpenAI are dropped, and named in x-penstock-dropped, where a caller's tools remain: they are optional
-# for the model.
-_CALLER_TOOL_TYPES = ("function", "custom", "namespace")
+# Tools that run at OpenAI are dropped where a caller's tools remain: they are optional for the model.
+_CALLER_TOOL_TYPES = (None, "function", "custom", "namespace")
 _DROPPABLE_TOOL_TYPES = ("web_search", "web_search_preview", "tool_search")
+# Items that offer tools, and records of what ran at OpenAI, whose result is the text after them.
+_TOOL_ITEM_TYPES = ("additional_tools", "tool_search_output")
+_RECORD_ITEM_TYPES = ("web_search_call", "tool_search_call", "image_generation_call")
+
+REQUEST_FIELDS = table(
+    carried("temperature", "top_p", "parallel_tool_calls"),
+    mapped(
+        model="the deployment's model",
+        input="`messages`",
+        instructions="a `system` message",
+        stream="the same, with `stream_options.include_usage`",
+        max_output_tokens="`max_tokens`",
+        tools="functions; free-text tools have one text, namespaces become a prefix; hosted search is dropped beside others",
+        tool_choice="the same",
+        text="`response_format`",
+        reasoning="`reasoning_effort`; unknown values are dropped",
+        include="sealed reasoning; other names are dropped",
+        store="the answer is stored by the gateway",
+    ),
+    dropped("a label", "metadata", "user", "safety_identifier", "client_metadata"),
+    dropped("a hint", "prompt_cache_key", "prompt_cache_retention", "service_tier", "stream_options"),
+    dropped("the history is sent whole", "truncation", "context_management"),
+    dropped("no hosted tool runs", "max_tool_calls"),
+    refused("it refers to an object stored at OpenAI", "previous_response_id", "conversation", "prompt", harmless=()),
+    refused("chat completions have no background mode", "background"),
+    refused("log probabilities are not translated", "top_logprobs"),
+)
+ITEM_FIELDS = table(
+    carried("role", "arguments"),
+    mapped(
+        type="messages, calls and their results; hosted searches and images are dropped, other hosted calls refused",
+        content="text, `image_url`, `file`",
+        id="none is needed",
+        status="none is needed",
+        call_id="`tool_calls.id`, `tool_call_id`",
+        name="`tool_calls.function.name`",
+        namespace="a prefix of the name, as of the offered tool",
+        input="`tool_calls.function.arguments`",
+        output="a tool message; its images follow as the user's",
+        summary="`reasoning_content` where the model requires it back, else dropped",
+        encrypted_content="the gateway's own seal; a provider's is refused",
+        tools="`tools`",
+    ),
+    dropped("a label", "phase", "execution"),
+)
+TOOL_FIELDS = table(
+    carried("name", "description", "strict"),
+    mapped(
+        type="`function`",
+        parameters="the same, with `properties` in every object",
+        format="text of the description",
+        tools="functions",
+    ),
+    dropped("all tools are offered at once", "defer_loading"),
+)
+REASONING_FIELDS = table(
+    mapped(
+        effort="`reasoning_effort`",
+        summary="reasoning is returned as its summary",
+        generate_summary="reasoning is returned as its summary",
+    )
+)
+TEXT_FIELDS = table(mapped(format="`response_format`"), dropped("a hint", "verbosity"))
+NESTED_FIELDS = {"input": ITEM_FIELDS, "tools": TOOL_FIELDS, "reasoning": REASONING_FIELDS, "text": TEXT_FIELDS}
+
+# Names a tool: its namespace, "" without one, and its own name.
+_ToolKey = tuple[str, str]
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """Translate the request to chat completions. Raises NotTranslatable naming the field."""
-    fields = FieldReader(document)
+    fields = FieldReader(document, REQUEST_FIELDS)
     fields.take("model")
-    tools: dict[str, tuple[str, str, str]] = {}
     input_ = fields.take("input")
     items = [] if isinstance(input_, str) else require_objects(input_ or [], "input")
-    out: dict[str, Any] = {"messages": _messages(fields, input_, items, extended)}
+    tools = _Tools(fields, items)
+    history = _History(fields, tools, extended)
+    instructions = fields.take("instructions")
+    if instructions:
+        history.messages.append({"role": "system", "content": require_type(instructions, str, "instructions")})
+    if isinstance(input_, str):
+        history.messages.append({"role": "user", "content": input_})
+    for index, item in enumerate(items):
+        history.add(item, f"input.{index}")
+    history.end()
+    if not extended:
+        # litellm keeps Gemini's thought signatures in the ids; Messages has a limit of its own.
+        fit_chat_call_ids(history.messages)
+    out: dict[str, Any] = {"messages": history.messages}
     if fields.take("stream"):
         out |= {"stream": True, "stream_options": {"include_usage": True}}
-    for name, chat_name in (("max_output_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
-        value = fields.take(name)
-        if value is not None:
-            out[chat_name] = value
-    _set_tools(fields, items, out, tools)
+    if (limit := fields.take("max_output_tokens")) is not None:
+        out["max_tokens"] = limit
+    if tools.offered:
+        out["tools"] = list(tools.offered.values())
+    tools.set_choice(fields, out)
+    fields.carry(out)
     _set_response_format(fields, out)
-    reasoning = fields.take("reasoning") or {}
-    if require_type(reasoning, dict, "reasoning").get("effort") not in (None, "none"):
-        out["reasoning_effort"] = reasoning["effort"]
-    fields.note_unknown(reasoning, _REASONING_FIELDS, "reasoning")
+    _set_effort(fields, out)
     # `include` and `store` are honored by chat_answer_to_responses.py and the pipeline.
     for name in fields.take("include") or []:
         if name != "reasoning.encrypted_content":
             fields.note_dropped(f"include.{name}")
     fields.take("store")
-    fields.drop("metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-    fields.drop("service_tier", "truncation", "stream_options", "client_metadata", "context_management")
-    fields.drop("max_tool_calls")
-    stored = "it refers to an object stored at OpenAI"
-    fields.refuse(stored, "previous_response_id", "conversation", "prompt", harmless=())
-    fields.refuse("chat completions have no background mode", "background")
-    fields.refuse("log probabilities are not translated", "top_logprobs")
-    return TranslatedRequest(document=out, caller_document=document, dropped_fields=fields.close(), caller_tools=tools)
+    return TranslatedRequest(
+        document=out,
+        caller_document=document,
+        dropped_fields=fields.close(),
+        caller_tools=tools.caller_tools,
+        reasoning=history.reasoning,
+    )
 
 
 def answer_translator(translated: TranslatedRequest, *, answer_id: str, created: int) -> ChatToResponsesAnswer:
@@ -70,92 +139,189 @@ def answer_translator(translated: TranslatedRequest, *, answer_id: str, created:
     return ChatToResponsesAnswer(translated, answer_id, created)
 
 
-def _messages(fields: FieldReader, input_: Any, items: list[dict[str, Any]], extended: bool) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
-    instructions = fields.take("instructions")
-    if instructions:
-        messages.append({"role": "system", "content": require_type(instructions, str, "instructions")})
-    if isinstance(input_, str):
-        return [*messages, {"role": "user", "content": input_}]
-    thinking: list[dict[str, Any]] = []
-    for index, item in enumerate(items):
-        _add_item(item, f"input.{index}", messages, thinking, fields, extended)
-    if thinking:
-        fields.note_dropped("reasoning of earlier turns")
-    return messages
+class _Tools:
+    """The offered tools, and the names that they have in chat completions.
+
+    offered: the functions, by namespace and name
+    caller_tools: the caller's tools by the functions' names
+    """
+
+    def __init__(self, fields: FieldReader, items: list[dict[str, Any]]) -> None:
+        self.offered: dict[_ToolKey, dict[str, Any]] = {}
+        self._fields = fields
+        definitions = list(self._definitions(items))
+        keys = {key for key, _, _ in definitions}
+        self._called = {key: self._offered_key(key, keys) for key in _called_tools(items)}
+        self._names = tool_names({*keys, *self._called.values()}, _flat_name)
+        self.caller_tools: dict[str, CallerTool] = {}
+        for key, tool, path in definitions:
+            self._offer(key, tool, path)
+
+    def name_of(self, namespace: Any, name: Any) -> str:
+        """Return the function's name of a tool that the history calls."""
+        return self._names[self._called[_key_of(namespace, name)]]
+
+    def set_choice(self, fields: FieldReader, out: dict[str, Any]) -> None:
+        """Set the tool choice, if tools are offered."""
+        choice = fields.take("tool_choice")
+        if not self.offered:
+            fields.take("parallel_tool_calls")
+        elif isinstance(choice, str):
+            out["tool_choice"] = choice
+        elif isinstance(choice, dict):
+            if choice.get("type") not in ("function", "custom"):
+                raise NotTranslatable("tool_choice", f"chat completions have no tool choice '{choice.get('type')}'")
+            key = self._offered_key(_key_of(choice.get("namespace"), choice.get("name")), set(self.offered))
+            if key not in self.offered:
+                raise NotTranslatable("tool_choice", "it names a tool that is not offered")
+            out["tool_choice"] = {"type": "function", "function": {"name": self._names[key]}}
+
+    def _definitions(self, items: list[dict[str, Any]]) -> Iterator[tuple[_ToolKey, dict[str, Any], str]]:
+        """(key, definition, path) of each tool, from `tools` and from the input. Raises NotTranslatable."""
+        offered = require_objects(self._fields.take("tools") or [], "tools")
+        for item in items:
+            if item.get("type") in _TOOL_ITEM_TYPES:
+                offered = offered + require_objects(item.get("tools") or [], "input")
+        has_caller_tools = any(tool.get("type") in _CALLER_TOOL_TYPES for tool in offered)
+        for index, tool in enumerate(offered):
+            kind, path = tool.get("type"), f"tools.{index}"
+            if kind == "namespace":
+                for inner in require_objects(tool.get("tools") or [], path):
+                    yield _key_of(tool.get("name"), inner.get("name")), inner, path
+            elif kind in _CALLER_TOOL_TYPES:
+                yield _key_of("", tool.get("name")), tool, path
+            elif kind in _DROPPABLE_TOOL_TYPES and has_caller_tools:
+                self._fields.note_dropped(f"tools.{kind}")
+            else:
+                raise NotTranslatable(path, f"'{kind}' runs at OpenAI or requires its models")
+
+    @staticmethod
+    def _offered_key(key: _ToolKey, offered: set[_ToolKey]) -> _ToolKey:
+        """The offered tool that a call means: OpenAI's calls of a deferred function name a namespace, too."""
+        if key in offered:
+            return key
+        if ("", key[1]) in offered:
+            return "", key[1]
+        same_name = [other for other in offered if other[1] == key[1]]
+        return same_name[0] if len(same_name) == 1 else key
+
+    def _offer(self, key: _ToolKey, tool: dict[str, Any], path: str) -> None:
+        """Add a function; a repetition is accepted if it is the same. Raises NotTranslatable."""
+        kind = tool.get("type") or "function"
+        if kind not in ("function", "custom"):
+            raise NotTranslatable(path, f"'{kind}' tools have no counterpart")
+        self._fields.check(tool, TOOL_FIELDS, path, "tools")
+        name = self._names[key]
+        function = {"type": "function", "function": _function(name, kind, tool)}
+        if self.offered.setdefault(key, function) != function:
+            raise NotTranslatable(path, f"two different tools have the name '{key[1][:64]}'")
+        self.caller_tools[name] = CallerTool(name=key[1], kind=kind, namespace=key[0])
 
 
-def _add_item(
-    item: dict[str, Any],
-    path: str,
-    messages: list[dict[str, Any]],
-    thinking: list[dict[str, Any]],
-    fields: FieldReader,
-    extended: bool,
-) -> None:
-    kind = item.get("type") or "message"
-    fields.note_unknown(item, _ITEM_FIELDS, "input")
-    if kind == "message":
+class _History:
+    """Translates the input items one by one; `reasoning` is the unsigned reasoning of assistant messages, by place."""
+
+    def __init__(self, fields: FieldReader, tools: _Tools, extended: bool) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.reasoning: dict[int, str] = {}
+        self._fields, self._tools, self._extended = fields, tools, extended
+        # Reasoning that waits for the output it led to.
+        self._signed: list[dict[str, Any]] = []
+        self._unsigned = ""
+
+    def add(self, item: dict[str, Any], path: str) -> None:
+        """Add what an item amounts to."""
+        kind = item.get("type") or "message"
+        self._fields.check(item, ITEM_FIELDS, path, "input")
+        if kind == "message":
+            self._add_message(item, path)
+        elif kind in ("function_call", "custom_tool_call"):
+            self._add_call(item, kind)
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            self._add_tool_output(item, path)
+        elif kind == "reasoning":
+            self._add_reasoning(item, path)
+        elif kind in _RECORD_ITEM_TYPES:
+            self._fields.note_dropped(f"input.{kind}")
+        elif kind not in _TOOL_ITEM_TYPES:
+            raise NotTranslatable(path, f"chat completions have no item type '{kind}'")
+
+    def end(self) -> None:
+        """Note reasoning without output, which belongs to no later turn."""
+        if self._signed:
+            self._fields.note_dropped(UNSIGNED_REASONING)
+        self._signed, self._unsigned = [], ""
+
+    def _add_message(self, item: dict[str, Any], path: str) -> None:
         role = "system" if item.get("role") in _SYSTEM_ROLES else item.get("role")
         content = _content(item.get("content"), f"{path}.content")
         if role == "assistant":
-            _assistant_turn(messages, thinking)["content"] = content
+            self._assistant_turn()["content"] = content
         else:
-            if thinking:
-                # Reasoning without output belongs to no later turn.
-                fields.note_dropped("reasoning of earlier turns")
-                thinking.clear()
-            messages.append({"role": role, "content": content})
-    elif kind in ("function_call", "custom_tool_call"):
+            self.end()
+            self.messages.append({"role": role, "content": content})
+
+    def _add_call(self, item: dict[str, Any], kind: str) -> None:
         arguments = item.get("arguments") if kind == "function_call" else _wrap_free_text(item.get("input"))
-        name = _flat_tool_name(item.get("namespace"), item.get("name"))
-        call = {
-            "id": item.get("call_id"),
-            "type": "function",
-            "function": {"name": name, "arguments": arguments or "{}"},
+        function = {
+            "name": self._tools.name_of(item.get("namespace"), item.get("name")),
+            "arguments": arguments or "{}",
         }
-        _assistant_turn(messages, thinking, calling=True).setdefault("tool_calls", []).append(call)
-    elif kind in ("function_call_output", "custom_tool_call_output"):
-        _add_tool_output(item, path, messages)
-    elif kind == "reasoning":
-        _add_reasoning(item, path, thinking, fields, extended)
-    elif kind != "additional_tools":
-        raise NotTranslatable(path, f"chat completions have no item type '{kind}'")
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        self._assistant_turn(calling=True).setdefault("tool_calls", []).append(call)
+
+    def _assistant_turn(self, *, calling: bool = False) -> dict[str, Any]:
+        """The assistant message for an item: calls join the text or calls before them."""
+        last = self.messages[-1] if self.messages else {}
+        turn: dict[str, Any] = {"role": "assistant", "content": None}
+        if last.get("role") == "assistant" and (calling or last.get("content") is None):
+            turn = last
+        else:
+            self.messages.append(turn)
+        if self._signed:
+            turn.setdefault("thinking_blocks", []).extend(self._signed)
+        if self._unsigned:
+            place = len(self.messages) - 1
+            self.reasoning[place] = self.reasoning.get(place, "") + self._unsigned
+        self._signed, self._unsigned = [], ""
+        return turn
+
+    def _add_reasoning(self, item: dict[str, Any], path: str) -> None:
+        sealed = item.get("encrypted_content")
+        blocks = unseal_reasoning(sealed) if isinstance(sealed, str) else []
+        if blocks is None:
+            raise NotTranslatable(
+                f"{path}.encrypted_content", "encrypted reasoning is readable only by the provider that issued it"
+            )
+        if blocks and not self._extended:
+            raise NotTranslatable(path, "signed thinking is readable only by the provider that issued it")
+        if blocks:
+            self._signed += blocks
+            return
+        self._fields.note_dropped(UNSIGNED_REASONING)
+        summary = item.get("summary")
+        for part in summary if isinstance(summary, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                self._unsigned += part["text"]
+
+    def _add_tool_output(self, item: dict[str, Any], path: str) -> None:
+        output, texts, media = item.get("output"), [], []
+        if isinstance(output, str):
+            texts.append(output)
+        for index, part in enumerate(require_objects(output, f"{path}.output") if isinstance(output, list) else ()):
+            translated = _part(part, f"{path}.output.{index}")
+            if translated["type"] == "text":
+                texts.append(translated["text"])
+            else:
+                texts.append(f"[{translated['type']} of this result: see the next user message]")
+                media += [{"type": "text", "text": f"Result of tool call {item.get('call_id')}:"}, translated]
+        self.messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": "\n".join(texts)})
+        if media:
+            self.messages.append({"role": "user", "content": media})
 
 
-def _assistant_turn(
-    messages: list[dict[str, Any]], thinking: list[dict[str, Any]], *, calling: bool = False
-) -> dict[str, Any]:
-    """The assistant message for an item: calls join the text or calls before them."""
-    last = messages[-1] if messages else {}
-    if last.get("role") == "assistant" and (calling or last.get("content") is None):
-        if thinking:
-            last.setdefault("thinking_blocks", []).extend(thinking)
-            thinking.clear()
-        return last
-    turn: dict[str, Any] = {"role": "assistant", "content": None}
-    if thinking:
-        turn["thinking_blocks"] = thinking.copy()
-        thinking.clear()
-    messages.append(turn)
-    return turn
-
-
-def _add_reasoning(
-    item: dict[str, Any], path: str, thinking: list[dict[str, Any]], fields: FieldReader, extended: bool
-) -> None:
-    sealed = item.get("encrypted_content")
-    blocks = unseal_reasoning(sealed) if isinstance(sealed, str) else []
-    if blocks is None:
-        raise NotTranslatable(
-            f"{path}.encrypted_content", "encrypted reasoning is readable only by the provider that issued it"
-        )
-    if extended and blocks:
-        thinking += blocks
-    elif blocks:
-        raise NotTranslatable(path, "signed thinking is readable only by the provider that issued it")
-    else:
-        fields.note_dropped("reasoning of earlier turns")
+# Reasoning without a signature, as it is named where a model does not require it back.
+UNSIGNED_REASONING = "reasoning of earlier turns"
 
 
 def unseal_reasoning(text: str) -> list[dict[str, Any]] | None:
@@ -167,22 +333,6 @@ def unseal_reasoning(text: str) -> list[dict[str, Any]] | None:
     except (binascii.Error, orjson.JSONDecodeError):
         return None
     return blocks if isinstance(blocks, list) else None
-
-
-def _add_tool_output(item: dict[str, Any], path: str, messages: list[dict[str, Any]]) -> None:
-    output, texts, media = item.get("output"), [], []
-    if isinstance(output, str):
-        texts.append(output)
-    for index, part in enumerate(require_objects(output, f"{path}.output") if isinstance(output, list) else ()):
-        translated = _part(part, f"{path}.output.{index}")
-        if translated["type"] == "text":
-            texts.append(translated["text"])
-        else:
-            texts.append(f"[{translated['type']} of this result: see the next user message]")
-            media += [{"type": "text", "text": f"Result of tool call {item.get('call_id')}:"}, translated]
-    messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": "\n".join(texts)})
-    if media:
-        messages.append({"role": "user", "content": media})
 
 
 def _content(content: Any, path: str) -> Any:
@@ -211,54 +361,24 @@ def _part(part: dict[str, Any], path: str) -> dict[str, Any]:
     raise NotTranslatable(path, f"chat completions have no content type '{kind}'")
 
 
-def _set_tools(
-    fields: FieldReader, items: list[dict[str, Any]], out: dict[str, Any], caller_tools: dict[str, tuple[str, str, str]]
-) -> None:
-    """Set the tools, from `tools` and from the input (newer Codex); their callers' names go into `caller_tools`."""
-    tools: list[dict[str, Any]] = []
-    offered = require_objects(fields.take("tools") or [], "tools")
-    for item in items:
-        if item.get("type") == "additional_tools":
-            offered = offered + require_objects(item.get("tools") or [], "input")
-    has_caller_tools = any(tool.get("type") in _CALLER_TOOL_TYPES for tool in offered)
-    for index, tool in enumerate(offered):
-        kind, path = tool.get("type"), f"tools.{index}"
-        if kind == "namespace":
-            for inner in require_objects(tool.get("tools") or [], path):
-                tools.append(_function_tool(inner, path, str(tool.get("name")), caller_tools, fields))
-        elif kind in ("function", "custom"):
-            tools.append(_function_tool(tool, path, "", caller_tools, fields))
-        elif kind in _DROPPABLE_TOOL_TYPES and has_caller_tools:
-            fields.note_dropped(f"tools.{kind}")
-        else:
-            raise NotTranslatable(path, f"'{kind}' runs at OpenAI or requires its models")
-    if tools:
-        out["tools"] = tools
-    choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
-    if not tools:
-        return
-    if isinstance(choice, str):
-        out["tool_choice"] = choice
-    elif isinstance(choice, dict):
-        if choice.get("type") not in ("function", "custom"):
-            raise NotTranslatable("tool_choice", f"chat completions have no tool choice '{choice.get('type')}'")
-        name = _flat_tool_name(choice.get("namespace"), choice.get("name"))
-        out["tool_choice"] = {"type": "function", "function": {"name": name}}
-    if parallel is not None:
-        out["parallel_tool_calls"] = parallel
+def _called_tools(items: list[dict[str, Any]]) -> set[_ToolKey]:
+    """The tools that the history calls."""
+    calls = (item for item in items if item.get("type") in ("function_call", "custom_tool_call"))
+    return {_key_of(item.get("namespace"), item.get("name")) for item in calls}
 
 
-def _function_tool(
-    tool: dict[str, Any], path: str, namespace: str, caller_tools: dict[str, tuple[str, str, str]], fields: FieldReader
-) -> dict[str, Any]:
-    """A function tool; a free-text tool becomes a function of one string."""
-    kind, name = str(tool.get("type") or "function"), str(tool.get("name"))
-    flat = _flat_tool_name(namespace, name)
-    if kind not in ("function", "custom") or flat in caller_tools:
-        raise NotTranslatable(path, f"'{kind}' tools, or two of one name, have no counterpart")
-    caller_tools[flat] = (kind, name, namespace)
-    fields.note_unknown(tool, _TOOL_FIELDS, "tools")
-    function: dict[str, Any] = {"name": flat}
+def _key_of(namespace: Any, name: Any) -> _ToolKey:
+    return str(namespace or ""), str(name)
+
+
+def _flat_name(key: _ToolKey) -> str:
+    namespace, name = key
+    return f"{namespace}__{name}" if namespace else name
+
+
+def _function(name: str, kind: str, tool: dict[str, Any]) -> dict[str, Any]:
+    """A function; a free-text tool becomes a function of one string."""
+    function: dict[str, Any] = {"name": name}
     if tool.get("description"):
         function["description"] = tool["description"]
     if kind == "custom":
@@ -269,31 +389,35 @@ def _function_tool(
         function["parameters"] = {
             "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"], "additionalProperties": False,
         }  # fmt: skip
-        return {"type": "function", "function": function}
-    function["parameters"] = tool.get("parameters") or {"type": "object", "properties": {}}
+        return function
+    function["parameters"] = with_members(tool.get("parameters") or {"type": "object"})
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"]
-    return {"type": "function", "function": function}
-
-
-def _flat_tool_name(namespace: Any, name: Any) -> str:
-    """A tool's name, unique among namespaces, in characters that every provider accepts."""
-    flat = f"{namespace}__{name}" if namespace else str(name)
-    return _INVALID_NAME_CHARS.sub("_", flat)[-_FUNCTION_NAME_CHARS_MAX:]
+    return function
 
 
 def _wrap_free_text(text: Any) -> str:
-    return orjson.dumps({"input": text}).decode()
+    return lenient_json.dumps({"input": text}).decode()
+
+
+def _set_effort(fields: FieldReader, out: dict[str, Any]) -> None:
+    reasoning = require_type(fields.take("reasoning") or {}, dict, "reasoning")
+    effort = reasoning.get("effort")
+    if isinstance(effort, str) and effort in OPENAI_EFFORTS:
+        out["reasoning_effort"] = effort
+    elif effort is not None:
+        fields.note_dropped("reasoning.effort (no such value)")
+    fields.check(reasoning, REASONING_FIELDS, "reasoning", "reasoning")
 
 
 def _set_response_format(fields: FieldReader, out: dict[str, Any]) -> None:
     text = require_type(fields.take("text") or {}, dict, "text")
+    fields.check(text, TEXT_FIELDS, "text", "text")
     format_ = text.get("format") or {}
     kind = format_.get("type")
-    if text.get("verbosity"):
-        fields.note_dropped("text.verbosity")
     if kind == "json_schema":
-        schema = {name: format_[name] for name in ("name", "description", "schema", "strict") if name in format_}
+        schema = {name: format_[name] for name in ("name", "description", "strict") if name in format_}
+        schema["schema"] = with_members(format_.get("schema"))
         out["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif kind == "json_object":
         out["response_format"] = {"type": "json_object"}

@@ -13,7 +13,10 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
     messages = chat_to_messages.translate_request(chat.document, extended=extended)
     dropped = (*chat.dropped_fields, *messages.dropped_fields)
     return TranslatedRequest(
-        document=messages.document, caller_document=document, dropped_fields=dropped, caller_tools=chat.caller_tools
+        document=messages.document,
+        caller_document=document,
+        dropped_fields=dropped,
+        caller_tools=chat.caller_tools,
     )
 
 

@@ -1,5 +1,6 @@
 """Chat-completions requests to Messages, and Messages answers back."""
 
+import re
 from typing import Any
 
 import pytest
@@ -126,7 +127,6 @@ def test_a_tool_choice_is_translated(fields, expected):
     "url, source",
     [
         ("data:image/png;base64,AAAA", {"type": "base64", "media_type": "image/png", "data": "AAAA"}),
-        ("data:;base64,AAAA", {"type": "base64", "media_type": "application/octet-stream", "data": "AAAA"}),
         ("https://example.com/a.png", {"type": "url", "url": "https://example.com/a.png"}),
     ],
 )
@@ -181,3 +181,47 @@ def test_the_schema_of_an_answer_is_an_output_format():
     format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
     document = translate("chat", "messages", response_format=format_).document
     assert document["output_config"] == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("effort", ["default", "ultra", "", 3, {"a": 1}])
+def test_an_effort_that_anthropic_lacks_is_dropped_and_named(effort):
+    """Groq's Qwen models have `default` (console.groq.com, reasoning, 2026-11)."""
+    translated = translate("chat", "messages", reasoning_effort=effort)
+    assert not translated.document.keys() & {"output_config", "thinking"}
+    assert translated.dropped_fields == ("reasoning_effort (no such value at Anthropic)",)
+
+
+def test_tools_without_a_type_and_repetitions_are_accepted():
+    document = translate("chat", "messages", tools=[{"function": FUNCTION}, {"function": FUNCTION}]).document
+    assert [tool["name"] for tool in document["tools"]] == ["f"]
+
+
+LONG_NAME = "mcp__" + "n" * 90
+
+
+@pytest.mark.parametrize("name", [LONG_NAME, "a.b", "händler"])
+def test_a_tool_name_that_anthropic_refuses_is_replaced_everywhere_and_restored(name):
+    tools = [{"type": "function", "function": {"name": name}}]
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    history = [
+        *USER,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]
+    fields: dict[str, Any] = {"tools": tools, "messages": history}
+    fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+    document = translate("chat", "messages", **fields).document
+    (short,) = {
+        document["tools"][0]["name"],
+        document["tool_choice"]["name"],
+        document["messages"][1]["content"][0]["name"],
+    }
+    assert short != name and len(short) <= 64 and re.fullmatch("[a-zA-Z0-9_-]+", short)
+    answer = {"content": [{"type": "tool_use", "id": "t", "name": short, "input": {}}], "stop_reason": "tool_use"}
+    message = answer_translator("chat", "messages", **fields).translate_document(answer)["choices"][0]["message"]
+    assert message["tool_calls"][0]["function"]["name"] == name
+
+
+def test_a_user_too_long_for_anthropic_is_dropped_and_named():
+    translated = translate("chat", "messages", user="u" * 257)
+    assert ("metadata" in translated.document, translated.dropped_fields) == (False, ("user",))

@@ -1,10 +1,13 @@
 """Messages requests to chat completions, and chat answers back."""
 
+import re
+from typing import Any
+
 import pytest
 
 from gateway.dialects.messages import UNSIGNED_SIGNATURE_PREFIX
 from gateway.values.errors import NotTranslatable
-from tests.dialects.translation.translating import USER, translate
+from tests.dialects.translation.translating import USER, chat_answer, chat_chunks, received, translate
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
@@ -176,3 +179,77 @@ def test_an_assistant_turn_of_calls_only_has_no_content():
 
 def test_a_streamed_request_asks_for_usage():
     assert translate("messages", "chat", stream=True).document["stream_options"] == {"include_usage": True}
+
+
+LONG_NAME = "mcp__" + "n" * 90
+
+
+@pytest.mark.parametrize("name", [LONG_NAME, "a.b", "3d"])
+def test_a_tool_name_that_a_provider_refuses_is_replaced_everywhere_and_restored(name):
+    use = {"type": "tool_use", "id": "t", "name": name, "input": {}}
+    found = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "tool_reference", "tool_name": name}]}
+    turns = [*USER, {"role": "assistant", "content": [use]}, {"role": "user", "content": [found]}]
+    fields: dict[str, Any] = {"messages": turns, "tools": [{"name": name, "input_schema": {"type": "object"}}]}
+    fields["tool_choice"] = {"type": "tool", "name": name}
+    document = translate("messages", "chat", **fields).document
+    (short,) = {
+        document["tools"][0]["function"]["name"],
+        document["tool_choice"]["function"]["name"],
+        document["messages"][1]["tool_calls"][0]["function"]["name"],
+        document["messages"][2]["content"].split(" ")[2],
+    }
+    assert short != name and len(short) <= 64 and re.fullmatch("[a-zA-Z_][a-zA-Z0-9_-]*", short)
+    for answer in (
+        chat_answer({"tool_calls": [{"id": "c", "function": {"name": short, "arguments": "{}"}}]}),
+        chat_chunks({"tool_calls": [{"index": 0, "id": "c", "function": {"name": short, "arguments": "{}"}}]}),
+    ):
+        read, lost = received("messages", "chat", answer, **fields)
+        assert ([name_ for _, name_, _ in read.tool_calls], lost) == ([name], [])
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_call_ids_over_forty_characters_are_replaced_in_call_and_result(extended):
+    """litellm's are kept: they hold Gemini's thought signatures."""
+    ids = ["toolu_" + "a" * 60, "toolu_" + "a" * 60 + "b", "short"]
+    uses = [{"type": "tool_use", "id": id_, "name": "f", "input": {}} for id_ in ids]
+    results = [{"type": "tool_result", "tool_use_id": id_, "content": "ok"} for id_ in ids]
+    turns = [*USER, {"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    messages = translate("messages", "chat", extended=extended, messages=turns).document["messages"]
+    called = [call["id"] for call in messages[1]["tool_calls"]]
+    assert called == [message["tool_call_id"] for message in messages[2:]]
+    assert len(set(called)) == 3 and called[2] == "short"
+    assert called == ids if extended else max(map(len, called)) <= 40
+
+
+@pytest.mark.parametrize(
+    "schema, expected",
+    [
+        ({"type": "object"}, {"type": "object", "properties": {}}),
+        ({}, {"type": "object", "properties": {}}),
+        (
+            {"type": "object", "properties": {"a": {"type": "object"}, "b": {"type": "array"}}},
+            {"type": "object", "properties": {"a": {"type": "object", "properties": {}}, "b": {"type": "array", "items": {}}}},
+        ),
+    ],
+    ids=["an object", "empty", "nested"],
+)  # fmt: skip
+def test_objects_without_properties_have_empty_ones(schema, expected):
+    (tool,) = translate("messages", "chat", tools=[{"name": "f", "input_schema": schema}]).document["tools"]
+    assert tool["function"]["parameters"] == expected
+
+
+def test_repeated_tools_are_offered_once():
+    tools = [{"name": "f", "input_schema": {"type": "object"}}] * 2
+    assert len(translate("messages", "chat", tools=tools).document["tools"]) == 1
+
+
+def test_an_effort_that_openai_lacks_is_dropped_and_named():
+    translated = translate("messages", "chat", thinking={"type": "adaptive"}, output_config={"effort": "ultra"})
+    assert "reasoning_effort" not in translated.document
+    assert translated.dropped_fields == ("output_config.effort", "thinking")
+
+
+def test_unsigned_thinking_is_kept_for_models_that_require_it_back():
+    thinking = {"type": "thinking", "thinking": "hm", "signature": UNSIGNED_SIGNATURE_PREFIX}
+    turn = {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}
+    assert translate("messages", "chat", messages=[*USER, turn, *USER]).reasoning == {1: "hm"}

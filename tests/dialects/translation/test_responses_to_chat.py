@@ -143,18 +143,103 @@ def test_a_tool_choice_of_another_kind_is_refused():
         translate("responses", "chat", tools=TOOLS, tool_choice={"type": "mcp"})
 
 
-def test_tools_whose_flat_names_are_equal_are_refused():
+def test_tools_whose_flat_names_are_equal_are_told_apart():
     inner = [{"type": "function", "name": "b__f"}]
-    with pytest.raises(NotTranslatable, match="two of one name"):
-        tools = [{"type": "namespace", "name": "a", "tools": inner}, {"type": "function", "name": "a__b__f"}]
-        translate("responses", "chat", tools=tools)
+    tools = [{"type": "namespace", "name": "a", "tools": inner}, {"type": "function", "name": "a__b__f"}]
+    names = {"a__b__f": ("", "a__b__f")}
+    translated = translate("responses", "chat", tools=tools)
+    offered = [tool["function"]["name"] for tool in translated.document["tools"]]
+    assert len(set(offered)) == 2 and names.keys() < set(offered)
+    callers = {(translated.caller_tool(name).namespace, translated.caller_tool(name).name) for name in offered}
+    assert callers == {("a", "b__f"), ("", "a__b__f")}
+
+
+PING: dict[str, Any] = {"name": "ping", "description": "x", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ({"type": "function", **PING}, {"type": "function", **PING}),
+        ({"type": "function", "defer_loading": True, **PING}, {"type": "function", **PING}),
+        (PING, {"type": "function", **PING}),
+        ({"type": "function", "name": "ping"}, {"type": "function", "name": "ping", "parameters": {}}),
+    ],
+    ids=["the same", "one is loaded later", "one has no type", "no parameters and empty ones"],
+)
+def test_a_tool_that_is_offered_twice_alike_is_offered_once(first, second):
+    """OpenAI accepts it: once in `tools`, again in an additional_tools item."""
+    items = [{"type": "additional_tools", "role": "developer", "tools": [second]}, *USER]
+    (tool,) = translate("responses", "chat", input=items, tools=[first]).document["tools"]
+    assert tool["function"]["name"] == "ping"
+    assert translate("responses", "messages", input=items, tools=[first]).document["tools"][0]["name"] == "ping"
+
+
+@pytest.mark.parametrize("caller, upstream", [("responses", "chat"), ("chat", "messages"), ("messages", "chat")])
+def test_two_different_tools_of_one_name_are_refused(caller, upstream):
+    tools = {
+        "responses": [{"type": "function", **PING}, {"type": "function", **PING, "description": "y"}],
+        "chat": [
+            {"type": "function", "function": PING},
+            {"type": "function", "function": {**PING, "description": "y"}},
+        ],
+        "messages": [{"name": "ping", "input_schema": {}}, {"name": "ping", "input_schema": {}, "description": "y"}],
+    }
+    with pytest.raises(NotTranslatable, match="two different tools") as raised:
+        translate(caller, upstream, tools=tools[caller])
+    assert raised.value.param == "tools.1"
+
+
+NAMESPACE = {"type": "namespace", "name": "crm", "tools": [{"type": "function", "name": "list"}]}
+
+
+@pytest.mark.parametrize(
+    "tools, call, offered",
+    [
+        ([NAMESPACE], {"name": "list", "namespace": "crm"}, "crm__list"),
+        ([NAMESPACE], {"name": "list"}, "crm__list"),
+        ([{"type": "function", "name": "list"}], {"name": "list", "namespace": "list"}, "list"),
+        ([{"type": "function", "name": "list"}], {"name": "list", "namespace": "crm"}, "list"),
+        ([NAMESPACE, {"type": "function", "name": "list"}], {"name": "list"}, "list"),
+        ([NAMESPACE, {"type": "function", "name": "list"}], {"name": "list", "namespace": "crm"}, "crm__list"),
+        ([], {"name": "list", "namespace": "crm"}, "crm__list"),
+    ],
+    ids=[
+        "in its namespace",
+        "without it",
+        "a deferred function, whose call names itself as namespace",
+        "a function, whose call names a namespace",
+        "a function beside a namespace",
+        "a namespace beside a function",
+        "not offered any more",
+    ],
+)
+def test_a_call_of_the_history_has_the_name_of_its_tool(tools, call, offered):
+    """Namespaces of calls (developers.openai.com, tool search, 2026-11)."""
+    items = [*USER, {"type": "function_call", "call_id": "c", "arguments": "{}", **call}]
+    translated = translate("responses", "chat", input=items, tools=tools)
+    assert translated.document["messages"][1]["tool_calls"][0]["function"]["name"] == offered
+    assert offered in {tool["function"]["name"] for tool in translated.document.get("tools", [])} or not tools
+
+
+def test_tools_of_a_search_result_are_offered():
+    items = [
+        *USER,
+        {"type": "tool_search_call", "call_id": "s", "arguments": {}},
+        {"type": "tool_search_output", "call_id": "s", "tools": [{"type": "function", **PING, "defer_loading": True}]},
+    ]
+    translated = translate("responses", "chat", input=items)
+    assert [tool["function"]["name"] for tool in translated.document["tools"]] == ["ping"]
+    assert translated.dropped_fields == ("tools.defer_loading", "input.tool_search_call")
 
 
 @pytest.mark.parametrize(
     "reasoning, effort, dropped",
     [
         ({"effort": "low", "summary": "auto"}, "low", ()),
-        ({"effort": "none"}, None, ()),
+        ({"effort": "none"}, "none", ()),
+        ({"effort": "default"}, None, ("reasoning.effort (no such value)",)),
+        ({"effort": 3}, None, ("reasoning.effort (no such value)",)),
         ({"effort": "high", "context": "all"}, "high", ("reasoning.context",)),
         (None, None, ()),
     ],
