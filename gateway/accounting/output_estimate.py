@@ -22,8 +22,8 @@ _BINS = 24 * _BINS_PER_OCTAVE
 DEFAULT_EXPECTED_TOKENS = 2_000
 # The median before any call was seen: above that of those turns, as models that reason write more.
 DEFAULT_MEDIAN_TOKENS = 300
-# Medians are recomputed after this many calls: computing one walks the bins.
-_MEDIAN_REFRESH_CALLS = 16
+# Quantiles are recomputed after this many calls: computing one walks the bins.
+_REFRESH_CALLS = 16
 
 
 class OutputEstimates:
@@ -31,8 +31,8 @@ class OutputEstimates:
 
     def __init__(self) -> None:
         self._histograms: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
-        # (call count // _MEDIAN_REFRESH_CALLS, median) of each group.
-        self._medians: dict[tuple[str, str], tuple[int, int]] = {}
+        # (call count // _REFRESH_CALLS, median, expected length) of each group.
+        self._quantiles: dict[tuple[str, str], tuple[int, int, int]] = {}
 
     def observe(self, task_type: str, model: str, output_tokens: int) -> None:
         """Record the output tokens of a call that ended by itself."""
@@ -42,7 +42,7 @@ class OutputEstimates:
             if counts is None:
                 counts = self._histograms[group] = [0] * (_BINS + 2)
                 if len(self._histograms) > _GROUPS_MAX:
-                    self._medians.pop(self._histograms.popitem(last=False)[0], None)
+                    self._quantiles.pop(self._histograms.popitem(last=False)[0], None)
             else:
                 self._histograms.move_to_end(group)
             counts[bin_index] += 1
@@ -59,10 +59,7 @@ class OutputEstimates:
         for group in ((task_type, model), ("", model), (task_type, "")):
             counts = self._histograms.get(group)
             if counts is not None and counts[-1] >= _CALLS_MIN:
-                cached = self._medians.get(group)
-                if cached is None or cached[0] != counts[-1] // _MEDIAN_REFRESH_CALLS:
-                    cached = self._medians[group] = (counts[-1] // _MEDIAN_REFRESH_CALLS, _quantile(counts, 0.5))
-                return cached[1]
+                return self._quantiles_of(group, counts)[1]
         return DEFAULT_MEDIAN_TOKENS
 
     def expected_tokens(self, task_type: str, model: str) -> int:
@@ -70,8 +67,16 @@ class OutputEstimates:
         for group in ((task_type, model), ("", model)):
             counts = self._histograms.get(group)
             if counts is not None and counts[-1] >= _CALLS_MIN:
-                return _quantile(counts, EXPECTED_QUANTILE)
+                return self._quantiles_of(group, counts)[2]
         return DEFAULT_EXPECTED_TOKENS
+
+    def _quantiles_of(self, group: tuple[str, str], counts: list[int]) -> tuple[int, int, int]:
+        cached = self._quantiles.get(group)
+        if cached is None or cached[0] != counts[-1] // _REFRESH_CALLS:
+            cached = self._quantiles[group] = (
+                counts[-1] // _REFRESH_CALLS, _quantile(counts, 0.5), _quantile(counts, EXPECTED_QUANTILE),
+            )  # fmt: skip
+        return cached
 
 
 def _quantile(counts: list[int], share: float) -> int:

@@ -4,8 +4,9 @@ Blocks of whole events are forwarded as the provider's bytes and mostly only cou
 (to learn the size of an event's envelope) and where it contains a mark of the dialect: usage, an error, the end. The
 text's size is then bytes minus envelopes: an estimate for providers that report no usage, at no cost for those that do.
 
-Where the gateway may have to end a stream early (`may_end_early`), every event is parsed, and what the closing events
-need is kept.
+Where the gateway may have to end a stream early (`may_end_early`), the bytes are kept and every event is parsed once that
+is needed: for the exact size of the text, for the closing events, or because more than _DEFERRED_BYTES_MAX are kept. Most
+streams end before.
 """
 
 import re
@@ -23,6 +24,8 @@ _BOUNDARY_BYTES = 3
 _ERROR_EVENT = re.compile(rb"(?:^|[\r\n])event:\s*error\s*[\r\n]")
 # Events with text that are parsed to learn the size of the envelope.
 _ENVELOPE_SAMPLES_MIN = 3
+# Bytes of a stream that are kept unparsed where it may end early: some 600 events of one token.
+_DEFERRED_BYTES_MAX = 128 * 1024
 
 
 class StreamMeter:
@@ -44,6 +47,8 @@ class StreamMeter:
     """
 
     __slots__ = (
+        "_deferred",
+        "_deferred_bytes",
         "_envelope_bytes",
         "_envelope_samples",
         "_pending",
@@ -75,6 +80,9 @@ class StreamMeter:
         self._unread_events = 0
         self._envelope_bytes = 0
         self._envelope_samples = 0
+        # Blocks whose events are still to be tracked for an early end, and whether they were read.
+        self._deferred: list[tuple[bytes, bool]] = []
+        self._deferred_bytes = 0
         # Events that were parsed.
         self._text_bytes = 0
         self._text_events = 0
@@ -117,15 +125,14 @@ class StreamMeter:
             data = data[:size]
         if not data:
             return b""
-        if (
-            self.may_end_early
-            or self.fingerprint_chars
-            or self._envelope_samples < _ENVELOPE_SAMPLES_MIN
-            or self._must_read(data)
-        ):
+        if self.fingerprint_chars or self._envelope_samples < _ENVELOPE_SAMPLES_MIN or self._must_read(data):
+            if self.may_end_early:
+                self._defer(data, was_read=True)
             return self._read_events(data)
         self._unread_bytes += len(data)
         self._unread_events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
+        if self.may_end_early:
+            self._defer(data, was_read=False)
         return data
 
     def finish(self) -> bytes:
@@ -143,6 +150,7 @@ class StreamMeter:
         end: none has begun, it has ended, or an error has ended it.
         """
         has_ended = self.done or self.error is not None
+        self._read_deferred()
         events = b"" if has_ended else self._closing_events(input_tokens, output_tokens)
         self._pending.clear()
         self._pending_tail = b""
@@ -160,7 +168,15 @@ class StreamMeter:
         return self.finish_reason_seen or (self.done and self.answer_begun)
 
     def text_totals(self) -> tuple[int, int]:
-        """Return the bytes of text so far (content, reasoning, tool arguments) and the events that held any."""
+        """Return the bytes of text so far (content, reasoning, tool arguments) and the events that held any.
+
+        To the byte where the stream may end early.
+        """
+        self._read_deferred()
+        return self.estimated_text_totals()
+
+    def estimated_text_totals(self) -> tuple[int, int]:
+        """Return the same without parsing: bytes of unread events less their envelopes."""
         counted = max(self._unread_bytes - self._unread_events * self._envelope_bytes, 0)
         return self._text_bytes + counted, self._text_events + self._unread_events
 
@@ -209,6 +225,26 @@ class StreamMeter:
         self._pending.append(data)
         self._pending_tail = (self._pending_tail + data[-_BOUNDARY_BYTES:])[-_BOUNDARY_BYTES:]
 
+    def _defer(self, block: bytes, *, was_read: bool) -> None:
+        self._deferred.append((block, was_read))
+        self._deferred_bytes += len(block)
+        if self._deferred_bytes > _DEFERRED_BYTES_MAX:
+            self._read_deferred()
+
+    def _read_deferred(self) -> None:
+        """Track the events of deferred blocks, and count the text of those that were not read."""
+        deferred, self._deferred, self._deferred_bytes = self._deferred, [], 0
+        for block, was_read in deferred:
+            if not was_read:
+                self._unread_bytes -= len(block)
+                self._unread_events -= block.count(b"\n\n") or block.count(b"\r\n\r\n")
+            for event in events_of(block):
+                payload = payload_of(event)
+                if payload is not None:
+                    self._track(payload)
+                    if not was_read:
+                        self._read(payload, len(event))
+
     def _read_events(self, block: bytes) -> bytes:
         return b"".join([event for event in events_of(block) if not self.done and self._forwards(event)])
 
@@ -220,8 +256,6 @@ class StreamMeter:
         payload = payload_of(event)
         if payload is None:
             return True
-        if self.may_end_early:
-            self._track(payload)
         forwards = self._read(payload, len(event))
         if self.error is None:
             self.error = reported_error(payload) or (payload if _ERROR_EVENT.search(event) else None)

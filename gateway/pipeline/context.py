@@ -48,7 +48,16 @@ class IdentifiedRequest(Value, frozen=True, kw_only=True):
 
 
 class StreamHold(Protocol):
-    """The hold behind a stream; implemented by `reserve.ExtendableHold`."""
+    """The hold behind a stream; implemented by `reserve.ExtendableHold`.
+
+    check_at_bytes: received bytes of the stream up to which the hold need not be checked
+    """
+
+    check_at_bytes: float
+
+    def suffices(self, text_totals: tuple[int, int], bytes_received: int, read_bytes: int) -> bool:
+        """Whether the hold need not grow yet, by an estimate of text bytes and events; sets `check_at_bytes`."""
+        ...
 
     async def covers(self, output_tokens: int) -> bool:
         """Whether the stream may continue after `output_tokens`; may extend the hold."""

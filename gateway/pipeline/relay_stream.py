@@ -11,7 +11,7 @@ from ..dialects.sse import StreamMeter
 from ..dialects.translation import TranslatedStream
 from ..routing.circuit_breaker import CircuitBreakers
 from ..values.errors import BrokenResponse, UnreadableResponse
-from .context import AttemptProgress
+from .context import AttemptProgress, StreamHold
 from .ports import Clock, ResponseWriter, UpstreamResponse
 
 # Well above any real answer (128k tokens are under 1 MB, pictures 10-30 MB): a limit against runaway providers.
@@ -77,11 +77,16 @@ class StreamRelay:
             if meter.error is not None and (self._translation is not None or not self.begun):
                 # Nothing of the answer has been sent, or its stream ends with our own error event.
                 return False
-            if stream_hold is not None and self.begun and not meter.done:
-                output_tokens = token_estimate.output_tokens(*meter.text_totals())
-                if not await stream_hold.covers(output_tokens):
-                    await self._end_at_hold(input_tokens, output_tokens)
-                    return True
+            if (
+                stream_hold is not None
+                and self._bytes_received >= stream_hold.check_at_bytes
+                and self.begun
+                and not meter.done
+                and not stream_hold.suffices(meter.estimated_text_totals(), self._bytes_received, len(data or b""))
+                and not await _hold_covers(stream_hold, meter)
+            ):
+                await self._end_at_hold(input_tokens)
+                return True
             if meter.done:
                 # The caller has the complete answer and may hang up: no `await` until the attempt is settled.
                 return False
@@ -142,13 +147,21 @@ class StreamRelay:
         if opening:
             await self._writer.write(opening)
 
-    async def _end_at_hold(self, input_tokens: int, output_tokens: int) -> None:
+    async def _end_at_hold(self, input_tokens: int) -> None:
         """End a stream whose hold is exhausted, as if it had reached its output limit."""
+        output_tokens = token_estimate.output_tokens(*self._meter.text_totals())
         rest = self._meter.end_early(input_tokens, output_tokens)
         if self._translation is not None:
             rest = translated_block(self._translation, rest, end=True)
         if rest:
             await self._writer.write(rest)
+
+
+async def _hold_covers(hold: StreamHold, meter: StreamMeter) -> bool:
+    """Whether a stream may continue; its output is counted to the byte only where the hold cannot grow."""
+    if await hold.covers(token_estimate.output_tokens(*meter.estimated_text_totals())):
+        return True
+    return await hold.covers(token_estimate.output_tokens(*meter.text_totals()))
 
 
 def translated_block(translation: TranslatedStream, block: bytes, *, end: bool = False) -> bytes:

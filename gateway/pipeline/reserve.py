@@ -5,11 +5,12 @@ the first that fits. This file makes the options, waits while only holds of othe
 queue, and extends the holds of streams.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import structs
 
-from ..accounting import budget_refusal
+from ..accounting import budget_refusal, token_estimate
 from ..accounting.budget_lines import BudgetLineCache
 from ..accounting.output_estimate import OutputEstimates
 from ..routing import hold_offers
@@ -79,26 +80,44 @@ class ExtendableHold:
         self._attempt, self._hold_inputs, self._reservation = attempt, inputs, reservation
         self._held_tokens = held_tokens
         self._write_hold = write_hold
-        self._output_tokens = self._read_tokens_max = 0
+        self._read_bytes_max = self._read_tokens = 0
         self._extensions = 0
-        self.extension_refused = False
+        # After a refused extension: the output at which it is tried again.
+        self._retry_at_tokens: int | None = None
+        self.check_at_bytes = 0.0
+
+    def suffices(self, text_totals: tuple[int, int], bytes_received: int, read_bytes: int) -> bool:
+        """Whether the hold need not grow yet, by an estimate of text bytes and events; sets `check_at_bytes`."""
+        output_tokens = token_estimate.output_tokens(*text_totals)
+        if read_bytes > self._read_bytes_max:
+            self._read_bytes_max = read_bytes
+        # Output is sent before it is counted, so the hold has to cover the next read as well.
+        self._read_tokens = output_tokens * self._read_bytes_max // bytes_received + 1
+        # A token is at least four bytes of a stream.
+        self.check_at_bytes = bytes_received + 4 * (self._held_tokens - output_tokens - self._read_tokens)
+        return self._tokens_left(output_tokens) > 0
 
     async def covers(self, output_tokens: int) -> bool:
         """Whether the stream may continue after `output_tokens`; may extend the hold."""
-        # Output is sent before it is counted, so the hold has to cover the next read as well.
-        self._read_tokens_max = max(self._read_tokens_max, output_tokens - self._output_tokens)
-        self._output_tokens = output_tokens
-        if (
-            output_tokens + self._read_tokens_max < self._held_tokens * _EXTEND_AT_SHARE
-            or self._held_tokens >= self._attempt.output_tokens_max
-        ):
+        if self._tokens_left(output_tokens) > 0:
             return True
-        # Double it, so that a long answer extends seldom; where that does not fit, a little.
-        for tokens in (max(self._held_tokens, output_tokens) * 2, self._held_tokens + _SMALL_EXTENSION_TOKENS):
-            if not self.extension_refused and await self._extend(min(tokens, self._attempt.output_tokens_max)):
-                return True
-        self.extension_refused = True
-        return output_tokens + self._read_tokens_max < self._held_tokens
+        if self._retry_at_tokens is None or output_tokens >= self._retry_at_tokens:
+            # Double it, so that a long answer extends seldom; where that does not fit, a little.
+            for tokens in (max(self._held_tokens, output_tokens) * 2, self._held_tokens + _SMALL_EXTENSION_TOKENS):
+                if await self._extend(min(tokens, self._attempt.output_tokens_max)):
+                    self._retry_at_tokens = None
+                    return True
+            # What other calls hold may be released meanwhile.
+            self._retry_at_tokens = output_tokens + _SMALL_EXTENSION_TOKENS
+        return output_tokens + self._read_tokens < self._held_tokens
+
+    def _tokens_left(self, output_tokens: int) -> float:
+        """Output tokens until the hold has to grow, or until that is tried again."""
+        if self._held_tokens >= self._attempt.output_tokens_max:
+            return math.inf
+        if self._retry_at_tokens is None:
+            return self._held_tokens * _EXTEND_AT_SHARE - output_tokens - self._read_tokens
+        return min(self._retry_at_tokens - output_tokens, self._held_tokens - output_tokens - self._read_tokens)
 
     async def _extend(self, tokens: int) -> bool:
         more = hold_offers.hold_growth(
@@ -219,8 +238,13 @@ class Reserver:
         def lines_at(deployment: Deployment) -> ApplicableLines:
             return join_lines(self._budget_lines.lines(budgets, dimensions, deployment, now=now), session_lines)
 
+        known_usual: dict[str, UsualTokens] = {}
+
         def usual_at(deployment: Deployment) -> UsualTokens:
-            return self._usual_usage(context, deployment)
+            usual = known_usual.get(deployment.name)
+            if usual is None:
+                usual = known_usual[deployment.name] = self._usual_usage(context, deployment)
+            return usual
 
         return HoldInputs(
             request=context.request,

@@ -142,6 +142,36 @@ def test_text_is_counted_to_the_byte_where_a_stream_may_end_early(dialect, name)
     assert meter.text_totals() == (sum(weights), sum(map(bool, weights)))
 
 
+def test_a_long_stream_is_closed_with_all_of_its_text():
+    opening = RAW["responses_text"][: RAW["responses_text"].index(b"event: response.output_text.delta")]
+    delta = {
+        "type": "response.output_text.delta",
+        "item_id": "m",
+        "output_index": 0,
+        "content_index": 0,
+        "delta": "word ",
+    }
+    meter = endable_meter("responses")
+    meter.feed(opening)
+    for _ in range(5_000):
+        meter.feed(sse.encode_event(delta, named=True))
+    closing = meter.end_early(INPUT_TOKENS, OUTPUT_TOKENS)
+    (response,) = [event["response"] for event in stream_checks.payloads(closing) if "response" in event]
+    assert response["output"][0]["content"][0]["text"] == "word " * 5_000
+    assert meter.text_totals() == (25_000, 5_000)
+
+
+@pytest.mark.parametrize("dialect, name", COMPLETE_CASES)
+@given(at=st.integers(1, 20_000))
+@settings(max_examples=20, deadline=None)
+def test_the_text_is_estimated_without_parsing_and_counted_when_asked(dialect, name, at):
+    raw, meter = RAW[name], endable_meter(dialect)
+    meter.feed(raw[: at % len(raw)])
+    meter.estimated_text_totals()
+    counted = meter.text_totals()
+    assert meter.estimated_text_totals() == counted, "what was counted stays counted"
+
+
 @pytest.mark.parametrize("dialect", STREAMS)
 @pytest.mark.parametrize(
     "before", [b"", b": keep-alive\n\n", b"data: {"], ids=["no data", "a comment", "an incomplete event"]

@@ -279,6 +279,31 @@ async def test_a_stream_that_cannot_extend_its_hold_ends_as_at_its_output_limit(
     assert book.budget_accounts.open_holds == 0
 
 
+async def test_a_stream_whose_hold_could_not_grow_tries_again_when_others_have_ended():
+    book = playbook(budget("usd: 0.012", ", hold: expected"))
+
+    class Upstream(UpstreamAnswer):
+        async def read_chunk(self) -> bytes:
+            if len(self.body) == 40:
+                book.resolve("other")
+            return await super().read_chunk()
+
+    # 4,000 tokens; the usual hold of 3,000 has to grow at three quarters, while another call holds the rest.
+    chunks = [text_events(40) for _ in range(100)]
+    book.upstream_script = [Upstream(headers=SSE_HEADERS, body=[*chunks, END])]
+    book.hold("other", 5_900_000)
+    await book.ask(body(model="small", stream=True))
+    assert "extend refused" in book.events and "extend" in book.events
+    assert (book.ledger_entries[-1].code, book.ledger_entries[-1].output_tokens) == ("", 4000)
+
+
+async def test_a_stream_of_usual_length_is_not_checked_with_the_store():
+    chunks = [text_events(10) for _ in range(100)]
+    book = playbook(budget("usd: 1", ", hold: expected"), UpstreamAnswer(headers=SSE_HEADERS, body=[*chunks, END]))
+    await book.ask(body(model="small", stream=True))
+    assert "extend" not in book.events and "extend refused" not in book.events
+
+
 async def test_a_whole_answer_that_barely_fits_is_limited_to_its_hold():
     book = playbook(budget("usd: 0.002", ", hold: expected"))
     answer = await book.ask(body(model="small"))
