@@ -38,6 +38,7 @@ from .services.grid import GridService
 from .services.provider_failures import ProviderFailureLog
 from .services.quality import QualityService
 from .services.sessions import SessionService
+from .services.stored_objects import StoredObjects
 from .services.supervisor import Supervisor
 from .stores.journal import Journal
 from .stores.ledger import QUEUE_MAX, JournaledLedger
@@ -188,6 +189,7 @@ class App:
             lambda: self._snapshot, settings.data, secret, self._supervisor, self._clock.now, self._randomness.request_id,
             self.quality_service.session_reported,
         )  # fmt: skip
+        self._stored_objects = StoredObjects(settings.data, self._supervisor)
         self._fetcher = FeedClient(self._proxies)
         self._grid_service = GridService(
             lambda: self._snapshot,
@@ -217,6 +219,7 @@ class App:
         self._session_service.start(
             self._budget_service.send_to_webhook, self._budget_service.shared_sessions, self._budget_service.admin.grant
         )
+        self._stored_objects.start(self._budget_service.shared_sessions)
         self._budget_service.restore(self._session_service.cap_lines())
         litellm = LitellmUpstream(self._supervisor.spawn)
         self._upstreams = Upstreams(HttpUpstream(self._proxies), litellm)
@@ -225,6 +228,7 @@ class App:
             budgets=self._budget_service.budgets,
             sessions=self._session_service.sessions,
             session_sync=self._session_service,
+            objects=self._stored_objects,
             circuit_breakers=self._breakers,
             upstream=self._upstreams,
             token_counter=TokenCounter(package_data.DATA_FOLDER),

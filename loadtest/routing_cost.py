@@ -88,7 +88,7 @@ def decision_us(router: Router, snapshot, session: Session, request: Request, no
     features = request_features(request)
     identified = IdentifiedRequest(
         request_id="r", received_at=now, snapshot=snapshot, route=snapshot.routes["auto"], request=request,
-        caller=caller, hints=HeaderHints(), session=session, origins=(), loop_state=loop_state, history_digest=0,
+        caller=caller, hints=HeaderHints(), session=session, loop_state=loop_state, history_digest=0,
     )  # fmt: skip
     classification, role = router.classify(identified, features)
     context = RequestContext(

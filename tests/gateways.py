@@ -37,6 +37,7 @@ class Gateway:
         self.app, self.client, self.data_folder = app, client, data_folder
         self.small_provider, self.frontier_provider = small_provider, frontier_provider
         self.base_url = f"http://127.0.0.1:{app.port}"
+        self.provider_urls: dict[str, str] = {}
         self._is_stopped = False
 
     def post(self, headers: dict[str, str] | None = None, **body: object):
@@ -94,6 +95,7 @@ async def serving_gateway(
     slow: float = 0.0,
     rate: float = 0.0,
     clock: Clock | None = None,
+    beside: Gateway | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Starts a gateway with its providers on a data folder, and stops them.
@@ -101,13 +103,17 @@ async def serving_gateway(
     config, more, small: as of `snapshot`
     slow, rate: seconds to the first token and tokens a second of both providers, 0 for at once
     clock: the system's by default
+    beside: a gateway whose providers it uses
     settings: further settings of the process
     """
-    near, far = (
-        SimulatedProvider(SimulatedModel(model=model, first_token_seconds=slow, tokens_per_second=rate))
-        for model in ("sim-small", "sim-frontier")
-    )
-    base_urls = {"near": await near.start(), "far": await far.start()}
+    if beside is not None:
+        near, far, base_urls = beside.small_provider, beside.frontier_provider, beside.provider_urls
+    else:
+        near, far = (
+            SimulatedProvider(SimulatedModel(model=model, first_token_seconds=slow, tokens_per_second=rate))
+            for model in ("sim-small", "sim-frontier")
+        )
+        base_urls = {"near": await near.start(), "far": await far.start()}
     try:
         app = App(
             Settings(data=data, port=0, drain_seconds=2.0, **settings),
@@ -117,13 +123,15 @@ async def serving_gateway(
         await app.start()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX)) as client:
             gateway = Gateway(app, near, far, client, data)
+            gateway.provider_urls = base_urls
             try:
                 yield gateway
             finally:
                 await gateway.stop()
     finally:
-        await near.stop()
-        await far.stop()
+        if beside is None:
+            await near.stop()
+            await far.stop()
 
 
 def metric_sum(text: str, name: str) -> float:

@@ -169,6 +169,25 @@ class BudgetAccounts:
                 crossings += _threshold_crossings(line, account.spent - amount, account.spent, now)
         return tuple(crossings)
 
+    def correct(self, line: BudgetLine, change: int, *, at: float, now: float) -> tuple[ThresholdCrossing, ...]:
+        """Change by how much an account was charged `at` an earlier time; nothing once that has left its window.
+
+        Returns the thresholds that were crossed.
+        """
+        account = self._accounts.get(line.account)
+        if account is None or (line.resets_at is not None and line.resets_at <= now):
+            return ()
+        if line.bucket_seconds:
+            account.roll(line, now)
+            # A late charge was booked in the newest step, so the step of `at` may be missing.
+            step = int(at) // line.bucket_seconds
+            bucket = next((bucket for bucket in account.buckets or () if bucket[0] >= step), None)
+            if bucket is None or step < int(now) // line.bucket_seconds - line.bucket_count + 1:
+                return ()
+            bucket[1] += change
+        account.spent += change
+        return tuple(_threshold_crossings(line, account.spent - change, account.spent, now))
+
     def void(self, reservation_id: str, *, now: float) -> bool:
         """Release the hold: nothing was spent. False if it was resolved before."""
         return self.settle(reservation_id, ZERO_AMOUNTS, now=now) is not None

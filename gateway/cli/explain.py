@@ -101,7 +101,10 @@ def _explain_hypothetical(snapshot: Snapshot, args: argparse.Namespace) -> int:
 
 
 def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) -> Iterator[str]:
-    """One attempt: the decision, its cost, its footprint, and the frontier for comparison."""
+    """One attempt: the decision, its cost, its footprint, and the frontier for comparison.
+
+    Of a correction only its figures, which are differences.
+    """
     at = datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="seconds")
     rows = [
         ("request", f"{entry.request_id}, attempt {entry.attempts}, {at}"),
@@ -128,7 +131,7 @@ def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) 
         rows.append(("metered", f"{metered / 1000:.4g} J of accelerator energy"))
     yield "\n".join(f"{name:<13} {value}" for name, value in rows) + "\n"
     deployment = snapshot.deployments.get(entry.deployment)
-    if entry.usage_basis == "none":
+    if entry.usage_basis == "none" or entry.outcome == "corrected":
         return
     if deployment is None or deployment.energy_profile is None:
         yield f"Footprint not recomputed: the routing file has no model size for deployment '{entry.deployment}'.\n"

@@ -129,13 +129,16 @@ class BodyReader(Generic[BodyFieldsT]):
             message = self._texts.long_string.format(field="model", maximum=_MODEL_CHARS_MAX, length=len(model))
             raise BadRequest(message, param="model")
 
-    def read_if_model(self, body: bytearray) -> tuple[BodyFieldsT, tuple[int, int]] | None:
-        """Like `read`; None where the body is no object or has no model in any spelling. Raises BadRequest."""
+    def read_if_object(self, body: bytearray) -> tuple[BodyFieldsT, tuple[int, int] | None] | None:
+        """Like `read`, with None for the span where no model is named in any spelling. Raises BadRequest.
+
+        None where the body is no object.
+        """
         if not body.lstrip().startswith(b"{"):
             return None
         document = self.decode(body)
         named = document.model is not msgspec.UNSET or _get_other_spellings(document) != _NO_OTHER_SPELLINGS
-        return self.read(body) if named else None
+        return self.read(body) if named else (document, None)
 
     def decode(self, body: bytes | bytearray) -> BodyFieldsT:
         """Decode the fields. Raises BadRequest, whose message names a path or a byte but no content."""

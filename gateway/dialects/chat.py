@@ -22,6 +22,7 @@ from . import price_terms as terms
 from .body import DECODE_ERRORS, check_count, is_present
 from .body_errors import OPENAI_ERRORS, wrong_type_error
 from .chat_stream import ChatStreamMeter, text_bytes
+from .stored_objects import StateKinds
 
 _CHOICES_MAX = 128
 _NO_THINKING_BLOCKS = (b"null", b"[]")
@@ -89,7 +90,7 @@ def parse(body: bytes | bytearray) -> Request:
     wants_usage = bool(options and options.get("include_usage"))
     sizes = message_sizes(messages)
     tools = _decoded_tools(document.tools)
-    kinds: set[str] = set()
+    kinds = StateKinds()
     has_audio = _read_parts(messages, sizes, kinds)
     return Request(
         dialect="chat",
@@ -111,6 +112,7 @@ def parse(body: bytes | bytearray) -> Request:
         user=bodies.end_user(document),
         session_fields=bodies.session_id_fields(document),
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
+        attached_ids=kinds.file_ids if kinds else (),
         price_terms=_price_terms(document, tools, has_audio=has_audio),
     )
 
@@ -265,7 +267,7 @@ def _max_output_tokens(document: _ChatFields) -> int | None:
     return newer if older is None else older if newer is None else max(newer, older)
 
 
-def _read_parts(messages: list[Message], sizes: list[int], kinds: set[str]) -> bool:
+def _read_parts(messages: list[Message], sizes: list[int], kinds: StateKinds) -> bool:
     """Whether the history has audio; kinds of provider-bound state (files by id, thinking) are added to `kinds`."""
     has_audio = False
     for message, size in zip(messages, sizes, strict=True):
@@ -274,7 +276,7 @@ def _read_parts(messages: list[Message], sizes: list[int], kinds: set[str]) -> b
                 if isinstance(part, dict):
                     file = part.get("file")
                     if isinstance(file, dict) and isinstance(file.get("file_id"), str):
-                        kinds.add("file")
+                        kinds.add_file(file["file_id"])
                     has_audio = has_audio or "input_audio" in part
         if message.thinking_blocks is not ABSENT and bytes(message.thinking_blocks) not in _NO_THINKING_BLOCKS:
             kinds.add("thinking")

@@ -24,6 +24,7 @@ from .body_errors import ANTHROPIC_ERRORS
 from .chat import message_sizes
 from .messages_stream import MessagesStreamMeter
 from .sse import encode_event, utf8_bytes
+from .stored_objects import StateKinds
 
 _JSON = "application/json"
 # Prefix of the signature put on thinking from a deployment without signatures; Anthropic does not accept it.
@@ -51,6 +52,7 @@ class _Block(msgspec.Struct, gc=False):
     content: Any = None
     signature: Any = None
     source: Any = None
+    file_id: Any = None
 
 
 class _InputMessage(msgspec.Struct, gc=False):
@@ -104,7 +106,7 @@ def parse(body: bytes | bytearray) -> Request:
     document, span = _READER.read(body)
     if not document.messages:
         raise BadRequest(ANTHROPIC_ERRORS.empty_array.format(field="messages"), param="messages")
-    kinds: set[str] = set()
+    kinds = StateKinds()
     messages = list(_to_chat_messages(document, kinds))
     tools = _decoded_tools(document.tools)
     return Request(
@@ -125,6 +127,7 @@ def parse(body: bytes | bytearray) -> Request:
         tools_head=bodies.first_bytes(document.tools, TOOLS_BYTES_MAX),
         has_schema=_has_schema(document),
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
+        attached_ids=kinds.file_ids if kinds else (),
         price_terms=_price_terms(document, tools),
     )
 
@@ -212,7 +215,7 @@ def _error_body(error: PenstockError) -> dict[str, Any]:
     }
 
 
-def _to_chat_messages(document: _MessagesFields, kinds: set[str]) -> Iterator[Message]:
+def _to_chat_messages(document: _MessagesFields, kinds: StateKinds) -> Iterator[Message]:
     """The conversation in the shape of chat completions; kinds of provider-bound state are added to `kinds`."""
     system = document.system
     if system:
@@ -226,7 +229,7 @@ def _to_chat_messages(document: _MessagesFields, kinds: set[str]) -> Iterator[Me
             yield from _user_messages(message.role, message.content, kinds)
 
 
-def _assistant_message(blocks: list[_Block], kinds: set[str]) -> Message:
+def _assistant_message(blocks: list[_Block], kinds: StateKinds) -> Message:
     calls = []
     for block in blocks:
         if block.type == "tool_use":
@@ -239,7 +242,7 @@ def _assistant_message(blocks: list[_Block], kinds: set[str]) -> Message:
     return Message("assistant", _text(blocks), msgspec.Raw(msgspec.json.encode(calls)) if calls else ABSENT)
 
 
-def _user_messages(role: str, blocks: list[_Block], kinds: set[str]) -> Iterator[Message]:
+def _user_messages(role: str, blocks: list[_Block], kinds: StateKinds) -> Iterator[Message]:
     result_count, texts, media = 0, [], []
     for block in blocks:
         if block.type == "tool_result":
@@ -247,9 +250,11 @@ def _user_messages(role: str, blocks: list[_Block], kinds: set[str]) -> Iterator
             yield Message("tool", _tool_result(block.content), ABSENT, block.tool_use_id, block.is_error)
         elif isinstance(block.text, str):
             texts.append(block.text)
+        elif block.type == "container_upload" and isinstance(block.file_id, str):
+            kinds.add_file(block.file_id)
         elif isinstance(block.source, dict):
             if isinstance(block.source.get("file_id"), str):
-                kinds.add("file")
+                kinds.add_file(block.source["file_id"])
             if block.type == "image":
                 media.append(_media_part(block.source))
     if result_count:

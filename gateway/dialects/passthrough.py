@@ -5,6 +5,7 @@ Only the model, in JSON or in a form, and the number of billed units are read. T
 
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from msgspec import structs
@@ -15,9 +16,10 @@ from ..values.errors import BadRequest, PenstockError
 from ..values.plan import Refusal
 from ..values.request import Message, PassThrough, Request, Splice
 from ..values.usage import STANDARD_TERMS, PriceTerms
-from . import answer_failure, billed_units, openai_errors
+from . import answer_failure, billed_units, openai_errors, stored_objects
 from . import body as bodies
 from . import price_terms as terms
+from .responses_stream import ResponsesStreamMeter
 from .sse import StreamMeter
 
 # Forms: how many parts are searched for the model, and bytes of a part's headers (RFC 7578).
@@ -27,14 +29,15 @@ _FORM_FIELD_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _FORM_FIELD_CHARS_MAX = 256
 _FORM_FIELDS = frozenset({"model", "stream", *billed_units.FIELDS})
 _UNIT_FIELDS = (*billed_units.FIELDS, "input", "documents", "pages")
-# Paths with the id of an object stored at a provider.
-_RESOURCE_PATH = re.compile(
-    r"^/(?:responses|files|batches|conversations|uploads|vector_stores|containers|videos)/([^/?]+)"
-)
 # Events of streamed images; that with usage ends the answer.
 _IMAGE_EVENTS = ("image_generation.", "image_edit.")
+_STREAM_IN_QUERY = re.compile(r"(?:^|&)stream=true(?:&|$)", re.IGNORECASE)
 # Paths whose answers report usage, or that are billed by unit. Elsewhere the cost is known later or never: unpriced.
 _METERED_PATHS = ("/images/", "/audio/", "/rerank", "/ocr", "/responses/")
+# Paths whose POST answers have an id by which nothing can be asked again.
+_UNSTORED_PATHS = (
+    "/images/", "/audio/", "/rerank", "/ocr", "/moderations", "/messages/count_tokens", "/responses/input_tokens",
+)  # fmt: skip
 # Paths that providers do not charge for.
 _FREE_PATHS = ("/files", "/uploads", "/moderations", "/models", "/messages/count_tokens", "/vector_stores")
 
@@ -53,31 +56,51 @@ class _PassThroughFields(bodies.BodyFields, gc=False, kw_only=True):
     input: Any = None
     documents: Any = None
     pages: Any = None
+    input_file_id: Any = None
+    input_files: Any = None
+    file_id: Any = None
+    file_ids: Any = None
+    training_file: Any = None
+    validation_file: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    container: Any = None
+    vector_store_ids: Any = None
+    batch_id: Any = None
+    video_id: Any = None
 
 
 _READER = bodies.BodyReader(_PassThroughFields, required="model")
+_get_id_fields = attrgetter(*stored_objects.BODY_ID_FIELDS)
 
 
 def parse(method: str, path: str, content_type: str, body: bytes | bytearray, dialect: str) -> Request:
     """Parse a request to `path` (below /v1, with its query). Raises BadRequest if `model` is ambiguous."""
     if isinstance(body, bytes):
         body = bytearray(body)
-    bare_path, media_type = path.partition("?")[0], content_type.partition(";")[0].strip().lower()
+    (bare_path, _, query), media_type = path.partition("?"), content_type.partition(";")[0].strip().lower()
     is_free = method in ("GET", "HEAD", "DELETE") or bare_path.startswith(_FREE_PATHS) or bare_path.endswith("/cancel")
     model, span, model_in_json, stream = "", (0, 0), True, False
     fields: Mapping[str, Any] = {}
     document: _PassThroughFields | None = None
+    path_ids = stored_objects.ids_in_path(bare_path)
+    body_ids: tuple[str, ...] = ()
     if media_type == "multipart/form-data":
         form = _form_fields(body, content_type)
         fields = {name: text for name, (text, _) in form.items()}
         model, span = form.get("model", ("", (0, 0)))
         model_in_json, stream = False, fields.get("stream", "").lower() == "true"
     elif body and media_type in ("", "application/json"):
-        parsed = _READER.read_if_model(body)
+        parsed = _READER.read_if_object(body)
         if parsed is not None:
-            document, span = parsed
-            model, stream = document.masked_model, bool(document.stream)
-            fields = {name: getattr(document, name) for name in _UNIT_FIELDS}
+            document, model_span = parsed
+            stream, body_ids = bool(document.stream), stored_objects.ids_in_values(_get_id_fields(document))
+            if model_span is not None:
+                model, span = document.masked_model, model_span
+                fields = {name: getattr(document, name) for name in _UNIT_FIELDS}
+    elif method == "GET" and path_ids and query:
+        # The stream of a stored response, from its beginning or after an event.
+        stream = _STREAM_IN_QUERY.search(query) is not None
     return Request(
         dialect="passthrough",
         body=body,
@@ -92,7 +115,7 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
         choice_count=1,
         tool_names=frozenset(),
         has_schema=False,
-        referenced_ids=tuple(_RESOURCE_PATH.findall(path)),
+        referenced_ids=path_ids + tuple([id_ for id_ in body_ids if id_ not in path_ids]),
         price_terms=STANDARD_TERMS if is_free else _price_terms(bare_path, document),
         passthrough=PassThrough(
             method=method,
@@ -100,7 +123,11 @@ def parse(method: str, path: str, content_type: str, body: bytes | bytearray, di
             dialect=dialect,
             is_free=is_free,
             reports_usage=bare_path.startswith(_METERED_PATHS) or bare_path == "/videos",
-            creates_object=method == "POST" and not _RESOURCE_PATH.match(bare_path),
+            creates_object=method == "POST"
+            and not bare_path.startswith(_UNSTORED_PATHS)
+            and not bare_path.endswith("/cancel"),
+            response_id=path_ids[0] if path_ids and bare_path.startswith("/responses/") else "",
+            names_object=bool(path_ids),
             model_in_json=model_in_json,
             billed_units_max=billed_units.units_max(bare_path, len(body), fields),
         ),
@@ -157,9 +184,29 @@ def upstream_body(request: Request, model: str, *, ask_usage: bool) -> tuple[byt
     )
 
 
-def stream_meter(request: Request) -> "PassThroughStreamMeter":
+def stream_meter(request: Request) -> StreamMeter:
     """Create the meter of a streamed answer."""
+    if request.passthrough is not None and request.passthrough.response_id:
+        return StoredResponseStreamMeter()
     return PassThroughStreamMeter()
+
+
+class StoredResponseStreamMeter(ResponsesStreamMeter):
+    """Meters the stream of a stored response.
+
+    It may begin after the last event, and that the response has failed is what its reader asked for.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finish_reason_seen = self.answer_begun = True
+
+    def _forwards(self, event: bytes) -> bool:
+        forwards = super()._forwards(event)
+        self.error = None
+        return forwards
 
 
 class PassThroughStreamMeter(StreamMeter):

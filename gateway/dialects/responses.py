@@ -4,7 +4,7 @@ Sessions, the loop guard and request features read messages in the shape of chat
 to one assistant turn, the instructions are the first message.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -23,6 +23,7 @@ from .body import DECODE_ERRORS, is_present
 from .chat import message_sizes
 from .responses_stream import ResponsesStreamMeter
 from .sse import encode_event, utf8_bytes
+from .stored_objects import StateKinds, ids_in_values
 
 # Prefix of reasoning sealed by the gateway (translation/chat_answer_to_responses.py); any other is a provider's.
 SEALED_REASONING_PREFIX = "penstock."
@@ -61,6 +62,7 @@ class _ResponsesFields(bodies.BodyFields, gc=False, kw_only=True):
     prompt: Any = None
     stream: bool | None = None
     background: bool | None = None
+    store: Any = None
     max_output_tokens: int | None = None
     tools: msgspec.Raw = ABSENT
     text: msgspec.Raw = ABSENT
@@ -75,6 +77,8 @@ class _ResponsesTool(msgspec.Struct, gc=False):
     type: Any = ""
     name: str = ""
     tools: list["_ResponsesTool"] = []
+    vector_store_ids: Any = None
+    container: Any = None
 
 
 class _ResponsesFormat(msgspec.Struct, gc=False):
@@ -100,7 +104,7 @@ def parse(body: bytes | bytearray) -> Request:
     if isinstance(body, bytes):
         body = bytearray(body)
     document, span = _READER.read(body)
-    kinds: set[str] = set()
+    kinds = StateKinds()
     messages = list(_to_chat_messages(document, kinds))
     if not messages:
         # A continued answer without new input, or a stored prompt: an empty turn.
@@ -129,6 +133,10 @@ def parse(body: bytes | bytearray) -> Request:
         has_schema=_has_schema(document.text),
         provider_state=frozenset(kinds) if kinds else NO_PROVIDER_STATE,
         referenced_ids=references,
+        attached_ids=_attached_ids(kinds, tools or ()),
+        item_ids=_item_ids(document) if "stored" in kinds else (),
+        has_stored_prompt=document.prompt is not None,
+        is_stored=document.store is not False or bool(document.background),
         previous_response_id=document.previous_response_id,
         conversation_id=_conversation_id(document),
         is_background=bool(document.background),
@@ -225,7 +233,17 @@ def error_event(error: PenstockError) -> bytes:
     )
 
 
-def _to_chat_messages(document: _ResponsesFields, kinds: set[str]) -> Iterator[Message]:
+def interruption_event(error: PenstockError) -> bytes:
+    """Build the event for the broken stream of a background response, which continues: it has not failed itself."""
+    message = f"{error.message} The response continues in the background: retrieve it by its id."
+    details = {"code": error.code, "message": message}
+    return encode_event(
+        {"type": "error", "sequence_number": 0, "param": None, **details, "error": {"type": "api_error", **details}},
+        named=True,
+    )
+
+
+def _to_chat_messages(document: _ResponsesFields, kinds: StateKinds) -> Iterator[Message]:
     if isinstance(document.instructions, str) and document.instructions:
         yield Message("system", document.instructions)
     if isinstance(document.input, str):
@@ -234,7 +252,7 @@ def _to_chat_messages(document: _ResponsesFields, kinds: set[str]) -> Iterator[M
     calls: list[dict[str, Any]] = []
     text: str | list[Any] | None = None
     for item in document.input or ():
-        kind = item.type or "message"
+        kind = item.type or ("item_reference" if _is_reference(item) else "message")
         if kind in _CALL_TYPES:
             arguments = item.arguments if item.arguments is not None else item.input
             calls.append({"id": item.call_id, "function": {"name": item.name or kind, "arguments": arguments}})
@@ -264,7 +282,7 @@ def _assistant_message(text: str | list[Any] | None, calls: list[dict[str, Any]]
     return Message("assistant", text, msgspec.Raw(msgspec.json.encode(calls)) if calls else ABSENT)
 
 
-def _content(content: str | list[_InputPart] | None, kinds: set[str]) -> str | list[Any] | None:
+def _content(content: str | list[_InputPart] | None, kinds: StateKinds) -> str | list[Any] | None:
     if not isinstance(content, list):
         return content
     if len(content) == 1 and isinstance(content[0].text, str):
@@ -272,7 +290,7 @@ def _content(content: str | list[_InputPart] | None, kinds: set[str]) -> str | l
     parts: list[Any] = []
     for part in content:
         if isinstance(part.file_id, str):
-            kinds.add("file")
+            kinds.add_file(part.file_id)
         if part.type == "input_audio":
             kinds.add("audio")
         if isinstance(part.text, str):
@@ -312,6 +330,34 @@ def _referenced_ids(document: _ResponsesFields) -> tuple[str, ...]:
     if isinstance(conversation, str):
         ids.append(conversation)
     return tuple(ids)
+
+
+def _attached_ids(kinds: StateKinds, tools: Sequence[_ResponsesTool]) -> tuple[str, ...]:
+    """Ids of the files in the input, and of the vector stores, containers and files of the provider's tools."""
+    values = [
+        value
+        for tool in tools
+        if tool.vector_store_ids is not None or tool.container is not None
+        for value in (tool.vector_store_ids, tool.container, _files_of(tool.container))
+    ]
+    return kinds.file_ids + ids_in_values(values) if values else kinds.file_ids
+
+
+def _files_of(container: Any) -> Any:
+    """The files that a container made for the answer begins with."""
+    return container.get("file_ids") if isinstance(container, dict) else None
+
+
+def _item_ids(document: _ResponsesFields) -> tuple[str, ...]:
+    """Ids of items stored at the provider that the input refers to."""
+    if not isinstance(document.input, list):
+        return ()
+    return tuple([item.id for item in document.input if _is_reference(item) and isinstance(item.id, str)])
+
+
+def _is_reference(item: _InputItem) -> bool:
+    """Whether an item is a reference; its type may be omitted (OpenAI's reference, July 2026)."""
+    return item.type == "item_reference" or (item.type is None and item.role is None and item.id is not None)
 
 
 def _raw_tools(document: _ResponsesFields) -> list[msgspec.Raw]:

@@ -1,6 +1,6 @@
 """Prometheus: counters summed as integers and rendered as base units, so that they equal the ledger to the nano-dollar.
 
-Labels come from closed sets (the configuration's names); a float64 renders 2**53 nUSD, nine million dollars, exactly.
+Counters only grow: what corrections take back is counted apart, to be subtracted. Labels come from closed sets (the configuration's names); a float64 renders 2**53 nUSD, nine million dollars, exactly.
 """
 
 import threading
@@ -48,6 +48,8 @@ _EXTRA_LABEL_BY_METRIC = {
     "penstock_energy_joules": "bound",
     "penstock_carbon_grams": "bound",
 }
+# What corrections took back is counted under the same name with this prefix.
+_PREFIX, _CORRECTED_PREFIX = "penstock_", "penstock_corrected_"
 _FIELDS = tuple(field for _, _, _, field, _ in _SUMS)
 _entry_values = attrgetter(*_FIELDS)
 
@@ -63,6 +65,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._scraped = scraped
         self._sums: dict[tuple[str, ...], list[int]] = {}
+        self._corrected_sums: dict[tuple[str, ...], list[int]] = {}
         self._requests: dict[tuple[str, ...], int] = {}
         self._refusals: dict[tuple[str, ...], int] = {}
         # Present at zero from the start, so that rate() sees the first error.
@@ -106,6 +109,12 @@ class Metrics:
         if sums is None:
             with self._lock:
                 sums = self._sums[key] = [0] * len(_FIELDS)
+        if entry.outcome == "corrected":
+            self._observe_correction(key, sums, entry)
+            return
+        if entry.code == "usage_pending":
+            # Present at zero, so that increase() sees the first correction.
+            self._corrected_sums_of(key)
         if entry.usage_basis != "none":
             sums[:] = map(add, sums, _entry_values(entry))
             if not entry.priced:
@@ -125,6 +134,22 @@ class Metrics:
             self._request_durations.observe((entry.route, entry.tier), entry.duration_ms)
             if entry.first_byte_ms:
                 self._first_bytes.observe((entry.deployment,), entry.first_byte_ms)
+
+    def _observe_correction(self, key: tuple[str, ...], sums: list[int], entry: LedgerEntry) -> None:
+        """Count the differences of a correction: what it adds, and apart from that what it takes back."""
+        corrected = self._corrected_sums_of(key)
+        for place, difference in enumerate(_entry_values(entry)):
+            if difference > 0:
+                sums[place] += difference
+            else:
+                corrected[place] -= difference
+
+    def _corrected_sums_of(self, key: tuple[str, ...]) -> list[int]:
+        sums = self._corrected_sums.get(key)
+        if sums is None:
+            with self._lock:
+                sums = self._corrected_sums[key] = [0] * len(_FIELDS)
+        return sums
 
     def observe_latency(self, deployment: str, upstream_ms: float, overhead_ms: float | None) -> None:
         """Count the time of one attempt; `overhead_ms` is that of its request, None before the last attempt."""
@@ -149,6 +174,7 @@ class Metrics:
         """prometheus_client's collector interface."""
         with self._lock:
             sums = {key: tuple(values) for key, values in self._sums.items()}
+            corrected = {key: tuple(values) for key, values in self._corrected_sums.items()}
             counted = (
                 self._requests,
                 self._refusals,
@@ -160,6 +186,7 @@ class Metrics:
             )
             tables = [dict(table) for table in counted]
         yield from _sum_families(sums)
+        yield from _sum_families(corrected, corrected=True)
         requests = CounterMetricFamily("penstock_requests", "Requests by outcome.", labels=[*_LABELS, "outcome"])
         refusals = CounterMetricFamily("penstock_refusals", "Refusals by code.", labels=["code", "team"])
         errors = CounterMetricFamily(
@@ -237,12 +264,16 @@ class _Histogram:
         return family
 
 
-def _sum_families(sums: dict[tuple[str, ...], tuple[int, ...]]) -> Iterator[Metric]:
+def _sum_families(sums: dict[tuple[str, ...], tuple[int, ...]], *, corrected: bool = False) -> Iterator[Metric]:
     families: dict[str, CounterMetricFamily] = {}
     for place, (name, text, extra, _, scale) in enumerate(_SUMS):
         if name not in families:
             labels = [*_LABELS, _EXTRA_LABEL_BY_METRIC[name]] if name in _EXTRA_LABEL_BY_METRIC else _LABELS
-            families[name] = CounterMetricFamily(name, text, labels=labels)
+            shown, help_text = name, text
+            if corrected:
+                shown = name.replace(_PREFIX, _CORRECTED_PREFIX, 1)
+                help_text = f"What corrections took back of {name}_total."
+            families[name] = CounterMetricFamily(shown, help_text, labels=labels)
         for key, values in sums.items():
             families[name].add_metric([*key, extra] if extra else list(key), values[place] / scale)
     yield from families.values()

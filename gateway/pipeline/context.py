@@ -24,12 +24,30 @@ from ..values.snapshot import Snapshot
 from ..values.usage import Usage
 
 
+class ReferencedObjects(Value, frozen=True, kw_only=True):
+    """What is known of the stored objects that a request refers to.
+
+    origins: of the known ones, those named by id before items of earlier answers
+    tokens: their tokens, which count as input; None: unknown
+    file_origins: of the known files, vector stores and containers that it uses
+    target: origin of the object that the path names, None where none is named or known
+    """
+
+    origins: Sequence[ResponseOrigin] = ()
+    tokens: int | None = 0
+    file_origins: Sequence[ResponseOrigin] = ()
+    target: ResponseOrigin | None = None
+
+
+NO_REFERENCES = ReferencedObjects()
+
+
 class IdentifiedRequest(Value, frozen=True, kw_only=True):
     """A request with its session, before any decision about it.
 
     request_id: prefix of reservation and ledger entry ids
     received_at: wall clock, seconds since the epoch
-    origins: origins of the stored responses that the request refers to
+    references: the stored objects that the request refers to
     loop_state: what the loop guard observed, not yet compared with thresholds
     history_digest: digest of the history, where it identified the session; 0 otherwise
     """
@@ -42,9 +60,22 @@ class IdentifiedRequest(Value, frozen=True, kw_only=True):
     caller: Caller
     hints: HeaderHints
     session: Session
-    origins: Sequence[ResponseOrigin]
+    references: ReferencedObjects = NO_REFERENCES
     loop_state: LoopState
     history_digest: int
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether it reads, cancels or deletes an object of the caller.
+
+        That costs nothing, and may end what does: no limit refuses it.
+        """
+        return is_lookup(self.request, self.references)
+
+
+def is_lookup(request: Request, references: ReferencedObjects) -> bool:
+    """Whether a request reads, cancels or deletes an object of the caller."""
+    return references.target is not None and request.passthrough is not None and request.passthrough.is_free
 
 
 class StreamHold(Protocol):
@@ -90,6 +121,8 @@ class RequestContext(Value, frozen=True, kw_only=True):
     deadline_ms: time from `started_at` within which the answer is wanted, None for no deadline
     deferral: how long the request may wait for lower carbon intensity; None: not at all
     deferred_wait: how long it waited; None: it did not
+    object_origin: origin of the stored object that the path names, None where none is named or known
+    is_lookup: it reads, cancels or deletes that object, which no limit refuses
     """
 
     request_id: str
@@ -111,6 +144,8 @@ class RequestContext(Value, frozen=True, kw_only=True):
     deadline_ms: float | None = None
     deferral: Deferral | None = None
     deferred_wait: DeferredWait | None = None
+    object_origin: ResponseOrigin | None = None
+    is_lookup: bool = False
 
 
 class AttemptProgress(msgspec.Struct, kw_only=True):
@@ -130,6 +165,8 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     usage: as the provider reported it for a whole answer, None if missing or unreadable
     billed_extras: fields of Usage beside tokens, of a whole answer without usage
     answer_id: the provider's id of the answer, "" for none
+    answer_document: a whole answer that may name stored objects, None for any other
+    object_ids: ids of what the provider stores of the answer, its own first
     is_probe: the deployment's circuit breaker is half-open, and this attempt tests it
     missing_dialect: dialect whose path this deployment did not have in the attempt before, "" for none
     stream_hold: the hold behind a stream, where it may have to grow
@@ -159,6 +196,8 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     billed_extras: Mapping[str, Any] = {}
     answer_id: str = ""
+    answer_document: Mapping[str, Any] | None = None
+    object_ids: tuple[str, ...] = ()
     is_probe: bool = False
     missing_dialect: str = ""
     reservation: Reservation | None = None

@@ -13,7 +13,7 @@ from ..sessions import caps, ladder
 from ..sessions.body_session_id import safe_session_id, session_in_body
 from ..sessions.end_users import UserLimiter, parse_user
 from ..sessions.lineage import History
-from ..sessions.response_origins import ResponseOrigin, ResponseOrigins
+from ..sessions.response_origins import ResponseOrigin, ResponseOrigins, adopted_origin
 from ..sessions.session_index import Session, SessionIndex
 from ..sessions.turn_digests import digest_call
 from ..values.budget import add_amounts
@@ -24,10 +24,20 @@ from ..values.plan import Refusal
 from ..values.request import Caller, HeaderHints, Request
 from ..values.session import LoopThresholds, SessionEvent
 from ..values.snapshot import Snapshot
+from ..values.stored_object import StoredObject
 from . import settle
-from .context import AttemptProgress, IdentifiedRequest, RequestContext
-from .ports import Clock, SessionSync
+from .context import (
+    NO_REFERENCES,
+    AttemptProgress,
+    IdentifiedRequest,
+    ReferencedObjects,
+    RequestContext,
+    is_lookup,
+)
+from .ports import Clock, ObjectDirectory, SessionSync
 
+# Ids of one request that are looked up at other replicas and in the ledger.
+_REMOTE_LOOKUPS_MAX = 32
 # How often a held request checks for approval.
 _APPROVAL_POLL_SECONDS = 0.25
 
@@ -39,27 +49,93 @@ class Identifier:
     """
 
     def __init__(
-        self, sessions: SessionIndex, session_sync: SessionSync, clock: Clock, new_request_id: Callable[[], str]
+        self,
+        sessions: SessionIndex,
+        session_sync: SessionSync,
+        clock: Clock,
+        new_request_id: Callable[[], str],
+        objects: ObjectDirectory,
     ) -> None:
         self._sessions = sessions
         self._users = UserLimiter()
         self._origins = ResponseOrigins()
         self._session_sync = session_sync
+        self._objects = objects
         self._clock = clock
         self._new_request_id = new_request_id
 
+    async def find_references(self, request: Request, caller: Caller) -> ReferencedObjects:
+        """What is known of the stored objects that a request refers to.
+
+        In this process, else at the other replicas, else in the ledger. Raises NotFound for an object of another
+        caller, and Overloaded where the other replicas cannot be asked for the object of the path.
+        """
+        names, now = dict.fromkeys((*request.referenced_ids, *reversed(request.item_ids))), self._clock.now()
+        all_names = dict.fromkeys((*names, *request.attached_ids))
+        found = {name: origin for name in all_names if (origin := self._origins.get(name, now=now)) is not None}
+        passthrough = request.passthrough
+        must_know = passthrough is not None and passthrough.names_object
+        unknown = [
+            name
+            for name in all_names
+            if name not in found and (must_know or not self._origins.is_unknown(name, now=now))
+        ][:_REMOTE_LOOKUPS_MAX]
+        if unknown:
+            elsewhere = await self._objects.find(unknown, must_know=must_know)
+            for name in unknown:
+                if name not in elsewhere:
+                    self._origins.mark_unknown(name, now=now)
+            for name, stored in elsewhere.items():
+                _check_owner(name, stored.org, stored.key, caller, request)
+                found[name] = await self._adopt(name, stored, caller)
+        for name, origin in found.items():
+            _check_owner(name, origin.org, origin.key, caller, request)
+        target = request.referenced_ids[0] if passthrough is not None and passthrough.names_object else ""
+        return ReferencedObjects(
+            origins=[found[name] for name in names if name in found],
+            tokens=_tokens_of(request, found),
+            file_origins=[found[name] for name in request.attached_ids if name in found],
+            target=found.get(target),
+        )
+
+    async def _adopt(self, name: str, stored: StoredObject, caller: Caller) -> ResponseOrigin:
+        """Remember an object that another replica or an earlier process recorded."""
+        session = self._sessions.get(stored.key, stored.session)
+        if session is None and self._session_sync.is_shared:
+            await self._session_sync.fetch_session(caller, stored.session)
+            session = self._sessions.get(stored.key, stored.session)
+        if session is None and stored.session_source == "new":
+            session = Session(id=stored.session, source="new", started_at=stored.created_at, root=stored.root)
+        elif session is None:
+            session = self._sessions.get_or_create(
+                stored.key, stored.session, stored.session_source, now=stored.created_at, root=stored.root
+            )
+        origin = adopted_origin(stored, session, ladder.no_loop_state().conversation)
+        self._origins.add(name, origin)
+        return origin
+
     async def identify(
-        self, snapshot: Snapshot, route: Route, request: Request, caller: Caller, hints: HeaderHints
+        self,
+        snapshot: Snapshot,
+        route: Route,
+        request: Request,
+        caller: Caller,
+        hints: HeaderHints,
+        references: ReferencedObjects = NO_REFERENCES,
     ) -> IdentifiedRequest:
-        """The request with its session and loop state. Raises NotFound, BadRequest."""
-        at, request_id = self._clock.now(), self._new_request_id()
-        origins: Sequence[ResponseOrigin] = ()
-        if request.referenced_ids:
-            origins = self._origins_of(request, caller, now=at)
-            transcript = origins[0].transcript if request.previous_response_id is not None and origins else None
-            if transcript is not None:
-                request = responses.prepend_transcript(request, transcript)
-        session, is_opening = await self._resolve_session(snapshot, request, caller, hints, origins, request_id, at)
+        """The request with its session and loop state. Raises BadRequest."""
+        at, request_id, origins = self._clock.now(), self._new_request_id(), references.origins
+        transcript = origins[0].transcript if request.previous_response_id is not None and origins else None
+        if transcript is not None:
+            request = responses.prepend_transcript(request, transcript)
+        if is_lookup(request, references):
+            assert references.target is not None, "a lookup has a target"
+            return IdentifiedRequest(
+                request_id=request_id, received_at=at, snapshot=snapshot, route=route, request=request, caller=caller,
+                hints=hints, session=references.target.session, references=references,
+                loop_state=ladder.no_loop_state(), history_digest=0,
+            )  # fmt: skip
+        session, is_opening = await self._resolve_session(snapshot, request, caller, hints, references, request_id, at)
         session.last_request_at = at
         is_stored = self._sessions.get(caller.key, session.id) is session
         if hints.caps_text is not None and hints.caps_text != session.own_caps_text and is_stored:
@@ -86,7 +162,7 @@ class Identifier:
             caller=caller,
             hints=hints,
             session=session,
-            origins=origins,
+            references=references,
             loop_state=loop_state,
             history_digest=session.newest_digest,
         )
@@ -97,7 +173,7 @@ class Identifier:
         request: Request,
         caller: Caller,
         hints: HeaderHints,
-        origins: Sequence[ResponseOrigin],
+        references: ReferencedObjects,
         request_id: str,
         at: float,
     ) -> tuple[Session, bool]:
@@ -110,8 +186,8 @@ class Identifier:
             body_session = session_in_body(request.session_fields, snapshot.session_fields)
             if body_session is not None:
                 name, source = safe_session_id(body_session[0]), body_session[1]
-        if name is None and origins:
-            return origins[0].session, False
+        if name is None and references.origins and (request.passthrough is None or references.target is not None):
+            return references.origins[0].session, False
         if name is None and request.conversation_id:
             name, source = safe_session_id(request.conversation_id), "conversation"
         if name is None and request.dialect not in CONVERSATION_DIALECTS:
@@ -139,17 +215,6 @@ class Identifier:
             ladder.record_spawn(session.ancestors[0], request, now=at)
         self._session_sync.publish_session(caller, session)
         return session, False
-
-    def _origins_of(self, request: Request, caller: Caller, *, now: float) -> list[ResponseOrigin]:
-        """Known origins of the responses that a request refers to.
-
-        Raises NotFound for a response of another caller.
-        """
-        origins = [self._origins.get(reference, now=now) for reference in request.referenced_ids]
-        for reference, origin in zip(request.referenced_ids, origins, strict=True):
-            if origin is not None and origin.key != caller.key:
-                raise NotFound(f"Object '{reference[:100]}' not found.", param="previous_response_id")
-        return [origin for origin in origins if origin is not None]
 
     def _apply_run_caps(self, session: Session, caller: Caller, caps_text: str, request_id: str, at: float) -> None:
         """Apply the caps of a request header; they can only tighten. Raises BadRequest."""
@@ -218,6 +283,8 @@ class Identifier:
     def record_attempt(self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry) -> None:
         """Record an ended attempt in its session: amounts, receipt, answer, failure."""
         session, conversation = context.session, context.loop_state.conversation
+        if context.is_lookup:
+            return
         if progress.outcome != "completed" and entry.final:
             session.newest_failed = True
             # No model has read the operator's note: the next request carries it.
@@ -247,27 +314,100 @@ class Identifier:
                     context.caller, session, context.history_digest, progress.answer_fingerprint
                 )
 
-    def record_origin(self, context: RequestContext, progress: AttemptProgress, tokens: int) -> None:
-        """Record where a stored answer is kept.
+    def record_start(self, context: RequestContext, progress: AttemptProgress, answer_id: str) -> None:
+        """Record where a background response runs, before its end: it may be cancelled while it is streamed."""
+        tokens = context.features.input_tokens + progress.attempt.output_tokens_max
+        self._add_origin(answer_id, self._origin(context, progress, tokens=tokens))
+
+    def record_origin(
+        self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry, item_ids: Sequence[str]
+    ) -> None:
+        """Record where an answer and what it made are kept.
 
         At its provider, or in this process if it was translated.
         """
-        request, provider = context.request, progress.attempt.deployment.provider
-        transcript, answer_id = None, progress.answer_id
-        if progress.response_translator is not None:
-            answer_id, output = progress.response_translator.stored_answer()
+        request, translator = context.request, progress.response_translator
+        tokens = entry.input_tokens + entry.output_tokens
+        if translator is not None:
+            answer_id, output = translator.stored_answer() if progress.outcome == "completed" else ("", [])
             transcript = responses.transcript(request, output) if answer_id else None
-        if answer_id and (transcript is not None or progress.response_translator is None):
-            origin = ResponseOrigin(
-                key=context.caller.key,
-                provider=provider,
-                session=context.session,
-                conversation=context.loop_state.conversation,
-                conversation_tokens=tokens,
-                answered_at=context.started_at,
-                transcript=transcript,
+            if transcript is not None:
+                self._origins.add(answer_id, self._origin(context, progress, tokens=tokens, transcript=transcript))
+            return
+        origin = self._origin(context, progress, tokens=tokens, output_tokens=entry.output_tokens)
+        for number, name in enumerate((*progress.object_ids, *item_ids)):
+            is_answer = number == 0 and request.passthrough is None
+            unsettled = entry if is_answer and entry.usage_basis == "estimated" else None
+            self._add_origin(name, structs.replace(origin, unsettled=unsettled), is_new=not is_answer)
+
+    def _origin(
+        self,
+        context: RequestContext,
+        progress: AttemptProgress,
+        *,
+        tokens: int,
+        output_tokens: int = 0,
+        transcript: bytes | None = None,
+    ) -> ResponseOrigin:
+        """The origin of what an attempt stores."""
+        deployment = progress.attempt.deployment
+        return ResponseOrigin(
+            key=context.caller.key,
+            provider=deployment.provider,
+            session=context.session,
+            conversation=context.loop_state.conversation,
+            conversation_tokens=tokens,
+            answered_at=context.started_at,
+            transcript=transcript,
+            deployment=deployment.name,
+            route=context.route.name,
+            org=context.caller.org,
+            output_tokens=output_tokens,
+        )
+
+    def _add_origin(self, name: str, origin: ResponseOrigin, *, is_new: bool = False) -> None:
+        """Remember an origin and publish it to the other replicas; `is_new`: unless its id is known."""
+        known = self._origins.get(name, now=self._clock.now())
+        if known is not None and (is_new or known.key != origin.key):
+            return
+        self._origins.add(name, origin)
+        self._objects.publish(name, origin.to_stored(), is_new=is_new)
+
+    def is_known(self, name: str) -> bool:
+        """Whether the origin of this object is known in this process."""
+        return self._origins.get(name, now=self._clock.now()) is not None
+
+    def unsettled_entry(self, name: str) -> LedgerEntry | None:
+        """The ledger entry of a response whose usage its provider has not reported yet."""
+        origin = self._origins.get(name, now=self._clock.now())
+        return origin.unsettled if origin is not None else None
+
+    def record_correction(self, name: str, correction: LedgerEntry | None) -> bool:
+        """Record that a response's usage was booked, here or (None) at another replica; False if it was before."""
+        origin = self._origins.take_unsettled(name)
+        if origin is None or origin.unsettled is None:
+            return False
+        if correction is not None:
+            settled = structs.replace(
+                origin,
+                unsettled=None,
+                conversation_tokens=max(
+                    0, origin.conversation_tokens + correction.input_tokens + correction.output_tokens
+                ),
+                output_tokens=max(0, origin.output_tokens + correction.output_tokens),
             )
-            self._origins.add(answer_id, origin)
+            self._add_origin(name, settled)
+            if not origin.is_adopted:
+                session = origin.session
+                session.spent = add_amounts(session.spent, settle.amounts_of(correction))
+                session.receipt = session.receipt.with_call(correction)
+        return True
+
+    def session_of(self, entry: LedgerEntry) -> Session:
+        """The session of an entry, as far as it is known."""
+        return self._sessions.get(entry.key, entry.session) or Session(
+            id=entry.session, source=entry.session_source, started_at=entry.at_ms / 1000, root=entry.root
+        )
 
     def _approval_link(self, snapshot: Snapshot, key: str, session: Session) -> str:
         stop = session.stop
@@ -312,3 +452,22 @@ def pop_operator_note(session: Session) -> str:
     """Remove and return the note that an operator left for the model, "" for none."""
     note, session.resume_note = session.resume_note, ""
     return note
+
+
+def _check_owner(name: str, org: str, key: str, caller: Caller, request: Request) -> None:
+    """Raise NotFound for an object of another caller: those of one provider account could read each other's by id."""
+    if (org, key) != (caller.org, caller.key):
+        param = "previous_response_id" if name == request.previous_response_id else None
+        raise NotFound(f"Object '{name[:100]}' not found.", param=param)
+
+
+def _tokens_of(request: Request, found: Mapping[str, ResponseOrigin]) -> int | None:
+    """Tokens of the objects that a request refers to, None where one of them is unknown.
+
+    Items count once for all of an answer, as they are parts of its output.
+    """
+    if any(name not in found for name in (*request.referenced_ids, *request.item_ids)):
+        return None
+    answers = {(id(origin.session), origin.answered_at): origin for origin in map(found.__getitem__, request.item_ids)}
+    conversations = sum(found[name].conversation_tokens for name in request.referenced_ids)
+    return conversations + sum(origin.output_tokens for origin in answers.values())

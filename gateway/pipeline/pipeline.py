@@ -18,7 +18,7 @@ attempt cannot be interrupted by cancellation, and every reservation is resolved
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
@@ -45,10 +45,10 @@ from ..values.plan import Attempt, Plan, Refusal, RequestFeatures
 from ..values.request import Caller, HeaderHints, Request
 from ..values.session import LoopThresholds
 from ..values.snapshot import Snapshot
+from . import background, settle, stop_response
 from . import headers as response_headers
-from . import settle, stop_response
 from .build_call import build_call
-from .context import AttemptProgress, IdentifiedRequest, RequestContext
+from .context import NO_REFERENCES, AttemptProgress, IdentifiedRequest, ReferencedObjects, RequestContext
 from .defer import Deferrer
 from .failed_attempt import FailedAttempt
 from .identify import Identifier, pop_operator_note
@@ -58,6 +58,8 @@ from .ports import (
     Clock,
     InputTokenCounter,
     LedgerWriter,
+    NoObjectDirectory,
+    ObjectDirectory,
     Randomness,
     ResponseWriter,
     SessionSync,
@@ -89,6 +91,7 @@ class Pipeline:
         randomness: Randomness,
         output_estimates: OutputEstimates,
         session_sync: SessionSync,
+        objects: ObjectDirectory | None = None,
         observer: CallObserver | None = None,
         scorer: Scorer | None = None,
     ) -> None:
@@ -101,12 +104,13 @@ class Pipeline:
         self._circuit_breakers = circuit_breakers
         self._token_counter = token_counter
         self._call_observer = observer or _NoCallObserver()
-        self._identifier = Identifier(sessions, session_sync, clock, randomness.request_id)
+        self._objects = objects or NoObjectDirectory()
+        self._identifier = Identifier(sessions, session_sync, clock, randomness.request_id, self._objects)
         self.router = Router(circuit_breakers, output_estimates, randomness.jitter, scorer)
         self.deferrer = Deferrer(snapshot, clock, self.router, randomness.jitter)
         self._reserver = Reserver(budgets, clock, output_estimates, randomness.jitter, self._write_hold)
         self._upstream = upstream
-        self._relay = Relay(circuit_breakers, clock)
+        self._relay = Relay(circuit_breakers, clock, self._record_start)
 
     async def serve(
         self, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
@@ -115,15 +119,25 @@ class Pipeline:
 
         Raises PenstockError; a dialed attempt has its ledger entry by then.
         """
-        return await self.serve_route(self.route_of(request, hints), request, caller, hints, writer)
+        references = NO_REFERENCES
+        if request.referenced_ids or request.item_ids or request.attached_ids:
+            references = await self._identifier.find_references(request, caller)
+        route = self.route_of(request, hints, references.origins)
+        return await self.serve_route(route, request, caller, hints, writer, references)
 
     async def serve_route(
-        self, route: Route, request: Request, caller: Caller, hints: HeaderHints, writer: ResponseWriter
+        self,
+        route: Route,
+        request: Request,
+        caller: Caller,
+        hints: HeaderHints,
+        writer: ResponseWriter,
+        references: ReferencedObjects = NO_REFERENCES,
     ) -> CallerResponse:
         """Serve one request on a route, which may be absent from the configuration."""
         # identify
-        identified = await self._identifier.identify(self._snapshot(), route, request, caller, hints)
-        if identified.session.stop is not None:
+        identified = await self._identifier.identify(self._snapshot(), route, request, caller, hints, references)
+        if identified.session.stop is not None and not identified.is_lookup:
             return await self._answer_stopped_session(identified, writer)
 
         # route
@@ -161,7 +175,7 @@ class Pipeline:
             identified.caller,
             identified.session,
         )
-        features = self._request_features(request, identified.route, session, identified.origins)
+        features = self._request_features(request, identified.route, session, identified.references)
         classification, role = self.router.classify(identified, features)
         limits = snapshot.loop_policy.limits_for(identified.route.name, classification.task_type)
         loop_state = (
@@ -193,32 +207,37 @@ class Pipeline:
             deadline_ms=deadline_ms,
             deferral=deferral,
             operator_note=pop_operator_note(session) if request.dialect in CONVERSATION_DIALECTS else "",
+            object_origin=identified.references.target,
+            is_lookup=identified.is_lookup,
         )
         if loop_state.step_is_due:
             self._identifier.apply_loop_step(context, limits)
         return context
 
     def _request_features(
-        self, request: Request, route: Route, session: Session, origins: Sequence[ResponseOrigin]
+        self, request: Request, route: Route, session: Session, references: ReferencedObjects
     ) -> RequestFeatures:
         """Features and affinities of a request; stored state counts as input, too."""
-        if not request.provider_state and not request.referenced_ids and request.dialect != "embeddings":
+        has_no_state = not request.provider_state and not request.referenced_ids and not references.file_origins
+        if has_no_state and request.dialect != "embeddings":
             return request_features(request)
-        origin_providers = {origin.provider for origin in origins}
-        features = request_features(
-            request, affinities_of(request, route, last_provider=session.last_provider, origins=origin_providers)
+        affinities = affinities_of(
+            request,
+            route,
+            last_provider=session.last_provider,
+            origins={origin.provider for origin in references.origins},
+            file_origins={origin.provider for origin in references.file_origins},
         )
+        features = request_features(request, affinities)
         has_stored_input = request.referenced_ids or "stored" in request.provider_state
         if not has_stored_input or request.passthrough is not None:
             return features
-        is_size_known = len(origins) == len(request.referenced_ids) and "stored" not in request.provider_state
-        stored_tokens = (
-            sum(origin.conversation_tokens for origin in origins) if is_size_known else route.context_tokens_max
-        )
+        stored_tokens = None if request.has_stored_prompt else references.tokens
         return structs.replace(
             features,
-            input_tokens=features.input_tokens + (stored_tokens if is_size_known else 0),
-            input_tokens_max=features.input_tokens_max + stored_tokens,
+            input_tokens=features.input_tokens + (stored_tokens or 0),
+            input_tokens_max=features.input_tokens_max
+            + (route.context_tokens_max if stored_tokens is None else stored_tokens),
         )
 
     async def _with_exact_count(self, context: RequestContext) -> RequestContext:
@@ -231,8 +250,9 @@ class Pipeline:
 
     def _plan(self, context: RequestContext, *, dry_run: bool = False) -> Plan | Refusal:
         """The plan of attempts, or a refusal; a `dry_run` changes no routing state."""
-        refusal = caps.exceeded_cap(
-            context.snapshot.caps_for_key(context.caller.key), context.session, now=context.started_at
+        session_caps = context.snapshot.caps_for_key(context.caller.key)
+        refusal = (
+            None if context.is_lookup else caps.exceeded_cap(session_caps, context.session, now=context.started_at)
         )
         if refusal is not None:
             return refusal
@@ -416,7 +436,7 @@ class Pipeline:
                 progress.upstream_seconds = self._clock.monotonic() - dialed_at
                 first_byte_ms = (
                     (progress.first_byte_monotonic - dialed_at) * 1000
-                    if progress.first_byte_monotonic is not None
+                    if progress.first_byte_monotonic is not None and not context.is_lookup
                     else None
                 )
                 failed = progress.outcome in _FAILURE_OUTCOMES
@@ -435,6 +455,12 @@ class Pipeline:
                 final=not isinstance(result, FailedAttempt)
                 or (following is None and not position.has_unverified_answer),
             )
+            booking = self._start_booking(context, progress) if context.is_lookup else None
+        if booking is not None:
+            await booking
+        if progress.object_ids and (context.request.is_background or context.request.passthrough is not None):
+            # The caller may ask any replica for it at once.
+            await self._objects.flush()
         if isinstance(result, FailedAttempt):
             answer = response_headers.with_attempt_headers(result.answer, context, progress, entry)
             return structs.replace(result, answer=answer), following
@@ -476,6 +502,10 @@ class Pipeline:
 
         Then updates session, routing and observer with the entry.
         """
+        request = context.request
+        item_ids: Sequence[str] = ()
+        if request.is_stored or request.passthrough is not None:
+            item_ids = self._read_stored_ids(context, progress)
         entry = settle.entry_of_attempt(context, progress, final=final, now=self._clock.monotonic())
         spent = settle.amounts_of(entry)
         # At the time in the ledger, so that a restart books it in the same step of a rolling window.
@@ -487,11 +517,55 @@ class Pipeline:
         self._ledger.append_entry(entry)
         self.router.call_ended(context, progress, entry)
         self._call_observer.call_ended(context, progress, entry)
-        passthrough = context.request.passthrough
-        creates = context.request.dialect == "responses" if passthrough is None else passthrough.creates_object
-        if progress.outcome == "completed" and creates:
-            self._identifier.record_origin(context, progress, entry.input_tokens + entry.output_tokens)
+        if progress.object_ids or (request.is_stored and progress.response_translator is not None):
+            self._identifier.record_origin(context, progress, entry, item_ids)
         return entry
+
+    def _read_stored_ids(self, context: RequestContext, progress: AttemptProgress) -> Sequence[str]:
+        """Read the ids of what the provider stores of an answer into `progress`; returns those of its items."""
+        progress.object_ids, item_ids = background.stored_ids(context, progress)
+        if context.object_origin is not None:
+            # An object that was read before.
+            progress.object_ids = tuple([name for name in progress.object_ids if not self._identifier.is_known(name)])
+        return item_ids
+
+    def _record_start(self, context: RequestContext, progress: AttemptProgress, answer_id: str) -> None:
+        """Record which background response a stream belongs to: after a crash its hold has the id."""
+        assert progress.reservation is not None, "an attempt is dialed only with a reservation"
+        self._identifier.record_start(context, progress, answer_id)
+        hold = settle.hold_of_attempt(context, progress.number, progress.attempt, progress.reservation)
+        try:
+            self._ledger.append_hold(structs.replace(hold, object_ids=answer_id))
+        except Overloaded:
+            # The hold itself is written: only after a crash the response could not be found by its id.
+            return
+
+    def _start_booking(self, context: RequestContext, progress: AttemptProgress) -> Awaitable[None] | None:
+        """Book the usage of a background response whose end an answer reports, once among all replicas."""
+        end = background.reported_end(context, progress)
+        entry = self._identifier.unsettled_entry(end.id) if end is not None else None
+        if end is None or entry is None:
+            return None
+        correction = background.correction(context.snapshot, entry, end)
+        if correction is None:
+            return None
+        return self._objects.book_once(
+            end.id,
+            correction.id,
+            lambda: self._book(context, end.id, entry, correction),
+            lambda: self._identifier.record_correction(end.id, None),
+        )
+
+    def _book(self, context: RequestContext, answer_id: str, entry: LedgerEntry, correction: LedgerEntry) -> None:
+        """Book a correction on the budgets and in the ledger, unless it was booked before; no `await`."""
+        if not self._identifier.record_correction(answer_id, correction):
+            return
+        session = self._identifier.session_of(entry)
+        changes = background.budget_changes(context.snapshot, session, correction)
+        self._budgets.correct(
+            changes, tenant=entry.org, at=(entry.at_ms + entry.duration_ms) / 1000, now=self._clock.now()
+        )
+        self._ledger.append_entry(correction)
 
     # --- answers that do not come from the last attempt
 
@@ -560,14 +634,16 @@ class Pipeline:
 
     # --- lookups for http/server
 
-    def route_of(self, request: Request, hints: HeaderHints) -> Route:
+    def route_of(self, request: Request, hints: HeaderHints, origins: Sequence[ResponseOrigin] = ()) -> Route:
         """The route that a request names. Raises NotFound.
 
-        A pass-through request without a model uses the route of its header, else the first one with a provider of its
-        dialect.
+        A pass-through request without a model uses the deployment that made the object it is about, else the route of
+        its header, else the first one with a provider of its dialect.
         """
         snapshot, name = self._snapshot(), request.model
         if request.passthrough is not None and not name:
+            if origins:
+                return _route_of_origin(snapshot, origins[0])
             dialect, name = request.passthrough.dialect, hints.route or ""
             for route in () if name else snapshot.routes.values():
                 if any(deployment.dialect == dialect for deployment in route.candidates):
@@ -589,6 +665,26 @@ class Pipeline:
             if any(deployment.dialect == "anthropic" for deployment in route.candidates)
             else request_features(request).input_tokens
         )
+
+
+def _route_of_origin(snapshot: Snapshot, origin: ResponseOrigin) -> Route:
+    """The route of an object: the deployment that made it, else another one of its provider. Raises NotFound."""
+    if origin.transcript is not None:
+        raise NotFound("This response was translated: it can be continued by its id, but no provider stores it.")
+    deployment = snapshot.deployments.get(origin.deployment)
+    if deployment is None or deployment.provider != origin.provider:
+        of_provider = (other for other in snapshot.deployments.values() if other.provider == origin.provider)
+        deployment = next(of_provider, None)
+    if deployment is None:
+        raise NotFound(f"Provider '{origin.provider}', which stores this object, is no longer configured.")
+    route = snapshot.find_route(origin.route)
+    return Route(
+        name=origin.route,
+        candidates=(deployment,),
+        is_auto=False,
+        reference=route.reference if route is not None else deployment,
+        context_tokens_max=deployment.context_tokens_max,
+    )
 
 
 class _NoCallObserver:

@@ -1,6 +1,6 @@
 """What the pipeline needs from adapters and services, as Protocols."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..dialects.answer_fingerprint import AnswerFingerprint
@@ -11,11 +11,14 @@ from ..values.budget import Amounts, BudgetExceeded, BudgetLine, HoldOption, Res
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.request import Caller, Message
 from ..values.session import SessionEvent
+from ..values.stored_object import StoredObject
 from .context import AttemptProgress, RequestContext
 
 
 class BudgetStore(Protocol):
     """Reserves, extends and settles holds; settling never waits.
+
+    correct: changes by how much accounts were charged at an earlier time, up or down
 
     options_at: the hold options at a time; a shared store decides by its own clock
     tenant: the organization within which everything is reserved together
@@ -36,6 +39,7 @@ class BudgetStore(Protocol):
         lease: float,
     ) -> Reservation | BudgetExceeded: ...
     async def extend(self, reservation_id: str, number: int, more: Sequence[int], *, now: float) -> bool: ...
+    def correct(self, changes: Sequence[tuple[BudgetLine, int]], *, tenant: str, at: float, now: float) -> None: ...
     def settle(self, reservation_id: str, spent: Amounts, *, now: float) -> bool: ...
     async def wait_for_release(
         self, line: BudgetLine, *, tenant: str, since: float, seconds: float, seconds_max: float
@@ -130,3 +134,46 @@ class SessionSync(Protocol):
     async def fetch_session(self, caller: Caller, name: str) -> None: ...
     async def flush(self) -> None: ...
     async def fetch_history(self, caller: Caller, history: History) -> None: ...
+
+
+class ObjectDirectory(Protocol):
+    """Knows where providers' objects are beyond this process: at its replicas and in its ledger.
+
+    find: the known ones of these ids; with `must_know` raises Overloaded where the replicas cannot be asked
+    publish: record an object without waiting; `is_new`: unless its id is recorded
+    flush: wait until published objects are known to the replicas
+    book_once: call `book` unless the correction with that id was booked, here or at another replica: then `lost`.
+        Begins at once, whether or not the result is awaited; None where it has ended already
+    """
+
+    async def find(self, names: Sequence[str], *, must_know: bool) -> Mapping[str, StoredObject]: ...
+    def publish(self, name: str, stored: StoredObject, *, is_new: bool) -> None: ...
+    async def flush(self) -> None: ...
+    def book_once(
+        self, name: str, correction_id: str, book: Callable[[], None], lost: Callable[[], object]
+    ) -> Awaitable[None] | None: ...
+
+
+class NoObjectDirectory:
+    """Knows nothing beyond this process."""
+
+    async def find(self, names: Sequence[str], *, must_know: bool) -> Mapping[str, StoredObject]:  # noqa: ARG002
+        """None are known."""
+        return {}
+
+    def publish(self, name: str, stored: StoredObject, *, is_new: bool) -> None:
+        """There are no replicas."""
+
+    async def flush(self) -> None:
+        """There are no replicas."""
+
+    def book_once(
+        self,
+        name: str,  # noqa: ARG002
+        correction_id: str,  # noqa: ARG002
+        book: Callable[[], None],
+        lost: Callable[[], object],  # noqa: ARG002
+    ) -> Awaitable[None] | None:
+        """Book at once: no other process can have booked it."""
+        book()
+        return None

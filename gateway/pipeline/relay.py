@@ -4,12 +4,12 @@ The stream meter reads the provider's bytes in the provider's dialect; where tha
 after the meter. Error statuses and broken responses become a `FailedAttempt` as long as nothing has been sent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from msgspec import structs
 
-from ..dialects import DIALECTS, answer_fingerprint, billed_units, lenient_json, passthrough
+from ..dialects import DIALECTS, answer_fingerprint, billed_units, lenient_json, passthrough, responses
 from ..dialects.parsed_answer import parse_answer
 from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
@@ -57,11 +57,20 @@ class _ErrorReply(NamedTuple):
 
 
 class Relay:
-    """Relays provider responses; records each outcome in the circuit breakers."""
+    """Relays provider responses; records each outcome in the circuit breakers.
 
-    def __init__(self, circuit_breakers: CircuitBreakers, clock: Clock) -> None:
+    record_start: receives the id of a background response once its stream names it
+    """
+
+    def __init__(
+        self,
+        circuit_breakers: CircuitBreakers,
+        clock: Clock,
+        record_start: Callable[[RequestContext, AttemptProgress, str], None],
+    ) -> None:
         self._circuit_breakers = circuit_breakers
         self._clock = clock
+        self._record_start = record_start
 
     async def relay_response(
         self,
@@ -129,7 +138,7 @@ class Relay:
             progress.billed_extras = provider.billed_extras_of(document)
         is_counted = usage is not None and usage.exact and (usage.has_output or usage is NO_USAGE)
         progress.text_bytes = 0 if is_counted else _text_bytes(attempt.upstream_dialect, document, body)
-        progress.answer_id = str(document.get("id") or "")
+        progress.answer_id, progress.answer_document = str(document.get("id") or ""), document
         progress.answer_fingerprint = (
             answer_fingerprint.fingerprint_of(document) if context.history_digest else progress.answer_fingerprint
         )
@@ -186,6 +195,8 @@ class Relay:
             clock=self._clock,
             circuit_breakers=self._circuit_breakers,
         )
+        if context.request.is_background:
+            stream.on_start = lambda answer_id: self._record_start(context, progress, answer_id)
         if await stream.run(context.features.input_tokens):
             self._mark_completed(progress, 200)
             progress.code = "hold_exhausted"
@@ -353,7 +364,8 @@ class Relay:
             self._circuit_breakers.record_failure(progress.attempt.deployment.name, now=now)
         dialect = DIALECTS[context.request.dialect]
         if begun:
-            await writer.write(dialect.error_event(error))
+            event = responses.interruption_event if context.request.is_background else dialect.error_event
+            await writer.write(event(error))
             return CallerResponse(status=200, headers={}, already_sent=True)
         retry_same = error.retryable and not isinstance(error, UpstreamTimeout)
         return FailedAttempt(

@@ -4,7 +4,7 @@ What comes before the answer itself (comments, pings, a role, `message_start`) i
 OPENING_SECONDS_MAX: until then a failure is a failed attempt, which another deployment may serve.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..accounting import token_estimate
 from ..dialects.sse import StreamMeter
@@ -27,11 +27,13 @@ class StreamRelay:
     """One stream on its way to the caller.
 
     begun: whether the caller has received anything
+    on_start: of a background response: called with its id, from which on it runs whatever becomes of its stream. Its
+        opening is not held back: another deployment would run it again
     """
 
     __slots__ = (
         "_bytes_received", "_circuit_breakers", "_clock", "_headers", "_meter", "_opening", "_opening_bytes",
-        "_opening_until", "_progress", "_response", "_translation", "_writer", "begun",
+        "_opening_until", "_progress", "_response", "_translation", "_writer", "begun", "on_start",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +61,7 @@ class StreamRelay:
         self._opening_bytes = 0
         self._opening_until: float | None = None
         self.begun = False
+        self.on_start: Callable[[str], None] | None = None
 
     async def run(self, input_tokens: int) -> bool:
         """Relay until the answer or its hold ends; True where the hold ended it. No retry after `begun`.
@@ -117,7 +120,8 @@ class StreamRelay:
         if self._bytes_received > ANSWER_BYTES_MAX:
             raise BrokenResponse(f"Provider response exceeds {ANSWER_BYTES_MAX // 1024**2} MiB.")
         out = self._meter.feed(data)
-        if self._meter.error is not None and not self.begun:
+        runs_in_background = self.on_start is not None and bool(self._meter.id) and not self.begun
+        if self._meter.error is not None and not self.begun and not (runs_in_background and not self._meter.done):
             return
         if self._translation is not None:
             out = translated_block(self._translation, out)
@@ -126,7 +130,9 @@ class StreamRelay:
                 await self._writer.write(out)
             return
         self._hold_back(out)
-        if self._meter.answer_begun or self._opening_bytes > _OPENING_BYTES_MAX:
+        if runs_in_background and self.on_start is not None:
+            self.on_start(self._meter.id)
+        if self._meter.answer_begun or runs_in_background or self._opening_bytes > _OPENING_BYTES_MAX:
             await self._begin()
 
     def _hold_back(self, out: bytes) -> None:

@@ -17,7 +17,7 @@ from ..routing import hold_offers
 from ..routing.hold_offers import HoldInputs, UsualTokens
 from ..sessions import caps
 from ..values.base import Value
-from ..values.budget import ApplicableLines, BudgetExceeded, BudgetLine, HoldOption, Reservation, join_lines
+from ..values.budget import NO_LINES, ApplicableLines, BudgetExceeded, BudgetLine, HoldOption, Reservation, join_lines
 from ..values.catalog import Deployment
 from ..values.errors import Overloaded
 from ..values.ledger_entry import LedgerEntry
@@ -236,6 +236,8 @@ class Reserver:
         )
 
         def lines_at(deployment: Deployment) -> ApplicableLines:
+            if context.is_lookup:
+                return NO_LINES
             return join_lines(self._budget_lines.lines(budgets, dimensions, deployment, now=now), session_lines)
 
         known_usual: dict[str, UsualTokens] = {}
@@ -298,7 +300,7 @@ class Reserver:
                 attempt = hold_offers.with_output_cutoff(attempt, inputs, output, reserved.exceeded_budget)
         stream_hold = None
         if output is not None:
-            if inputs.request.stream:
+            if inputs.request.stream and not inputs.request.is_background:
                 # With the attempt's worst case, up to which the hold may grow.
                 stream_hold = ExtendableHold(
                     self._budgets,

@@ -157,9 +157,10 @@ class Router:
             random_draw=self._jitter(),
             deadline_ms=context.deadline_ms,
             tier_policies=snapshot.tier_policies(context.route, context.caller.key),
+            is_lookup=context.is_lookup,
         )
         plan = planning.make_plan(context.route, context.request, features, inputs)
-        if isinstance(plan, Refusal) or dry_run:
+        if isinstance(plan, Refusal) or dry_run or context.is_lookup:
             return plan
         if preferences.reorders:
             # Bounded by routes x task types x tiers.

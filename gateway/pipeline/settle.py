@@ -64,6 +64,11 @@ def _usage_unknown(context: RequestContext, progress: AttemptProgress) -> bool:
     return meter is None or not (meter.finish_reason_seen and (meter.usage is not None or meter.error is not None))
 
 
+def _is_pending(context: RequestContext, progress: AttemptProgress) -> bool:
+    """Whether a background response was started whose usage its provider reports later."""
+    return context.request.is_background and progress.outcome == "completed" and _usage_unknown(context, progress)
+
+
 def hold_of_attempt(
     context: RequestContext, number: int, attempt: Attempt, reservation: Reservation | None = None
 ) -> Hold:
@@ -115,11 +120,12 @@ def entry_of_attempt(context: RequestContext, progress: AttemptProgress, *, fina
         hold_nusd=attempt.hold_nusd or 0,
         outcome=progress.outcome,
         status=progress.status,
-        code=progress.code,
+        code=progress.code or ("usage_pending" if _is_pending(context, progress) else ""),
         reason=attempt.reason,
         first_byte=progress.first_byte_monotonic,
         now=now,
         reservation=progress.reservation,
+        object_ids=" ".join(progress.object_ids),
     )
     if progress.response_translator is None:
         return entry
@@ -170,7 +176,7 @@ def _entry_without_call(
 
 def amounts_of(entry: LedgerEntry) -> Amounts:
     """The amounts that an entry books on budgets, in the order of Measure."""
-    calls = int(entry.usage_basis != "none")
+    calls = int(entry.usage_basis != "none" and entry.outcome != "corrected")
     tokens = entry.input_tokens + entry.output_tokens
     return entry.charge_nusd, tokens, calls, entry.energy_mj_mid, entry.carbon_ug_mid
 
@@ -225,6 +231,7 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
     first_byte: float | None,
     now: float,
     reservation: Reservation | None = None,
+    object_ids: str = "",
 ) -> LedgerEntry:
     """Maps a request and an attempt to the columns of the ledger.
 
@@ -294,6 +301,7 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
         undeferred_carbon_ug=_undeferred_carbon_micrograms(context, deployment, call_footprint),
         concurrency=(profile.concurrency or 0.0) if profile else 0.0,
         energy_scale=profile.meter_scale if profile else 1.0,
+        object_ids=object_ids,
         deferred_ms=round(context.deferred_wait.seconds * 1000) if context.deferred_wait else 0,
     )
 
@@ -368,3 +376,36 @@ def _footprint(deployment: Deployment | None, usage: Usage, *, has_images: bool)
     if deployment is None or deployment.energy_models is None or usage in (NO_USAGE, _UNREPORTED_USAGE):
         return UNKNOWN_FOOTPRINT
     return footprint(deployment.energy_models, deployment.intensity, usage, has_images=has_images)
+
+
+def amounts_of_usage(deployment: Deployment, reference: Deployment, usage: Usage, *, at: float) -> dict[str, int]:
+    """The amounts of an entry, by AMOUNT_COLUMNS, of a call with this usage.
+
+    at: when it ended, seconds since the epoch
+    """
+    charge = pricing.charge(deployment.price_sheet, usage, at=at) if deployment.price_sheet is not None else 0
+    call_footprint = _footprint(deployment, usage, has_images=False)
+    energy, carbon = call_footprint.energy_millijoules, call_footprint.carbon_micrograms
+    figures = charge, energy.mid, carbon.mid
+    if reference is not deployment:
+        figures = _reference_figures(reference, usage, *figures)
+    return {
+        "input_tokens": usage.input,
+        "cached_input_tokens": usage.cached_input,
+        "cache_write_tokens": usage.cache_write,
+        "output_tokens": usage.output,
+        "reasoning_tokens": usage.reasoning,
+        "charge_nusd": charge,
+        "reference_nusd": figures[0],
+        "energy_mj_low": energy.low,
+        "energy_mj_mid": energy.mid,
+        "energy_mj_high": energy.high,
+        "carbon_ug_low": carbon.low,
+        "carbon_ug_mid": carbon.mid,
+        "carbon_ug_high": carbon.high,
+        "reference_energy_mj": figures[1],
+        "embodied_ug": call_footprint.embodied_micrograms,
+        "market_carbon_ug": call_footprint.market_micrograms,
+        "reference_carbon_ug": figures[2],
+        "undeferred_carbon_ug": carbon.mid,
+    }

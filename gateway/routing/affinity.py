@@ -20,12 +20,13 @@ _READER_DIALECTS = {
 
 
 def affinities_of(
-    request: Request, route: Route, *, last_provider: str, origins: Collection[str]
+    request: Request, route: Route, *, last_provider: str, origins: Collection[str], file_origins: Collection[str] = ()
 ) -> tuple[Affinity, ...]:
     """What binds the conversation to providers or models.
 
     last_provider: provider that served the session last, "" if unknown
-    origins: providers known to hold the files and responses that the request refers to
+    origins: providers known to hold the responses and other objects that the request refers to
+    file_origins: providers known to hold the files, vector stores and containers that it uses
     """
     affinities = []
     for kind in sorted(request.provider_state):
@@ -42,8 +43,9 @@ def affinities_of(
     if request.referenced_ids or "stored" in request.provider_state:
         providers = frozenset(origins) or _likely_providers(request, route, last_provider)
         affinities.append(Affinity(cause="stored response or conversation", providers=providers))
-    if "file" in request.provider_state:
-        affinities.append(Affinity(cause="file ids", providers=_likely_providers(request, route, last_provider)))
+    if "file" in request.provider_state or file_origins:
+        providers = frozenset(file_origins) or _likely_providers(request, route, last_provider)
+        affinities.append(Affinity(cause="file ids", providers=providers))
     if request.dialect == "embeddings":
         # Vectors of different models are not comparable.
         affinities.append(Affinity(cause="embedding vectors", models=frozenset({route.candidates[0].model})))

@@ -105,10 +105,12 @@ def with_output_limit(attempt: Attempt, inputs: HoldInputs, output: int, budget:
 def with_output_cutoff(attempt: Attempt, inputs: HoldInputs, output: int, budget: str) -> Attempt:
     """The attempt when less than the usual case was held.
 
-    Whole responses get the amount held as their output limit; streams are cut off at it.
+    Whole responses get the amount held as their output limit, and so do background responses, which do not end with
+    their stream; other streams are cut off at it.
     """
     reason = f"{attempt.reason}, {budget} allows {output} output tokens"
-    limit = None if inputs.request.stream else output // inputs.request.choice_count
+    is_cut_off = inputs.request.stream and not inputs.request.is_background
+    limit = None if is_cut_off else output // inputs.request.choice_count
     return structs.replace(attempt, output_limit=limit, reason=reason)
 
 

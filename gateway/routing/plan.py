@@ -66,6 +66,7 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     random_draw: uniform in [0, 1), for the choice between equals
     deadline_ms: time left for the response, ms, None for no deadline
     tier_policies: what the route and the key allow of service tiers and regions
+    is_lookup: the request is about an object that the deployment has: only its circuit breaker may exclude it
     """
 
     energy_policy: EnergyPreferences = NO_ENERGY_PREFERENCES
@@ -80,6 +81,7 @@ class PlanInputs(Value, frozen=True, kw_only=True):
     random_draw: float = 0.0
     deadline_ms: float | None = None
     tier_policies: tuple[TierPolicy, ...] = ()
+    is_lookup: bool = False
 
 
 def make_plan(route: Route, request: Request, features: RequestFeatures, inputs: PlanInputs) -> Plan | Refusal:
@@ -94,7 +96,7 @@ def make_plan(route: Route, request: Request, features: RequestFeatures, inputs:
     signal = _intensity_signal(route, inputs.energy_policy)
     for deployment in route.candidates:
         candidate = _make_candidate(deployment, route, request, features, inputs, signal)
-        for rule in RULES:
+        for rule in (circuit_breaker.forbids,) if inputs.is_lookup else RULES:
             reason = rule(candidate, features)
             if reason is not None:
                 excluded[deployment.name] = reason

@@ -92,6 +92,14 @@ class LocalBudgets:
         """Wait until a hold on the line's account is settled."""
         await self._waiters.wait(line.account, since=since, seconds=seconds, seconds_max=seconds_max)
 
+    def correct(self, changes: Sequence[tuple[BudgetLine, int]], *, tenant: str, at: float, now: float) -> None:
+        """Change by how much accounts were charged `at` an earlier time."""
+        for line, change in changes:
+            for crossing in self._accounts.correct(line, change, at=at, now=now):
+                self._notify(crossing)
+        if self._waiters:
+            self._waiters.wake([line.account for line, change in changes if change < 0])
+
     async def balance(self, tenant: str, line: BudgetLine, *, now: float) -> tuple[int, int, int]:
         """(spent, held, granted) of the line's account, in its integer unit."""
         return self._accounts.balance(line, now=now)
@@ -266,7 +274,7 @@ class BudgetService:
         runner = ScriptCluster if clustered else SingleNode
         scripts = runner(plain_url, self._supervisor.spawn, timeout=timeout_seconds)
         self.shared_sessions = SharedSessions(scripts, self._supervisor.spawn, time.monotonic)
-        replica = _replica_id(self._folder / "replica")
+        replica = replica_id(self._folder / "replica")
         return RedisBudgets(
             scripts,
             replica,
@@ -416,14 +424,14 @@ def _is_concrete(budget: Budget) -> bool:
     return "*" not in budget.scope.values()
 
 
-def _replica_id(path: Path) -> str:
+def replica_id(path: Path) -> str:
     """The id of this data folder among those that share a store; created once and kept beside the ledger."""
     try:
-        replica_id = path.read_text(encoding="ascii").strip()
+        identifier = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        replica_id = secrets.token_hex(8)
-        path.write_text(replica_id + "\n", encoding="ascii")
-    return replica_id
+        identifier = secrets.token_hex(8)
+        path.write_text(identifier + "\n", encoding="ascii")
+    return identifier
 
 
 def _log_error(event: str) -> Callable[[Exception], None]:

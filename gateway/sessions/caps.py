@@ -57,6 +57,12 @@ def cap_lines(caps: SessionCaps, session: Session, key: str, *, now: float) -> A
     return session.cap_lines
 
 
+def lines_at(caps: SessionCaps, session: Session, key: str, *, now: float) -> tuple[BudgetLine, ...]:
+    """The same lines as of another time, without the cache."""
+    key_scope, keep_until = f"key={quote_scope_value(key)}", now + SESSION_KEEP_SECONDS
+    return tuple(_build_cap_lines(caps, session, key_scope, keep_until))
+
+
 def _build_cap_lines(caps: SessionCaps, session: Session, key_scope: str, keep_until: float) -> Iterator[BudgetLine]:
     for budget in caps.tree_budgets:
         yield _cap_line(budget, key_scope, session.root, keep_until, _inherited_amount(budget, session))

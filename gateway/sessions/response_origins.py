@@ -1,4 +1,4 @@
-"""Origins of answers by id: provider, session and key. State machine, bounded.
+"""Origins of answers and other stored objects by id: provider, session and key. State machine, bounded.
 
 No provider stores a translated answer, so the gateway keeps its conversation for callers that asked for storage
 (`store`, on by default in Responses): in memory only, bounded in bytes and time, under the caller's own key. Callers
@@ -7,7 +7,11 @@ that share a provider account could read each other's answers there by id; the r
 
 from collections import OrderedDict
 
+from msgspec import structs
+
 from ..values.base import Value
+from ..values.ledger_entry import LedgerEntry
+from ..values.stored_object import StoredObject
 from .loop_guard import Conversation
 from .session_index import Session
 
@@ -16,10 +20,13 @@ ORIGINS_MAX = 50_000
 TRANSCRIPTS_BYTES_MAX = 64 * 1024 * 1024
 TRANSCRIPT_BYTES_MAX = 4 * 1024 * 1024
 TRANSCRIPT_SECONDS = 3600.0
+# Ids that were looked for everywhere and not found: how many are remembered, and for how many seconds. A history repeats
+# them with every request.
+_UNKNOWN_MAX, UNKNOWN_SECONDS = 10_000, 30.0
 
 
 class ResponseOrigin(Value, frozen=True, kw_only=True):
-    """Where an answer came from.
+    """Where an answer or another object came from.
 
     key: caller's key.
     provider: provider that answered.
@@ -28,6 +35,11 @@ class ResponseOrigin(Value, frozen=True, kw_only=True):
     conversation_tokens: input and output tokens so far.
     answered_at: seconds since the epoch.
     transcript: the conversation as JSON where the gateway stores it, else None.
+    deployment, route: which answered; "" where unknown.
+    org: the tenant.
+    output_tokens: tokens of the answer itself.
+    unsettled: the answer's ledger entry while the provider may still report its usage, else None.
+    is_adopted: from another replica, or from before the restart: `session` does not count the answer.
     """
 
     key: str
@@ -37,6 +49,47 @@ class ResponseOrigin(Value, frozen=True, kw_only=True):
     conversation_tokens: int
     answered_at: float
     transcript: bytes | None = None
+    deployment: str = ""
+    route: str = ""
+    org: str = "default"
+    output_tokens: int = 0
+    unsettled: LedgerEntry | None = None
+    is_adopted: bool = False
+
+    def to_stored(self) -> StoredObject:
+        """What other replicas need to know of it."""
+        return StoredObject(
+            org=self.org,
+            key=self.key,
+            provider=self.provider,
+            deployment=self.deployment,
+            route=self.route,
+            session=self.session.id,
+            session_source=self.session.source,
+            root=self.session.root,
+            created_at=self.answered_at,
+            conversation_tokens=self.conversation_tokens,
+            output_tokens=self.output_tokens,
+            unsettled=self.unsettled,
+        )
+
+
+def adopted_origin(stored: StoredObject, session: Session, conversation: Conversation) -> ResponseOrigin:
+    """The origin of an object that another replica or an earlier process recorded."""
+    return ResponseOrigin(
+        key=stored.key,
+        provider=stored.provider,
+        session=session,
+        conversation=conversation,
+        conversation_tokens=stored.conversation_tokens,
+        answered_at=stored.created_at,
+        deployment=stored.deployment,
+        route=stored.route,
+        org=stored.org,
+        output_tokens=stored.output_tokens,
+        unsettled=stored.unsettled,
+        is_adopted=True,
+    )
 
 
 class ResponseOrigins:
@@ -48,6 +101,7 @@ class ResponseOrigins:
         self._origins_by_id: OrderedDict[str, ResponseOrigin] = OrderedDict()
         self._transcript_bytes: OrderedDict[str, int] = OrderedDict()
         self._transcript_bytes_total = 0
+        self._unknown_until: OrderedDict[str, float] = OrderedDict()
 
     def add(self, name: str, origin: ResponseOrigin) -> None:
         """Record the origin of an answer; one with an oversized transcript is not kept."""
@@ -75,6 +129,24 @@ class ResponseOrigins:
         self._origins_by_id.move_to_end(name)
         if name in self._transcript_bytes:
             self._transcript_bytes.move_to_end(name)
+        return origin
+
+    def mark_unknown(self, name: str, *, now: float) -> None:
+        """Remember for a while that an id is known nowhere."""
+        self._unknown_until[name] = now + UNKNOWN_SECONDS
+        if len(self._unknown_until) > _UNKNOWN_MAX:
+            self._unknown_until.popitem(last=False)
+
+    def is_unknown(self, name: str, *, now: float) -> bool:
+        """Whether the id was known nowhere a while ago."""
+        return now < self._unknown_until.get(name, 0.0)
+
+    def take_unsettled(self, name: str) -> ResponseOrigin | None:
+        """The origin with its unsettled entry, which it no longer has afterwards; None without one."""
+        origin = self._origins_by_id.get(name)
+        if origin is None or origin.unsettled is None:
+            return None
+        self._origins_by_id[name] = structs.replace(origin, unsettled=None)
         return origin
 
     def __len__(self) -> int:

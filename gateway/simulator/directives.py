@@ -3,7 +3,7 @@
 The first of three sources decides: the `sim` field of the body; a directive `[[sim {...}]]` in the newest user text,
 which real clients can carry; what the request asks for (a schema, a tool). Both `sim` and directive may hold `reply` (a
 chat message, or text), `text`, `thinking`, `tool_calls` ([{"name", "arguments"}], several = parallel), `output_tokens`,
-`fault`, and `steps`: a list of such objects, one per turn, counted by the tool results since that text. A fault happens
+`polls` (how often a background response is read before it has ended, 1 by default), `fault`, and `steps`: a list of such objects, one per turn, counted by the tool results since that text. A fault happens
 `at` one model only if the directive names one, and to the first `times` of equal bodies if it gives a number.
 """
 
@@ -92,6 +92,7 @@ class SimulatedReply:
 
     finish_reason: stop, length, tool_calls or content_filter
     message: the chat message of the directive, passed on unchanged
+    polls: how often a background response is read before it has ended
     """
 
     text: str = ""
@@ -99,6 +100,7 @@ class SimulatedReply:
     tool_calls: tuple[SimulatedToolCall, ...] = ()
     finish_reason: str = "stop"
     message: dict[str, Any] | None = None
+    polls: int = 1
 
 
 def is_complete(sim: Any) -> bool:
@@ -141,7 +143,7 @@ def reply_to(directive: Directive, request: SimulatedRequest) -> SimulatedReply:
     fault = directive.get("fault")
     if isinstance(fault, str) and fault.startswith("long_finish:"):
         reply = replace(reply, finish_reason=fault.removeprefix("long_finish:"))
-    return reply
+    return replace(reply, polls=int(directive["polls"])) if "polls" in directive else reply
 
 
 def _apply_step(directive: Directive, step: int) -> Directive:

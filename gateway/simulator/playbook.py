@@ -296,6 +296,12 @@ class Playbook:
         """Sleep by the clock, whose `on_sleep` may settle a hold."""
         await self.clock.sleep(seconds)
 
+    def correct(self, changes: Sequence[tuple[BudgetLine, int]], *, tenant: str, at: float, now: float) -> None:
+        """Record, then correct the real accounts."""
+        self.events.append("correct")
+        for line, change in changes:
+            self.budget_accounts.correct(line, change, at=at, now=now)
+
     async def count(self, messages: Sequence[Message]) -> int | None:
         """A count of one token per word."""
         self.events.append("count")

@@ -61,7 +61,8 @@ class SimulatedModel:
 class SimulatedProvider:
     """One model on one port.
 
-    `request_bodies`, `request_headers` and `request_paths` are those of the requests received, oldest first, bounded.
+    `request_bodies`, `request_headers` and `request_paths` are those of the requests received, oldest first, bounded;
+    `resource_requests` are the others, as "METHOD /path".
     """
 
     def __init__(self, model: SimulatedModel) -> None:
@@ -72,6 +73,7 @@ class SimulatedProvider:
         self.request_bodies: list[bytes] = []
         self.request_headers: list[dict[str, str]] = []
         self.request_paths: list[str] = []
+        self.resource_requests: list[str] = []
         self.disconnects = 0
         self.max_recorded_requests = 1000
 
@@ -115,7 +117,15 @@ class SimulatedProvider:
     def _resource_handler(self, dialect: SimulatedDialect, lookup: ResourceHandler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             anthropic, number = access.expects_anthropic(request.path, request.headers), self._ids.next_number()
-            result = self._access_error(request, anthropic) or lookup(request.match_info.get("id", ""), anthropic)
+            if len(self.resource_requests) < self.max_recorded_requests:
+                self.resource_requests.append(f"{request.method} {request.path}")
+            id, refusal = request.match_info.get("id", ""), self._access_error(request, anthropic)
+            if refusal is None and request.method == "GET" and request.query.get("stream") == "true":
+                stream = dialect.resource_stream(id, int(request.query.get("starting_after", "-1")))
+                if isinstance(stream, bytes):
+                    return web.Response(body=stream, content_type="text/event-stream")
+                refusal = stream
+            result = refusal or lookup(id, anthropic)
             if isinstance(result, ApiError):
                 return self._unrouted_error_response(result, anthropic, number)
             if isinstance(result, bytes):

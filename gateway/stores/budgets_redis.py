@@ -228,6 +228,22 @@ class RedisBudgets:
         account = account_key(tenant, line)
         await self._release_waiters.wait(account, since=since, seconds=seconds, seconds_max=seconds_max)
 
+    def correct(self, changes: Sequence[tuple[BudgetLine, int]], *, tenant: str, at: float, now: float) -> None:
+        """Queue changes of what accounts were charged `at` an earlier time; none once that has left its window."""
+        server_now = now + self._clock_offset_seconds
+        totals = tuple(
+            [
+                self._totals.add(tenant, line, change, at)
+                for line, change in changes
+                if (line.resets_at is None or line.resets_at > server_now) and line.keep_until > server_now
+            ]
+        )
+        if totals:
+            # Maintained from now on: the store may lose its data.
+            self._tenants.add(tenant)
+            self._queue(_Resolution(ids=(), tenant=tenant, totals=totals))
+            self._start_delivery()
+
     def restore_spent(self, tenant: str, line: BudgetLine, amount: int, *, at: float) -> None:
         """Add the ledger's spend on an account; reported when its tenant is joined."""
         self._totals.add(tenant, line, amount, at)

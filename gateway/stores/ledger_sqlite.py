@@ -12,7 +12,7 @@ from msgspec.structs import FieldInfo, astuple, fields
 
 from ..values.budget import Amounts
 from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
-from ..values.ledger_entry import GROUP_COLUMNS, LedgerEntry
+from ..values.ledger_entry import AMOUNT_COLUMNS, GROUP_COLUMNS, LedgerEntry, correction_id
 from ..values.quality import SHADOW_KEY
 from . import events_sqlite, metered_energy_sqlite
 from .ledger_file import LedgerFile, connect_existing
@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS entries (
     UNIQUE (id)
 );
 CREATE INDEX IF NOT EXISTS entries_at ON entries (at_ms);
+CREATE TABLE IF NOT EXISTS objects (id TEXT NOT NULL PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
 """
 _COLUMN_LIST = ", ".join(_COLUMNS)
 _ROW_PLACEHOLDERS = f"({', '.join('?' * len(_COLUMNS))})"
@@ -37,22 +38,20 @@ _ENDED_MS = "(at_ms + duration_ms)"
 # Time that determines an entry's budget windows; at_ms in entries of earlier versions.
 _WINDOW_MS = "CASE window_ms WHEN 0 THEN at_ms ELSE window_ms END"
 NO_FILTER: Mapping[str, str] = {}
-# Amounts that entries charge to budgets, in the order of Measure.
-_AMOUNT_SUMS = (
-    "COALESCE(SUM(charge_nusd), 0), COALESCE(SUM(input_tokens + output_tokens), 0),"
-    " COALESCE(SUM(usage_basis != 'none'), 0), COALESCE(SUM(energy_mj_mid), 0), COALESCE(SUM(carbon_ug_mid), 0)"
+# Amounts that an entry charges to budgets, in the order of Measure; a correction is no call.
+_ENTRY_AMOUNTS = (
+    "charge_nusd", "input_tokens + output_tokens", "usage_basis != 'none' AND outcome != 'corrected'", "energy_mj_mid",
+    "carbon_ug_mid",
+)  # fmt: skip
+# Their sums: what was charged, then what corrections took back, which replicas report as totals of their own.
+_AMOUNT_SUMS = ", ".join(
+    f"COALESCE(SUM({pick}({amount}, 0)), 0)" for pick in ("MAX", "MIN") for amount in _ENTRY_AMOUNTS
 )
+_NOT_CORRECTED = f"NOT EXISTS (SELECT 1 FROM entries AS later WHERE later.id = entries.id || '{correction_id('')}')"
 # Sessions from other sources cannot be found again after a restart.
 _HAS_CALLER_SESSION = "session_source NOT IN ('new', 'lineage')"
 # No call takes longer than a day.
 _CALL_MS_MAX = 86_400_000
-_SUMMED_COLUMNS = (
-    "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
-    "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
-    "carbon_ug_high", "reference_energy_mj", "embodied_ug", "market_carbon_ug", "reference_carbon_ug",
-    "undeferred_carbon_ug",
-)  # fmt: skip
-
 # Last reported units of each session: (account, units). SQLite returns the other columns of the MAX row; the account is
 # key/session.
 _REPORTED_UNITS = (
@@ -97,6 +96,7 @@ class SqliteLedger:
 
         Known ids are ignored. Raises sqlite3.Error.
         """
+        entries = tuple(entries)
         rows = [astuple(entry) for entry in entries]
         chunks = [rows[at : at + _ROWS_MAX] for at in range(0, len(rows), _ROWS_MAX)]
         before = self._db.total_changes
@@ -105,11 +105,17 @@ class SqliteLedger:
             for chunk in chunks:
                 statement = f"INSERT OR IGNORE INTO entries ({_COLUMN_LIST}) VALUES {', '.join([_ROW_PLACEHOLDERS] * len(chunk))}"
                 self._db.execute(statement, [value for row in chunk for value in row])
+            objects = [
+                (name, entry.id) for entry in entries if entry.object_ids for name in entry.object_ids.split(" ")
+            ]
+            new = self._db.total_changes - before
+            if objects:
+                self._db.executemany("INSERT OR IGNORE INTO objects (id, entry) VALUES (?, ?)", objects)
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-        return self._db.total_changes - before
+        return new
 
     def _add_missing_columns(self) -> None:
         """Add columns that an earlier version's ledger lacks, all or none.
@@ -158,7 +164,7 @@ class SqliteLedger:
         columns = [f"{_group_expression(name)} AS {name}" for name in by]
         names = (
             *by, "requests", "refused", "failed", "loops_stopped", "small_requests", "frontier_requests",
-            "estimated_entries", "unpriced_entries", "unknown_footprints", "sessions", "deferred_entries", *_SUMMED_COLUMNS,
+            "estimated_entries", "unpriced_entries", "unknown_footprints", "sessions", "deferred_entries", *AMOUNT_COLUMNS,
             "metered_mj",
         )  # fmt: skip
         aggregates = [
@@ -168,12 +174,13 @@ class SqliteLedger:
             "COUNT(DISTINCT CASE WHEN code = 'loop_stopped' THEN session END)",
             "SUM(final AND tier = 'small')",
             "SUM(final AND tier = 'frontier')",
-            "SUM(usage_basis = 'estimated')",
-            "SUM(NOT priced)",
-            f"SUM(usage_basis != 'none' AND footprint_method = '{UNKNOWN_FOOTPRINT_METHOD}')",
+            f"SUM(usage_basis = 'estimated' AND {_NOT_CORRECTED})",
+            "SUM(NOT priced AND outcome != 'corrected')",
+            "SUM(usage_basis != 'none' AND outcome != 'corrected'"
+            f" AND footprint_method = '{UNKNOWN_FOOTPRINT_METHOD}')",
             "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN key || '/' || session END)",
             "SUM(deferred_ms > 0)",
-            *(f"SUM({name})" for name in _SUMMED_COLUMNS),
+            *(f"SUM({name})" for name in AMOUNT_COLUMNS),
             "SUM((SELECT millijoules FROM measured WHERE entry = entries.id))",
         ]
         grouping = f" GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else ""
@@ -223,7 +230,8 @@ class SqliteLedger:
     ) -> Iterator[tuple[tuple[str, ...], int, Amounts]]:
         """Spend per group: (values of `by`, seconds since the epoch, amounts).
 
-        Rows are ordered by time, oldest first.
+        Rows are ordered by time, oldest first. What corrections took back is in a row of its own after them, with
+        negative amounts.
 
         by: grouping columns.
         start_ms: only entries whose window time (with steps: end) is at or after this.
@@ -248,7 +256,24 @@ class SqliteLedger:
         )
         count = len(by)
         for row in rows:
-            yield row[:count], row[count], row[count + 1 :]
+            spent, taken_back = row[count + 1 : -len(_ENTRY_AMOUNTS)], row[-len(_ENTRY_AMOUNTS) :]
+            yield row[:count], row[count], spent
+            if any(taken_back):
+                yield row[:count], row[count], taken_back
+
+    def objects(self, names: Sequence[str]) -> dict[str, tuple[LedgerEntry, bool]]:
+        """By id of an object: the entry of the call that created it, and whether a correction of it was booked."""
+        columns = ", ".join(f"entries.{name}" for name in _COLUMNS)
+        rows = self._db.execute(
+            f"SELECT objects.id, {_NOT_CORRECTED}, {columns} FROM objects JOIN entries ON entries.id = objects.entry"
+            f" WHERE objects.id IN ({', '.join('?' * len(names))})",
+            tuple(names),
+        )
+        return {row[0]: (LedgerEntry(**dict(zip(_COLUMNS, row[2:], strict=True))), not row[1]) for row in rows}
+
+    def has_entry(self, entry_id: str) -> bool:
+        """Whether the entry with this id is written."""
+        return self._db.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchone() is not None
 
     def newest_output_tokens(self, limit: int) -> list[tuple[str, str, int]]:
         """(task type, model, output tokens) of the newest complete answers, oldest first."""

@@ -2,7 +2,8 @@
 
 Totals are kept by tenant and account, of rolling accounts by bucket.
 
-The store receives totals, never amounts, so that repeated, late or reordered reports change nothing.
+The store receives totals, never amounts, so that repeated, late or reordered reports change nothing. What corrections
+take back is a total of its own, which grows, too; it is reported as a negative number.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,11 @@ from .budget_messages import total_name
 # Totals kept before expired ones are pruned.
 _PRUNE_TOTALS_MIN = 400_000
 
-# Report of an account: its line, this replica's total, and the time of the newest charge by the local clock.
+# Ends the names of totals that were taken back; no name of an account does.
+_TAKEN_BACK = "|taken back"
+
+# Report of an account: its line, this replica's total (negative: of what was taken back), and the time of the newest
+# charge by the local clock.
 TotalReport = tuple[BudgetLine, int, float]
 
 
@@ -39,8 +44,11 @@ class ReplicaTotals:
         self._synced: set[tuple[str, str]] = set()
 
     def add(self, tenant: str, line: BudgetLine, amount: int, at: float) -> TotalReport:
-        """Add spend on an account (rolling: in the bucket of `at`); returns its report."""
-        key = (tenant, total_name(line, at))
+        """Add spend on an account (rolling: in the bucket of `at`); returns its report.
+
+        A negative amount is taken back.
+        """
+        key = (tenant, total_name(line, at) + _TAKEN_BACK * (amount < 0))
         total = self._totals.get(key)
         if total is None:
             keep_until = at + line.bucket_seconds * (line.bucket_count + 1) if line.bucket_seconds else line.keep_until

@@ -1,18 +1,21 @@
-"""Sessions shared by replicas on Redis or Valkey: lineage, stops and caps.
+"""Sessions shared by replicas on Redis or Valkey: lineage, stops and caps; and where providers' objects are.
 
 Read only for what this process does not know; written in the background. While the store does not answer, each replica
 uses its own sessions: one session may then split into several, but never merge with another.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import orjson
 
 from ..dialects.answer_fingerprint import AnswerFingerprint
+from ..values.stored_object import StoredObject
 from .budget_messages import tenant_key
 from .redis_scripts import ScriptRunner, StartTask, StoreUnavailable, log_task_failure
 
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # As long as session accounts are kept.
 _RETENTION_SECONDS = 24 * 3600
+# Objects that providers keep for long: files, batches, background responses whose usage is not booked. OpenAI keeps
+# responses for 30 days (platform.openai.com, data controls, July 2026).
+_OBJECT_RETENTION_SECONDS = 30 * 24 * 3600
 # How long changes stay listed; replicas poll every second.
 _CHANGES_SECONDS = 600.0
 # Pause after a failure during which the store is not contacted.
@@ -28,6 +34,7 @@ _QUEUE_MAX = 10_000
 _BATCH_MAX = 64
 # Sessions kept per history digest.
 _SESSIONS_PER_DIGEST_MAX = 16
+_OBJECT_DECODER = msgspec.json.Decoder(StoredObject)
 
 
 class SharedSessions:
@@ -122,6 +129,30 @@ class SharedSessions:
         records = await self._read_hashes([_session_key(org, key, name) for key, name in names])
         return [(key, name, record) for (key, name), record in zip(names, records, strict=True) if record is not None]
 
+    def publish_object(self, name: str, stored: StoredObject, *, is_lasting: bool, is_new: bool) -> None:
+        """Publish where an object is; `is_new`: unless its id is known."""
+        seconds = _OBJECT_RETENTION_SECONDS if is_lasting else _RETENTION_SECONDS
+        value = msgspec.json.encode(stored).decode()
+        self._enqueue("SET", _object_key(name), value, "EX", str(seconds), *(["NX"] if is_new else []))
+
+    async def read_objects(self, names: Sequence[str]) -> dict[str, StoredObject]:
+        """The known ones of these objects; none while the store does not answer."""
+        answers = await self._query([("GET", _object_key(name)) for name in names])
+        objects = {}
+        for name, answer in zip(names, answers, strict=True):
+            try:
+                if answer is not None:
+                    objects[name] = _OBJECT_DECODER.decode(answer)
+            except msgspec.DecodeError:
+                log.warning("shared_object_unreadable action=ignored")
+        return objects
+
+    async def claim_booking(self, name: str, replica: str) -> str | None:
+        """The replica that books the usage of this response: the first that claimed it. None without an answer."""
+        key = _booking_key(name)
+        answers = await self._query([("SET", key, replica, "EX", str(_OBJECT_RETENTION_SECONDS), "NX"), ("GET", key)])
+        return answers[1].decode() if isinstance(answers[1], bytes) else None
+
     async def _read_hashes(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
         answers = await self._query([("HGETALL", key) for key in keys])
         return [
@@ -168,6 +199,20 @@ class SharedSessions:
         if not self.is_failing:
             log.warning("session_store_unavailable sessions=local_only backoff_seconds=%s", _BACKOFF_SECONDS)
         self._backoff_until = self._monotonic() + _BACKOFF_SECONDS
+
+
+# Objects of all tenants, so that an id leads to its owner whoever asks. Callers choose what they ask for: ids become
+# digests.
+def _object_key(name: str) -> str:
+    return f"penstock:object:{_digest(name)}"
+
+
+def _booking_key(name: str) -> str:
+    return f"penstock:booking:{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def _session_key(org: str, key: str, name: str) -> str:

@@ -25,8 +25,8 @@ class CarbonReceipt(Value, frozen=True, kw_only=True):
     unknown_calls: int = 0
 
     def with_call(self, entry: LedgerEntry) -> "CarbonReceipt":
-        """The receipt with one more call."""
-        unknown = entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD
+        """The receipt with one more call, or with the correction of one."""
+        unknown = entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD and entry.outcome != "corrected"
         return CarbonReceipt(
             energy_millijoules=self.energy_millijoules
             + Bounds(entry.energy_mj_low, entry.energy_mj_mid, entry.energy_mj_high),

@@ -1,5 +1,9 @@
 """The ledger entry of one call, from which metrics and exports are computed."""
 
+from collections.abc import Mapping
+
+from msgspec import structs
+
 from .base import Value
 
 
@@ -39,6 +43,7 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     energy_scale: metered over modelled energy; 1 without a meter
     translation: the caller's dialect and the provider's, "messages to chat"; "": the same
     answer_losses: what of a translated answer did not reach the caller, "kind: name; kind: name"; "": nothing
+    object_ids: ids of what the provider stores of it (a response, a file), separated by spaces; "": nothing
     """
 
     id: str
@@ -99,6 +104,7 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     energy_scale: float = 1.0
     translation: str = ""
     answer_losses: str = ""
+    object_ids: str = ""
 
 
 class Hold(Value, frozen=True, kw_only=True):
@@ -135,6 +141,7 @@ class Hold(Value, frozen=True, kw_only=True):
     user: str = ""
     root: str = ""
     window_ms: int = 0
+    object_ids: str = ""
 
 
 def expired_entry(hold: Hold) -> LedgerEntry:
@@ -193,14 +200,57 @@ def expired_entry(hold: Hold) -> LedgerEntry:
         market_carbon_ug=hold.hold_micrograms,
         reference_carbon_ug=hold.hold_micrograms,
         undeferred_carbon_ug=hold.hold_micrograms,
+        object_ids=hold.object_ids,
+    )
+
+
+# Columns that exports, metrics and budgets add up; a correction has the difference in each.
+AMOUNT_COLUMNS = (
+    "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
+    "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
+    "carbon_ug_high", "reference_energy_mj", "embodied_ug", "market_carbon_ug", "reference_carbon_ug",
+    "undeferred_carbon_ug",
+)  # fmt: skip
+_CORRECTION_SUFFIX = ".usage"
+
+
+def correction_id(entry_id: str) -> str:
+    """The id of the entry that corrects another one; there is one at most."""
+    return entry_id + _CORRECTION_SUFFIX
+
+
+def correction_entry(entry: LedgerEntry, actual: Mapping[str, int], reason: str) -> LedgerEntry:
+    """The entry that corrects an estimated one by what the provider reported later.
+
+    Its amounts are differences to the `actual` ones, which may be negative. It belongs to the time and the groups of
+    the entry that it corrects, so that every sum is right where that one was counted.
+    """
+    differences = {name: actual[name] - getattr(entry, name) for name in AMOUNT_COLUMNS}
+    return structs.replace(
+        entry,
+        id=correction_id(entry.id),
+        final=0,
+        outcome="corrected",
+        status=0,
+        code="",
+        reason=reason,
+        usage_basis="exact",
+        hold_nusd=0,
+        loop_step="",
+        first_byte_ms=0,
+        deferred_ms=0,
+        answer_losses="",
+        object_ids="",
+        **differences,
     )
 
 
 # completed: answered in full. refused: by a budget, a cap or the loop guard, nothing was dialled. cancelled: the caller
 # hung up. rejected: the provider refused the request itself (its 400, 404, 422); its message was passed on. cut: the
 # provider ended or broke the stream. upstream_error: no usable answer. expired: the gateway died between dialling and
-# settling; charged as held.
-OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired")
+# settling; charged as held. corrected: not a call, but the difference between what an estimated one was charged and what
+# its provider reported later.
+OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_error", "expired", "corrected")
 
 # Columns that exports group by, and the UTC day or hour of the entry.
 GROUP_COLUMNS = (

@@ -57,6 +57,8 @@ class PassThrough(Value, frozen=True, kw_only=True):
     is_free: none of them charges for it
     reports_usage: the response contains usage
     creates_object: it creates something that can be referred to by id
+    names_object: its path has the id of a stored object
+    response_id: the id of the stored response that its path names, "" for none
     model_in_json: the model's name is in a JSON body
     billed_units_max: (unit, count at most) where it is priced per unit rather than by tokens; `unit:quality:size` where
         the request names them
@@ -68,6 +70,8 @@ class PassThrough(Value, frozen=True, kw_only=True):
     is_free: bool
     reports_usage: bool = True
     creates_object: bool = False
+    names_object: bool = False
+    response_id: str = ""
     model_in_json: bool = True
     billed_units_max: tuple[str, int] | None = None
 
@@ -89,6 +93,10 @@ class Request(Value, frozen=True, kw_only=True):
     tools_head: the first TOOLS_BYTES_MAX of the offered tools, as sent
     provider_state: which PROVIDER_STATE_KINDS the history contains
     referenced_ids: ids of objects stored at a provider, `previous_response_id` among them
+    attached_ids: ids of files, vector stores and containers at a provider that the request uses
+    item_ids: ids of items of earlier answers that are stored at a provider, oldest first
+    has_stored_prompt: the provider has a part of the prompt
+    is_stored: the provider is to store the answer under its id
     is_background: the provider continues after it has responded
     previous_response_id: the response that this request continues
     conversation_id: the stored conversation that it belongs to
@@ -113,6 +121,10 @@ class Request(Value, frozen=True, kw_only=True):
     tools_head: bytes = b""
     provider_state: frozenset[str] = NO_PROVIDER_STATE
     referenced_ids: tuple[str, ...] = ()
+    attached_ids: tuple[str, ...] = ()
+    item_ids: tuple[str, ...] = ()
+    has_stored_prompt: bool = False
+    is_stored: bool = False
     passthrough: PassThrough | None = None
     is_background: bool = False
     previous_response_id: str | None = None

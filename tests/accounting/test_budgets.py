@@ -4,6 +4,7 @@ Behavior shared with the Redis store is tested in tests/stores.
 """
 
 import pytest
+from msgspec import structs
 
 from gateway.accounting.budget_refusal import refusal
 from gateway.accounting.budgets import BudgetAccounts
@@ -239,3 +240,36 @@ def test_the_lines_of_a_reservation_are_known_until_it_is_resolved():
     assert accounts.open_lines("a") == (MONEY, TOKENS)
     accounts.void("a", now=NOW)
     assert accounts.open_lines("a") == ()
+
+
+def test_a_correction_changes_what_was_charged_and_notices_only_increases():
+    accounts = BudgetAccounts()
+    noticed = line("noticed", Measure.nusd, 1000, notify=(50,))
+    reserve(accounts, "a", offer((noticed,), (400,)))
+    accounts.settle("a", amounts(nusd=400), now=NOW)
+    assert accounts.correct(noticed, -300, at=NOW, now=NOW + 9) == ()
+    assert accounts.balance(noticed, now=NOW) == (100, 0, 0)
+    (crossing,) = accounts.correct(noticed, 450, at=NOW, now=NOW + 9)
+    assert (crossing.percent, crossing.spent) == (50, 550)
+
+
+def test_a_correction_belongs_to_the_window_of_the_charge():
+    accounts, rolling = BudgetAccounts(), line("rolling", Measure.nusd, 1000, rolling=60)
+    ended = structs.replace(line("ended", Measure.nusd, 1000), resets_at=NOW + 5)
+    for name, charged in (("a", ended), ("b", rolling)):
+        reserve(accounts, name, offer((charged,), (100,)))
+        accounts.settle(name, amounts(nusd=100), now=NOW)
+        accounts.correct(charged, -30, at=NOW, now=NOW)
+        assert accounts.balance(charged, now=NOW)[0] == 70
+    assert accounts.correct(ended, -70, at=NOW, now=NOW + 5) == ()
+    assert accounts.balance(ended, now=NOW)[0] == 70
+    accounts.correct(rolling, -10, at=NOW, now=NOW + 30)
+    assert accounts.balance(rolling, now=NOW + 30)[0] == 60
+    accounts.correct(rolling, -10, at=NOW, now=NOW + 90)
+    assert accounts.balance(rolling, now=NOW + 90)[0] == 0, "what has left the window is not given back"
+
+
+def test_an_account_that_was_forgotten_is_not_corrected():
+    accounts = BudgetAccounts()
+    assert accounts.correct(MONEY, -30, at=NOW, now=NOW) == ()
+    assert accounts.balance(MONEY, now=NOW) == (0, 0, 0)

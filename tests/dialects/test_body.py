@@ -77,21 +77,27 @@ def test_more_nested_models_than_are_tried_are_ambiguous():
         READER.read(bytearray(b'{"x":[' + nested + b'],"model":"auto","y":[' + nested + b"]}"))
 
 
-@pytest.mark.parametrize("raw", [b'{"a":1}', b"{}", b"[1]", b'"text"', b"  "])
-def test_a_body_without_a_model_is_read_as_none(raw):
-    assert READER.read_if_model(bytearray(raw)) is None
+@pytest.mark.parametrize("raw", [b"[1]", b'"text"', b"  "])
+def test_a_body_that_is_no_object_is_read_as_none(raw):
+    assert READER.read_if_object(bytearray(raw)) is None
+
+
+@pytest.mark.parametrize("raw", [b'{"a":1}', b"{}"])
+def test_an_object_without_a_model_has_no_span(raw):
+    found = READER.read_if_object(bytearray(raw))
+    assert found is not None and found[1] is None
 
 
 @pytest.mark.parametrize("raw", [b'{"model":"m"}', b' {"a":1,"model":"m"}'])
 def test_a_body_with_a_model_is_read(raw):
-    found = READER.read_if_model(bytearray(raw))
+    found = READER.read_if_object(bytearray(raw))
     assert found is not None and found[0].masked_model == "m"
 
 
 @pytest.mark.parametrize("raw", [b'{"Model":"m"}', b'{"model":7}', b'{"model":"a","model":"b"}', b"{"])
 def test_a_body_with_an_ambiguous_model_is_rejected_even_where_none_is_required(raw):
     with pytest.raises(BadRequest):
-        READER.read_if_model(bytearray(raw))
+        READER.read_if_object(bytearray(raw))
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"a":NaN}', b"\xff"])

@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.exporters.prometheus import Metrics
 from gateway.values.catalog import UNKNOWN_FOOTPRINT_METHOD
+from gateway.values.ledger_entry import AMOUNT_COLUMNS, correction_entry
 from gateway.values.metric import counter, gauge
 from tests.entries import ENTRY
 
@@ -160,3 +161,23 @@ def test_a_kind_of_loss_is_counted_once_for_each_answer():
     for kind in ("server_tool", "citation"):
         labels = (("from", "messages"), ("kind", kind), ("to", "responses"))
         assert found["penstock_translation_dropped_total", labels] == 2
+
+
+def test_what_corrections_take_back_is_counted_apart_because_counters_only_grow():
+    metrics = Metrics(list)
+    pending = msgspec.structs.replace(ENTRY, usage_basis="estimated", code="usage_pending")
+    metrics.observe_entry(pending)
+    labels = (("deployment", "small"), ("task_type", "code"), ("team", "research"), ("tier", "small"))
+    assert exposed(metrics)["penstock_corrected_charge_usd_total", labels] == 0, "present before the first correction"
+    before = exposed(metrics)
+    actual = {name: getattr(pending, name) for name in AMOUNT_COLUMNS} | {"charge_nusd": 30, "output_tokens": 25}
+    metrics.observe_entry(correction_entry(pending, actual, ""))
+    found = exposed(metrics)
+    charged, corrected = (found[f"penstock_{name}_usd_total", labels] for name in ("charge", "corrected_charge"))
+    assert (charged, corrected) == (100 / 1e9, 70 / 1e9)
+    tokens = tuple(sorted((*labels, ("kind", "output"))))
+    assert (found["penstock_tokens_total", tokens], found["penstock_corrected_tokens_total", tokens]) == (25, 0)
+    for name in ("penstock_requests_total", "penstock_request_duration_seconds_count"):
+        assert {key: value for key, value in found.items() if key[0] == name} == {
+            key: value for key, value in before.items() if key[0] == name
+        }

@@ -1,14 +1,18 @@
 """Background responses: charged as held until their end reports the usage, which is booked once."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.dialects import responses
+from gateway.dialects import passthrough, responses
+from gateway.dialects.stored_objects import ResponseEnd
+from gateway.pipeline import background
+from gateway.sessions import ladder
 from gateway.simulator.playbook import CALLER, SSE_HEADERS, Playbook, UpstreamAnswer
-from gateway.values.errors import BrokenResponse, CallerDisconnected
-from gateway.values.request import HeaderHints
+from gateway.values.errors import BrokenResponse, CallerDisconnected, NotFound
+from gateway.values.request import Caller, HeaderHints
 from tests.snapshots import snapshot
 
 # Shapes as OpenAI's API sends them (cassettes of pydantic-ai, test_background_mode_*, February 2026): `usage` is null
@@ -85,3 +89,155 @@ async def test_a_background_response_that_ends_at_once_is_charged_exactly():
     book = Playbook(snapshot(), [UpstreamAnswer(body=[json.dumps(response("completed", USAGE)).encode()])])
     await ask(book)
     assert (book.ledger_entries[0].usage_basis, book.ledger_entries[0].charge_nusd) == ("exact", CHARGE_NUSD)
+
+
+async def poll(book: Playbook, answer: bytes | UpstreamAnswer, path: str = "/responses/resp_1", **caller: Any) -> Any:
+    book.upstream_script.append(answer if isinstance(answer, UpstreamAnswer) else UpstreamAnswer(body=[answer]))
+    request = passthrough.parse("POST" if path.endswith("/cancel") else "GET", path, "", b"", "openai")
+    return await book.pipeline.serve(request, Caller(**{"key": "k1", "team": "research", **caller}), HeaderHints(), book.caller_stream)  # fmt: skip
+
+
+async def started_book(config: str = "") -> Playbook:
+    """A playbook with a background response that was charged as held."""
+    book = Playbook(snapshot(more=config), [UpstreamAnswer(body=[json.dumps(response("queued")).encode()])])
+    await ask(book)
+    return book
+
+
+@pytest.mark.parametrize(
+    "status, usage, charge",
+    [
+        ("completed", USAGE, CHARGE_NUSD),
+        ("incomplete", USAGE, CHARGE_NUSD),
+        ("cancelled", USAGE, CHARGE_NUSD),
+        ("failed", USAGE, CHARGE_NUSD),
+        ("failed", None, 0),
+        ("cancelled", None, None),
+        ("completed", None, None),
+        ("in_progress", USAGE, None),
+    ],
+    ids=[
+        "completed", "cut at its limit", "cancelled with usage", "failed with usage", "failed without usage costs nothing",
+        "cancelled without usage stays as held", "without usage stays as held", "not ended",
+    ],
+)  # fmt: skip
+async def test_the_end_of_a_response_decides_what_it_costs(status, usage, charge):
+    book = await started_book("budgets: {money: {limit: {usd: 1}, window: day}}")
+    held = book.ledger_entries[0].charge_nusd
+    (line,) = book.budget_lines()
+    for path in ("/responses/resp_1", "/responses/resp_1/cancel", "/responses/resp_1"):
+        await poll(book, json.dumps(response(status, usage)).encode(), path)
+    expected = held if charge is None else charge
+    assert book.budget_accounts.balance(line, now=book.clock.seconds)[0] == expected
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == expected
+    corrections = [entry for entry in book.ledger_entries if entry.outcome == "corrected"]
+    assert len(corrections) == (0 if charge is None else 1)
+
+
+async def test_a_correction_has_the_time_and_the_groups_of_the_response():
+    book = await started_book()
+    (original,) = book.ledger_entries
+    book.clock.seconds += 3600
+    await poll(book, json.dumps(response("completed", USAGE)).encode())
+    correction = next(entry for entry in book.ledger_entries if entry.outcome == "corrected")
+    same = (
+        "at_ms",
+        "window_ms",
+        "duration_ms",
+        "key",
+        "team",
+        "session",
+        "route",
+        "deployment",
+        "task_type",
+        "request_id",
+    )
+    assert [getattr(correction, name) for name in same] == [getattr(original, name) for name in same]
+    assert (correction.id, correction.final, correction.usage_basis) == (f"{original.id}.usage", 0, "exact")
+    for name, value in (("input_tokens", 15), ("output_tokens", 9), ("charge_nusd", CHARGE_NUSD)):
+        assert getattr(original, name) + getattr(correction, name) == value
+    assert original.energy_mj_mid + correction.energy_mj_mid > 0
+    assert book.sessions.session_count == 1
+
+
+async def test_another_responses_end_is_not_booked():
+    book = await started_book()
+    await poll(book, json.dumps({**response("completed", USAGE), "id": "resp_2"}).encode())
+    await poll(book, json.dumps({**response("completed", USAGE), "object": "list"}).encode())
+    assert not [entry for entry in book.ledger_entries if entry.outcome == "corrected"]
+
+
+async def test_a_stream_that_reports_the_end_is_booked_though_its_reader_disconnects():
+    book = await started_book()
+    end = event("response.completed", 4, response=response("completed", USAGE))
+    book.caller_stream.disconnect_after_bytes = 1
+    with pytest.raises(CallerDisconnected):
+        await poll(book, UpstreamAnswer(headers=SSE_HEADERS, body=[OPENING[0], end]), "/responses/resp_1?stream=true")
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == CHARGE_NUSD
+
+
+async def test_the_stream_of_a_failed_response_is_no_failed_attempt():
+    book = await started_book()
+    end = event("response.failed", 4, response=response("failed", error={"code": "server_error", "message": "no"}))
+    await poll(book, UpstreamAnswer(headers=SSE_HEADERS, body=[OPENING[0] + end]), "/responses/resp_1?stream=true")
+    assert book.caller_stream.written == OPENING[0] + end
+    assert [entry.outcome for entry in book.ledger_entries] == ["completed", "completed", "corrected"]
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == 0
+
+
+async def test_the_opening_of_a_background_stream_is_sent_at_once_and_never_asked_for_twice():
+    upstream = UpstreamAnswer(headers=SSE_HEADERS, body=[OPENING[0], BrokenResponse("reset")])
+    book = Playbook(snapshot(), [upstream])
+    body = json.dumps({"model": "auto", "input": "x", "background": True, "stream": True}).encode()
+    await book.pipeline.serve(responses.parse(body), CALLER, HeaderHints(), book.caller_stream)
+    assert len(book.upstream_calls) == 1
+    assert book.caller_stream.written.startswith(OPENING[0])
+    assert b"response.failed" not in book.caller_stream.written, "the response has not failed"
+    assert [entry.outcome for entry in book.ledger_entries] == ["cut"]
+
+
+@pytest.mark.parametrize("fault", ["response.failed", "error"])
+async def test_a_background_response_that_fails_at_once_may_be_served_by_another_deployment(fault):
+    error = {"code": "server_error", "message": "no"}
+    failed = OPENING[0] + event("response.failed", 1, response=response("failed", error=error))
+    end = event("response.completed", 4, response=response("completed", USAGE))
+    opening = event("error", 0, error=error) if fault == "error" else failed
+    first = UpstreamAnswer(headers=SSE_HEADERS, body=[opening])
+    book = Playbook(snapshot(), [first, UpstreamAnswer(headers=SSE_HEADERS, body=[OPENING[0], end])])
+    body = json.dumps({"model": "auto", "input": "x", "background": True, "stream": True}).encode()
+    await book.pipeline.serve(responses.parse(body), CALLER, HeaderHints(), book.caller_stream)
+    assert book.caller_stream.written == OPENING[0] + end
+    assert book.ledger_entries[0].charge_nusd == 0
+
+
+async def test_a_poll_that_fails_leaves_the_session_and_the_charge_alone():
+    book = await started_book()
+    held, session = book.ledger_entries[0].charge_nusd, book.ledger_entries[0].session
+    answer = await poll(book, UpstreamAnswer(status=404, body=[b'{"error":{"message":"gone"}}']))
+    assert answer.status == 404
+    assert [entry.session for entry in book.ledger_entries] == [session, session]
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == held
+
+
+async def test_the_poll_of_another_tenant_is_not_found():
+    book = await started_book()
+    for caller in ({"key": "k2"}, {"org": "other"}):
+        with pytest.raises(NotFound):
+            await poll(book, b"{}", **caller)
+
+
+async def test_a_stopped_session_may_poll_and_cancel():
+    book = await started_book()
+    session = book.sessions.get("k1", book.ledger_entries[0].session)
+    assert session is not None
+    ladder.kill_session(session, id="x", at=book.clock.seconds, note="")
+    answer = await poll(book, json.dumps(response("cancelled")).encode(), "/responses/resp_1/cancel")
+    assert answer.status == 200
+
+
+async def test_a_response_of_a_removed_deployment_stays_charged_as_held():
+    book = await started_book()
+    (original,) = book.ledger_entries
+    others = {name: each for name, each in book.snapshot.deployments.items() if name != "small"}
+    end = ResponseEnd(id="resp_1", status="completed", document=response("completed", USAGE))
+    assert background.correction(replace(book.snapshot, deployments=others), original, end) is None

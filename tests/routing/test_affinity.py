@@ -68,6 +68,18 @@ def test_affinity_names_the_providers_that_can_read_the_history(dialect, body, m
     assert affinity.providers == providers
 
 
+def test_files_are_read_where_they_are_known_to_be():
+    route = make_snapshot().routes["all"]
+    (affinity,) = affinities_of(PARSERS["messages"](FILE), route, last_provider="a", origins=(), file_origins={"b"})
+    assert (affinity.cause, affinity.providers) == ("file ids", frozenset({"b"}))
+    search = PARSERS["responses"](
+        b'{"model":"all","input":"x","tools":[{"type":"file_search","vector_store_ids":["v"]}]}'
+    )
+    assert affinities_of(search, route, last_provider="", origins=()) == ()
+    (affinity,) = affinities_of(search, route, last_provider="", origins=(), file_origins={"o"})
+    assert affinity.providers == frozenset({"o"})
+
+
 def test_embeddings_are_bound_to_their_model():
     request = PARSERS["embeddings"](b'{"model":"all","input":"x"}')
     (affinity,) = affinities_of(request, make_snapshot().routes["all"], last_provider="", origins=())

@@ -258,3 +258,28 @@ async def test_keys_and_versions_are_required(sim, path, headers, status):
         document = await answer.json()
     assert answer.status == status
     assert status == 200 or document["error"]["message"]
+
+
+async def test_background_responses_are_polled_streamed_and_cancelled_by_the_real_client(sim):
+    async with sim(strict=True) as at:
+        responses = at.openai.responses
+        first = await responses.create(model="m", input='[[sim {"polls": 2}]]', background=True)
+        statuses = [(await responses.retrieve(first.id)).status for _ in range(3)]
+        assert (first.status, statuses) == ("queued", ["in_progress", "in_progress", "completed"])
+        assert (await responses.retrieve(first.id)).usage.output_tokens > 0
+        assert (await responses.cancel(first.id)).status == "completed", "too late"
+        second = await responses.create(model="m", input="x", background=True)
+        for _ in range(2):
+            cancelled = await responses.cancel(second.id)
+            assert (cancelled.status, cancelled.usage) == ("cancelled", None)
+        stream = await responses.create(model="m", input="x", background=True, stream=True)
+        events = [event async for event in stream]
+        assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+        name, end = events[0].response.id, events[-1]
+        rest = [event async for event in await responses.retrieve(name, stream=True, starting_after=4)]
+        assert [event.sequence_number for event in rest] == list(range(5, end.sequence_number + 1))
+        assert rest[-1].response.usage == end.response.usage
+        whole = await responses.create(model="m", input="x")
+        for call in (responses.cancel(whole.id), responses.retrieve(whole.id, stream=True)):
+            with pytest.raises(openai.BadRequestError):
+                await call

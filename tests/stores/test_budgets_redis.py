@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.stores.budgets_redis import RedisBudgets
 from gateway.stores.redis_scripts import SingleNode
@@ -417,3 +418,47 @@ async def test_balances_and_grants_need_the_store(server: Server):
         with pytest.raises(Overloaded, match="retry with the same id"):
             await budgets.grant("acme", MONEY, Grant(id="g1", account="money", amount=500), fresh=True)
         assert budgets.is_failing and budgets.failures == 2
+
+
+async def test_corrections_are_booked_once_and_survive_a_restart_and_a_loss_of_data(server: Server):
+    async def spent(budgets: RedisBudgets) -> int:
+        return (await money(budgets))[0]
+
+    def restore(budgets: RedisBudgets, *changes: int) -> None:
+        for change in changes:
+            budgets.restore_spent("acme", MONEY, change, at=NOW)
+
+    async with replica(server, "one") as one, replica(server, "two") as two:
+        assert isinstance(await reserve(one, "a", lines=(MONEY,)), Reservation)
+        one.settle("a", amounts(nusd=90), now=NOW)
+        await one.flush()
+        two.correct([(MONEY, -60)], tenant="acme", at=NOW, now=NOW)
+        await two.flush()
+        assert await spent(one) == 30
+        two.correct([(MONEY, 5)], tenant="acme", at=NOW, now=NOW)
+        two.correct([(MONEY, -4)], tenant="acme", at=NOW, now=NOW)
+        await two.flush()
+        assert await spent(one) == 31
+        server.lose_data()
+        server.set_time(NOW)
+        await one.maintain(NOW)
+        await two.maintain(NOW)
+        assert await spent(one) == 31
+    async with replica(server, "one") as one, replica(server, "two") as two:
+        restore(one, 90)
+        restore(two, 5, -60, -4)
+        await one.maintain(NOW)
+        await two.maintain(NOW)
+        assert await spent(two) == 31, "the totals of the ledger are the reported ones"
+        assert isinstance(await reserve(two, "b", lines=(MONEY,)), Reservation)
+        two.settle("b", amounts(nusd=90), now=NOW)
+        await two.flush()
+        assert await spent(two) == 121
+
+
+async def test_a_correction_of_an_ended_window_changes_nothing(server: Server):
+    ended = structs.replace(line("ended", Measure.nusd, 1000), resets_at=NOW)
+    async with replica(server) as budgets:
+        budgets.correct([(ended, -5)], tenant="acme", at=NOW - 9, now=NOW)
+        await budgets.flush()
+        assert await budgets.balance("acme", ended, now=NOW) == (0, 0, 0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gateway.stores.journal import Journal
 from gateway.values.errors import Overloaded
@@ -143,3 +144,11 @@ def test_a_probe_reports_whether_a_line_can_be_written_and_leaves_no_record(tmp_
     assert recovered_ids(tmp_path) == ["a"]
     journal.close()
     assert not journal.probe_writable()
+
+
+def test_a_call_that_was_open_at_a_kill_keeps_the_id_of_its_response(tmp_path: Path):
+    journal = started_journal(tmp_path)
+    journal.append_hold(hold("a"))
+    journal.append_hold(structs.replace(hold("a"), object_ids="resp_1"))
+    (recovered,) = Journal(tmp_path).recover()
+    assert (recovered.outcome, recovered.usage_basis, recovered.object_ids) == ("expired", "estimated", "resp_1")

@@ -11,6 +11,7 @@ from gateway.exporters import grouped_export
 from gateway.stores.events_sqlite import AuditEvent, SqliteAuditEvents
 from gateway.stores.ledger_sqlite import SqliteLedger
 from gateway.stores.metered_energy_sqlite import SqliteMeteredEnergy
+from gateway.values.ledger_entry import AMOUNT_COLUMNS, correction_entry
 from gateway.values.quality import SHADOW_KEY
 from tests.stores.records import NOW, NOW_MS, entry
 
@@ -240,3 +241,37 @@ def test_missing_columns_are_added_all_or_none(path: Path):
     store = SqliteLedger(path)
     assert [each.reference_carbon_ug for each in store.entries()] == [100]
     store.close()
+
+
+# --- corrections and stored objects
+
+
+def corrected(name: str, **differences: int):
+    estimate = entry(name, usage_basis="estimated", object_ids=f"resp_{name} cntr_{name}")
+    actual = {column: getattr(estimate, column) + differences.get(column, 0) for column in AMOUNT_COLUMNS}
+    return estimate, correction_entry(estimate, actual, "usage of the completed response")
+
+
+def test_a_correction_changes_the_sums_and_counts_as_nothing_else(store: SqliteLedger):
+    store.append([*corrected("a", charge_nusd=-40, output_tokens=5), entry("b", usage_basis="estimated", priced=0)])
+    (row,) = store.sum_by((), 0, END_MS)
+    assert (row["charge_nusd"], row["output_tokens"]) == (160, 2 * entry("x").output_tokens + 5)
+    assert (row["requests"], row["failed"], row["estimated_entries"], row["unpriced_entries"]) == (2, 0, 1, 1)
+    by_outcome = {row["outcome"]: row["charge_nusd"] for row in store.sum_by(("outcome",), 0, END_MS)}
+    assert by_outcome == {"completed": 200, "corrected": -40}
+
+
+def test_spend_has_what_was_taken_back_in_rows_of_its_own(store: SqliteLedger):
+    store.append([*corrected("a", charge_nusd=-40), *corrected("b", charge_nusd=7)])
+    rows = [amounts for _, _, amounts in store.iter_spent((), 0)]
+    calls, tokens = 2, 2 * ONE_CALL[1]
+    assert rows == [(207, tokens, calls, 140, 18), (-40, 0, 0, 0, 0)]
+
+
+def test_an_object_leads_to_the_entry_that_created_it(store: SqliteLedger):
+    estimate, correction = corrected("a")
+    store.append([estimate])
+    assert store.objects(["resp_a", "cntr_a", "resp_b"]) == {"resp_a": (estimate, False), "cntr_a": (estimate, False)}
+    store.append([correction, entry("c", object_ids="resp_a")])
+    assert store.objects(["resp_a"]) == {"resp_a": (estimate, True)}, "the first entry keeps its object"
+    assert store.has_entry(correction.id) and not store.has_entry("x")

@@ -98,3 +98,11 @@ def test_a_bucket_is_kept_until_it_has_left_the_window():
         totals.add("acme", ROLLING, 1, NOW)
         totals.prune(now=NOW + age)
         assert amounts(totals) == kept, age
+
+
+def test_what_is_taken_back_is_a_total_of_its_own_that_grows():
+    totals = ReplicaTotals()
+    totals.add("acme", MONEY, 40, NOW)
+    assert totals.add("acme", MONEY, -10, NOW) == (MONEY, -10, NOW)
+    assert totals.add("acme", MONEY, -5, NOW) == (MONEY, -15, NOW)
+    assert amounts(totals) == {"money": [40, -15]}

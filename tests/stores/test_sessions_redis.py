@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.dialects.answer_fingerprint import AnswerFingerprint
 from gateway.sessions.replica_records import FIELDS_BY_EVENT, LINEAGE_FIELDS, adopt_record, to_record
@@ -14,7 +15,9 @@ from gateway.simulator.playbook import FakeClock
 from gateway.stores.redis_scripts import SingleNode
 from gateway.stores.sessions_redis import SharedSessions
 from gateway.values.session import SessionStop
+from gateway.values.stored_object import StoredObject
 from tests.budget_lines import NOW
+from tests.entries import ENTRY
 from tests.stores.servers import Server, Tasks, until
 
 ANSWER = AnswerFingerprint("I will look.", "call_00000001", 'bash{"cmd":"ls"}')
@@ -208,3 +211,42 @@ async def test_unusual_session_ids_round_trip(server: Server):
         assert await first.flush()
         found = await first.read_record("acme", "k1", name)
         assert found is not None and found["root"] == name
+
+
+STORED = StoredObject(
+    org="acme", key="k1", provider="far", deployment="frontier", route="auto", session="s", session_source="header",
+    root="s", created_at=NOW, unsettled=ENTRY,
+)  # fmt: skip
+
+
+async def test_objects_are_known_to_every_replica(server: Server):
+    async with replica(server) as first, replica(server) as second:
+        first.publish_object("resp_1", STORED, is_lasting=True, is_new=False)
+        first.publish_object("file {1}\n", structs.replace(STORED, unsettled=None), is_lasting=False, is_new=True)
+        await first.flush()
+        found = await second.read_objects(["resp_1", "file {1}\n", "unknown"])
+        assert found == {"resp_1": STORED, "file {1}\n": structs.replace(STORED, unsettled=None)}
+        second.publish_object("resp_1", structs.replace(STORED, key="k2"), is_lasting=True, is_new=True)
+        await second.flush()
+        assert (await first.read_objects(["resp_1"]))["resp_1"].key == "k1", "a known id keeps its owner"
+
+
+async def test_only_the_first_replica_books(server: Server):
+    async with replica(server) as first, replica(server) as second:
+        assert await first.claim_booking("resp_1", "one") == "one"
+        assert await second.claim_booking("resp_1", "two") == "one"
+        assert await first.claim_booking("resp_1", "one") == "one"
+        server.kill()
+        assert await first.claim_booking("resp_2", "one") is None
+        assert await first.read_objects(["resp_1"]) == {}
+
+
+async def test_an_object_of_another_version_is_ignored(server: Server, caplog: pytest.LogCaptureFixture):
+    async with replica(server) as shared:
+        shared.publish_object("resp_1", STORED, is_lasting=True, is_new=False)
+        await shared.flush()
+        with server.client() as client:
+            (key,) = client.keys("penstock:object:*")
+            client.set(key, b'{"org": 7}')
+        assert await shared.read_objects(["resp_1"]) == {}
+        assert "shared_object_unreadable" in caplog.text

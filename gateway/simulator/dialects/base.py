@@ -110,6 +110,10 @@ class SimulatedDialect:
         """ "METHOD /path/{id}" -> handler of requests without a body."""
         return {}
 
+    def resource_stream(self, id: str, after: int) -> bytes | ApiError:
+        """The events of a stored answer from the one `after` that number on."""
+        return ApiError(message="Unknown parameter: 'stream'.", openai_code="unknown_parameter", param="stream")
+
     def response_headers(self, number: int) -> dict[str, str]:
         """Headers of each answer."""
         return {"x-request-id": self.response_id(number), **_OPENAI_HEADERS}

@@ -41,7 +41,11 @@ _ECHOED_DEFAULTS: dict[str, Any] = {
 
 
 class Responses(SimulatedDialect):
-    """POST /v1/responses; responses are stored unless `store` is false."""
+    """POST /v1/responses; responses are stored unless `store` is false.
+
+    A background response ends after it was read a number of times, whether or not its stream is read to the end
+    (https://platform.openai.com/docs/guides/background, July 2026).
+    """
 
     name = "responses"
     supports_streaming = True
@@ -52,6 +56,9 @@ class Responses(SimulatedDialect):
         # A response's id -> (the response, all items up to its own); an item's id -> the item.
         self.stored_responses: OrderedDict[str, tuple[Body, list[Body]]] = OrderedDict()
         self._stored_items: OrderedDict[str, Body] = OrderedDict()
+        # Background responses: how often they are read before they end, and the events of those that were streamed.
+        self._polls_left: dict[str, int] = {}
+        self._events: dict[str, list[bytes]] = {}
 
     def validation_errors(self, body: Body, headers: Mapping[str, str]) -> Iterator[ApiError]:
         """Unknown parameters, then wrong shapes."""
@@ -112,31 +119,58 @@ class Responses(SimulatedDialect):
         """A response, which is stored."""
         response = self._response_body(answer, self._output_items(answer))
         self._store(answer, response)
-        return response
+        return _unfinished(response, "queued") if answer.body.get("background") else response
 
     def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
         """The sequence of events; the response is stored when complete."""
         output = self._output_items(answer)
-        started = {
-            **self._response_body(answer, []),
-            "status": "in_progress",
-            "usage": None,
-            "incomplete_details": None,
-        }
         completed = self._response_body(answer, output)
-        yield from responses_stream.events(started, output, completed)
+        started = _unfinished(completed, "in_progress")
+        queued = _unfinished(completed, "queued") if answer.body.get("background") else None
+        events = list(responses_stream.events(started, output, completed, queued))
+        yield from events
         self._store(answer, completed)
+        if queued is not None:
+            self._events[completed["id"]] = [event for event, _ in events]
 
     def resource_routes(self) -> dict[str, ResourceHandler]:
-        """A stored response, its input items, and deletion."""
+        """A stored response, its input items, cancellation and deletion."""
         return {
             "GET /v1/responses": lambda id, _: ApiError(status=426, message="Upgrade Required"),
-            "GET /v1/responses/{id}": lambda id, _: (
-                self.stored_responses[id][0] if id in self.stored_responses else _response_not_found(id)
-            ),
+            "GET /v1/responses/{id}": self._retrieve,
+            "POST /v1/responses/{id}/cancel": self._cancel,
             "GET /v1/responses/{id}/input_items": self._input_items,
             "DELETE /v1/responses/{id}": self._delete,
         }
+
+    def resource_stream(self, id: str, after: int) -> bytes | ApiError:
+        """The events of a background response from the one `after` that number on; it has ended by then."""
+        if id not in self._events:
+            return ApiError(message=f"Response with id '{id}' was not created with stream=true.")
+        self._polls_left[id] = 0
+        return b"".join(self._events[id][after + 1 :])
+
+    def _retrieve(self, id: str, anthropic: bool) -> Body | ApiError:
+        if id not in self.stored_responses:
+            return _response_not_found(id)
+        response, polls_left = self.stored_responses[id][0], self._polls_left.get(id, 0)
+        if not polls_left:
+            return response
+        self._polls_left[id] = polls_left - 1
+        return _unfinished(response, "in_progress")
+
+    def _cancel(self, id: str, anthropic: bool) -> Body | ApiError:
+        """The cancelled response, whose usage is not reported; one that has ended stays as it is."""
+        if id not in self.stored_responses:
+            return _response_not_found(id)
+        response, items = self.stored_responses[id]
+        if not response["background"]:
+            return ApiError(message="Cannot cancel a synchronous response.")
+        if self._polls_left.get(id, 0):
+            self._polls_left[id] = 0
+            response = _unfinished(response, "cancelled")
+            self.stored_responses[id] = response, items
+        return response
 
     def _input_items(self, id: str, anthropic: bool) -> Body | ApiError:
         if id not in self.stored_responses:
@@ -210,7 +244,9 @@ class Responses(SimulatedDialect):
         return {**item, "namespace": call.namespace} if call.namespace else item
 
     def _store(self, answer: AnswerContent, response: Body) -> None:
-        if answer.body.get("store") is False:
+        if answer.body.get("background"):
+            self._polls_left[response["id"]] = answer.reply.polls
+        elif answer.body.get("store") is False:
             return
         self.stored_responses[response["id"]] = (response, self._all_items(answer.body) + response["output"])
         if len(self.stored_responses) > _MAX_STORED:
@@ -231,6 +267,11 @@ class Responses(SimulatedDialect):
             for item in _as_items(body.get("input"))
         )
         return [*self._previous_items(body), *own]
+
+
+def _unfinished(response: Body, status: str) -> Body:
+    """The response before its end."""
+    return {**response, "status": status, "output": [], "usage": None, "incomplete_details": None}
 
 
 def _response_not_found(id: str) -> ApiError:

@@ -25,15 +25,19 @@ _EMPTY_ITEM_FIELDS: dict[str, Body] = {
 _UnnumberedEvent = tuple[str, Body, bool]
 
 
-def events(started: Body, output: list[Body], completed: Body) -> Iterator[PacedEvent]:
-    """Numbered events from response.created to the terminal one."""
+def events(started: Body, output: list[Body], completed: Body, queued: Body | None = None) -> Iterator[PacedEvent]:
+    """Numbered events from response.created to the terminal one; a background response is `queued` at first."""
     numbers = itertools.count()
-    for kind, fields, token in _unnumbered_events(started, output, completed):
+    for kind, fields, token in _unnumbered_events(started, output, completed, queued):
         yield sse_named({"type": kind, "sequence_number": next(numbers), **fields}), token
 
 
-def _unnumbered_events(started: Body, output: list[Body], completed: Body) -> Iterator[_UnnumberedEvent]:
-    yield "response.created", {"response": started}, False
+def _unnumbered_events(
+    started: Body, output: list[Body], completed: Body, queued: Body | None
+) -> Iterator[_UnnumberedEvent]:
+    yield "response.created", {"response": queued or started}, False
+    if queued is not None:
+        yield "response.queued", {"response": queued}, False
     yield "response.in_progress", {"response": started}, False
     for index, item in enumerate(output):
         empty_fields = _EMPTY_ITEM_FIELDS[item["type"]]
