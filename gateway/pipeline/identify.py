@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from ..dialects import CONVERSATION_DIALECTS, responses
+from ..dialects.stored_objects import ResponseEnd
 from ..sessions import caps, ladder
 from ..sessions.body_session_id import safe_session_id, session_in_body
 from ..sessions.end_users import UserLimiter, parse_user
@@ -317,7 +318,8 @@ class Identifier:
     def record_start(self, context: RequestContext, progress: AttemptProgress, answer_id: str) -> None:
         """Record where a background response runs, before its end: it may be cancelled while it is streamed."""
         tokens = context.features.input_tokens + progress.attempt.output_tokens_max
-        self._add_origin(answer_id, self._origin(context, progress, tokens=tokens))
+        origin = structs.replace(self._origin(context, progress, tokens=tokens), is_open=True)
+        self._add_origin(answer_id, origin)
 
     def record_origin(
         self, context: RequestContext, progress: AttemptProgress, entry: LedgerEntry, item_ids: Sequence[str]
@@ -377,10 +379,19 @@ class Identifier:
         """Whether the origin of this object is known in this process."""
         return self._origins.get(name, now=self._clock.now()) is not None
 
-    def unsettled_entry(self, name: str) -> LedgerEntry | None:
-        """The ledger entry of a response whose usage its provider has not reported yet."""
-        origin = self._origins.get(name, now=self._clock.now())
+    def unsettled_entry(self, end: ResponseEnd) -> LedgerEntry | None:
+        """The ledger entry of the response that has ended, where that did not count its usage.
+
+        While its call is open there is none yet: the end is remembered until then.
+        """
+        origin = self._origins.get(end.id, now=self._clock.now())
+        if origin is not None and origin.is_open:
+            self._origins.add_early_end(end)
         return origin.unsettled if origin is not None else None
+
+    def early_end(self, answer_id: str) -> ResponseEnd | None:
+        """The end of a response that was read before its own call ended, once."""
+        return self._origins.take_early_end(answer_id)
 
     def record_correction(self, name: str, correction: LedgerEntry | None) -> bool:
         """Record that a response's usage was booked, here or (None) at another replica; False if it was before."""

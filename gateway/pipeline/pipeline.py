@@ -455,7 +455,8 @@ class Pipeline:
                 final=not isinstance(result, FailedAttempt)
                 or (following is None and not position.has_unverified_answer),
             )
-            booking = self._start_booking(context, progress) if context.is_lookup else None
+            may_book = context.is_lookup or (context.request.is_background and progress.object_ids)
+            booking = self._start_booking(context, progress) if may_book else None
         if booking is not None:
             await booking
         if progress.object_ids and (context.request.is_background or context.request.passthrough is not None):
@@ -542,8 +543,11 @@ class Pipeline:
 
     def _start_booking(self, context: RequestContext, progress: AttemptProgress) -> Awaitable[None] | None:
         """Book the usage of a background response whose end an answer reports, once among all replicas."""
-        end = background.reported_end(context, progress)
-        entry = self._identifier.unsettled_entry(end.id) if end is not None else None
+        if context.is_lookup:
+            end = background.reported_end(context, progress)
+        else:
+            end = self._identifier.early_end(progress.object_ids[0])
+        entry = self._identifier.unsettled_entry(end) if end is not None else None
         if end is None or entry is None:
             return None
         correction = background.correction(context.snapshot, entry, end)

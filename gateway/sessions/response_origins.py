@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 from msgspec import structs
 
+from ..dialects.stored_objects import ResponseEnd
 from ..values.base import Value
 from ..values.ledger_entry import LedgerEntry
 from ..values.stored_object import StoredObject
@@ -23,6 +24,8 @@ TRANSCRIPT_SECONDS = 3600.0
 # Ids that were looked for everywhere and not found: how many are remembered, and for how many seconds. A history repeats
 # them with every request.
 _UNKNOWN_MAX, UNKNOWN_SECONDS = 10_000, 30.0
+# Ends of responses that are remembered until their own stream has ended, too.
+_EARLY_ENDS_MAX = 100
 
 
 class ResponseOrigin(Value, frozen=True, kw_only=True):
@@ -39,6 +42,7 @@ class ResponseOrigin(Value, frozen=True, kw_only=True):
     org: the tenant.
     output_tokens: tokens of the answer itself.
     unsettled: the answer's ledger entry while the provider may still report its usage, else None.
+    is_open: the call that started the response has not ended.
     is_adopted: from another replica, or from before the restart: `session` does not count the answer.
     """
 
@@ -54,6 +58,7 @@ class ResponseOrigin(Value, frozen=True, kw_only=True):
     org: str = "default"
     output_tokens: int = 0
     unsettled: LedgerEntry | None = None
+    is_open: bool = False
     is_adopted: bool = False
 
     def to_stored(self) -> StoredObject:
@@ -102,6 +107,7 @@ class ResponseOrigins:
         self._transcript_bytes: OrderedDict[str, int] = OrderedDict()
         self._transcript_bytes_total = 0
         self._unknown_until: OrderedDict[str, float] = OrderedDict()
+        self._early_ends: OrderedDict[str, ResponseEnd] = OrderedDict()
 
     def add(self, name: str, origin: ResponseOrigin) -> None:
         """Record the origin of an answer; one with an oversized transcript is not kept."""
@@ -140,6 +146,16 @@ class ResponseOrigins:
     def is_unknown(self, name: str, *, now: float) -> bool:
         """Whether the id was known nowhere a while ago."""
         return now < self._unknown_until.get(name, 0.0)
+
+    def add_early_end(self, end: ResponseEnd) -> None:
+        """Remember an end that was read while the call that started the response was still open."""
+        self._early_ends[end.id] = end
+        if len(self._early_ends) > _EARLY_ENDS_MAX:
+            self._early_ends.popitem(last=False)
+
+    def take_early_end(self, name: str) -> ResponseEnd | None:
+        """The end that was remembered, which it no longer is afterwards."""
+        return self._early_ends.pop(name, None)
 
     def take_unsettled(self, name: str) -> ResponseOrigin | None:
         """The origin with its unsettled entry, which it no longer has afterwards; None without one."""

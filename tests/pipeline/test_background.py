@@ -167,6 +167,26 @@ async def test_another_responses_end_is_not_booked():
     assert not [entry for entry in book.ledger_entries if entry.outcome == "corrected"]
 
 
+async def test_an_end_that_is_read_while_its_own_stream_is_open_is_booked_when_that_breaks_off():
+    book = Playbook(snapshot(), [])
+    end = json.dumps(response("completed", USAGE)).encode()
+
+    class Polled(UpstreamAnswer):
+        """Its stream is read elsewhere to the end before it breaks off."""
+
+        async def read_chunk(self) -> bytes:
+            if len(self.body) == 1:
+                await poll(book, end)
+            return await super().read_chunk()
+
+    book.upstream_script.append(Polled(headers=SSE_HEADERS, body=[*OPENING, BrokenResponse("reset")]))
+    await ask(book, stream=True)
+    assert [entry.outcome for entry in book.ledger_entries] == ["completed", "cut", "corrected"]
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == CHARGE_NUSD
+    await poll(book, end)
+    assert sum(entry.charge_nusd for entry in book.ledger_entries) == CHARGE_NUSD
+
+
 async def test_a_stream_that_reports_the_end_is_booked_though_its_reader_disconnects():
     book = await started_book()
     end = event("response.completed", 4, response=response("completed", USAGE))
