@@ -66,15 +66,15 @@ class IdentifiedRequest(Value, frozen=True, kw_only=True):
 
     @property
     def is_lookup(self) -> bool:
-        """Whether it reads, cancels or deletes an object of the caller.
+        """Whether it is about an object of the caller and free: it reads, cancels or deletes that, for example.
 
-        That costs nothing, and may end what does: no limit refuses it.
+        It costs nothing, and may end what does: no limit refuses it.
         """
         return is_lookup(self.request, self.references)
 
 
 def is_lookup(request: Request, references: ReferencedObjects) -> bool:
-    """Whether a request reads, cancels or deletes an object of the caller."""
+    """Whether a request is about an object of the caller, named in its path, and free of charge."""
     return references.target is not None and request.passthrough is not None and request.passthrough.is_free
 
 
@@ -122,7 +122,7 @@ class RequestContext(Value, frozen=True, kw_only=True):
     deferral: how long the request may wait for lower carbon intensity; None: not at all
     deferred_wait: how long it waited; None: it did not
     object_origin: origin of the stored object that the path names, None where none is named or known
-    is_lookup: it reads, cancels or deletes that object, which no limit refuses
+    is_lookup: it is about that object and free: no limit refuses it
     """
 
     request_id: str

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..stores.ledger_sqlite import SqliteLedger
+from ..stores.ledger_sqlite import LedgerReader
 from ..values.errors import Overloaded
 from ..values.stored_object import StoredObject, object_of_entry
 from .budgets import replica_id
@@ -42,7 +43,10 @@ class StoredObjects:
         found = dict(await self._shared.read_objects(names)) if self._shared is not None else {}
         missing = [name for name in names if name not in found]
         if missing:
-            found |= await asyncio.to_thread(self._read_ledger, missing)
+            try:
+                found |= await asyncio.to_thread(self._read_ledger, missing)
+            except sqlite3.Error as error:
+                log.error("ledger_lookup_failed error=%s", error)
         if (
             must_know
             and self._shared is not None
@@ -102,13 +106,12 @@ class StoredObjects:
                 ended.set_result(None)
 
     def _read_ledger(self, names: Sequence[str]) -> dict[str, StoredObject]:
-        # A separate connection: the ledger's own is used by its writer only.
-        with closing(SqliteLedger(self._ledger_path)) as ledger:
+        with closing(LedgerReader(self._ledger_path)) as ledger:
             return {
                 name: object_of_entry(entry, is_unsettled=entry.usage_basis == "estimated" and not is_corrected)
                 for name, (entry, is_corrected) in ledger.objects(names).items()
             }
 
     def _is_written(self, entry_id: str) -> bool:
-        with closing(SqliteLedger(self._ledger_path)) as ledger:
+        with closing(LedgerReader(self._ledger_path)) as ledger:
             return ledger.has_entry(entry_id)

@@ -261,6 +261,29 @@ class SqliteLedger:
             if any(taken_back):
                 yield row[:count], row[count], taken_back
 
+    def newest_output_tokens(self, limit: int) -> list[tuple[str, str, int]]:
+        """(task type, model, output tokens) of the newest complete answers, oldest first."""
+        rows = self._db.execute(
+            "SELECT task_type, model, output_tokens FROM entries WHERE outcome = 'completed' AND usage_basis = 'exact'"
+            " AND code = '' ORDER BY at_ms DESC LIMIT ?",
+            (limit,),
+        )
+        return list(reversed(rows.fetchall()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+class LedgerReader:
+    """Looks entries up in a ledger file that another connection writes; never creates the file.
+
+    Raises sqlite3.Error, also where there is no file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
+
     def objects(self, names: Sequence[str]) -> dict[str, tuple[LedgerEntry, bool]]:
         """By id of an object: the entry of the call that created it, and whether a correction of it was booked."""
         columns = ", ".join(f"entries.{name}" for name in _COLUMNS)
@@ -274,15 +297,6 @@ class SqliteLedger:
     def has_entry(self, entry_id: str) -> bool:
         """Whether the entry with this id is written."""
         return self._db.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchone() is not None
-
-    def newest_output_tokens(self, limit: int) -> list[tuple[str, str, int]]:
-        """(task type, model, output tokens) of the newest complete answers, oldest first."""
-        rows = self._db.execute(
-            "SELECT task_type, model, output_tokens FROM entries WHERE outcome = 'completed' AND usage_basis = 'exact'"
-            " AND code = '' ORDER BY at_ms DESC LIMIT ?",
-            (limit,),
-        )
-        return list(reversed(rows.fetchall()))
 
     def close(self) -> None:
         """Close the connection."""

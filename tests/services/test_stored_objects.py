@@ -39,6 +39,7 @@ def write(folder: Path, *entries) -> None:
 
 def made(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
+    write(folder)
     return folder
 
 
@@ -136,3 +137,11 @@ async def test_without_the_store_nothing_is_booked_and_an_unknown_path_is_not_gu
         with pytest.raises(Overloaded):
             await objects.find(["resp_2"], must_know=True)
         assert await objects.find(["resp_2"], must_know=False) == {}
+
+
+async def test_a_ledger_that_cannot_be_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    async with replica(tmp_path) as objects:
+        (tmp_path / "ledger.sqlite").unlink()
+        assert await objects.find(["resp_1"], must_know=True) == {}
+    assert "ledger_lookup_failed" in caplog.text
+    assert not (tmp_path / "ledger.sqlite").exists(), "a lookup begins no new ledger"

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.exporters import grouped_export
 from gateway.stores.events_sqlite import AuditEvent, SqliteAuditEvents
-from gateway.stores.ledger_sqlite import SqliteLedger
+from gateway.stores.ledger_sqlite import LedgerReader, SqliteLedger
 from gateway.stores.metered_energy_sqlite import SqliteMeteredEnergy
 from gateway.values.ledger_entry import AMOUNT_COLUMNS, correction_entry
 from gateway.values.quality import SHADOW_KEY
@@ -268,10 +268,18 @@ def test_spend_has_what_was_taken_back_in_rows_of_its_own(store: SqliteLedger):
     assert rows == [(207, tokens, calls, 140, 18), (-40, 0, 0, 0, 0)]
 
 
-def test_an_object_leads_to_the_entry_that_created_it(store: SqliteLedger):
+def test_an_object_leads_to_the_entry_that_created_it(store: SqliteLedger, path: Path):
     estimate, correction = corrected("a")
     store.append([estimate])
-    assert store.objects(["resp_a", "cntr_a", "resp_b"]) == {"resp_a": (estimate, False), "cntr_a": (estimate, False)}
+    reader = LedgerReader(path)
+    assert reader.objects(["resp_a", "cntr_a", "resp_b"]) == {"resp_a": (estimate, False), "cntr_a": (estimate, False)}
     store.append([correction, entry("c", object_ids="resp_a")])
-    assert store.objects(["resp_a"]) == {"resp_a": (estimate, True)}, "the first entry keeps its object"
-    assert store.has_entry(correction.id) and not store.has_entry("x")
+    assert reader.objects(["resp_a"]) == {"resp_a": (estimate, True)}, "the first entry keeps its object"
+    assert reader.has_entry(correction.id) and not reader.has_entry("x")
+    reader.close()
+
+
+def test_a_lookup_creates_no_ledger(path: Path):
+    with pytest.raises(sqlite3.OperationalError):
+        LedgerReader(path)
+    assert not path.exists()
