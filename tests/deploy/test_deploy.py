@@ -108,6 +108,13 @@ async def _send_traffic(gateway: Gateway) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     await post(200, session, messages=[*turns, {"role": "tool", "tool_call_id": "c1", "content": "fine"}])
+    background = {"model": "small", "input": "hi", "background": True}
+    url = f"{gateway.base_url}/v1/responses"
+    async with gateway.client.post(url, json=background, headers=AUTH_HEADERS) as answer:
+        name = (await answer.json())["id"]
+    for _ in range(2):
+        async with gateway.get(f"/v1/responses/{name}", headers=AUTH_HEADERS) as answer:
+            assert answer.status == 200, await answer.text()
     url = f"{gateway.base_url}/v1/sessions/run-1/feedback"
     async with gateway.client.post(url, json={"rating": 1}, headers=AUTH_HEADERS) as answer:
         assert answer.status == 200
