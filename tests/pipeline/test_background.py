@@ -9,7 +9,7 @@ import pytest
 from gateway.dialects import passthrough, responses
 from gateway.dialects.stored_objects import ResponseEnd
 from gateway.pipeline import background
-from gateway.sessions import ladder
+from gateway.sessions import caps, ladder
 from gateway.simulator.playbook import CALLER, SSE_HEADERS, Playbook, UpstreamAnswer
 from gateway.values.errors import BrokenResponse, CallerDisconnected, NotFound
 from gateway.values.request import Caller, HeaderHints
@@ -132,6 +132,21 @@ async def test_the_end_of_a_response_decides_what_it_costs(status, usage, charge
     assert sum(entry.charge_nusd for entry in book.ledger_entries) == expected
     corrections = [entry for entry in book.ledger_entries if entry.outcome == "corrected"]
     assert len(corrections) == (0 if charge is None else 1)
+
+
+async def test_the_caps_of_the_session_get_the_difference_back():
+    book = await started_book("sessions: {caps: {usd: 1}, caps_per_session: {tokens: 100000}}")
+    (original,) = book.ledger_entries
+    session = book.sessions.get("k1", original.session)
+    assert session is not None
+    session.own_caps = caps.parse_caps({"usd": 0.5})
+    await poll(book, json.dumps(response("completed", USAGE)).encode())
+    lines = {
+        line.name: line for line in caps.lines_at(book.snapshot.default_caps, session, "k1", now=book.clock.seconds)
+    }
+    spent = {name: book.budget_accounts.balance(line, now=book.clock.seconds)[0] for name, line in lines.items()}
+    assert spent == {"session-usd": CHARGE_NUSD, "each-tokens": 24, "run-usd": 0}, "own caps were set later: no account"
+    assert session.charge_nusd == CHARGE_NUSD
 
 
 async def test_a_correction_has_the_time_and_the_groups_of_the_response():
