@@ -74,7 +74,7 @@ def worst_case(
     """The most that a request can cost in nUSD: dearest input, all output, the dearest tier that may serve it.
 
     long_cache: the request may write to the one-hour cache
-    terms: what it asks for besides; a further call reads all input and output
+    terms: what it asks for besides; a further call without a bound reads all input and output
     """
     if terms is STANDARD_TERMS and not price_sheet.has_standing_axes:
         return divide_ceil(
@@ -215,7 +215,8 @@ def _further_calls_max(
         sheet = _sheet_of(price_sheet, call.model)
         if sheet is not None:
             output = call.output_tokens_max or sheet.output_tokens_max or output_tokens
-            scaled += call.calls_max * _dearest_tier(sheet, input_tokens + output_tokens, output, long_cache, terms)
+            read = call.input_tokens_max or input_tokens + output_tokens
+            scaled += call.calls_max * _dearest_tier(sheet, read, output, long_cache, terms)
     return scaled
 
 

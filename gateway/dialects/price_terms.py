@@ -32,15 +32,22 @@ _CALLER_TOOLS = frozenset({None, "", "function", "custom", "namespace", "local_s
 _CALLER_TOOL_PREFIXES = ("bash_", "text_editor_", "memory_", "computer", "tool_search_tool", "openrouter:datetime")
 
 
+# Calls of a tool without a limit of its own. Anthropic ends a loop of its tools after ten rounds (platform.claude.com,
+# server tools, 2026-11); OpenAI names no limit, its longest recorded answer had nine searches.
+TOOL_CALLS_MAX = 10
+
+
 class _ToolFacts(NamedTuple):
     """A tool that runs at the provider.
 
     unit: what is billed by the call, "" for nothing
     result_tokens: input tokens of one result
+    calls_max: calls where the request sets no limit
     """
 
     unit: str
     result_tokens: int
+    calls_max: int = TOOL_CALLS_MAX
 
 
 # Tokens of a result. Web search: 3,000 to 11,500, on average 6,600; code execution under 1,000, pictures and MCP calls
@@ -63,7 +70,8 @@ _TOOL_FACTS: tuple[tuple[str, _ToolFacts], ...] = (
     ("code_execution", _CODE_EXECUTION),
     ("code_interpreter", _CODE_EXECUTION),
     ("shell", _CODE_EXECUTION),
-    ("image_generation", _ToolFacts("", 4_000)),
+    # No recorded answer had more than one picture; four are a judgment.
+    ("image_generation", _ToolFacts("", 4_000, calls_max=4)),
     ("x_search", _ToolFacts("x_search", 8_000)),
     ("collections_search", _ToolFacts("collections_search", 16_000)),
     ("google_maps", _ToolFacts("maps_grounding", 2_000)),
@@ -72,16 +80,13 @@ _TOOL_FACTS: tuple[tuple[str, _ToolFacts], ...] = (
 # Of a tool that is not in the table: its own type is the unit, for which a price sheet may have a price.
 _UNKNOWN_RESULT_TOKENS = 8_000
 _VERSION = re.compile(r"[_-](?:\d{8}|preview|\d{4}[_-]\d{2}[_-]\d{2})+$")
-# Calls of a tool without a limit of its own. Anthropic ends a loop of its tools after ten rounds (platform.claude.com,
-# server tools, 2026-11); OpenAI names no limit, its longest recorded answer had nine searches.
-TOOL_CALLS_MAX = 10
 # A larger limit bounds nothing.
 _COUNT_MAX = 10_000
 _ADVISOR_PREFIXES = ("advisor", "openrouter:advisor")
 _IMAGE_TOOL = "image_generation"
 # Its model where the request names none, and the tokens of its largest picture with three previews
-# (platform.openai.com, image generation, 2026-08).
-_IMAGE_TOOL_MODEL, _IMAGE_OUTPUT_TOKENS = "gpt-image-1", 6_240 + 3 * 100
+# (platform.openai.com, image generation, 2026-08). The tokens of its prompt and of pictures to edit are a judgment.
+_IMAGE_TOOL_MODEL, _IMAGE_INPUT_TOKENS, _IMAGE_OUTPUT_TOKENS = "gpt-image-1", 10_000, 6_240 + 3 * 100
 # Of an advisor without `max_tokens`: 1,400 to 1,800 are typical (platform.claude.com, advisor tool, 2026-11).
 _ADVISOR_OUTPUT_TOKENS = 2_048
 _SEARCH_SIZES = ("low", "medium", "high")
@@ -212,7 +217,8 @@ class _Bounds:
         if not runs_at_provider(tool.type) or (tool.type == "shell" and not _runs_in_container(tool.environment)):
             return
         parameters = _parameters(tool)
-        calls = min(self._calls_max, _count(tool.max_uses or parameters.get("max_uses"), TOOL_CALLS_MAX))
+        facts = _facts_of(tool.type)
+        calls = min(self._calls_max, _count(tool.max_uses or parameters.get("max_uses"), facts.calls_max))
         if tool.type.startswith(_ADVISOR_PREFIXES):
             self._add_further(_advisor(tool, parameters, calls))
             return
@@ -223,17 +229,17 @@ class _Bounds:
                     model=_word(tool.model) or _IMAGE_TOOL_MODEL,
                     kind=_IMAGE_TOOL,
                     calls_max=calls,
+                    input_tokens_max=_IMAGE_INPUT_TOKENS,
                     output_tokens_max=_IMAGE_OUTPUT_TOKENS,
                 )
             )
-        facts = _facts_of(tool.type)
         self._add(facts.unit, _count(tool.max_content_tokens, facts.result_tokens), calls=calls)
         self._set_search_size(tool.search_context_size)
 
     def add_search(self, options: Any) -> None:
         """Count a search that runs once."""
         most = options.get("max_search_results", 1) if isinstance(options, dict) else 1
-        self._add(*_WEB_SEARCH, calls=_count(most, 1))
+        self._add(_WEB_SEARCH.unit, _WEB_SEARCH.result_tokens, calls=_count(most, 1))
         if isinstance(options, dict):
             self._set_search_size(options.get("search_context_size"))
 

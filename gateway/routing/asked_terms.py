@@ -87,6 +87,14 @@ def terms_at(
     )
 
 
+def usual_terms(terms: PriceTerms) -> PriceTerms:
+    """The terms of a usual call: each tool is called once, and no further model."""
+    if terms is STANDARD_TERMS:
+        return terms
+    once = tuple((unit, min(most, 1)) for unit, most in terms.server_tools)
+    return structs.replace(terms, server_tools=once, further_calls=())
+
+
 def added_tokens(terms: PriceTerms, input_tokens_max: int, output_tokens_max: int) -> tuple[int, int]:
     """(input, output) tokens that the provider's tools and calls of the same model may add to the answer's usage."""
     added_input, added_output = terms.tool_tokens_max, 0

@@ -15,6 +15,7 @@ from ..values.catalog import Deployment, PriceSheet
 from ..values.plan import Attempt, RequestFeatures
 from ..values.request import Request
 from ..values.units import divide_ceil
+from .asked_terms import usual_terms
 
 # Output limits are never lowered below this: the Responses API's minimum.
 _OUTPUT_TOKENS_MIN = 16
@@ -129,7 +130,7 @@ def with_usual_hold(attempt: Attempt, inputs: HoldInputs, lines: Sequence[Budget
             cached,
             output,
             long_cache=features.writes_long_cache,
-            terms=attempt.price_terms,
+            terms=usual_terms(attempt.price_terms),
         )
         money = min(money, price)
     if energy is not None and deployment.energy_models is not None:
@@ -225,7 +226,7 @@ def _usual_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst:
                 cached,
                 output,
                 long_cache=features.writes_long_cache,
-                terms=attempt.price_terms,
+                terms=usual_terms(attempt.price_terms),
             ),
         )
     assert deployment.energy_models is not None, "known energy implies an energy model"
@@ -302,7 +303,6 @@ def _reduced_usual_hold(
         or most <= least
         or inputs.request.passthrough is not None
         or inputs.request.dialect not in _OUTPUT_LIMIT_DIALECTS
-        or attempt.price_terms.further_calls
     ):
         return None
     fixed = [

@@ -94,17 +94,19 @@ def sum_of_counts(usages: Iterable[Usage]) -> Usage:
 
 
 class FurtherCallTerms(Value, frozen=True, kw_only=True):
-    """Calls that the provider may add to a request, each over the whole conversation.
+    """Calls that the provider may add to a request.
 
     model: the model that runs, "" for the request's own
-    kind: what they are for: compaction, advisor, fallback
+    kind: what they are for: compaction, advisor, fallback, image_generation
     calls_max: how many at most
+    input_tokens_max: input tokens of each; 0: the whole conversation
     output_tokens_max: output tokens of each; 0: as many as the model writes
     """
 
     model: str
     kind: str
     calls_max: int = 1
+    input_tokens_max: int = 0
     output_tokens_max: int = 0
 
 

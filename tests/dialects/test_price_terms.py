@@ -246,12 +246,24 @@ def test_the_size_of_a_search_is_part_of_the_terms(dialect: str, fields: dict[st
         (
             "responses",
             {"tools": [{"type": "image_generation"}], "max_tool_calls": 2},
-            FurtherCallTerms(model="gpt-image-1", kind="image_generation", calls_max=2, output_tokens_max=6_540),
+            FurtherCallTerms(
+                model="gpt-image-1",
+                kind="image_generation",
+                calls_max=2,
+                input_tokens_max=10_000,
+                output_tokens_max=6_540,
+            ),
         ),
         (
             "responses",
             {"tools": [{"type": "image_generation", "model": "gpt-image-2"}], "max_tool_calls": 1},
-            FurtherCallTerms(model="gpt-image-2", kind="image_generation", calls_max=1, output_tokens_max=6_540),
+            FurtherCallTerms(
+                model="gpt-image-2",
+                kind="image_generation",
+                calls_max=1,
+                input_tokens_max=10_000,
+                output_tokens_max=6_540,
+            ),
         ),
         # OpenRouter, model fallbacks, 2026-11.
         ("chat", {"models": ["openai/gpt-4o"]}, FurtherCallTerms(model="openai/gpt-4o", kind="fallback")),

@@ -220,6 +220,13 @@ def test_a_summary_of_the_conversation_is_held_as_a_second_call() -> None:
     assert made.added_tokens == (features.input_tokens_max + 100, 100)
 
 
+def test_a_usual_call_runs_each_tool_once_and_no_further_model() -> None:
+    tools = [{"type": "web_search_20250305", "max_uses": 5}, {"type": "advisor_20260301", "model": "advisor"}]
+    usual = asked_terms.usual_terms(request("messages", tools=tools, speed="fast").price_terms)
+    assert (usual.server_tools, usual.further_calls) == ((("web_search", 1),), ())
+    assert usual.service_tiers == ("fast", "")
+
+
 _REQUESTS = [
     request(service_tier="priority"),
     request(service_tier="flex"),
