@@ -80,21 +80,24 @@ class ExtendableHold:
         self._attempt, self._hold_inputs, self._reservation = attempt, inputs, reservation
         self._held_tokens = held_tokens
         self._write_hold = write_hold
-        self._read_bytes_max = self._read_tokens = 0
+        self._read_bytes_max = self._read_tokens = self._checked_tokens = 0
         self._extensions = 0
-        # After a refused extension: the output at which it is tried again.
+        # After a refused extension: the output at which it is tried again. Then every read is checked.
         self._retry_at_tokens: int | None = None
         self.check_at_bytes = 0.0
 
     def suffices(self, text_totals: tuple[int, int], bytes_received: int, read_bytes: int) -> bool:
         """Whether the hold need not grow yet, by an estimate of text bytes and events; sets `check_at_bytes`."""
         output_tokens = token_estimate.output_tokens(*text_totals)
-        if read_bytes > self._read_bytes_max:
-            self._read_bytes_max = read_bytes
         # Output is sent before it is counted, so the hold has to cover the next read as well.
-        self._read_tokens = output_tokens * self._read_bytes_max // bytes_received + 1
-        # A token is at least four bytes of a stream.
-        self.check_at_bytes = bytes_received + 4 * (self._held_tokens - output_tokens - self._read_tokens)
+        if self._retry_at_tokens is None:
+            self._read_bytes_max = max(self._read_bytes_max, read_bytes)
+            self._read_tokens = output_tokens * self._read_bytes_max // bytes_received + 1
+            # A token is at least four bytes of a stream.
+            self.check_at_bytes = bytes_received + 4 * (self._held_tokens - output_tokens - self._read_tokens)
+        else:
+            self._read_tokens = max(self._read_tokens, output_tokens - self._checked_tokens)
+            self._checked_tokens = output_tokens
         return self._tokens_left(output_tokens) > 0
 
     async def covers(self, output_tokens: int) -> bool:
@@ -107,6 +110,9 @@ class ExtendableHold:
                 if await self._extend(min(tokens, self._attempt.output_tokens_max)):
                     self._retry_at_tokens = None
                     return True
+            if self._retry_at_tokens is None:
+                # From here on reads are measured, not estimated.
+                self._read_tokens, self._checked_tokens, self.check_at_bytes = 0, output_tokens, 0.0
             # What other calls hold may be released meanwhile.
             self._retry_at_tokens = output_tokens + _SMALL_EXTENSION_TOKENS
         return output_tokens + self._read_tokens < self._held_tokens

@@ -38,6 +38,9 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
     meter, provider = progress.stream_meter, PROVIDERS[progress.attempt.deployment.dialect]
     if meter is not None:
         reported = provider.usage_of(meter.answer)
+        if reported is not None and reported.exact and reported.output:
+            # Without counting the text: that parses a stream that might have ended early.
+            return reported
         extras: Mapping[str, Any] = provider.billed_extras_of(meter.answer) if reported is None else {}
         text_bytes, text_events = meter.text_totals()
     else:
