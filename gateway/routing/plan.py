@@ -448,7 +448,13 @@ def _no_price(deployment: Deployment, passthrough: PassThrough | None) -> str:
     if passthrough is not None and not passthrough.reports_usage:
         path = passthrough.path.partition("?")[0]
         return f"the cost of {passthrough.method} /v1{path} is not known when it ends"
-    return f"no price of model '{deployment.model}' at '{deployment.name}'"
+    unit = (
+        passthrough.billed_units_max[0].partition(":")[0].replace("_", " ")
+        if passthrough is not None and passthrough.billed_units_max
+        else ""
+    )
+    by_unit = f" by the {unit}" if unit else ""
+    return f"no price of model '{deployment.model}' at '{deployment.name}'{by_unit}"
 
 
 # Units of paths whose answers report no tokens: a price of tokens says nothing of them.
