@@ -359,9 +359,9 @@ class RouteConfig(_StrictConfig):
     auto: bool = False
     """Choose the tier by the complexity of the request (docs/routing.md)."""
     service_tiers: dict[ServiceTier, TierAction] = {}
-    """What happens to requests that ask for a service tier (`service_tier`; `fast`: Anthropic's `speed`), by tier, `"*"` for
-    all others: `allow`, `strip` (the field is taken out) or `refuse`. Unset: `allow` where the deployment has a price for
-    the tier or the tier is a cheaper one, else `strip`."""
+    """What happens to requests that ask for a service tier, by tier, `"*"` for all others: `allow`, `strip` (the field is
+    taken out) or `refuse`. `fast` is Anthropic's `speed`, and OpenAI's `priority` where that is not named. Unset: `allow`
+    where the deployment has a price for the tier or the tier is a cheaper one, else `strip`."""
     inference_geo: TierAction | None = None
     """What happens to requests that ask for a region (`inference_geo`). Unset: `allow`."""
 

@@ -87,8 +87,9 @@ _IMAGE_TOOL = "image_generation"
 # Its model where the request names none, and the tokens of its largest picture with three previews
 # (platform.openai.com, image generation, 2026-08). The tokens of its prompt and of pictures to edit are a judgment.
 _IMAGE_TOOL_MODEL, _IMAGE_INPUT_TOKENS, _IMAGE_OUTPUT_TOKENS = "gpt-image-1", 10_000, 6_240 + 3 * 100
-# Of an advisor without `max_tokens`: 1,400 to 1,800 are typical (platform.claude.com, advisor tool, 2026-11).
-_ADVISOR_OUTPUT_TOKENS = 2_048
+# Of an advisor without `max_tokens`: 1,400 to 1,800 are typical (platform.claude.com, advisor tool, 2026-11). Its calls
+# without `max_uses` are a judgment; recorded answers had one.
+_ADVISOR_OUTPUT_TOKENS, _ADVISOR_CALLS_MAX = 2_048, 4
 _SEARCH_SIZES = ("low", "medium", "high")
 # Models beside the request's own that are read; a request with more of them is refused by every provider.
 _FURTHER_MODELS_MAX = 16
@@ -217,9 +218,13 @@ class _Bounds:
         if not runs_at_provider(tool.type) or (tool.type == "shell" and not _runs_in_container(tool.environment)):
             return
         parameters = _parameters(tool)
-        facts = _facts_of(tool.type)
-        calls = min(self._calls_max, _count(tool.max_uses or parameters.get("max_uses"), facts.calls_max))
-        if tool.type.startswith(_ADVISOR_PREFIXES):
+        is_advisor, facts = tool.type.startswith(_ADVISOR_PREFIXES), _facts_of(tool.type)
+        asked, unlimited = (
+            tool.max_uses or parameters.get("max_uses"),
+            _ADVISOR_CALLS_MAX if is_advisor else facts.calls_max,
+        )
+        calls = min(self._calls_max, _count(asked, unlimited))
+        if is_advisor:
             self._add_further(_advisor(tool, parameters, calls))
             return
         if tool.type == _IMAGE_TOOL:

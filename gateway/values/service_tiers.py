@@ -8,6 +8,8 @@ from .base import Value
 TIER_ACTIONS = ("allow", "strip", "refuse")
 # Stands for every tier that is not named.
 ANY_TIER = "*"
+# Other names of tiers: OpenAI calls its priority tier fast since 2026-07-30 (developers.openai.com, fast mode).
+_OTHER_NAMES = {"priority": "fast"}
 
 
 class TierPolicy(Value, frozen=True, kw_only=True):
@@ -22,7 +24,8 @@ class TierPolicy(Value, frozen=True, kw_only=True):
 
     def action(self, tier: str) -> str:
         """The decision on a tier, "" for none given."""
-        return self.actions.get(tier) or self.actions.get(ANY_TIER, "")
+        names = (tier, _OTHER_NAMES.get(tier, tier), ANY_TIER)
+        return next((self.actions[name] for name in names if name in self.actions), "")
 
 
 NO_TIER_POLICY = TierPolicy()

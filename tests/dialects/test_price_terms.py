@@ -234,7 +234,7 @@ def test_the_size_of_a_search_is_part_of_the_terms(dialect: str, fields: dict[st
         (
             "messages",
             {"tools": [{"type": "advisor_20260301", "model": "claude-opus-4-8", "max_tokens": 4_000}]},
-            FurtherCallTerms(model="claude-opus-4-8", kind="advisor", calls_max=10, output_tokens_max=4_000),
+            FurtherCallTerms(model="claude-opus-4-8", kind="advisor", calls_max=4, output_tokens_max=4_000),
         ),
         # Anthropic, fallbacks, 2026-11.
         (

@@ -12,8 +12,19 @@ from gateway.values.service_tiers import NO_TIER_POLICY, TierPolicy, strictest
         ({"priority": "refuse"}, "flex", ""),
         ({"*": "strip"}, "flex", "strip"),
         ({"*": "refuse", "flex": "allow"}, "flex", "allow"),
+        ({"fast": "refuse"}, "priority", "refuse"),
+        ({"fast": "refuse", "priority": "allow"}, "priority", "allow"),
+        ({"priority": "refuse"}, "fast", ""),
     ],
-    ids=["by name", "not named", "by the star", "a name before the star"],
+    ids=[
+        "by name",
+        "not named",
+        "by the star",
+        "a name before the star",
+        "by OpenAI's newer name",
+        "its own name first",
+        "Anthropic's speed is no priority",
+    ],
 )
 def test_a_tier_has_the_action_of_its_name(actions: dict[str, str], tier: str, action: str) -> None:
     assert TierPolicy(actions=actions).action(tier) == action
