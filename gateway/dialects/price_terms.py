@@ -80,6 +80,9 @@ _TOOL_FACTS: tuple[tuple[str, _ToolFacts], ...] = (
 # Of a tool that is not in the table: its own type is the unit, for which a price sheet may have a price.
 _UNKNOWN_RESULT_TOKENS = 8_000
 _VERSION = re.compile(r"[_-](?:\d{8}|preview|\d{4}[_-]\d{2}[_-]\d{2})+$")
+# Instructions that a provider adds for each of its tools: Anthropic's web search took 2,200 tokens, its code execution
+# 2,300, its advisor 1,100 (recorded by pydantic-ai, as above).
+_INSTRUCTION_TOKENS = 2_500
 # A larger limit bounds nothing.
 _COUNT_MAX = 10_000
 _ADVISOR_PREFIXES = ("advisor", "openrouter:advisor")
@@ -164,7 +167,7 @@ def price_terms(
         inference_geo=_word(document.inference_geo),
         server_tools=tuple(bounds.calls.items()),
         search_context_size=bounds.search_size,
-        tool_tokens_max=bounds.result_tokens,
+        tool_tokens_max=bounds.added_tokens,
         has_audio_input=has_audio_input,
         has_audio_output="audio" in kinds,
         has_image_output=bounds.has_images or "image" in kinds,
@@ -206,7 +209,7 @@ class _Bounds:
     def __init__(self, calls_max: int) -> None:
         self._calls_max = calls_max
         self.calls: dict[str, int] = {}
-        self.result_tokens = 0
+        self.added_tokens = 0
         self.search_size = ""
         self.further_calls: list[FurtherCallTerms] = []
         self.has_images = False
@@ -224,6 +227,7 @@ class _Bounds:
             _ADVISOR_CALLS_MAX if is_advisor else facts.calls_max,
         )
         calls = min(self._calls_max, _count(asked, unlimited))
+        self.added_tokens += _INSTRUCTION_TOKENS
         if is_advisor:
             self._add_further(_advisor(tool, parameters, calls))
             return
@@ -255,7 +259,7 @@ class _Bounds:
     def _add(self, unit: str, result_tokens: int, *, calls: int) -> None:
         if unit:
             self.calls[unit] = self.calls.get(unit, 0) + calls
-        self.result_tokens += calls * result_tokens
+        self.added_tokens += calls * result_tokens
 
     def _set_search_size(self, size: Any) -> None:
         if size in _SEARCH_SIZES:

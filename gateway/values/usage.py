@@ -116,7 +116,7 @@ class PriceTerms(Value, frozen=True, kw_only=True):
     service_tiers: the tiers that it may be served at: of SERVICE_TIERS, else the caller's own word, which has no price
     inference_geo: the region that it asks for, "" for none
     server_tools: (unit, most calls) of tools that run at the provider
-    tool_tokens_max: input tokens that results of these tools may add
+    tool_tokens_max: input tokens that instructions and results of these tools may add
     search_context_size: low, medium or high, by which some models price a web search; "" for the provider's default
     has_audio_input, has_audio_output: whether it sends or asks for audio
     has_image_output: whether it asks for images

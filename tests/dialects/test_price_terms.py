@@ -176,9 +176,9 @@ def test_tools_of_the_provider_are_bounded(dialect: str, fields: dict[str, Any],
 @pytest.mark.parametrize(
     ("dialect", "fields", "tokens"),
     [
-        ("messages", {"tools": [{"type": "web_search_20250305", "max_uses": 5}]}, 40_000),
-        ("messages", {"tools": [{"type": "web_fetch_20250910", "max_uses": 2, "max_content_tokens": 1_000}]}, 2_000),
-        ("responses", {"tools": [{"type": "mcp", "server_label": "x"}], "max_tool_calls": 2}, 8_000),
+        ("messages", {"tools": [{"type": "web_search_20250305", "max_uses": 5}]}, 42_500),
+        ("messages", {"tools": [{"type": "web_fetch_20250910", "max_uses": 2, "max_content_tokens": 1_000}]}, 4_500),
+        ("responses", {"tools": [{"type": "mcp", "server_label": "x"}], "max_tool_calls": 2}, 10_500),
         ("chat", {"web_search_options": {}}, 8_000),
     ],
     ids=["five searches", "two fetches of a given length", "two MCP calls", "the search of a chat completion"],
