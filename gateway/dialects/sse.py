@@ -35,7 +35,8 @@ class StreamMeter:
     id: the answer's id
     error: the provider's error object, None without one
     answer_begun: whether anything of the answer was seen: text, a call, a finish reason; not just its opening
-    done: whether the end mark was seen
+    done: whether the answer's last event was seen
+    end_mark_seen: whether `[DONE]` was seen, which some servers send after the last event of any dialect
     finish_reason_seen: whether the answer gave its finish reason
     may_end_early: set before the first byte where `end_early` may be called
     fingerprint_chars: characters still to record for `fingerprint`; 0 when complete or not wanted
@@ -60,6 +61,7 @@ class StreamMeter:
         "answer",
         "answer_begun",
         "done",
+        "end_mark_seen",
         "error",
         "fingerprint_call",
         "fingerprint_call_id",
@@ -91,6 +93,7 @@ class StreamMeter:
         self.answer_begun = False
         self.id = ""
         self.done = False
+        self.end_mark_seen = False
         self.finish_reason_seen = False
         self.may_end_early = False
         self.fingerprint_chars = 0
@@ -115,7 +118,7 @@ class StreamMeter:
     def feed(self, data: bytes) -> bytes:
         """Read bytes, return those to forward. An incomplete event is kept; the caller of this method limits the total."""
         if self.done:
-            return b""
+            return b"" if self.end_mark_seen else self._read_events(data)
         if self._pending:
             data = self._prepend_pending(data)
         if not data.endswith(b"\n\n"):
@@ -154,7 +157,7 @@ class StreamMeter:
         events = b"" if has_ended else self._closing_events(input_tokens, output_tokens)
         self._pending.clear()
         self._pending_tail = b""
-        self.done = self.answer_begun = True
+        self.done = self.answer_begun = self.end_mark_seen = True
         return events
 
     @property
@@ -246,14 +249,17 @@ class StreamMeter:
                         self._read(payload, len(event))
 
     def _read_events(self, block: bytes) -> bytes:
-        return b"".join([event for event in events_of(block) if not self.done and self._forwards(event)])
+        return b"".join([event for event in events_of(block) if self._forwards(event)])
 
     def _forwards(self, event: bytes) -> bool:
         """Read one event; False if it is withheld from the caller."""
-        if data_of(event) == b"[DONE]":
-            self.done = True
-            return True
-        payload = payload_of(event)
+        data = data_of(event)
+        if data == b"[DONE]":
+            is_first, self.done, self.end_mark_seen = not self.end_mark_seen, True, True
+            return is_first
+        if self.done:
+            return False
+        payload = _json_object(data)
         if payload is None:
             return True
         forwards = self._read(payload, len(event))
@@ -277,7 +283,10 @@ def data_of(event: bytes) -> bytes:
 
 def payload_of(event: bytes) -> dict[str, Any] | None:
     """Return the JSON object of an event, None for comments, [DONE] and other data."""
-    data = data_of(event)
+    return _json_object(data_of(event))
+
+
+def _json_object(data: bytes) -> dict[str, Any] | None:
     if not data.startswith(b"{"):
         return None
     try:

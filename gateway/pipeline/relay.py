@@ -219,6 +219,7 @@ class Relay:
         )
         if meter.error is not None:
             progress.outcome, progress.code = "cut", "upstream_error"
+        await stream.forward_end_mark()
         return CallerResponse(status=response.status, headers=headers, already_sent=True)
 
     async def _relay_file(

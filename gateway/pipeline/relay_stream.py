@@ -10,7 +10,7 @@ from ..accounting import token_estimate
 from ..dialects.sse import StreamMeter
 from ..dialects.translation import TranslatedStream
 from ..routing.circuit_breaker import CircuitBreakers
-from ..values.errors import BrokenResponse, UnreadableResponse
+from ..values.errors import BrokenResponse, UnreadableResponse, UpstreamError
 from .context import AttemptProgress, StreamHold
 from .ports import Clock, ResponseWriter, UpstreamResponse
 
@@ -19,6 +19,8 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 # How long, and how much of, the opening of an answer is held back.
 OPENING_SECONDS_MAX = 2.0
 _OPENING_BYTES_MAX = 64 * 1024
+# How long an end mark is waited for after the last event; it is usually in the same read.
+_END_MARK_SECONDS_MAX = 0.1
 # Exceptions that reading a document of an unexpected shape may raise.
 SHAPE_ERRORS = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
 
@@ -105,6 +107,19 @@ class StreamRelay:
             raise BrokenResponse("Provider stream ended before the response was complete.")
         if not self.begun:
             await self._begin()
+        if rest:
+            await self._writer.write(rest)
+
+    async def forward_end_mark(self) -> None:
+        """Send what follows the last event of an answer in the same dialect: an end mark that is not part of it."""
+        if not self._meter.done or self._meter.end_mark_seen or self._translation is not None:
+            return
+        try:
+            data = await self._response.read_chunk_within(_END_MARK_SECONDS_MAX)
+        except UpstreamError:
+            # The answer is complete.
+            return
+        rest = self._meter.feed(data) if data else b""
         if rest:
             await self._writer.write(rest)
 

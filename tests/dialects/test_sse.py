@@ -244,3 +244,13 @@ def test_an_encoded_event_is_read_back(payload, named):
 @pytest.mark.parametrize("text, size", [("", 0), ("ab", 2), ("Łódź", 7), ("\ud800", 1), (None, 0), (7, 0), (["ab"], 0)])
 def test_only_text_has_utf8_bytes(text, size):
     assert sse.utf8_bytes(text) == size
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["in the same read", "in a later read"])
+def test_an_end_mark_after_the_last_event_passes_once(split):
+    end = b'data: {"type":"response.completed","response":{"id":"r","status":"completed","output":[]}}\n\n'
+    mark = b"data: [DONE]\n\n"
+    meter = DIALECTS["responses"].stream_meter(PARSERS["responses"](STREAM_REQUESTS["responses"]))
+    out = meter.feed(end) + meter.feed(mark + mark) if split else meter.feed(end + mark + mark)
+    assert out == end + mark
+    assert meter.feed(mark) == b""

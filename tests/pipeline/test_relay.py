@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from gateway.simulator.playbook import Playbook, Silence, UpstreamAnswer
+from gateway.dialects import responses
+from gateway.simulator.playbook import CALLER, Playbook, Silence, UpstreamAnswer
 from gateway.values.errors import BrokenResponse
+from gateway.values.request import HeaderHints
 from tests.snapshots import snapshot
 
 EASY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}).encode()
@@ -158,6 +160,20 @@ async def test_a_whole_answer_to_a_request_for_a_stream_is_streamed():
     assert json.loads(first[6:])["choices"][0]["delta"]["content"] == "hello there"
     assert end == b"data: [DONE]"
     assert (book.ledger_entries[-1].usage_basis, book.ledger_entries[-1].output_tokens) == ("exact", 10)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [[DONE], [], [BrokenResponse("cut")], [Silence(), DONE]],
+    ids=["an end mark", "nothing", "a lost connection", "a late end mark"],
+)
+async def test_what_follows_a_complete_answer_changes_nothing_but_an_end_mark(rest):
+    completed = b'data: {"type":"response.completed","response":{"id":"r","status":"completed","output":[],"usage":{"input_tokens":3,"output_tokens":1}}}\n\n'  # fmt: skip
+    book = Playbook(snapshot(), [streams(completed, *rest)])
+    request = responses.parse(b'{"model":"small","input":"hi","stream":true}')
+    await book.pipeline.serve(request, CALLER, HeaderHints(), book.caller_stream)
+    assert book.caller_stream.written == completed + (DONE if rest == [DONE] else b"")
+    assert (book.ledger_entries[-1].outcome, book.ledger_entries[-1].output_tokens) == ("completed", 1)
 
 
 async def test_a_long_event_is_relayed_whole():

@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from gateway.providers import PROVIDERS
 from gateway.providers.failure import error_object, failure_of_status, status_of_error
+from tests.dialects.json_values import JSON_VALUES
 
 
 @pytest.mark.parametrize(
@@ -138,17 +140,53 @@ def test_a_quota_error_within_an_answer_is_our_account_s(dialect):
     assert (failure.code, failure.hides_message) == ("provider_account", True)
 
 
+# vLLM and Mistral (message at the top), FastAPI (detail), Google (a list), OpenRouter (metadata.raw), Cloudflare
+# (errors), Bedrock (message), RFC 9457 (title, detail); error pages, November 2026.
+WORDS: dict[str, tuple[Any, str]] = {
+    "an object": ({"error": {"message": "no", "code": "x"}}, "no"),
+    "a text": ({"error": "no"}, "no"),
+    "a name and its words": ({"error": "overloaded", "message": "try later"}, "try later"),
+    "a message at the top": ({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}, "no"),
+    "a message in an object": ({"object": "error", "message": {"detail": [{"loc": ["body", "stream_options"], "msg": "not permitted"}]}}, "body.stream_options: not permitted"),
+    "a detail": ({"detail": "no worker"}, "no worker"),
+    "details of fields": ({"detail": [{"loc": ["body", "messages"], "msg": "field required"}, {"loc": ["body", "n"], "msg": "too big"}]}, "body.messages: field required; body.n: too big"),
+    "a list": ([{"error": {"code": 400, "message": "Invalid JSON payload", "status": "INVALID_ARGUMENT"}}], "Invalid JSON payload"),
+    "the words of another provider": ({"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "rate limited upstream"}}}, "Provider returned error: rate limited upstream"),
+    "several errors": ({"success": False, "errors": [{"code": 7, "message": "bad"}, {"message": "worse"}]}, "bad; worse"),
+    "a problem": ({"title": "Bad Request", "detail": "n is too big", "status": 400}, "n is too big"),
+    "an error without words": ({"error": {"code": 500}}, ""),
+    "an object of another kind": ({"id": "x"}, ""),
+    "a list of numbers": ([1], ""),
+    "an error list": ({"error": [1]}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_words_of_an_error_are_read_in_any_shape(name):
+    document, words = WORDS[name]
+    assert error_object(json.dumps(document).encode()).get("message", "") == words
+
+
 @pytest.mark.parametrize(
-    "body, error",
+    "body, words",
     [
-        (b'{"error":{"message":"no"}}', {"message": "no"}),
-        (b'{"error":"no"}', {"message": "no"}),
-        (b'{"error":[1]}', {}),
-        (b"[1]", {}),
-        (b"<html>", {}),
-        (b"", {}),
+        (b"upstream connect error", "upstream connect error"),
+        (b"<html>no</html>", ""),
+        (b"{broken", ""),
+        (b"", ""),
+        (b"\xff\x00", ""),
+        (b"x" * 501, ""),
     ],
-    ids=["an object", "a text", "a list", "an array", "html", "nothing"],
+    ids=["a plain text", "html", "broken json", "nothing", "bytes", "a long text"],
 )
-def test_the_error_of_a_body_is_read_in_any_shape(body, error):
-    assert error_object(body) == error
+def test_a_body_that_is_not_json_is_read_only_where_it_is_a_short_text(body, words):
+    assert error_object(body).get("message", "") == words
+
+
+@given(value=JSON_VALUES)
+def test_any_error_body_is_read_without_failing(value):
+    body = json.dumps({"error": value, "message": value, "detail": value}).encode()
+    assert isinstance(error_object(body).get("message", ""), str)
+    assert 400 <= status_of_error({"error": value}) <= 599
+    for provider in PROVIDERS.values():
+        assert provider.failure_of(400, body).code
