@@ -10,7 +10,8 @@ from msgspec import structs
 from ..dialects import DIALECTS
 from ..dialects.translation import upstream_dialect_of
 from ..providers import PROVIDERS
-from ..providers.failure import MODEL_NOT_FOUND, REJECTED, ProviderFailure, error_object
+from ..providers.error_body import error_object
+from ..providers.failure import MODEL_NOT_FOUND, REJECTED, ProviderFailure
 from ..values.base import Value
 from ..values.caller_response import CallerResponse
 from ..values.errors import NotTranslatable, PenstockError, UpstreamError

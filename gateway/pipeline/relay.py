@@ -15,6 +15,7 @@ from ..dialects.translation import TranslatedStream
 from ..dialects.translation.translated import AnswerTranslator, TranslatedRequest
 from ..dialects.translation.usage_objects import usage_payload
 from ..providers import PROVIDERS
+from ..providers.error_body import words_of
 from ..providers.failure import ProviderFailure, status_of_error
 from ..providers.retry_after import retry_after_seconds
 from ..routing.circuit_breaker import CircuitBreakers
@@ -447,5 +448,4 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 def _error_message(error: Any) -> str:
     """The message of a provider's error event."""
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message)[:500]
+    return words_of(error)[:500] or "no message"

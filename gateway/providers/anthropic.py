@@ -13,7 +13,8 @@ from ..values.catalog import Deployment
 from ..values.usage import NO_USAGE, FurtherCall, Usage, sum_of_counts
 from . import upstream_call as calls
 from .billed_extras import extras_beside_tokens
-from .failure import ProviderFailure, error_object, failure_of_status
+from .error_body import error_object
+from .failure import ProviderFailure, failure_of_status
 from .streamed_answer import OUTPUT_IS_PLACEHOLDER
 from .upstream_call import UpstreamCall
 from .usage_spellings import read_usage

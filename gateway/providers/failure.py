@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from msgspec import structs
 
 from ..values.base import Value
@@ -14,9 +13,6 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 
 
-# Names under which servers put the words of an error, the most telling first; limits on how much of it is read.
-_WORD_FIELDS = ("message", "msg", "detail", "details", "errors", "error_message", "reason", "title")
-_DEPTH_MAX, _ENTRIES_MAX, _PLAIN_TEXT_BYTES_MAX = 4, 8, 500
 # Codes of docs/errors.md that several rules refer to.
 REJECTED, CONTEXT_OVERFLOW, MODEL_NOT_FOUND = "provider_rejected", "context_length_exceeded", "provider_model_not_found"
 # A request that is too long: OpenAI, vLLM, Groq, Mistral, Anthropic, Gemini, Bedrock, Cohere, llama.cpp (error pages and
@@ -169,52 +165,3 @@ def _is_unknown_model(status: int, message: str, error: Mapping[str, Any]) -> bo
     return status in (400, 422) and (
         error.get("code") in _MODEL_CODES or error.get("param") == "model" or _MODEL_WORDS.search(message) is not None
     )
-
-
-def error_object(body: bytes) -> dict[str, Any]:
-    """The error of a body as an object with a `message`, {} where there is none.
-
-    `{"error": {...}}` (OpenAI, Anthropic), `{"error": "..."}`, a `message` at the top (vLLM, Mistral, Bedrock), `detail`
-    (FastAPI, RFC 9457), `errors` (Cloudflare, Cohere), any of them in a list (Google), or a short plain text.
-    """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        text = body[: _PLAIN_TEXT_BYTES_MAX + 1].decode(errors="replace").strip()
-        is_plain = 0 < len(text) <= _PLAIN_TEXT_BYTES_MAX and text[0] not in "<{[" and text.isprintable()
-        return {"message": text} if is_plain else {}
-    if isinstance(document, list) and document:
-        document = document[0]
-    return _error_of(document) if isinstance(document, dict) else {}
-
-
-def _error_of(document: dict[str, Any]) -> dict[str, Any]:
-    error = document.get("error")
-    if isinstance(error, dict):
-        words = _words(error.get("message")) or _words(document.get("message")) or _words(error)
-        raw = _words((error.get("metadata") or {}).get("raw")) if isinstance(error.get("metadata"), dict) else ""
-        # OpenRouter: the words of the provider behind it.
-        return {**error, "message": f"{words}: {raw}" if raw and raw not in words else words}
-    if isinstance(error, str) and error:
-        words = _words(document.get("message")) or _words(document.get("detail"))
-        return {**document, "message": words or error, "code": document.get("code") or error}
-    words = _words(document)
-    return {**document, "message": words} if words else {}
-
-
-def _words(value: Any, depth: int = 0) -> str:
-    """The text of a message of any shape: a text, the first text under a known name, or the texts of a list."""
-    if isinstance(value, str):
-        return value
-    if depth == _DEPTH_MAX:
-        return ""
-    if isinstance(value, list):
-        texts = [_words(entry, depth + 1) for entry in value[:_ENTRIES_MAX]]
-        return "; ".join(filter(None, texts))
-    if not isinstance(value, dict):
-        return ""
-    text = next(filter(None, (_words(value.get(name), depth + 1) for name in _WORD_FIELDS)), "")
-    location = value.get("loc")
-    if text and isinstance(location, list):
-        return f"{'.'.join(map(str, location[:_ENTRIES_MAX]))}: {text}"
-    return text

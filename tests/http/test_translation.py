@@ -77,3 +77,24 @@ async def test_chunks_that_the_standard_forbids_do_not_vanish(tmp_path, caller):
     async with scripted_gateway(tmp_path, b"".join(chunks) + end + b"data: [DONE]\n\n") as (gateway, _):
         status, _, content = await gateway.post(CLIENTS[caller].path, request_body(caller, stream=True))
         assert (status, CLIENTS[caller].parse_stream(content).text) == (200, "x😀😀y")
+
+
+CONTEXT = "This model's maximum context length is 4096 tokens."
+ERROR_BODIES = [
+    ({"object": "error", "message": CONTEXT, "type": "BadRequestError", "param": None, "code": 400}, CONTEXT, "context_length_exceeded"),
+    ({"error": {"message": CONTEXT, "code": "context_length_exceeded"}}, CONTEXT, "context_length_exceeded"),
+    ({"detail": [{"loc": ["body", "messages"], "msg": "field required"}]}, "body.messages: field required", "provider_rejected"),
+    ([{"error": {"code": 400, "message": "Invalid JSON payload", "status": "INVALID_ARGUMENT"}}], "Invalid JSON payload", "provider_rejected"),
+    ({"error": {"message": "No such tool.", "code": "invalid_function_parameters"}}, "No such tool.", "invalid_function_parameters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+@pytest.mark.parametrize(
+    "body, message, code", ERROR_BODIES, ids=["vLLM, too long", "OpenAI, too long", "FastAPI", "Google", "a code of its own"]
+)  # fmt: skip
+async def test_the_provider_s_own_words_and_code_reach_the_caller(tmp_path, caller, body, message, code):
+    async with scripted_gateway(tmp_path, json.dumps(body).encode(), status=400) as (gateway, _):
+        status, _, content = await gateway.post(CLIENTS[caller].path, request_body(caller, stream=True))
+        error = json.loads(content)["error"]
+        assert (status, error["message"], error["code"]) == (400, message, code)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 
 from gateway.providers import PROVIDERS
-from gateway.providers.failure import error_object, failure_of_status, status_of_error
+from gateway.providers.error_body import error_object
+from gateway.providers.failure import failure_of_status, status_of_error
 from tests.dialects.json_values import JSON_VALUES
 
 
@@ -165,22 +166,6 @@ WORDS: dict[str, tuple[Any, str]] = {
 def test_the_words_of_an_error_are_read_in_any_shape(name):
     document, words = WORDS[name]
     assert error_object(json.dumps(document).encode()).get("message", "") == words
-
-
-@pytest.mark.parametrize(
-    "body, words",
-    [
-        (b"upstream connect error", "upstream connect error"),
-        (b"<html>no</html>", ""),
-        (b"{broken", ""),
-        (b"", ""),
-        (b"\xff\x00", ""),
-        (b"x" * 501, ""),
-    ],
-    ids=["a plain text", "html", "broken json", "nothing", "bytes", "a long text"],
-)
-def test_a_body_that_is_not_json_is_read_only_where_it_is_a_short_text(body, words):
-    assert error_object(body).get("message", "") == words
 
 
 @given(value=JSON_VALUES)
