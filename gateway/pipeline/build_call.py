@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from ..dialects import DIALECTS, steering
 from ..dialects import body as bodies
+from ..dialects.translation import known_limits
+from ..dialects.translation.translated import UNSIGNED_REASONING, TranslatedRequest
 from ..providers import PROVIDERS
 from ..providers.upstream_call import UpstreamCall
 from ..sessions import ladder
+from ..values.catalog import Deployment
 from ..values.request import HeaderHints
 from .context import AttemptProgress, RequestContext, translated_request_of
 
@@ -29,8 +33,10 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
             document = provider.with_output_limit(document, attempt.upstream_dialect, deployment, attempt.output_limit)
         if not progress.asks_usage and "stream_options" in document:
             document = {name: value for name, value in document.items() if name != "stream_options"}
-        body: tuple[bytes | memoryview, ...] = (provider.encode_body(document, attempt.upstream_dialect, deployment),)
-        return provider.build_call(attempt.upstream_dialect, body, deployment, hints.headers)
+        document, dropped = _adapted(translated, document, attempt.upstream_dialect, deployment)
+        encoded = (orjson.dumps(document),)
+        call = provider.build_call(attempt.upstream_dialect, encoded, deployment, hints.headers)
+        return structs.replace(call, dropped_fields=dropped) if dropped else call
     body = DIALECTS[request.dialect].upstream_body(request, deployment.model, ask_usage=progress.asks_usage)
     if attempt.stripped_fields:
         body = (bodies.without_members(b"".join(body), attempt.stripped_fields),)
@@ -47,6 +53,20 @@ def build_call(context: RequestContext, progress: AttemptProgress, hints: Header
             request.passthrough.method, request.passthrough.path, body, deployment, hints.headers
         )
     return provider.build_call(attempt.upstream_dialect, body, deployment, hints.headers)
+
+
+def _adapted(
+    translated: TranslatedRequest, document: dict[str, Any], dialect: str, deployment: Deployment
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The translated request as the deployment accepts it, and the names of what it is not sent."""
+    not_sent: tuple[str, ...] = ()
+    if known_limits.requires_reasoning(dialect, deployment):
+        document = known_limits.with_reasoning(document, translated.reasoning)
+    elif translated.reasoning:
+        not_sent = (UNSIGNED_REASONING,)
+    document, dropped = PROVIDERS[deployment.dialect].adapted_body(document, dialect, deployment)
+    document, refused = known_limits.adapted(document, dialect, deployment)
+    return document, (*not_sent, *dropped, *refused)
 
 
 def _steering(context: RequestContext) -> Callable[[dict[str, Any], str], dict[str, Any]] | None:

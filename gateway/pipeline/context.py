@@ -162,6 +162,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     earlier_upstream_seconds: the same of the request's earlier attempts, with the waits between them
     stream_meter: reads usage and text from the stream
     response_translator: translated the answer to the caller's dialect, None in the same dialect
+    dropped_fields: what of a translated request its deployment is not sent
     usage: as the provider reported it for a whole answer, None if missing or unreadable
     billed_extras: fields of Usage beside tokens, of a whole answer without usage
     answer_id: the provider's id of the answer, "" for none
@@ -193,6 +194,7 @@ class AttemptProgress(msgspec.Struct, kw_only=True):
     earlier_upstream_seconds: float = 0.0
     stream_meter: StreamMeter | None = None
     response_translator: AnswerTranslator | None = None
+    dropped_fields: tuple[str, ...] = ()
     usage: Usage | None = None
     billed_extras: Mapping[str, Any] = {}
     answer_id: str = ""

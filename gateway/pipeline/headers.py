@@ -68,6 +68,7 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
             attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
         )
         dropped = list(translated.dropped_fields) if isinstance(translated, TranslatedRequest) else []
+        dropped += progress.dropped_fields
         if progress.response_translator is not None:
             dropped += [f"answer: {loss.name}" for loss in progress.response_translator.losses()]
     if dropped:

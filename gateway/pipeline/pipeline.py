@@ -394,6 +394,7 @@ class Pipeline:
         try:
             # build_call
             call = build_call(context, progress, hints)
+            progress.dropped_fields = call.dropped_fields
             if self._circuit_open(progress.attempt):
                 # Opened by other requests since the plan was made.
                 raise Unreachable(f"Circuit breaker open for '{deployment.name}' after repeated failures.")

@@ -21,7 +21,7 @@ class Provider(Protocol):
     OPTIONAL_DIALECTS: those that a compatible server may turn out to lack
     build_call, build_passthrough_call: the HTTP call of one attempt
     with_output_limit: the document with its output limit set
-    encode_body: the body of a translated request, adapted to the deployment
+    adapted_body: the body of a translated request, adapted to the deployment, and the names of what was dropped
     returned_headers: the provider's headers that are returned to the caller
     usage_of: normalized usage of an answer, None where it is missing or invalid
     billed_extras_of: what else of Usage an answer sets without token counts
@@ -46,7 +46,9 @@ class Provider(Protocol):
     def with_output_limit(
         self, document: dict[str, Any], dialect: str, deployment: Deployment, tokens: int
     ) -> dict[str, Any]: ...
-    def encode_body(self, document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes: ...
+    def adapted_body(
+        self, document: dict[str, Any], dialect: str, deployment: Deployment
+    ) -> tuple[dict[str, Any], tuple[str, ...]]: ...
     def returned_headers(self, headers: Mapping[str, str]) -> dict[str, str]: ...
     def usage_of(self, answer: Any) -> Usage | None: ...
     def billed_extras_of(self, answer: Any) -> dict[str, Any]: ...

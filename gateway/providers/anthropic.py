@@ -6,7 +6,6 @@ Request -> call, answer -> Usage, error status -> failure.
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from msgspec import structs
 
 from ..values.catalog import Deployment
@@ -71,14 +70,18 @@ def with_output_limit(document: dict[str, Any], dialect: str, deployment: Deploy
     return limited
 
 
-def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes:
-    """The body of a translated request, adapted to the deployment.
+def adapted_body(
+    document: dict[str, Any], dialect: str, deployment: Deployment
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The body of a translated request, adapted to the deployment, and the names of what was dropped.
 
     Anthropic requires `max_tokens`, and its model generations differ in how thinking is requested.
     """
     adapted = {"model": deployment.model, "max_tokens": deployment.output_tokens_max, **document}
+    dropped = []
     if "thinking" in adapted and not deployment.takes_reasoning_effort:
         del adapted["thinking"]
+        dropped.append("thinking (the model does not think)")
     config = dict(adapted.pop("output_config", {}))
     if "thinking" in adapted and not deployment.adapts_thinking:
         budget = min(
@@ -88,6 +91,7 @@ def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) 
         adapted["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if budget < _THINKING_TOKENS_MIN:
             del adapted["thinking"]
+            dropped.append("thinking (the output limit is too low)")
     if not deployment.adapts_thinking:
         config.pop("effort", None)
     if config:
@@ -96,10 +100,10 @@ def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) 
     if "thinking" in adapted and isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
         # Anthropic allows no forced tool with thinking.
         del adapted["thinking"]
+        dropped.append("thinking (a tool is forced)")
     if "thinking" in adapted:
-        for name in _SAMPLING_FIELDS:
-            adapted.pop(name, None)
-    return orjson.dumps(adapted)
+        dropped += [name for name in _SAMPLING_FIELDS if adapted.pop(name, None) not in (None, 1)]
+    return adapted, tuple(dropped)
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -7,11 +7,10 @@ shapes, so usage and failures are read as OpenAI's.
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from ..values.catalog import Deployment
 from ..values.errors import NotTranslatable
 from . import openai_compatible
+from . import upstream_call as calls
 from .upstream_call import UpstreamCall
 
 SUPPORTED_DIALECTS = ("chat", "embeddings")
@@ -85,9 +84,8 @@ def build_passthrough_call(
     raise AssertionError("litellm has no pass-through")
 
 
-def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes:
-    """The body of a translated request."""
-    adapted = {"model": deployment.model, **document}
-    if not deployment.takes_reasoning_effort:
-        adapted.pop("reasoning_effort", None)
-    return orjson.dumps(adapted)
+def adapted_body(
+    document: dict[str, Any], dialect: str, deployment: Deployment
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The body of a translated request, and the names of what was dropped."""
+    return calls.with_model(document, deployment)

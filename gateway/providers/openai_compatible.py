@@ -6,7 +6,6 @@ Request -> call, answer -> Usage, error status -> failure.
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from msgspec import structs
 
 from ..values.catalog import Deployment
@@ -32,7 +31,7 @@ _BILLING_ERROR_CODES = frozenset({"insufficient_quota", "credit_balance_exhauste
 # The model of the image generation tool where the request names none (platform.openai.com, image generation, 2026-08).
 _IMAGE_TOOL_MODEL = "gpt-image-1"
 # Hosts whose newer models accept only `max_completion_tokens`; other servers may accept only `max_tokens`.
-_OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
+OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 
 
 def build_call(
@@ -68,23 +67,23 @@ def with_output_limit(document: dict[str, Any], dialect: str, deployment: Deploy
         names: tuple[str, ...] = ("max_output_tokens",)
     elif dialect == "completions":
         names = ("max_tokens",)
-    elif any(host in deployment.base_url for host in _OPENAI_HOSTS):
+    elif any(host in deployment.base_url for host in OPENAI_HOSTS):
         names = ("max_completion_tokens", "max_tokens")
     else:
         names = ("max_tokens", "max_completion_tokens")
     return calls.with_output_limit(document, names, tokens)
 
 
-def encode_body(document: dict[str, Any], dialect: str, deployment: Deployment) -> bytes:
-    """The body of a translated request, adapted to the deployment."""
-    adapted = {"model": deployment.model, **document}
-    if not deployment.takes_reasoning_effort:
-        adapted.pop("reasoning_effort", None)
-    if "max_tokens" in adapted and any(host in deployment.base_url for host in _OPENAI_HOSTS):
+def adapted_body(
+    document: dict[str, Any], dialect: str, deployment: Deployment
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The body of a translated request, adapted to the deployment, and the names of what was dropped."""
+    adapted, dropped = calls.with_model(document, deployment)
+    if "max_tokens" in adapted and any(host in deployment.base_url for host in OPENAI_HOSTS):
         adapted["max_completion_tokens"] = adapted.pop("max_tokens")
     if not deployment.stream_usage:
         adapted.pop("stream_options", None)
-    return orjson.dumps(adapted)
+    return adapted, dropped
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
     upstream_dialect: dialect of the body, "passthrough" for pass-through
     headers: with the provider's key
     body: chunks, sent in order
+    dropped_fields: what of a translated request this deployment is not sent
     """
 
     deployment: Deployment
@@ -37,6 +38,7 @@ class UpstreamCall(Value, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     body: tuple[bytes | memoryview, ...]
     method: str = "POST"
+    dropped_fields: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Without headers, body and URL: they hold the key, the prompt, and maybe a password."""
@@ -61,6 +63,14 @@ def returned_headers(headers: Mapping[str, str], prefixes: tuple[str, ...]) -> d
         and len(value) <= _RETURNED_CHARS_MAX
         and value.isprintable()
     }
+
+
+def with_model(document: dict[str, Any], deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A translated chat body with its model; a reasoning effort is dropped for a model that does not reason."""
+    adapted = {"model": deployment.model, **document}
+    if deployment.takes_reasoning_effort or adapted.pop("reasoning_effort", "none") == "none":
+        return adapted, ()
+    return adapted, ("reasoning_effort (the model does not reason)",)
 
 
 def with_output_limit(document: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:

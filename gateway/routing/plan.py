@@ -15,7 +15,7 @@ from msgspec import structs
 from ..accounting import pricing
 from ..accounting.output_estimate import DEFAULT_MEDIAN_TOKENS
 from ..carbon.footprint import energy_millijoules_mid, operational_micrograms
-from ..dialects.translation import Translator, upstream_dialect_of
+from ..dialects.translation import Translator, known_limits, upstream_dialect_of
 from ..values.base import Value
 from ..values.catalog import Deployment, PriceSheet, Route, Tier
 from ..values.energy_policy import NO_ENERGY_PREFERENCES, EnergyPreferences
@@ -425,7 +425,9 @@ def _not_translatable(
     if upstream_dialect == request.dialect:
         return translator.litellm_refusal(upstream_dialect)
     translated = translator.translate(upstream_dialect, extended=deployment.dialect == "litellm")
-    return translated if isinstance(translated, NotTranslatable) else None
+    if isinstance(translated, NotTranslatable):
+        return translated
+    return known_limits.refusal_of(translated.document, upstream_dialect, deployment)
 
 
 def _hold_nusd(price_sheet: PriceSheet, features: RequestFeatures, output_max: int, terms: PriceTerms) -> int:

@@ -98,3 +98,33 @@ async def test_the_provider_s_own_words_and_code_reach_the_caller(tmp_path, call
         status, _, content = await gateway.post(CLIENTS[caller].path, request_body(caller, stream=True))
         error = json.loads(content)["error"]
         assert (status, error["message"], error["code"]) == (400, message, code)
+
+
+async def test_what_a_model_refuses_is_not_sent_and_named(tmp_path):
+    body = {**request_body("messages", stream=False), "temperature": 0.5, "stop_sequences": ["x"]}
+    async with scripted_gateway(tmp_path, encoded(chat_answer({"content": "Hi"})), model="o3") as (gateway, provider):
+        status, _, content = await gateway.post("/v1/messages", body)
+        error = json.loads(content)["error"]
+        assert (status, error["code"], error["param"]) == (400, "no_eligible_deployment", "stop")
+        assert "no stop sequences" in error["message"] and not provider.requests
+        del body["stop_sequences"]
+        status, headers, _ = await gateway.post("/v1/messages", body)
+        assert (status, headers["x-penstock-dropped"]) == (200, "temperature")
+        assert "temperature" not in provider.requests[0]
+
+
+@pytest.mark.parametrize("model, sent", [("deepseek-v4-pro", "hm"), ("llama", None)])
+async def test_reasoning_is_sent_back_to_models_that_require_it(tmp_path, model, sent):
+    answer = encoded(chat_answer({"content": "Hi", "reasoning_content": "hm"}))
+    client = CLIENTS["messages"]
+    async with scripted_gateway(tmp_path, answer, model=model) as (gateway, provider):
+        turns = [client.user_message("hi")]
+        _, _, content = await gateway.post(
+            "/v1/messages", client.request_body("chat", turns, stream=False, thinking=True)
+        )
+        turns += [*client.parse_answer(json.loads(content)).history_messages, client.user_message("more")]
+        _, headers, _ = await gateway.post(
+            "/v1/messages", client.request_body("chat", turns, stream=False, thinking=True)
+        )
+        assert provider.requests[1]["messages"][1].get("reasoning_content") == sent
+        assert ("reasoning of earlier turns" in headers.get("x-penstock-dropped", "")) is (sent is None)

@@ -1,6 +1,5 @@
 """Anthropic: calls, bodies, usage and failures."""
 
-import json
 from typing import Any
 
 import pytest
@@ -129,7 +128,7 @@ def test_an_error_status_maps_to_a_failure(status, body, code, retry_same):
 def test_thinking_is_set_in_the_form_that_the_model_accepts(config, expected):
     deployment = snapshot(small=config).deployments["small"]
     document = {"messages": [], "thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
-    sent = json.loads(anthropic.encode_body(document, "messages", deployment))
+    sent = anthropic.adapted_body(document, "messages", deployment)[0]
     assert sent == {"model": "sim-small", "max_tokens": 4000, "messages": [], **expected}
 
 
@@ -137,7 +136,7 @@ ADAPTIVE = snapshot(small=", reasoning: true, adaptive_thinking: true").deployme
 
 
 def encoded(**fields: Any) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(anthropic.encode_body({"messages": [], **fields}, "messages", ADAPTIVE))
+    document: dict[str, Any] = anthropic.adapted_body({"messages": [], **fields}, "messages", ADAPTIVE)[0]
     return document
 
 
@@ -156,7 +155,7 @@ def test_sampling_fields_are_dropped_beside_thinking():
 def test_a_budget_below_the_minimum_is_no_thinking():
     deployment = snapshot(small=", reasoning: true").deployments["small"]
     document = {"messages": [], "max_tokens": 1000, "thinking": {"type": "adaptive"}}
-    assert "thinking" not in json.loads(anthropic.encode_body(document, "messages", deployment))
+    assert "thinking" not in anthropic.adapted_body(document, "messages", deployment)[0]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from .efforts import ANTHROPIC_BY_OPENAI
 from .fields import FieldReader, carried, dropped, mapped, refused, require_objects, require_type, table
 from .media import document_source, image_source
 from .messages_answer_to_chat import JSON_TOOL_NAME, MessagesToChatAnswer
+from .schemas import closed, input_schema
 from .short_names import fit_messages_call_ids, tool_names
 from .translated import CallerTool, TranslatedRequest
 
@@ -28,7 +29,7 @@ REQUEST_FIELDS = table(
         tools="the same; functions alone",
         tool_choice="the same",
         parallel_tool_calls="`tool_choice.disable_parallel_tool_use`",
-        response_format="`output_config.format`; `json_object`: a forced tool, refused beside other tools",
+        response_format="`output_config.format`, objects closed, without bounds; `json_object`: a forced tool, refused beside others",
         reasoning_effort="`output_config.effort` with adaptive thinking; unknown values are dropped",
         user="`metadata.user_id`",
         safety_identifier="`metadata.user_id`, where `user` is absent",
@@ -286,12 +287,15 @@ def _set_tools(
     fields: FieldReader, out: dict[str, Any], offered: dict[str, dict[str, Any]], names: dict[str, str]
 ) -> None:
     tools = []
+    dropped: set[str] = set()
     for name, function in offered.items():
-        schema = function.get("parameters") or {"type": "object", "properties": {}}
-        translated = {"name": names[name], "input_schema": {"type": "object", **require_type(schema, dict, "tools")}}
+        parameters = require_type(function.get("parameters") or {}, dict, "tools")
+        translated = {"name": names[name], "input_schema": input_schema(parameters, "tools", dropped)}
         if function.get("description"):
             translated["description"] = function["description"]
         tools.append(_with_cache_control(translated, function))
+    for keyword in sorted(dropped):
+        fields.note_dropped(f"tools.parameters.{keyword}")
     choice, parallel = fields.take("tool_choice"), fields.take("parallel_tool_calls")
     used = _used_tools(out["messages"])
     if not tools and used:
@@ -330,8 +334,11 @@ def _set_response_format(fields: FieldReader, out: dict[str, Any]) -> None:
     format_ = fields.take("response_format")
     kind = format_.get("type") if isinstance(format_, dict) else None
     if kind == "json_schema":
-        schema = (format_.get("json_schema") or {}).get("schema")
+        dropped: set[str] = set()
+        schema = closed((format_.get("json_schema") or {}).get("schema"), dropped)
         out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        for keyword in sorted(dropped):
+            fields.note_dropped(f"response_format.{keyword}")
     elif kind == "json_object":
         if "tools" in out:
             raise NotTranslatable("response_format", "with tools Anthropic requires a schema; use 'json_schema'")

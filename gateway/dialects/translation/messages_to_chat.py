@@ -89,10 +89,11 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
         history.messages.append({"role": "system", "content": history.parts(system, "system")})
     for index, message in enumerate(caller_messages):
         history.add(message, f"messages.{index}")
+    messages = history.messages
     if not extended:
         # litellm keeps Gemini's thought signatures in the ids.
-        fit_chat_call_ids(history.messages)
-    out: dict[str, Any] = {"messages": history.messages}
+        messages = fit_chat_call_ids(messages)
+    out: dict[str, Any] = {"messages": messages}
     if fields.take("stream"):
         out |= {"stream": True, "stream_options": {"include_usage": True}}
     fields.carry(out)
@@ -205,7 +206,6 @@ class _History:
         if signed:
             message["thinking_blocks"] = signed
         if reasoning:
-            self._fields.note_dropped(UNSIGNED_REASONING)
             self.reasoning[len(self.messages)] = "".join(reasoning)
         self.messages.append(message)
 
@@ -245,10 +245,6 @@ class _History:
         if isinstance(block.get("citations"), dict) and block["citations"].get("enabled"):
             self._fields.note_dropped("citations")
         return part
-
-
-# Thinking of a deployment without signatures, as it is named where a model does not require it back.
-UNSIGNED_REASONING = "thinking (unsigned, of earlier turns)"
 
 
 def _text_or_parts(parts: list[dict[str, Any]]) -> Any:

@@ -106,10 +106,11 @@ def translate_request(document: dict[str, Any], *, extended: bool) -> Translated
     for index, item in enumerate(items):
         history.add(item, f"input.{index}")
     history.end()
+    messages = history.messages
     if not extended:
         # litellm keeps Gemini's thought signatures in the ids; Messages has a limit of its own.
-        fit_chat_call_ids(history.messages)
-    out: dict[str, Any] = {"messages": history.messages}
+        messages = fit_chat_call_ids(messages)
+    out: dict[str, Any] = {"messages": messages}
     if fields.take("stream"):
         out |= {"stream": True, "stream_options": {"include_usage": True}}
     if (limit := fields.take("max_output_tokens")) is not None:
@@ -248,8 +249,8 @@ class _History:
 
     def end(self) -> None:
         """Note reasoning without output, which belongs to no later turn."""
-        if self._signed:
-            self._fields.note_dropped(UNSIGNED_REASONING)
+        if self._signed or self._unsigned:
+            self._fields.note_dropped("reasoning of earlier turns")
         self._signed, self._unsigned = [], ""
 
     def _add_message(self, item: dict[str, Any], path: str) -> None:
@@ -298,11 +299,12 @@ class _History:
         if blocks:
             self._signed += blocks
             return
-        self._fields.note_dropped(UNSIGNED_REASONING)
         summary = item.get("summary")
-        for part in summary if isinstance(summary, list) else ():
-            if isinstance(part, dict) and isinstance(part.get("text"), str):
-                self._unsigned += part["text"]
+        parts = [part for part in summary if isinstance(part, dict)] if isinstance(summary, list) else []
+        text = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+        if not text:
+            self._fields.note_dropped("reasoning of earlier turns")
+        self._unsigned += text
 
     def _add_tool_output(self, item: dict[str, Any], path: str) -> None:
         output, texts, media = item.get("output"), [], []
@@ -318,10 +320,6 @@ class _History:
         self.messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": "\n".join(texts)})
         if media:
             self.messages.append({"role": "user", "content": media})
-
-
-# Reasoning without a signature, as it is named where a model does not require it back.
-UNSIGNED_REASONING = "reasoning of earlier turns"
 
 
 def unseal_reasoning(text: str) -> list[dict[str, Any]] | None:

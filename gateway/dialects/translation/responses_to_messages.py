@@ -4,14 +4,15 @@ from typing import Any
 
 from . import chat_to_messages, responses_to_chat
 from .answer_account import AnswerLoss
-from .translated import TranslatedRequest
+from .translated import UNSIGNED_REASONING, TranslatedRequest
 
 
 def translate_request(document: dict[str, Any], *, extended: bool) -> TranslatedRequest:
     """Translate the request to Messages. Raises NotTranslatable naming the field."""
     chat = responses_to_chat.translate_request(document, extended=True)
     messages = chat_to_messages.translate_request(chat.document, extended=extended)
-    dropped = (*chat.dropped_fields, *messages.dropped_fields)
+    reasoning = (UNSIGNED_REASONING,) if chat.reasoning else ()
+    dropped = (*chat.dropped_fields, *reasoning, *messages.dropped_fields)
     return TranslatedRequest(
         document=messages.document,
         caller_document=document,

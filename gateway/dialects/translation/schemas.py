@@ -1,7 +1,10 @@
 """Rewrites JSON schemas of tools and answers for providers that are stricter than the caller's."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from ...values.errors import NotTranslatable
 
 # Keywords whose value is a schema, a list of schemas, or schemas by name (JSON Schema 2020-12).
 _SCHEMA_KEYWORDS = (
@@ -31,6 +34,55 @@ def with_members(schema: Any) -> Any:
         return node
 
     return _rewritten(schema, complete)
+
+
+# Constraints that Anthropic's structured outputs refuse (docs.anthropic.com, structured outputs, 2026-11).
+_UNSUPPORTED_KEYWORDS = (
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "maxItems",
+    "uniqueItems", "minProperties", "maxProperties",
+)  # fmt: skip
+
+
+def closed(schema: Any, dropped: set[str]) -> Any:
+    """Return the schema of an answer as Anthropic accepts it, its objects closed; adds what is dropped to `dropped`.
+
+    Raises NotTranslatable for objects of any keys.
+    """
+
+    def close(node: Schema) -> Schema:
+        lost = {name for name in _UNSUPPORTED_KEYWORDS if name in node}
+        lost |= {"minItems"} if node.get("minItems", 0) not in (0, 1) else set()
+        types = node.get("type")
+        if "object" in (types if isinstance(types, list) else [types]):
+            open_to = node.get("additionalProperties", False)
+            if isinstance(open_to, dict) and open_to:
+                raise NotTranslatable("response_format", "Anthropic returns no objects of any keys")
+            lost |= {"additionalProperties"} if open_to is not False else set()
+            node = {**node, "additionalProperties": False}
+        dropped.update(lost)
+        return {name: value for name, value in node.items() if name not in lost or name == "additionalProperties"}
+
+    return _rewritten(schema, close)
+
+
+# Keywords that Anthropic refuses at the top of a tool's schema, and the keys that it accepts there (API error messages:
+# "input_schema does not support oneOf, allOf, or anyOf at the top level", "Property keys should match pattern", 2026-11).
+_COMBINATIONS = ("oneOf", "allOf", "anyOf")
+_PROPERTY_KEY = re.compile(r"[a-zA-Z0-9_.-]{1,64}", re.ASCII)
+
+
+def input_schema(parameters: Any, path: str, dropped: set[str]) -> Schema:
+    """Return a tool's parameters as Anthropic accepts them; adds what is dropped to `dropped`. Raises NotTranslatable."""
+    schema: Schema = {"type": "object", **(parameters or {"properties": {}})}
+    properties = schema.get("properties")
+    for key in properties if isinstance(properties, dict) else ():
+        if not _PROPERTY_KEY.fullmatch(key):
+            raise NotTranslatable(path, f"Anthropic accepts no parameter with the name '{key[:64]}'")
+    combinations = [name for name in _COMBINATIONS if name in schema]
+    if combinations and not properties:
+        raise NotTranslatable(path, f"Anthropic accepts no '{combinations[0]}' in place of parameters")
+    dropped.update(combinations)
+    return {name: value for name, value in schema.items() if name not in combinations}
 
 
 def _rewritten(schema: Any, rewrite: Callable[[Schema], Schema]) -> Any:

@@ -29,33 +29,48 @@ def tool_names(keys: Iterable[Key], text_of: Callable[[Key], str]) -> dict[Key, 
     return _distinct(keys, text_of, _TOOL_NAME, _short_tool_name)
 
 
-def fit_chat_call_ids(messages: list[dict[str, Any]]) -> None:
-    """Replace the ids of calls that chat completions do not accept, in calls and results."""
-    calls = [call for message in messages for call in message.get("tool_calls") or ()]
-    results = [message for message in messages if "tool_call_id" in message]
-    _fit_ids([(call, "id") for call in calls] + [(result, "tool_call_id") for result in results], _CHAT_CALL_ID)
+def fit_chat_call_ids(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return chat messages with call ids that OpenAI accepts."""
+    return fit_call_ids(messages, _CHAT_CALL_ID, _short_call_id)
+
+
+def fit_call_ids(
+    messages: list[dict[str, Any]], valid: re.Pattern[str], short_of: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    """Return chat messages with call ids that match `valid`, in calls and results; `short_of` makes one of a digest."""
+    ids = {str(call.get("id")) for message in messages for call in message.get("tool_calls") or ()}
+    ids |= {str(message["tool_call_id"]) for message in messages if "tool_call_id" in message}
+    if all(valid.fullmatch(id_) for id_ in ids):
+        return messages
+    short = call_ids(ids, valid, short_of)
+    return [_with_call_ids(message, short) for message in messages]
+
+
+def _with_call_ids(message: dict[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
+    if "tool_call_id" in message:
+        return {**message, "tool_call_id": short[str(message["tool_call_id"])]}
+    if calls := message.get("tool_calls"):
+        return {**message, "tool_calls": [{**call, "id": short[str(call.get("id"))]} for call in calls]}
+    return message
 
 
 def fit_messages_call_ids(messages: list[dict[str, Any]]) -> None:
-    """Replace the ids of calls that Anthropic does not accept, in calls and results."""
+    """Replace the call ids in new Messages blocks that Anthropic does not accept."""
     blocks = [block for message in messages for block in message["content"]]
     places = [(block, "id") for block in blocks if block.get("type") == "tool_use"]
     places += [(block, "tool_use_id") for block in blocks if block.get("type") == "tool_result"]
-    _fit_ids(places, _MESSAGES_CALL_ID)
-
-
-def _fit_ids(places: list[tuple[dict[str, Any], str]], valid: re.Pattern[str]) -> None:
-    ids = {str(holder[name]) for holder, name in places}
-    if all(valid.fullmatch(id_) for id_ in ids):
-        return
-    short = call_ids(ids, valid, lambda digest: f"call_{digest[:24]}")
+    short = call_ids({holder[name] for holder, name in places}, _MESSAGES_CALL_ID, _short_call_id)
     for holder, name in places:
-        holder[name] = short[str(holder[name])]
+        holder[name] = short[holder[name]]
 
 
 def call_ids(ids: Iterable[str], valid: re.Pattern[str], short_of: Callable[[str], str]) -> Mapping[str, str]:
     """Return an id that matches `valid` for each; `short_of` makes one of a digest."""
     return _distinct(ids, str, valid, lambda _, digest: short_of(digest))
+
+
+def _short_call_id(digest: str) -> str:
+    return f"call_{digest[:24]}"
 
 
 def _distinct(

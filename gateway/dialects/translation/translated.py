@@ -6,6 +6,9 @@ from typing import Any, Protocol
 from ...values.base import Value
 from .answer_account import AnswerLoss
 
+# Reasoning of earlier turns without a provider's signature, as it is named where a model does not require it back.
+UNSIGNED_REASONING = "reasoning of earlier turns (unsigned)"
+
 
 class CallerTool(Value, frozen=True, kw_only=True):
     """A tool as the caller offers it.

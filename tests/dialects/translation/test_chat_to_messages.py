@@ -180,7 +180,8 @@ def test_a_tool_turn_without_its_thinking_is_continued_without_thinking():
 def test_the_schema_of_an_answer_is_an_output_format():
     format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
     document = translate("chat", "messages", response_format=format_).document
-    assert document["output_config"] == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    schema = {"type": "object", "additionalProperties": False}
+    assert document["output_config"] == {"format": {"type": "json_schema", "schema": schema}}
 
 
 @pytest.mark.parametrize("effort", ["default", "ultra", "", 3, {"a": 1}])
@@ -225,3 +226,12 @@ def test_a_tool_name_that_anthropic_refuses_is_replaced_everywhere_and_restored(
 def test_a_user_too_long_for_anthropic_is_dropped_and_named():
     translated = translate("chat", "messages", user="u" * 257)
     assert ("metadata" in translated.document, translated.dropped_fields) == (False, ("user",))
+
+
+def test_what_anthropic_refuses_of_a_schema_is_dropped_and_named():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 1}}}
+    format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert translate("chat", "messages", response_format=format_).dropped_fields == ("response_format.minLength",)
+    function = {"name": "f", "parameters": {**schema, "anyOf": [{"required": ["a"]}]}}
+    tools = [{"type": "function", "function": function}]
+    assert translate("chat", "messages", tools=tools).dropped_fields == ("tools.parameters.anyOf",)

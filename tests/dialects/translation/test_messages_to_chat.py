@@ -138,12 +138,12 @@ def test_thinking_becomes_reasoning_effort(fields, effort, dropped):
     assert (translated.document.get("reasoning_effort"), translated.dropped_fields) == (effort, dropped)
 
 
-def test_unsigned_thinking_of_the_gateway_is_dropped():
+def test_unsigned_thinking_of_the_gateway_is_kept_apart_from_the_request():
     thinking = {"type": "thinking", "thinking": "x", "signature": UNSIGNED_SIGNATURE_PREFIX}
     turn = {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}
     translated = translate("messages", "chat", messages=[*USER, turn, *USER])
     assert translated.document["messages"][1] == {"role": "assistant", "content": "y"}
-    assert translated.dropped_fields == ("thinking (unsigned, of earlier turns)",)
+    assert (translated.reasoning, translated.dropped_fields) == ({1: "x"}, ())
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,3 @@ def test_an_effort_that_openai_lacks_is_dropped_and_named():
     translated = translate("messages", "chat", thinking={"type": "adaptive"}, output_config={"effort": "ultra"})
     assert "reasoning_effort" not in translated.document
     assert translated.dropped_fields == ("output_config.effort", "thinking")
-
-
-def test_unsigned_thinking_is_kept_for_models_that_require_it_back():
-    thinking = {"type": "thinking", "thinking": "hm", "signature": UNSIGNED_SIGNATURE_PREFIX}
-    turn = {"role": "assistant", "content": [thinking, {"type": "text", "text": "y"}]}
-    assert translate("messages", "chat", messages=[*USER, turn, *USER]).reasoning == {1: "hm"}

@@ -10,7 +10,7 @@ from gateway.dialects import PARSERS
 from gateway.dialects.responses import SEALED_REASONING_PREFIX
 from gateway.dialects.translation import Translator
 from gateway.dialects.translation.responses_to_chat import unseal_reasoning
-from gateway.dialects.translation.translated import TranslatedRequest
+from gateway.dialects.translation.translated import UNSIGNED_REASONING, TranslatedRequest
 from gateway.values.errors import NotTranslatable
 from tests.dialects.translation.translating import FUNCTION, USER, translate
 
@@ -281,3 +281,18 @@ def test_signed_thinking_is_refused_where_it_cannot_be_read():
 
 def test_a_streamed_request_asks_for_usage():
     assert translate("responses", "chat", stream=True).document["stream_options"] == {"include_usage": True}
+
+
+def test_unsigned_reasoning_is_kept_apart_from_the_request():
+    reasoning = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+    answer = {"type": "message", "role": "assistant", "content": "y"}
+    translated = translate("responses", "chat", input=[*USER, reasoning, answer])
+    assert translated.document["messages"][1] == {"role": "assistant", "content": "y"}
+    assert (translated.reasoning, translated.dropped_fields) == ({1: "hm"}, ())
+    assert translate("responses", "messages", input=[*USER, reasoning, answer]).dropped_fields == (UNSIGNED_REASONING,)
+
+
+@pytest.mark.parametrize("summary", [[], None, [7]])
+def test_reasoning_without_text_is_dropped_and_named(summary):
+    translated = translate("responses", "chat", input=[*USER, {"type": "reasoning", "summary": summary}])
+    assert translated.dropped_fields == ("reasoning of earlier turns",)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.translation.schemas import with_members
+from gateway.dialects.translation.schemas import closed, input_schema, with_members
+from gateway.values.errors import NotTranslatable
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,53 @@ SCHEMAS = st.recursive(
 def test_a_completed_schema_stays_as_it_is(schema):
     completed = with_members(schema)
     assert with_members(completed) == completed
+
+
+@pytest.mark.parametrize(
+    "schema, expected, dropped",
+    [
+        (OBJECT, {"type": "object", "additionalProperties": False}, set()),
+        (
+            {**OBJECT, "additionalProperties": True},
+            {"type": "object", "additionalProperties": False},
+            {"additionalProperties"},
+        ),
+        (
+            {**OBJECT, "additionalProperties": {}},
+            {"type": "object", "additionalProperties": False},
+            {"additionalProperties"},
+        ),
+        ({"type": "integer", "minimum": 1, "maximum": 9}, {"type": "integer"}, {"minimum", "maximum"}),
+        ({"type": "array", "minItems": 1, "maxItems": 9}, {"type": "array", "minItems": 1}, {"maxItems"}),
+        ({"type": "array", "minItems": 2}, {"type": "array"}, {"minItems"}),
+        (
+            {"type": "object", "properties": {"minimum": {"type": "string", "maxLength": 3}}},
+            {"type": "object", "properties": {"minimum": {"type": "string"}}, "additionalProperties": False},
+            {"maxLength"},
+        ),
+    ],
+    ids=["an object", "an open one", "open to anything", "a number", "an array", "a longer array", "nested"],
+)
+def test_the_schema_of_an_answer_is_closed_and_without_bounds(schema, expected, dropped):
+    found: set[str] = set()
+    assert (closed(schema, found), found) == (expected, dropped)
+
+
+def test_an_object_of_any_keys_is_refused():
+    with pytest.raises(NotTranslatable, match="any keys"):
+        closed({"anyOf": [{**OBJECT, "additionalProperties": {"type": "string"}}]}, set())
+
+
+def test_a_tool_s_schema_has_no_combinations_at_its_top():
+    schema = {"properties": {"a": {"anyOf": [{}]}}, "anyOf": [{"required": ["a"]}]}
+    dropped: set[str] = set()
+    assert input_schema(schema, "tools", dropped) == {"type": "object", "properties": {"a": {"anyOf": [{}]}}}
+    assert dropped == {"anyOf"}
+
+
+@pytest.mark.parametrize(
+    "schema", [{"oneOf": [OBJECT]}, {"properties": {"filter[id]": {}}}, {"properties": {"a" * 65: {}}}]
+)
+def test_a_tool_s_schema_that_anthropic_refuses_is_refused_by_name(schema):
+    with pytest.raises(NotTranslatable, match="Anthropic accepts no"):
+        input_schema(schema, "tools", set())
