@@ -105,8 +105,9 @@ clients: setup  ## run real SDKs and coding agents through the gateway; installs
 refresh-data: setup  ## price list, grid tables and vocabulary from the installed litellm and codecarbon
 	$(BIN)/python -m gateway.offline.refresh_data
 
-docs: setup  ## generate docs/configuration.md and the JSON Schema of routing.yaml
+docs: setup  ## generate docs/configuration.md, the JSON Schema of routing.yaml and the tables of docs/dialects.md
 	$(BIN)/python -m tests.docs_tables
+	$(BIN)/python -m tests.losses_tables
 
 setup: $(VENV)/.synced
 

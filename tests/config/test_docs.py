@@ -10,14 +10,18 @@ from gateway.config import schema
 from gateway.config.load import parse
 from gateway.config.settings import Settings
 from gateway.values import errors
-from tests import docs_tables
+from tests import docs_tables, losses_tables
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize(
     "path, written",
-    [("config/routing.schema.json", docs_tables.json_schema), ("docs/configuration.md", docs_tables.configuration)],
+    [
+        ("config/routing.schema.json", docs_tables.json_schema),
+        ("docs/configuration.md", docs_tables.configuration),
+        ("docs/dialects.md", losses_tables.written),
+    ],
 )
 def test_generated_files_are_up_to_date(path, written):
     assert (ROOT / path).read_text() == written(), "run make docs"

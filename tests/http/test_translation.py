@@ -28,14 +28,16 @@ async def test_what_an_answer_lost_is_in_header_ledger_and_metric(tmp_path, stre
     async with scripted_gateway(tmp_path, encoded(answer)) as (gateway, _):
         status, headers, _ = await gateway.post("/v1/messages", request_body("messages", stream=stream))
         assert status == 200
-        assert headers.get("x-penstock-dropped") == (None if stream else "answer: annotations; answer: message.audio")
+        assert headers.get("x-penstock-dropped") == (
+            None if stream else "answer: message.annotations; answer: message.audio"
+        )
         _, _, metrics = await gateway.request("GET", "/metrics")
         for kind in ("citation", "media"):
             series = f'penstock_translation_dropped_total{{from="chat",kind="{kind}",to="messages"}} 1.0'
             assert series.encode() in metrics
         (entry,) = await gateway.ledger()
         assert entry.translation == "messages to chat"
-        assert entry.answer_losses == "citation: annotations; media: message.audio"
+        assert entry.answer_losses == "citation: message.annotations; media: message.audio"
 
 
 async def test_a_complete_answer_has_no_loss(tmp_path):

@@ -14,7 +14,15 @@ from ...values.errors import BadRequest, NotTranslatable
 from ...values.request import Request
 from .. import body as bodies
 from .. import sse
-from . import chat_to_messages, messages_to_chat, responses_to_chat, responses_to_messages
+from . import (
+    chat_answer_to_messages,
+    chat_answer_to_responses,
+    chat_to_messages,
+    messages_answer_to_chat,
+    messages_to_chat,
+    responses_to_chat,
+    responses_to_messages,
+)
 from .fields import Table
 from .translated import AnswerTranslator, TranslatedRequest, Translation
 
@@ -27,6 +35,12 @@ _TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
     ("responses", "chat"): responses_to_chat,
     ("chat", "messages"): chat_to_messages,
     ("responses", "messages"): responses_to_messages,
+}
+# How each pair translates the fields of an answer, from the provider's dialect to the caller's.
+ANSWER_TABLES: Mapping[tuple[str, str], Table] = {
+    ("chat", "messages"): chat_answer_to_messages.ANSWER_FIELDS,
+    ("chat", "responses"): chat_answer_to_responses.ANSWER_FIELDS,
+    ("messages", "chat"): messages_answer_to_chat.ANSWER_FIELDS,
 }
 # How each pair translates the fields of a request, by the path of their object, "" for the request itself. Responses go
 # to Messages by way of chat completions.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from .. import lenient_json
 from .answer_account import AnswerAccount
 from .chat_calls import ChatCall, ChatCalls
+from .fields import Table
 
 # Names under which servers return reasoning text; where several are present, they repeat each other.
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
@@ -19,17 +20,21 @@ _TEXT_PARTS = {
     "thinking": ("thinking", "thinking"), "reasoning": ("thinking", "reasoning"), "reasoning_content": ("thinking", "text"),
     "summary_text": ("thinking", "text"), "reasoning.text": ("thinking", "text"), "reasoning.summary": ("thinking", "summary"),
 }  # fmt: skip
+# Fields of a message by the kind of their loss, where the caller's dialect lacks them; any other is "other".
+_LOSS_KINDS = {
+    "images": "media", "audio": "media", "annotations": "citation", "citations": "citation", "search_results": "citation",
+    "context": "citation",
+}  # fmt: skip
+# What providers put beside the choices (Perplexity's sources).
+_DOCUMENT_FIELDS = ("citations", "search_results")
 _USUAL_FIELDS = frozenset(
     {
         "role", "content", "refusal", "tool_calls", "function_call", "thinking_blocks", "reasoning_details",
         *_REASONING_FIELDS,
     }
 )  # fmt: skip
-_READ_FIELDS = _USUAL_FIELDS | {"images", "annotations"}
 # Fields of a message that are no part of the answer: labels, and copies of what other fields hold.
 _LABEL_FIELDS = frozenset({"name", "id", "index", "logprobs", "provider_specific_fields", "content_filter_results"})
-# What else providers put beside the answer, by the kind of its loss.
-_LOST_FIELDS = {"audio": "media", "citations": "citation", "search_results": "citation", "context": "citation"}
 # Finish reasons by OpenAI's names; others are those of other APIs, passed on by compatible servers.
 FINISH_REASONS = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
@@ -56,10 +61,14 @@ class ChatAnswerWriter(Protocol):
 
 
 class ChatAnswerReader:
-    """Reads one answer; `finish_reason` is one of OpenAI's, "" until known."""
+    """Reads one answer; `finish_reason` is one of OpenAI's, "" until known.
 
-    def __init__(self, writer: ChatAnswerWriter, account: AnswerAccount, answer_id: str) -> None:
+    `fields` says what the writer's dialect has a counterpart for.
+    """
+
+    def __init__(self, writer: ChatAnswerWriter, account: AnswerAccount, answer_id: str, fields: Table) -> None:
         self.finish_reason = ""
+        self._fields = fields
         self._writer, self._account = writer, account
         self._calls = ChatCalls(answer_id)
         self._joiners = {kind: lenient_json.TextJoiner() for kind in ("text", "refusal", "thinking")}
@@ -179,7 +188,7 @@ class ChatAnswerReader:
             self._read_text(text_kind, value, f"{path}.{kind}")
             if text_kind == "thinking" and part.get("signature"):
                 self._read_thinking_block({"type": "thinking", "signature": part["signature"]}, has_text=True)
-        elif kind == "image_url":
+        elif kind == "image_url" and self._fields["images"].handling != "dropped":
             self._read_image(part)
         elif kind == "redacted_thinking":
             self._read_thinking_block(part, has_text=True)
@@ -249,18 +258,21 @@ class ChatAnswerReader:
             self._writer.write_arguments(call, "".join(call.pieces))
 
     def _read_other(self, message: dict[str, Any]) -> None:
-        """Read images and citations; name every field that is not read."""
-        images, citations = message.get("images"), message.get("annotations")
-        for image in images if isinstance(images, list) else ():
-            self._read_image(image)
-        for citation in citations if isinstance(citations, list) else ():
-            if isinstance(citation, dict):
-                self._writer.write_citation(citation)
-            else:
-                self._account.drop("citation", "annotations")
-        for name in message.keys() - _READ_FIELDS - _LABEL_FIELDS:
-            if message[name]:
-                self._account.drop(_LOST_FIELDS.get(name, "other"), f"message.{name}")
+        """Read images and citations; name every field without a counterpart."""
+        for name in sorted(message.keys() - _USUAL_FIELDS - _LABEL_FIELDS):
+            value, field = message[name], self._fields.get(name)
+            if not value:
+                continue
+            if field is None or field.handling == "dropped":
+                self._account.drop(_LOSS_KINDS.get(name, "other"), f"message.{name}")
+                continue
+            for entry in value if isinstance(value, list) else [value]:
+                if name == "images":
+                    self._read_image(entry)
+                elif isinstance(entry, dict):
+                    self._writer.write_citation(entry)
+                else:
+                    self._account.drop("citation", f"message.{name}")
 
     def _read_image(self, part: Any) -> None:
         image = part.get("image_url") if isinstance(part, dict) else part
@@ -271,10 +283,10 @@ class ChatAnswerReader:
             self._account.drop("media", "image_url")
 
     def _note_lost_fields(self, document: dict[str, Any]) -> None:
-        """Name what providers put beside the choices (Perplexity's sources)."""
-        for name in _LOST_FIELDS.keys() & document.keys():
-            if document[name]:
-                self._account.drop(_LOST_FIELDS[name], name)
+        """Name what is beside the choices."""
+        for name in _DOCUMENT_FIELDS:
+            if document.get(name):
+                self._account.drop(_LOSS_KINDS[name], name)
 
 
 def _arguments_of(entry: dict[str, Any]) -> Iterator[str]:

@@ -9,10 +9,30 @@ from ..messages import UNSIGNED_SIGNATURE_PREFIX
 from .answer_account import AccountedAnswer
 from .chat_answer import ChatAnswerReader
 from .chat_calls import ChatCall
+from .fields import dropped, mapped, table
 from .translated import TranslatedRequest
 from .usage_objects import chat_to_messages_usage
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+ANSWER_FIELDS = table(
+    mapped(
+        content="`text` and `thinking` blocks, in their order",
+        refusal="text; the stop reason is `refusal`",
+        tool_calls="`tool_use` blocks, one after the other; each has an id and an input",
+        function_call="a `tool_use` block",
+        reasoning_content="a `thinking` block, if thinking was requested, else dropped",
+        reasoning="the same",
+        reasoning_text="the same",
+        thinking="the same",
+        reasoning_details="the same, where there is no text of these names; encrypted ones are dropped",
+        thinking_blocks="the same, with their signatures",
+        finish_reason="`stop_reason`, also of other APIs' names",
+        usage="`usage`",
+    ),
+    dropped("answers hold no images", "images"),
+    dropped("citations need the passage that Anthropic's search encrypts", "annotations", "context"),
+    dropped("no counterpart", "audio", "citations", "search_results"),
+)
 # The text of a delta by its type.
 _TEXT_FIELDS = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 
@@ -47,7 +67,7 @@ class ChatToMessagesAnswer(AccountedAnswer):
         self._caller_tool = translated.caller_tool
         thinking = translated.caller_document.get("thinking")
         self._wants_thinking = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
-        self._reader = ChatAnswerReader(self, self._account, answer_id)
+        self._reader = ChatAnswerReader(self, self._account, answer_id, ANSWER_FIELDS)
         self._answer: dict[str, Any] = {}
         self._events: list[dict[str, Any]] = []
         self._block_count = 0
@@ -121,12 +141,10 @@ class ChatToMessagesAnswer(AccountedAnswer):
         self._add("tool_use", {"type": "input_json_delta", "partial_json": text}, call)
 
     def write_image(self, url: str) -> None:
-        """Name an image: answers of Messages hold none."""
-        self._account.drop("media", "images")
+        """Never called: images are dropped."""
 
     def write_citation(self, citation: dict[str, Any]) -> None:
-        """Name a citation: those of Messages need the passage that Anthropic's search encrypts."""
-        self._account.drop("citation", "annotations")
+        """Never called: citations are dropped."""
 
     def _message_head(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from ..responses import SEALED_REASONING_PREFIX
 from .answer_account import AccountedAnswer
 from .chat_answer import ChatAnswerReader
 from .chat_calls import ChatCall
+from .fields import dropped, mapped, table
 from .translated import TranslatedRequest
 from .usage_objects import chat_to_responses_usage
 
@@ -19,6 +20,25 @@ _ECHOED_DEFAULTS: dict[str, Any] = {
     "tool_choice": "auto", "tools": [], "top_p": 1.0, "previous_response_id": None, "text": {"format": {"type": "text"}},
     "truncation": "disabled", "user": None, "store": True, "service_tier": "default",
 }  # fmt: skip
+ANSWER_FIELDS = table(
+    mapped(
+        content="`output_text` of a message, and reasoning, in their order",
+        refusal="a `refusal` part",
+        tool_calls="`function_call` and `custom_tool_call` items; each has an id and arguments",
+        function_call="a `function_call` item",
+        reasoning_content="the summary of a reasoning item",
+        reasoning="the same",
+        reasoning_text="the same",
+        thinking="the same",
+        reasoning_details="the same, where there is no text of these names; encrypted ones are dropped",
+        thinking_blocks="the same; sealed in `encrypted_content`, if requested",
+        images="`image_generation_call` items; those by URL are dropped",
+        annotations="`url_citation` of the text",
+        finish_reason="`status`, `incomplete_details`, also of other APIs' names",
+        usage="`usage`",
+    ),
+    dropped("no counterpart", "audio", "citations", "search_results", "context"),
+)
 _INLINE_IMAGE = re.compile(r"data:image/[\w.+-]+(?:;[\w=.-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
 
@@ -52,7 +72,7 @@ class ChatToResponsesAnswer(AccountedAnswer):
         self._answer_id, self._created_seconds = answer_id, created
         include = translated.caller_document.get("include")
         self._seals_reasoning = isinstance(include, list) and "reasoning.encrypted_content" in include
-        self._reader = ChatAnswerReader(self, self._account, answer_id)
+        self._reader = ChatAnswerReader(self, self._account, answer_id, ANSWER_FIELDS)
         self._events: list[dict[str, Any]] = []
         self._items: list[dict[str, Any]] = []
         # The open message or reasoning, and the calls, which stay open: their arguments may interleave.
@@ -88,7 +108,7 @@ class ChatToResponsesAnswer(AccountedAnswer):
         for call in self._calls.values():
             self._close_call(call)
         for _ in self._citations:
-            self._account.drop("citation", "annotations")
+            self._account.drop("citation", "message.annotations")
         incomplete = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(self._reader.finish_reason)
         status = "incomplete" if incomplete else "completed"
         response = self._response(status)
@@ -148,7 +168,7 @@ class ChatToResponsesAnswer(AccountedAnswer):
         """Write an image, as that of OpenAI's image tool."""
         match = _INLINE_IMAGE.match(url)
         if match is None:
-            self._account.drop("media", "images (by URL)")
+            self._account.drop("media", "message.images (by URL)")
             return
         self._close_open()
         document = {
@@ -167,7 +187,7 @@ class ChatToResponsesAnswer(AccountedAnswer):
         inner = citation.get("url_citation")
         inner = inner if isinstance(inner, dict) else citation
         if not isinstance(inner.get("url"), str):
-            self._account.drop("citation", "annotations")
+            self._account.drop("citation", "message.annotations")
             return
         self._citations.append(inner)
         if self._open is not None and self._open.part_kind == "output_text":

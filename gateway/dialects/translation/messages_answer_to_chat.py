@@ -6,6 +6,7 @@ from ...providers.streamed_answer import collect_event
 from .. import lenient_json
 from .answer_account import AccountedAnswer
 from .chat_calls import ChatCall, ChatCalls
+from .fields import dropped, mapped, table
 from .translated import TranslatedRequest
 from .usage_objects import messages_to_chat_usage
 
@@ -15,8 +16,24 @@ _FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
     "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
 }  # fmt: skip
-# Blocks that are read; deltas by the block that they begin where a server sent none.
-_READ_TYPES = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
+# Content blocks by their type.
+ANSWER_FIELDS = table(
+    mapped(
+        text="`content`; citations of web pages are `annotations`, others are dropped",
+        tool_use="`tool_calls`; each has an id and arguments",
+        thinking="`reasoning_content` and, with its signature, `thinking_blocks`",
+        redacted_thinking="`thinking_blocks`",
+        stop_reason="`finish_reason`; the explanation of a refusal is `refusal`",
+        usage="`usage`",
+    ),
+    dropped(
+        "it ran at Anthropic", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result",
+        "bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result", "mcp_tool_use",
+        "mcp_tool_result", "container_upload", "compaction",
+    ),
+)  # fmt: skip
+_READ_TYPES = frozenset(name for name, field in ANSWER_FIELDS.items() if field.handling == "mapped")
+# Deltas by the block that they begin where a server sent none.
 _BLOCK_TYPES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
 
 

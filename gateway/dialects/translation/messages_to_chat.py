@@ -35,7 +35,7 @@ REQUEST_FIELDS = table(
     dropped("a label", "metadata"),
     dropped("a hint", "service_tier", "cache_control", "betas", "speed", "diagnostics", "context_management"),
     refused("it refers to a resource at Anthropic", "container", "mcp_servers", "inference_geo"),
-    refused("chat completions have no such parameter", "top_k"),
+    refused("chat completions have no such parameter, but at litellm", "top_k"),
 )
 BLOCK_FIELDS = table(
     carried("type", "text"),

@@ -86,8 +86,7 @@ def test_a_stream_of_parts_and_strings_is_one_text(caller):
         ({"audio": {"data": "AAAA", "transcript": "Hi"}}, "message.audio"),
         ({"context": {"citations": [{"url": "x"}]}}, "message.context"),
         ({"extra_content": {"google": {"thought_signature": "s"}}}, "message.extra_content"),
-        ({"annotations": [7]}, "annotations"),
-        ({"images": [7]}, "image_url"),
+        ({"annotations": [7]}, "message.annotations"),
         ({"tool_calls": [7]}, "tool_calls"),
     ],
 )  # fmt: skip
@@ -137,12 +136,15 @@ def test_an_image_is_that_of_an_image_tool_or_named(message):
     response = answer_translator("responses", "chat").translate_document(chat_answer(message))
     assert [item["type"] for item in response["output"]] == ["message", "image_generation_call"]
     assert (response["output"][1]["result"], response["output"][1]["status"]) == ("AAAA", "completed")
-    assert received("messages", "chat", chat_answer(message))[1] == ["images"]
+    (lost,) = received("messages", "chat", chat_answer(message))[1]
+    assert lost in ("message.images", "content.image_url")
 
 
 def test_an_image_by_url_is_named():
     image = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
-    assert received("responses", "chat", chat_answer({"content": "Hi", "images": [image]}))[1] == ["images (by URL)"]
+    assert received("responses", "chat", chat_answer({"content": "Hi", "images": [image]}))[1] == [
+        "message.images (by URL)"
+    ]
 
 
 CITATION = {
@@ -169,11 +171,11 @@ def test_a_citation_is_an_annotation_of_the_text(deltas):
     added = [event for event in events if event["type"] == "response.output_text.annotation.added"]
     assert [(event["annotation_index"], event["annotation"]) for event in added] == [(0, FLAT_CITATION)]
     assert translator.losses() == ()
-    assert received("messages", "chat", chat_chunks(*deltas))[1] == ["annotations"]
+    assert received("messages", "chat", chat_chunks(*deltas))[1] == ["message.annotations"]
 
 
 def test_a_citation_without_text_is_named():
-    assert received("responses", "chat", chat_answer({"annotations": [CITATION]}))[1] == ["annotations"]
+    assert received("responses", "chat", chat_answer({"annotations": [CITATION]}))[1] == ["message.annotations"]
 
 
 BLOCKS = [
