@@ -100,6 +100,19 @@ def _explain_hypothetical(snapshot: Snapshot, args: argparse.Namespace) -> int:
     return 0
 
 
+def _charge_text(entry: LedgerEntry) -> str:
+    if not entry.priced:
+        return "unpriced"
+    text = f"{nusd_to_usd(entry.charge_nusd)} USD"
+    if entry.service_tier:
+        text += f" at tier {entry.service_tier}"
+    if entry.unpriced_parts:
+        text += f", without {entry.unpriced_parts.replace(',', ', ')} (unpriced)"
+    if entry.reported_cost_nusd:
+        text += f"; the provider reports {nusd_to_usd(entry.reported_cost_nusd)} USD"
+    return text
+
+
 def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) -> Iterator[str]:
     """One attempt: the decision, its cost, its footprint, and the frontier for comparison.
 
@@ -116,7 +129,7 @@ def _explain_entry(entry: LedgerEntry, snapshot: Snapshot, metered: int | None) 
             "tokens",
             f"{entry.input_tokens:,} in ({entry.cached_input_tokens:,} cached), {entry.output_tokens:,} out, {entry.usage_basis}",
         ),
-        ("charge", f"{nusd_to_usd(entry.charge_nusd)} USD" if entry.priced else "unpriced"),
+        ("charge", _charge_text(entry)),
         (
             "on frontier",
             f"{nusd_to_usd(entry.reference_nusd)} USD, {_format_grams(entry.reference_carbon_ug)} (equal tokens)",

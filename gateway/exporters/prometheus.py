@@ -19,6 +19,8 @@ from ..values.units import NUSD_PER_USD
 
 _LABELS = ["task_type", "tier", "deployment", "team"]
 _MILLI, _MICRO = 1e3, 1e6
+# A charge differs from a reported cost where the difference is more than the hundredth part of it.
+_DIFFERENCES_COUNTED_ABOVE = 100
 # Bucket bounds in ms. Durations: OpenTelemetry's for gen_ai; overhead: finer, for a gateway adds a millisecond or less.
 _DURATION_BOUNDS_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40960, 81920)
 _OVERHEAD_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -30,6 +32,7 @@ _SUMS: Sequence[tuple[str, str, str, str, float]] = (
     ("penstock_tokens", "", "output", "output_tokens", 1),
     ("penstock_tokens", "", "reasoning", "reasoning_tokens", 1),
     ("penstock_charge_usd", "Charges in US dollars.", "", "charge_nusd", NUSD_PER_USD),
+    ("penstock_reported_cost_usd", "Costs in US dollars that providers report with their answers.", "", "reported_cost_nusd", NUSD_PER_USD),
     ("penstock_reference_usd", "Charges in US dollars had each route's most capable deployment served the same tokens.", "", "reference_nusd", NUSD_PER_USD),
     ("penstock_energy_joules", "Modeled facility energy in joules.", "low", "energy_mj_low", _MILLI),
     ("penstock_energy_joules", "", "mid", "energy_mj_mid", _MILLI),
@@ -71,6 +74,8 @@ class Metrics:
         # Present at zero from the start, so that rate() sees the first error.
         self._errors: dict[tuple[str, ...], int] = {(code,): 0 for code in ("internal_error", "overloaded")}
         self._unpriced: dict[tuple[str, ...], int] = {}
+        self._reported_differences: dict[tuple[str, ...], int] = {}
+        self._differing_costs: dict[tuple[str, ...], int] = {}
         self._unknown_footprints: dict[tuple[str, ...], int] = {}
         self._attempt_failures: dict[tuple[str, ...], int] = {}
         self._translation_losses: dict[tuple[str, ...], int] = {}
@@ -117,7 +122,9 @@ class Metrics:
             self._corrected_sums_of(key)
         if entry.usage_basis != "none":
             sums[:] = map(add, sums, _entry_values(entry))
-            if not entry.priced:
+            if entry.reported_cost_nusd and entry.priced:
+                self._compare_with_reported(entry)
+            if not entry.priced or entry.unpriced_parts:
                 self._increment(self._unpriced, (entry.deployment, entry.team))
             if entry.footprint_method == UNKNOWN_FOOTPRINT_METHOD:
                 self._increment(self._unknown_footprints, (entry.deployment, entry.team))
@@ -150,6 +157,16 @@ class Metrics:
             with self._lock:
                 sums = self._corrected_sums[key] = [0] * len(_FIELDS)
         return sums
+
+    def _compare_with_reported(self, entry: LedgerEntry) -> None:
+        """Count how far the charge is from the cost that the provider reports."""
+        difference = abs(entry.charge_nusd - entry.reported_cost_nusd)
+        with self._lock:
+            self._reported_differences[(entry.deployment,)] = (
+                self._reported_differences.get((entry.deployment,), 0) + difference
+            )
+        if difference * _DIFFERENCES_COUNTED_ABOVE > entry.reported_cost_nusd:
+            self._increment(self._differing_costs, (entry.deployment,))
 
     def observe_latency(self, deployment: str, upstream_ms: float, overhead_ms: float | None) -> None:
         """Count the time of one attempt; `overhead_ms` is that of its request, None before the last attempt."""
@@ -185,6 +202,7 @@ class Metrics:
                 self._translation_losses,
             )
             tables = [dict(table) for table in counted]
+            differences = dict(self._reported_differences)
         yield from _sum_families(sums)
         yield from _sum_families(corrected, corrected=True)
         requests = CounterMetricFamily("penstock_requests", "Requests by outcome.", labels=[*_LABELS, "outcome"])
@@ -215,6 +233,14 @@ class Metrics:
             for labels, count in table.items():
                 family.add_metric(list(labels), count)
             yield family
+        difference = CounterMetricFamily(
+            "penstock_reported_cost_difference_usd",
+            "Absolute differences in US dollars between charges and the costs that providers report.",
+            labels=["deployment"],
+        )
+        for labels, nusd in differences.items():
+            difference.add_metric(list(labels), nusd / NUSD_PER_USD)
+        yield difference
         for histogram in (self._request_durations, self._first_bytes, self._upstream_durations, self._overheads):
             yield histogram.family()
         for scraped in self._scraped():

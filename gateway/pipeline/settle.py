@@ -1,7 +1,7 @@
 """Settle: usage -> charge -> footprint -> ledger entry. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
@@ -15,12 +15,26 @@ from ..carbon.footprint import (
 )
 from ..providers import PROVIDERS
 from ..values.budget import Amounts, Reservation
-from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD, Deployment, Footprint
+from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD, Deployment, Footprint, PriceSheet
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.plan import Attempt, Refusal
 from ..values.usage import NO_USAGE, Usage
 from .context import AttemptProgress, RequestContext
 
+
+class _Charge(NamedTuple):
+    """What an attempt costs.
+
+    is_priced: whether a price is known
+    unpriced: what of it has no price and is not in the charge, by name
+    """
+
+    nusd: int
+    is_priced: bool
+    unpriced: tuple[str, ...] = ()
+
+
+_NO_CHARGE = _Charge(0, True)
 # A pass-through response that reports no tokens.
 _UNREPORTED_USAGE = Usage(input=0, output=0, exact=False)
 
@@ -119,7 +133,7 @@ def entry_of_attempt(context: RequestContext, progress: AttemptProgress, *, fina
         final=final,
         deployment=attempt.deployment,
         usage=usage,
-        charged=_charge(context, progress, usage),
+        charged=_charge(context, progress, usage, now),
         hold_nusd=attempt.hold_nusd or 0,
         outcome=progress.outcome,
         status=progress.status,
@@ -225,7 +239,7 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
     final: bool,
     deployment: Deployment | None,
     usage: Usage,
-    charged: tuple[int, bool] = (0, True),
+    charged: _Charge = _NO_CHARGE,
     hold_nusd: int,
     outcome: str,
     status: int,
@@ -240,12 +254,11 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
 
     `now` and `first_byte` are on the monotonic clock, seconds.
     """
-    charge, priced = charged
     profile = deployment.energy_profile if deployment else None
     call_footprint = _footprint(deployment, usage, has_images=context.features.has_images)
-    reference = charge, call_footprint.energy_millijoules.mid, call_footprint.carbon_micrograms.mid
+    reference = charged.nusd, call_footprint.energy_millijoules.mid, call_footprint.carbon_micrograms.mid
     if deployment is not None and context.route.reference is not deployment:
-        reference = _reference_figures(context.route.reference, usage, *reference)
+        reference = _reference_figures(context, usage, now, reference)
     return LedgerEntry(
         id=f"{context.request_id}.{number}",
         at_ms=int(context.started_at * 1000),
@@ -274,8 +287,8 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
         cache_write_tokens=usage.cache_write,
         output_tokens=usage.output,
         reasoning_tokens=usage.reasoning,
-        priced=int(priced),
-        charge_nusd=charge,
+        priced=int(charged.is_priced),
+        charge_nusd=charged.nusd,
         hold_nusd=hold_nusd,
         reference_nusd=reference[0],
         energy_mj_low=call_footprint.energy_millijoules.low,
@@ -306,6 +319,9 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
         energy_scale=profile.meter_scale if profile else 1.0,
         object_ids=object_ids,
         deferred_ms=round(context.deferred_wait.seconds * 1000) if context.deferred_wait else 0,
+        service_tier=usage.service_tier,
+        reported_cost_nusd=usage.reported_cost_nusd or 0,
+        unpriced_parts=",".join(charged.unpriced),
     )
 
 
@@ -330,17 +346,16 @@ def _window_ms(context: RequestContext, reservation: Reservation | None) -> int:
     )
 
 
-def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) -> tuple[int, bool]:
-    """Charge of an attempt: (nUSD, whether a price is known).
+def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage, now: float) -> _Charge:
+    """Charge of an attempt that ended at `now`, monotonic.
 
     No usage costs nothing; units other than tokens are charged as reported, else as held.
     """
     deployment, passthrough = progress.attempt.deployment, context.request.passthrough
     if usage is NO_USAGE:
-        return 0, True
+        return _NO_CHARGE
     if _usage_unknown(context, progress):
-        hold = progress.attempt.hold_nusd
-        return (0, False) if hold is None else (hold, True)
+        return _charge_as_held(progress)
     if (
         passthrough is not None
         and passthrough.billed_units_max is not None
@@ -349,25 +364,36 @@ def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage) ->
         unit, count = progress.billed_units or passthrough.billed_units_max
         price = pricing.unit_nusd(deployment.unit_prices, unit)
         if price is not None:
-            return price * count, True
+            return _Charge(price * count, True)
     if usage is _UNREPORTED_USAGE:
-        # Charged as held, where a price is known.
-        hold = progress.attempt.hold_nusd
-        return (0, False) if hold is None else (hold, True)
+        return _charge_as_held(progress)
     if deployment.price_sheet is None:
-        return 0, False
-    return pricing.charge(deployment.price_sheet, usage), True
+        return _Charge(0, False)
+    return _Charge(
+        _tokens_nusd(context, deployment.price_sheet, usage, now),
+        True,
+        pricing.unpriced_parts(deployment.price_sheet, usage),
+    )
+
+
+def _charge_as_held(progress: AttemptProgress) -> _Charge:
+    """The hold, where a price is known."""
+    hold = progress.attempt.hold_nusd
+    return _Charge(0, False) if hold is None else _Charge(hold, True)
+
+
+def _tokens_nusd(context: RequestContext, price_sheet: PriceSheet, usage: Usage, now: float) -> int:
+    ended_at = context.started_at + now - context.started_monotonic
+    return pricing.charge(price_sheet, usage, terms=context.request.price_terms, at=ended_at)
 
 
 def _reference_figures(
-    reference: Deployment, usage: Usage, charge: int, energy: int, carbon: int
+    context: RequestContext, usage: Usage, now: float, actual: tuple[int, int, int]
 ) -> tuple[int, int, int]:
-    """(nUSD, mJ, ug) of the same tokens on the route's reference deployment.
-
-    The actual figures where those are unknown.
-    """
+    """(nUSD, mJ, ug) of the same tokens on the route's reference deployment; the actual figures where unknown."""
+    reference, (charge, energy, carbon) = context.route.reference, actual
     if reference.price_sheet is not None and usage is not _UNREPORTED_USAGE:
-        charge = pricing.charge(reference.price_sheet, usage)
+        charge = _tokens_nusd(context, reference.price_sheet, usage, now)
     # Unknown energy has nothing to compare with.
     if reference.energy_models is not None and energy:
         energy = energy_millijoules_mid(reference.energy_models, usage.input, usage.output, usage.cached_input)

@@ -25,6 +25,9 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     reason: why this deployment was chosen, or why none was
     usage_basis: exact, estimated or none
     priced: 0 without a price sheet; the charge is then 0 and must be read as unknown
+    unpriced_parts: names of tiers, tools and models that are not in the charge, for want of a price; comma-separated
+    service_tier: the tier that the answer names, one of usage.SERVICE_TIERS; "": the standard one
+    reported_cost_nusd: the cost that the provider reports; 0: none
     hold_nusd: what was held before dialling
     reference_nusd: cost of the same tokens on the route's most capable candidate
     reference_energy_mj, reference_carbon_ug: mid figures of the same tokens there
@@ -105,6 +108,9 @@ class LedgerEntry(Value, frozen=True, kw_only=True):
     translation: str = ""
     answer_losses: str = ""
     object_ids: str = ""
+    service_tier: str = ""
+    reported_cost_nusd: int = 0
+    unpriced_parts: str = ""
 
 
 class Hold(Value, frozen=True, kw_only=True):
@@ -207,7 +213,7 @@ def expired_entry(hold: Hold) -> LedgerEntry:
 # Columns that exports, metrics and budgets add up; a correction has the difference in each.
 AMOUNT_COLUMNS = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "charge_nusd",
-    "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
+    "reported_cost_nusd", "reference_nusd", "energy_mj_low", "energy_mj_mid", "energy_mj_high", "carbon_ug_low", "carbon_ug_mid",
     "carbon_ug_high", "reference_energy_mj", "embodied_ug", "market_carbon_ug", "reference_carbon_ug",
     "undeferred_carbon_ug",
 )  # fmt: skip
@@ -255,5 +261,5 @@ OUTCOMES = ("completed", "refused", "rejected", "cancelled", "cut", "upstream_er
 # Columns that exports group by, and the UTC day or hour of the entry.
 GROUP_COLUMNS = (
     "task_type", "tier", "deployment", "provider", "model", "org", "team", "key", "user", "session", "root", "route",
-    "outcome", "day", "hour",
+    "outcome", "service_tier", "day", "hour",
 )  # fmt: skip
