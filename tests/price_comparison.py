@@ -76,6 +76,8 @@ def load_litellm() -> Any:
         warnings.simplefilter("ignore")
         litellm = import_module("litellm")
         import_module("litellm.cost_calculator")
+    # No hints on standard output for names that litellm does not know.
+    vars(litellm)["suppress_debug_info"] = True
     return litellm
 
 

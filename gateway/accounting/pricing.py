@@ -201,7 +201,7 @@ def _without_price(
 ) -> tuple[str, ...]:
     # At a cheaper tier without a price of its own the charge is the standard one, which is no less.
     names = [tier for tier in tiers if tier not in _NO_DEARER_TIERS and tier not in price_sheet.service_tiers]
-    names += [unit for unit in units if _tool_nusd(price_sheet, unit, "") is None]
+    names += [unit.partition(":")[0] for unit in units if _tool_nusd(price_sheet, unit, "") is None]
     names += [geo] if geo not in _NO_DEARER_GEOS and geo not in price_sheet.geo_permille else []
     names += [model for model in models if _sheet_of(price_sheet, model) is None]
     return tuple(dict.fromkeys(names))
@@ -229,7 +229,7 @@ def _tool_nusd(price_sheet: PriceSheet, unit: str, search_context_size: str) -> 
         price = price_sheet.tool_nusd.get(f"{unit}_{search_context_size}")
         if price is not None:
             return price
-    return price_sheet.tool_nusd.get(unit)
+    return unit_nusd(price_sheet.tool_nusd, unit)
 
 
 def _fees(price_sheet: PriceSheet, server_tools: Iterable[tuple[str, int]], terms: PriceTerms) -> int:

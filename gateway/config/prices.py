@@ -11,8 +11,9 @@ from . import schema
 from .reader import ConfigReader, to_nusd
 from .yaml_tree import YamlPath
 
-# Providers that call further models within a request: an advisor, a fallback (platform.claude.com, advisor tool, 2026-11).
-_FURTHER_MODELS_OF = {"anthropic": "anthropic"}
+# Dialects whose providers call further models within a request, and which of the list: an advisor or a fallback
+# (platform.claude.com, advisor tool, 2026-11), what draws pictures (platform.openai.com, image generation, 2026-11).
+_FURTHER_MODELS_OF = {"anthropic": ("anthropic", ""), "openai": ("openai", "image_generation")}
 
 
 def listed_sheet(listed: prices_litellm.ListedModel | None, region: str) -> catalog.PriceSheet | None:
@@ -82,7 +83,7 @@ def with_further_models(deployments: Mapping[str, catalog.Deployment]) -> dict[s
                 for other in deployments.values()
                 if other.provider == deployment.provider and other.price_sheet is not None
             }
-            sheet = replace(sheet, further_models={**prices_litellm.sheets_of(listed_as), **siblings})
+            sheet = replace(sheet, further_models={**prices_litellm.sheets_of(*listed_as), **siblings})
             deployment = replace(deployment, price_sheet=sheet)
         result[name] = deployment
     return result

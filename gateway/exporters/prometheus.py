@@ -200,6 +200,7 @@ class Metrics:
                 self._unknown_footprints,
                 self._attempt_failures,
                 self._translation_losses,
+                self._differing_costs,
             )
             tables = [dict(table) for table in counted]
             differences = dict(self._reported_differences)
@@ -228,7 +229,12 @@ class Metrics:
             "Translated answers of which a part did not reach the caller, by the provider's and the caller's dialect.",
             labels=["from", "to", "kind"],
         )
-        families = (requests, refusals, errors, unpriced, unknown, failures, losses)
+        differing = CounterMetricFamily(
+            "penstock_differing_costs",
+            "Attempts whose charge differs by more than 1 % from the cost that the provider reports.",
+            labels=["deployment"],
+        )
+        families = (requests, refusals, errors, unpriced, unknown, failures, losses, differing)
         for family, table in zip(families, tables, strict=True):
             for labels, count in table.items():
                 family.add_metric(list(labels), count)

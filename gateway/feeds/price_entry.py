@@ -74,10 +74,6 @@ def price_sheet(entry: Mapping[str, Any], source: str) -> PriceSheet | None:
     elif "priority" in tiers:
         # OpenAI's `fast` is its former `priority` (litellm 1.105.3 maps them alike).
         tiers["fast"] = tiers["priority"]
-    if provider == "anthropic":
-        # Its priority tier is capacity under contract and has no prices of its own (platform.claude.com/docs/en/api/
-        # service-tiers, read 2026-11-29).
-        tiers.setdefault("priority", standard)
     tools, once, always = _tools(entry, provider)
     return replace(
         standard,

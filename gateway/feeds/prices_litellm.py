@@ -87,10 +87,15 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
 
 
 @lru_cache(maxsize=16)
-def sheets_of(provider: str) -> Mapping[str, PriceSheet]:
-    """Returns the price sheets of all models that the shipped list has of a provider, by name; cached."""
-    price_list, mark = load(), f'"litellm_provider":"{provider}"'.encode()
-    found = {name: listed_model(price_list, name) for name, raw in price_list.items() if mark in bytes(raw)}
+def sheets_of(provider: str, mode: str = "") -> Mapping[str, PriceSheet]:
+    """Returns the price sheets of the models that the shipped list has of a provider, by name; of one mode or of all."""
+    price_list, marks = load(), [f'"litellm_provider":"{provider}"'.encode()]
+    marks += [f'"mode":"{mode}"'.encode()] if mode else []
+    found = {
+        name: listed_model(price_list, name)
+        for name, raw in price_list.items()
+        if all(mark in bytes(raw) for mark in marks)
+    }
     return {
         name: replace(model.price_sheet, output_tokens_max=model.output_tokens or 0)
         for name, model in found.items()

@@ -1,5 +1,6 @@
 """What an answer names that is billed beside tokens: service tier, region, tools, the provider's own cost. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ _EXECUTED_TOOLS = {
 }  # fmt: skip
 # Models of chat completions that search the web in every call (platform.openai.com, web search guide, 2026-08).
 _SEARCH_MODELS = ("-search-preview", "-search-api")
+_PICTURE = re.compile(r"[a-z]{1,16}:\d{1,5}x\d{1,5}")
 _LIST_MAX = 4096
 # xAI reports cost in ticks of 10^-10 USD.
 _TICKS_PER_NUSD = 10
@@ -135,10 +137,19 @@ def _calls_of_items(answer: Mapping[str, Any]) -> dict[str, int]:
         kind = item.get("type") if isinstance(item, dict) else None
         unit = _TOOL_ITEMS.get(kind) if isinstance(kind, str) else None
         if unit is not None and _is_billed(item, unit, containers):
+            unit = _picture_unit(item) if unit == "image_generation" else unit
             tools[unit] = tools.get(unit, 0) + 1
     reported = answer.get("tool_usage")
     searches = _call_count(reported.get("web_search")) if isinstance(reported, dict) else 0
     return {**tools, "web_search": searches} if searches else tools
+
+
+def _picture_unit(item: Mapping[str, Any]) -> str:
+    """The unit of a picture, with its quality and size where it names both."""
+    quality, size = item.get("quality"), item.get("size")
+    if isinstance(quality, str) and isinstance(size, str) and _PICTURE.fullmatch(f"{quality}:{size}"):
+        return f"image_generation:{quality}:{size}"
+    return "image_generation"
 
 
 def _is_billed(item: Mapping[str, Any], unit: str, containers: set[str]) -> bool:

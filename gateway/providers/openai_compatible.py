@@ -131,7 +131,7 @@ def _extras_of(answer: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
     if drawn is not None:
         # Its tokens are billed instead of the call.
         tools = extras.get("server_tools", ())
-        extras["server_tools"] = tuple(tool for tool in tools if tool[0] != "image_generation")
+        extras["server_tools"] = tuple(tool for tool in tools if not tool[0].startswith("image_generation"))
         extras["further_calls"] = (drawn,)
     return extras
 

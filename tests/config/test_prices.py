@@ -93,7 +93,7 @@ def test_a_provider_that_calls_further_models_has_their_prices():
     assert found.further_models["claude-opus-4-8"].base.input == 7_000_000_000
     assert found.further_models["claude-haiku-4-5"].base.input == 1_000_000_000
     assert "claude-next" not in found.further_models
-    assert not price_sheet("model: gpt-5").further_models
+    assert price_sheet("model: gpt-5").further_models["gpt-image-1"].base.output == 40_000_000_000
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,26 @@ def test_unpriced_attempts_and_unknown_footprints_are_counted_by_deployment():
     assert metrics.request_count == 2
 
 
+def test_parts_without_a_price_count_as_unpriced():
+    metrics = Metrics(list)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, priced=1, unpriced_parts="web_search"))
+    found = exposed(metrics)
+    assert found["penstock_unpriced_attempts_total", (("deployment", "small"), ("team", "research"))] == 1
+
+
+@pytest.mark.parametrize(
+    "reported, difference, differing",
+    [(100, 0.0, 0), (101, 1e-9, 0), (99, 1e-9, 1), (200, 1e-7, 1), (0, None, 0)],
+    ids=["equal", "within the hundredth part", "beyond it", "half", "not reported"],
+)
+def test_charges_are_compared_with_what_the_provider_reports(reported, difference, differing):
+    metrics = Metrics(list)
+    metrics.observe_entry(msgspec.structs.replace(ENTRY, priced=1, charge_nusd=100, reported_cost_nusd=reported))
+    found, labels = exposed(metrics), (("deployment", "small"),)
+    assert found.get(("penstock_reported_cost_difference_usd_total", labels)) == difference
+    assert found.get(("penstock_differing_costs_total", labels), 0) == differing
+
+
 def test_errors_without_a_ledger_entry_are_present_at_zero_and_counted_by_code():
     metrics = Metrics(list)
     assert exposed(metrics)["penstock_errors_total", (("code", "internal_error"),)] == 0
