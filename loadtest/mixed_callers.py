@@ -1,7 +1,8 @@
 """The callers of the overspend test: conversations in three dialects, streamed or not, some of them badly behaved.
 
 A conversation is one to four turns in one session, each at any of the gateways. Prompts order upstream faults from the
-simulated providers; some callers disconnect during the answer, or before it.
+simulated providers; some callers disconnect during the answer, or before it. Some ask for a service tier, for web
+searches or for compaction, in their own dialect; the providers do as asked, or not.
 """
 
 import asyncio
@@ -15,6 +16,18 @@ from typing import Any
 import aiohttp
 from tight_budgets import KEYS
 
+# Shares of conversations that ask for a service tier, for searches, and (messages) for compaction.
+_TIER_SHARE, _SEARCH_SHARE, _COMPACTION_SHARE = 0.25, 0.2, 0.5
+_TIERS = ("priority", "priority", "flex", "auto")
+# A search and a compaction run at the provider of the caller's dialect only.
+_SEARCH_ROUTES = {"responses": ("auto", "small", "best"), "messages": ("claude",)}
+# Results of a search are kept small, as the budgets are.
+_SEARCH_LIMITS = {"max_content_tokens": 150, "max_uses": 1}
+# What is in an answer that has one.
+_EXTRA_MARKS = {
+    "priority": b'"service_tier":"priority"', "flex": b'"service_tier":"flex"', "searches": b"web_search_",
+    "compaction": b'"compaction"',
+}  # fmt: skip
 # Longest duration of a call, whatever fails.
 CALL_SECONDS = 60.0
 _PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
@@ -35,12 +48,14 @@ class CallerOutcomes:
     violations: answers that must not occur
     store_down_seconds: time until a call was answered 503 for the store; calls without an ordered upstream fault
     statuses: calls by HTTP status
+    extras: answers with a service tier, searches, compaction
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     store_down_seconds: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    extras: Counter[str] = field(default_factory=Counter)
 
     @property
     def calls(self) -> int:
@@ -59,6 +74,7 @@ class Conversation:
     headers: dict[str, str]
     turns: int
     tools: bool
+    terms: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -97,7 +113,21 @@ class MixedCallers:
             headers["anthropic-version"] = "2023-06-01"
         route = randomness.choices(list(_ROUTE_WEIGHTS), list(_ROUTE_WEIGHTS.values()))[0]
         tools = randomness.random() < 0.35
-        return Conversation(number, key, dialect, route, headers, min(left, randomness.choice((1, 1, 2, 3, 4))), tools)
+        turns = min(left, randomness.choice((1, 1, 2, 3, 4)))
+        return Conversation(number, key, dialect, route, headers, turns, tools, self._terms(dialect, route))
+
+    def _terms(self, dialect: str, route: str) -> dict[str, Any]:
+        """Fields of a conversation's bodies that change the price of its answers."""
+        randomness = self._random
+        terms: dict[str, Any] = {}
+        if dialect != "messages" and randomness.random() < _TIER_SHARE:
+            terms["service_tier"] = randomness.choice(_TIERS)
+        if route in _SEARCH_ROUTES.get(dialect, ()) and randomness.random() < _SEARCH_SHARE:
+            kind = "web_search" if dialect == "responses" else "web_search_20250305"
+            terms["tools"] = [{"type": kind, "name": "web_search", **_SEARCH_LIMITS}]
+        if dialect == "messages" and route == "claude" and randomness.random() < _COMPACTION_SHARE:
+            terms["context_management"] = {"edits": [{"type": "compact_20260112"}]}
+        return terms
 
     async def _run_conversation(self, session: aiohttp.ClientSession, conversation: Conversation) -> None:
         await asyncio.sleep(self._random.uniform(0, self._ramp_seconds))
@@ -133,6 +163,12 @@ class MixedCallers:
             order["fault"] = randomness.choice(_FAULTS)
             if randomness.random() < 0.5:
                 order["times"] = 1
+        if "service_tier" in conversation.terms and randomness.random() < 0.2:
+            order["tier"] = "default"
+        if "tools" in conversation.terms:
+            order["searches"] = randomness.choice((0, 1, 3))
+        if "context_management" in conversation.terms:
+            order["compacts"] = randomness.random() < 0.7
         if conversation.tools and turn == 0:
             order["tool_calls"] = [{"name": "bash", "arguments": {"cmd": f"cat {conversation.number}-{turn}.txt"}}]
         return f"{randomness.choice(_PROMPTS)}, number {conversation.number}.{turn}. [[sim {json.dumps(order)}]]"
@@ -151,7 +187,8 @@ class MixedCallers:
         else:
             body |= {"messages": list(conversation.history)} | ({"max_tokens": limit} if limit else {})
             tool = {"type": "function", "function": {"name": "bash", "parameters": _TOOL_SCHEMA}}
-        return body | ({"tools": [tool]} if conversation.tools else {})
+        tools = [*([tool] if conversation.tools else []), *conversation.terms.get("tools", ())]
+        return body | conversation.terms | ({"tools": tools} if tools else {})
 
     async def _call(self, session: aiohttp.ClientSession, conversation: Conversation) -> tuple[str, str]:
         """(outcome, beginning of the answer)."""
@@ -189,6 +226,7 @@ class MixedCallers:
     def _outcome(self, status: int, text: bytes, conversation: Conversation) -> str:
         self.outcomes.statuses[str(status)] += 1
         if status == 200:
+            self.outcomes.extras.update(name for name, mark in _EXTRA_MARKS.items() if mark in text)
             return "completed"
         if b"budget_exceeded" in text or b"cap_exceeded" in text or b"budget_held" in text:
             return "refused"

@@ -239,8 +239,8 @@ def table(results: dict[str, list[tuple[CallerOutcomes, AuditFindings]]]) -> str
     """The results as Markdown, one row per scenario."""
     heads = (
         "scenario", "seeds", "calls", "completed", "refused", "failed, left", "503", "accounts", "transactions checked",
-        "states over a limit", "accounts held at the end", "accounts where spent != ledgers", "violations",
-        "p99 of 503 (s)", "remarks",
+        "states over a limit", "accounts held at the end", "accounts where spent != ledgers", "charges above their hold",
+        "violations", "p99 of 503 (s)", "remarks",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for scenario, runs in results.items():
@@ -252,17 +252,18 @@ def table(results: dict[str, list[tuple[CallerOutcomes, AuditFindings]]]) -> str
         cells = (
             scenario, len(runs), outcomes.total(), outcomes["completed"], outcomes["refused"], others,
             outcomes["store_down"], *[sum(getattr(audit, name) for audit in findings) for name in _SUMMED_FIELDS],
-            sum(len(audit.violations) for audit in findings), p99, _remarks(findings),
+            sum(len(audit.violations) for audit in findings), p99, _remarks([tally for tally, _ in runs], findings),
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
-_SUMMED_FIELDS = ("accounts", "transactions", "overruns", "accounts_still_held", "unequal_accounts")
+_SUMMED_FIELDS = ("accounts", "transactions", "overruns", "accounts_still_held", "unequal_accounts", "above_hold")
 
 
-def _remarks(findings: list[AuditFindings]) -> str:
-    counts = {
+def _remarks(tallies: list[CallerOutcomes], findings: list[AuditFindings]) -> str:
+    extras = sum((tally.extras for tally in tallies), start=CallerOutcomes().extras)
+    counts = {f"answers with {name}": extras[name] for name in sorted(extras)} | {
         "orphaned holds of killed gateways": sum(audit.orphaned_holds for audit in findings),
         "expired holds": sum(audit.expired_holds for audit in findings),
         "accounts over their limit after the loss": sum(audit.overruns_after_loss for audit in findings),

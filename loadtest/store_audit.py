@@ -30,6 +30,7 @@ class AuditFindings:
     orphaned_holds: open holds of killed gateways that are in no ledger
     unequal_accounts: accounts whose spent amount differs from the ledgers
     expired_holds: holds that expired
+    above_hold: charges above their hold
     nearly_full_accounts: accounts that reached 90 % of their limit
     violations: failed checks; empty for a good run
     final_accounts: amounts at the end, by account key
@@ -44,6 +45,7 @@ class AuditFindings:
     orphaned_holds: int = 0
     unequal_accounts: int = 0
     expired_holds: int = 0
+    above_hold: int = 0
     nearly_full_accounts: int = 0
     violations: list[str] = field(default_factory=list)
     final_accounts: dict[str, dict[bytes, int]] = field(default_factory=dict)
@@ -128,7 +130,18 @@ def check(
                     spent[account_id_of(key)] += replay.booked_totals[key]
     findings.accounts = len(spent)
     _check_ledgers(findings, snapshot, spent, sums)
+    _check_charges(findings, entries)
     return findings
+
+
+def _check_charges(findings: AuditFindings, entries: Iterable[LedgerEntry]) -> None:
+    """No charge is above its hold, whatever is charged."""
+    for entry in entries:
+        if entry.charge_nusd > entry.hold_nusd:
+            findings.above_hold += 1
+            findings.violations.append(
+                f"charge above its hold: {entry.id} {entry.deployment}: {entry.charge_nusd} > {entry.hold_nusd}"
+            )
 
 
 def _check_limits(findings: AuditFindings, replay: AofReplay, *, after_loss: bool) -> None:

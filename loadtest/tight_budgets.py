@@ -20,6 +20,8 @@ ROUTES = {
     "shaky": {"candidates": ["flaky", "medium", "small"]},
     "claude": {"candidates": ["claude", "medium"]},
 }
+# Entries of the bundled price list, at the same prices, which also price service tiers and searches.
+PRICE_LISTS = {"small": "gpt-5-mini", "frontier": "gpt-5", "claude": "claude-sonnet-4-5"}
 # Deployment: model, tier, price in and out (USD per million tokens), active parameters (billions), zone.
 DEPLOYMENTS = {
     "small": ("sim-small", "small", 0.25, 2, 8, "FRA"),
@@ -31,28 +33,28 @@ DEPLOYMENTS = {
 }
 # Name: scope, unit, amount, window; amounts are per 1,000 calls, except for budgets of sessions and users.
 BUDGETS = {
-    "org-usd-month": ({"org": "*"}, "usd", 0.30, "month"),
+    "org-usd-month": ({"org": "*"}, "usd", 0.45, "month"),
     "org-wh-day": ({"org": "*"}, "wh", 60, "day"),
     "org-carbon-total": ({"org": "*"}, "g_co2e", 15, "total"),
     "org-tokens-hour": ({"org": "*"}, "tokens", 62_000, "hour"),
     "org-calls-minute": ({"org": "*"}, "calls", 220, "rolling-1m"),
-    "team-usd-rolling": ({"team": "*"}, "usd", 0.18, "rolling-1h"),
+    "team-usd-rolling": ({"team": "*"}, "usd", 0.27, "rolling-1h"),
     "team-tokens-week": ({"team": "*"}, "tokens", 40_000, "week"),
     "red-calls-hour": ({"team": "hooli-red"}, "calls", 110, "hour"),
-    "key-usd-minute": ({"key": "*"}, "usd", 0.11, "rolling-1m"),
+    "key-usd-minute": ({"key": "*"}, "usd", 0.17, "rolling-1m"),
     "key-calls-day": ({"key": "*"}, "calls", 75, "day"),
     "key-wh-rolling": ({"key": "*"}, "wh", 24, "rolling-1h"),
     "user-calls-total": ({"user": "*"}, "calls", 9, "total"),
     "user-tokens-minute": ({"user": "*", "team": "*"}, "tokens", 3_500, "rolling-1m"),
     "tokens-per-session": ({}, "tokens", 2_600, "session"),
-    "session-usd-hour": ({"session": "*"}, "usd", 0.012, "hour"),
-    "task-usd-day": ({"org": "*", "task_type": "*"}, "usd", 0.15, "day"),
+    "session-usd-hour": ({"session": "*"}, "usd", 0.02, "hour"),
+    "task-usd-day": ({"org": "*", "task_type": "*"}, "usd", 0.22, "day"),
     "code-carbon-hour": ({"org": "*", "task_type": "code"}, "g_co2e", 3.2, "hour"),
     "route-tokens-minute": ({"org": "*", "route": "*"}, "tokens", 17_000, "rolling-1m"),
     "route-calls-week": ({"org": "*", "route": "*"}, "calls", 55, "week"),
-    "model-usd-total": ({"org": "*", "model": "*"}, "usd", 0.14, "total"),
+    "model-usd-total": ({"org": "*", "model": "*"}, "usd", 0.2, "total"),
     "tier-wh-hour": ({"team": "*", "tier": "*"}, "wh", 14, "hour"),
-    "frontier-usd-minute": ({"org": "*", "tier": "frontier"}, "usd", 0.11, "rolling-1m"),
+    "frontier-usd-minute": ({"org": "*", "tier": "frontier"}, "usd", 0.17, "rolling-1m"),
     "provider-tokens-day": ({"org": "*", "provider": "*"}, "tokens", 24_000, "day"),
     "deployment-calls-minute": ({"org": "*", "deployment": "*"}, "calls", 70, "rolling-1m"),
     "deployment-carbon-month": ({"team": "*", "deployment": "*"}, "g_co2e", 2.8, "month"),
@@ -77,7 +79,9 @@ def routing(
             for key, (org, team) in KEYS.items()
         ],
         "providers": {model: _provider(model, url) for model, url in models.items()},
-        "deployments": {name: _deployment(*fields, patience) for name, fields in DEPLOYMENTS.items()},
+        "deployments": {
+            name: _deployment(*fields, patience, PRICE_LISTS.get(name)) for name, fields in DEPLOYMENTS.items()
+        },
         "routes": ROUTES,
         "task_types": {"code": {"tools": ["bash"], "words": ["debug", "function"]}, "summary": {"words": ["meeting"]}},
         "retries": {"same_deployment": 1},
@@ -103,13 +107,14 @@ def _provider(model: str, url: str) -> dict[str, object]:
 
 
 def _deployment(
-    model: str, tier: str, input: float, output: float, params: int, zone: str, patience: float
+    model: str, tier: str, input: float, output: float, params: int, zone: str, patience: float, price_list: str | None
 ) -> dict[str, object]:
+    price = {"input": input, "output": output, "cached_input": input / 10, "cache_write": input * 1.25}
     return {
         "provider": model,
         "model": model,
         "tier": tier,
-        "price": {"input": input, "output": output, "cached_input": input / 10, "cache_write": input * 1.25},
+        **({"price": price} if price_list is None else {"price_list": price_list}),
         "energy": {"active_params_b": params},
         "zone": zone,
         "output_tokens": 400,

@@ -22,6 +22,7 @@ from .dialects import DIALECT_NAMES, dialect_routes
 from .dialects.base import AnswerContent, Body, ResourceHandler, SimulatedDialect
 from .dialects.errors import ApiError, anthropic_error_body, openai_error_body
 from .issued_ids import IdIssuer
+from .priced_extras import extras_of
 from .usage import PromptCache
 
 _BODY_BYTES_MAX = 64 * 1024 * 1024
@@ -167,10 +168,10 @@ class SimulatedProvider:
         if fault == "not_json":
             return web.Response(text="<html>bad gateway</html>", content_type="text/html")
         reply = directives.reply_to({**directive, "fault": fault}, parsed)
-        usage = dialect.usage(body, parsed, reply, directive)
+        extras, usage = extras_of(body, directive, dialect.usage(body, parsed, reply, directive))
         reported = None if fault == "no_usage" else usage
         answer = AnswerContent(
-            sequence_number=number, created_at=int(time.time()), body=body, reply=reply, usage=reported
+            sequence_number=number, created_at=int(time.time()), body=body, reply=reply, usage=reported, extras=extras
         )
         if body.get("stream") and dialect.supports_streaming:
             return await self._send_stream(request, dialect, answer, fault)

@@ -8,6 +8,7 @@ import orjson
 
 from ..directives import Directive, SimulatedReply, SimulatedRequest
 from ..issued_ids import IdIssuer
+from ..priced_extras import NO_EXTRAS, PricedExtras
 from ..usage import PromptCache, SimulatedUsage, json_tokens, output_token_counts
 from .errors import ApiError, openai_error_body
 
@@ -24,6 +25,7 @@ class AnswerContent:
 
     body: of the request
     usage: None: not reported
+    extras: what it costs beyond its tokens
     """
 
     sequence_number: int
@@ -31,6 +33,7 @@ class AnswerContent:
     body: Body
     reply: SimulatedReply
     usage: SimulatedUsage | None
+    extras: PricedExtras = NO_EXTRAS
 
 
 class SimulatedDialect:

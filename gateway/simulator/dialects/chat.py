@@ -104,11 +104,12 @@ class Chat(SimulatedDialect):
         yield b"data: [DONE]\n\n", False
 
     def _common_fields(self, answer: AnswerContent) -> Body:
-        return {
+        fields = {
             "id": self.response_id(answer.sequence_number),
             "created": answer.created_at,
             "model": answer.body["model"],
         }
+        return fields | ({"service_tier": answer.extras.service_tier} if answer.extras.service_tier else {})
 
     def _message(self, number: int, reply: SimulatedReply) -> Body:
         if reply.message is not None:

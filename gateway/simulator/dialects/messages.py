@@ -11,6 +11,7 @@ import orjson
 
 from ..directives import CHARS_PER_TOKEN, Directive, OfferedTool, SimulatedReply, SimulatedRequest, SimulatedToolCall
 from ..issued_ids import TOOL_ID_PATTERN
+from ..priced_extras import PricedExtras
 from ..usage import PromptBlock, SimulatedUsage, output_token_counts
 from . import messages_rules
 from .base import AnswerContent, Body, PacedEvent, SimulatedDialect, sse_named, text_chunks
@@ -90,7 +91,7 @@ class Messages(SimulatedDialect):
             "stop_sequence": None,
         }
         if answer.usage is not None:
-            message["usage"] = _usage_body(answer.usage, answer.body)
+            message["usage"] = _usage_body(answer.usage, answer.body) | _extra_usage(answer.extras, answer.usage)
         return message
 
     def events(self, answer: AnswerContent) -> Iterator[PacedEvent]:
@@ -111,7 +112,7 @@ class Messages(SimulatedDialect):
         if answer.usage is not None:
             names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
             usage = _usage_body(answer.usage, answer.body)
-            delta["usage"] = {name: usage[name] for name in names}
+            delta["usage"] = {name: usage[name] for name in names} | _extra_usage(answer.extras, answer.usage)
         yield sse_named(delta), False
         yield sse_named({"type": "message_stop"}), False
 
@@ -242,6 +243,28 @@ def _usage_body(usage: SimulatedUsage, body: Body) -> Body:
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
         "service_tier": "standard",
     }
+
+
+def _extra_usage(extras: PricedExtras, usage: SimulatedUsage) -> Body:
+    """The number of searches, and the calls of the answer where it took several; the totals are those of the last."""
+    fields: Body = {}
+    if extras.searches:
+        fields["server_tool_use"] = {"web_search_requests": extras.searches, "web_fetch_requests": 0}
+    if extras.compaction is not None:
+        summarized, summary = extras.compaction
+        calls = (("compaction", summarized, summary), ("message", usage.input_tokens, usage.output_tokens))
+        fields["iterations"] = [
+            {
+                "type": kind,
+                "input_tokens": input_tokens,
+                "output_tokens": output_tokens,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            }
+            for kind, input_tokens, output_tokens in calls
+        ]
+    return fields
 
 
 def _turns_newest_first(messages: Sequence[Body]) -> Iterator[HistoryTurn]:

@@ -205,14 +205,16 @@ class Responses(SimulatedDialect):
             "output": output,
             **{name: answer.body.get(name, default) for name, default in _ECHOED_DEFAULTS.items()},
         }
+        if answer.extras.service_tier:
+            response["service_tier"] = answer.extras.service_tier
         if answer.usage is not None:
             response["usage"] = _usage_body(answer.usage)
         return response
 
     def _output_items(self, answer: AnswerContent) -> list[Body]:
-        """The items: reasoning, message, calls."""
+        """The items: searches, reasoning, message, calls."""
         reply, number = answer.reply, answer.sequence_number
-        output: list[Body] = []
+        output: list[Body] = [self._search_item(number, index) for index in range(answer.extras.searches)]
         if reply.thinking:
             output.append(self._reasoning_item(answer))
         if reply.text or not reply.tool_calls:
@@ -221,6 +223,11 @@ class Responses(SimulatedDialect):
             id = self.ids.id("msg_", number, length=48)
             output.append({"id": id, "type": "message", "status": status, "role": "assistant", "content": [text]})
         return output + [self._call_item(number, index, call) for index, call in enumerate(reply.tool_calls)]
+
+    def _search_item(self, number: int, index: int) -> Body:
+        action = {"type": "search", "query": f"news {index}"}
+        id = self.ids.id("ws_", number, index, length=48)
+        return {"id": id, "type": "web_search_call", "status": "completed", "action": action}
 
     def _reasoning_item(self, answer: AnswerContent) -> Body:
         thinking = answer.reply.thinking

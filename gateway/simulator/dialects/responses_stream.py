@@ -20,6 +20,7 @@ _EMPTY_ITEM_FIELDS: dict[str, Body] = {
     "message": {"content": []},
     "function_call": {"arguments": ""},
     "custom_tool_call": {"input": ""},
+    "web_search_call": {},
 }
 # (type, fields, whether it carries a token), before numbering.
 _UnnumberedEvent = tuple[str, Body, bool]
@@ -56,6 +57,9 @@ def _item_events(item: Body, position: Body) -> Iterator[_UnnumberedEvent]:
     elif item["type"] == "reasoning":
         for index, part in enumerate(item["summary"]):
             yield from _summary_events({**position, "summary_index": index}, part)
+    elif item["type"] == "web_search_call":
+        for phase in ("in_progress", "searching", "completed"):
+            yield f"response.web_search_call.{phase}", position, False
     elif item["type"] == "function_call":
         yield from _delta_events("response.function_call_arguments", position, item["arguments"], _ARGUMENT_CHARS)
         done = {**position, "name": item["name"], "arguments": item["arguments"]}
