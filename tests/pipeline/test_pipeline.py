@@ -264,6 +264,18 @@ async def test_an_output_that_is_not_reported_is_estimated_beside_the_reported_i
         assert (entry.usage_basis, entry.input_tokens, entry.output_tokens) == ("estimated", *tokens)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_estimated_output_is_no_longer_than_the_limit_of_the_request(stream):
+    text = (
+        event("x" * 999) + DONE if stream else json.dumps({"choices": [{"message": {"content": "x" * 999}}]}).encode()
+    )
+    book = Playbook(snapshot(), [UpstreamAnswer(headers=SSE_HEADERS, body=[text]) if stream else answers(text)])
+    await book.ask(json.dumps({**json.loads(EASY), "stream": stream}).encode())
+    (entry,) = book.ledger_entries
+    assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
+    assert entry.charge_nusd <= entry.hold_nusd, "a worst case that covers whatever is charged"
+
+
 ANTHROPIC = BASE_CONFIG.replace("near: {{base_url", "near: {{dialect: anthropic, base_url")
 OPENING = {"input_tokens": 5000, "output_tokens": 1}
 
@@ -303,11 +315,12 @@ async def test_the_output_of_a_messages_stream_is_reported_or_estimated(body, ex
     assert (shown["prompt_tokens"], shown["completion_tokens"]) == expected[1:]
 
 
+@pytest.mark.parametrize("chars", [400, 999])
 @pytest.mark.parametrize("usage", [None, {"input_tokens": 5000}], ids=["none", "the input alone"])
-async def test_a_translated_caller_sees_the_estimate_that_is_booked(usage):
+async def test_a_translated_caller_sees_the_estimate_that_is_booked(usage, chars):
     answer = {
         "type": "message",
-        "content": [{"type": "text", "text": "x" * 400}],
+        "content": [{"type": "text", "text": "x" * chars}],
         "stop_reason": "end_turn",
         "usage": usage,
     }
@@ -315,7 +328,7 @@ async def test_a_translated_caller_sees_the_estimate_that_is_booked(usage):
     body = json.loads((await book.ask(EASY.replace(b"auto", b"small"))).body)
     (entry,) = book.ledger_entries
     assert (entry.usage_basis, entry.output_tokens) == ("estimated", 100)
-    assert body["choices"][0]["message"]["content"] == "x" * 400
+    assert body["choices"][0]["message"]["content"] == "x" * chars
     assert body["usage"]["prompt_tokens"] == entry.input_tokens > 0
     assert body["usage"]["completion_tokens"] == entry.output_tokens
 
