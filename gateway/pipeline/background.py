@@ -81,7 +81,8 @@ def correction(snapshot: Snapshot, entry: LedgerEntry, end: ResponseEnd) -> Ledg
     reason = f"usage of the {end.status} response"
     ended_at = end.document.get("completed_at")
     at = ended_at if isinstance(ended_at, int | float) else (entry.at_ms + entry.duration_ms) / 1000
-    return correction_entry(entry, settle.amounts_of_usage(deployment, reference, usage, at=at), reason)
+    amounts = settle.amounts_of_usage(deployment, reference, usage, at=at)
+    return correction_entry(entry, amounts, reason=reason, priced=deployment.price_sheet is not None)
 
 
 def budget_changes(snapshot: Snapshot, session: Session, correction: LedgerEntry) -> Sequence[tuple[BudgetLine, int]]:

@@ -338,7 +338,7 @@ class Identifier:
             return
         origin = self._origin(context, progress, tokens=tokens, output_tokens=entry.output_tokens)
         for number, name in enumerate((*progress.object_ids, *item_ids)):
-            is_answer = number == 0 and request.passthrough is None
+            is_answer = number == 0 and _is_response(request, progress)
             unsettled = entry if is_answer and entry.usage_basis == "estimated" else None
             self._add_origin(name, structs.replace(origin, unsettled=unsettled), is_new=not is_answer)
 
@@ -463,6 +463,12 @@ def pop_operator_note(session: Session) -> str:
     """Remove and return the note that an operator left for the model, "" for none."""
     note, session.resume_note = session.resume_note, ""
     return note
+
+
+def _is_response(request: Request, progress: AttemptProgress) -> bool:
+    """Whether an answer is a response of the Responses API, whatever the path that it was asked for by."""
+    document = progress.answer_document
+    return request.passthrough is None or (document is not None and document.get("object") == "response")
 
 
 def _check_owner(name: str, org: str, key: str, caller: Caller, request: Request) -> None:

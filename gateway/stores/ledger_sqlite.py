@@ -175,7 +175,7 @@ class SqliteLedger:
             "SUM(final AND tier = 'small')",
             "SUM(final AND tier = 'frontier')",
             f"SUM(usage_basis = 'estimated' AND {_NOT_CORRECTED})",
-            "SUM((NOT priced OR unpriced_parts != '') AND outcome != 'corrected')",
+            f"SUM((NOT priced OR unpriced_parts != '') AND {_NOT_CORRECTED})",
             "SUM(usage_basis != 'none' AND outcome != 'corrected'"
             f" AND footprint_method = '{UNKNOWN_FOOTPRINT_METHOD}')",
             "COUNT(DISTINCT CASE WHEN usage_basis != 'none' THEN key || '/' || session END)",

@@ -225,8 +225,8 @@ def correction_id(entry_id: str) -> str:
     return entry_id + _CORRECTION_SUFFIX
 
 
-def correction_entry(entry: LedgerEntry, actual: Mapping[str, int], reason: str) -> LedgerEntry:
-    """The entry that corrects an estimated one by what the provider reported later.
+def correction_entry(entry: LedgerEntry, actual: Mapping[str, int], *, reason: str, priced: bool) -> LedgerEntry:
+    """The entry that corrects an estimated one by what the provider reported later; `priced`: at a known price.
 
     Its amounts are differences to the `actual` ones, which may be negative. It belongs to the time and the groups of
     the entry that it corrects, so that every sum is right where that one was counted.
@@ -241,6 +241,7 @@ def correction_entry(entry: LedgerEntry, actual: Mapping[str, int], reason: str)
         code="",
         reason=reason,
         usage_basis="exact",
+        priced=int(priced),
         hold_nusd=0,
         loop_step="",
         first_byte_ms=0,

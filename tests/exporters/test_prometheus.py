@@ -191,7 +191,7 @@ def test_what_corrections_take_back_is_counted_apart_because_counters_only_grow(
     assert exposed(metrics)["penstock_corrected_charge_usd_total", labels] == 0, "present before the first correction"
     before = exposed(metrics)
     actual = {name: getattr(pending, name) for name in AMOUNT_COLUMNS} | {"charge_nusd": 30, "output_tokens": 25}
-    metrics.observe_entry(correction_entry(pending, actual, ""))
+    metrics.observe_entry(correction_entry(pending, actual, reason="", priced=True))
     found = exposed(metrics)
     charged, corrected = (found[f"penstock_{name}_usd_total", labels] for name in ("charge", "corrected_charge"))
     assert (charged, corrected) == (100 / 1e9, 70 / 1e9)

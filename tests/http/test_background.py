@@ -202,12 +202,15 @@ async def test_after_a_restart_polls_reach_the_deployment_and_book_once(start_ga
                 assert await spent_usd(third) == pytest.approx(charge / 1e9), "the ledger restores what is left"
 
 
-async def test_an_item_of_an_earlier_answer_is_referred_to_at_its_provider(start_gateway: StartGateway):
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_item_of_an_earlier_answer_is_referred_to_at_its_provider(start_gateway: StartGateway, stream: bool):
     config_more = "budgets: {tokens: {limit: {tokens: 20000}, window: day}}"
     async with start_gateway(more=config_more) as gateway:
-        body = {"model": "frontier", "input": "hello", "max_output_tokens": 100}
+        body = {"model": "frontier", "input": "hello", "max_output_tokens": 100, "stream": stream}
         async with gateway.client.post(f"{gateway.base_url}/v1/responses", json=body, headers=AUTH_HEADERS) as answer:
-            item = (await answer.json())["output"][0]["id"]
+            content = await answer.read()
+        document = json.loads(content.strip().splitlines()[-1][5:])["response"] if stream else json.loads(content)
+        item = document["output"][0]["id"]
         for reference in ({"type": "item_reference", "id": item}, {"id": item}):
             body = {"model": "auto", "input": [reference, {"role": "user", "content": "and"}], "max_output_tokens": 100}
             async with gateway.client.post(

@@ -10,9 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.app import App
+from gateway.app import App, export_ledger
 from gateway.config.load import parse
 from gateway.config.settings import Settings
+from tests.entries import entries_in
 from tests.stores.servers import Server
 
 CONFIG = """
@@ -56,6 +57,10 @@ ANSWERS: dict[str, Any] = {
     "POST /v1/fine_tuning/jobs": {"id": "ftjob-1", "object": "fine_tuning.job", "result_files": []},
     "POST /v1/conversations": {"id": "conv_1", "object": "conversation"},
     "POST /v1/messages/batches": {"id": "msgbatch_01", "type": "message_batch", "processing_status": "in_progress"},
+    "POST /v1/agent": {"id": "resp_agent1", "object": "response", "status": "in_progress", "usage": None},
+    "GET /v1/responses/resp_agent1": {
+        "id": "resp_agent1", "object": "response", "status": "completed", "output": [],
+        "usage": {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}},
     "POST /v1/chat/completions": {
         "id": "chatcmpl-1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "see"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}},
@@ -222,6 +227,20 @@ async def test_what_a_response_made_is_read_at_its_provider(tmp_path: Path, prov
             assert await client.send(request) == 200
             assert await client.send(request, OTHERS) == 404
         assert providers.take_requests() == {"two": ["POST /v1/responses", *later]}
+
+
+async def test_a_response_of_another_path_is_polled_and_booked_where_it_runs(tmp_path: Path, providers: Providers):
+    """As Perplexity's agents run in the background (docs.perplexity.ai, agent API, background mode, 2026)."""
+    async with gateway(providers, tmp_path) as client:
+        assert await client.send("POST /v1/agent", route="two", input="x", background=True) == 200
+        for _ in range(2):
+            assert await client.send("GET /v1/responses/resp_agent1") == 200
+        assert providers.take_requests() == {"two": ["POST /v1/agent", *["GET /v1/responses/resp_agent1"] * 2]}
+    first, *_, last = sorted(entries_in(tmp_path), key=lambda entry: entry.outcome == "corrected")
+    assert (first.usage_basis, last.outcome) == ("estimated", "corrected")
+    assert (first.charge_nusd + last.charge_nusd, last.priced) == (5 * 1000 + 3 * 2000, 1)
+    (row,) = json.loads(export_ledger(tmp_path, {"format": "json", "by": ""}, now=2e9)[0])["rows"]
+    assert (row["unpriced_entries"], row["estimated_entries"]) == (0, 0)
 
 
 async def test_a_body_that_names_an_object_leads_to_its_provider(tmp_path: Path, providers: Providers):

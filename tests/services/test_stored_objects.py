@@ -21,7 +21,7 @@ from tests.gateways import until
 from tests.stores.servers import Server
 
 PENDING = structs.replace(ENTRY, usage_basis="estimated", object_ids="resp_1")
-CORRECTION = correction_entry(PENDING, dict.fromkeys(AMOUNT_COLUMNS, 0), "")
+CORRECTION = correction_entry(PENDING, dict.fromkeys(AMOUNT_COLUMNS, 0), reason="", priced=True)
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ def test_missing_columns_are_added_all_or_none(path: Path):
 def corrected(name: str, **differences: int):
     estimate = entry(name, usage_basis="estimated", object_ids=f"resp_{name} cntr_{name}")
     actual = {column: getattr(estimate, column) + differences.get(column, 0) for column in AMOUNT_COLUMNS}
-    return estimate, correction_entry(estimate, actual, "usage of the completed response")
+    return estimate, correction_entry(estimate, actual, reason="usage", priced=True)
 
 
 def test_a_correction_changes_the_sums_and_counts_as_nothing_else(store: SqliteLedger):
