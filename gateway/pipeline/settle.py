@@ -18,7 +18,7 @@ from ..values.budget import Amounts, Reservation
 from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD, Deployment, Footprint, PriceSheet
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.plan import Attempt, Refusal
-from ..values.usage import NO_USAGE, Usage
+from ..values.usage import NO_USAGE, STANDARD_TERMS, PriceTerms, Usage
 from .context import AttemptProgress, RequestContext
 
 
@@ -260,7 +260,9 @@ def _entry(  # noqa: PLR0913 - the columns of an entry
     call_footprint = _footprint(deployment, usage, has_images=context.features.has_images)
     reference = charged.nusd, call_footprint.energy_millijoules.mid, call_footprint.carbon_micrograms.mid
     if deployment is not None and context.route.reference is not deployment:
-        reference = _reference_figures(context, usage, now, reference)
+        reference = _reference_figures(
+            context.route.reference, usage, reference, terms=context.request.price_terms, at=_ended_at(context, now)
+        )
     return LedgerEntry(
         id=f"{context.request_id}.{number}",
         at_ms=int(context.started_at * 1000),
@@ -385,17 +387,21 @@ def _charge_as_held(progress: AttemptProgress) -> _Charge:
 
 
 def _tokens_nusd(context: RequestContext, price_sheet: PriceSheet, usage: Usage, now: float) -> int:
-    ended_at = context.started_at + now - context.started_monotonic
-    return pricing.charge(price_sheet, usage, terms=context.request.price_terms, at=ended_at)
+    return pricing.charge(price_sheet, usage, terms=context.request.price_terms, at=_ended_at(context, now))
+
+
+def _ended_at(context: RequestContext, now: float) -> float:
+    """The time `now` (monotonic) in seconds since the epoch."""
+    return context.started_at + now - context.started_monotonic
 
 
 def _reference_figures(
-    context: RequestContext, usage: Usage, now: float, actual: tuple[int, int, int]
+    reference: Deployment, usage: Usage, actual: tuple[int, int, int], *, terms: PriceTerms, at: float
 ) -> tuple[int, int, int]:
     """(nUSD, mJ, ug) of the same tokens on the route's reference deployment; the actual figures where unknown."""
-    reference, (charge, energy, carbon) = context.route.reference, actual
+    charge, energy, carbon = actual
     if reference.price_sheet is not None and usage is not _UNREPORTED_USAGE:
-        charge = _tokens_nusd(context, reference.price_sheet, usage, now)
+        charge = pricing.charge(reference.price_sheet, usage, terms=terms, at=at)
     # Unknown energy has nothing to compare with.
     if reference.energy_models is not None and energy:
         energy = energy_millijoules_mid(reference.energy_models, usage.input, usage.output, usage.cached_input)
@@ -419,7 +425,7 @@ def amounts_of_usage(deployment: Deployment, reference: Deployment, usage: Usage
     energy, carbon = call_footprint.energy_millijoules, call_footprint.carbon_micrograms
     figures = charge, energy.mid, carbon.mid
     if reference is not deployment:
-        figures = _reference_figures(reference, usage, *figures)
+        figures = _reference_figures(reference, usage, figures, terms=STANDARD_TERMS, at=at)
     return {
         "input_tokens": usage.input,
         "cached_input_tokens": usage.cached_input,
@@ -427,6 +433,7 @@ def amounts_of_usage(deployment: Deployment, reference: Deployment, usage: Usage
         "output_tokens": usage.output,
         "reasoning_tokens": usage.reasoning,
         "charge_nusd": charge,
+        "reported_cost_nusd": usage.reported_cost_nusd or 0,
         "reference_nusd": figures[0],
         "energy_mj_low": energy.low,
         "energy_mj_mid": energy.mid,
