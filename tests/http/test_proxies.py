@@ -4,12 +4,14 @@ import base64
 
 import pytest
 
+from gateway.app import App
+from gateway.config.settings import Settings
 from gateway.http.feed_client import FeedClient
 from gateway.http.proxies import InvalidProxy, Proxies, read_proxies
 from gateway.http.upstream import HttpUpstream
 from gateway.providers.upstream_call import UpstreamCall
 from gateway.values.errors import Unreachable
-from tests.http.raw_http import raw_server
+from tests.http.raw_http import exchange, raw_server, request_bytes
 from tests.snapshots import snapshot
 
 FAR = "http://llm.example.invalid/v1"
@@ -133,3 +135,24 @@ async def test_feeds_go_through_the_proxy():
     with pytest.raises(OSError, match="HTTP_PROXY must be"):
         await client.get("http://feed.example.invalid/x", {})
     await client.close()
+
+
+async def test_a_gateway_reads_the_variables_at_its_start(tmp_path, monkeypatch):
+    answer = b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant"'
+    answer += (
+        b',"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
+    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    async with raw_server(lambda request: head + answer) as (port, requests):
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.delenv("http_proxy", raising=False)
+        app = App(Settings(data=tmp_path, port=0, drain_seconds=1.0), snapshot(near=FAR))
+        await app.start()
+        try:
+            monkeypatch.delenv("HTTP_PROXY")
+            assert (await exchange(app.port, request_bytes("/v1/chat/completions"))).status == 200
+        finally:
+            await app.stop()
+    (request,) = requests
+    assert request.startswith(f"POST {FAR}/chat/completions HTTP/1.1\r\n".encode())
+    assert b"Authorization: Bearer provider-secret" in request
