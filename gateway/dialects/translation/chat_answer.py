@@ -23,10 +23,11 @@ _TEXT_PARTS = {
 # Fields of a message by the kind of their loss, where the caller's dialect lacks them; any other is "other".
 _LOSS_KINDS = {
     "images": "media", "audio": "media", "annotations": "citation", "citations": "citation", "search_results": "citation",
-    "context": "citation",
+    "context": "citation", "executed_tools": "server_tool",
 }  # fmt: skip
 # What providers put beside the choices (Perplexity's sources).
 _DOCUMENT_FIELDS = ("citations", "search_results")
+_REASONING_NAMES = frozenset({*_REASONING_FIELDS, "reasoning_details", "thinking_blocks"})
 _USUAL_FIELDS = frozenset(
     {
         "role", "content", "refusal", "tool_calls", "function_call", "thinking_blocks", "reasoning_details",
@@ -34,7 +35,11 @@ _USUAL_FIELDS = frozenset(
     }
 )  # fmt: skip
 # Fields of a message that are no part of the answer: labels, and copies of what other fields hold.
-_LABEL_FIELDS = frozenset({"name", "id", "index", "logprobs", "provider_specific_fields", "content_filter_results"})
+_LABEL_FIELDS = frozenset(
+    {
+        "name", "id", "index", "logprobs", "provider_specific_fields", "content_filter_results", "channel", "token_id",
+    }
+)  # fmt: skip
 # Finish reasons by OpenAI's names; others are those of other APIs, passed on by compatible servers.
 FINISH_REASONS = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
@@ -72,6 +77,7 @@ class ChatAnswerReader:
         self._writer, self._account = writer, account
         self._calls = ChatCalls(answer_id)
         self._joiners = {kind: lenient_json.TextJoiner() for kind in ("text", "refusal", "thinking")}
+        self._text_joiner = self._joiners["text"]
         # Thinking since the last signature, and its characters; signed blocks repeat it.
         self._thinking: list[str] = []
         self._thinking_chars = 0
@@ -93,13 +99,14 @@ class ChatAnswerReader:
             self._note_lost_fields(chunk)
             return
         for choice in choices:
-            if not isinstance(choice, dict) or choice.get("index", 0) != self._choice_index(choice):
+            if not isinstance(choice, dict) or not self._is_first_choice(choice):
                 self._account.drop("text", "choices")
                 continue
             delta = choice.get("delta")
             if delta and isinstance(delta, dict):
                 self._read(delta, is_whole=False)
-            self._read_finish_reason(choice)
+            if choice.get("finish_reason"):
+                self._read_finish_reason(choice)
 
     def end(self) -> None:
         """Pass on what waited for more: calls without a name, characters that were never completed."""
@@ -117,11 +124,12 @@ class ChatAnswerReader:
         """Whether the answer calls a tool."""
         return bool(self._calls.calls)
 
-    def _choice_index(self, choice: dict[str, Any]) -> Any:
-        """The index of the one choice that is read, the first."""
+    def _is_first_choice(self, choice: dict[str, Any]) -> bool:
+        """Whether a choice is the one that is read."""
+        index = choice.get("index", 0)
         if self._index is None:
-            self._index = choice.get("index", 0)
-        return self._index
+            self._index = index
+        return bool(index == self._index)
 
     def _read_finish_reason(self, choice: dict[str, Any]) -> None:
         if reason := choice.get("finish_reason"):
@@ -129,16 +137,19 @@ class ChatAnswerReader:
 
     def _read(self, message: dict[str, Any], *, is_whole: bool) -> None:
         """Read a message or a delta."""
-        self._read_reasoning(message)
+        if not _REASONING_NAMES.isdisjoint(message):
+            self._read_reasoning(message)
         if content := message.get("content"):
             self._read_content(content)
+            if len(message) == 1:
+                return
         if refusal := message.get("refusal"):
             self._read_text("refusal", refusal, "refusal")
-        if not message.keys() <= _USUAL_FIELDS:
+        if not _USUAL_FIELDS.issuperset(message):
             self._read_other(message)
         if calls := message.get("tool_calls"):
             self._read_calls(calls, is_whole)
-        if function := message.get("function_call"):
+        if not _is_empty(function := message.get("function_call")):
             self._read_calls([{"index": 0, "function": function}], is_whole)
 
     def _read_reasoning(self, message: dict[str, Any]) -> None:
@@ -171,7 +182,9 @@ class ChatAnswerReader:
 
     def _read_content(self, content: Any) -> None:
         if isinstance(content, str):
-            self._read_text("text", content, "content")
+            if text := self._text_joiner.join(content):
+                self._account.text_in += len(text)
+                self._writer.write_text(text)
         else:
             for part in content if isinstance(content, list) else [content]:
                 self._read_part(part, "content")
@@ -261,7 +274,7 @@ class ChatAnswerReader:
         """Read images and citations; name every field without a counterpart."""
         for name in sorted(message.keys() - _USUAL_FIELDS - _LABEL_FIELDS):
             value, field = message[name], self._fields.get(name)
-            if not value:
+            if _is_empty(value):
                 continue
             if field is None or field.handling == "dropped":
                 self._account.drop(_LOSS_KINDS.get(name, "other"), f"message.{name}")
@@ -297,6 +310,13 @@ def _arguments_of(entry: dict[str, Any]) -> Iterator[str]:
             yield arguments
     elif arguments is not None:
         yield lenient_json.dumps(arguments).decode()
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a value says nothing; some servers send every field of the protocol, filled with empty ones."""
+    if isinstance(value, dict):
+        return all(map(_is_empty, value.values()))
+    return not value
 
 
 def _loss_kind_of(part_type: str) -> str:

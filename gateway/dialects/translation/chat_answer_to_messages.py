@@ -108,7 +108,12 @@ class ChatToMessagesAnswer(AccountedAnswer):
 
     def write_text(self, text: str) -> None:
         """Write text."""
-        self._add("text", {"type": "text_delta", "text": text})
+        delta = {"type": "text_delta", "text": text}
+        if self._open is not None and self._open.kind == "text" and not self._waiting:
+            self._account.text_out += len(text)
+            self._events.append({"type": "content_block_delta", "index": self._block_count - 1, "delta": delta})
+        else:
+            self._add("text", delta)
 
     def write_refusal(self, text: str) -> None:
         """Write a refusal, which in Messages is text with its own stop reason."""

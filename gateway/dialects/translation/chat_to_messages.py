@@ -38,6 +38,7 @@ REQUEST_FIELDS = table(
     dropped("a label", "metadata"),
     dropped("answers are not stored", "store"),
     dropped("a hint", "prompt_cache_key", "prompt_cache_retention", "service_tier", "seed", "verbosity", "prediction"),
+    dropped("a hint", "prompt_cache_options"),
     dropped("without `logprobs`, which is refused", "top_logprobs"),
     refused("Anthropic returns no log probabilities", "logprobs"),
     refused("Anthropic has no such parameter", "logit_bias", "frequency_penalty", "presence_penalty"),

@@ -30,7 +30,12 @@ class Field(Value, frozen=True, kw_only=True):
     harmless: Sequence[Any] = _EMPTY_VALUES
 
 
-Table = Mapping[str, Field]
+class Table(dict[str, Field]):
+    """The fields of one object by name; `translated`: names of those that are carried or mapped."""
+
+    def __init__(self, fields: Iterable[Field]) -> None:
+        super().__init__((field.name, field) for field in fields)
+        self.translated = frozenset(name for name, field in self.items() if field.handling in ("carried", "mapped"))
 
 
 def carried(*names: str) -> list[Field]:
@@ -55,7 +60,7 @@ def refused(why: str, *names: str, harmless: Sequence[Any] = _EMPTY_VALUES) -> l
 
 def table(*groups: Iterable[Field]) -> Table:
     """The fields of one object by name."""
-    return {field.name: field for group in groups for field in group}
+    return Table(field for group in groups for field in group)
 
 
 class FieldReader:
@@ -83,9 +88,11 @@ class FieldReader:
 
     def check(self, value: Any, fields: Table, path: str, noted_as: str) -> None:
         """Note what of a nested object is not translated. Raises NotTranslatable naming a refused field."""
-        for name in value if isinstance(value, dict) else ():
+        if not isinstance(value, dict) or fields.translated.issuperset(value):
+            return
+        for name in value:
             field = fields.get(name)
-            if (field is not None and field.handling in ("carried", "mapped")) or value[name] in _EMPTY_VALUES:
+            if name in fields.translated or value[name] in _EMPTY_VALUES:
                 continue
             if field is not None and field.handling == "refused":
                 raise NotTranslatable(f"{path}.{name}", field.detail)

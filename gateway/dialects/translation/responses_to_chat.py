@@ -41,7 +41,9 @@ REQUEST_FIELDS = table(
         store="the answer is stored by the gateway",
     ),
     dropped("a label", "metadata", "user", "safety_identifier", "client_metadata"),
-    dropped("a hint", "prompt_cache_key", "prompt_cache_retention", "service_tier", "stream_options"),
+    dropped(
+        "a hint", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "service_tier", "stream_options"
+    ),
     dropped("the history is sent whole", "truncation", "context_management"),
     dropped("no hosted tool runs", "max_tool_calls"),
     refused("it refers to an object stored at OpenAI", "previous_response_id", "conversation", "prompt", harmless=()),
@@ -213,8 +215,9 @@ class _Tools:
             raise NotTranslatable(path, f"'{kind}' tools have no counterpart")
         self._fields.check(tool, TOOL_FIELDS, path, "tools")
         name = self._names[key]
-        function = {"type": "function", "function": _function(name, kind, tool)}
-        if self.offered.setdefault(key, function) != function:
+        function = _function(name, kind, tool)
+        first = self.offered.setdefault(key, {"type": "function", "function": function})["function"]
+        if {**first, "strict": None} != {**function, "strict": None}:
             raise NotTranslatable(path, f"two different tools have the name '{key[1][:64]}'")
         self.caller_tools[name] = CallerTool(name=key[1], kind=kind, namespace=key[0])
 

@@ -1,18 +1,18 @@
 """Rewrites JSON schemas of tools and answers for providers that are stricter than the caller's."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ...values.errors import NotTranslatable
 
 # Keywords whose value is a schema, a list of schemas, or schemas by name (JSON Schema 2020-12).
-_SCHEMA_KEYWORDS = (
+_SCHEMA_KEYWORDS = frozenset({
     "items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems",
     "unevaluatedProperties", "additionalItems",
-)  # fmt: skip
-_LIST_KEYWORDS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-_NAMED_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+})  # fmt: skip
+_LIST_KEYWORDS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems", "items"})
+_NAMED_KEYWORDS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
 Schema = dict[str, Any]
 
@@ -26,6 +26,8 @@ def with_members(schema: Any) -> Any:
 
     def complete(node: Schema) -> Schema:
         types = node.get("type")
+        if isinstance(types, str) and types not in ("object", "array"):
+            return node
         types = types if isinstance(types, list) else [types]
         if "object" in types and not isinstance(node.get("properties"), dict):
             node = {**node, "properties": {}}
@@ -86,18 +88,22 @@ def input_schema(parameters: Any, path: str, dropped: set[str]) -> Schema:
 
 
 def _rewritten(schema: Any, rewrite: Callable[[Schema], Schema]) -> Any:
-    """The schema with `rewrite` applied to each of its parts; what is no schema stays."""
+    """The schema with `rewrite` applied to each of its parts, itself where nothing changes; what is no schema stays."""
     if not isinstance(schema, dict):
         return schema
-    changed = dict(_rewritten_parts(schema, rewrite))
-    return rewrite({**schema, **changed} if changed else schema)
-
-
-def _rewritten_parts(schema: Schema, rewrite: Callable[[Schema], Schema]) -> Iterator[tuple[str, Any]]:
+    changed = schema
     for name, value in schema.items():
         if name in _NAMED_KEYWORDS and isinstance(value, dict):
-            yield name, {key: _rewritten(part, rewrite) for key, part in value.items()}
+            parts: Any = {key: _rewritten(part, rewrite) for key, part in value.items()}
+            is_same = all(parts[key] is part for key, part in value.items())
         elif name in _LIST_KEYWORDS and isinstance(value, list):
-            yield name, [_rewritten(part, rewrite) for part in value]
+            parts = [_rewritten(part, rewrite) for part in value]
+            is_same = all(new is part for new, part in zip(parts, value, strict=True))
         elif name in _SCHEMA_KEYWORDS and isinstance(value, dict):
-            yield name, _rewritten(value, rewrite)
+            parts = _rewritten(value, rewrite)
+            is_same = parts is value
+        else:
+            continue
+        if not is_same:
+            changed = {**changed, name: parts}
+    return rewrite(changed)

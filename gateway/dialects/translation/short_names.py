@@ -77,10 +77,13 @@ def _distinct(
     keys: Iterable[Key], text_of: Callable[[Key], str], valid: re.Pattern[str], short_of: Callable[[str, str], str]
 ) -> dict[Key, str]:
     """Valid texts are kept, and have the first claim; of two keys with one text the second is shortened."""
+    texts = {key: text_of(key) for key in keys}
+    if len(set(texts.values())) == len(texts) and all(map(valid.fullmatch, texts.values())):
+        return texts
     found: dict[Key, str] = {}
     taken: set[str] = set()
     rest: list[tuple[str, Key]] = []
-    for text, key in sorted(((text_of(key), key) for key in set(keys)), key=repr):
+    for text, key in sorted(((text, key) for key, text in texts.items()), key=repr):
         if text not in taken and valid.fullmatch(text):
             found[key] = text
             taken.add(text)

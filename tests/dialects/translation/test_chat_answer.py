@@ -44,6 +44,14 @@ SHAPES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a refusal as a part": ({"content": [{"type": "refusal", "refusal": "No."}]}, "No.", ""),
     "an empty text": ({"content": ""}, "", ""),
     "no content": ({"content": None}, "", ""),
+    # Snowflake Cortex sends every field (recorded in pydantic-ai, 2026-07).
+    "every field of the protocol, empty": (
+        {
+            "content": "4", "refusal": "", "annotations": None, "tool_calls": None, "function_call": {"name": "", "arguments": ""},
+            "audio": {"id": "", "data": "", "expires_at": 0, "transcript": ""},
+        },
+        "4", "",
+    ),
 }  # fmt: skip
 
 

@@ -164,8 +164,9 @@ PING: dict[str, Any] = {"name": "ping", "description": "x", "parameters": {"type
         ({"type": "function", "defer_loading": True, **PING}, {"type": "function", **PING}),
         (PING, {"type": "function", **PING}),
         ({"type": "function", "name": "ping"}, {"type": "function", "name": "ping", "parameters": {}}),
+        ({"type": "function", "strict": True, **PING}, {"type": "function", "strict": False, **PING}),
     ],
-    ids=["the same", "one is loaded later", "one has no type", "no parameters and empty ones"],
+    ids=["the same", "one is loaded later", "one has no type", "no parameters and empty ones", "one is strict"],
 )
 def test_a_tool_that_is_offered_twice_alike_is_offered_once(first, second):
     """OpenAI accepts it: once in `tools`, again in an additional_tools item."""
