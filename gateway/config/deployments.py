@@ -150,7 +150,7 @@ def _listed_model(
     price_list: prices_litellm.PriceList,
     base_url: str,
 ) -> prices_litellm.ListedModel | None:
-    name = doc.price_list or price_names.listed_name(price_list, doc.model, base_url)
+    name = doc.price_list or prices_litellm.model_name(price_list, doc.model, base_url)
     listed = prices_litellm.listed_model(price_list, name) if name else None
     if listed is None and doc.price_list is not None:
         reader.add_problem(

@@ -5,7 +5,7 @@ Vertex have further parts for regions, routes and versions, which do not all hav
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 # The list's prefix of the providers behind a host or its subdomains. Base URLs as in their documentation, 2026-11-29.
@@ -70,9 +70,9 @@ _UNPREFIXED = frozenset({"openai", "anthropic", "text-completion-openai"})
 _PREFIX_ALIASES = {"google": "gemini", "x-ai": "xai", "mistralai": "mistral", "deepseek": "deepseek"}
 
 
-def listed_name(price_list: Container[str], model: str, base_url: str = "") -> str | None:
+def listed_name(is_listed: Callable[[str], bool], model: str, base_url: str = "") -> str | None:
     """Returns the list's name of a model at a provider, None without one; the provider's own entry comes first."""
-    return next((name for name in _candidates(model, base_url) if name in price_list), None)
+    return next((name for name in _candidates(model, base_url) if is_listed(name)), None)
 
 
 def region_of(base_url: str, location: str = "") -> str:

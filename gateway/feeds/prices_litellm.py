@@ -16,7 +16,8 @@ import msgspec
 from ..values.catalog import PriceSheet
 from .package_data import DATA_FOLDER, PRICE_LIST
 from .price_entry import price_sheet, region_permille
-from .unit_prices import unit_prices
+from .price_names import listed_name
+from .unit_prices import sized_models, unit_prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,9 @@ def load() -> PriceList:
 def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
     """Returns one model of the list by its exact name; never by similarity."""
     raw = price_list.get(name)
-    if raw is None:
+    if raw is None and name not in sized_models(price_list):
         return None
-    entry: Mapping[str, Any] = msgspec.json.decode(raw)
+    entry: Mapping[str, Any] = {} if raw is None else msgspec.json.decode(raw)
     return ListedModel(
         price_sheet=price_sheet(entry, f"litellm:{name}"),
         context_tokens=_positive_int(entry.get("max_input_tokens")),
@@ -84,6 +85,12 @@ def listed_model(price_list: PriceList, name: str) -> ListedModel | None:
         provider=entry.get("litellm_provider", ""),
         region_permille=region_permille(entry),
     )
+
+
+def model_name(price_list: PriceList, model: str, base_url: str) -> str | None:
+    """Returns the list's name of a model at a provider (price_names.py), None without one."""
+    sized = sized_models(price_list)
+    return listed_name(lambda name: name in price_list or name in sized, model, base_url)
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ model of its own (`high/1024-x-1024/gpt-image-1`), by the picture or by its pixe
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..values.units import TOKENS_PER_MTOK, divide_half_even
 from .price_entry import nusd, nusd_per_million
 
 _SIZE = re.compile(r"(\d+)-x-(\d+)")
-_QUALITIES = frozenset({"hd", "standard", "low", "medium", "high", "max", "auto"})
+_QUALITIES = frozenset({"hd", "standard", "low", "medium", "high", "xhigh", "max", "auto"})
 _IMAGE_MODES = frozenset({"image_generation", "image_edit"})
 # Per second of video by its resolution, after the general price.
 _VIDEO_KEY = "output_cost_per_second"
@@ -45,6 +45,11 @@ def unit_prices(price_list: Mapping[str, msgspec.Raw], name: str, entry: Mapping
         default = next((known[key] for key in _DEFAULT_IMAGES if key in known), max(images, default=None))
         known |= {} if default is None else {"image": default}
     return known
+
+
+def sized_models(price_list: Mapping[str, msgspec.Raw]) -> Container[str]:
+    """Returns the models that the list has by size, whether or not it has them by their name alone."""
+    return _variant_names(tuple(price_list))
 
 
 def _image_nusd(entry: Mapping[str, Any], pixels: int = 0) -> int | None:

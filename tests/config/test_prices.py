@@ -80,6 +80,8 @@ def test_the_providers_host_finds_the_entry():
 def test_prices_by_the_piece_replace_those_of_the_list():
     assert deployment("model: whisper-1").unit_prices == {"second": 100_000}
     assert deployment("model: whisper-1, unit_prices: {second: 0.0002}").unit_prices == {"second": 200_000}
+    azure = deployment("model: dall-e-3", url="https://acme.openai.azure.com/openai/v1").unit_prices
+    assert (azure["image"], azure["image:hd:1024x1792"]) == (44_000_032, 132_000_016)
     assert deployment("model: own, unit_prices: {image: 0.04}").unit_prices == {"image": 40_000_000}
 
 
