@@ -5,6 +5,7 @@ EXPLANATIONS: the provider's rule, its source and its date.
 """
 
 import os
+import re
 import sys
 import warnings
 from collections import Counter
@@ -23,12 +24,13 @@ from gateway.values.catalog import PriceSheet
 from gateway.values.units import NUSD_PER_USD
 from gateway.values.usage import Usage
 
-# litellm adds floats; a difference below this many nUSD, or this share, is one of rounding.
+# litellm adds floats; a difference below this many nUSD, or this share, or a nUSD for each piece, is one of rounding.
 _ABSOLUTE, _RELATIVE = 1.0, 1e-6
 # Moments within and outside of the cheaper hours of all listed providers: a Saturday, and a Tuesday at 02:00 UTC.
 OFF_PEAK, PEAK = datetime(2026, 1, 10, 12, tzinfo=UTC), datetime(2026, 1, 6, 2, tzinfo=UTC)
 # litellm's names of providers in calls, where the list has others.
 _CALL_PROVIDERS = {"bedrock_converse": "bedrock"}
+_SIZE = re.compile(r"\d+-x-\d+/")
 # Entries that litellm looks up besides that of the model.
 _SHARED_ENTRIES = ("openai/container", "azure/container")
 
@@ -38,11 +40,13 @@ class Case(NamedTuple):
 
     label: what it is about
     at: when the call ended
+    pieces: (unit, count) where it is billed by the piece
     """
 
     label: str
     usage: Usage
     at: datetime = PEAK
+    pieces: tuple[str, int] = ("", 0)
 
 
 class Comparison(NamedTuple):
@@ -145,26 +149,106 @@ def _at_tier(tier_cases: Iterator[Case], tier: str) -> Iterator[Case]:
 
 
 def compare(litellm: Any, name: str, entry: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[Comparison]:
-    """Every case of one model; nothing for a model without a price of tokens."""
+    """Every case of one model; nothing for a model without a price."""
     listed = prices_litellm.listed_model(prices_litellm.load(), name)
     assert listed is not None, "the model is of the list"
-    if listed.price_sheet is None:
-        return
     # The list of this model alone: what litellm makes of a name is not compared.
-    use_list(litellm, {name: dict(entry), **{key: shared[key] for key in _SHARED_ENTRIES}})
-    for case in cases(entry, listed.price_sheet):
-        ours = pricing.charge(listed.price_sheet, case.usage, at=case.at.timestamp())
+    sized = [key for key in shared if key.endswith(f"/{name.rpartition('/')[2]}") and "-x-" in key]
+    use_list(litellm, {name: dict(entry), **{key: shared[key] for key in (*_SHARED_ENTRIES, *sized)}})
+    for case in (*(cases(entry, listed.price_sheet) if listed.price_sheet else ()), *_pieces(name, entry, listed)):
+        ours = _our_nusd(listed, case)
         try:
             theirs = _litellm_nusd(litellm, name, entry, case)
         except litellm.ModelNotMappedError:
             theirs = float("nan")
         explanation = ""
-        if not abs(ours - theirs) <= max(_ABSOLUTE, _RELATIVE * ours):
+        if not abs(ours - theirs) <= max(_ABSOLUTE, case.pieces[1], _RELATIVE * ours):
             explanation = next((key for key, row in EXPLANATIONS.items() if row.applies(entry, case)), UNEXPLAINED)
         yield Comparison(name, case, ours, theirs, explanation)
 
 
+def _our_nusd(listed: prices_litellm.ListedModel, case: Case) -> int:
+    unit, count = case.pieces
+    if unit:
+        price = pricing.unit_nusd(listed.unit_prices, unit)
+        assert price is not None, "the case is one of the priced units"
+        return price * count
+    assert listed.price_sheet is not None, "the case is one of tokens"
+    return pricing.charge(listed.price_sheet, case.usage, at=case.at.timestamp())
+
+
+def _pieces(name: str, entry: Mapping[str, Any], listed: prices_litellm.ListedModel) -> Iterator[Case]:
+    """One case for each unit that is the model's own way of billing."""
+    # Entries of a size are prices of another model, compared with it.
+    is_size = bool(_SIZE.search(name))
+    units = () if is_size else _UNITS_BY_MODE.get(entry.get("mode", ""), ())
+    for unit in listed.unit_prices:
+        if unit.partition(":")[0] in units and not (unit == "image" and _has_sizes(listed)):
+            yield Case(unit, Usage(input=0, output=0), pieces=(unit, 7))
+
+
+def _has_sizes(listed: prices_litellm.ListedModel) -> bool:
+    return any(unit.startswith("image:") for unit in listed.unit_prices)
+
+
+# How models of each kind are billed where it is by the piece.
+_UNITS_BY_MODE = {
+    "audio_transcription": ("second",),
+    "audio_speech": ("character",),
+    "rerank": ("query",),
+    "ocr": ("page",),
+    "video_generation": ("video_second",),
+    "image_generation": ("image",),
+    "image_edit": ("image",),
+}
+
+
+def _litellm_pieces_nusd(litellm: Any, name: str, entry: Mapping[str, Any], case: Case) -> float:
+    calculator = import_module("litellm.cost_calculator")
+    unit, count = case.pieces
+    kind, _, variant = unit.partition(":")
+    quality, _, size = variant.partition(":")
+    arguments = {"model": name, "custom_llm_provider": _call_provider(entry["litellm_provider"])}
+    if kind == "image":
+        usd = _litellm_images_usd(calculator, arguments, count, quality, size)
+    elif kind == "video_second":
+        usd = calculator.default_video_cost_calculator(
+            **arguments, duration_seconds=float(count), video_resolution=size or None
+        )
+    elif kind == "page":
+        ocr = import_module("litellm.llms.base_llm.ocr.transformation")
+        answer = ocr.OCRResponse(pages=[], model=name, usage_info=ocr.OCRUsageInfo(pages_processed=count))
+        usd = sum(calculator.ocr_cost(**arguments, response=answer))
+    elif kind == "query":
+        usd = sum(litellm.cost_per_token(**arguments, call_type="rerank", rerank_billed_units={"search_units": count}))
+    elif kind == "second":
+        usd = sum(
+            litellm.cost_per_token(
+                **arguments, call_type="transcription", audio_transcription_file_duration=float(count)
+            )
+        )
+    else:
+        usd = sum(litellm.cost_per_token(**arguments, call_type="speech", prompt_characters=count))
+    return usd * NUSD_PER_USD
+
+
+def _litellm_images_usd(calculator: Any, arguments: dict[str, str], count: int, quality: str, size: str) -> float:
+    if arguments["custom_llm_provider"] not in ("gemini", "vertex_ai"):
+        usd: float = calculator.default_image_cost_calculator(
+            **arguments, n=count, quality=quality or None, size=size or "1024x1024"
+        )
+        return usd
+    types = import_module("litellm.types.utils")
+    answer = types.ImageResponse(data=[types.ImageObject(url="x")] * count)
+    routed: float = calculator.CostCalculatorUtils.route_image_generation_cost_calculator(
+        **arguments, completion_response=answer, n=count, size=size or None, quality=quality or None
+    )
+    return routed
+
+
 def _litellm_nusd(litellm: Any, name: str, entry: Mapping[str, Any], case: Case) -> float:
+    if case.pieces[0]:
+        return _litellm_pieces_nusd(litellm, name, entry, case)
     types, usage = import_module("litellm.types.utils"), case.usage
     provider = _call_provider(entry["litellm_provider"])
     theirs = _litellm_usage(types, usage)
@@ -379,6 +463,11 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
         lambda entry, case: "input_cost_per_token" not in entry and "input_cost_per_audio_token" in entry,
     ),
+    "images that are drawn": Explanation(
+        "an image costs what it costs to draw; litellm takes the price of an image that is read where it is listed as zero",
+        "aws.amazon.com/bedrock/pricing, 2026-11-29",
+        lambda entry, case: case.pieces[0] == "image" and entry.get("input_cost_per_image") == 0,
+    ),
     "videos": Explanation(
         "tokens of a video are counted with those of images, at the price of videos where the model makes no images",
         "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
@@ -399,16 +488,19 @@ def sample() -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def main() -> int:
     """Compare every model; print counts and what is unexplained; 1 if anything is."""
-    litellm, found = load_litellm(), Counter[str]()
+    litellm, found, compared = load_litellm(), Counter[str](), set[str]()
     samples: dict[str, list[Comparison]] = {}
     models = entries()
     for name, entry in models.items():
         for comparison in compare(litellm, name, entry, models):
             found[comparison.explanation] += 1
+            compared.add(name)
             if comparison.explanation == UNEXPLAINED:
                 samples.setdefault(comparison.case.label.partition(": ")[2], []).append(comparison)
     total, equal, unexplained = sum(found.values()), found[""], found[UNEXPLAINED]
-    print(f"{total} comparisons: {equal} equal, {total - equal - unexplained} explained, {unexplained} unexplained")
+    print(
+        f"{len(compared)} models, {total} comparisons: {equal} equal, {total - equal - unexplained} explained, {unexplained} unexplained"
+    )
     for key, row in EXPLANATIONS.items():
         print(f"  {found[key]:6} {key}: {row.rule} ({row.source})")
     for label, comparisons in samples.items():
