@@ -10,6 +10,7 @@ _SCALE = TOKENS_PER_MTOK * GEO_SCALE
 _MINUTES_PER_WEEK, _MINUTES_TO_MONDAY = 7 * 24 * 60, 3 * 24 * 60
 # The unit of a web search; a size of its context is appended where it has a price of its own.
 _WEB_SEARCH = "web_search"
+_STANDARD_TIERS = ("",)
 # Tiers that cost no more than the standard one.
 _NO_DEARER_TIERS = frozenset({"", "flex", "balanced", "batch"})
 # Regions that cost as much as none (platform.claude.com, data residency, 2026-11).
@@ -29,16 +30,12 @@ def charge(
     terms: what the request asked for, where the answer does not name it
     at: when the call ended, seconds since the epoch; None: outside of cheaper hours
     """
-    is_plain = not (usage.service_tier or usage.server_tools or usage.further_calls or usage.inference_geo)
-    if is_plain and not price_sheet.has_standing_axes:
+    tiers = (usage.service_tier,) if usage.service_tier or price_sheet.names_tiers else terms.service_tiers
+    is_plain = not (usage.server_tools or usage.further_calls or usage.inference_geo)
+    if is_plain and tiers == _STANDARD_TIERS and not price_sheet.has_standing_axes:
         return divide_half_even(_text_scaled(price_sheet.rates_for(usage.input), usage), TOKENS_PER_MTOK)
-    main = _without_further_calls(usage) if usage.further_calls else usage
-    scaled = _tokens_scaled(price_sheet, main, usage, at)
-    for call in usage.further_calls:
-        sheet = _sheet_of(price_sheet, call.model)
-        if sheet is not None:
-            scaled += _tokens_scaled(sheet, call.usage, usage, at)
-    return _fees(price_sheet, usage.server_tools, terms) + divide_half_even(scaled, _SCALE)
+    fees = _fees(price_sheet, usage.server_tools, terms)
+    return fees + divide_half_even(max(_calls_scaled(price_sheet, usage, tier, at) for tier in tiers), _SCALE)
 
 
 def unpriced_parts(price_sheet: PriceSheet, usage: Usage) -> tuple[str, ...]:
@@ -146,16 +143,29 @@ def _text_scaled(rates: Rates, usage: Usage) -> int:
     )
 
 
-def _tokens_scaled(price_sheet: PriceSheet, call: Usage, whole: Usage, at: float | None) -> int:
-    """The cost of one call's tokens in thousandths of `_text_scaled`, at the tier, region and hour of the answer."""
-    sheet = price_sheet.service_tiers.get(whole.service_tier, price_sheet)
+def _calls_scaled(price_sheet: PriceSheet, usage: Usage, tier: str, at: float | None) -> int:
+    """The cost of the tokens of a call and of those within it, in thousandths of `_text_scaled`."""
+    geo = usage.inference_geo
+    if not usage.further_calls:
+        return _tokens_scaled(price_sheet, usage, tier, geo, at)
+    scaled = _tokens_scaled(price_sheet, _without_further_calls(usage), tier, geo, at)
+    for call in usage.further_calls:
+        sheet = _sheet_of(price_sheet, call.model)
+        if sheet is not None:
+            scaled += _tokens_scaled(sheet, call.usage, tier, geo, at)
+    return scaled
+
+
+def _tokens_scaled(price_sheet: PriceSheet, call: Usage, tier: str, geo: str, at: float | None) -> int:
+    """The cost of one call's tokens in thousandths of `_text_scaled`, at a tier, region and hour."""
+    sheet = price_sheet.service_tiers.get(tier, price_sheet)
     if sheet.off_peak is not None and at is not None and _is_off_peak(sheet.off_peak.minutes, at):
         sheet = sheet.off_peak.sheet
     rates = sheet.rates_for(call.input)
     scaled = _text_scaled(rates, call)
     if rates.modalities is not None:
         scaled += _modality_difference(rates, call)
-    return scaled * _geo_permille(price_sheet, whole.inference_geo)
+    return scaled * _geo_permille(price_sheet, geo)
 
 
 def _modality_difference(rates: Rates, usage: Usage) -> int:

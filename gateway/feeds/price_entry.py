@@ -38,6 +38,9 @@ _INCLUSIVE_STEP_PROVIDERS = frozenset({"xai"})
 # Cached input of a Fireworks model that lists no price for it: half (docs.fireworks.ai/faq-new/billing-pricing/
 # is-prompt-caching-billed-differently, read 2026-11-29).
 _DEFAULT_CACHED_DIVISOR = {"fireworks_ai": 2}
+# Providers whose documentation of answers has no service tier (docs.fireworks.ai/api-reference/post-chatcompletions and
+# ai.google.dev/gemini-api/docs/openai, read 2026-11-29).
+_UNNAMED_TIERS = frozenset({"fireworks_ai", "gemini"})
 _SEARCH_SIZES = ("low", "medium", "high")
 _MINUTES_PER_DAY = 24 * 60
 # A Monday, from which the minutes of a week are counted.
@@ -78,6 +81,7 @@ def price_sheet(entry: Mapping[str, Any], source: str) -> PriceSheet | None:
     return replace(
         standard,
         service_tiers={tier: sheet for tier, sheet in tiers.items() if sheet is not None},
+        names_tiers=provider not in _UNNAMED_TIERS,
         off_peak=_off_peak(entry, standard),
         geo_permille={"us": us} if us is not None else {},
         tool_nusd=tools,

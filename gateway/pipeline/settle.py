@@ -15,7 +15,7 @@ from ..carbon.footprint import (
 )
 from ..providers import PROVIDERS
 from ..values.budget import Amounts, Reservation
-from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD, Deployment, Footprint, PriceSheet
+from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD, Deployment, Footprint
 from ..values.ledger_entry import Hold, LedgerEntry
 from ..values.plan import Attempt, Refusal
 from ..values.usage import NO_USAGE, STANDARD_TERMS, PriceTerms, Usage
@@ -374,7 +374,7 @@ def _charge(context: RequestContext, progress: AttemptProgress, usage: Usage, no
     if deployment.price_sheet is None:
         return _Charge(0, False)
     return _Charge(
-        _tokens_nusd(context, deployment.price_sheet, usage, now),
+        pricing.charge(deployment.price_sheet, usage, terms=progress.attempt.price_terms, at=_ended_at(context, now)),
         True,
         pricing.unpriced_parts(deployment.price_sheet, usage),
     )
@@ -384,10 +384,6 @@ def _charge_as_held(progress: AttemptProgress) -> _Charge:
     """The hold, where a price is known."""
     hold = progress.attempt.hold_nusd
     return _Charge(0, False) if hold is None else _Charge(hold, True)
-
-
-def _tokens_nusd(context: RequestContext, price_sheet: PriceSheet, usage: Usage, now: float) -> int:
-    return pricing.charge(price_sheet, usage, terms=context.request.price_terms, at=_ended_at(context, now))
 
 
 def _ended_at(context: RequestContext, now: float) -> float:

@@ -104,6 +104,7 @@ class PriceSheet:
     rate_tiers: (input tokens, rates), ascending. With strictly more input than a tier's tokens the whole request is
         charged at its rates: the cliff that providers publish as `*_above_200k_tokens`.
     service_tiers: by service tier (usage.SERVICE_TIERS), the sheet of its tokens
+    names_tiers: whether answers name the tier that served them; else the dearest that was asked for is charged
     off_peak: prices of certain hours; None: the same at all hours
     geo_permille: by region that an answer names, the price of tokens in thousandths of that elsewhere
     tool_nusd: by unit of a server tool, nUSD per call
@@ -118,6 +119,7 @@ class PriceSheet:
     source: str
     rate_tiers: tuple[tuple[int, Rates], ...] = ()
     service_tiers: Mapping[str, "PriceSheet"] = field(default_factory=dict)
+    names_tiers: bool = True
     off_peak: OffPeak | None = None
     geo_permille: Mapping[str, int] = field(default_factory=dict)
     tool_nusd: Mapping[str, int] = field(default_factory=dict)

@@ -248,3 +248,16 @@ def test_what_has_no_price_is_named():
     assert pricing.unpriced_parts(RICH, usage) == ("ultrafast", "image_generation", "nonesuch")
     assert pricing.unpriced_terms(RICH, PriceTerms(service_tiers=("flex", "batch", "own"))) == ("own",)
     assert pricing.unpriced_parts(PLAIN, Usage(input=1, output=1, service_tier="flex")) == ()
+
+
+def test_an_answer_that_names_no_tier_costs_the_dearest_that_was_asked_for_where_answers_name_none():
+    usage, asked = Usage(input=1_000_000, output=0), PriceTerms(service_tiers=("priority", ""))
+    named, unnamed = replace(RICH, call_nusd=0), replace(RICH, call_nusd=0, names_tiers=False)
+    assert pricing.charge(named, usage, terms=asked) == 500_000_000
+    assert pricing.charge(unnamed, usage, terms=asked) == 500_000_000
+    assert pricing.charge(replace(unnamed, rate_tiers=()), usage, terms=asked) == 500_000_000
+    assert pricing.charge(replace(named, rate_tiers=()), usage, terms=asked) == 250_000_000
+    assert (
+        pricing.charge(replace(unnamed, rate_tiers=()), usage, terms=PriceTerms(service_tiers=("flex", "")))
+        == 250_000_000
+    )
