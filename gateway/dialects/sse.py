@@ -54,6 +54,7 @@ class StreamMeter:
         "_envelope_samples",
         "_pending",
         "_pending_tail",
+        "_read_positions",
         "_text_bytes",
         "_text_events",
         "_unread_bytes",
@@ -82,8 +83,9 @@ class StreamMeter:
         self._unread_events = 0
         self._envelope_bytes = 0
         self._envelope_samples = 0
-        # Blocks whose events are still to be tracked for an early end, and whether they were read.
-        self._deferred: list[tuple[bytes, bool]] = []
+        # Blocks whose events are still to be tracked for an early end, and the positions of those that were read.
+        self._deferred: list[bytes] = []
+        self._read_positions: set[int] = set()
         self._deferred_bytes = 0
         # Events that were parsed.
         self._text_bytes = 0
@@ -130,12 +132,13 @@ class StreamMeter:
             return b""
         if self.fingerprint_chars or self._envelope_samples < _ENVELOPE_SAMPLES_MIN or self._must_read(data):
             if self.may_end_early:
-                self._defer(data, was_read=True)
+                self._read_positions.add(len(self._deferred))
+                self._defer(data)
             return self._read_events(data)
         self._unread_bytes += len(data)
         self._unread_events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
         if self.may_end_early:
-            self._defer(data, was_read=False)
+            self._defer(data)
         return data
 
     def finish(self) -> bytes:
@@ -228,8 +231,8 @@ class StreamMeter:
         self._pending.append(data)
         self._pending_tail = (self._pending_tail + data[-_BOUNDARY_BYTES:])[-_BOUNDARY_BYTES:]
 
-    def _defer(self, block: bytes, *, was_read: bool) -> None:
-        self._deferred.append((block, was_read))
+    def _defer(self, block: bytes) -> None:
+        self._deferred.append(block)
         self._deferred_bytes += len(block)
         if self._deferred_bytes > _DEFERRED_BYTES_MAX:
             self._read_deferred()
@@ -237,7 +240,9 @@ class StreamMeter:
     def _read_deferred(self) -> None:
         """Track the events of deferred blocks, and count the text of those that were not read."""
         deferred, self._deferred, self._deferred_bytes = self._deferred, [], 0
-        for block, was_read in deferred:
+        read_positions, self._read_positions = self._read_positions, set()
+        for position, block in enumerate(deferred):
+            was_read = position in read_positions
             if not was_read:
                 self._unread_bytes -= len(block)
                 self._unread_events -= block.count(b"\n\n") or block.count(b"\r\n\r\n")

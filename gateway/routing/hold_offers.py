@@ -70,6 +70,12 @@ def hold_options(attempts: Sequence[Attempt], inputs: HoldInputs) -> Iterator[Ho
                 amounts=tuple([worst[measure] for measure in applicable.measures]),
                 ceilings=applicable.ceilings,
             )
+        elif inputs.may_wait and not applicable.has_thresholds:
+            yield HoldOption(
+                lines=applicable.lines,
+                amounts=_usual_amounts(attempt, inputs, applicable, worst),
+                ceilings=applicable.ceilings,
+            )
         else:
             yield _staged_offer(attempt, attempts, inputs, applicable.lines, worst)
 
@@ -152,6 +158,24 @@ def hold_growth(
             for line in lines
         ]
     )
+
+
+def _usual_amounts(
+    attempt: Attempt, inputs: HoldInputs, applicable: ApplicableLines, worst: Amounts
+) -> tuple[int | None, ...]:
+    """The hold on each line where nothing happens below the limits; computed once for lines of one kind."""
+    amounts: list[int | None] = []
+    known: dict[tuple[Measure, float], int | None] = {}
+    for line, measure in zip(applicable.lines, applicable.measures, strict=True):
+        factor = line.budget.expected_factor
+        if not factor:
+            amounts.append(worst[measure])
+            continue
+        kind = measure, factor
+        if kind not in known:
+            known[kind] = _hold_amount(line, attempt, inputs, worst, attempt.output_tokens_max)
+        amounts.append(known[kind])
+    return tuple(amounts)
 
 
 def _staged_offer(

@@ -168,6 +168,7 @@ class ApplicableLines(Value, frozen=True, kw_only=True):
 
     measures, ceilings: those of `lines`, in the same order
     is_worst_case_only: every line holds the worst case up to its limit (no thresholds, no expected holds)
+    has_thresholds: something happens below the limit of some line
     counts_carbon: some line counts carbon
     """
 
@@ -175,6 +176,7 @@ class ApplicableLines(Value, frozen=True, kw_only=True):
     measures: tuple[Measure, ...]
     ceilings: tuple[int, ...]
     is_worst_case_only: bool
+    has_thresholds: bool
     counts_carbon: bool
 
 
@@ -187,6 +189,7 @@ def join_lines(first: ApplicableLines, second: ApplicableLines) -> ApplicableLin
         measures=first.measures + second.measures,
         ceilings=first.ceilings + second.ceilings,
         is_worst_case_only=first.is_worst_case_only and second.is_worst_case_only,
+        has_thresholds=first.has_thresholds or second.has_thresholds,
         counts_carbon=first.counts_carbon or second.counts_carbon,
     )
 
@@ -199,6 +202,7 @@ def applicable_lines(lines: tuple[BudgetLine, ...]) -> ApplicableLines:
         measures=tuple([budget.measure for budget in budgets]),
         ceilings=tuple([line.ceiling for line in lines]),
         is_worst_case_only=all(budget.thresholds is NO_THRESHOLDS and not budget.expected_factor for budget in budgets),
+        has_thresholds=any(budget.thresholds is not NO_THRESHOLDS for budget in budgets),
         counts_carbon=any(budget.measure is Measure.micrograms for budget in budgets),
     )
 
