@@ -52,7 +52,7 @@ overspend: setup  ## test for overspend: four gateways, one Valkey, tight budget
 replay: setup  ## replay recorded sessions; compare ledger, export and metrics; needs $(LOOPS)
 	$(BIN)/python loadtest/reconcile.py $(LOOPS)
 
-holds: setup  ## count false refusals with budgets of 1.3 times the cost of recorded sessions; needs $(LOOPS)
+holds: setup  ## count false refusals: budgets of 1.3 times the cost of recorded sessions, config/routing.yaml; needs $(LOOPS)
 	$(BIN)/python loadtest/false_refusals.py $(LOOPS)
 
 loops: setup  ## evaluate the loop guard and published rules on recorded and long healthy sessions; needs $(LOOPS)
