@@ -282,7 +282,8 @@ class LedgerReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        self._db = connect_existing(path)
+        self._db.execute("PRAGMA query_only = ON")
 
     def objects(self, names: Sequence[str]) -> dict[str, tuple[LedgerEntry, bool]]:
         """By id of an object: the entry of the call that created it, and whether a correction of it was booked."""

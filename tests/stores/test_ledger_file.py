@@ -10,7 +10,7 @@ import pytest
 
 from gateway.stores.events_sqlite import SqliteAuditEvents
 from gateway.stores.ledger_file import LedgerFile, LostLedger, connect_existing, require_ledger
-from gateway.stores.ledger_sqlite import SqliteLedger
+from gateway.stores.ledger_sqlite import LedgerReader, SqliteLedger
 from gateway.stores.metered_energy_sqlite import SqliteMeteredEnergy
 from tests.stores.records import entry
 
@@ -99,6 +99,7 @@ def test_no_connection_begins_a_new_ledger(tmp_path: Path, state: str):
         lambda: events.since(0),
         lambda: meters.millijoules_of("a.1"),
         lambda: connect_existing(path),
+        lambda: LedgerReader(path),
     ):
         with pytest.raises(sqlite3.OperationalError, match=r"^file (is missing|is empty|holds no ledger)$"):
             connect()
