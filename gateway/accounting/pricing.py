@@ -10,7 +10,6 @@ _SCALE = TOKENS_PER_MTOK * GEO_SCALE
 _MINUTES_PER_WEEK, _MINUTES_TO_MONDAY = 7 * 24 * 60, 3 * 24 * 60
 # The unit of a web search; a size of its context is appended where it has a price of its own.
 _WEB_SEARCH = "web_search"
-_STANDARD_TIERS = ("",)
 # Tiers that cost no more than the standard one.
 _NO_DEARER_TIERS = frozenset({"", "flex", "balanced", "batch"})
 # Regions that cost as much as none (platform.claude.com, data residency, 2026-11).
@@ -30,16 +29,17 @@ def charge(
     terms: what the request asked for, where the answer does not name it
     at: when the call ended, seconds since the epoch; None: outside of cheaper hours
     """
-    tiers = (usage.service_tier,) if usage.service_tier or price_sheet.names_tiers else terms.service_tiers
-    is_plain = not (usage.server_tools or usage.further_calls or usage.inference_geo)
-    if is_plain and tiers == _STANDARD_TIERS and not price_sheet.has_standing_axes:
+    if _is_plain(usage) and not price_sheet.has_standing_axes and (price_sheet.names_tiers or terms is STANDARD_TERMS):
         return divide_half_even(_text_scaled(price_sheet.rates_for(usage.input), usage), TOKENS_PER_MTOK)
+    tiers = (usage.service_tier,) if usage.service_tier or price_sheet.names_tiers else terms.service_tiers
     fees = _fees(price_sheet, usage.server_tools, terms)
     return fees + divide_half_even(max(_calls_scaled(price_sheet, usage, tier, at) for tier in tiers), _SCALE)
 
 
 def unpriced_parts(price_sheet: PriceSheet, usage: Usage) -> tuple[str, ...]:
     """What of `usage` has no price and is not part of its charge: tier, region, server tools and further models, by name."""
+    if _is_plain(usage):
+        return ()
     return _without_price(
         price_sheet,
         [usage.service_tier] if usage.service_tier else [],
@@ -74,9 +74,7 @@ def worst_case(
     terms: what it asks for besides; a further call without a bound reads all input and output
     """
     if terms is STANDARD_TERMS and not price_sheet.has_standing_axes:
-        return divide_ceil(
-            _dearest_step(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms), TOKENS_PER_MTOK
-        )
+        return divide_ceil(_dearest_text(price_sheet, input_tokens_max, output_tokens_max, long_cache), TOKENS_PER_MTOK)
     scaled = _dearest_tier(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms)
     scaled += _further_calls_max(price_sheet, input_tokens_max, output_tokens_max, long_cache, terms)
     return _fees(price_sheet, terms.server_tools, terms) + divide_ceil(scaled, _SCALE)
@@ -95,6 +93,12 @@ def usual_case(
 
     `cached_tokens` of the input are read from a cache, the rest is priced at the dearest kind.
     """
+    if terms is STANDARD_TERMS and not price_sheet.has_standing_axes:
+        rates = price_sheet.rates_for(input_tokens)
+        dearest = rates.input_max_long_cache if long_cache else rates.input_max
+        tokens = (input_tokens - cached_tokens) * dearest
+        tokens += cached_tokens * rates.cached_input + output_tokens * rates.output_max
+        return divide_ceil(tokens, TOKENS_PER_MTOK)
     scaled = 0
     for tier in terms.service_tiers:
         sheet = price_sheet.service_tiers.get(tier, price_sheet)
@@ -129,6 +133,11 @@ def unit_nusd_max(unit_prices: Mapping[str, int], unit: str) -> int | None:
         value for (_, its_quality, its_size), value in parts if quality in ("", its_quality) and size in ("", its_size)
     ]
     return max([price, *open_prices])
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether an answer names nothing that is priced beside its own tokens."""
+    return not (usage.service_tier or usage.server_tools or usage.further_calls or usage.inference_geo)
 
 
 def _text_scaled(rates: Rates, usage: Usage) -> int:
@@ -264,6 +273,18 @@ def _dearest_tier(
     sheets += [sheet.off_peak.sheet for sheet in sheets if sheet.off_peak is not None]
     dearest = max(_dearest_step(sheet, input_tokens, output_tokens, long_cache, terms) for sheet in sheets)
     return dearest * _geo_permille(price_sheet, terms.inference_geo)
+
+
+def _dearest_text(price_sheet: PriceSheet, input_tokens: int, output_tokens: int, long_cache: bool) -> int:
+    """`_dearest_step` of a request that asks for nothing beyond text."""
+    rates = price_sheet.base
+    dearest = rates.input_max_long_cache if long_cache else rates.input_max
+    scaled = input_tokens * dearest + output_tokens * rates.output_max
+    for above, step in price_sheet.rate_tiers:
+        if input_tokens > above:
+            dearest = step.input_max_long_cache if long_cache else step.input_max
+            scaled = max(scaled, input_tokens * dearest + output_tokens * step.output_max)
+    return scaled
 
 
 def _dearest_step(

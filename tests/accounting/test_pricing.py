@@ -261,3 +261,18 @@ def test_an_answer_that_names_no_tier_costs_the_dearest_that_was_asked_for_where
         pricing.charge(replace(unnamed, rate_tiers=()), usage, terms=PriceTerms(service_tiers=("flex", "")))
         == 250_000_000
     )
+
+
+@pytest.mark.parametrize("price_sheet", SHEETS.values(), ids=SHEETS)
+@given(usage=plain_usages(), long_cache=st.booleans())
+def test_the_short_way_of_requests_that_ask_for_nothing_gives_the_same_amounts(price_sheet, usage, long_cache):
+    standard = PriceTerms()
+    counts = usage.input, usage.output
+    assert pricing.worst_case(price_sheet, *counts, long_cache=long_cache) == pricing.worst_case(
+        price_sheet, *counts, long_cache=long_cache, terms=standard
+    )
+    usual = usage.input, usage.cached_input, usage.output
+    assert pricing.usual_case(price_sheet, *usual, long_cache=long_cache) == pricing.usual_case(
+        price_sheet, *usual, long_cache=long_cache, terms=standard
+    )
+    assert pricing.charge(price_sheet, usage) == pricing.charge(price_sheet, usage, terms=standard)
