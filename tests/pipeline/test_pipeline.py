@@ -467,6 +467,26 @@ async def test_parallel_calls_that_a_cap_does_not_hold_are_asked_to_retry_and_th
     assert again.status == (400 if limit.startswith("calls") else 200)
 
 
+@pytest.mark.parametrize("limit", [0.02, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("output", [10, 3000, 4000])
+async def test_a_cap_is_passed_by_no_more_than_what_calls_in_flight_take_beyond_their_holds(limit, output):
+    usage = {"prompt_tokens": 20, "completion_tokens": output}
+    body = json.dumps({"choices": [{"message": {"content": "hi"}}], "usage": usage}).encode()
+    start = snapshot(more=f"sessions: {{caps: {{usd: {limit}}}}}")
+    book = OverlappingCalls(start, [answers(body) for _ in range(40)], requests=8)
+    for _ in range(4):
+        before = len(book.ledger_entries)
+        await asyncio.gather(*(book.ask(HARD, session="run", session_source="x") for _ in range(8)))
+        last = book.ledger_entries[before:]
+        spent = sum(entry.charge_nusd for entry in book.ledger_entries)
+        allowed = sum(max(0, entry.charge_nusd - entry.hold_nusd) for entry in last)
+        assert spent <= limit * 1e9 + allowed, "what each call in flight takes beyond its hold"
+        if spent >= limit * 1e9:
+            answer = await book.ask(HARD, session="run", session_source="x")
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "cap_exceeded")
+            break
+
+
 async def test_a_refusal_for_held_amounts_has_the_shape_of_messages():
     book = Playbook(snapshot(more="budgets: {b: {limit: {calls: 1}, window: day}}"), [])
     book.hold("other", 1)
