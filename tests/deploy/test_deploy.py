@@ -115,6 +115,11 @@ async def _send_traffic(gateway: Gateway) -> None:
     for _ in range(2):
         async with gateway.get(f"/v1/responses/{name}", headers=AUTH_HEADERS) as answer:
             assert answer.status == 200, await answer.text()
+    # A translated answer that loses a part.
+    prompt = '[[sim {"reply": {"content": "fine", "audio": {"id": "a1", "data": "UklGRg=="}}}]]'
+    asked = {"model": "small", "max_tokens": 100, "messages": [{"role": "user", "content": prompt}]}
+    async with gateway.client.post(f"{gateway.base_url}/v1/messages", json=asked, headers=AUTH_HEADERS) as answer:
+        assert answer.status == 200, await answer.text()
     url = f"{gateway.base_url}/v1/sessions/run-1/feedback"
     async with gateway.client.post(url, json={"rating": 1}, headers=AUTH_HEADERS) as answer:
         assert answer.status == 200
