@@ -21,6 +21,8 @@ from .answer_fingerprint import FINGERPRINT_CHARS_MAX, AnswerFingerprint
 _EVENT_BOUNDARY = re.compile(rb"\r?\n\r?\n")
 # The longest event boundary, less the byte that ends it.
 _BOUNDARY_BYTES = 3
+# Bytes that are read of an error event that is plain text.
+_ERROR_TEXT_BYTES_MAX = 2000
 _ERROR_EVENT = re.compile(rb"(?:^|[\r\n])event:\s*error\s*[\r\n]")
 # Events with text that are parsed to learn the size of the envelope.
 _ENVELOPE_SAMPLES_MIN = 3
@@ -266,6 +268,8 @@ class StreamMeter:
             return False
         payload = _json_object(data)
         if payload is None:
+            if self.error is None and _ERROR_EVENT.search(event):
+                self.error = {"message": data[:_ERROR_TEXT_BYTES_MAX].decode(errors="replace") or "error"}
             return True
         forwards = self._read(payload, len(event))
         if self.error is None:

@@ -1,5 +1,6 @@
 """What a provider's error means for this request, and the caller's answer if no further attempt is made. Pure."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from ..providers.error_body import error_object
 from ..providers.failure import MODEL_NOT_FOUND, REJECTED, ProviderFailure
 from ..values.base import Value
 from ..values.caller_response import CallerResponse
-from ..values.errors import NotTranslatable, PenstockError, UpstreamError
+from ..values.errors import CallerError, NotTranslatable, PenstockError, UpstreamError
 from .context import AttemptProgress, RequestContext, translated_request_of
 
 # Characters of a provider's message within our own error.
@@ -95,10 +96,13 @@ def error_answer(
     status: int,
     headers: Mapping[str, str],
     body: bytes | None,
+    *,
+    retry_after: float | None,
 ) -> CallerResponse:
     """The caller's response to a provider error.
 
     The provider's bytes (`body`) in the same dialect, else its words in an error of the caller's dialect.
+    retry_after: the pause that the provider asks for, seconds; None for none
     """
     deployment, dialect = progress.attempt.deployment, DIALECTS[context.request.dialect]
     if failure.hides_message:
@@ -108,22 +112,19 @@ def error_answer(
         text = f"Provider does not serve the model of deployment '{deployment.name}' (status {status})."
         words = f" {failure.message[:_ERROR_MESSAGE_CHARS_MAX]}" if failure.message else ""
         return dialect.error_response(UpstreamError(text + words, code=failure.code))
-    returned = PROVIDERS[deployment.dialect].returned_headers(headers)
     if body is not None and progress.attempt.upstream_dialect == context.request.dialect:
+        returned = PROVIDERS[deployment.dialect].returned_headers(headers)
         return CallerResponse(status=status, headers=returned, body=body)
-    error = PenstockError(
+    is_callers = 400 <= status < 500 and not failure.retry_same
+    error = (CallerError if is_callers else PenstockError)(
         failure.message[:_ERROR_MESSAGE_CHARS_MAX] or f"Provider returned status {status}.",
         code=failure.code if failure.retry_same or not failure.provider_code else failure.provider_code,
+        param=failure.param,
     )
     error.status = status
-    answer = dialect.error_response(error)
-    if "retry-after" in returned:
-        answer = CallerResponse(
-            status=answer.status,
-            headers={"content-type": "application/json", "retry-after": returned["retry-after"]},
-            body=answer.body,
-        )
-    return answer
+    if retry_after is not None:
+        error.retry_after_seconds = max(1, math.ceil(retry_after))
+    return dialect.error_response(error)
 
 
 def _names_stored_object(context: RequestContext, body: bytes) -> bool:

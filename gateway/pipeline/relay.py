@@ -120,6 +120,8 @@ class Relay:
         progress.response_begun, progress.text_bytes = True, len(body)
         document = _json_object(body)
         if document is None and request.passthrough is None:
+            # A page or a text is no answer that a provider could charge for; an object that broke off may be one.
+            progress.is_uncharged = not body.lstrip().startswith(b"{")
             raise BrokenResponse("Provider response is not JSON.")
         document = document or {}
         provider = PROVIDERS[attempt.deployment.dialect]
@@ -202,9 +204,6 @@ class Relay:
             self._mark_completed(progress, 200)
             progress.code = "hold_exhausted"
             return CallerResponse(status=200, headers={}, already_sent=True)
-        if meter.error is None and meter.done and not meter.is_complete and not stream.begun:
-            # What servers send whose model died before its first token.
-            meter.error = {"message": "Provider stream ended without an answer."}
         await stream.finish()
         if meter.error is not None and not stream.begun:
             progress.is_uncharged = meter.usage is None and not meter.text_totals()[0]
@@ -318,7 +317,9 @@ class Relay:
         progress.outcome = "upstream_error" if failure.try_other else "rejected"
         progress.code, progress.upstream_status = failure.code, reply.status
         self._update_circuit_breaker(progress, failure, retry_after, now=now)
-        answer = error_answer(context, progress, failure, reply.status, reply.headers, reply.body)
+        answer = error_answer(
+            context, progress, failure, reply.status, reply.headers, reply.body, retry_after=retry_after
+        )
         progress.status = answer.status
         return FailedAttempt(
             answer=answer,
@@ -443,6 +444,9 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
         document = lenient_json.loads(body)
     except ValueError:
         return None
+    if isinstance(document, list) and document and isinstance(document[0], dict) and "error" in document[0]:
+        # Google's list of one error.
+        return document[0]
     return document if isinstance(document, dict) else None
 
 

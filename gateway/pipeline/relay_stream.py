@@ -99,6 +99,9 @@ class StreamRelay:
     async def finish(self) -> None:
         """Send what is left of a complete answer. Raises BrokenResponse for one that is not."""
         rest = self._meter.finish()
+        if not self.begun and not self._meter.answer_begun and not self._meter.is_complete and not self._meter.error:
+            # What servers send whose model died before its first token: an end, with or without its mark.
+            self._meter.error = {"message": "Provider stream ended without an answer."}
         if self._meter.error is not None and (self._translation is not None or not self.begun):
             return
         if self._translation is not None:

@@ -48,6 +48,23 @@ _MODEL_WORDS = re.compile(
     r"no endpoints found",
     re.IGNORECASE,
 )
+# Our key or account, under a status that says nothing of it: Google (400 API_KEY_INVALID), xAI and Anthropic (400),
+# Fireworks (412), DeepSeek, Moonshot, Alibaba (error pages, 2026). What a message quotes is the caller's and not read.
+_ACCOUNT_WORD_STATUSES = (400, 412, 422)
+_ACCOUNT_CODES = frozenset(
+    {
+        "invalid_api_key", "incorrect_api_key", "api_key_invalid", "api_key_expired", "account_deactivated",
+        "organization_disabled", "billing_not_active", "insufficient_quota", "insufficient_balance", "arrearage",
+        "credit_balance_exhausted", "billing_hard_limit_reached", "billing_error",
+    }
+)  # fmt: skip
+_ACCOUNT_WORDS = re.compile(
+    r"(incorrect|invalid|expired) api key|api key (is )?(not valid|invalid|expired)|"
+    r"account (is|has been) (suspended|disabled|deactivated|terminated)|organization has been disabled|"
+    r"credit balance is too low|api usage limits|insufficient (balance|credits?|funds)|spending limit|billing (hard )?limit",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
 # A 403 about the content rather than the account (OpenRouter: moderation).
 _CONTENT_WORDS = re.compile(r"moderation|flagged|content policy|safety", re.IGNORECASE)
 # Error names and the statuses below 500 that they have elsewhere (OpenAI, Anthropic, Google, vLLM; error pages, 2026).
@@ -70,6 +87,7 @@ class ProviderFailure(Value, frozen=True, kw_only=True):
     hides_message: the provider's message must not reach the caller
     message: the provider's message in plain text, "" for none
     provider_code: the provider's own code, "" for none
+    param: the field of the request that it names, None for none
     blames_deployment: our configuration or account is at fault, not the request
     context_tokens: the longest context that the message names, tokens; 0: it names none
     """
@@ -80,6 +98,7 @@ class ProviderFailure(Value, frozen=True, kw_only=True):
     hides_message: bool
     message: str = ""
     provider_code: str = ""
+    param: str | None = None
     blames_deployment: bool = False
     context_tokens: int = 0
 
@@ -113,11 +132,17 @@ def failure_of_status(status: int, error: Mapping[str, Any], *, is_billing: bool
     """What an error status means; `error`: its error object, `is_billing`: our account may not spend more."""
     message, code = str(error.get("message") or ""), error.get("code")
     failure = _failure_kind(status, message, error, is_billing=is_billing)
-    return structs.replace(failure, message=message, provider_code=code if isinstance(code, str) else "")
+    param = error.get("param")
+    return structs.replace(
+        failure,
+        message=message,
+        provider_code=code if isinstance(code, str) else "",
+        param=param if isinstance(param, str) else None,
+    )
 
 
 def _failure_kind(status: int, message: str, error: Mapping[str, Any], *, is_billing: bool) -> ProviderFailure:
-    if is_billing or (status in _ACCOUNT_STATUSES and not (status == 403 and _CONTENT_WORDS.search(message))):
+    if is_billing or _is_account(status, message, error):
         return _ACCOUNT
     if status < 400:
         # Redirects are not followed: they would send the key elsewhere.
@@ -145,11 +170,21 @@ def status_of_error(document: Mapping[str, Any]) -> int:
             number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
             if isinstance(number, int) and 400 <= number <= 599:
                 return number
-        for name in ("type", "code", "status"):
+        for name in ("code", "status", "type"):
             value = holder.get(name)
             if isinstance(value, str) and value.lower() in _STATUS_BY_ERROR_NAME:
                 return _STATUS_BY_ERROR_NAME[value.lower()]
     return 502
+
+
+def _is_account(status: int, message: str, error: Mapping[str, Any]) -> bool:
+    """Whether our key or account is refused."""
+    if status in _ACCOUNT_STATUSES:
+        return status != 403 or _CONTENT_WORDS.search(message) is None
+    names = (error.get(name) for name in ("code", "type", "status"))
+    if any(isinstance(name, str) and name.lower() in _ACCOUNT_CODES for name in names):
+        return True
+    return status in _ACCOUNT_WORD_STATUSES and _ACCOUNT_WORDS.search(_QUOTED.sub("", message)) is not None
 
 
 def _is_context_overflow(status: int, message: str, code: Any) -> bool:
@@ -163,5 +198,7 @@ def _is_unknown_model(status: int, message: str, error: Mapping[str, Any]) -> bo
     if status in _NO_SUCH_PATH_STATUSES:
         return True
     return status in (400, 422) and (
-        error.get("code") in _MODEL_CODES or error.get("param") == "model" or _MODEL_WORDS.search(message) is not None
+        error.get("code") in _MODEL_CODES
+        or error.get("param") == "model"
+        or _MODEL_WORDS.search(_QUOTED.sub("", message)) is not None
     )

@@ -215,13 +215,17 @@ async def test_a_cancelled_stream_is_settled_exactly_once():
     assert book.budget_accounts.open_holds == 0
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[1]", b""], ids=["html", "not utf-8", "a list", "nothing"])
-async def test_an_invalid_provider_response_is_a_502(body):
+@pytest.mark.parametrize(
+    "body, basis",
+    [(b"<html>", "none"), (b"\xff\xfe", "none"), (b"[1]", "none"), (b"", "none"), (b'{"choices": [', "estimated")],
+    ids=["html", "not utf-8", "a list", "nothing", "an object that broke off"],
+)
+async def test_an_invalid_provider_response_is_a_502(body, basis):
     book = Playbook(snapshot(), [answers(body), answers(body), answers(body)])
     answer = await book.ask(EASY.replace(b"auto", b"small"))
     assert answer.status == 502
     assert json.loads(answer.body)["error"]["code"] == "upstream_invalid_response"
-    assert book.ledger_entries[-1].usage_basis == "estimated"
+    assert book.ledger_entries[-1].usage_basis == basis
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,14 @@ def served() -> UpstreamAnswer:
         ({"error": {"message": "no", "code": 400}}, "provider_rejected"),
         ({"choices": None}, "upstream_error"),
         ({}, "upstream_error"),
+        (
+            [{"error": {"message": "Resource exhausted", "code": 429, "status": "RESOURCE_EXHAUSTED"}}],
+            "provider_rate_limited",
+        ),
+        ("text", "upstream_invalid_response"),
+        (None, "upstream_invalid_response"),
     ],
-    ids=["rate limited", "our key", "rejected", "no choices", "nothing"],
+    ids=["rate limited", "our key", "rejected", "no choices", "nothing", "Google's list", "a text", "null"],
 )
 async def test_a_failure_under_status_200_is_free_and_the_next_deployment_serves(document, code):
     book = Playbook(snapshot(), [answers(document), served()])
@@ -67,9 +73,15 @@ async def test_a_failure_that_reports_usage_is_charged_for_it():
         ({"error": {"message": "slow down", "code": 429}}, 429, "provider_rate_limited", "slow down"),
         ({"error": {"message": "died", "code": 503}}, 503, "upstream_error", "died"),
         ({"error": {"message": "too long", "code": "context_length_exceeded"}}, 400, "context_length_exceeded", "too"),
+        (
+            {"error": {"message": "no", "code": "unsupported_value", "param": "n", "type": "invalid_request_error"}},
+            400,
+            "unsupported_value",
+            "no",
+        ),
         ({}, 502, "upstream_error", "Provider"),
     ],
-    ids=["429 by its number", "5xx by its number", "the provider's own code", "nothing"],
+    ids=["429 by its number", "5xx by its number", "the provider's own code", "a field", "nothing"],
 )
 async def test_the_last_failure_under_status_200_is_an_error_of_the_caller_s_shape(document, status, code, words):
     book = Playbook(snapshot(), [answers(document), answers(document)])
@@ -99,8 +111,15 @@ OPENINGS = {
 @pytest.mark.parametrize("name", OPENINGS)
 @pytest.mark.parametrize(
     "ending",
-    [ERROR, b'event: error\ndata: {"message":"engine died"}\n\n', DONE, BrokenResponse("cut")],
-    ids=["an error", "an error event", "only the end mark", "a lost connection"],
+    [
+        ERROR,
+        b'event: error\ndata: {"message":"engine died"}\n\n',
+        b"event: error\ndata: engine died\n\n",
+        DONE,
+        b"",
+        BrokenResponse("cut"),
+    ],
+    ids=["an error", "an error event", "an error in text", "only the end mark", "the end", "a lost connection"],
 )
 async def test_a_stream_that_fails_before_its_first_word_falls_back(name, ending):
     book = Playbook(snapshot(), [streams(*OPENINGS[name], ending), streams(WORD, END)])

@@ -108,6 +108,37 @@ def test_a_refused_parameter_is_not_an_unknown_model(message):
     assert failure_of_status(400, {"message": message}, is_billing=False).code == "provider_rejected"
 
 
+ACCOUNTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "OpenAI": (401, {"message": "Incorrect API key provided: sk-***.", "code": "invalid_api_key"}),
+    "Google, invalid": (400, {"message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}),
+    "Google, expired": (400, {"message": "API key expired. Please renew the API key."}),
+    "xAI": (400, {"message": "Incorrect API key provided: sk***ef. You can obtain an API key from the console."}),
+    "Fireworks": (412, {"message": "Account is suspended, possibly due to reaching the monthly spending limit"}),
+    "Anthropic, disabled": (400, {"message": "This organization has been disabled."}),
+    "credit": (400, {"message": "Your credit balance is too low to access the API."}),
+    "a code": (400, {"message": "no", "code": "invalid_api_key", "type": "invalid_request_error"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_a_refused_key_or_account_is_ours_whatever_its_status(name):
+    status, error = ACCOUNTS[name]
+    failure = failure_of_status(status, error, is_billing=False)
+    assert (failure.code, failure.try_other, failure.hides_message) == ("provider_account", True, True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid value: 'invalid api key'. Supported values are: 'low', 'high'.",
+        'Invalid value: "model x does not exist".',
+        "Unknown tool `account is suspended`",
+    ],
+)
+def test_what_a_message_quotes_of_the_request_decides_nothing(message):
+    assert failure_of_status(400, {"message": message}, is_billing=False).code == "provider_rejected"
+
+
 def test_a_403_about_the_content_is_the_request_s_own():
     failure = failure_of_status(403, {"message": "Your chosen model requires moderation and your input was flagged"}, is_billing=False)  # fmt: skip
     assert (failure.code, failure.try_other, failure.hides_message) == ("provider_rejected", False, False)
@@ -122,6 +153,7 @@ def test_a_403_about_the_content_is_the_request_s_own():
         ({"error": {"message": "m", "status": "RESOURCE_EXHAUSTED"}}, 429),
         ({"error": {"message": "m", "type": "rate_limit_error"}}, 429),
         ({"error": {"message": "m", "type": "overloaded_error"}}, 502),
+        ({"error": {"message": "m", "type": "invalid_request_error", "code": "invalid_api_key"}}, 401),
         ({"error": {"message": "m", "code": "insufficient_quota"}}, 429),
         ({"error": {"message": "m", "type": "BadRequestError"}, "code": 400}, 400),
         ({"error": "m", "status_code": 500}, 500),
