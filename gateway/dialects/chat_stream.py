@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from ..providers.streamed_answer import collect_chunk
+from ..providers.usage_spellings import read_usage, usage_objects_of
 from .answer_failure import FAILED_FINISH_REASON, choice_error
 from .sse import StreamMeter, encode_event, utf8_bytes
 
@@ -11,12 +12,22 @@ from .sse import StreamMeter, encode_event, utf8_bytes
 _find_usage = re.compile(rb'"usage"\s*:\s*\{').search
 # Fields that every chunk of a stream repeats.
 _CHUNK_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+# Bytes of unread events after the usage that may be other fields than text: half an event's usual envelope.
+_LATER_BYTES_MAX = 64
 
 
 class ChatStreamMeter(StreamMeter):
     """Meters one stream; `withhold_usage` drops the usage chunk for a caller who did not request it."""
 
-    __slots__ = ("_finished_by_choice", "_is_text_completion", "_latest_chunk", "_usage_chunk_seen", "_withhold_usage")
+    __slots__ = (
+        "_finished_by_choice",
+        "_is_text_completion",
+        "_latest_chunk",
+        "_text_bytes_at_usage",
+        "_text_read_since_usage",
+        "_usage_chunk_seen",
+        "_withhold_usage",
+    )  # fmt: skip
 
     def __init__(self, *, withhold_usage: bool) -> None:
         super().__init__()
@@ -27,6 +38,14 @@ class ChatStreamMeter(StreamMeter):
         # Whether choices hold plain text (completions); whether the chunk with the total usage was seen.
         self._is_text_completion = False
         self._usage_chunk_seen = False
+        # Text at the usage reported last, None without one; whether an event that was read since holds text.
+        self._text_bytes_at_usage: int | None = None
+        self._text_read_since_usage = False
+
+    @property
+    def usage_is_final(self) -> bool:
+        """Whether no text followed the usage reported last: some servers open a stream with a placeholder."""
+        return not self._text_read_since_usage and self._later_text_bytes() <= _LATER_BYTES_MAX
 
     def _must_read(self, data: bytes) -> bool:
         """Whether it may hold usage, tools that ran, an error, a finish reason or the end mark."""
@@ -56,7 +75,22 @@ class ChatStreamMeter(StreamMeter):
                 self.answer_begun = any(value for name, value in delta.items() if name != "role")
         self._count_text(weight, event_bytes)
         collect_chunk(self.answer, payload)
+        if _reports_output(payload):
+            self._text_bytes_at_usage, self._text_read_since_usage = self.estimated_text_totals()[0], False
+        elif weight and self._text_bytes_at_usage is not None:
+            self._text_read_since_usage = True
         return not self._withhold_usage or bool(choices) or not isinstance(payload.get("usage"), dict)
+
+    def _later_text_bytes(self) -> int:
+        at_usage = self._text_bytes_at_usage
+        return 0 if at_usage is None else self.estimated_text_totals()[0] - at_usage
+
+    def _read_deferred(self) -> None:
+        """Read deferred events, which may precede the usage: what is known of the text after it remains."""
+        later, was_read = self._later_text_bytes(), self._text_read_since_usage
+        super()._read_deferred()
+        if self._text_bytes_at_usage is not None:
+            self._text_bytes_at_usage, self._text_read_since_usage = self.estimated_text_totals()[0] - later, was_read
 
     def _read_ending(self, choice: dict[str, Any]) -> None:
         """Read the finish reason and the error of a choice; an empty reason is none."""
@@ -116,6 +150,11 @@ class ChatStreamMeter(StreamMeter):
             chunks = [{**chunk, "usage": None} for chunk in chunks]
             chunks += [] if self._usage_chunk_seen else [{**head, "choices": [], "usage": usage}]
         return b"".join(map(encode_event, chunks)) + b"data: [DONE]\n\n"
+
+
+def _reports_output(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk reports an output count; a zero never replaces a figure."""
+    return any((counts := read_usage(usage)) is not None and counts.output for usage in usage_objects_of(chunk))
 
 
 def text_bytes(message: dict[str, Any]) -> int:

@@ -175,6 +175,11 @@ class StreamMeter:
         """Whether the answer ended: by a finish reason, or by the end mark of an answer that had begun."""
         return self.finish_reason_seen or (self.done and self.answer_begun)
 
+    @property
+    def usage_is_final(self) -> bool:
+        """Whether no text followed the usage reported last; True without usage."""
+        return True
+
     def text_totals(self) -> tuple[int, int]:
         """Return the bytes of text so far (content, reasoning, tool arguments) and the events that held any.
 

@@ -61,6 +61,7 @@ def is_passed_through(raw_path: str) -> bool:
     names = _segments(path)[1:]
     return (
         _VERSION not in names[:2]
+        and _endpoint_after_endpoint(names) is None
         and (names[-1] not in _DIALECT_LAST_NAMES or names[0] in (*_DIALECT_LAST_NAMES, "threads"))
         and names[0] != ANTHROPIC_PREFIX[1:]
         and (names[0] in _DIALECT_ENDPOINTS or _closest_name(names[0]) is None)
@@ -70,6 +71,9 @@ def is_passed_through(raw_path: str) -> bool:
 def dialect_of_error(raw_path: str) -> str | None:
     """Returns the dialect whose endpoint a path is meant to be, None where it is none."""
     names = _segments(raw_path)
+    doubled = _endpoint_after_endpoint(_segments(normalized_path(raw_path))[1:])
+    if doubled is not None and doubled in DIALECT_BY_PATH:
+        return DIALECT_BY_PATH[doubled]
     for path, dialect in DIALECT_BY_PATH.items():
         endpoint = path.split("/")[2:]
         before = names[: -len(endpoint)]
@@ -88,6 +92,9 @@ def no_such_endpoint(method: str, raw_path: str) -> str:
         return f"{message} The base URL has one /v1 too many; the endpoint is {meant}."
     if not normalized_path(raw_path).startswith("/v1/") or "//" in raw_path:
         return f"{message} Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."
+    doubled = _endpoint_after_endpoint(_segments(normalized_path(raw_path))[1:])
+    if doubled is not None:
+        return f"{message} The base URL must end before the endpoint, with /v1; the endpoint is {doubled}."
     close = _closest_name(names[1]) if len(names) > 1 else None
     return f"{message} Did you mean {_ENDPOINTS[close]}?" if close else message
 
@@ -95,6 +102,15 @@ def no_such_endpoint(method: str, raw_path: str) -> str:
 def _segments(path: str) -> list[str]:
     """Returns the segments of a path in lower case, unescaped, without empty ones."""
     return [name for name in unquote(path, errors="replace").lower().split("/") if name not in ("", ".")]
+
+
+def _endpoint_after_endpoint(names: list[str]) -> str | None:
+    """Returns the endpoint that the segments below /v1 name after that of a dialect, None where it has no second."""
+    for path in DIALECT_BY_PATH:
+        endpoint = path.split("/")[2:]
+        if names[: len(endpoint)] == endpoint and len(names) > len(endpoint):
+            return _DIALECT_ENDPOINTS.get(names[len(endpoint)])
+    return None
 
 
 def _closest_name(name: str) -> str | None:

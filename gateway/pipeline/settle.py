@@ -52,6 +52,9 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
     meter, provider = progress.stream_meter, PROVIDERS[progress.attempt.deployment.dialect]
     if meter is not None:
         reported = provider.usage_of(meter.answer)
+        if reported is not None and not meter.usage_is_final:
+            # The output count is a placeholder.
+            reported = structs.replace(reported, exact=False)
         if reported is not None and reported.exact and reported.output:
             # Without counting the text: that parses a stream that might have ended early.
             return reported

@@ -229,6 +229,13 @@ def _with_input_beside(counts: Mapping[str, int], input_: int, output: int, inpu
     caches = counts.get(_CACHED_BESIDE, 0) + counts.get(_WRITTEN_BESIDE, 0)
     if caches and (caches > input_ or caches == surplus):
         input_, surplus = input_ + caches, max(0, surplus - caches)
+    else:
+        # More than the input is no part of it, whatever the spelling; the total confirms it.
+        caches = counts.get(_CACHED, 0) + max(
+            counts.get(_WRITTEN, 0), counts.get(_WRITTEN_SHORT, 0) + counts.get(_WRITTEN_LONG, 0)
+        )
+        if input_ < caches <= surplus:
+            input_, surplus = input_ + caches, surplus - caches
     beside = counts.get(_INPUT_BESIDE, 0)
     if beside:
         input_, surplus = input_ + beside, max(0, surplus - beside)

@@ -47,6 +47,42 @@ def test_any_chunking_gives_the_same_bytes_and_the_same_usage(raw, cuts):
     assert (whole.usage, whole.done, whole.is_complete) == (chunked.usage, chunked.done, chunked.is_complete)
 
 
+OPENING = event("", usage={"prompt_tokens": 1000, "completion_tokens": 1, "total_tokens": 1001})
+GROWING = [event("word ", usage={"prompt_tokens": 1000, "completion_tokens": n}) for n in range(1, 401)]
+NO_TEXT = event("", usage=None)
+
+
+@pytest.mark.parametrize(
+    "events, is_final",
+    [
+        ([OPENING, *[event("word ")] * 400, FINISH, DONE], False),
+        ([OPENING, *[event("word ")] * 400], False),
+        ([OPENING, event("Hi"), FINISH, DONE], False),
+        ([OPENING, *[event("word ")] * 400, event(usage=dict.fromkeys(USAGE, 0)), DONE], False),
+        ([OPENING, *[event("word ")] * 400, FINISH, event(usage=USAGE), DONE], True),
+        ([*[event("word ")] * 400, event("end", usage=USAGE), FINISH, DONE], True),
+        ([*[event("word ")] * 400, event(usage=USAGE), NO_TEXT, b": keep-alive\n\n", FINISH, DONE], True),
+        ([*GROWING, FINISH, DONE], True),
+        (GROWING[:200], True),
+        ([event("word ")] * 400, True),
+    ],
+    ids=[
+        "a placeholder, text and the end", "a placeholder, then cut off", "a placeholder and a short text",
+        "a placeholder, text and zeros", "a placeholder, text and usage", "usage with the last text",
+        "chunks without text after the usage", "usage on every chunk", "usage on every chunk, then cut off", "no usage",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("may_end_early", [False, True], ids=["counted", "kept for an early end"])
+def test_usage_before_later_text_is_not_final(events, is_final, may_end_early):
+    meter = ChatStreamMeter(withhold_usage=True)
+    meter.may_end_early = may_end_early
+    for part in events:
+        meter.feed(part)
+    assert meter.usage_is_final is is_final
+    meter.text_totals()
+    assert meter.usage_is_final is is_final
+
+
 FINISH_CHOICE = {"index": 0, "delta": {}, "finish_reason": "stop"}
 CITED = {"index": 0, "delta": {"annotations": [{"type": "url_citation"}]}, "finish_reason": None}
 TEXT_EVENTS = b"".join(event(text, service_tier="flex") for text in TEXTS)

@@ -10,6 +10,9 @@ from gateway.http import request_paths
     [
         ("/v1/images/generations", True), ("/v1/files/file-1/content", True), ("/anthropic/v1/messages/batches", True),
         ("/v1/threads/t1/messages", True), ("/v1/responses/r1/cancel", True), ("/v1/rerank", True),
+        ("/v1/responses/resp_1/input_items", True), ("/v1/messages/messages", False), ("/v1/responses/responses", False),
+        ("/v1/responses/chat/completions", False), ("/v1/messages/messages/count_tokens", False),
+        ("/anthropic/v1/messages/messages", False), ("/v1/responses/models", False),
         ("/v1/v1/images/generations", False), ("/v1/openai/v1/responses", False), ("/v1/anthropic/messages", False),
         ("/v1/engines/m/completions", False), ("/v1/openai/deployments/m/chat/completions", False),
         ("/v1/x/embeddings", False), ("/v1/openai/responses", False), ("/v1/beta/messages", False), ("/v1//files", False), ("/v1/./files", False), ("/v1/%66iles", False),
@@ -39,6 +42,12 @@ def test_only_a_providers_own_endpoints_pass_through(path, passes):
         ("//v1/chat/completions", "Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."),
         ("/v1//chat/completions", "Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."),
         ("/v1%2Fchat/completions", "Endpoints begin with /v1; check that the base URL is http://HOST:PORT/v1."),
+        ("/v1/chat/completions/chat/completions", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/chat/completions."),
+        ("/v1/messages/messages", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/messages."),
+        ("/anthropic/v1/messages/messages", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/messages."),
+        ("/v1/responses/responses", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/responses."),
+        ("/v1/responses/chat/completions", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/chat/completions."),
+        ("/v1/embeddings/models", "The base URL must end before the endpoint, with /v1; the endpoint is /v1/models."),
         ("/v1/message", "Did you mean /v1/messages?"), ("/v1/chat/completion", "Did you mean /v1/chat/completions?"),
         ("/v1/budgets", "Did you mean /v1/budgets/me?"), ("/v1/metrics", "Did you mean /metrics?"),
         ("/v1/organization/users", "No such endpoint: POST /v1/organization/users."),
@@ -57,7 +66,8 @@ def test_a_404_repeats_little_of_a_long_path():
     "path, dialect",
     [
         ("/v1/v1/messages", "messages"), ("/messages", "messages"), ("/v1/anthropic/messages", "messages"),
-        ("/v1/v1/responses", "responses"), ("/chat/completions", "chat"), ("/v1/threads/t1/messages", None), ("/", None),
+        ("/v1/v1/responses", "responses"), ("/chat/completions", "chat"), ("/v1/messages/messages", "messages"),
+        ("/v1/messages/chat/completions", "chat"), ("/v1/responses/responses", "responses"), ("/v1/threads/t1/messages", None), ("/", None),
     ],
 )  # fmt: skip
 def test_the_error_has_the_shape_of_the_endpoint_that_was_meant(path, dialect):

@@ -1,5 +1,6 @@
 """What answers cost, at the bundled prices: audio, images, tools, further calls, tiers, and the provider's own figure."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from gateway.config.load import parse
 from gateway.dialects import chat, messages, passthrough, responses
 from gateway.simulator.playbook import CALLER, JSON_HEADERS, Playbook, UpstreamAnswer
+from gateway.values.errors import BrokenResponse
 from gateway.values.ledger_entry import LedgerEntry
 from gateway.values.request import HeaderHints, Request
 from gateway.values.units import NUSD_PER_USD
@@ -241,3 +243,21 @@ async def test_each_search_file_search_and_container_of_a_response_has_its_fee()
     entry = await responses_entry("gpt-5", {"output": items, "usage": USAGE}, tools)
     assert entry.charge_nusd == 2_250_000 + 10_000_000 + 2_500_000 + 30_000_000
     assert entry.charge_nusd <= entry.hold_nusd
+
+
+@pytest.mark.parametrize(
+    "end", [b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n', b""],
+    ids=["ended", "cut off"],
+)  # fmt: skip
+async def test_usage_before_the_text_of_a_stream_keeps_its_input_only(end):
+    snapshot = parse(CONFIG.format(model="gpt-4o", dialect="openai"), "p.yaml", {})[0]
+    opening = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    opening["usage"] = {"prompt_tokens": 1000, "completion_tokens": 1, "total_tokens": 1001}  # type: ignore[assignment]
+    word = {"choices": [{"index": 0, "delta": {"content": "word "}}]}
+    events = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in (opening, *[word] * 400)]
+    book = Playbook(snapshot, [UpstreamAnswer(headers={"content-type": "text/event-stream"}, body=[*events, end])])
+    body = {"model": "a", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with contextlib.suppress(BrokenResponse):
+        await book.pipeline.serve(chat.parse(json.dumps(body).encode()), CALLER, HeaderHints(), book.caller_stream)
+    entry = book.ledger_entries[-1]
+    assert (entry.input_tokens, entry.output_tokens, entry.usage_basis) == (1000, 500, "estimated")

@@ -99,6 +99,22 @@ SPELLINGS = {
         {"inputTokens": 433, "outputTokens": 16, "totalTokens": 3201, "cacheReadInputTokens": 2752, "cacheWriteInputTokens": 0},
         Usage(input=3185, output=16, cached_input=2752),
     ),
+    "cached tokens above the input, in the total beside it": (
+        {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 1150, "prompt_tokens_details": {"cached_tokens": 1000}},
+        Usage(input=1100, output=50, cached_input=1000),
+    ),
+    "cached tokens and reasoning, both in the total only": (
+        {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 1170, "prompt_tokens_details": {"cached_tokens": 1000}, "completion_tokens_details": {"reasoning_tokens": 20}},
+        Usage(input=1100, output=70, cached_input=1000, reasoning=20),
+    ),
+    "tokens read from a cache and written above the input, in the total": (
+        {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 1150, "prompt_tokens_details": {"cached_tokens": 400, "cache_write_tokens": 600}},
+        Usage(input=1100, output=50, cached_input=400, cache_write=600),
+    ),
+    "cached tokens within the input, and reasoning in the total": (
+        {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 250, "prompt_tokens_details": {"cached_tokens": 100}},
+        Usage(input=100, output=150, cached_input=100, reasoning=100),
+    ),
     "Cohere bills less than it reads (V)": (
         {"billed_units": {"input_tokens": 119, "output_tokens": 52}, "tokens": {"input_tokens": 1549, "output_tokens": 103}},
         Usage(input=119, output=52),
