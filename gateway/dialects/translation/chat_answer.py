@@ -1,7 +1,8 @@
 """Reads chat answers, whole or chunk by chunk, and passes their parts to a writer of another dialect.
 
 Text, reasoning and calls come in many shapes from compatible servers: content as a string or as a list of parts, reasoning
-under several names, calls that an index does not tell apart. Whatever has no counterpart is named in the account.
+under several names, calls that an index does not tell apart. Callers ask for one choice; servers that split text and calls into
+two are read as one. Whatever has no counterpart is named in the account.
 """
 
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ _LOSS_KINDS = {
 # What providers put beside the choices (Perplexity's sources).
 _DOCUMENT_FIELDS = ("citations", "search_results")
 _REASONING_NAMES = frozenset({*_REASONING_FIELDS, "reasoning_details", "thinking_blocks"})
+_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
 _USUAL_FIELDS = frozenset(
     {
         "role", "content", "refusal", "tool_calls", "function_call", "thinking_blocks", "reasoning_details",
@@ -47,6 +49,10 @@ FINISH_REASONS = {
     "tool_use": "tool_calls", "tool_call": "tool_calls", "safety": "content_filter", "recitation": "content_filter",
     "blocklist": "content_filter", "prohibited_content": "content_filter", "spii": "content_filter", "refusal": "content_filter",
 }  # fmt: skip
+# Which reason counts where choices are read as one.
+_REASON_RANKS = {"": 0, "stop": 1, "content_filter": 2, "length": 3, "tool_calls": 4}
+# Choices that are distinguished: the most that OpenAI's `n` allows (API reference, chat completions, 2026).
+_CHOICES_MAX = 128
 
 
 class ChatAnswerWriter(Protocol):
@@ -65,6 +71,20 @@ class ChatAnswerWriter(Protocol):
     def write_citation(self, citation: dict[str, Any]) -> None: ...
 
 
+class _Choice:
+    """One choice of an answer.
+
+    calls: its calls
+    has_delta: a delta of it said something, so a message of a later chunk repeats that
+    """
+
+    __slots__ = ("calls", "has_delta", "index")
+
+    def __init__(self, index: int | str, calls: ChatCalls) -> None:
+        self.index, self.calls = index, calls
+        self.has_delta = False
+
+
 class ChatAnswerReader:
     """Reads one answer; `finish_reason` is one of OpenAI's, "" until known.
 
@@ -81,16 +101,24 @@ class ChatAnswerReader:
         # Thinking since the last signature, and its characters; signed blocks repeat it.
         self._thinking: list[str] = []
         self._thinking_chars = 0
-        self._index: Any = None
+        # The choice that is read; the one whose text is passed on, and whose reasoning, once there is any.
+        self._choice = _Choice(0, self._calls)
+        self._choices: dict[int | str, _Choice] = {}
+        self._text_choice: _Choice | None = None
+        self._reasoning_choice: _Choice | None = None
 
     def read_document(self, document: dict[str, Any]) -> None:
         """Read an unstreamed answer."""
-        choices = document.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        message = choice.get("message")
         self._note_lost_fields(document)
-        self._read(message if isinstance(message, dict) else {}, is_whole=True)
-        self._read_finish_reason(choice)
+        choices = document.get("choices")
+        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if not isinstance(choice, dict) or not self._select(position):
+                self._account.drop("text", "choices")
+                continue
+            message = choice.get("message")
+            if message and isinstance(message, dict):
+                self._read_share(message, is_whole=True)
+            self._read_finish_reason(choice)
 
     def read_chunk(self, chunk: dict[str, Any]) -> None:
         """Read one chunk of a stream."""
@@ -99,12 +127,15 @@ class ChatAnswerReader:
             self._note_lost_fields(chunk)
             return
         for choice in choices:
-            if not isinstance(choice, dict) or not self._is_first_choice(choice):
+            if not isinstance(choice, dict) or not self._select(choice.get("index")):
                 self._account.drop("text", "choices")
                 continue
             delta = choice.get("delta")
             if delta and isinstance(delta, dict):
-                self._read(delta, is_whole=False)
+                self._choice.has_delta = self._choice.has_delta or _says_something(delta)
+                self._read_share(delta, is_whole=False)
+            if not self._choice.has_delta and (message := _undelivered_message(choice)):
+                self._read_share(message, is_whole=False)
             if choice.get("finish_reason"):
                 self._read_finish_reason(choice)
 
@@ -124,16 +155,51 @@ class ChatAnswerReader:
         """Whether the answer calls a tool."""
         return bool(self._calls.calls)
 
-    def _is_first_choice(self, choice: dict[str, Any]) -> bool:
-        """Whether a choice is the one that is read."""
-        index = choice.get("index", 0)
-        if self._index is None:
-            self._index = index
-        return bool(index == self._index)
+    def _select(self, index: Any) -> bool:
+        """Make the choice of this index the one that is read; no index is 0. False beyond the limit."""
+        key = index if isinstance(index, int | str) else 0
+        if key == self._choice.index and self._choices:
+            return True
+        choice = self._choices.get(key)
+        if choice is None:
+            if len(self._choices) >= _CHOICES_MAX:
+                return False
+            choice = _Choice(key, self._calls.sibling() if self._choices else self._calls)
+            self._choices[key] = choice
+        self._choice = choice
+        return True
 
     def _read_finish_reason(self, choice: dict[str, Any]) -> None:
-        if reason := choice.get("finish_reason"):
-            self.finish_reason = FINISH_REASONS.get(str(reason).lower(), "stop")
+        """Read why a choice ended; of several, those count of which something was passed on."""
+        if not (reason := choice.get("finish_reason")):
+            return
+        known = FINISH_REASONS.get(str(reason).lower(), "stop")
+        if len(self._choices) > 1:
+            is_passed_on = self._choice is self._text_choice or not self._choice.calls.is_empty
+            if self.finish_reason and not is_passed_on:
+                return
+            if _REASON_RANKS[known] < _REASON_RANKS[self.finish_reason]:
+                return
+        self.finish_reason = known
+
+    def _read_share(self, message: dict[str, Any], *, is_whole: bool) -> None:
+        """Read a message or a delta, without what another choice has passed on already."""
+        self._read(message if len(self._choices) == 1 else self._share_of(message), is_whole=is_whole)
+
+    def _share_of(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The fields of one of several choices that are read: its calls, and what no other choice has."""
+        kept = {}
+        for name, value in message.items():
+            is_reasoning = name in _REASONING_NAMES
+            owner = self._reasoning_choice if is_reasoning else self._text_choice
+            if owner is None or owner is self._choice or name in _CALL_FIELDS or _is_empty(value):
+                kept[name] = value
+            elif name != "role" and name not in _LABEL_FIELDS:
+                kind = (
+                    "reasoning" if is_reasoning else "text" if name in _USUAL_FIELDS else _LOSS_KINDS.get(name, "other")
+                )
+                self._account.drop(kind, "choices")
+        return kept
 
     def _read(self, message: dict[str, Any], *, is_whole: bool) -> None:
         """Read a message or a delta."""
@@ -184,6 +250,7 @@ class ChatAnswerReader:
         if isinstance(content, str):
             if text := self._text_joiner.join(content):
                 self._account.text_in += len(text)
+                self._text_choice = self._choice
                 self._writer.write_text(text)
         else:
             for part in content if isinstance(content, list) else [content]:
@@ -227,9 +294,12 @@ class ChatAnswerReader:
         if not text:
             return
         self._account.text_in += len(text)
+        if kind != "thinking":
+            self._text_choice = self._choice
         if kind == "text":
             self._writer.write_text(text)
         elif kind == "thinking":
+            self._reasoning_choice = self._choice
             self._thinking.append(text)
             self._thinking_chars += len(text)
             self._writer.write_thinking(text)
@@ -237,7 +307,7 @@ class ChatAnswerReader:
             self._writer.write_refusal(text)
 
     def _read_calls(self, entries: Any, is_whole: bool) -> None:
-        entries = entries if isinstance(entries, list) else [entries]
+        entries, calls = entries if isinstance(entries, list) else [entries], self._choice.calls
         for position, entry in enumerate(entries):
             if not isinstance(entry, dict) or not isinstance(entry.get("function", {}), dict | None):
                 self._account.drop("call", "tool_calls")
@@ -245,7 +315,7 @@ class ChatAnswerReader:
             if entry.get("type") not in (None, "", "function"):
                 self._account.drop("call", f"tool_calls.{entry['type']}")
                 continue
-            call = self._calls.add(entry) if is_whole else self._calls.find(entry, position, len(entries))
+            call = calls.add(entry) if is_whole else calls.find(entry, position, len(entries))
             if call is None:
                 continue
             for piece in _arguments_of(entry):
@@ -310,6 +380,19 @@ def _arguments_of(entry: dict[str, Any]) -> Iterator[str]:
             yield arguments
     elif arguments is not None:
         yield lenient_json.dumps(arguments).decode()
+
+
+def _says_something(delta: dict[str, Any]) -> bool:
+    """Whether a delta holds a part of the answer."""
+    return any(name != "role" and not _is_empty(value) for name, value in delta.items())
+
+
+def _undelivered_message(choice: dict[str, Any]) -> dict[str, Any]:
+    """What a chunk has instead of a delta: a message, or a text as in completions."""
+    message, text = choice.get("message"), choice.get("text")
+    if message and isinstance(message, dict):
+        return message
+    return {"content": text} if text and isinstance(text, str) else {}
 
 
 def _is_empty(value: Any) -> bool:

@@ -9,7 +9,7 @@ from .. import lenient_json
 # Structure of JSON: strings are skipped, with what is escaped in them.
 _STRUCTURE = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
 # Arguments that some providers send before the real ones, or for none.
-_NO_ARGUMENTS = ("{}", "null")
+_NO_ARGUMENTS = ("{}", "null", '""')
 # Ids that say nothing; Mistral's clients have the text as their default.
 _NO_IDS = (None, "", "null")
 
@@ -52,9 +52,13 @@ class ChatCall:
         """Add arguments; False where they are complete, or only say that there are none."""
         if not text:
             return False
-        if not self.pieces and text.strip() in _NO_ARGUMENTS:
-            self.has_empty_arguments = True
-            return False
+        if not self.pieces:
+            stripped = text.strip()
+            if stripped in _NO_ARGUMENTS:
+                self.has_empty_arguments = True
+                return False
+            if not stripped:
+                return False
         if self.is_closed or (self.pieces and self.is_complete):
             return False
         self.has_empty_arguments = False
@@ -83,10 +87,23 @@ class ChatCalls:
 
     def __init__(self, answer_id: str) -> None:
         self.calls: list[ChatCall] = []
+        # Those of this choice; `calls` has them of all choices.
+        self._own: list[ChatCall] = []
         self._answer_id = answer_id
         self._ids: set[str] = set()
         self._by_id: dict[str, ChatCall] = {}
         self._by_index: dict[int, ChatCall] = {}
+
+    def sibling(self) -> "ChatCalls":
+        """Return the calls of another choice of the answer, whose indexes are its own."""
+        other = ChatCalls(self._answer_id)
+        other.calls, other._ids = self.calls, self._ids
+        return other
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this choice has no calls."""
+        return not self._own
 
     def add(self, entry: dict[str, Any]) -> ChatCall:
         """Return the call of an entry of a whole answer."""
@@ -107,9 +124,9 @@ class ChatCalls:
         if hints.index is not None:
             current = self._by_index.get(hints.index)
         elif entries > 1:
-            current = self.calls[position] if position < len(self.calls) else None
+            current = self._own[position] if position < len(self._own) else None
         else:
-            current = self.calls[-1] if self.calls else None
+            current = self._own[-1] if self._own else None
         call = self._continued_call(hints, current) or self._new_call()
         if hints.index is not None:
             self._by_index[hints.index] = call
@@ -128,6 +145,7 @@ class ChatCalls:
     def _new_call(self) -> ChatCall:
         call = ChatCall(len(self.calls))
         self.calls.append(call)
+        self._own.append(call)
         return call
 
     def _continued_call(self, hints: "_Hints", current: ChatCall | None) -> ChatCall | None:

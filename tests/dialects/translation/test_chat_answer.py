@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.messages import UNSIGNED_SIGNATURE_PREFIX
-from tests.dialects.translation.translating import answer_translator, chat_answer, chat_chunks, received
+from tests.dialects.translation.translating import USAGE, answer_translator, chat_answer, chat_chunks, received
 
 TEXT_PART = {"type": "text", "text": "4"}
 # (message or delta, text, reasoning)
@@ -119,6 +119,98 @@ def test_a_second_choice_is_named(caller):
     chunks[1]["choices"][0]["index"] = 1
     answer, lost = received(caller, "chat", chunks)
     assert (answer.text, lost) == ("a", ["choices"])
+
+
+USAGE_CHUNK = {"id": "c", "choices": [], "usage": USAGE}
+
+
+def choices_of(*choices: tuple[dict[str, Any], str], stream: bool) -> Any:
+    """An answer of several choices, each a message and its finish reason: whole, or a stream that has one after another."""
+    if not stream:
+        listed = [{"index": i, "message": message, "finish_reason": why} for i, (message, why) in enumerate(choices)]
+        return {"id": "c", "choices": listed, "usage": USAGE}
+    chunks = [chunk for message, why in choices for chunk in chat_chunks(message, reason=why)[:-1]]
+    for position, chunk in enumerate(chunks):
+        chunk["choices"][0]["index"] = position // 2
+    return [*chunks, USAGE_CHUNK]
+
+
+def call_of(name: str, id_: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": '{"x":1}'}
+    return {"content": None, "tool_calls": [{"index": 0, "id": id_, "type": "function", "function": function}]}
+
+
+TEXT, OTHER_TEXT, F, G = {"content": "Hi"}, {"content": "Ho"}, call_of("f", "a"), call_of("g", "b")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+@pytest.mark.parametrize(
+    "choices, text, thinking, tools, reason, lost",
+    [
+        ([(TEXT, "stop"), (F, "tool_calls")], "Hi", "", ["f"], "tool_use", []),
+        ([(F, "tool_calls"), (TEXT, "stop")], "Hi", "", ["f"], "tool_use", []),
+        ([(F, "tool_calls"), (G, "tool_calls")], "", "", ["f", "g"], "tool_use", []),
+        ([({"content": ""}, "stop"), (TEXT, "length")], "Hi", "", [], "max_tokens", []),
+        ([({"reasoning": "hm"}, "stop"), (TEXT, "stop")], "Hi", "hm", [], "end_turn", []),
+        ([(TEXT, "stop"), (OTHER_TEXT, "length")], "Hi", "", [], "end_turn", ["choices"]),
+        ([(TEXT, "stop"), ({**F, "content": "Ho"}, "tool_calls")], "Hi", "", ["f"], "tool_use", ["choices"]),
+        ([(TEXT, "stop"), ({"role": "assistant", "content": ""}, "stop")], "Hi", "", [], "end_turn", []),
+    ],
+    ids=[
+        "text and a call", "a call and text", "two calls", "text in the second alone", "reasoning and text",
+        "two texts", "two texts and a call", "an empty second choice",
+    ],
+)  # fmt: skip
+def test_choices_that_split_one_answer_are_read_as_one(caller, stream, choices, text, thinking, tools, reason, lost):
+    answer, names = received(caller, "chat", choices_of(*choices, stream=stream))
+    assert (answer.text, answer.thinking, names) == (text, thinking, lost)
+    assert [(name, arguments) for _, name, arguments in answer.tool_calls] == [(tool, {"x": 1}) for tool in tools]
+    if caller == "messages":
+        assert answer.finish_reason == reason
+
+
+def test_a_second_text_is_a_loss_of_text():
+    translator = answer_translator("messages", "chat")
+    translator.translate_document(choices_of((TEXT, "stop"), (OTHER_TEXT, "stop"), stream=False))
+    assert translator.losses() == (("text", "choices"),)
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+def test_calls_of_two_choices_that_interleave_are_told_apart(caller):
+    def piece(index: int, **function: str) -> dict[str, Any]:
+        return {"choices": [{"index": index, "delta": {"tool_calls": [{"index": 0, "function": function}]}}]}
+
+    begins = [piece(0, name="f", arguments='{"x"'), piece(1, name="g", arguments='{"y"')]
+    answer, lost = received(
+        caller, "chat", [*begins, piece(0, arguments=":1}"), piece(1, arguments=":2}"), USAGE_CHUNK]
+    )
+    assert [call[1:] for call in answer.tool_calls] == [("f", {"x": 1}), ("g", {"y": 2})]
+    assert lost == []
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+@pytest.mark.parametrize(
+    "choices, text",
+    [
+        ([{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}], "Hello"),
+        ([{"text": "Hel"}, {"text": "lo", "finish_reason": "stop"}], "Hello"),
+        ([{"delta": {}, "message": {"content": "Hello"}}], "Hello"),
+        ([{"delta": {"role": "assistant", "content": ""}}, {"message": {"content": "Hello"}}], "Hello"),
+        ([{"delta": {"content": "Hello"}}, {"delta": {}, "message": {"content": "Hello"}}], "Hello"),
+        ([{"delta": {"content": "Hello"}, "text": "Hello"}], "Hello"),
+        ([{"index": 0, "delta": {"content": "Hel"}}, {"index": None, "delta": {"content": "lo"}}], "Hello"),
+        ([{"index": None, "delta": {"content": "Hel"}}, {"delta": {"content": "lo"}}], "Hello"),
+        ([{"index": 3, "delta": {"content": "Hel"}}, {"index": 3, "delta": {"content": "lo"}}], "Hello"),
+    ],
+    ids=[
+        "a message", "texts", "a message beside an empty delta", "a message after a role", "a message after deltas",
+        "a text beside a delta", "index null after 0", "index null, then none", "index 3",
+    ],
+)  # fmt: skip
+def test_chunks_with_odd_choices_are_read(caller, choices, text):
+    answer, lost = received(caller, "chat", [*({"id": "c", "choices": [choice]} for choice in choices), USAGE_CHUNK])
+    assert (answer.text, lost) == (text, [])
 
 
 def test_reasoning_that_was_not_requested_is_named():

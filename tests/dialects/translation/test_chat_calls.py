@@ -108,6 +108,24 @@ def test_each_entry_of_a_whole_answer_is_a_call(caller, entries, calls):
     assert lost == []
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+@pytest.mark.parametrize("arguments", [" ", "\n", '""', ' "" ', "null", "{}", ""])
+def test_arguments_that_say_nothing_are_an_empty_object(caller, arguments, stream):
+    message = {"tool_calls": [entry(0, "a", "f", arguments)]}
+    answer = chat_chunks(message, reason="tool_calls") if stream else chat_answer(message, "tool_calls")
+    read, lost = received(caller, "chat", answer)
+    assert (read.tool_calls, lost) == ([("a", "f", {})], [])
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+@pytest.mark.parametrize("first", [" ", "\n", '""'])
+def test_arguments_that_say_nothing_may_come_before_others(caller, first):
+    entries = [entry(0, "a", "f", first), entry(0, arguments='{"x":1}')]
+    answer, lost = received(caller, "chat", chat_chunks(*({"tool_calls": [each]} for each in entries)))
+    assert (answer.tool_calls, lost) == ([("a", *F)], [])
+
+
 def test_numbers_that_json_lacks_are_null_in_an_input():
     message = {"tool_calls": [entry(id="a", name="f", arguments='{"x": NaN}')]}
     answer, _ = received("messages", "chat", chat_answer(message, "tool_calls"))
