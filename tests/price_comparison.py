@@ -406,12 +406,12 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "cache in a batch": Explanation(
         "a batch of Claude costs half of everything, caches included; elsewhere a cache costs what it costs outside of "
         "batches where the list has no other price; litellm bills both as uncached input",
-        "platform.claude.com/docs/en/build-with-claude/batch-processing, ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        "Anthropic's page on batches, as quoted by neverpaytwice.pages.dev; prices of Gemini in the list; 2026-11-29",
         _has_cache_in_batch,
     ),
     "audio and images in a batch": Explanation(
         "a batch costs half of the price of each kind; litellm bills all output of a batch at the price of text",
-        "platform.openai.com/docs/guides/batch, 2026-11-29",
+        "the list itself: 42 of 43 prices of audio and images in batches are half, none is more; 2026-11-29",
         lambda entry, case: (
             case.usage.service_tier == "batch" and (_has_modalities(case.usage) or "output_cost_per_token" not in entry)
         ),
@@ -419,7 +419,7 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "step of a service tier": Explanation(
         "a step raises each service tier in the proportion in which it raises the standard one; litellm takes the step's "
         "standard price, or in a batch none",
-        "ai.google.dev/gemini-api/docs/pricing and 426 of 445 places of the list itself, 2026-11-29",
+        "426 of 445 places of the list itself; hivebook.wiki of Gemini's pricing page (batch and flex half, priority 1.8 times); 2026-11-29",
         _is_above_a_step_of_the_standard_tier,
     ),
     "priority of Fireworks": Explanation(
@@ -435,7 +435,7 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "caches and steps at Perplexity": Explanation(
         "other makers' models have their caches and steps, which the list has; litellm's calculator of Perplexity reads "
         "neither",
-        "docs.perplexity.ai/docs/agent-api/models, 2026-11-29",
+        "docs.perplexity.ai/getting-started/pricing (rates of caches by model), 2026-11-29",
         lambda entry, case: (
             entry["litellm_provider"] == "perplexity"
             and (bool(case.usage.cached_input or case.usage.cache_write) or case.usage.input > 1_000)
@@ -444,33 +444,38 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "cached audio without a price": Explanation(
         "where a provider has no price of cached input, cached tokens cost what they cost uncached; litellm takes the price "
         "of text for audio",
-        "platform.openai.com/docs/pricing (audio models list no cached input), 2026-11-29",
+        "the list itself, which has no cached input of these models; 2026-11-29",
         _has_uncached_audio,
     ),
     "audio and images at the price of text": Explanation(
         "a kind that costs the same as text at the standard tier does so at steps and tiers; litellm keeps its standard "
         "price there",
-        "docs.x.ai/developers/models, aws.amazon.com/nova/pricing, 2026-11-29",
+        "docs.x.ai/developers/pricing: tokens of images are billed at the rate of the model; the list; 2026-11-29",
         _modality_follows_text,
     ),
     "audio at a tier": Explanation(
         "the list has a price of audio at the tier; litellm's calculator does not read the key",
-        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        "the list itself, 2026-11-29",
         _has_audio_price_of_the_tier,
     ),
     "input that is audio alone": Explanation(
         "what such a model reads is audio; the list has no price of text, which litellm bills at none",
-        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        "the list itself, 2026-11-29",
         lambda entry, case: "input_cost_per_token" not in entry and "input_cost_per_audio_token" in entry,
     ),
     "images that are drawn": Explanation(
         "an image costs what it costs to draw; litellm takes the price of an image that is read where it is listed as zero",
-        "aws.amazon.com/bedrock/pricing, 2026-11-29",
+        "the list itself, 2026-11-29",
         lambda entry, case: case.pieces[0] == "image" and entry.get("input_cost_per_image") == 0,
+    ),
+    "larger videos": Explanation(
+        "Sora's larger size has a price, which the list has as a model of its own; litellm's calculator reads no size",
+        "replicate.com/openai/sora-2-pro: standard is 720p, high 1024p; the list; 2026-11-29",
+        lambda entry, case: case.pieces[0] == "video_second::1024p",
     ),
     "videos": Explanation(
         "tokens of a video are counted with those of images, at the price of videos where the model makes no images",
-        "ai.google.dev/gemini-api/docs/pricing, 2026-11-29",
+        "the list itself, 2026-11-29",
         lambda entry, case: bool(case.usage.output_image) and "output_cost_per_video_token" in entry,
     ),
 }

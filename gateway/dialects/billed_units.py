@@ -14,15 +14,15 @@ from .body import check_count
 IMAGES_MAX = 128
 # 8 kbit/s, the lowest rate at which speech is stored (AMR, Opus).
 _AUDIO_BYTES_PER_SECOND_MIN = 1000
-# A search unit of Cohere is 100 documents; one of over 500 tokens counts as several (docs.cohere.com/docs/
-# how-does-cohere-pricing-work, 2026-11-29). A token has at least one byte.
+# A search unit of Cohere is a query with 100 documents (cohere.com/pricing, as quoted by developersdigest.tech, October
+# 2026); a long document counts as several, from 510 tokens on at the least. A token has at least one byte.
 _DOCUMENTS_PER_QUERY, _BYTES_PER_DOCUMENT = 100, 500
-# Mistral reads 1,000 pages at most (docs.mistral.ai, OCR, 2026-11-29).
+# Mistral reads 1,000 pages at most (paperless-gpt, docs/mistral_llm.md, 2026-11-29).
 _PAGES_MAX = 1000
-# OpenAI's videos: 4 seconds where the request names none, 20 at most (platform.openai.com, videos, 2026-11-29).
+# OpenAI's videos: 4 seconds where the request names none (replicate.com/openai/sora-2-pro, PyRIT, 2026-11-29).
 _VIDEO_SECONDS_DEFAULT, _VIDEO_SECONDS_MAX = 4, 3600
 # Resolutions as the price list names them, by the shorter side in pixels.
-_RESOLUTIONS = {480: "480p", 720: "720p", 768: "768p", 1080: "1080p", 1440: "2k", 2160: "4k"}
+_RESOLUTIONS = {480: "480p", 720: "720p", 768: "768p", 1024: "1024p", 1080: "1080p", 1440: "2k", 2160: "4k"}
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 _QUALITY = re.compile(r"[a-z]{1,16}")
 _UNNAMED = ("", "auto")

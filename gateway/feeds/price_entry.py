@@ -32,14 +32,14 @@ _STEP = re.compile(
     rf"(?:{_INPUT}|{_OUTPUT}|{_CACHED}|{_WRITE})_above_(\d+)(k?)_tokens"
     rf"({'|'.join(TIER_SUFFIXES.values())})?"
 )
-# Providers that charge a step from its number of tokens on rather than above it (xAI: docs.x.ai/developers/models,
-# "requests which exceed"; litellm 1.105.3 bills from the step itself, which is the dearer reading).
+# Providers that charge a step from its number of tokens on rather than above it: litellm 1.105.3 of xAI, whose own pages
+# leave it open (docs.x.ai/developers/pricing, 2026-11-29).
 _INCLUSIVE_STEP_PROVIDERS = frozenset({"xai"})
 # Cached input of a Fireworks model that lists no price for it: half (docs.fireworks.ai/faq-new/billing-pricing/
 # is-prompt-caching-billed-differently, read 2026-11-29).
 _DEFAULT_CACHED_DIVISOR = {"fireworks_ai": 2}
-# Providers whose documentation of answers has no service tier (docs.fireworks.ai/api-reference/post-chatcompletions and
-# ai.google.dev/gemini-api/docs/openai, read 2026-11-29).
+# Providers whose documentation has the tier as a field of the request alone (docs.fireworks.ai/serverless/
+# serverless-modes, 2026-11-29; Gemini's compatible API likewise).
 _UNNAMED_TIERS = frozenset({"fireworks_ai", "gemini"})
 _SEARCH_SIZES = ("low", "medium", "high")
 _MINUTES_PER_DAY = 24 * 60
@@ -172,7 +172,7 @@ def _steps(entry: Mapping[str, Any], suffix: str) -> list[tuple[int, str]]:
 def _sheet_of_ranges(entry: Mapping[str, Any], source: str, ranges: Sequence[Mapping[str, Any]]) -> PriceSheet | None:
     """A sheet by ranges of input tokens, `from < tokens <= to`: the whole request costs what its range costs.
 
-    Alibaba Model Studio, help.aliyun.com/zh/model-studio/billing-for-model-studio, read 2026-11-29.
+    Alibaba Model Studio, as litellm 1.105.3 has it of help.aliyun.com/zh/model-studio/billing-for-model-studio.
     """
     priced = [item for item in ranges if len(item.get("range", ())) == 2 and nusd_per_million(item, _INPUT)]
     ordered = sorted(priced, key=lambda item: item["range"][0])
@@ -222,8 +222,8 @@ class _Reader:
     def _is_halved(self, key: str) -> bool:
         """Whether a batch costs half where the list does not say.
 
-        Input and output do everywhere; caches of Claude do (platform.claude.com/docs/en/build-with-claude/
-        batch-processing), those of Gemini do not (ai.google.dev/gemini-api/docs/pricing), both read 2026-11-29.
+        Input and output do everywhere; caches of Claude do (neverpaytwice.pages.dev of Anthropic's page on batches, 2026-11-29:
+        "all usage: input, output, cache writes and cache reads"), those of Gemini do not where the list has both prices.
         """
         return key in (_INPUT, _OUTPUT) or "claude" in self.model
 
@@ -288,8 +288,8 @@ def _cache_write_long(reader: _Reader, write: int) -> int:
 def _reasoning(reader: _Reader, output: int) -> int:
     """The price of reasoning: in the proportion to output that the tier lists, else the standard tier.
 
-    What thinks is charged as output where output has a step (ai.google.dev/gemini-api/docs/pricing, read 2026-11-29:
-    "output price (including thinking tokens)").
+    What thinks is charged as output where output has a step (Gemini: "thinking tokens are billed at output rates",
+    hivebook.wiki of ai.google.dev/gemini-api/docs/pricing, 2026-11-29).
     """
     for suffix in dict.fromkeys((reader.suffix, "")):
         listed = nusd_per_million(reader.entry, f"{_REASONING}{suffix}")

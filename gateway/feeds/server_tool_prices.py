@@ -5,18 +5,18 @@ A tool that costs nothing beyond its tokens has the price 0; one that is missing
 
 from collections.abc import Mapping
 
-# By litellm's name of the provider. Sources, read 2026-11-29:
-# openai: platform.openai.com/docs/pricing (web search 10 USD and file search 2.50 USD per thousand calls, code
-#   interpreter 0.03 USD per container, computer use by tokens); the fee of a web search is the list's where it has one.
-#   A picture whose tokens are not reported costs what gpt-image-1 charges for its quality and size, else the dearest.
-# azure: azure.microsoft.com/pricing/details/azure-openai (code interpreter 0.033 USD per session, in the list as
-#   `azure/container`; file search 2.50 USD per thousand calls).
-# anthropic: platform.claude.com/docs/en/about-claude/pricing (web search 10 USD per thousand; web fetch by tokens; code
-#   execution 0.05 USD per hour of a container, at least five minutes).
-# xai: docs.x.ai/developers/pricing (web search, X search and code execution 5 USD, collections 2.50 USD per thousand).
-# gemini: ai.google.dev/gemini-api/docs/pricing (search 35 USD per thousand prompts, 14 USD per thousand queries from
-#   Gemini 3 on, maps 25 USD; code execution, URL context, file search and computer use by tokens).
-# groq: groq.com/pricing (search 5 USD, visits 1 USD per thousand; code execution is billed by the hour).
+# By litellm's name of the provider. Where each is from, 2026-11-29:
+# openai: web search and its tokens, modelcostwatch.com/openai/tool-costs/web-search (of platform.openai.com/docs/pricing,
+#   March 2026), else the list; file search, litellm 1.105.3; container, the list's `openai/container`; computer use is
+#   tokens. A picture whose tokens are not reported costs what the list's gpt-image-1 does at its quality and size, else
+#   the dearest of these.
+# azure: as openai; container, the list's `azure/container`.
+# anthropic: web search, the list; web fetch is tokens; code execution, the least time that is billed, five minutes of
+#   0.05 USD an hour (platform.claude.com/docs/en/about-claude/pricing). Hours that are free are not taken off.
+# xai: docs.x.ai/developers/pricing, as read.
+# gemini: search and maps, litellm 1.105.3 where the list has none; code execution, URLs, files and computer use are tokens.
+# groq: search and visits, litellm 1.105.3 (of groq.com/pricing); code execution is billed by the hour and has no price.
+# perplexity: docs.perplexity.ai/getting-started/pricing, as read: tools of other makers' models.
 _OPENAI = {
     "web_search": 10_000_000, "file_search": 2_500_000, "code_execution": 30_000_000, "computer_use": 0,
     "image_generation": 250_000_000,
@@ -45,6 +45,7 @@ SERVER_TOOL_NUSD: Mapping[str, Mapping[str, int]] = {
     "vertex_ai": _GEMINI,
     "vertex_ai-language-models": _GEMINI,
     "xai": _XAI,
+    "perplexity": {"web_search": 5_000_000, "web_fetch": 500_000},
     "groq": {"web_search": 5_000_000, "web_fetch": 1_000_000},
 }
 # Tools of which all calls within one request are one fee: a container serves them all.

@@ -33,6 +33,10 @@ def unit_prices(price_list: Mapping[str, msgspec.Raw], name: str, entry: Mapping
     }
     if entry.get("mode") == "video_generation":
         prices |= _video_prices(entry)
+        high = price_list.get(f"{name}-high-res")
+        if high is not None:
+            # Sora's larger size (replicate.com/openai/sora-2-pro, 2026-11-29: standard is 720p, high 1024p).
+            prices["video_second::1024p"] = _video_prices(msgspec.json.decode(high))["video_second"]
     else:
         # Transcription has one fee, which the list names as input, output or both.
         seconds = [nusd(entry.get(key)) for key in ("input_cost_per_second", _VIDEO_KEY)]

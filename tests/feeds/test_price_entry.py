@@ -232,7 +232,7 @@ def test_a_regional_endpoint_multiplies_every_price_of_tokens():
         ("gpt-image-1", Usage(input=100, output=1000, input_image=50, output_image=1000), 0.04075),
         # DeepSeek, without a fee for its cache.
         ("deepseek/deepseek-v4-pro", Usage(input=1_000_000, output=0, cached_input=1_000_000), 0.044),
-        # Alibaba, exactly at the end of a range and one token above (help.aliyun.com billing page, 2026-11-29).
+        # Alibaba, exactly at the end of a range and one token above (ranges of the bundled list).
         ("dashscope/qwen-flash", Usage(input=256_000, output=0), 0.0128),
         ("dashscope/qwen-flash", Usage(input=256_001, output=0), 0.06400025),
         # OpenAI, priority above 272,000 tokens has a price of its own.

@@ -74,6 +74,7 @@ def test_images_are_priced_by_quality_and_size_by_the_picture_or_by_pixels():
         ("rerank-v3.5", "query", 2_000_000),
         ("mistral/mistral-ocr-latest", "page", 4_000_000),
         ("sora-2", "video_second", 100_000_000),
+        ("sora-2-pro", "video_second::1024p", 500_000_000),
         ("gpt-image-1.5", "image:high:1024x1536", 200_000_000),
         ("gpt-image-1", "image:low:1024x1024", 11_000_000),
     ],
