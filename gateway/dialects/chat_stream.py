@@ -74,8 +74,8 @@ class ChatStreamMeter(StreamMeter):
             if not self.answer_begun and isinstance(delta, dict):
                 self.answer_begun = any(value for name, value in delta.items() if name != "role")
         self._count_text(weight, event_bytes)
-        collect_chunk(self.answer, payload)
-        if _reports_output(payload):
+        has_usage = collect_chunk(self.answer, payload)
+        if has_usage and _reports_output(payload):
             self._text_bytes_at_usage, self._text_read_since_usage = self.estimated_text_totals()[0], False
         elif weight and self._text_bytes_at_usage is not None:
             self._text_read_since_usage = True

@@ -12,12 +12,16 @@ OUTPUT_IS_PLACEHOLDER = "output_is_placeholder"
 _NAMED_FIELDS = ("service_tier", "model")
 
 
-def collect_chunk(answer: dict[str, Any], chunk: Mapping[str, Any]) -> None:
-    """Add usage, tier and tool calls that a chunk names to `answer`, which providers read like a whole answer."""
+def collect_chunk(answer: dict[str, Any], chunk: Mapping[str, Any]) -> bool:
+    """Add usage, tier and tool calls that a chunk names to `answer`, which providers read like a whole answer.
+
+    Returns whether the chunk has usage.
+    """
+    has_usage = False
     for place in (chunk, chunk.get("x_groq")):
         usage = place.get("usage") if isinstance(place, dict) else None
         if isinstance(usage, dict):
-            answer["usage"] = merged_usage(answer.get("usage"), usage)
+            answer["usage"], has_usage = merged_usage(answer.get("usage"), usage), True
     for name in _NAMED_FIELDS:
         value = chunk.get(name)
         if isinstance(value, str) and value:
@@ -26,6 +30,8 @@ def collect_chunk(answer: dict[str, Any], chunk: Mapping[str, Any]) -> None:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             _collect_choice(answer, choice)
+            has_usage = has_usage or isinstance(choice.get("usage"), dict)
+    return has_usage
 
 
 def collect_event(answer: dict[str, Any], event: Mapping[str, Any]) -> None:
