@@ -28,12 +28,7 @@ def loads(data: bytes | bytearray | str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        pass
-    text = data if isinstance(data, str) else data.decode(errors="surrogateescape")
-    try:
-        return _mended(json.loads(text, parse_int=_number))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        return _loads_what_is_forbidden(data)
 
 
 def dumps(value: Any) -> bytes:
@@ -63,6 +58,14 @@ class TextJoiner:
         """Return what stands for a character that was never completed."""
         pending, self._pending = self._pending, ""
         return _REPLACEMENT if pending else ""
+
+
+def _loads_what_is_forbidden(data: bytes | bytearray | str) -> Any:
+    text = data if isinstance(data, str) else data.decode(errors="surrogateescape")
+    try:
+        return _mended(json.loads(text, parse_int=_number))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _number(digits: str) -> int | float:

@@ -18,6 +18,7 @@ from ..providers.upstream_call import UpstreamCall
 from ..values.catalog import Deployment, Timeouts
 from ..values.errors import BrokenResponse, Unreachable, UnreadableResponse, UpstreamTimeout
 from .ports import StartTask
+from .response_reader import ResponseReader
 
 # Must be set before the import: litellm otherwise fetches its price list and beta headers, and reads .env.
 _IMPORT_ENVIRONMENT = {
@@ -50,7 +51,7 @@ _CONNECT_ERROR_NAMES = ("ConnectError", "ConnectTimeout", "ClientConnectorError"
 _CAUSES_MAX = 16
 
 
-class LitellmResponse:
+class LitellmResponse(ResponseReader):
     """A response that has begun: a whole one, or a stream of events."""
 
     def __init__(
@@ -72,26 +73,6 @@ class LitellmResponse:
             raise UpstreamTimeout(
                 "Read timeout: the provider sent nothing for longer than the deployment allows."
             ) from error
-
-    async def read_chunk_within(self, seconds: float) -> bytes | None:
-        """The same; None if nothing arrives within `seconds`, which loses no bytes."""
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                return await self.read_chunk()
-        except TimeoutError:
-            # `read_chunk` translates its own timeouts.
-            assert timer.expired()
-            return None
-
-    async def read(self, limit: int) -> bytes:
-        """Returns the whole response, at most `limit` bytes. Raises UpstreamError."""
-        parts, size = [], 0
-        while data := await self.read_chunk():
-            size += len(data)
-            if size > limit:
-                raise BrokenResponse(f"Provider response larger than {limit} bytes.")
-            parts.append(data)
-        return b"".join(parts)
 
     def close(self) -> None:
         """Cancels the reader of an unfinished stream, which closes its connection."""

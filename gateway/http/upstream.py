@@ -17,6 +17,7 @@ from ..values.catalog import Timeouts
 from ..values.errors import BrokenResponse, Unreachable, UpstreamError, UpstreamTimeout
 from .content_coding import ContentDecoder, CorruptContent, UnknownCoding, codings_of
 from .proxies import NO_PROXIES, InvalidProxy, Proxies
+from .response_reader import ResponseReader
 
 # aiohttp's default headers; providers get the call's headers only.
 _NO_AUTO_HEADERS = frozenset({"User-Agent", "Accept"})
@@ -30,7 +31,7 @@ _HEADER_LINE_MAX, _HEADERS_MAX = 64 * 1024, 1000
 _PROXY_LOGIN_REQUIRED = 407
 
 
-class HttpResponse:
+class HttpResponse(ResponseReader):
     """A provider's response whose headers have arrived; closes itself at a timeout."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, started: float) -> None:
@@ -75,26 +76,6 @@ class HttpResponse:
             self._feed_decoder(data)
             if not data:
                 return b""
-
-    async def read_chunk_within(self, seconds: float) -> bytes | None:
-        """The same; None if nothing arrives within `seconds`, which loses no bytes."""
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                return await self.read_chunk()
-        except TimeoutError:
-            # `read_chunk` translates its own timeouts.
-            assert timer.expired()
-            return None
-
-    async def read(self, limit: int) -> bytes:
-        """Returns the whole response, at most `limit` bytes. Raises UpstreamError."""
-        parts, size = [], 0
-        while data := await self.read_chunk():
-            size += len(data)
-            if size > limit:
-                raise BrokenResponse(f"Provider response larger than {limit} bytes.")
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Releases the connection, or closes it if the response was not read to its end."""

@@ -246,7 +246,10 @@ def _usage_body(usage: SimulatedUsage, body: Body) -> Body:
 
 
 def _extra_usage(extras: PricedExtras, usage: SimulatedUsage) -> Body:
-    """The number of searches, and the calls of the answer where it took several; the totals are those of the last."""
+    """Usage beside tokens: web searches, and `iterations` where a compaction came first.
+
+    `input_tokens` and `output_tokens` of the answer are those of its last iteration.
+    """
     fields: Body = {}
     if extras.searches:
         fields["server_tool_use"] = {"web_search_requests": extras.searches, "web_fetch_requests": 0}
