@@ -10,7 +10,6 @@ _DEFAULT_CONTACT = "ask the operator to raise it"
 # Measure of a budget -> (code, how the message begins, why the worst case is unknown, what the operator can set).
 _UNKNOWN_WORST_CASES = {
     Measure.nusd: ("unpriced", "Unpriced", "no price sheet covers it", "a price"),
-    Measure.tokens: ("tokens_unknown", "Tokens unknown", "the provider reports no usage", "another kind of limit"),
     Measure.millijoules: ("energy_unknown", "Energy unknown", "no energy profile covers it", "an energy profile"),
     Measure.micrograms: ("carbon_unknown", "Carbon unknown", "no energy profile covers it", "an energy profile"),
 }

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from ..values.catalog import GEO_SCALE, PriceSheet, Rates
 from ..values.units import TOKENS_PER_MTOK, divide_ceil, divide_half_even
-from ..values.usage import STANDARD_TERMS, PriceTerms, Usage
+from ..values.usage import COUNTS, STANDARD_TERMS, PriceTerms, Usage
 
 _SCALE = TOKENS_PER_MTOK * GEO_SCALE
 _MINUTES_PER_WEEK, _MINUTES_TO_MONDAY = 7 * 24 * 60, 3 * 24 * 60
@@ -14,11 +14,6 @@ _WEB_SEARCH = "web_search"
 _NO_DEARER_TIERS = frozenset({"", "flex", "balanced", "batch"})
 # Regions that cost as much as none (platform.claude.com, data residency, 2026-11).
 _NO_DEARER_GEOS = frozenset({"", "global", "not_available"})
-# The counts of a call of which the further calls of the same model are part.
-_COUNTS = (
-    "input", "output", "cached_input", "cache_write", "cache_write_long", "reasoning", "input_audio", "cached_audio",
-    "input_image", "cached_image", "output_audio", "output_image",
-)  # fmt: skip
 
 
 def charge(
@@ -203,7 +198,7 @@ def _modality_difference(rates: Rates, usage: Usage) -> int:
 def _without_further_calls(usage: Usage) -> Usage:
     """The call itself: the totals less the further calls of the same model."""
     own = [call.usage for call in usage.further_calls if not call.model]
-    rest = {name: max(0, getattr(usage, name) - sum(getattr(call, name) for call in own)) for name in _COUNTS}
+    rest = {name: max(0, getattr(usage, name) - sum(getattr(call, name) for call in own)) for name in COUNTS}
     # Counts that do not add up are the provider's; they are charged as far as they make sense.
     rest["input"] = max(
         rest["input"], rest["cached_input"] + rest["cache_write"], rest["input_audio"] + rest["input_image"]

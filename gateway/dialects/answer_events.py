@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
+from . import lenient_json
 from .sse import encode_event
 
 # How the content of a block arrives in a stream: block type -> (field, delta type, the field's value at its start).
@@ -64,7 +63,7 @@ def _block_events(block: Any) -> Iterator[dict[str, Any]]:
         field, delta_type, empty = _BLOCK_DELTAS[kind]
         yield {"type": "content_block_start", "content_block": {**block, field: empty}}
         content = block.get(field)
-        name, value = ("partial_json", orjson.dumps(content).decode()) if field == "input" else (field, content)
+        name, value = ("partial_json", lenient_json.dumps(content).decode()) if field == "input" else (field, content)
         yield {"type": "content_block_delta", "delta": {"type": delta_type, name: value}}
         if kind == "thinking" and block.get("signature"):
             signature = {"type": "signature_delta", "signature": block["signature"]}

@@ -12,7 +12,7 @@ class ResponseReader(Protocol):
     async def read_chunk(self) -> bytes: ...
 
     async def read_chunk_within(self, seconds: float) -> bytes | None:
-        """Returns the next chunk; None if nothing arrives within `seconds`, which loses no bytes."""
+        """Like `read_chunk`; None after `seconds` without bytes. A timeout loses none."""
         try:
             async with asyncio.timeout(seconds) as timer:
                 return await self.read_chunk()

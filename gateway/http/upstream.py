@@ -67,6 +67,10 @@ class HttpResponse(ResponseReader):
                 self._waiting_since = self._loop.time()
             try:
                 data = await self._content.readany()
+            except asyncio.CancelledError:
+                # A bounded read gave up: what follows is not the provider's silence.
+                self._waiting_since = None
+                raise
             except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
                 raise self._to_upstream_error(error) from error
             # Time until the next read is spent on the caller and does not count as provider silence.

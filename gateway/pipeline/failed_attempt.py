@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from msgspec import structs
 
 from ..dialects import DIALECTS
@@ -166,8 +165,3 @@ def _first_word(param: str) -> str:
 
 def _message(error: Mapping[str, Any]) -> str:
     return str(error.get("message") or "")[:_ERROR_MESSAGE_CHARS_MAX]
-
-
-def error_body_of(document: Mapping[str, Any]) -> bytes:
-    """The bytes of an error body that was part of an answer."""
-    return orjson.dumps(document)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from ..dialects.translation.translated import TranslatedRequest
 from ..sessions.ladder import LoopState
 from ..values.base import Value
 from ..values.budget import MEASURE_UNITS, Amounts, Reservation
@@ -10,7 +9,7 @@ from ..values.caller_response import CallerResponse
 from ..values.catalog import UNKNOWN_FOOTPRINT_METHOD
 from ..values.ledger_entry import LedgerEntry
 from ..values.units import MICROGRAMS_PER_GRAM, MILLIJOULES_PER_WH, nusd_to_usd, plain_decimal
-from .context import AttemptProgress, RequestContext
+from .context import AttemptProgress, RequestContext, translated_request_of
 from .settle import amounts_of
 
 # Budgets listed in one header, in the order of the configuration.
@@ -61,14 +60,12 @@ def attempt_headers(context: RequestContext, progress: AttemptProgress, spent: A
     headers["x-penstock-deployment"] = attempt.deployment.name
     headers["x-penstock-tier"] = attempt.deployment.tier.name
     headers["x-penstock-reason"] = f"{attempt.reason}; {context.classification.reason}"
-    dropped = list(attempt.stripped_fields)
-    if attempt.upstream_dialect != context.request.dialect:
+    translated = translated_request_of(context, progress)
+    if translated is None:
+        dropped = list(attempt.stripped_fields)
+    else:
         headers["x-penstock-translated"] = f"{context.request.dialect} to {attempt.upstream_dialect}"
-        translated = context.translator.translate(
-            attempt.upstream_dialect, extended=attempt.deployment.dialect == "litellm"
-        )
-        dropped = list(translated.dropped_fields) if isinstance(translated, TranslatedRequest) else []
-        dropped += progress.dropped_fields
+        dropped = [*translated.dropped_fields, *progress.dropped_fields]
         if progress.response_translator is not None:
             dropped += [f"answer: {loss.name}" for loss in progress.response_translator.losses()]
     if dropped:

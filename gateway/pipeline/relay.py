@@ -34,7 +34,6 @@ from .context import AttemptProgress, RequestContext, translated_request_of
 from .failed_attempt import (
     FailedAttempt,
     error_answer,
-    error_body_of,
     other_dialect,
     read_failure,
     refuses_usage_request,
@@ -295,7 +294,7 @@ class Relay:
 
         document: the error body
         """
-        status, body = status_of_error(document), error_body_of(document)
+        status, body = status_of_error(document), lenient_json.dumps(document)
         failure = read_failure(context, progress, status, body)
         # Words within an answer are meant for its reader, unlike the pages of a server that is down.
         failure = structs.replace(failure, try_other=True, hides_message=failure.code == "provider_account")

@@ -49,6 +49,8 @@ _MICROGRAMS_PER_KG, _MILLIJOULES_PER_KWH = 1_000_000_000, JOULES_PER_KWH * 1000
 _SAME_COST_SHARE = 0.02
 # Assumed ms per output token after the first byte: 50 tokens a second (a judgment).
 OUTPUT_TOKEN_MS = 20.0
+# Units of paths whose answers report no tokens: a price of tokens says nothing of them.
+_UNITS_WITHOUT_TOKENS = ("page", "video_second")
 
 
 class PlanInputs(Value, frozen=True, kw_only=True):
@@ -457,10 +459,6 @@ def _no_price(deployment: Deployment, passthrough: PassThrough | None) -> str:
     )
     by_unit = f" by the {unit}" if unit else ""
     return f"no price of model '{deployment.model}' at '{deployment.name}'{by_unit}"
-
-
-# Units of paths whose answers report no tokens: a price of tokens says nothing of them.
-_UNITS_WITHOUT_TOKENS = ("page", "video_second")
 
 
 def _passthrough_hold_nusd(

@@ -39,7 +39,7 @@ class StoredObjects:
         self._replica = replica_id(self._replica_path) if shared is not None else ""
 
     async def find(self, names: Sequence[str], *, must_know: bool) -> Mapping[str, StoredObject]:
-        """The known ones of these ids. Raises Overloaded with `must_know` where the replicas cannot be asked."""
+        """The known ones of these ids. Raises Overloaded with `must_know` where replicas or ledger cannot be asked."""
         found = dict(await self._shared.read_objects(names)) if self._shared is not None else {}
         missing = [name for name in names if name not in found]
         if missing:
@@ -47,6 +47,8 @@ class StoredObjects:
                 found |= await asyncio.to_thread(self._read_ledger, missing)
             except sqlite3.Error as error:
                 log.error("ledger_lookup_failed error=%s", error)
+                if must_know:
+                    raise Overloaded("Ledger not readable: the owner of this object is not known.") from error
         if (
             must_know
             and self._shared is not None

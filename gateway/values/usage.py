@@ -12,8 +12,6 @@ SERVER_TOOLS = (
     "web_search", "web_fetch", "file_search", "code_execution", "image_generation", "computer_use", "x_search",
     "collections_search", "maps_grounding",
 )  # fmt: skip
-# How much of the web a search reads, by which some providers price it; "" is their default.
-SEARCH_CONTEXT_SIZES = ("", "low", "medium", "high")
 
 
 class FurtherCall(Value, frozen=True, kw_only=True):
@@ -83,13 +81,14 @@ class Usage(Value, frozen=True, kw_only=True):
 
 
 NO_USAGE = Usage(input=0, output=0)
-_COUNTS = tuple(name for name in Usage.__struct_fields__ if Usage.__annotations__[name] is int)
+# Names of the token counts of Usage.
+COUNTS = tuple(name for name in Usage.__struct_fields__ if Usage.__annotations__[name] is int)
 
 
 def sum_of_counts(usages: Iterable[Usage]) -> Usage:
     """The token counts of several calls together, and nothing else of them."""
     usages = tuple(usages)
-    counts = {name: sum(getattr(usage, name) for usage in usages) for name in _COUNTS}
+    counts = {name: sum(getattr(usage, name) for usage in usages) for name in COUNTS}
     return Usage(**counts, exact=all(usage.exact for usage in usages))
 
 

@@ -160,3 +160,31 @@ async def test_an_event_of_a_compressed_stream_is_passed_on_as_it_arrives(coding
     response.close()
     await upstream.close()
     server.close()
+
+
+async def test_the_time_after_a_bounded_read_is_not_the_provider_s_silence():
+    rest = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: 6\r\n\r\nabc")
+        await rest.wait()
+        writer.write(b"def")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    small = ", timeouts: {idle: 0.3}"
+    deployment = snapshot(near=f"http://127.0.0.1:{port}/v1", small=small).deployments["small"]
+    upstream = HttpUpstream()
+    call = UpstreamCall(deployment=deployment, upstream_dialect="chat", url=f"{deployment.base_url}/x", headers={}, body=(b"{}",))  # fmt: skip
+    response = await upstream.dial(call)
+    assert await response.read_chunk() == b"abc"
+    assert await response.read_chunk_within(0.01) is None
+    # Spent on a slow caller: longer than the provider may be silent.
+    await asyncio.sleep(1.0)
+    rest.set()
+    assert await response.read_chunk() == b"def"
+    response.close()
+    await upstream.close()
+    server.close()

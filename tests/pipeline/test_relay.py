@@ -60,6 +60,14 @@ async def test_a_failure_under_status_200_is_free_and_the_next_deployment_serves
     assert (second.outcome, second.deployment) == ("completed", "frontier")
 
 
+async def test_the_words_of_a_failure_may_end_within_a_character():
+    body = b'{"error":{"message":"half \\ud83d","code":503}}'
+    failed = UpstreamAnswer(headers={"Content-Type": "application/json"}, body=[body])
+    book = Playbook(snapshot(), [failed, served()])
+    assert (await book.ask(EASY)).body == WHOLE
+    assert book.ledger_entries[0].code == "upstream_error"
+
+
 async def test_a_failure_that_reports_usage_is_charged_for_it():
     document = {"choices": [{"finish_reason": "error", "error": {"code": 502}}], "usage": {**USAGE, "completion_tokens": 0, "total_tokens": 20}}  # fmt: skip
     book = Playbook(snapshot(), [answers(document), served()])

@@ -139,9 +139,13 @@ async def test_without_the_store_nothing_is_booked_and_an_unknown_path_is_not_gu
         assert await objects.find(["resp_2"], must_know=False) == {}
 
 
-async def test_a_ledger_that_cannot_be_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_a_ledger_that_cannot_be_read_is_logged_and_leaves_no_owner_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     async with replica(tmp_path) as objects:
         (tmp_path / "ledger.sqlite").unlink()
-        assert await objects.find(["resp_1"], must_know=True) == {}
+        assert await objects.find(["resp_1"], must_know=False) == {}
+        with pytest.raises(Overloaded, match="owner"):
+            await objects.find(["resp_1"], must_know=True)
     assert "ledger_lookup_failed" in caplog.text
     assert not (tmp_path / "ledger.sqlite").exists(), "a lookup begins no new ledger"
