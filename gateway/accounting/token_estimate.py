@@ -11,6 +11,8 @@ TOOL_PREAMBLE_TOKENS = 512
 IMAGE_TOKENS = 1100
 IMAGE_TOKENS_MAX = 3000
 
+# No answer averages more than twelve bytes a token, three times the best estimate (a judgment; English prose has 4.2).
+_OUTPUT_ERROR_FACTOR_MAX = 3
 _ASCII = bytes(range(128))
 
 
@@ -26,3 +28,13 @@ def input_tokens(body: bytes | bytearray, *, skip_bytes: int = 0) -> int:
 def output_tokens(text_bytes: int, text_events: int) -> int:
     """Tokens of an answer without reported usage: by bytes, at least one per event."""
     return max(-(-text_bytes // 4), text_events)
+
+
+def output_tokens_within(limit: int, text_bytes: int, text_events: int) -> int:
+    """The same for an answer with an output limit of `limit` tokens.
+
+    Four bytes of text may be less than a token: an estimate above the limit is the limit, so that a charge stays within
+    its hold. A text too long for that is counted: its provider ignored the limit.
+    """
+    estimate = output_tokens(text_bytes, text_events)
+    return limit if limit < estimate <= limit * _OUTPUT_ERROR_FACTOR_MAX else estimate

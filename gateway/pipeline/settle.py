@@ -70,8 +70,8 @@ def usage_of_attempt(context: RequestContext, progress: AttemptProgress) -> Usag
         return reported or _UNREPORTED_USAGE
     if reported is not None and reported.exact and (reported.has_output or not text_bytes):
         return reported
-    # Four bytes of text may be less than a token, but no answer is longer than its limit.
-    output_tokens = min(token_estimate.output_tokens(text_bytes, text_events), progress.attempt.output_tokens_max)
+    limit = progress.attempt.output_tokens_max
+    output_tokens = token_estimate.output_tokens_within(limit, text_bytes, text_events)
     return _completed_usage(context, reported, extras, output_tokens)
 
 
