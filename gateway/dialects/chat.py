@@ -66,11 +66,12 @@ _TOOLS = msgspec.json.Decoder(list[_ChatTool])
 _FORMAT = msgspec.json.Decoder(_ChatFormat)
 _STREAM_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
 # Fields that change the price; absent in most requests.
-_get_price_fields = attrgetter(
+_PRICE_FIELDS = (
     "service_tier", "speed", "inference_geo", "modalities", "web_search_options", "search_parameters", "plugins",
     "enable_search", "models", "fallbacks",
 )  # fmt: skip
-_NO_PRICE_FIELDS = (None,) * 10
+_get_price_fields = attrgetter(*_PRICE_FIELDS)
+_NO_PRICE_FIELDS = (None,) * len(_PRICE_FIELDS)
 _USAGE_OFF = re.compile(rb'"include_usage"\s*:\s*(false|null)')
 
 

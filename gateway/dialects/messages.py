@@ -92,10 +92,9 @@ _READER = bodies.BodyReader(_MessagesFields, required="messages", texts=ANTHROPI
 _TOOLS = msgspec.json.Decoder(list[_MessagesTool])
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig | None)
 # Fields that change the price; absent in most requests.
-_get_price_fields = attrgetter(
-    "service_tier", "speed", "inference_geo", "context_management", "compaction", "fallbacks"
-)
-_NO_PRICE_FIELDS = (None,) * 6
+_PRICE_FIELDS = ("service_tier", "speed", "inference_geo", "context_management", "compaction", "fallbacks")
+_get_price_fields = attrgetter(*_PRICE_FIELDS)
+_NO_PRICE_FIELDS = (None,) * len(_PRICE_FIELDS)
 _METADATA = msgspec.json.Decoder(_Metadata | None)
 
 

@@ -93,8 +93,9 @@ _READER = bodies.BodyReader(_ResponsesFields, required="input")
 _TOOLS = msgspec.json.Decoder(list[_ResponsesTool])
 _TEXT = msgspec.json.Decoder(_Text | None)
 # Fields that change the price; absent in most requests.
-_get_price_fields = attrgetter("service_tier", "speed", "inference_geo", "context_management", "modalities")
-_NO_PRICE_FIELDS = (None,) * 5
+_PRICE_FIELDS = ("service_tier", "speed", "inference_geo", "context_management", "modalities")
+_get_price_fields = attrgetter(*_PRICE_FIELDS)
+_NO_PRICE_FIELDS = (None,) * len(_PRICE_FIELDS)
 _UNFINISHED_STATUSES = ("queued", "in_progress")
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call", "local_shell_call", "shell_call", "apply_patch_call")
 

@@ -90,7 +90,7 @@ class ContentDecoder:
             raise CorruptContent(name) from error
 
 
-class _Zlib:
+class _Gzip:
     """gzip, of one or more members."""
 
     def __init__(self) -> None:
@@ -196,4 +196,4 @@ def _inflate(decompressor: Any, data: bytes) -> Iterator[bytes]:
             return
 
 
-_CODINGS: dict[str, Callable[[], Any]] = {"gzip": _Zlib, "deflate": _Deflate, "br": _Brotli, "zstd": _Zstd}
+_CODINGS: dict[str, Callable[[], _Coding]] = {"gzip": _Gzip, "deflate": _Deflate, "br": _Brotli, "zstd": _Zstd}

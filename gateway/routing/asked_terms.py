@@ -1,4 +1,4 @@
-"""What a request may be served at of the tiers, regions and tools that it asks for: by the operator's policy, by price.
+"""Decides which service tiers, regions and tools of a request reach a deployment, by policy and by price.
 
 A tier that a route or a key refuses ends the request; one that is stripped, or that is dearer than the standard one and
 has no price at a deployment, is taken out of what the deployment receives. Nothing is charged at the standard price that
@@ -11,8 +11,8 @@ from msgspec import structs
 
 from ..accounting import pricing
 from ..values.base import Value
-from ..values.catalog import Deployment
-from ..values.plan import Refusal
+from ..values.catalog import Deployment, PriceSheet
+from ..values.plan import Refusal, RequestFeatures
 from ..values.request import Request
 from ..values.service_tiers import TierPolicy, strictest
 from ..values.usage import STANDARD_TERMS, PriceTerms
@@ -37,6 +37,19 @@ class AskedTerms(Value, frozen=True, kw_only=True):
 
 
 AS_USUAL = AskedTerms(terms=STANDARD_TERMS)
+
+
+def worst_case_nusd(
+    price_sheet: PriceSheet, features: RequestFeatures, output_tokens_max: int, terms: PriceTerms
+) -> int:
+    """The worst-case price of a request, nUSD, with the tokens that the provider's tools may add."""
+    return pricing.worst_case(
+        price_sheet,
+        features.input_tokens_max + terms.tool_tokens_max,
+        output_tokens_max,
+        long_cache=features.writes_long_cache,
+        terms=terms,
+    )
 
 
 def refusal(request: Request, policies: Iterable[TierPolicy]) -> Refusal | None:

@@ -11,11 +11,11 @@ from ..accounting import pricing
 from ..carbon.footprint import carbon_hold_micrograms, energy_millijoules_mid
 from ..values.base import Value
 from ..values.budget import Amounts, ApplicableLines, BudgetLine, HoldOption, Measure, Shrinkage
-from ..values.catalog import Deployment, PriceSheet
+from ..values.catalog import Deployment
 from ..values.plan import Attempt, RequestFeatures
 from ..values.request import Request
 from ..values.units import divide_ceil
-from .asked_terms import usual_terms
+from .asked_terms import usual_terms, worst_case_nusd
 
 # Output limits are never lowered below this: the Responses API's minimum.
 _OUTPUT_TOKENS_MIN = 16
@@ -95,7 +95,7 @@ def with_output_limit(attempt: Attempt, inputs: HoldInputs, output: int, budget:
     money, energy = attempt.hold_nusd, attempt.hold_millijoules
     added_input, added_output = attempt.added_tokens
     if money is not None and deployment.price_sheet is not None:
-        money = _worst_price(attempt, deployment.price_sheet, features, output)
+        money = worst_case_nusd(deployment.price_sheet, features, output, attempt.price_terms)
     if energy is not None and deployment.energy_models is not None:
         tokens = features.input_tokens_max + added_input, output + added_output
         energy = energy_millijoules_mid(deployment.energy_models, *tokens)
@@ -210,16 +210,6 @@ def _worst_case(attempt: Attempt, inputs: HoldInputs, *, carbon: bool) -> Amount
         return attempt.hold_nusd, 0, 1, energy, 0
     tokens = features.input_tokens_max + attempt.output_tokens_max + sum(attempt.added_tokens)
     return attempt.hold_nusd, tokens, 1, energy, grams
-
-
-def _worst_price(attempt: Attempt, price_sheet: PriceSheet, features: RequestFeatures, output: int) -> int:
-    return pricing.worst_case(
-        price_sheet,
-        features.input_tokens_max + attempt.price_terms.tool_tokens_max,
-        output,
-        long_cache=features.writes_long_cache,
-        terms=attempt.price_terms,
-    )
 
 
 def _hold_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs, worst: Amounts, output: int) -> int | None:
@@ -366,7 +356,7 @@ def _input_only_amount(line: BudgetLine, attempt: Attempt, inputs: HoldInputs) -
         return features.input_tokens_max + sum(attempt.added_tokens)
     if measure is Measure.nusd:
         assert deployment.price_sheet is not None, "a priced attempt has a price sheet"
-        return _worst_price(attempt, deployment.price_sheet, features, 0)
+        return worst_case_nusd(deployment.price_sheet, features, 0, attempt.price_terms)
     assert deployment.energy_models is not None, "known energy implies an energy model"
     added_input, added_output = attempt.added_tokens
     energy = energy_millijoules_mid(deployment.energy_models, features.input_tokens_max + added_input, added_output)

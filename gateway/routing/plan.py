@@ -17,7 +17,7 @@ from ..accounting.output_estimate import DEFAULT_MEDIAN_TOKENS
 from ..carbon.footprint import energy_millijoules_mid, operational_micrograms
 from ..dialects.translation import Translator, known_limits, upstream_dialect_of
 from ..values.base import Value
-from ..values.catalog import Deployment, PriceSheet, Route, Tier
+from ..values.catalog import Deployment, Route, Tier
 from ..values.energy_policy import NO_ENERGY_PREFERENCES, EnergyPreferences
 from ..values.errors import NotTranslatable
 from ..values.plan import Affinity, Attempt, Plan, Refusal, RequestFeatures
@@ -365,7 +365,7 @@ def _make_candidate(
     elif passthrough is not None:
         hold = _passthrough_hold_nusd(deployment, passthrough, features, output_max, asked.terms)
     else:
-        hold = _hold_nusd(price_sheet, features, output_max, asked.terms) if price_sheet else None
+        hold = asked_terms.worst_case_nusd(price_sheet, features, output_max, asked.terms) if price_sheet else None
     if hold is None and not unpriced:
         unpriced = _no_price(deployment, passthrough)
     hold_mj = (
@@ -432,16 +432,6 @@ def _not_translatable(
     return known_limits.refusal_of(translated.document, upstream_dialect, deployment)
 
 
-def _hold_nusd(price_sheet: PriceSheet, features: RequestFeatures, output_max: int, terms: PriceTerms) -> int:
-    return pricing.worst_case(
-        price_sheet,
-        features.input_tokens_max + terms.tool_tokens_max,
-        output_max,
-        long_cache=features.writes_long_cache,
-        terms=terms,
-    )
-
-
 def _unpriced_terms(deployment: Deployment, terms: PriceTerms) -> str:
     """What the request asks for that has no price at a deployment with prices, "" for nothing."""
     names = pricing.unpriced_terms(deployment.price_sheet, terms) if deployment.price_sheet is not None else ()
@@ -470,7 +460,7 @@ def _passthrough_hold_nusd(
     unit, most = passthrough.billed_units_max or ("", 0)
     holds = []
     if deployment.price_sheet is not None and not unit.startswith(_UNITS_WITHOUT_TOKENS):
-        holds.append(_hold_nusd(deployment.price_sheet, features, output_max, terms))
+        holds.append(asked_terms.worst_case_nusd(deployment.price_sheet, features, output_max, terms))
     if unit:
         price = pricing.unit_nusd_max(deployment.unit_prices, unit)
         if price is not None:
